@@ -1,0 +1,64 @@
+# The two commands that a newcomer needs are `make demo` and `make test`. Everything they need besides Go they fetch
+# themselves, into the user's cache directory and below .cache/.
+
+MODULES := schema pkg capture sink deploy
+BIN     := $(CURDIR)/bin
+CACHE   := $(CURDIR)/.cache
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X github.com/tributary-cdc/tributary/pkg/service.version=$(VERSION)
+# The race detector needs a C compiler; without one the tests run all the same.
+RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
+GOLANGCI_VERSION := v2.15.0
+
+.PHONY: demo psql test test-all build lint fmt bench docs clean
+
+## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
+demo: $(BIN)/local
+	@$(BIN)/local demo
+
+## psql: look into the demo's databases, like make psql DB=dwh
+psql: $(BIN)/local
+	@$(BIN)/local psql $(DB)
+
+## test: everything, on PostgreSQL 14 to 18 where versions differ, on an embedded broker and, with Java, on Apache Kafka
+test:
+	@set -e; for m in $(MODULES); do echo "== $$m"; (cd $$m && GOWORK=off go test $(RACE) -timeout 20m ./...); done
+
+## test-all: the same, every test on all five major versions of PostgreSQL
+test-all:
+	@TRIBUTARY_PG=all $(MAKE) test
+
+## build: the binaries, into bin/
+build: $(BIN)/capture $(BIN)/sink $(BIN)/local
+
+$(BIN)/capture: FORCE
+	@cd capture && CGO_ENABLED=0 GOWORK=off go build -trimpath -ldflags "$(LDFLAGS)" -o $@ ./cmd/capture
+$(BIN)/sink: FORCE
+	@cd sink && CGO_ENABLED=0 GOWORK=off go build -trimpath -ldflags "$(LDFLAGS)" -o $@ ./cmd/sink
+$(BIN)/local: FORCE
+	@cd deploy && CGO_ENABLED=0 GOWORK=off go build -trimpath -ldflags "$(LDFLAGS)" -o $@ ./cmd/local
+FORCE:
+
+## lint: house rules
+lint: $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)
+	@set -e; for m in $(MODULES); do (cd $$m && $< run --config ../.golangci.yml ./...); done
+
+## fmt: gofumpt, as lint wants it
+fmt: $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)
+	@set -e; for m in $(MODULES); do (cd $$m && $< fmt --config ../.golangci.yml ./...); done
+
+$(CACHE)/golangci-lint-$(GOLANGCI_VERSION):
+	@mkdir -p $(CACHE)
+	GOBIN=$(CACHE) GOWORK=off go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv $(CACHE)/golangci-lint $@
+
+## bench: rows/s and changes/s beside what the machine allows, in one run
+bench:
+	@cd deploy && GOWORK=off go run ./bench
+
+## docs: what is generated: docs/reference
+docs:
+	@cd deploy && GOWORK=off go run ./cmd/docs
+
+clean:
+	rm -rf $(BIN) .demo

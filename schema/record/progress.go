@@ -1,0 +1,137 @@
+package record
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// Progress is one record of a source's progress topic: how far capture has come, written as the last record of
+// every Kafka transaction, so that data and progress become visible together. It is JSON: small, rare, and
+// readable by anyone.
+//
+// The topic is compacted. A full record, key "full", holds the whole vector and all tables; a delta only what has
+// changed since the record before it. Deltas have deltaKeys keys in turn, more than there are deltas between two
+// full records, so that compaction never takes one that is still needed. A reader that starts in the middle, or
+// finds N not to follow on, knows the state again from the next full record.
+type Progress struct {
+	Version  int    `json:"version"` // of this format: 1
+	Source   string `json:"source"`
+	SystemID string `json:"system_id"`
+	Timeline uint32 `json:"timeline"`
+	Era      uint16 `json:"era"`
+	Slot     string `json:"slot"`
+
+	Full bool   `json:"full"`
+	N    uint64 `json:"n"` // grows by one with each record of the topic
+
+	// CommitLSN is the newest transaction of which anything is published, EndLSN the end of the newest one that
+	// is published whole: what may be confirmed to the slot.
+	CommitLSN LSN `json:"commit_lsn"`
+	EndLSN    LSN `json:"end_lsn"`
+	// Inside is not 0 when the Kafka transaction ends within a source transaction: its events up to this Seq are
+	// published, the rest is to come.
+	Inside uint64 `json:"inside,omitempty"`
+	// SnapshotSeq is the Seq that the next snapshot row at CommitLSN gets, 0 for the first.
+	SnapshotSeq uint64 `json:"snapshot_seq,omitempty"`
+	CommitTime  int64  `json:"commit_ts_us"` // of CommitLSN, microseconds since 1970-01-01
+	MaxXID      uint32 `json:"max_xid"`      // the greatest id of a published transaction, as transaction ids wrap
+	WrittenAt   int64  `json:"written_ts_us"`
+
+	// Vector holds for each topic the next offset of each of its partitions: what a reader that stands at or
+	// past it everywhere has of the source as of CommitLSN. -1: nothing was ever written there.
+	Vector map[string][]int64 `json:"vector,omitempty"`
+
+	// Tables is the state of every captured table; in a delta, of those whose state has changed.
+	Tables []TableProgress `json:"tables,omitempty"`
+	Fences []string        `json:"fences,omitempty"` // fence ids whose message is at or before CommitLSN, since the record before
+	Health Health          `json:"health"`
+}
+
+const (
+	keyFull   = "full"
+	deltaKeys = 4096
+	// FullEvery is the greatest number of deltas that may follow a full record.
+	FullEvery = 1000
+)
+
+// TableProgress is how far the snapshot of one table has come.
+type TableProgress struct {
+	OID    uint32          `json:"oid"`
+	Schema string          `json:"schema"`
+	Table  string          `json:"table"`
+	Done   bool            `json:"done"`
+	Rows   int64           `json:"rows"`             // snapshot rows published
+	Ranges []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
+	Level  string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
+}
+
+// RangeProgress is one range of keys of a snapshot that is still to be read: after (exclusive) to up (inclusive),
+// each the texts of the key's columns; nil stands for the end of the table. At is a single key instead.
+type RangeProgress struct {
+	At    []string `json:"at,omitempty"`
+	After []string `json:"after,omitempty"`
+	Up    []string `json:"up,omitempty"`
+}
+
+// Health is capture's own report, so that sinks and SQL can show the whole pipeline.
+type Health struct {
+	State         string  `json:"state"` // code of ux 2.2
+	Instance      string  `json:"instance"`
+	Version       string  `json:"version"`
+	HTTP          string  `json:"http,omitempty"`
+	BehindSeconds float64 `json:"behind_s"`
+	ToPublish     int64   `json:"to_publish_bytes"`
+	WALKept       int64   `json:"wal_kept_bytes"`
+	WALBudget     int64   `json:"wal_budget_bytes,omitempty"`
+	WALSafe       *int64  `json:"wal_safe_bytes,omitempty"` // what the server still allows; nil: no limit
+	SnapshotDone  int     `json:"snapshot_tables_done"`
+	SnapshotOf    int     `json:"snapshot_tables"`
+	RowsDone      int64   `json:"snapshot_rows"`
+	RowsExpected  int64   `json:"snapshot_rows_expected"`
+	WaitingOn     string  `json:"waiting_on,omitempty"`
+	WaitingSince  int64   `json:"waiting_since_ts_us,omitempty"`
+}
+
+// LSN is a change.LSN that JSON holds in Postgres' own notation.
+type LSN change.LSN
+
+// MarshalText writes l as Postgres does.
+func (l LSN) MarshalText() ([]byte, error) { return []byte(change.LSN(l).String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (l *LSN) UnmarshalText(b []byte) error {
+	v, err := change.ParseLSN(string(b))
+	*l = LSN(v)
+	return err
+}
+
+// ProgressVersion is the format of Progress that this version writes, and the newest that it reads.
+const ProgressVersion = 1
+
+// Encode writes p, with Version set.
+func (p *Progress) Encode() ([]byte, error) {
+	p.Version = ProgressVersion
+	return json.Marshal(p)
+}
+
+// Key gives the Kafka key of p.
+func (p *Progress) Key() string {
+	if p.Full {
+		return keyFull
+	}
+	return fmt.Sprintf("delta-%d", p.N%deltaKeys)
+}
+
+// ParseProgress reads what Encode writes. Fields that it does not know are passed over.
+func ParseProgress(b []byte) (*Progress, error) {
+	var p Progress
+	if err := json.Unmarshal(b, &p); err != nil {
+		return nil, fmt.Errorf("decode progress record: %w", err)
+	}
+	if p.Version < 1 || p.Version > ProgressVersion {
+		return nil, fmt.Errorf("decode progress record: format %d, this version reads up to %d", p.Version, ProgressVersion)
+	}
+	return &p, nil
+}

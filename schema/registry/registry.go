@@ -1,0 +1,164 @@
+// Package registry turns Avro schemas into ids and ids into schemas, by the HTTP protocol of the Confluent schema
+// registry, which others speak too (Apicurio, Redpanda, Karapace). It owns the caches; what the schemas say is
+// the business of package record.
+//
+// The protocol: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/sr"
+)
+
+// RequestTimeout is how long one request to one URL may take; the caller's context may allow less.
+const RequestTimeout = 10 * time.Second
+
+// Errors that callers tell apart. All others mean that the registry could not be asked: trying again may help.
+var (
+	// ErrUnknownSchema says that the registry has no schema of the id asked for.
+	ErrUnknownSchema = errors.New("schema is not in the registry")
+	// ErrIncompatible says that the registry's compatibility rule for the subject forbids the schema.
+	ErrIncompatible = errors.New("schema is not compatible with those before it")
+	// ErrInvalidSchema says that the registry, or this client, cannot make sense of the schema.
+	ErrInvalidSchema = errors.New("schema is not valid")
+)
+
+// Config says how to reach the registry.
+type Config struct {
+	// URLs of one registry; the next is tried where one does not answer. At least one.
+	URLs []string
+	TLS  *tls.Config // for https URLs; nil for the system's roots
+	// Username, where not empty, turns on basic authentication.
+	Username string
+	// Password is asked for each request, so that it can be changed while running; it must be set if Username is.
+	Password func() (string, error)
+}
+
+// Client asks a registry and remembers what it said: neither the id of a registered schema nor the schema of an
+// id ever changes. It is safe for concurrent use.
+type Client struct {
+	http *http.Client
+	sr   *sr.Client
+
+	mu      sync.RWMutex
+	ids     map[registration]int
+	schemas map[int]string
+}
+
+type registration struct{ subject, schema string }
+
+// New makes a client. It does no I/O: Ping does.
+func New(c Config) (*Client, error) {
+	if len(c.URLs) == 0 {
+		return nil, errors.New("new registry client: no URL given")
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = c.TLS
+	httpClient := &http.Client{Timeout: RequestTimeout, Transport: transport}
+	opts := []sr.ClientOpt{sr.HTTPClient(httpClient), sr.URLs(c.URLs...), sr.UserAgent("tributary")}
+	if c.Username != "" {
+		if c.Password == nil {
+			return nil, fmt.Errorf("new registry client: user name %q without a password", c.Username)
+		}
+		opts = append(opts, sr.PreReq(func(req *http.Request) error {
+			password, err := c.Password()
+			if err != nil {
+				return fmt.Errorf("read registry password: %w", err)
+			}
+			req.SetBasicAuth(c.Username, password)
+			return nil
+		}))
+	}
+	client, err := sr.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("new registry client: %w", err)
+	}
+	return &Client{http: httpClient, sr: client, ids: map[registration]int{}, schemas: map[int]string{}}, nil
+}
+
+// Close lets go of idle connections. The client can be used on.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Ping asks the registry for something small, to see that it is there and lets us in: the subjects that begin with
+// a name that none has. Every implementation answers that, to anyone who may read.
+func (c *Client) Ping(ctx context.Context) error {
+	if _, err := c.sr.Subjects(sr.WithParams(ctx, sr.SubjectPrefix("tributary-ping"))); err != nil {
+		return fmt.Errorf("reach schema registry: %w", classify(err))
+	}
+	return nil
+}
+
+// Register gives the id of the Avro schema under subject, registering it if it is not yet there. Errors:
+// ErrIncompatible, ErrInvalidSchema.
+func (c *Client) Register(ctx context.Context, subject, schema string) (int, error) {
+	key := registration{subject, schema}
+	c.mu.RLock()
+	id, ok := c.ids[key]
+	c.mu.RUnlock()
+	if ok {
+		return id, nil
+	}
+	id, err := c.sr.RegisterSchema(ctx, subject, sr.Schema{Schema: schema, Type: sr.TypeAvro}, -1, -1)
+	if err != nil {
+		return 0, fmt.Errorf("register schema of subject %q: %w", subject, classify(err))
+	}
+	c.mu.Lock()
+	c.ids[key] = id
+	c.mu.Unlock()
+	return id, nil
+}
+
+// Schema gives the text of the Avro schema with the id. Errors: ErrUnknownSchema, ErrInvalidSchema for one that is
+// not Avro or refers to other subjects.
+func (c *Client) Schema(ctx context.Context, id int) (string, error) {
+	c.mu.RLock()
+	text, ok := c.schemas[id]
+	c.mu.RUnlock()
+	if ok {
+		return text, nil
+	}
+	schema, err := c.sr.SchemaByID(ctx, id)
+	if err != nil {
+		return "", fmt.Errorf("fetch schema %d: %w", id, classify(err))
+	}
+	if schema.Type != sr.TypeAvro || len(schema.References) > 0 {
+		return "", fmt.Errorf("fetch schema %d: %w: it is %s with %d references, want plain Avro",
+			id, ErrInvalidSchema, schema.Type, len(schema.References))
+	}
+	c.mu.Lock()
+	c.schemas[id] = schema.Schema
+	c.mu.Unlock()
+	return schema.Schema, nil
+}
+
+// Codes of the registry's own (error_code in the body of an answer).
+const (
+	codeSchemaNotFound = 40403
+	codeIncompatible   = 409
+	codeInvalidSchema  = 42201
+)
+
+// classify wraps err with the error of ours that it means. A 404 without the registry's own code is some other
+// server's: no statement about a schema.
+func classify(err error) error {
+	var answer *sr.ResponseError
+	if !errors.As(err, &answer) {
+		return err
+	}
+	switch {
+	case answer.ErrorCode == codeSchemaNotFound:
+		return fmt.Errorf("%w: %w", ErrUnknownSchema, err)
+	case answer.StatusCode == http.StatusConflict, answer.ErrorCode == codeIncompatible:
+		return fmt.Errorf("%w: %w", ErrIncompatible, err)
+	case answer.ErrorCode == codeInvalidSchema:
+		return fmt.Errorf("%w: %w", ErrInvalidSchema, err)
+	}
+	return fmt.Errorf("HTTP status %d: %w", answer.StatusCode, err)
+}

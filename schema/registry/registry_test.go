@@ -1,0 +1,228 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/sr"
+	"github.com/twmb/franz-go/pkg/sr/srfake"
+)
+
+const (
+	one = `{"type":"record","name":"R","fields":[{"name":"a","type":"int","pg.name":"a"}]}`
+	two = `{"type":"record","name":"R","fields":[{"name":"a","type":"int","pg.name":"A"}]}`
+)
+
+// counted gives a registry and the number of requests that it got.
+func counted(t *testing.T) (*srfake.Registry, string, *atomic.Int64) {
+	t.Helper()
+	fake := srfake.New()
+	t.Cleanup(fake.Close)
+	var n atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.Add(1)
+		fake.Handler().ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return fake, server.URL, &n
+}
+
+func client(t *testing.T, c Config) *Client {
+	t.Helper()
+	cl, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	return cl
+}
+
+func TestRegisterAndSchema(t *testing.T) {
+	_, url, requests := counted(t)
+	ctx := context.Background()
+	c := client(t, Config{URLs: []string{url}})
+	if err := c.Ping(ctx); err != nil {
+		t.Fatal(err)
+	}
+	a, err := c.Register(ctx, "shop.public.t-value", one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := c.Register(ctx, "shop.public.t-value", two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a == b || a == 0 || b == 0 {
+		t.Fatalf("schemas that differ in a property have the ids %d and %d", a, b)
+	}
+	for id, want := range map[int]string{a: one, b: two} {
+		if got, err := c.Schema(ctx, id); err != nil || got != want {
+			t.Fatalf("schema %d is %s, %v; want %s", id, got, err, want)
+		}
+	}
+
+	before := requests.Load()
+	for range 3 {
+		if id, err := c.Register(ctx, "shop.public.t-value", one); id != a || err != nil {
+			t.Fatalf("registered again: %d, %v; want %d", id, err, a)
+		}
+		if _, err := c.Schema(ctx, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := requests.Load() - before; n != 0 {
+		t.Fatalf("%d requests for what was known", n)
+	}
+	// A client that remembers nothing gets the same id.
+	if id, err := client(t, Config{URLs: []string{url}}).Register(ctx, "shop.public.t-value", one); id != a || err != nil {
+		t.Fatalf("another client: %d, %v; want %d", id, err, a)
+	}
+}
+
+// What is not there now may be there soon: a sink can be ahead of a registry's replica.
+func TestUnknownSchemaIsAskedAgain(t *testing.T) {
+	fake, url, _ := counted(t)
+	ctx := context.Background()
+	c := client(t, Config{URLs: []string{url}})
+	if _, err := c.Schema(ctx, 41); !errors.Is(err, ErrUnknownSchema) || !strings.Contains(err.Error(), "41") {
+		t.Fatalf("schema that is not there: %v", err)
+	}
+	fake.SeedSchema("s-value", 1, 41, sr.Schema{Schema: one})
+	if got, err := c.Schema(ctx, 41); err != nil || got != one {
+		t.Fatalf("once it is there: %s, %v", got, err)
+	}
+	fake.SeedSchema("p-value", 1, 42, sr.Schema{Schema: `syntax = "proto3";`, Type: sr.TypeProtobuf})
+	if _, err := c.Schema(ctx, 42); !errors.Is(err, ErrInvalidSchema) {
+		t.Fatalf("schema that is not Avro: %v", err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	ctx := context.Background()
+	f := func(status int, body string, want error) {
+		t.Helper()
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			fmt.Fprint(w, body)
+		}))
+		defer server.Close()
+		c := client(t, Config{URLs: []string{server.URL}})
+		_, errRegister := c.Register(ctx, "s-value", one)
+		_, errSchema := c.Schema(ctx, 1)
+		errPing := c.Ping(ctx)
+		for _, err := range []error{errRegister, errSchema, errPing} {
+			if err == nil {
+				t.Fatalf("status %d gives no error", status)
+			}
+			for _, e := range []error{ErrIncompatible, ErrInvalidSchema, ErrUnknownSchema} {
+				if errors.Is(err, e) != errors.Is(e, want) {
+					t.Fatalf("status %d, %s: %v", status, body, err)
+				}
+			}
+		}
+		if !strings.Contains(errRegister.Error(), `"s-value"`) {
+			t.Fatalf("the error does not name the subject: %v", errRegister)
+		}
+	}
+	f(409, `{"error_code":409,"message":"incompatible with an earlier schema"}`, ErrIncompatible)
+	f(422, `{"error_code":42201,"message":"invalid"}`, ErrInvalidSchema)
+	f(404, `{"error_code":40403,"message":"Schema not found"}`, ErrUnknownSchema)
+	f(404, `<html>nginx</html>`, nil) // not the registry: says nothing of the schema
+	f(401, `{"error_code":40101,"message":"Unauthorized"}`, nil)
+	f(500, `{"error_code":50001,"message":"store"}`, nil)
+}
+
+func TestBasicAuth(t *testing.T) {
+	var want atomic.Value
+	want.Store("first")
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "capture" || password != want.Load() {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		fmt.Fprint(w, `[]`)
+	}))
+	defer server.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	var password atomic.Value
+	password.Store("first")
+	read := errors.New("no such file")
+	c := client(t, Config{
+		URLs: []string{server.URL}, TLS: &tls.Config{RootCAs: roots}, Username: "capture",
+		Password: func() (string, error) {
+			if p := password.Load().(string); p != "" {
+				return p, nil
+			}
+			return "", read
+		},
+	})
+	ctx := context.Background()
+	if err := c.Ping(ctx); err != nil {
+		t.Fatal(err)
+	}
+	want.Store("second")
+	if err := c.Ping(ctx); err == nil || strings.Contains(err.Error(), "first") {
+		t.Fatalf("with the old password: %v", err)
+	}
+	password.Store("second") // changed while running
+	if err := c.Ping(ctx); err != nil {
+		t.Fatal(err)
+	}
+	password.Store("")
+	if err := c.Ping(ctx); !errors.Is(err, read) {
+		t.Fatalf("password that cannot be read: %v", err)
+	}
+}
+
+func TestNextURL(t *testing.T) {
+	_, url, _ := counted(t)
+	down := httptest.NewServer(http.NotFoundHandler())
+	down.Close()
+	if err := client(t, Config{URLs: []string{down.URL, url}}).Ping(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := client(t, Config{URLs: []string{down.URL}}).Ping(context.Background()); err == nil {
+		t.Fatal("a registry that is down answers")
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	if _, err := New(Config{}); err == nil {
+		t.Error("no URL: no error")
+	}
+	if _, err := New(Config{URLs: []string{"http://localhost"}, Username: "u"}); err == nil {
+		t.Error("user name without password: no error")
+	}
+}
+
+func TestConcurrentUse(t *testing.T) {
+	_, url, _ := counted(t)
+	c := client(t, Config{URLs: []string{url}})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for i := range 20 {
+				subject := fmt.Sprintf("s%d-value", i%3)
+				id, err := c.Register(context.Background(), subject, one)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if text, err := c.Schema(context.Background(), id); err != nil || text != one {
+					t.Errorf("%s, %v", text, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
