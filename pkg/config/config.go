@@ -1,0 +1,155 @@
+// Package config reads the configuration of a service: YAML into a struct, strictly, every fault at once with its place
+// in the file. It owns the values that configurations share (secrets, sizes, durations), the blocks that services share
+// (TLS, registry, HTTP, log) and what is derived from the structs (reference, effective configuration). What the keys of
+// a service are and mean is the service's business.
+//
+// A field is described by its tags:
+//
+//	mapstructure:"wal_budget"   the key, in snake case
+//	default:"50GiB"             the default, as it would be written; lists separated by commas
+//	required:"true"             instead of a default
+//	oneof:"text,json"           the values allowed
+//	doc:"…"                     its meaning, for the reference
+//
+// Field types are strings, numbers, booleans, time.Duration, Secret, Bytes, any encoding.TextUnmarshaler, lists of
+// these, structs and lists of structs. A section's default tag ("listen=127.0.0.1:9192") replaces the defaults of its
+// keys. There are no maps: viper folds the case of keys and splits them at dots, so an identifier is always a value.
+// Each key outside a list can be overridden by TRIBUTARY_ and its path in capitals (TRIBUTARY_SOURCE_DSN).
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/spf13/viper"
+)
+
+// Checker is a struct of a configuration that knows what no tag can say. Check is called on every struct that has no
+// fault of its own, list elements included, after all values are set. The paths it gives begin below the struct.
+type Checker interface {
+	Check() []Fault
+}
+
+// Load reads file into out, a pointer to a struct: defaults, over them the file, over it the environment. Every field is
+// set. With file "" there are only defaults and environment. The error is a *Faults and holds all that is wrong; out is
+// then not to be used.
+func Load(file string, out any) error {
+	if file == "" {
+		return decode("", nil, os.LookupEnv, out)
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		cause := err
+		if path, ok := errors.AsType[*fs.PathError](err); ok {
+			cause = path.Err
+		}
+		return &Faults{File: file, List: []Fault{{Message: "cannot be read: " + cause.Error()}}}
+	}
+	return decode(file, content, os.LookupEnv, out)
+}
+
+// Decode reads YAML into out as Load does, without looking at the environment. name stands for the file in faults.
+func Decode(name string, content []byte, out any) error {
+	return decode(name, content, func(string) (string, bool) { return "", false }, out)
+}
+
+func decode(name string, content []byte, lookupEnv func(string) (string, bool), out any) error {
+	keys := mustKeys(structType(out))
+	doc := readDocument(content, keys)
+	layers := viper.New()
+	each(keys, func(k *key) {
+		if k.env == "" {
+			return
+		}
+		if !k.required {
+			layers.SetDefault(k.path, k.fallback)
+		}
+		text, set := lookupEnv(k.env)
+		if !set || text == "" {
+			if k.required && !doc.has(k.path) && !doc.faulty(k.path) {
+				doc.missing(k, k.path)
+			}
+			return
+		}
+		if doc.env(k, text) {
+			layers.Set(k.path, text)
+		}
+	})
+	if err := layers.MergeConfigMap(doc.values); err != nil {
+		panic("config: merge a map: " + err.Error()) // viper has no reason to refuse one
+	}
+	err := layers.UnmarshalExact(out, viper.DecodeHook(mapstructure.DecodeHookFuncType(fromText)),
+		func(c *mapstructure.DecoderConfig) { c.ZeroFields = true; c.WeaklyTypedInput = false })
+	if err != nil {
+		panic("config: decode checked values: " + err.Error()) // every value has been converted once already
+	}
+	doc.check(reflect.ValueOf(out).Elem(), keys, "")
+	if len(doc.faults) > 0 {
+		return &Faults{File: name, List: sorted(doc.faults)}
+	}
+	return nil
+}
+
+// fromText turns the texts that defaults, file and environment give into the field's type.
+func fromText(from, to reflect.Type, data any) (any, error) {
+	if from.Kind() != reflect.String {
+		return data, nil
+	}
+	text := reflect.ValueOf(data).String()
+	switch {
+	case isScalar(to):
+		if text == "" && to.Kind() != reflect.String {
+			return reflect.Zero(to).Interface(), nil
+		}
+		return convert(text, to)
+	case to.Kind() == reflect.Slice:
+		return splitList(text), nil
+	}
+	return data, nil
+}
+
+// check asks every Checker below v that has no fault yet.
+func (d *document) check(v reflect.Value, keys []*key, path string) {
+	for _, k := range keys {
+		field := v.Field(k.index)
+		switch k.shape {
+		case section:
+			d.check(field, k.children, join(path, k.name))
+		case sectionList:
+			for i := range field.Len() {
+				d.check(field.Index(i), k.children, join(path, k.name)+"["+strconv.Itoa(i)+"]")
+			}
+		}
+	}
+	checker, ok := v.Addr().Interface().(Checker)
+	if !ok || d.faulty(path) {
+		return
+	}
+	for _, fault := range checker.Check() {
+		switch {
+		case path == "":
+		case fault.Path == "":
+			fault.Path = path
+		case strings.HasPrefix(fault.Path, "["):
+			fault.Path = path + fault.Path
+		default:
+			fault.Path = path + "." + fault.Path
+		}
+		if fault.Line == 0 {
+			fault.Line, fault.Column = d.place(fault.Path)
+		}
+		d.faults = append(d.faults, fault)
+	}
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}

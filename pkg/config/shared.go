@@ -1,0 +1,114 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+)
+
+// TLS says how a client proves itself and whom it trusts. The zero value is "no TLS".
+type TLS struct {
+	Enabled            bool   `mapstructure:"enabled" default:"false" doc:"Speak TLS. Without further keys the system's certificate authorities are trusted."`
+	CA                 string `mapstructure:"ca" default:"" doc:"PEM file with the certificate authorities to trust instead of the system's."`
+	Cert               string `mapstructure:"cert" default:"" doc:"PEM file with the client's certificate (mutual TLS); read again at each handshake."`
+	Key                string `mapstructure:"key" default:"" doc:"PEM file with the key of the client's certificate; read again at each handshake."`
+	ServerName         string `mapstructure:"server_name" default:"" doc:"Name that the server's certificate must bear, where it is not the host's."`
+	InsecureSkipVerify bool   `mapstructure:"insecure_skip_verify" default:"false" doc:"Do not check the server's certificate: anybody on the way can read and change everything."`
+}
+
+// Check refuses halves of a pair and keys that would have no effect.
+func (t TLS) Check() []Fault {
+	var faults []Fault
+	if (t.Cert == "") != (t.Key == "") {
+		faults = append(faults, Fault{Path: "cert", Message: "cert and key belong together: give both or none"})
+	}
+	if !t.Enabled && (t.CA != "" || t.Cert != "" || t.ServerName != "" || t.InsecureSkipVerify) {
+		faults = append(faults, Fault{Path: "enabled", Message: "TLS is configured but not enabled; write enabled: true"})
+	}
+	return faults
+}
+
+// Config gives what crypto/tls needs, nil where TLS is not enabled. Files are read now, so that a missing one is found
+// at the start; the client's certificate is read again at each handshake, so that a rotated one is taken up.
+func (t TLS) Config() (*tls.Config, error) {
+	if !t.Enabled {
+		return nil, nil
+	}
+	cfg := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		ServerName:         t.ServerName,
+		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // asked for by name in the configuration
+	}
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
+		if err != nil {
+			return nil, fmt.Errorf("read certificate authorities: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read certificate authorities: no PEM certificate in %q", t.CA)
+		}
+	}
+	if t.Cert != "" {
+		if _, err := t.clientCertificate(nil); err != nil {
+			return nil, err
+		}
+		cfg.GetClientCertificate = t.clientCertificate
+	}
+	return cfg, nil
+}
+
+func (t TLS) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+	if err != nil {
+		return nil, fmt.Errorf("read client certificate: %w", err)
+	}
+	return &pair, nil
+}
+
+// Registry says where the schema registry is.
+type Registry struct {
+	URL      string `mapstructure:"url" required:"true" doc:"Address of the Confluent-compatible schema registry, like http://localhost:8081."`
+	TLS      TLS    `mapstructure:"tls" doc:"TLS to the registry; an https URL alone is enough where the system's certificate authorities do."`
+	Username string `mapstructure:"username" default:"" doc:"User for basic authentication."`
+	Password Secret `mapstructure:"password" default:"" doc:"Password for basic authentication; file:/path or env:NAME to keep it elsewhere."`
+}
+
+// Check wants an http or https address without a password in it.
+func (r Registry) Check() []Fault {
+	if r.URL == "" {
+		return nil // reported as missing
+	}
+	u, err := url.Parse(r.URL)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return []Fault{{Path: "url", Message: "not an http or https address; write http://localhost:8081"}}
+	case u.User != nil:
+		return []Fault{{Path: "url", Message: "holds a user or password; write username and password"}}
+	}
+	return nil
+}
+
+// HTTP says where a service answers.
+type HTTP struct {
+	Listen string   `mapstructure:"listen" default:"127.0.0.1:9191" doc:"Address for metrics, health and status. The default is reachable from this host only; port 0 takes a free one."`
+	Token  Secret   `mapstructure:"token" default:"" doc:"Token wanted as Bearer, or as the password of Basic authentication, for everything but /healthz and /readyz."`
+	Hosts  []string `mapstructure:"hosts" default:"" doc:"Names, besides localhost, under which a browser may ask for the pages while the address is a loopback one."`
+}
+
+// Check wants host:port.
+func (h HTTP) Check() []Fault {
+	if _, _, err := net.SplitHostPort(h.Listen); err != nil {
+		return []Fault{{Path: "listen", Value: h.Listen, Message: "not host:port; write 127.0.0.1:9191"}}
+	}
+	return nil
+}
+
+// Log says how a service talks.
+type Log struct {
+	Format string `mapstructure:"format" default:"text" oneof:"text,json" doc:"Form of the log lines on standard error."`
+	Level  string `mapstructure:"level" default:"info" oneof:"debug,info,warn,error" doc:"Least important lines to write."`
+}

@@ -1,0 +1,123 @@
+// Package kafka is how every part of Tributary comes to a Kafka client: its configuration, the options of the
+// connection (addresses, TLS, SASL, logging), the form of its errors, and topics that exist with the partitions they
+// have. Producing belongs to capture/publish, consuming to sink/consume.
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+)
+
+// Config says where the brokers are and how to log in.
+type Config struct {
+	Brokers  []string   `mapstructure:"brokers" required:"true" doc:"Addresses of some brokers, host:port; the others are learnt from them."`
+	ClientID string     `mapstructure:"client_id" default:"tributary" doc:"Name under which the brokers log and limit this client."`
+	TLS      config.TLS `mapstructure:"tls" doc:"TLS to the brokers."`
+	SASL     SASL       `mapstructure:"sasl" doc:"Login at the brokers."`
+}
+
+// SASL is a login at the brokers; with mechanism "" there is none.
+type SASL struct {
+	Mechanism string        `mapstructure:"mechanism" default:"" oneof:",plain,scram-sha-256,scram-sha-512" doc:"How to log in; empty: not at all. plain shows the password to whoever reads the connection: use it with TLS."`
+	Username  string        `mapstructure:"username" default:"" doc:"User."`
+	Password  config.Secret `mapstructure:"password" default:"" doc:"Password; file:/path or env:NAME to keep it elsewhere. Read at each login, so that a changed one is taken up."`
+}
+
+// Check wants host:port of each broker.
+func (c Config) Check() []config.Fault {
+	var faults []config.Fault
+	for i, broker := range c.Brokers {
+		if _, _, err := net.SplitHostPort(broker); err != nil {
+			faults = append(faults, config.Fault{
+				Path: fmt.Sprintf("brokers[%d]", i), Value: broker, Message: "not host:port; write localhost:9092",
+			})
+		}
+	}
+	return faults
+}
+
+// Check wants user and password exactly where there is a mechanism.
+func (s SASL) Check() []config.Fault {
+	switch {
+	case s.Mechanism != "" && (s.Username == "" || s.Password == ""):
+		return []config.Fault{{Path: "mechanism", Message: "needs username and password"}}
+	case s.Mechanism == "" && (s.Username != "" || s.Password != ""):
+		return []config.Fault{{Path: "mechanism", Message: "missing, so username and password have no effect; write scram-sha-512"}}
+	}
+	return nil
+}
+
+// Options gives what every client of ours has in common; the caller adds what its client is for and closes it. What
+// franz-go warns of goes to log. Files named by the configuration are read here once, so that a missing one is found
+// at the start.
+func (c Config) Options(log *slog.Logger) ([]kgo.Opt, error) {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(c.Brokers...),
+		kgo.ClientID(c.ClientID),
+		kgo.WithLogger(logger{log}),
+		kgo.DialTimeout(dialTimeout),
+	}
+	transport, err := c.TLS.Config()
+	if err != nil {
+		return nil, fmt.Errorf("configure TLS to Kafka: %w", err)
+	}
+	if transport != nil {
+		opts = append(opts, kgo.DialTLSConfig(transport))
+	}
+	if c.SASL.Mechanism != "" {
+		if _, err := c.SASL.Password.Reveal(); err != nil {
+			return nil, fmt.Errorf("configure login at Kafka: %w", err)
+		}
+		mechanism, err := c.SASL.mechanism()
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, kgo.SASL(mechanism))
+	}
+	return opts, nil
+}
+
+// dialTimeout is how long one attempt to connect to one broker may take.
+const dialTimeout = 10 * time.Second
+
+func (s SASL) mechanism() (sasl.Mechanism, error) {
+	asScram := func(context.Context) (scram.Auth, error) {
+		password, err := s.Password.Reveal()
+		return scram.Auth{User: s.Username, Pass: password}, err
+	}
+	switch s.Mechanism {
+	case "plain":
+		return plain.Plain(func(context.Context) (plain.Auth, error) {
+			password, err := s.Password.Reveal()
+			return plain.Auth{User: s.Username, Pass: password}, err
+		}), nil
+	case "scram-sha-256":
+		return scram.Sha256(asScram), nil
+	case "scram-sha-512":
+		return scram.Sha512(asScram), nil
+	}
+	return nil, fmt.Errorf("configure login at Kafka: unknown mechanism %q", s.Mechanism)
+}
+
+// logger hands franz-go's warnings and errors on. Its informational lines are one for each request and group change.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Level() kgo.LogLevel { return kgo.LogLevelWarn }
+
+func (l logger) Log(level kgo.LogLevel, message string, keyvals ...any) {
+	to := slog.LevelWarn
+	if level == kgo.LogLevelError {
+		to = slog.LevelError
+	}
+	l.log.Log(context.Background(), to, "kafka client: "+message, keyvals...)
+}

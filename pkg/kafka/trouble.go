@@ -1,0 +1,96 @@
+package kafka
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// kinds maps brokers' errors to troubles; what is in none is judged by Trouble.
+var kinds = []struct {
+	code   trouble.Code
+	hint   string
+	errors []error
+}{
+	{
+		code: trouble.Fenced,
+		hint: "another instance with this name took over: stop one of the two",
+		errors: []error{
+			kerr.ProducerFenced, kerr.InvalidProducerEpoch, kerr.TransactionCoordinatorFenced, kerr.FencedInstanceID,
+		},
+	},
+	{
+		code:   trouble.KafkaAuth,
+		hint:   "check kafka.sasl and kafka.tls, and that the user exists at the broker",
+		errors: []error{kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState},
+	},
+	{
+		code: trouble.KafkaNotAuthorised,
+		hint: "grant the right with kafka-acls.sh --add --allow-principal User:… on what is named above",
+		errors: []error{
+			kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed,
+			kerr.TransactionalIDAuthorizationFailed, kerr.PolicyViolation,
+		},
+	},
+	{
+		code:   trouble.RecordTooLarge,
+		hint:   "raise max.message.bytes of the topic",
+		errors: []error{kerr.MessageTooLarge, kerr.RecordListTooLarge},
+	},
+	{
+		code:   trouble.TopicName,
+		errors: []error{kerr.InvalidTopicException},
+	},
+	{
+		code:   trouble.TopicRecreated,
+		errors: []error{kerr.UnknownTopicID, kerr.InconsistentTopicID},
+	},
+	{
+		code:   trouble.TopicTruncated,
+		errors: []error{kerr.OffsetOutOfRange},
+	},
+}
+
+// Trouble gives err, which must not be nil, the form and the code in which people meet it. What already is a trouble
+// keeps its code. No broker in reach, or none ready, is trouble.KafkaUnreachable (what retry.Transient calls transient);
+// what else goes wrong is trouble.KafkaProduce.
+func Trouble(op, subject string, err error) *trouble.Error {
+	if already, ok := errors.AsType[*trouble.Error](err); ok {
+		return already
+	}
+	out := &trouble.Error{Op: op, Subject: subject, Cause: err}
+	for _, kind := range kinds {
+		if slices.ContainsFunc(kind.errors, func(known error) bool { return errors.Is(err, known) }) {
+			out.Code, out.Hint = kind.code, kind.hint
+			return out
+		}
+	}
+	_, lost := errors.AsType[*kgo.ErrDataLoss](err)
+	switch {
+	case lost:
+		out.Code = trouble.TopicTruncated
+	case certificateRefused(err):
+		out.Code, out.Hint = trouble.KafkaAuth, "check kafka.tls: certificate authorities, server_name, client certificate"
+	case retry.Transient(err):
+		out.Code = trouble.KafkaUnreachable
+		out.Hint = "check kafka.brokers, the network between, and that the brokers run"
+	default:
+		out.Code = trouble.KafkaProduce
+	}
+	return out
+}
+
+func certificateRefused(err error) bool {
+	_, ours := errors.AsType[*tls.CertificateVerificationError](err)
+	_, theirs := errors.AsType[tls.AlertError](err)
+	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
+	_, name := errors.AsType[x509.HostnameError](err)
+	return ours || theirs || authority || name
+}

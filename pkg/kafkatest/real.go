@@ -1,0 +1,342 @@
+package kafkatest
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tributary-cdc/tributary/pkg/internal/process"
+)
+
+const kafkaVersion = "4.3.0"
+
+//go:embed kafka
+var kafkaFiles embed.FS
+
+const (
+	realStartTimeout = 120 * time.Second // 2 to 4 s on an idle machine
+	realStopTimeout  = 60 * time.Second
+)
+
+// ErrNoJava says that Apache Kafka cannot run here: it needs java (17 or later) and, to fetch it, mvn.
+var ErrNoJava = errors.New("no java, or no mvn, on the PATH")
+
+// RealCluster is one Apache Kafka broker (KRaft, its own controller) in a process of its own. Its methods are safe
+// for concurrent use, one after the other.
+type RealCluster struct {
+	dir     string
+	libs    string
+	port    int
+	release func()
+
+	mu      sync.Mutex
+	server  *process.Server
+	removed bool
+}
+
+var (
+	realMu     sync.Mutex
+	realShared *RealCluster
+)
+
+// Real gives the Apache Kafka that all tests of this process share; it goes with the process. It runs when Real
+// returns, also if an earlier test has stopped it. Its data is that of all tests: see Name.
+//
+// The test is skipped where there is no Java, or with TRIBUTARY_KAFKA=off. With TRIBUTARY_KAFKA=on lack of Java is an
+// error.
+func Real(t testing.TB) *RealCluster {
+	t.Helper()
+	switch wish := os.Getenv("TRIBUTARY_KAFKA"); wish {
+	case "", "on", "off":
+		if wish == "off" {
+			t.Skip("TRIBUTARY_KAFKA=off: not tested on Apache Kafka")
+		}
+	default:
+		t.Fatalf("TRIBUTARY_KAFKA: %q is neither on nor off", wish)
+	}
+	realMu.Lock()
+	defer realMu.Unlock()
+	ctx := context.WithoutCancel(t.Context()) // the cluster outlives the test
+	if realShared == nil {
+		c, err := StartReal(ctx)
+		if errors.Is(err, ErrNoJava) && os.Getenv("TRIBUTARY_KAFKA") != "on" {
+			t.Skipf("not tested on Apache Kafka: %v", err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		realShared = c
+		return c
+	}
+	if !realShared.running() {
+		if err := realShared.Restart(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return realShared
+}
+
+// StartReal starts an Apache Kafka with a temporary directory, which goes with Remove or with this process. The first
+// one fetches Kafka from Maven Central into the cache (TRIBUTARY_CACHE, or the user's cache directory). The error is
+// ErrNoJava where it cannot run.
+func StartReal(ctx context.Context) (*RealCluster, error) {
+	c := &RealCluster{}
+	if err := c.prepare(ctx); err != nil {
+		return nil, fmt.Errorf("start Apache Kafka: %w", err)
+	}
+	if err := c.Restart(ctx); err != nil {
+		return nil, errors.Join(err, c.Remove())
+	}
+	return c, nil
+}
+
+func (c *RealCluster) prepare(ctx context.Context) (err error) {
+	if _, err := exec.LookPath("java"); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoJava, err)
+	}
+	if c.libs, err = process.Cached(ctx, "kafka/"+kafkaVersion, fetchKafka); err != nil {
+		return err
+	}
+	formatted, err := process.Cached(ctx, "kafka-data/"+kafkaVersion, c.format)
+	if err != nil {
+		return err
+	}
+	if c.dir, err = os.MkdirTemp("", "tributary-kafka-"); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	if c.release, err = process.Guard(`kill -9 "$(cat "$1/pid")"; rm -rf "$1"`, c.dir); err != nil {
+		return errors.Join(err, os.RemoveAll(c.dir))
+	}
+	err = os.CopyFS(filepath.Join(c.dir, "data"), os.DirFS(filepath.Join(formatted, "data")))
+	if err != nil {
+		err = fmt.Errorf("copy data directory: %w", err)
+	} else {
+		err = c.configure(c.dir)
+	}
+	if err != nil {
+		return errors.Join(err, c.Remove())
+	}
+	return nil
+}
+
+func fetchKafka(ctx context.Context, dir string) error {
+	if _, err := exec.LookPath("mvn"); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoJava, err)
+	}
+	pom, err := kafkaFiles.ReadFile("kafka/pom.xml")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "pom.xml"), pom, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("write pom.xml: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, "mvn", "-B", "-q", "dependency:copy-dependencies",
+		"-DincludeScope=runtime", "-DoutputDirectory="+filepath.Join(dir, "libs"))
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("fetch Kafka %s with Maven: %w:\n%s", kafkaVersion, err, out)
+	}
+	return nil
+}
+
+// configure chooses the ports and writes the configuration into dir.
+func (c *RealCluster) configure(dir string) error {
+	port, err := process.FreePort()
+	if err != nil {
+		return err
+	}
+	controller, err := process.FreePort()
+	if err != nil {
+		return err
+	}
+	c.port = port
+	server, err1 := kafkaFiles.ReadFile("kafka/server.properties")
+	log4j, err2 := kafkaFiles.ReadFile("kafka/log4j2.properties")
+	values := map[string]string{
+		"port": strconv.Itoa(port), "controller": strconv.Itoa(controller), "data": filepath.Join(dir, "data"),
+	}
+	text := os.Expand(string(server), func(name string) string { return values[name] })
+	err = errors.Join(err1, err2,
+		os.WriteFile(filepath.Join(dir, "server.properties"), []byte(text), 0o644),
+		os.WriteFile(filepath.Join(dir, "log4j2.properties"), log4j, 0o644))
+	if err != nil {
+		return fmt.Errorf("write Kafka's configuration: %w", err)
+	}
+	return nil
+}
+
+// format makes the data directory that every cluster starts from: a copy saves the two seconds of a JVM.
+func (c *RealCluster) format(ctx context.Context, dir string) error {
+	if err := c.configure(dir); err != nil {
+		return err
+	}
+	const clusterID = "MkU3OEVBNTcwNTJENDM2Qg"
+	cmd := exec.CommandContext(ctx, "java", "-XX:TieredStopAtLevel=1", "-cp", c.classPath(),
+		"kafka.tools.StorageTool", "format", "-t", clusterID, "-c", filepath.Join(dir, "server.properties"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("format Kafka's data directory: %w:\n%s", err, out)
+	}
+	return nil
+}
+
+func (c *RealCluster) classPath() string { return filepath.Join(c.libs, "libs", "*") }
+
+// Addrs gives the broker's host:port.
+func (c *RealCluster) Addrs() []string {
+	return []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(c.port))}
+}
+
+// Log gives the path of the broker's log.
+func (c *RealCluster) Log() string { return filepath.Join(c.dir, "kafka.log") }
+
+func (c *RealCluster) running() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.server != nil && c.server.Alive()
+}
+
+// Restart starts the broker again on the same data and port, stopping it first if it runs, and returns when clients
+// see it.
+func (c *RealCluster) Restart(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.stop(); err != nil {
+		return err
+	}
+	if err := c.launch(ctx); err != nil {
+		return fmt.Errorf("start Apache Kafka: %w", err)
+	}
+	return nil
+}
+
+func (c *RealCluster) launch(ctx context.Context) error {
+	log, err := os.OpenFile(c.Log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command("java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+		"-Dlog4j2.configurationFile="+filepath.Join(c.dir, "log4j2.properties"),
+		"-cp", c.classPath(), "kafka.Kafka", filepath.Join(c.dir, "server.properties"))
+	cmd.Dir = c.dir
+	cmd.Stdout, cmd.Stderr = log, log
+	if c.server, err = process.Start(cmd); err != nil {
+		return err
+	}
+	err = os.WriteFile(filepath.Join(c.dir, "pid"), []byte(strconv.Itoa(c.server.PID())), 0o644)
+	if err == nil {
+		err = c.awaitReady(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, c.server.Kill())
+	}
+	return nil
+}
+
+// awaitReady waits until the metadata names the broker: the controller has then unfenced it.
+func (c *RealCluster) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, realStartTimeout)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.Addrs()...), kgo.RequestRetries(0))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	err = process.Poll(ctx, func() (bool, error) {
+		if !c.server.Alive() {
+			return false, fmt.Errorf("it ended; its log ends with:\n%s", process.LastLines(c.Log()))
+		}
+		request := kmsg.NewPtrMetadataRequest()
+		request.Topics = []kmsg.MetadataRequestTopic{} // none
+		response, err := request.RequestWith(ctx, client)
+		return err == nil && len(response.Brokers) == 1, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for the broker on port %d: %w", c.port, err)
+	}
+	return nil
+}
+
+// Stop ends the broker with SIGTERM. One that does not end within a minute is killed, and that is an error.
+func (c *RealCluster) Stop() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stop()
+}
+
+func (c *RealCluster) stop() error {
+	if c.server == nil || !c.server.Alive() {
+		return nil
+	}
+	if err := c.server.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop Apache Kafka: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), realStopTimeout)
+	defer cancel()
+	if err := c.server.Wait(ctx); err != nil {
+		return fmt.Errorf("stop Apache Kafka: %w", errors.Join(err, c.server.Kill()))
+	}
+	return nil
+}
+
+// Kill ends the broker with SIGKILL.
+func (c *RealCluster) Kill() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.kill()
+}
+
+func (c *RealCluster) kill() error {
+	if c.server == nil {
+		return nil
+	}
+	if err := c.server.Kill(); err != nil {
+		return fmt.Errorf("kill Apache Kafka: %w", err)
+	}
+	return nil
+}
+
+// Pause stops the broker's process (SIGSTOP): connections stay open and nothing answers.
+func (c *RealCluster) Pause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.server.Pause()
+}
+
+// Resume undoes Pause.
+func (c *RealCluster) Resume() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.server.Resume()
+}
+
+// Remove kills the broker, if it runs, and removes its data. The cluster cannot be used any more.
+func (c *RealCluster) Remove() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.removed {
+		return nil
+	}
+	if err := c.kill(); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(c.dir); err != nil {
+		return fmt.Errorf("remove Apache Kafka: %w", err)
+	}
+	c.removed = true
+	c.release()
+	return nil
+}

@@ -1,0 +1,125 @@
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/tributary-cdc/tributary/pkg/internal/process"
+)
+
+// New starts a cluster for one test and removes it with the test.
+func New(t testing.TB, opts Options) *Cluster {
+	t.Helper()
+	c, err := Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("Postgres %d on port %d: its log ends with:\n%s", c.Major(), c.Port(), process.LastLines(c.Log()))
+		}
+		if err := c.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+var (
+	sharedMu sync.Mutex
+	shared   = map[int]*Cluster{}
+)
+
+// Shared gives the cluster of a version (0 is DefaultMajor) that all tests of this process use; it goes with the
+// process. A test creates a database of its own in it, see Database, and must not stop it. Slots and roles are the
+// cluster's: name them after the database and remove them.
+func Shared(t testing.TB, major int) *Cluster {
+	t.Helper()
+	if major == 0 {
+		major = DefaultMajor
+	}
+	sharedMu.Lock()
+	defer sharedMu.Unlock()
+	if c, ok := shared[major]; ok {
+		return c
+	}
+	// Not the test's context: the cluster outlives the test.
+	c, err := Start(context.WithoutCancel(t.Context()), Options{Major: major, Settings: map[string]string{
+		"max_wal_senders":       "60",
+		"max_replication_slots": "100",
+		"max_connections":       "400",
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared[major] = c
+	return c
+}
+
+var databases atomic.Int64
+
+// Database creates an empty database with a name of its own and gives its DSN. It is not dropped with the test:
+// what a failed test left behind (connections, slots) must not make it fail twice.
+func Database(t testing.TB, c *Cluster) (dsn string) {
+	t.Helper()
+	name := fmt.Sprintf("test_%d_%d", databases.Add(1), os.Getpid())
+	if err := c.CreateDatabase(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	return c.DSN(name)
+}
+
+// Majors gives the versions to test: TRIBUTARY_PG ("14,18" or "all"), DefaultMajor if it is not set.
+func Majors(t testing.TB) []int {
+	t.Helper()
+	majors, err := parseMajors(os.Getenv("TRIBUTARY_PG"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return majors
+}
+
+func parseMajors(s string) ([]int, error) {
+	all := []int{14, 15, 16, 17, 18}
+	switch s {
+	case "":
+		return []int{DefaultMajor}, nil
+	case "all":
+		return all, nil
+	}
+	var majors []int
+	for word := range strings.SplitSeq(s, ",") {
+		major, err := strconv.Atoi(strings.TrimSpace(word))
+		if err != nil || !slices.Contains(all, major) {
+			return nil, fmt.Errorf("TRIBUTARY_PG: %q is not one of 14 to 18, nor \"all\"", word)
+		}
+		majors = append(majors, major)
+	}
+	return majors, nil
+}
+
+// TempDir gives a directory for Options.Dir that is removed with the test. Unlike t.TempDir's it can be reached by
+// the user that Postgres runs as when we are root.
+func TempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tributary-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}

@@ -1,0 +1,118 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Error is a server's error as people may see it: what it says and where, without DETAIL, WHERE and HINT, which hold
+// rows' values. The server's own error is not in its chain, so that no printing of any kind can reach it.
+type Error struct {
+	Severity   string // "ERROR", "FATAL", "PANIC", never localised
+	Code       string // SQLSTATE, five characters
+	Message    string // without values
+	Schema     string // "" where the server does not say; likewise below
+	Table      string
+	Column     string
+	Type       string // of the column or the value
+	Constraint string
+}
+
+// Error gives message, SQLSTATE and the names that the server gave.
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s (SQLSTATE %s)", e.Message, e.Code)
+	if e.Table != "" {
+		fmt.Fprintf(&b, ", table %q", strings.TrimPrefix(e.Schema+"."+e.Table, "."))
+	}
+	if e.Column != "" {
+		fmt.Fprintf(&b, ", column %q", e.Column)
+	}
+	if e.Type != "" {
+		fmt.Fprintf(&b, ", type %q", e.Type)
+	}
+	if e.Constraint != "" {
+		fmt.Fprintf(&b, ", constraint %q", e.Constraint)
+	}
+	return b.String()
+}
+
+// SQLState gives the five characters by which code decides; messages are localised and change.
+func (e *Error) SQLState() string { return e.Code }
+
+// Describe makes err fit to be shown. A server's error anywhere in its chain becomes an *Error, behind which errors.As
+// finds no *pgconn.PgError; what wrapped it is dropped, as it quotes it: describe first, wrap then. A
+// *pgconn.ConnectError loses its configuration, which holds the password. Any other error is returned as it is.
+func Describe(err error) error {
+	if err == nil {
+		return nil
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return &Error{
+			Severity:   pg.SeverityUnlocalized,
+			Code:       pg.Code,
+			Message:    safeMessage(pg),
+			Schema:     pg.SchemaName,
+			Table:      pg.TableName,
+			Column:     pg.ColumnName,
+			Type:       pg.DataTypeName,
+			Constraint: pg.ConstraintName,
+		}
+	}
+	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return connect.Unwrap()
+	}
+	return err
+}
+
+// SQLState gives the code of the server's error in err's chain, described or not; "" if there is none.
+func SQLState(err error) string {
+	if e, ok := errors.AsType[interface {
+		error
+		SQLState() string
+	}](err); ok {
+		return e.SQLState()
+	}
+	return ""
+}
+
+// safeMessage gives the server's message without values of rows. Most messages hold names only. Those that quote
+// a value are of class 22 (data exception: `invalid input syntax for type integer: "…"`), or the text of somebody's
+// own RAISE, of which nothing is known.
+func safeMessage(pg *pgconn.PgError) string {
+	switch {
+	case pg.Routine == "exec_stmt_raise" || strings.HasPrefix(pg.Code, "P0"):
+		return "error raised by a function or trigger (its text is withheld: it may hold values)"
+	case strings.HasPrefix(pg.Code, "22") && pg.Code != badCopyFileFormat:
+		return maskQuoted(pg.Message)
+	}
+	return pg.Message
+}
+
+// badCopyFileFormat (22P04) names columns and never quotes a value.
+const badCopyFileFormat = "22P04"
+
+// quotes are the marks that Postgres' translations put around a value, and what begins the bytes of
+// "invalid byte sequence for encoding".
+var quotes = []string{`"`, "«", "»", "„", "“", "”", "‘", "’", "'", "`", "「", "」", "『", "』", "0x"}
+
+// maskQuoted replaces everything from the first quote to the last one: a value may itself hold quotes.
+func maskQuoted(message string) string {
+	first, last := len(message), -1
+	for _, q := range quotes {
+		if i := strings.Index(message, q); i >= 0 {
+			first = min(first, i)
+			last = max(last, strings.LastIndex(message, q)+len(q))
+		}
+	}
+	if last < 0 {
+		return message
+	}
+	if strings.HasSuffix(message[:last], "0x") {
+		last = len(message)
+	}
+	return message[:first] + "…" + message[last:]
+}

@@ -1,0 +1,90 @@
+package service
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// FormatDuration gives a duration as people read it: "0.41 s", "4.1 s", "41 s",
+// "2 min 41 s", "3 h 12 min", "12 d 4 h".
+func FormatDuration(d time.Duration) string {
+	if d < 0 {
+		return "-" + FormatDuration(-max(d, -math.MaxInt64))
+	}
+	const day = 24 * time.Hour
+	switch {
+	case d.Round(10*time.Millisecond) < time.Second:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	case d.Round(100*time.Millisecond) < 10*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d.Round(time.Second) < time.Minute:
+		return fmt.Sprintf("%d s", d.Round(time.Second)/time.Second)
+	case d.Round(time.Second) < time.Hour:
+		d = d.Round(time.Second)
+		return fmt.Sprintf("%d min %d s", d/time.Minute, d%time.Minute/time.Second)
+	case d.Round(time.Minute) < day:
+		d = d.Round(time.Minute)
+		return fmt.Sprintf("%d h %d min", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	d = d.Round(time.Hour)
+	return fmt.Sprintf("%d d %d h", d/day, d%day/time.Hour)
+}
+
+// FormatBytes gives bytes in IEC units: "512 B", "9.6 GiB", "212 GiB". Below 100 of a unit there is one digit after the
+// point.
+func FormatBytes(n int64) string {
+	if n < 0 {
+		return "-" + FormatBytes(-max(n, -math.MaxInt64))
+	}
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value := float64(n)
+	for _, unit := range []string{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"} {
+		value /= 1024
+		switch {
+		case value < 99.95:
+			return fmt.Sprintf("%.1f %s", value, unit)
+		case value < 1023.5 || unit == "EiB":
+			return fmt.Sprintf("%.0f %s", value, unit)
+		}
+	}
+	return "" // not reached: EiB always returns
+}
+
+// FormatCount gives a number with thousands apart, "61,300", from ten million on "16.0 M".
+func FormatCount(n int64) string {
+	if n < 0 {
+		return "-" + FormatCount(-max(n, -math.MaxInt64))
+	}
+	value := float64(n)
+	switch {
+	case n >= 999_950_000_000_000:
+		return groupThousands(strconv.FormatFloat(value/1e12, 'f', 1, 64)) + " T"
+	case n >= 999_950_000_000:
+		return strconv.FormatFloat(value/1e12, 'f', 1, 64) + " T"
+	case n >= 999_950_000:
+		return strconv.FormatFloat(value/1e9, 'f', 1, 64) + " G"
+	case n >= 10_000_000:
+		return strconv.FormatFloat(value/1e6, 'f', 1, 64) + " M"
+	}
+	return groupThousands(strconv.FormatInt(n, 10))
+}
+
+func groupThousands(digits string) string {
+	whole, rest, hasRest := strings.Cut(digits, ".")
+	var b strings.Builder
+	for i, r := range whole {
+		if i > 0 && (len(whole)-i)%3 == 0 {
+			b.WriteByte(',')
+		}
+		b.WriteRune(r)
+	}
+	if hasRest {
+		b.WriteString("." + rest)
+	}
+	return b.String()
+}

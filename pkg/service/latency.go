@@ -1,0 +1,78 @@
+package service
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Latency keeps what was observed in the last five minutes, for quantiles on the page, and a histogram of everything,
+// for Prometheus; it is the histogram's collector. Safe for use by many goroutines. Make one with NewLatency.
+type Latency struct {
+	prometheus.Histogram
+
+	mu   sync.Mutex
+	ring [latencyCapacity]observation
+	next int // where the next one goes
+	held int
+}
+
+type observation struct {
+	at   time.Time
+	took time.Duration
+}
+
+// LatencyWindow is how far back Quantiles looks.
+const LatencyWindow = 5 * time.Minute
+
+const (
+	// latencyCapacity bounds the memory: 13 observations a second fill the window, with more it is shorter.
+	latencyCapacity = 4096
+	// latencyLeast is how many observations quantiles need to mean anything.
+	latencyLeast = 20
+)
+
+// NewLatency gives an empty one. The histogram is named by opts; where these have no buckets it gets 5 ms to 5 min in
+// steps of 1-2.5-5 and, beside them, native ones.
+func NewLatency(opts prometheus.HistogramOpts) *Latency {
+	if opts.Buckets == nil {
+		opts.Buckets = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 300}
+		opts.NativeHistogramBucketFactor = 1.1
+		opts.NativeHistogramMaxBucketNumber = 160
+	}
+	return &Latency{Histogram: prometheus.NewHistogram(opts)}
+}
+
+// ObserveDuration counts one; below zero (clocks differ) counts as zero.
+func (l *Latency) ObserveDuration(took time.Duration) {
+	took = max(took, 0)
+	l.Observe(took.Seconds())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ring[l.next] = observation{time.Now(), took}
+	l.next = (l.next + 1) % latencyCapacity
+	l.held = min(l.held+1, latencyCapacity)
+}
+
+// Quantiles gives the median and the 99th percentile of the window. ok is false with fewer than 20 observations: then
+// there is nothing to show.
+func (l *Latency) Quantiles() (p50, p99 time.Duration, ok bool) {
+	l.mu.Lock()
+	since := time.Now().Add(-LatencyWindow)
+	took := make([]time.Duration, 0, l.held)
+	for i := range l.held {
+		if o := l.ring[i]; o.at.After(since) {
+			took = append(took, o.took)
+		}
+	}
+	l.mu.Unlock()
+	if len(took) < latencyLeast {
+		return 0, 0, false
+	}
+	slices.Sort(took)
+	// The smallest observation that at least this share does not exceed.
+	at := func(percent int) time.Duration { return took[(len(took)*percent+99)/100-1] }
+	return at(50), at(99), true
+}

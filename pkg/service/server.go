@@ -1,0 +1,226 @@
+package service
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+)
+
+// Server answers a service's HTTP: /metrics, /healthz, /readyz, /status, and what Handle adds. Make one with NewServer,
+// then Listen, then Run.
+type Server struct {
+	cfg      config.HTTP
+	token    string
+	log      *slog.Logger
+	registry *prometheus.Registry
+	mux      *http.ServeMux
+	listener net.Listener
+
+	mu      sync.Mutex
+	missing []string
+}
+
+// Timeouts of the HTTP server. There is none for writing: event streams stay open, and set deadlines of their own.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 30 * time.Second
+	idleTimeout       = 2 * time.Minute
+	shutdownTimeout   = 5 * time.Second
+	maxHeaderBytes    = 64 << 10
+)
+
+// NewServer gives a server that is not ready yet. program ("capture") names the service in tributary_build_info; status
+// gives what /status shows, marshalled as JSON, and must be safe to call at any time by many goroutines.
+func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func() any) *Server {
+	s := &Server{
+		cfg:      cfg,
+		log:      log,
+		registry: prometheus.NewRegistry(),
+		mux:      http.NewServeMux(),
+		missing:  []string{"start"},
+	}
+	build := ThisBuild()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "tributary_build_info",
+		Help: "What is running; always 1.",
+		ConstLabels: prometheus.Labels{
+			"service": program, "version": build.Version, "revision": build.Revision, "goversion": build.GoVersion,
+		},
+	})
+	info.Set(1)
+	s.registry.MustRegister(info, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{
+		EnableOpenMetrics: true,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelError),
+	}))
+	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	s.mux.HandleFunc("GET /readyz", s.serveReady)
+	s.mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { s.serveStatus(w, status()) })
+	return s
+}
+
+// Registry is where the service registers its own metrics.
+func (s *Server) Registry() *prometheus.Registry { return s.registry }
+
+// Handle adds an answer, with a pattern of http.ServeMux. Call it before Run. It is behind the token like all but
+// /healthz and /readyz.
+func (s *Server) Handle(pattern string, handler http.Handler) { s.mux.Handle(pattern, handler) }
+
+// Ready says what /readyz lacks: from now on these things, or nothing, which makes it 200. Safe at any time.
+func (s *Server) Ready(missing ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.missing = slices.Clone(missing)
+}
+
+// Listen takes the address, so that a port in use is found at the start.
+func (s *Server) Listen(ctx context.Context) error {
+	token, err := s.cfg.Token.Reveal()
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", s.cfg.Listen, err)
+	}
+	if s.cfg.Token != "" && token == "" {
+		return fmt.Errorf("listen on %s: http.token is configured and empty", s.cfg.Listen)
+	}
+	s.token = token
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for HTTP: %w", err) // names the address
+	}
+	s.listener = listener
+	return nil
+}
+
+// Addr gives the address that Listen took, with the port where 0 was asked for ("127.0.0.1:41231"); "" before.
+func (s *Server) Addr() string {
+	if s.listener == nil {
+		return ""
+	}
+	return s.listener.Addr().String()
+}
+
+// Run serves until ctx ends, then lets open requests finish for a few seconds. Their contexts end with ctx, so that
+// streams leave first. Listen must have succeeded.
+func (s *Server) Run(ctx context.Context) error {
+	server := &http.Server{
+		Handler:           s.guard(s.mux),
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(s.listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve HTTP on %s: %w", s.Addr(), err)
+	case <-ctx.Done():
+	}
+	timed, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	err := server.Shutdown(timed)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close() // a client that does not read is no reason to stay
+	}
+	if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
+	if err != nil {
+		return fmt.Errorf("stop HTTP on %s: %w", s.Addr(), err)
+	}
+	return nil
+}
+
+func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	missing := s.missing
+	s.mu.Unlock()
+	if len(missing) == 0 {
+		_, _ = io.WriteString(w, "ready\n")
+		return
+	}
+	w.WriteHeader(http.StatusServiceUnavailable)
+	_, _ = fmt.Fprintf(w, "not ready: %s\n", strings.Join(missing, ", "))
+}
+
+func (s *Server) serveStatus(w http.ResponseWriter, status any) {
+	body, err := json.MarshalIndent(status, "", "  ")
+	if err != nil {
+		s.log.Error("marshal status", Err(err))
+		http.Error(w, "status cannot be shown; see the log", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(append(body, '\n'))
+}
+
+// guard stands before every answer: host name, then token.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Referrer-Policy", "no-referrer")
+		w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
+		switch {
+		case !s.hostAllowed(r):
+			http.Error(w, "unknown host name; see http.hosts", http.StatusMisdirectedRequest)
+		case r.URL.Path != "/healthz" && r.URL.Path != "/readyz" && !s.tokenGiven(r):
+			w.Header().Set("WWW-Authenticate", `Basic realm="tributary", charset="UTF-8"`)
+			http.Error(w, "token missing or wrong", http.StatusUnauthorized)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// hostAllowed refuses names that are not ours where the address is a loopback one. A page of another site may have its
+// own name resolve to 127.0.0.1 and read our answers in the user's browser (DNS rebinding); a browser still sends that
+// name as Host.
+func (s *Server) hostAllowed(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if !ok || !local.IP.IsLoopback() {
+		return true
+	}
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.Trim(host, "[]")
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true // an address is nobody's name
+	}
+	return strings.EqualFold(host, "localhost") ||
+		slices.ContainsFunc(s.cfg.Hosts, func(known string) bool { return strings.EqualFold(known, host) })
+}
+
+func (s *Server) tokenGiven(r *http.Request) bool {
+	if s.token == "" {
+		return true
+	}
+	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		_, given, _ = r.BasicAuth()
+	}
+	return subtle.ConstantTimeCompare([]byte(given), []byte(s.token)) == 1
+}

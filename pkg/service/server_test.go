@@ -1,0 +1,236 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+)
+
+// serve runs a server until the test ends, or until stop is called; that gives what Run returned.
+func serve(t *testing.T, cfg config.HTTP, prepare func(*Server)) (s *Server, stop func() error) {
+	t.Helper()
+	s = NewServer("capture", cfg, slog.New(slog.DiscardHandler), func() any { return map[string]string{"state": "streaming"} })
+	if prepare != nil {
+		prepare(s)
+	}
+	if err := s.Listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(ctx) }()
+	stopped := false
+	stop = func() error {
+		cancel()
+		stopped = true
+		return <-ran
+	}
+	t.Cleanup(func() {
+		if !stopped {
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return s, stop
+}
+
+// get asks path and gives status and body.
+func get(t *testing.T, s *Server, path string, change func(*http.Request)) (int, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.Addr()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		change(request)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func TestServerAnswers(t *testing.T) {
+	s, stop := serve(t, config.HTTP{Listen: "127.0.0.1:0"}, func(s *Server) {
+		s.Registry().MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "tributary_capture_x_total", Help: "X."}))
+		s.Handle("GET /table/{name}", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, r.PathValue("name"))
+		}))
+	})
+	answers := func(path string, code int, want ...string) {
+		t.Helper()
+		gotCode, body := get(t, s, path, nil)
+		if gotCode != code {
+			t.Errorf("%s: status %d, want %d", path, gotCode, code)
+		}
+		for _, part := range want {
+			if !strings.Contains(body, part) {
+				t.Errorf("%s: no %q in\n%s", path, part, body)
+			}
+		}
+	}
+	answers("/healthz", 200, "ok")
+	answers("/readyz", 503, "not ready: start")
+	s.Ready("preflight", "first connection to the source")
+	answers("/readyz", 503, "not ready: preflight, first connection to the source")
+	s.Ready()
+	answers("/readyz", 200, "ready")
+	answers("/metrics", 200, "tributary_build_info{", `service="capture"`, "tributary_capture_x_total 0", "go_goroutines", "process_cpu_seconds_total")
+	answers("/table/public.orders", 200, "public.orders")
+	answers("/nowhere", 404)
+	_, body := get(t, s, "/status", nil)
+	var status map[string]string
+	if err := json.Unmarshal([]byte(body), &status); err != nil || status["state"] != "streaming" {
+		t.Errorf("/status: %v in %s", err, body)
+	}
+	if problems, err := testutil.GatherAndLint(s.Registry()); err != nil || len(problems) > 0 {
+		t.Errorf("%v %v", problems, err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if conn, err := net.Dial("tcp", s.Addr()); err == nil {
+		_ = conn.Close()
+		t.Error("it still listens")
+	}
+}
+
+func TestServerToken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("right\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := serve(t, config.HTTP{Listen: "127.0.0.1:0", Token: config.Secret("file:" + file)}, nil)
+	s.Ready()
+	answers := func(path string, want int, change func(*http.Request)) {
+		t.Helper()
+		if code, body := get(t, s, path, change); code != want {
+			t.Errorf("%s: %d %s, want %d", path, code, body, want)
+		}
+	}
+	bearer := func(token string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
+	}
+	basic := func(password string) func(*http.Request) {
+		return func(r *http.Request) { r.SetBasicAuth("anybody", password) }
+	}
+	answers("/healthz", 200, nil)
+	answers("/readyz", 200, nil)
+	for _, path := range []string{"/status", "/metrics", "/nowhere", "//healthz"} {
+		answers(path, 401, nil)
+		answers(path, 401, bearer("wrong"))
+		answers(path, 401, bearer(""))
+		answers(path, 401, basic("righ"))
+	}
+	answers("/status", 200, bearer("right"))
+	answers("/status", 200, basic("right"))
+
+	for _, token := range []config.Secret{"file:/absent/token", "env:TOKEN_NOT_SET"} {
+		broken := NewServer("capture", config.HTTP{Listen: "127.0.0.1:0", Token: token}, slog.New(slog.DiscardHandler), nil)
+		if err := broken.Listen(t.Context()); err == nil {
+			t.Errorf("%q: listens without a token", string(token))
+		}
+	}
+	t.Setenv("EMPTY_TOKEN", "")
+	broken := NewServer("capture", config.HTTP{Listen: "127.0.0.1:0", Token: "env:EMPTY_TOKEN"}, slog.New(slog.DiscardHandler), nil)
+	if err := broken.Listen(t.Context()); err == nil {
+		t.Error("an empty token opens everything")
+	}
+}
+
+// TestServerHost: a page of another site, whose name resolves to 127.0.0.1, is refused.
+func TestServerHost(t *testing.T) {
+	s, _ := serve(t, config.HTTP{Listen: "127.0.0.1:0", Hosts: []string{"tributary.internal"}}, nil)
+	_, port, err := net.SplitHostPort(s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]int{
+		"127.0.0.1:" + port: 200, "localhost:" + port: 200, "LOCALHOST": 200, "[::1]:" + port: 200, "tributary.internal": 200,
+		"evil.example": 421, "evil.example:" + port: 421, "localhost.evil.example": 421,
+	} {
+		if code, _ := get(t, s, "/status", func(r *http.Request) { r.Host = host }); code != want {
+			t.Errorf("Host %s: %d, want %d", host, code, want)
+		}
+	}
+}
+
+func TestServerPortInUse(t *testing.T) {
+	s, _ := serve(t, config.HTTP{Listen: "127.0.0.1:0"}, nil)
+	second := NewServer("capture", config.HTTP{Listen: s.Addr()}, slog.New(slog.DiscardHandler), nil)
+	if err := second.Listen(t.Context()); err == nil || !strings.Contains(err.Error(), s.Addr()) {
+		t.Errorf("got %v", err)
+	}
+	if second.Addr() != "" {
+		t.Errorf("address is %q", second.Addr())
+	}
+}
+
+// TestServerStopsStreams: an open event stream ends with the service and does not hold it up.
+func TestServerStopsStreams(t *testing.T) {
+	started := make(chan struct{})
+	s, stop := serve(t, config.HTTP{Listen: "127.0.0.1:0"}, func(s *Server) {
+		s.Handle("GET /stream", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = fmt.Fprint(w, "data: 1\n\n")
+			_ = http.NewResponseController(w).Flush()
+			close(started)
+			<-r.Context().Done()
+			_, _ = fmt.Fprint(w, "data: end\n\n")
+		}))
+	})
+	body := make(chan string, 1)
+	go func() {
+		_, text := get(t, s, "/stream", nil)
+		body <- text
+	}()
+	<-started
+	begin := time.Now()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took >= shutdownTimeout {
+		t.Errorf("took %v", took)
+	}
+	if got := <-body; got != "data: 1\n\ndata: end\n\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestServerStatusThatCannotBeMarshalled(t *testing.T) {
+	s := NewServer("capture", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func() any { return func() {} })
+	if err := s.Listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(ctx) }()
+	if code, body := get(t, s, "/status", nil); code != 500 || strings.Contains(body, "func") {
+		t.Errorf("got %d %s", code, body)
+	}
+	cancel()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,272 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestExitCodes(t *testing.T) {
+	exits := func(err error, want int, printed string) {
+		t.Helper()
+		var out bytes.Buffer
+		got := runMain("capture", func(context.Context) error { return err }, nil, &out, func(int) { t.Error("exit called") })
+		if got != want || out.String() != printed {
+			t.Errorf("%v: got %d and\n%swant %d and\n%s", err, got, out.String(), want, printed)
+		}
+	}
+	exits(nil, 0, "")
+	exits(errors.New("broken"), 1, "error: broken\n")
+	exits(fmt.Errorf("run: %w", &trouble.Error{Code: trouble.Gap, Op: "start", Subject: `source "shop"`, Cause: errors.New("slot was advanced"), Hint: "resnapshot"}),
+		1, "error: start source \"shop\"\n  cause  slot was advanced\n  hint   resnapshot\n  see    docs/runbooks/gap.md\n")
+	exits(fmt.Errorf("run: %w", &config.Faults{File: "capture.yaml", List: []config.Fault{{Path: "x", Line: 1, Column: 2, Message: "unknown key"}}}),
+		2, "error: capture.yaml has 1 fault\n  capture.yaml:1:2  x  unknown key\n  see    capture config show --defaults      every key, its default and its meaning\n")
+	exits(&trouble.Error{Code: trouble.Config, Op: "read", Cause: errors.New("no CA file")},
+		2, "error: read\n  cause  no CA file\n  see    docs/runbooks/config.md\n")
+	exits(Usage(errors.New("unknown flag --confg")), 2, "error: unknown flag --confg\n")
+	// Nobody interrupted: a cancelled context inside is a failure like any other.
+	exits(context.Canceled, 1, "error: context canceled\n")
+	if Usage(nil) != nil {
+		t.Error("no error is a usage error")
+	}
+}
+
+func TestSignals(t *testing.T) {
+	exits := func(want int, after func(context.Context) error) {
+		t.Helper()
+		signals := make(chan os.Signal, 1)
+		var out bytes.Buffer
+		got := runMain("sink", func(ctx context.Context) error {
+			signals <- syscall.SIGTERM
+			<-ctx.Done()
+			return after(ctx)
+		}, signals, &out, func(int) { t.Error("exit called") })
+		if got != want {
+			t.Errorf("got %d and %q, want %d", got, out.String(), want)
+		}
+	}
+	exits(0, func(context.Context) error { return nil })
+	exits(130, func(ctx context.Context) error { return fmt.Errorf("check: %w", ctx.Err()) })
+	exits(1, func(context.Context) error { return errors.New("flush failed") })
+
+	// The second signal does not wait for anybody.
+	signals := make(chan os.Signal, 2)
+	exited := make(chan int, 1)
+	runMain("sink", func(ctx context.Context) error {
+		signals <- os.Interrupt
+		<-ctx.Done()
+		signals <- os.Interrupt
+		if code := <-exited; code != 130 {
+			t.Errorf("exit code %d", code)
+		}
+		return nil
+	}, signals, io.Discard, func(code int) { exited <- code })
+}
+
+// TestMainCatchesSignals sends a real one to this process.
+func TestMainCatchesSignals(t *testing.T) {
+	code := Main("test", func(ctx context.Context) error {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(10 * time.Second):
+			return errors.New("SIGTERM did not end the context")
+		}
+	})
+	if code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestGroup(t *testing.T) {
+	broken := errors.New("broken")
+	until := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	ended := func(name string, want error, start func(ctx context.Context, g *Group)) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		g := NewGroup(ctx)
+		finished := false
+		g.Go("slow", func(ctx context.Context) error {
+			defer func() { finished = true }()
+			return until(ctx)
+		})
+		start(ctx, g)
+		err := g.Wait()
+		if !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%s: got %v, want %v", name, err, want)
+		}
+		if !finished {
+			t.Errorf("%s: Wait returned before the others ended", name)
+		}
+	}
+	ended("first error", broken, func(_ context.Context, g *Group) {
+		g.Go("done", func(context.Context) error { return nil }) // ends nobody
+		g.Go("bad", func(context.Context) error { return broken })
+	})
+	ended("later errors are echoes", broken, func(_ context.Context, g *Group) {
+		g.Go("bad", func(context.Context) error { return broken })
+		g.Go("echo", func(ctx context.Context) error { <-ctx.Done(); return errors.New("connection closed") })
+	})
+	ended("stopped", nil, func(_ context.Context, g *Group) { g.Stop() })
+	ended("cancelled error of one's own", context.Canceled, func(_ context.Context, g *Group) {
+		g.Go("own", func(context.Context) error { return context.Canceled })
+	})
+	ended("failure while stopping", broken, func(_ context.Context, g *Group) {
+		g.Go("flush", func(ctx context.Context) error { <-ctx.Done(); return broken })
+		g.Stop()
+	})
+
+	outer, cancel := context.WithCancel(t.Context())
+	g := NewGroup(outer)
+	g.Go("slow", until)
+	g.Go("wrapped", func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("receive: %w", ctx.Err()) })
+	cancel()
+	if err := g.Wait(); err != nil {
+		t.Errorf("ended from outside: %v", err)
+	}
+
+	g = NewGroup(t.Context())
+	g.Go("slow", until)
+	g.Go("decoder", func(context.Context) error { panic("index out of range") })
+	if err := g.Wait(); err == nil || !strings.HasPrefix(err.Error(), "decoder: panic: index out of range\n") ||
+		!strings.Contains(err.Error(), "service_test.go") {
+		t.Errorf("panic: got %v", err)
+	}
+}
+
+func TestLog(t *testing.T) {
+	var out bytes.Buffer
+	log := newLog(&out, config.Log{Format: "json", Level: "warn"})
+	log.Info("unimportant")
+	log.Warn("start", Err(&trouble.Error{Code: trouble.Gap, Op: "start", Cause: errors.New("x")}))
+	var line struct {
+		Time             time.Time
+		Level, Msg, Code string
+		Error            string
+	}
+	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
+		t.Fatalf("%v in %s", err, out.String())
+	}
+	if line.Code != "gap" || line.Error != "start: x" || line.Msg != "start" || line.Level != "WARN" {
+		t.Errorf("got %s", out.String())
+	}
+	if !strings.Contains(out.String(), `Z"`) {
+		t.Errorf("time is not in UTC: %s", out.String())
+	}
+	out.Reset()
+	newLog(&out, config.Log{Format: "text", Level: "debug"}).Debug("x", Err(errors.New("y")), Err(nil))
+	if !strings.Contains(out.String(), "level=DEBUG msg=x code=internal error=y\n") {
+		t.Errorf("got %s", out.String())
+	}
+}
+
+func TestInstanceIsOnesOwn(t *testing.T) {
+	seen := map[string]bool{}
+	for range 20 {
+		seen[Instance()] = true
+	}
+	if len(seen) < 15 { // of 65536; that 6 of 20 are equal by chance does not happen
+		t.Errorf("only %d names: %v", len(seen), seen)
+	}
+	for name := range seen {
+		if !strings.Contains(name, fmt.Sprintf("-%d-", os.Getpid())) {
+			t.Errorf("no process in %s", name)
+		}
+	}
+}
+
+func TestForm(t *testing.T) {
+	is := func(got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	is(FormatDuration(0), "0.00 s")
+	is(FormatDuration(412*time.Millisecond), "0.41 s")
+	is(FormatDuration(994*time.Millisecond), "0.99 s")
+	is(FormatDuration(996*time.Millisecond), "1.0 s")
+	is(FormatDuration(9940*time.Millisecond), "9.9 s")
+	is(FormatDuration(9960*time.Millisecond), "10 s")
+	is(FormatDuration(41*time.Second), "41 s")
+	is(FormatDuration(59700*time.Millisecond), "1 min 0 s")
+	is(FormatDuration(2*time.Minute+41*time.Second), "2 min 41 s")
+	is(FormatDuration(time.Hour-time.Millisecond), "1 h 0 min")
+	is(FormatDuration(3*time.Hour+12*time.Minute), "3 h 12 min")
+	is(FormatDuration(24*time.Hour-time.Second), "1 d 0 h")
+	is(FormatDuration(12*24*time.Hour+4*time.Hour), "12 d 4 h")
+	is(FormatDuration(-41*time.Second), "-41 s")
+	is(FormatDuration(-1<<63), "-106751 d 23 h")
+
+	is(FormatBytes(0), "0 B")
+	is(FormatBytes(1023), "1023 B")
+	is(FormatBytes(1024), "1.0 KiB")
+	is(FormatBytes(10307921510), "9.6 GiB")
+	is(FormatBytes(212<<30), "212 GiB")
+	is(FormatBytes(1<<20-1), "1.0 MiB")
+	is(FormatBytes(1<<63-1), "8.0 EiB")
+	is(FormatBytes(-1<<20), "-1.0 MiB")
+	is(FormatBytes(-1<<63), "-8.0 EiB")
+
+	is(FormatCount(0), "0")
+	is(FormatCount(999), "999")
+	is(FormatCount(1000), "1,000")
+	is(FormatCount(61300), "61,300")
+	is(FormatCount(9_999_999), "9,999,999")
+	is(FormatCount(16_000_000), "16.0 M")
+	is(FormatCount(999_949_999), "999.9 M")
+	is(FormatCount(999_950_000), "1.0 G")
+	is(FormatCount(2_500_000_000_000), "2.5 T")
+	is(FormatCount(1<<63-1), "9,223,372.0 T")
+	is(FormatCount(-61300), "-61,300")
+	is(FormatCount(-1<<63), "-9,223,372.0 T")
+}
+
+func TestLatency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLatency(histogramOpts())
+		quantiles := func(want50, want99 time.Duration, wantOK bool) {
+			t.Helper()
+			if p50, p99, ok := l.Quantiles(); p50 != want50 || p99 != want99 || ok != wantOK {
+				t.Errorf("got %v, %v, %v; want %v, %v, %v", p50, p99, ok, want50, want99, wantOK)
+			}
+		}
+		quantiles(0, 0, false)
+		for i := range 19 {
+			l.ObserveDuration(time.Duration(i) * time.Second)
+		}
+		quantiles(0, 0, false)
+		l.ObserveDuration(-time.Second) // the source's clock is ahead
+		quantiles(8*time.Second, 18*time.Second, true)
+		time.Sleep(LatencyWindow) // synctest's clock
+		quantiles(0, 0, false)
+		for i := range 100 {
+			l.ObserveDuration(time.Duration(100-i) * time.Millisecond)
+		}
+		quantiles(50*time.Millisecond, 99*time.Millisecond, true)
+		for range 3 * latencyCapacity {
+			l.ObserveDuration(time.Second)
+		}
+		quantiles(time.Second, time.Second, true)
+	})
+}
