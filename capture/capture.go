@@ -1,0 +1,134 @@
+// Package capture is service 1: it reads a Postgres database's WAL and publishes every change of every row, and the
+// rows that are already there, to one Kafka topic per table, each exactly once and in order. Read it along the way of
+// a row:
+//
+//	catalog      what the source has, what may be published, how
+//	replication  the stream of WAL messages
+//	pgoutput     bytes into messages
+//	snapshot     rows that are already there
+//	publish      events into Kafka transactions, and where to go on after a restart
+//
+// This package wires them: Run keeps a session alive, and session is the one goroutine through which every event
+// passes in order.
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/registry"
+)
+
+// Capture is the service for one source. Make it with New.
+type Capture struct {
+	config   Config
+	options  Options
+	log      *slog.Logger
+	registry *registry.Client
+	stages   service.Stages
+	stage    *service.Stage
+	meter    *meter
+	status   atomic.Pointer[Status]
+	trouble  atomic.Pointer[trouble.Error] // of the last attempt; nil while a session runs
+	instance string
+	ready    func(missing ...string) // tells /readyz what is missing
+}
+
+// Options are what the command line says beyond the configuration.
+type Options struct {
+	// OnGap says what to do when changes are missing between what was published and what the source can still
+	// send: GapStop (also "") or GapResnapshot.
+	OnGap string
+	// HTTP is the address under which this instance answers, for its progress records.
+	HTTP string
+}
+
+// What Options.OnGap can be.
+const (
+	GapStop       = "stop"
+	GapResnapshot = "resnapshot"
+)
+
+// Names of what a stage may wait for.
+const (
+	waitSource   = "source"
+	waitSlot     = "slot"
+	waitOld      = "old transaction"
+	waitKafka    = "kafka"
+	waitRegistry = "registry"
+	waitSnapshot = "snapshot"
+	waitRetry    = "retry"
+)
+
+// New prepares a capture; it connects nowhere.
+func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
+	tls, err := config.Registry.TLS.Config()
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	client, err := registry.New(registry.Config{
+		URLs: []string{config.Registry.URL}, TLS: tls, Username: config.Registry.Username, Password: config.Registry.Password.Reveal,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := &Capture{
+		config: config, options: options, registry: client, instance: service.Instance(),
+		log: log.With("source", config.Source.Name), ready: func(...string) {},
+	}
+	c.stage = c.stages.Stage("publish", waitSource, waitSlot, waitOld, waitKafka, waitRegistry, waitSnapshot, waitRetry)
+	c.meter = newMeter(config.Source.Name)
+	c.status.Store(&Status{Schema: statusSchema, Source: config.Source.Name, Instance: c.instance, State: "starting"})
+	return c, nil
+}
+
+// Run captures until ctx ends (nil) or something happens that no retry mends. It may be called once.
+func (c *Capture) Run(ctx context.Context) error {
+	backoff := retry.Backoff{Min: 200 * time.Millisecond, Max: 10 * time.Second}
+	began := time.Now()
+	for try := 1; ; try++ {
+		err := c.session(ctx)
+		if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+			c.log.Info("stopped")
+			return nil
+		}
+		if err == nil {
+			err = errors.New("the session ended by itself")
+		}
+		c.note(err)
+		if !retry.Transient(err) {
+			c.status.Store(c.stopped(err))
+			return err
+		}
+		if time.Since(began) > time.Minute {
+			try = 1
+		}
+		wait := backoff.Wait(try)
+		c.log.Warn("session ended, trying again", "wait", wait, "try", try, service.Err(err))
+		c.meter.reconnects.Inc()
+		done := c.stage.Wait(waitRetry)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		done()
+		began = time.Now()
+	}
+}
+
+// note keeps err for the status.
+func (c *Capture) note(err error) {
+	var t *trouble.Error
+	if !errors.As(err, &t) {
+		t = &trouble.Error{Code: trouble.Internal, Op: "capture", Subject: c.config.Source.Name, Cause: err}
+	}
+	c.meter.errors.WithLabelValues(string(t.Code)).Inc()
+	c.trouble.Store(t)
+}

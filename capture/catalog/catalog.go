@@ -1,0 +1,81 @@
+// Package catalog asks a source database what it is and what it holds: the server's facts, the tables with their
+// columns, types and replica identities, the publications and the slot. It makes and alters publications, and
+// nothing else, so that no write of the application ever fails because of us. It reads no rows and no WAL.
+//
+// It follows the chapters "System Catalogs" and "Logical Replication" of the Postgres documentation. What it says
+// holds now; the stream, which is behind, may still be at an older version of a table.
+package catalog
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+)
+
+// Catalog is one connection to the source's catalogs. It is not safe for concurrent use.
+type Catalog struct {
+	conn  *pgx.Conn
+	types map[schema.OID]*pgType
+}
+
+// Open connects to the database that dsn names.
+func Open(ctx context.Context, dsn, application string) (*Catalog, error) {
+	conn, err := postgres.Connect(ctx, dsn, application)
+	if err != nil {
+		return nil, Unreachable("connect to source", postgres.Redact(dsn), err)
+	}
+	return &Catalog{conn: conn, types: map[schema.OID]*pgType{}}, nil
+}
+
+// Unreachable is the trouble of a source that does not answer or refuses us.
+func Unreachable(op, subject string, err error) error {
+	e := &trouble.Error{
+		Code: trouble.SourceUnreachable, Op: op, Subject: subject, Cause: postgres.Describe(err),
+		Means: "nothing is lost: the source keeps the WAL that is still to be published",
+		Hint:  "check host, port, database and firewall; capture goes on by itself when the source answers",
+	}
+	switch postgres.SQLState(err) {
+	case "28000", "28P01":
+		e.Code = trouble.SourceRights
+		e.Hint = "check user, password and pg_hba.conf (a replication connection to this database must be allowed)"
+	case "42501":
+		e.Code = trouble.SourceRights
+		e.Hint = "see docs/security.md for the rights that capture needs"
+	}
+	return e
+}
+
+// Close ends the connection.
+func (c *Catalog) Close(ctx context.Context) error { return c.conn.Close(ctx) }
+
+// EmitMessage writes a transactional logical message with our prefix into the source's WAL and gives its LSN. It
+// makes an idle server send something, and carries signals.
+func (c *Catalog) EmitMessage(ctx context.Context, content string) error {
+	if _, err := c.conn.Exec(ctx, `select pg_logical_emit_message(true, $1, $2)`, MessagePrefix, content); err != nil {
+		return Unreachable("write a logical message to", "source", err)
+	}
+	return nil
+}
+
+// MessagePrefix is the prefix of the logical messages that are meant for capture.
+const MessagePrefix = "tributary"
+
+// query runs sql and hands each row to scan.
+func query[T any](ctx context.Context, conn *pgx.Conn, op string, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, Unreachable(op, "", err)
+	}
+	list, err := pgx.CollectRows(rows, scan)
+	if err != nil {
+		return nil, Unreachable(op, "", err)
+	}
+	return list, nil
+}
+
+func quoted(s string) string { return fmt.Sprintf("%q", s) }

@@ -1,0 +1,70 @@
+package catalog
+
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
+// Patterns chooses tables: a list of "schema.table" globs (* and ?), tried in order; one that begins with "!"
+// leaves out; the last that fits decides; nothing fits: left out. A half that holds a dot is written in double
+// quotes.
+type Patterns struct {
+	list []pattern
+}
+
+type pattern struct {
+	exclude       bool
+	schema, table string
+}
+
+// ParsePatterns reads the configuration's list.
+func ParsePatterns(list []string) (Patterns, error) {
+	var p Patterns
+	for _, text := range list {
+		one := pattern{}
+		rest, exclude := strings.CutPrefix(text, "!")
+		one.exclude = exclude
+		var both bool
+		if one.schema, rest, both = cutName(rest); both {
+			one.table, rest, _ = cutName(rest)
+		}
+		if _, err := path.Match(one.schema+one.table, ""); err != nil || one.table == "" || rest != "" {
+			return Patterns{}, fmt.Errorf("table pattern %q: write schema.table, with * and ? as wildcards and double quotes around a half with a dot", text)
+		}
+		p.list = append(p.list, one)
+	}
+	return p, nil
+}
+
+// cutName takes one half from s, up to a dot or the end; ok says that a dot followed.
+func cutName(s string) (name, rest string, ok bool) {
+	if quotedName, isQuoted := strings.CutPrefix(s, `"`); isQuoted {
+		end := strings.Index(quotedName, `"`)
+		if end < 0 {
+			return "", s, false
+		}
+		name, rest = quotedName[:end], quotedName[end+1:]
+		rest, ok = strings.CutPrefix(rest, ".")
+		return name, rest, ok
+	}
+	return strings.Cut(s, ".")
+}
+
+// Match says whether the table is chosen.
+func (p Patterns) Match(schema, table string) bool {
+	chosen := false
+	for _, one := range p.list {
+		if glob(one.schema, schema) && glob(one.table, table) {
+			chosen = !one.exclude
+		}
+	}
+	return chosen
+}
+
+// glob matches like path.Match, but a name may hold slashes.
+func glob(pattern, name string) bool {
+	clean := strings.NewReplacer("/", "\x00")
+	ok, err := path.Match(clean.Replace(pattern), clean.Replace(name))
+	return err == nil && ok
+}

@@ -1,0 +1,209 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+)
+
+// Publications names the two publications of a source. Full publishes all operations of the tables that have a
+// usable replica identity; Insert publishes INSERT and TRUNCATE of the others, so that their UPDATE and DELETE
+// never fail because a table was published. Both publish partitions as their root.
+//
+// A partitioned table without a primary key whose partitions are all REPLICA IDENTITY FULL is in both: its root in
+// Insert, its partitions, one by one, in Full. Postgres adds the operations up and still sends every change as the
+// root's. A partition made later, which has no identity, is then published for INSERT only, and the application's
+// UPDATE of it goes on working until the catalog is looked at again.
+type Publications struct{ Full, Insert string }
+
+// member is a table in a publication, as pg_publication_rel has it.
+type member struct {
+	oid          schema.OID
+	schema, name string
+}
+
+// plan says which tables belong into which publication.
+func plan(tables []*Table) (full, insert []member) {
+	for _, t := range tables {
+		root := member{t.Relation.OID, t.Relation.Schema, t.Relation.Name}
+		switch {
+		case t.Level == All && t.FullLeaves:
+			insert = append(insert, root)
+			for _, l := range t.Leaves {
+				full = append(full, member{l.OID, l.Schema, l.Name})
+			}
+		case t.Level == All:
+			full = append(full, root)
+		case t.Level == InsertOnly:
+			insert = append(insert, root)
+		}
+	}
+	return full, insert
+}
+
+// Ensure makes the publications publish exactly tables, as their levels say, and tells whether it had to change
+// anything. A table that moves from one to the other is in one transaction never in neither. It waits for no lock
+// longer than a few seconds: then it fails, to be tried again.
+func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) (changed bool, err error) {
+	full, insert := plan(tables)
+	tx, err := c.conn.Begin(ctx)
+	if err != nil {
+		return false, Unreachable("begin", "", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after Commit it does nothing
+	for _, one := range []struct {
+		name, operations string
+		want             []member
+	}{
+		{p.Full, "insert, update, delete, truncate", full},
+		{p.Insert, "insert, truncate", insert},
+	} {
+		did, err := ensureOne(ctx, tx, one.name, one.operations, one.want)
+		if err != nil {
+			return false, err
+		}
+		changed = changed || did
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return false, publicationTrouble(p.Full, err)
+	}
+	return changed, nil
+}
+
+func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want []member) (bool, error) {
+	if _, err := tx.Exec(ctx, `set local lock_timeout = '3s'`); err != nil {
+		return false, publicationTrouble(name, err)
+	}
+	var exists, operationsFit bool
+	err := tx.QueryRow(ctx, `
+		select count(*) > 0,
+		       coalesce(bool_and(pubviaroot and pubinsert and pubtruncate and pubupdate = $2 and pubdelete = $2), false)
+		  from pg_publication where pubname = $1`, name, strings.Contains(operations, "update")).Scan(&exists, &operationsFit)
+	if err != nil {
+		return false, publicationTrouble(name, err)
+	}
+	changed := false
+	options := " (publish = '" + operations + "', publish_via_partition_root = true)"
+	switch {
+	case !exists:
+		changed = true
+		_, err = tx.Exec(ctx, `create publication `+postgres.Ident(name)+` with`+options)
+	case !operationsFit:
+		changed = true
+		_, err = tx.Exec(ctx, `alter publication `+postgres.Ident(name)+` set`+options)
+	}
+	if err != nil {
+		return false, publicationTrouble(name, err)
+	}
+	have, err := members(ctx, tx, name)
+	if err != nil {
+		return false, err
+	}
+	moved, err := alterMembers(ctx, tx, name, have, want)
+	return changed || moved, err
+}
+
+func alterMembers(ctx context.Context, tx pgx.Tx, name string, have, want []member) (changed bool, err error) {
+	for _, step := range []struct {
+		verb string
+		list []member
+	}{{"add", without(want, have)}, {"drop", without(have, want)}} {
+		if len(step.list) == 0 {
+			continue
+		}
+		changed = true
+		names := make([]string, len(step.list))
+		for i, m := range step.list {
+			names[i] = postgres.Ident(m.schema, m.name)
+		}
+		// Without ONLY a table's inheritance children would come with it; a partitioned table means the same either way.
+		_, err := tx.Exec(ctx, `alter publication `+postgres.Ident(name)+` `+step.verb+` table only `+strings.Join(names, ", only "))
+		if err != nil {
+			return false, publicationTrouble(name, err)
+		}
+	}
+	return changed, nil
+}
+
+func without(list, other []member) []member {
+	var rest []member
+	for _, m := range list {
+		if !slices.ContainsFunc(other, func(o member) bool { return o.oid == m.oid }) {
+			rest = append(rest, m)
+		}
+	}
+	return rest
+}
+
+func members(ctx context.Context, tx pgx.Tx, name string) ([]member, error) {
+	rows, err := tx.Query(ctx, `
+		select c.oid, n.nspname::text, c.relname::text
+		  from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+		  join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
+		 where p.pubname = $1`, name)
+	if err != nil {
+		return nil, publicationTrouble(name, err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (member, error) {
+		var m member
+		err := row.Scan((*uint32)(&m.oid), &m.schema, &m.name)
+		return m, err
+	})
+	if err != nil {
+		return nil, publicationTrouble(name, err)
+	}
+	return list, nil
+}
+
+func publicationTrouble(name string, err error) error {
+	e := &trouble.Error{
+		Code: trouble.Publication, Op: "make publication", Subject: quoted(name), Cause: postgres.Describe(err),
+		Means: "nothing was changed; tables that are not yet published are not captured",
+		Hint:  "it is tried again by itself",
+	}
+	if postgres.SQLState(err) == "42501" {
+		e.Code = trouble.SourceRights
+		e.Hint = "capture's role must own the tables and have CREATE on the database, see docs/security.md"
+	}
+	return e
+}
+
+// Breaking is a table that a publication of somebody else publishes although its UPDATE or DELETE fail because
+// of that.
+type Breaking struct{ Publication, Schema, Table string }
+
+// BreakingPublications lists tables, of those given, whose UPDATE and DELETE the server refuses because some
+// publication has them.
+func (c *Catalog) BreakingPublications(ctx context.Context, tables []*Table) ([]Breaking, error) {
+	var oids []uint32
+	for _, t := range tables {
+		if t.Level == InsertOnly && !t.Partitioned {
+			oids = append(oids, uint32(t.Relation.OID))
+		}
+	}
+	return query(ctx, c.conn, "list publications", func(row pgx.CollectableRow) (Breaking, error) {
+		var b Breaking
+		err := row.Scan(&b.Publication, &b.Schema, &b.Table)
+		return b, err
+	}, `select distinct p.pubname::text, t.schemaname::text, t.tablename::text
+	      from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
+	     where (p.pubupdate or p.pubdelete)
+	       and format('%I.%I', t.schemaname, t.tablename)::regclass = any($1::oid[])`, oids)
+}
+
+// DropPublications removes both.
+func (c *Catalog) DropPublications(ctx context.Context, p Publications) error {
+	for _, name := range []string{p.Full, p.Insert} {
+		if _, err := c.conn.Exec(ctx, fmt.Sprintf(`drop publication if exists %s`, postgres.Ident(name))); err != nil {
+			return publicationTrouble(name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,73 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tributary-cdc/tributary/capture/pgoutput"
+	"github.com/tributary-cdc/tributary/schema"
+)
+
+// Resolve makes the relation that a Relation message describes. The message is the truth about columns, types and
+// replica identity at its place of the WAL; the catalog, which is of now, adds what the message lacks: type names,
+// attnums, NOT NULL, constant defaults, the order of the key. table is what the catalog has under this OID, nil if
+// it is gone; then the relation stands on the message alone.
+func (c *Catalog) Resolve(ctx context.Context, msg *pgoutput.Relation, table *Table) (*schema.Relation, error) {
+	rel := &schema.Relation{
+		OID: msg.OID, Schema: string(msg.Namespace), Name: string(msg.Name), Identity: msg.Identity,
+	}
+	used := make([]columnType, len(msg.Columns))
+	for i, col := range msg.Columns {
+		used[i] = columnType{oid: col.TypeOID, typmod: col.Typmod}
+	}
+	types, err := c.columnTypes(ctx, used)
+	if err != nil {
+		return nil, fmt.Errorf("resolve relation %q: %w", rel.QualifiedName(), err)
+	}
+	flagged := 0
+	for i, col := range msg.Columns {
+		one := schema.Column{Name: string(col.Name), Type: types[i]}
+		if table != nil {
+			if at := table.Relation.Column(one.Name); at >= 0 {
+				known := &table.Relation.Columns[at]
+				one.AttNum, one.NotNull, one.Default = known.AttNum, known.NotNull, known.Default
+			}
+		}
+		rel.Columns = append(rel.Columns, one)
+		if col.Key {
+			flagged++
+		}
+	}
+	if table != nil && table.FullLeaves && table.Relation.Identity == schema.IdentityFull {
+		rel.Identity = schema.IdentityFull // the message speaks of the root, the rows come from its partitions
+	}
+	rel.Key = resolveKey(rel, msg, flagged, table)
+	return rel, nil
+}
+
+// resolveKey finds the key: the columns that the message flags, in the catalog's order where that has the same
+// ones. Under FULL all columns are flagged and under NOTHING none is: then it is the catalog's key, if the message
+// has all its columns.
+func resolveKey(rel *schema.Relation, msg *pgoutput.Relation, flagged int, table *Table) []int {
+	byFlags := msg.Identity == schema.IdentityDefault || msg.Identity == schema.IdentityIndex
+	if table != nil {
+		var key []int
+		for _, k := range table.Relation.Key {
+			if i := rel.Column(table.Relation.Columns[k].Name); i >= 0 && (!byFlags || flagged == 0 || msg.Columns[i].Key) {
+				key = append(key, i)
+			}
+		}
+		if len(key) == len(table.Relation.Key) && (!byFlags || flagged == 0 || len(key) == flagged) {
+			return key
+		}
+	}
+	var key []int
+	if byFlags {
+		for i, col := range msg.Columns {
+			if col.Key {
+				key = append(key, i)
+			}
+		}
+	}
+	return key
+}

@@ -1,0 +1,139 @@
+package catalog
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// Server is what the source's server says of itself.
+type Server struct {
+	VersionNum  int    // 170005
+	Version     string // "17.5"
+	Database    string
+	Role        string
+	InRecovery  bool
+	WALLevel    string
+	Encoding    string
+	Superuser   bool
+	Replication bool
+	CanCreate   bool // CREATE on the database: needed to make a publication
+
+	SlotsUsed, SlotsMax     int
+	SendersUsed, SendersMax int
+	// SlotKeepBytes is max_slot_wal_keep_size in bytes, -1 for no limit.
+	SlotKeepBytes int64
+}
+
+// Major gives the major version: 14 to 18.
+func (s *Server) Major() int { return s.VersionNum / 10000 }
+
+// Server asks for the server's facts.
+func (c *Catalog) Server(ctx context.Context) (*Server, error) {
+	var s Server
+	err := c.conn.QueryRow(ctx, `
+		select current_setting('server_version_num')::int, current_setting('server_version'),
+		       current_database(), current_user::text, pg_is_in_recovery(), current_setting('wal_level'),
+		       current_setting('server_encoding'),
+		       r.rolsuper, r.rolreplication or r.rolsuper,
+		       has_database_privilege(current_database(), 'create'),
+		       (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::int,
+		       (select count(*) from pg_stat_replication), current_setting('max_wal_senders')::int,
+		       (select case when setting::bigint < 0 then -1 else setting::bigint * 1048576 end
+		          from pg_settings where name = 'max_slot_wal_keep_size')
+		  from pg_roles r where r.rolname = current_user`).Scan(
+		&s.VersionNum, &s.Version, &s.Database, &s.Role, &s.InRecovery, &s.WALLevel, &s.Encoding,
+		&s.Superuser, &s.Replication, &s.CanCreate,
+		&s.SlotsUsed, &s.SlotsMax, &s.SendersUsed, &s.SendersMax, &s.SlotKeepBytes)
+	if err != nil {
+		return nil, Unreachable("ask the server's settings", "", err)
+	}
+	return &s, nil
+}
+
+// Blocker is a transaction that creating a slot has to wait for.
+type Blocker struct {
+	PID         int
+	Application string
+	Age         time.Duration
+}
+
+// Blockers lists the oldest transactions that are open and have written, or hold a snapshot, oldest first.
+func (c *Catalog) Blockers(ctx context.Context, olderThan time.Duration) ([]Blocker, error) {
+	return query(ctx, c.conn, "list open transactions", func(row pgx.CollectableRow) (Blocker, error) {
+		var b Blocker
+		var seconds float64
+		err := row.Scan(&b.PID, &b.Application, &seconds)
+		b.Age = time.Duration(seconds * float64(time.Second))
+		return b, err
+	}, `select pid, coalesce(application_name, ''), extract(epoch from clock_timestamp() - xact_start)::float8
+	      from pg_stat_activity
+	     where backend_xid is not null and pid <> pg_backend_pid() and backend_type <> 'walsender'
+	       and xact_start < clock_timestamp() - make_interval(secs => $1)
+	     order by xact_start limit 5`, olderThan.Seconds())
+}
+
+// Slot is a replication slot as the server describes it.
+type Slot struct {
+	Name              string
+	Plugin            string
+	Database          string
+	Active            bool
+	ActivePID         int
+	Holder            string // application and address of who streams from it, "" if nobody
+	ConfirmedFlushLSN change.LSN
+	RestartLSN        change.LSN // 0 once the slot is lost
+	WALStatus         string     // reserved, extended, unreserved, lost
+	TwoPhase          bool
+	KeptBytes         int64  // current WAL position − restart_lsn
+	SafeBytes         *int64 // what may still be written before the slot is lost; nil: no limit
+	ToPublishBytes    int64  // current flush position − confirmed_flush_lsn
+}
+
+// Slot describes the slot called name, nil if there is none.
+func (c *Catalog) Slot(ctx context.Context, name string) (*Slot, error) {
+	list, err := query(ctx, c.conn, "describe slot "+quoted(name), func(row pgx.CollectableRow) (Slot, error) {
+		s := Slot{Name: name}
+		var confirmed, restart int64
+		err := row.Scan(&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, &confirmed, &restart,
+			&s.WALStatus, &s.TwoPhase, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes)
+		s.ConfirmedFlushLSN, s.RestartLSN = change.LSN(confirmed), change.LSN(restart)
+		return s, err
+	}, `with now as (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+	                             else pg_current_wal_lsn() end as lsn)
+		select coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active, coalesce(s.active_pid, 0),
+		       coalesce((select application_name || coalesce(' at ' || host(client_addr), '')
+		                   from pg_stat_replication r where r.pid = s.active_pid), ''),
+		       coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8, coalesce(s.restart_lsn - '0/0', 0)::int8,
+		       coalesce(s.wal_status, ''), coalesce(s.two_phase, false),
+		       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,
+		       greatest(coalesce(now.lsn - s.confirmed_flush_lsn, 0), 0)::int8
+		  from pg_replication_slots s, now where s.slot_name = $1`, name)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	return &list[0], nil
+}
+
+// WALPosition gives the end of the WAL that the server has flushed.
+func (c *Catalog) WALPosition(ctx context.Context) (change.LSN, error) {
+	var lsn int64
+	err := c.conn.QueryRow(ctx, `select ((case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+		else pg_current_wal_flush_lsn() end) - '0/0')::int8`).Scan(&lsn)
+	if err != nil {
+		return 0, Unreachable("ask the WAL position of", "source", err)
+	}
+	return change.LSN(lsn), nil
+}
+
+// NewestTransaction gives an id that is not below that of any transaction which has begun.
+func (c *Catalog) NewestTransaction(ctx context.Context) (uint32, error) {
+	var xmax int64
+	if err := c.conn.QueryRow(ctx, `select pg_snapshot_xmax(pg_current_snapshot())::text::int8`).Scan(&xmax); err != nil {
+		return 0, Unreachable("ask the running transactions of", "source", err)
+	}
+	return uint32(xmax - 1), nil //nolint:gosec // the low half is what the WAL has
+}

@@ -1,0 +1,381 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/schema"
+)
+
+// Level is how much of a table can be captured without harm to the application.
+type Level string
+
+// The levels.
+const (
+	All        Level = "all"      // INSERT, UPDATE, DELETE, TRUNCATE
+	InsertOnly Level = "insert"   // INSERT and TRUNCATE: no usable replica identity
+	LeftOut    Level = "left out" // not at all
+)
+
+// Table is one table as a whole: an ordinary one, or a partitioned one with all its partitions.
+type Table struct {
+	Relation    schema.Relation // without generated columns, which are not in the stream
+	Level       Level
+	Reason      string // why it is not All, for people
+	Help        string // SQL that would make it All, "" if there is none
+	Partitioned bool
+	Leaves      []Leaf // of a partitioned table, as the catalog has them now
+	// EstimatedRows is the planner's estimate, Bytes the size on disk with TOAST and without indexes.
+	EstimatedRows, Bytes int64
+	Generated            []string // names of generated columns
+	// FullLeaves says that the partitions are published each by itself for UPDATE and DELETE, see Publications.
+	FullLeaves bool
+}
+
+// Leaf is one partition that holds rows.
+type Leaf struct {
+	OID          schema.OID
+	Schema, Name string
+	Identity     schema.ReplicaIdentity
+	// KeyColumns are the names of the columns of its replica identity, in key order; nil for FULL and for none.
+	KeyColumns []string
+}
+
+// relation is pg_class with what hangs on it.
+type relation struct {
+	oid          schema.OID
+	schema, name string
+	kind         string // r, p, f, m
+	persistence  string // p, u, t
+	identity     schema.ReplicaIdentity
+	partition    bool
+	tuples       int64
+	bytes        int64
+	columns      []attribute
+	primary      []int16 // attnums of the primary key if it can identify rows
+	replident    []int16 // attnums of the index of REPLICA IDENTITY USING INDEX
+}
+
+type attribute struct {
+	num       int16
+	name      string
+	typ       columnType
+	notNull   bool
+	generated string // expression
+	missing   *string
+}
+
+// Tables lists the tables that patterns choose, and those they choose but that have no WAL to read (LeftOut, with
+// the reason), by name.
+func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, error) {
+	relations, err := c.relations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	leaves, err := c.leaves(ctx, relations)
+	if err != nil {
+		return nil, err
+	}
+	var tables []*Table
+	for _, r := range relations {
+		if r.partition || !patterns.Match(r.schema, r.name) {
+			continue
+		}
+		t, err := c.table(ctx, r, leaves[r.oid])
+		if err != nil {
+			return nil, err
+		}
+		tables = append(tables, t)
+	}
+	return tables, nil
+}
+
+// Table describes the one table with this OID, nil if it is gone.
+func (c *Catalog) Table(ctx context.Context, oid schema.OID) (*Table, error) {
+	relations, err := c.relations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(relations, func(r *relation) bool { return r.oid == oid })
+	if i < 0 {
+		return nil, nil
+	}
+	leaves, err := c.leaves(ctx, relations)
+	if err != nil {
+		return nil, err
+	}
+	return c.table(ctx, relations[i], leaves[oid])
+}
+
+func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*Table, error) {
+	t := &Table{
+		Relation:    schema.Relation{OID: r.oid, Schema: r.schema, Name: r.name, Identity: r.identity},
+		Partitioned: r.kind == "p", EstimatedRows: r.tuples, Bytes: r.bytes,
+	}
+	var kept []attribute
+	for _, a := range r.columns {
+		if a.generated != "" {
+			t.Generated = append(t.Generated, a.name)
+			continue
+		}
+		kept = append(kept, a)
+	}
+	used := make([]columnType, len(kept))
+	for i, a := range kept {
+		used[i] = a.typ
+	}
+	types, err := c.columnTypes(ctx, used)
+	if err != nil {
+		return nil, fmt.Errorf("describe table %q: %w", t.Relation.QualifiedName(), err)
+	}
+	for i, a := range kept {
+		t.Relation.Columns = append(t.Relation.Columns, schema.Column{
+			Name: a.name, AttNum: a.num, Type: types[i], NotNull: a.notNull, Default: a.missing,
+		})
+	}
+	for _, l := range leaves {
+		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey())})
+		t.EstimatedRows += l.tuples
+		t.Bytes += l.bytes
+	}
+	key := r.identityKey()
+	if len(key) == 0 {
+		key = r.primary // FULL and NOTHING log no key, but the table still has one
+	}
+	for _, num := range key {
+		i := slices.IndexFunc(kept, func(a attribute) bool { return a.num == num })
+		if i < 0 { // a generated column in the key: the stream does not have it
+			t.Relation.Key = nil
+			break
+		}
+		t.Relation.Key = append(t.Relation.Key, i)
+	}
+	t.judge(r)
+	return t, nil
+}
+
+// identityKey gives the attnums that Postgres logs for old rows; nil when it logs all or none.
+func (r *relation) identityKey() []int16 {
+	switch r.identity {
+	case schema.IdentityDefault:
+		return r.primary
+	case schema.IdentityIndex:
+		return r.replident
+	}
+	return nil
+}
+
+func (r *relation) names(nums []int16) []string {
+	var names []string
+	for _, num := range nums {
+		for _, a := range r.columns {
+			if a.num == num {
+				names = append(names, a.name)
+			}
+		}
+	}
+	return names
+}
+
+// judge sets Level, Reason and Help.
+//
+// A table whose UPDATE or DELETE is published must have a usable replica identity, or Postgres refuses the
+// application's own statement. For a partitioned table each partition's own identity decides, also that of
+// partitions yet to be made: one made from a root with a primary key inherits it, any other has none.
+func (t *Table) judge(r *relation) {
+	name := postgres.Ident(r.schema, r.name)
+	switch {
+	case r.kind == "f":
+		t.Level, t.Reason = LeftOut, "a foreign table has no WAL to read"
+		return
+	case r.kind == "m":
+		t.Level, t.Reason = LeftOut, "a materialized view has no WAL to read"
+		return
+	case r.persistence == "u":
+		t.Level, t.Reason, t.Help = LeftOut, "an unlogged table has no WAL to read", "ALTER TABLE "+name+" SET LOGGED;"
+		return
+	case r.persistence == "t":
+		t.Level, t.Reason = LeftOut, "a temporary table has no WAL to read"
+		return
+	}
+	identity := "ALTER TABLE " + name + " REPLICA IDENTITY FULL;"
+	if !t.Partitioned {
+		if r.identity == schema.IdentityFull || len(r.identityKey()) > 0 && len(t.Relation.Key) > 0 {
+			t.Level = All
+			return
+		}
+		t.Level, t.Help = InsertOnly, identity
+		t.Reason = "it has no primary key"
+		if r.identity == schema.IdentityNothing {
+			t.Reason = "its replica identity is nothing"
+		} else if r.identity == schema.IdentityIndex {
+			t.Reason = "the index of its replica identity is gone"
+		} else if len(r.primary) > 0 {
+			t.Reason = "its primary key holds a generated column, which the stream does not have"
+		}
+		return
+	}
+	t.judgeRoot(r)
+}
+
+func (t *Table) judgeRoot(r *relation) {
+	rootKey := r.names(r.primary)
+	full, keyed := 0, 0
+	var lacking []string
+	for _, l := range t.Leaves {
+		switch {
+		case l.Identity == schema.IdentityFull:
+			full++
+		case len(rootKey) > 0 && slices.Equal(l.KeyColumns, rootKey):
+			keyed++
+		default:
+			lacking = append(lacking, "ALTER TABLE "+postgres.Ident(l.Schema, l.Name)+" REPLICA IDENTITY FULL;")
+		}
+	}
+	switch {
+	case len(lacking) > 0 || len(t.Leaves) == 0 && len(rootKey) == 0:
+		t.Level = InsertOnly
+		t.Reason = fmt.Sprintf("%d of its %d partitions have no replica identity that fits the root", len(lacking), len(t.Leaves))
+		if len(rootKey) == 0 {
+			t.Reason += ", which has no primary key"
+			if full == 0 {
+				lacking = append(lacking, "ALTER TABLE "+postgres.Ident(r.schema, r.name)+" REPLICA IDENTITY FULL;")
+			}
+		}
+		t.Help = strings.Join(lacking, "\n")
+	case len(rootKey) > 0 && full == 0:
+		t.Level = All
+	default:
+		// Partitions with FULL: published one by one, while the root, and with it every partition made later, is
+		// published for INSERT and TRUNCATE only.
+		t.Level, t.FullLeaves = All, true
+		if keyed == 0 {
+			t.Relation.Identity = schema.IdentityFull
+		}
+	}
+}
+
+func (c *Catalog) relations(ctx context.Context) ([]*relation, error) {
+	list, err := query(ctx, c.conn, "list tables", func(row pgx.CollectableRow) (*relation, error) {
+		var r relation
+		var identity string
+		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.bytes)
+		if err == nil {
+			r.identity = schema.ReplicaIdentity(identity[0])
+		}
+		return &r, err
+	}, `select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+	           c.relispartition, greatest(c.reltuples, 0)::int8,
+	           case when c.relkind = 'r' then coalesce(pg_table_size(c.oid), 0) else 0 end
+	      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+	     where c.relkind in ('r', 'p', 'f', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
+	       and n.nspname !~ '^pg_(toast|temp_)'
+	     order by n.nspname, c.relname`)
+	if err != nil {
+		return nil, err
+	}
+	byOID := make(map[schema.OID]*relation, len(list))
+	for _, r := range list {
+		byOID[r.oid] = r
+	}
+	if err := c.attributes(ctx, byOID); err != nil {
+		return nil, err
+	}
+	return list, c.indexes(ctx, byOID)
+}
+
+func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation) error {
+	type found struct {
+		relation schema.OID
+		attribute
+	}
+	list, err := query(ctx, c.conn, "list columns", func(row pgx.CollectableRow) (found, error) {
+		var f found
+		err := row.Scan((*uint32)(&f.relation), &f.num, &f.name, (*uint32)(&f.typ.oid), &f.typ.typmod, &f.notNull, &f.generated, &f.missing)
+		return f, err
+	}, `select a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
+	           case when a.attgenerated <> '' then coalesce(pg_get_expr(d.adbin, d.adrelid), '') else '' end,
+	           case when a.atthasmissing then (a.attmissingval::text::text[])[1] end
+	      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+	      left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+	     where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'f', 'm')
+	       and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp_)'
+	     order by a.attrelid, a.attnum`)
+	if err != nil {
+		return err
+	}
+	for _, f := range list {
+		if r := byOID[f.relation]; r != nil {
+			r.columns = append(r.columns, f.attribute)
+		}
+	}
+	return nil
+}
+
+func (c *Catalog) indexes(ctx context.Context, byOID map[schema.OID]*relation) error {
+	type found struct {
+		relation           schema.OID
+		primary, replident bool
+		columns            []int16
+	}
+	list, err := query(ctx, c.conn, "list keys", func(row pgx.CollectableRow) (found, error) {
+		var f found
+		err := row.Scan((*uint32)(&f.relation), &f.primary, &f.replident, &f.columns)
+		return f, err
+	}, `select indrelid, indisprimary, indisreplident, (indkey::int2[])[0:indnkeyatts - 1]
+	      from pg_index
+	     where (indisprimary or indisreplident) and indisvalid and indimmediate and indpred is null
+	       and indrelid >= 16384`)
+	if err != nil {
+		return err
+	}
+	for _, f := range list {
+		r := byOID[f.relation]
+		if r == nil {
+			continue
+		}
+		if f.primary {
+			r.primary = f.columns
+		}
+		if f.replident {
+			r.replident = f.columns
+		}
+	}
+	return nil
+}
+
+// leaves gives the partitions that hold rows of each partitioned table.
+func (c *Catalog) leaves(ctx context.Context, relations []*relation) (map[schema.OID][]*relation, error) {
+	byOID := make(map[schema.OID]*relation, len(relations))
+	var roots []uint32
+	for _, r := range relations {
+		byOID[r.oid] = r
+		if r.kind == "p" && !r.partition {
+			roots = append(roots, uint32(r.oid))
+		}
+	}
+	if len(roots) == 0 {
+		return nil, nil
+	}
+	type pair struct{ root, leaf schema.OID }
+	list, err := query(ctx, c.conn, "list partitions", func(row pgx.CollectableRow) (pair, error) {
+		var p pair
+		err := row.Scan((*uint32)(&p.root), (*uint32)(&p.leaf))
+		return p, err
+	}, `select r.oid, p.relid::oid from unnest($1::oid[]) r(oid), pg_partition_tree(r.oid) p where p.isleaf order by 1, 2`, roots)
+	if err != nil {
+		return nil, err
+	}
+	leaves := map[schema.OID][]*relation{}
+	for _, p := range list {
+		if l := byOID[p.leaf]; l != nil {
+			leaves[p.root] = append(leaves[p.root], l)
+		}
+	}
+	return leaves, nil
+}

@@ -1,0 +1,516 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/capture/pgoutput"
+	"github.com/tributary-cdc/tributary/capture/snapshot"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// Rows that are already there are read in chunks while the stream goes on, and each chunk is put between two
+// transactions of the stream. What must never happen is that an older row comes behind a newer one:
+//
+//	stream: UPDATE … 'new'; COMMIT, read and published
+//	chunk:  read afterwards, and still sees 'old', because the commit record is in the WAL before its transaction
+//	        becomes visible (with synchronous replication, seconds before)
+//	chunk:  published: 'old' stands until that row changes again
+//
+// Positions in the WAL cannot tell; visibility can. So:
+//
+//  1. Before a chunk is read, a window opens: from here on the key of every event of its table is noted with its xid.
+//  2. The chunk is read under a snapshot S, which says which transactions it saw and up to which LSN they reach.
+//  3. Every transaction that was streamed before the window opened must be visible in S. If not: read again.
+//  4. When the stream has passed that LSN, everything that S saw has been published. The rows whose key an event noted
+//     of a transaction that S did not see are dropped: newer than the chunk, they are already published. The rest is
+//     published at positions above all that was, and events that follow are newer.
+//  5. An UPDATE without the value of a TOASTed column is no whole row. A reader that has not got the row yet can only
+//     leave it out. So its row is not dropped by rule 4 but brought up to it; and the row of a key change without such
+//     a value is read again by itself, under its new key, for which its chunk may have been read long ago.
+//
+// A table without a key is read whole under one S, and its own events are held until its rows are out; those that S saw
+// are dropped, since the rows have them in.
+
+// tableSnapshot is what is still to be read of one table.
+type tableSnapshot struct {
+	ranges  []snapshot.Range // not being read now
+	windows []*window        // being read, or waiting for the stream
+	split   bool             // ranges are made
+	// after: every transaction up to this id must have ended before a read counts; 0 for none. A table that joins
+	// a publication while a transaction writes to it would lose that one's rows: they are not in the stream, and
+	// not yet visible.
+	after  uint32
+	reload bool // what the topic has of the table is void: a truncate goes first
+	hold   *hold
+	// notBefore: a read that did not count is repeated a little later, so that waiting for a transaction to become
+	// visible does not keep the source busy.
+	notBefore time.Time
+}
+
+// window is one range being read.
+type window struct {
+	table     *table
+	relation  *schema.Relation
+	rng       snapshot.Range
+	opened    uint64 // transactions streamed before
+	touched   []touch
+	bytes     int
+	truncated []uint32 // xids of truncates since
+	split     bool     // it stands for the split of the table, not for a range
+	parts     int      // to split into
+	limits    snapshot.Limits
+	chunk     *snapshot.Chunk
+	err       error
+}
+
+// touch is one event that a window has noted.
+type touch struct {
+	xid     uint32
+	key     string
+	partial change.Tuple // the new row of an UPDATE without some TOASTed value; nil for any other event
+}
+
+// maxTouched bounds what a window notes; beyond it the chunk is read again, closer to the stream.
+const maxTouched = 32 << 20
+
+// hold is a table without key being read.
+type hold struct {
+	table   *table
+	opened  uint64
+	begun   bool // the read has its snapshot, and it counts
+	drained bool // all rows are published
+	seen    snapshot.Visibility
+	lsn     change.LSN
+	start   chan bool           // tells the reader whether its snapshot counts
+	pieces  chan []change.Tuple // closed by the reader when it is done
+	begins  chan holdBegun      // the reader's snapshot; closed with pieces
+	err     error               // why the read ended early; set before pieces is closed
+	// abandoned is closed by the session when the rows are not wanted any more.
+	abandoned chan struct{}
+}
+
+type holdBegun struct {
+	seen snapshot.Visibility
+	lsn  change.LSN
+}
+
+// chunks is the traffic between the session and its readers.
+type chunks struct {
+	tasks   chan task
+	results chan readResult
+	idle    int      // readers without a task
+	queue   []*table // with a snapshot, in the order in which they are read
+	reading []*table // of these, those with a window or a hold
+	// finished: no id up to this one may be invisible to a read that counts. It stands for transactions that were
+	// published before this session, or that recent has forgotten.
+	finished uint32
+	any      bool // finished is set
+}
+
+// task is one thing for a reader to do: split a table into ranges, read one range, or read a table without key.
+type task struct {
+	source snapshot.Source
+	split  bool
+	window *window
+	hold   *hold
+}
+
+type readResult struct {
+	window *window // nil for a hold, whose outcome comes through its own channels
+	chunk  *snapshot.Chunk
+	ranges []snapshot.Range // of a split
+	err    error
+}
+
+// recent remembers the transactions that were streamed lately.
+type recent struct {
+	xids    []uint32
+	dropped uint64 // forgotten before xids[0]
+}
+
+const maxRecent = 1 << 16
+
+func (r *recent) add(xid uint32) { r.xids = append(r.xids, xid) }
+
+func (r *recent) count() uint64 { return r.dropped + uint64(len(r.xids)) }
+
+// forget drops the older half when there are too many and gives the greatest id among them.
+func (r *recent) forget() (greatest uint32, any bool) {
+	if len(r.xids) < maxRecent {
+		return 0, false
+	}
+	half := len(r.xids) / 2
+	for i, xid := range r.xids[:half] {
+		if i == 0 || int32(xid-greatest) > 0 {
+			greatest = xid
+		}
+	}
+	r.xids = slices.Delete(r.xids, 0, half)
+	r.dropped += uint64(half)
+	return greatest, true
+}
+
+// seenBy says whether seen covers all transactions that were streamed before the count-th.
+func (r *recent) seenBy(seen *snapshot.Visibility, count uint64) bool {
+	for i, xid := range r.xids {
+		if r.dropped+uint64(i) >= count {
+			break
+		}
+		if !seen.Sees(xid) {
+			return false
+		}
+	}
+	return true
+}
+
+// mustFinish raises the id below which everything must have ended.
+func (c *chunks) mustFinish(xid uint32) {
+	if xid != 0 && (!c.any || int32(xid-c.finished) > 0) {
+		c.finished, c.any = xid, true
+	}
+}
+
+// counts says whether a read under seen may be published (rule 3).
+func (s *session) counts(seen *snapshot.Visibility, opened uint64, snap *tableSnapshot) bool {
+	if s.chunks.any && !seen.Finished(s.chunks.finished) {
+		return false
+	}
+	if snap.after != 0 && !seen.Finished(snap.after) {
+		return false
+	}
+	return s.recent.seenBy(seen, opened)
+}
+
+// want begins to read t: all of it, or what its progress says is left.
+func (s *session) want(t *table, after uint32, reload bool) {
+	t.snapshot = &tableSnapshot{after: after, reload: reload}
+	if t.progress.Done || t.progress.Rows == 0 && t.progress.Ranges == nil {
+		t.progress.Done, t.progress.Rows, t.progress.Ranges = false, 0, nil
+	}
+	for _, r := range t.progress.Ranges {
+		t.snapshot.ranges = append(t.snapshot.ranges, snapshot.Range{At: r.At, After: r.After, Up: r.Up})
+		t.snapshot.split = true
+	}
+	s.changed[t.pub.Relation.OID] = true
+	if !slices.Contains(s.chunks.queue, t) {
+		s.chunks.queue = append(s.chunks.queue, t)
+	}
+}
+
+// snapshots is called between two transactions: it publishes chunks that are ready and gives readers new tasks.
+func (s *session) snapshots(ctx context.Context) error {
+	if greatest, any := s.recent.forget(); any {
+		s.chunks.mustFinish(greatest)
+	}
+	if len(s.chunks.queue) == 0 {
+		return nil
+	}
+	for more := true; more; {
+		select {
+		case r := <-s.chunks.results:
+			s.chunks.arrived(r)
+		default:
+			more = false
+		}
+	}
+	for _, t := range slices.Clone(s.chunks.reading) {
+		if err := s.settle(ctx, t); err != nil {
+			return err
+		}
+		if t.snapshot == nil || len(t.snapshot.windows) == 0 && t.snapshot.hold == nil {
+			s.chunks.reading = without(s.chunks.reading, t)
+		}
+	}
+	return s.dispatch(ctx)
+}
+
+func without(list []*table, t *table) []*table {
+	return slices.DeleteFunc(list, func(o *table) bool { return o == t })
+}
+
+// settle publishes what can be published of one table.
+func (s *session) settle(ctx context.Context, t *table) error {
+	snap := t.snapshot
+	if snap.hold != nil {
+		return s.settleHold(ctx, t)
+	}
+	for _, w := range slices.Clone(snap.windows) {
+		if w.chunk == nil && w.err == nil || w.chunk != nil && s.streamed < w.chunk.LSN {
+			continue
+		}
+		snap.windows = slices.DeleteFunc(snap.windows, func(o *window) bool { return o == w })
+		switch {
+		case w.err != nil && !errors.Is(w.err, snapshot.ErrSchemaChanged):
+			return snapshotTrouble(t, w.err)
+		case w.err != nil:
+			if err := s.refresh(ctx, t); err != nil {
+				return err
+			}
+			fallthrough
+		case w.relation != t.pub.Relation || w.bytes > maxTouched || !s.counts(&w.chunk.Visibility, w.opened, snap) || w.truncatedUnseen():
+			s.again(snap)
+			snap.ranges = append([]snapshot.Range{w.rng}, snap.ranges...)
+			continue
+		}
+		for _, n := range w.touched {
+			switch {
+			case w.chunk.Visibility.Sees(n.xid):
+			case n.partial != nil:
+				w.chunk.Overlay(n.key, n.partial)
+			default:
+				w.chunk.Drop(n.key)
+			}
+		}
+		if w.chunk.Last != nil {
+			snap.ranges = append([]snapshot.Range{{After: w.chunk.Last, Up: w.rng.Up}}, snap.ranges...)
+		}
+		if err := s.publishRows(ctx, t, w.chunk.Rows); err != nil {
+			return err
+		}
+	}
+	if snap.split && len(snap.ranges) == 0 && len(snap.windows) == 0 {
+		s.snapshotDone(t)
+	} else {
+		s.noteRanges(t)
+	}
+	return nil
+}
+
+const rereadPause = 50 * time.Millisecond
+
+func (s *session) again(snap *tableSnapshot) {
+	s.meter.rereads.Inc()
+	snap.notBefore = time.Now().Add(rereadPause)
+}
+
+func (w *window) truncatedUnseen() bool {
+	return slices.ContainsFunc(w.truncated, func(xid uint32) bool { return !w.chunk.Visibility.Sees(xid) })
+}
+
+// refresh takes the table's relation from the catalog when a read has found it changed; the stream will tell the same
+// with its next Relation message.
+func (s *session) refresh(ctx context.Context, t *table) error {
+	known, err := s.catalog.Table(ctx, t.catalog.Relation.OID)
+	if err != nil {
+		return err
+	}
+	if known == nil {
+		return fmt.Errorf("read table %q: it is gone", t.catalog.Relation.QualifiedName())
+	}
+	t.catalog = known
+	rel := known.Relation
+	t.message = nil
+	return s.setRelation(ctx, t, &rel)
+}
+
+// noteRanges writes down what is left, ranges under way included, for the progress record.
+func (s *session) noteRanges(t *table) {
+	if !t.snapshot.split {
+		return
+	}
+	var left []record.RangeProgress
+	for _, w := range t.snapshot.windows {
+		left = append(left, record.RangeProgress{At: w.rng.At, After: w.rng.After, Up: w.rng.Up})
+	}
+	for _, r := range t.snapshot.ranges {
+		left = append(left, record.RangeProgress{At: r.At, After: r.After, Up: r.Up})
+	}
+	t.progress.Ranges = left
+}
+
+func (s *session) snapshotDone(t *table) {
+	t.snapshot = nil
+	t.progress.Done, t.progress.Ranges = true, nil
+	s.changed[t.pub.Relation.OID] = true
+	s.chunks.queue = without(s.chunks.queue, t)
+	s.log.Info("snapshot of table is complete", "table", t.pub.Relation.QualifiedName(), "rows", t.progress.Rows)
+}
+
+// publishRows puts rows at the boundary, above everything there.
+func (s *session) publishRows(ctx context.Context, t *table, rows []change.Tuple) error {
+	at := change.Transaction{CommitLSN: s.lastCommit, CommitTime: time.Now().UnixMicro()}
+	count := int64(0)
+	for _, row := range rows {
+		if row == nil {
+			continue
+		}
+		ev := change.Event{Op: change.Read, Position: s.nextSnapshotPosition(), Tx: at, After: row}
+		if _, err := s.pub.Publish(ctx, t.pub, &ev); err != nil {
+			return err
+		}
+		count++
+	}
+	t.progress.Rows += count
+	s.changed[t.pub.Relation.OID] = true
+	s.meter.read(t.pub.Relation.QualifiedName(), count)
+	return nil
+}
+
+func (s *session) nextSnapshotPosition() change.Position {
+	s.snapshotSeq = max(s.snapshotSeq+1, change.SnapshotSeq)
+	return change.Position{Era: s.era, CommitLSN: s.lastCommit, Seq: s.snapshotSeq}
+}
+
+// void publishes a truncate that precedes a reload.
+func (s *session) void(ctx context.Context, t *table) error {
+	ev := change.Event{
+		Op: change.Truncate, Position: s.nextSnapshotPosition(),
+		Tx: change.Transaction{CommitLSN: s.lastCommit, CommitTime: time.Now().UnixMicro()},
+	}
+	_, err := s.pub.Publish(ctx, t.pub, &ev, kgo.RecordHeader{Key: record.HeaderReload, Value: []byte("1")})
+	return err
+}
+
+// dispatch gives idle readers what is next.
+func (s *session) dispatch(ctx context.Context) error {
+	for _, t := range s.chunks.queue {
+		for s.chunks.idle > 0 {
+			next, err := s.nextTask(ctx, t)
+			if err != nil {
+				return err
+			}
+			if next == nil {
+				break
+			}
+			s.chunks.idle--
+			if !slices.Contains(s.chunks.reading, t) {
+				s.chunks.reading = append(s.chunks.reading, t)
+			}
+			s.chunks.tasks <- *next // as many places as readers
+		}
+	}
+	return nil
+}
+
+func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
+	snap := t.snapshot
+	if time.Now().Before(snap.notBefore) {
+		return nil, nil
+	}
+	source := snapshot.Source{Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned}
+	if len(source.Relation.Key) == 0 {
+		if snap.hold != nil {
+			return nil, nil
+		}
+		// From this truncate on no event of the table is published before its rows are.
+		if err := s.void(ctx, t); err != nil {
+			return nil, err
+		}
+		t.progress.Rows = 0
+		snap.hold = &hold{
+			table: t, opened: s.recent.count(), start: make(chan bool, 1),
+			begins: make(chan holdBegun, 1), pieces: make(chan []change.Tuple, 1), abandoned: make(chan struct{}),
+		}
+		return &task{hold: snap.hold, source: source}, nil
+	}
+	if snap.reload {
+		if err := s.void(ctx, t); err != nil {
+			return nil, err
+		}
+		snap.reload = false
+	}
+	if !snap.split {
+		if len(snap.windows) > 0 {
+			return nil, nil // being split
+		}
+		parts := 1
+		if t.catalog.EstimatedRows > 2*int64(s.config.Snapshot.ChunkRows) {
+			parts = s.config.Snapshot.Workers
+		}
+		w := &window{table: t, split: true, parts: parts}
+		snap.windows = append(snap.windows, w)
+		return &task{split: true, window: w, source: source}, nil
+	}
+	if len(snap.ranges) == 0 {
+		return nil, nil
+	}
+	w := &window{table: t, relation: t.pub.Relation, rng: snap.ranges[0], opened: s.recent.count(), limits: snapshot.Limits{
+		Rows: s.config.Snapshot.ChunkRows, Bytes: int(s.config.Snapshot.ChunkBytes),
+	}}
+	snap.ranges = snap.ranges[1:]
+	snap.windows = append(snap.windows, w)
+	return &task{window: w, source: source}, nil
+}
+
+// arrived takes back a reader and what it has read.
+func (c *chunks) arrived(r readResult) {
+	c.idle++
+	w := r.window
+	switch {
+	case w == nil || w.table.snapshot == nil || !slices.Contains(w.table.snapshot.windows, w): // abandoned since
+	case w.split && r.err == nil:
+		snap := w.table.snapshot
+		snap.ranges, snap.split = append(snap.ranges, r.ranges...), true
+		snap.windows = slices.DeleteFunc(snap.windows, func(o *window) bool { return o == w })
+	default:
+		w.chunk, w.err = r.chunk, r.err
+	}
+}
+
+// meet is called for an event of a table that is being read; row is nil for a truncate. It says whether the event is
+// to be dropped.
+func (s *session) meet(ctx context.Context, t *table, row *pgoutput.Row) (drop bool, err error) {
+	snap := t.snapshot
+	if snap.hold != nil {
+		return s.meetHold(ctx, t)
+	}
+	if row == nil {
+		for _, w := range snap.windows {
+			w.truncated = append(w.truncated, s.tx.XID)
+		}
+		return false, nil
+	}
+	rel := t.pub.Relation
+	note := func(n touch) {
+		for _, w := range snap.windows {
+			if w.bytes <= maxTouched {
+				w.touched = append(w.touched, n)
+				w.bytes += 64 + len(n.key) + size(n.partial)
+			}
+		}
+	}
+	moved := row.Old != nil && (row.New == nil || keyChanged(rel, row))
+	if moved {
+		note(touch{xid: s.tx.XID, key: string(snapshot.AppendKey(nil, rel, row.Old))})
+	}
+	if row.New == nil {
+		return false, nil
+	}
+	partial := slices.ContainsFunc(row.New, func(v change.Value) bool { return v.State == change.Unchanged })
+	if moved && partial {
+		snap.ranges = append(snap.ranges, snapshot.Range{At: snapshot.KeyTexts(rel, row.New)})
+		s.noteRanges(t)
+		s.changed[rel.OID] = true
+		return false, nil
+	}
+	n := touch{xid: s.tx.XID, key: string(snapshot.AppendKey(nil, rel, row.New))}
+	if partial && len(snap.windows) > 0 {
+		n.partial = cloneTuple(row.New)
+	}
+	note(n)
+	return false, nil
+}
+
+func cloneTuple(row change.Tuple) change.Tuple {
+	c := slices.Clone(row)
+	for i := range c {
+		c[i].Text = slices.Clone(c[i].Text)
+	}
+	return c
+}
+
+func size(row change.Tuple) int {
+	n := 0
+	for i := range row {
+		n += 40 + len(row[i].Text)
+	}
+	return n
+}

@@ -1,0 +1,95 @@
+package capture
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+)
+
+// Config is capture.yaml.
+type Config struct {
+	Source   Source          `mapstructure:"source" doc:"The database to capture."`
+	Snapshot Snapshot        `mapstructure:"snapshot" doc:"How the rows that are already there are read."`
+	Publish  Publish         `mapstructure:"publish" doc:"When a Kafka transaction ends."`
+	Kafka    kafka.Config    `mapstructure:"kafka" doc:"The brokers."`
+	Topics   publish.Topics  `mapstructure:"topics" doc:"How topics are made."`
+	Registry config.Registry `mapstructure:"registry" doc:"The schema registry."`
+	HTTP     config.HTTP     `mapstructure:"http" doc:"Metrics, health and status."`
+	Log      config.Log      `mapstructure:"log" doc:"Logging."`
+}
+
+// Source says which database, and what of it.
+type Source struct {
+	Name      string        `mapstructure:"name" required:"true" doc:"Name of the source: first part of its topics, and its identity. Never change it."`
+	DSN       config.Secret `mapstructure:"dsn" required:"true" doc:"Connection string, like postgres://capture@db1:5432/shop?sslmode=verify-full; file:/path or env:NAME to keep it elsewhere."`
+	Tables    []string      `mapstructure:"tables" default:"*.*" doc:"Tables as schema.table, with * and ? as wildcards; ! in front leaves out; the last that fits decides."`
+	Slot      string        `mapstructure:"slot" default:"" doc:"Name of the replication slot; empty: tributary_ and the source's name."`
+	Heartbeat time.Duration `mapstructure:"heartbeat" default:"5s" doc:"How often a small message is written into the source's WAL, so that an idle database gets on and latency is measured; 0s: never."`
+	WALBudget config.Bytes  `mapstructure:"wal_budget" default:"50GiB" doc:"How much WAL the source may keep for us before it is an alarm."`
+	Refresh   time.Duration `mapstructure:"refresh" default:"2s" doc:"How often the source's catalog is looked at for new tables and changed replica identities."`
+}
+
+// Snapshot says how existing rows are read.
+type Snapshot struct {
+	Mode       string       `mapstructure:"mode" default:"initial" oneof:"initial,never" doc:"initial: rows that are there when a table is first captured are read; never: only changes from then on."`
+	Workers    int          `mapstructure:"workers" default:"4" doc:"Connections that read chunks at the same time."`
+	ChunkRows  int          `mapstructure:"chunk_rows" default:"50000" doc:"Rows of one chunk."`
+	ChunkBytes config.Bytes `mapstructure:"chunk_bytes" default:"8MiB" doc:"Memory of one chunk; it ends early when it is reached."`
+}
+
+// Publish says when a Kafka transaction ends.
+type Publish struct {
+	Linger time.Duration `mapstructure:"linger" default:"100ms" doc:"Longest time that a Kafka transaction stays open under load; when the source pauses it ends at once."`
+	Bytes  config.Bytes  `mapstructure:"bytes" default:"16MiB" doc:"Size at which a Kafka transaction ends, if need be in the middle of a transaction of the source."`
+}
+
+// Check finds what no tag can say.
+func (s Source) Check() []config.Fault {
+	var faults []config.Fault
+	if _, err := catalog.ParsePatterns(s.Tables); err != nil {
+		faults = append(faults, config.Fault{Path: "tables", Message: err.Error()})
+	}
+	if s.Slot != "" && !validSlot(s.Slot) {
+		faults = append(faults, config.Fault{Path: "slot", Value: s.Slot, Message: "not a slot name; use lower-case letters, digits and underscores, at most 63"})
+	}
+	if s.Refresh < 100*time.Millisecond {
+		faults = append(faults, config.Fault{Path: "refresh", Message: "must be at least 100ms"})
+	}
+	return faults
+}
+
+// Check finds numbers that cannot be.
+func (s Snapshot) Check() []config.Fault {
+	var faults []config.Fault
+	for _, one := range []struct {
+		path  string
+		value int64
+		least int64
+		most  int64
+	}{
+		{"workers", int64(s.Workers), 1, 64},
+		{"chunk_rows", int64(s.ChunkRows), 1, 10_000_000},
+		{"chunk_bytes", int64(s.ChunkBytes), 64 << 10, 1 << 30},
+	} {
+		if one.value < one.least || one.value > one.most {
+			faults = append(faults, config.Fault{Path: one.path, Message: fmt.Sprintf("must be from %d to %d", one.least, one.most)})
+		}
+	}
+	return faults
+}
+
+// Check finds numbers that cannot be.
+func (p Publish) Check() []config.Fault {
+	var faults []config.Fault
+	if p.Linger < time.Millisecond || p.Linger > 10*time.Second {
+		faults = append(faults, config.Fault{Path: "linger", Message: "must be from 1ms to 10s"})
+	}
+	if p.Bytes < 64<<10 || p.Bytes > 1<<30 {
+		faults = append(faults, config.Fault{Path: "bytes", Message: "must be from 64KiB to 1GiB"})
+	}
+	return faults
+}

@@ -1,0 +1,201 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/snapshot"
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// errAbandoned ends a read that nobody wants any more.
+var errAbandoned = errors.New("abandoned")
+
+// errNotYet ends a read whose snapshot does not count.
+var errNotYet = errors.New("a published transaction is not visible yet")
+
+// begins takes the reader's snapshot, if it is there, and tells the reader whether it counts.
+func (s *session) begins(h *hold, b holdBegun) {
+	h.begun = s.counts(&b.seen, h.opened, h.table.snapshot)
+	h.seen, h.lsn = b.seen, b.lsn
+	h.start <- h.begun
+}
+
+// settleHold publishes the rows of a table without key that have been read so far.
+func (s *session) settleHold(ctx context.Context, t *table) error {
+	h := t.snapshot.hold
+	if !h.begun {
+		select {
+		case b, ok := <-h.begins:
+			if !ok {
+				return s.holdEnded(t)
+			}
+			s.begins(h, b)
+		default:
+			return nil
+		}
+	}
+	for !h.drained {
+		select {
+		case rows, ok := <-h.pieces:
+			if !ok {
+				return s.holdEnded(t)
+			}
+			if !h.begun {
+				continue
+			}
+			if err := s.publishRows(ctx, t, rows); err != nil {
+				return err
+			}
+			if _, _, bytes := s.pub.Open(); bytes >= int64(s.config.Publish.Bytes) {
+				return nil // the rest at the next boundary, in another Kafka transaction
+			}
+		default:
+			return nil
+		}
+	}
+	if s.streamed >= h.lsn { // what S saw has been streamed, and dropped
+		s.snapshotDone(t)
+	}
+	return nil
+}
+
+// holdEnded is called when the reader has closed its channels.
+func (s *session) holdEnded(t *table) error {
+	h := t.snapshot.hold
+	switch {
+	case h.err == nil && h.begun:
+		h.drained = true
+		return nil
+	case errors.Is(h.err, errNotYet), errors.Is(h.err, snapshot.ErrSchemaChanged) && !h.begun:
+		s.again(t.snapshot)
+		t.snapshot.hold = nil // the next dispatch begins again, behind another truncate
+		return nil
+	}
+	return snapshotTrouble(t, h.err)
+}
+
+// meetHold deals with an event of a table without key that is being read. Nothing of the table may be published
+// before its rows: so the event waits, and the stream with it, until all of them are out. That is in the middle of a
+// transaction, but the table's partition has nothing of it yet: the rows' positions are still above all it holds.
+func (s *session) meetHold(ctx context.Context, t *table) (drop bool, err error) {
+	for {
+		h := t.snapshot.hold
+		if h == nil {
+			return false, nil // the read begins again behind a truncate: what is published now will be void
+		}
+		if h.begun && h.seen.Sees(s.tx.XID) {
+			return true, nil // the rows have it in
+		}
+		if h.drained {
+			return false, nil
+		}
+		done := s.stage.Wait(waitSnapshot)
+		err := s.awaitHold(ctx, t, h)
+		done()
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+func (s *session) awaitHold(ctx context.Context, t *table, h *hold) error {
+	if !h.begun {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case b, ok := <-h.begins:
+			if !ok {
+				return s.holdEnded(t)
+			}
+			s.begins(h, b)
+			if h.begun {
+				return nil
+			}
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case rows, ok := <-h.pieces:
+		if !ok {
+			return s.holdEnded(t)
+		}
+		if !h.begun {
+			return nil
+		}
+		if err := s.publishRows(ctx, t, rows); err != nil {
+			return err
+		}
+		return s.cutIfLarge(ctx)
+	}
+}
+
+// snapshotTrouble says that the rows of t cannot be read.
+func snapshotTrouble(t *table, err error) error {
+	return catalog.Unreachable("read the rows of", fmt.Sprintf("table %q", t.catalog.Relation.QualifiedName()), err)
+}
+
+// reader does tasks until the channel is closed or ctx ends.
+func reader(ctx context.Context, dsn, application string, tasks <-chan task, results chan<- readResult) error {
+	r, err := snapshot.Open(ctx, dsn, application)
+	if err != nil {
+		return catalog.Unreachable("connect to source for its rows", "", err)
+	}
+	defer r.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case t := <-tasks:
+			result := readResult{window: t.window}
+			switch {
+			case t.hold != nil:
+				readHold(ctx, r, t)
+			case t.split:
+				result.ranges, result.err = r.Split(ctx, t.source, t.window.parts)
+			default:
+				result.chunk, result.err = r.Chunk(ctx, t.source, t.window.rng, t.window.limits)
+			}
+			select {
+			case results <- result:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// readHold reads a table without key and closes the hold's channels.
+func readHold(ctx context.Context, r *snapshot.Reader, t task) {
+	h := t.hold
+	h.err = r.Whole(ctx, t.source,
+		func(seen snapshot.Visibility, lsn change.LSN) error {
+			h.begins <- holdBegun{seen, lsn}
+			select {
+			case ok := <-h.start:
+				if !ok {
+					return errNotYet
+				}
+				return nil
+			case <-h.abandoned:
+				return errAbandoned
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		},
+		func(rows []change.Tuple) error {
+			select {
+			case h.pieces <- rows:
+				return nil
+			case <-h.abandoned:
+				return errAbandoned
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	close(h.begins)
+	close(h.pieces)
+}

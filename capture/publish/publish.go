@@ -1,0 +1,357 @@
+// Package publish writes events to Kafka exactly once: one topic per table, Kafka transactions that hold data and
+// progress together, and the state from which a restart goes on. It knows nothing of Postgres; the caller decides
+// where a Kafka transaction ends and what is confirmed to the source afterwards.
+//
+// The order of a start is what makes it safe: Open fences an older instance (InitProducerID), and only then Resume
+// reads the progress. Read the other way round, the older instance could commit between the two, and its work would
+// be published again.
+package publish
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/schema/registry"
+)
+
+// Publisher is the one producer of a source. One goroutine at a time.
+type Publisher struct {
+	source   string
+	topics   Topics
+	client   *kgo.Client
+	reading  []kgo.Opt // how to connect a reader
+	registry *registry.Client
+	log      *slog.Logger
+
+	sender record.Source
+	known  map[string]*topic // by name
+	memory memory
+	open   bool // a Kafka transaction has been begun
+	began  time.Time
+	bytes  int64 // produced in it
+
+	n         uint64    // of the last progress record
+	lastFull  time.Time // when a full one was written last
+	sinceFull int
+
+	mu  sync.Mutex // guards what promises write: err here, next and touched of topics
+	err error      // the first failed produce: the transaction cannot be committed any more
+}
+
+// Options say where to publish.
+type Options struct {
+	Source   string // name of the source: prefix of its topics and the transactional id
+	Kafka    kafka.Config
+	Topics   Topics
+	Registry *registry.Client
+	Log      *slog.Logger
+}
+
+const (
+	// transactionTimeout is how long the broker keeps a transaction of ours open when we say nothing. A dead
+	// instance's open transaction hides later records from readers for as long, unless a successor fences it.
+	transactionTimeout = time.Minute
+	maxBufferedBytes   = 64 << 20
+	maxBufferedRecords = 1 << 20
+	producerLinger     = 5 * time.Millisecond // fills batches under load; a commit does not wait for it
+)
+
+// Open connects and fences: any older instance of the same source can produce nothing from here on.
+func Open(ctx context.Context, o Options) (*Publisher, error) {
+	opts, err := o.Kafka.Options(o.Log)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(append(slices.Clone(opts),
+		kgo.TransactionalID(TransactionalID(o.Source)),
+		kgo.TransactionTimeout(transactionTimeout),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.ProducerBatchMaxBytes(int32(o.Topics.MaxMessageBytes)),
+		kgo.MaxBufferedBytes(maxBufferedBytes),
+		kgo.MaxBufferedRecords(maxBufferedRecords),
+		kgo.ProducerLinger(producerLinger),
+	)...)
+	if err != nil {
+		return nil, kafka.Trouble("connect to", "Kafka", err)
+	}
+	p := &Publisher{
+		source: o.Source, topics: o.Topics, client: client, reading: opts, registry: o.Registry, log: o.Log,
+		known: map[string]*topic{},
+	}
+	if _, _, err := client.ProducerID(ctx); err != nil {
+		client.Close()
+		return nil, kafka.Trouble("fence older instances of", fmt.Sprintf("source %q", o.Source), err)
+	}
+	return p, nil
+}
+
+// TransactionalID gives the transactional id of a source's producer.
+func TransactionalID(source string) string { return source }
+
+// Close ends the connection. What is not committed is lost, and published again after the next start.
+func (p *Publisher) Close() { p.client.Close() }
+
+// SetSource sets what every record says of where it comes from. To be called before Table.
+func (p *Publisher) SetSource(s record.Source) { p.sender = s }
+
+// Table is one version of one relation, ready to be published.
+type Table struct {
+	Relation *schema.Relation
+	encoder  *record.Encoder
+	topic    *topic
+}
+
+// Topic gives the name of the table's topic, Partitions how many it has.
+func (t *Table) Topic() string { return t.topic.name }
+
+// Partitions gives the number of partitions of the table's topic.
+func (t *Table) Partitions() int { return len(t.topic.floors) }
+
+// Table compiles rel, makes its topic where it is missing, and registers its schemas.
+func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, error) {
+	enc, err := record.NewEncoder(p.sender, rel)
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.TopicName, Op: "publish", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err}
+	}
+	top, err := p.topic(ctx, enc.Topic(), rel)
+	if err != nil {
+		return nil, err
+	}
+	valueID, err := p.registry.Register(ctx, enc.Topic()+"-value", enc.ValueSchema())
+	if err != nil {
+		return nil, registryTrouble(rel, err)
+	}
+	keyID := 0
+	if text := enc.KeySchema(); text != "" {
+		if keyID, err = p.registry.Register(ctx, enc.Topic()+"-key", text); err != nil {
+			return nil, registryTrouble(rel, err)
+		}
+	}
+	enc.SetIDs(keyID, valueID)
+	return &Table{Relation: rel, encoder: enc, topic: top}, nil
+}
+
+// Publish produces ev, unless its partition already holds it, and says whether it did. The event's tuples may be
+// reused as soon as it returns. For a truncate, every partition gets the record.
+func (p *Publisher) Publish(ctx context.Context, t *Table, ev *change.Event, headers ...kgo.RecordHeader) (bool, error) {
+	if ev.Op == change.Truncate {
+		published := false
+		for partition := range t.topic.floors {
+			did, err := p.produce(ctx, t, ev, nil, int32(partition), headers)
+			if err != nil {
+				return false, err
+			}
+			published = published || did
+		}
+		return published, nil
+	}
+	row := ev.After
+	if ev.Op == change.Delete {
+		row = ev.Before
+	}
+	key, err := p.key(t, row)
+	if err != nil {
+		return false, err
+	}
+	return p.produce(ctx, t, ev, key, record.Partition(key, int32(len(t.topic.floors))), headers)
+}
+
+// PublishMove produces the two halves of a key change, next to each other, each naming the other's key.
+func (p *Publisher) PublishMove(ctx context.Context, t *Table, old, fresh *change.Event) (bool, error) {
+	oldKey, err := p.key(t, old.Before)
+	if err != nil {
+		return false, err
+	}
+	newKey, err := p.key(t, fresh.After)
+	if err != nil {
+		return false, err
+	}
+	partitions := int32(len(t.topic.floors))
+	from, to := record.Partition(oldKey, partitions), record.Partition(newKey, partitions)
+	if from != to {
+		for i, v := range fresh.After {
+			if v.State == change.Unchanged {
+				return false, &trouble.Error{
+					Code: trouble.UnresolvedToast, Op: "publish a key change of", Subject: fmt.Sprintf("table %q at %s", t.Relation.QualifiedName(), fresh.Position),
+					Cause: fmt.Errorf("column %q was not sent, and the new key belongs to another partition", t.Relation.Columns[i].Name),
+					Means: "nothing after it is published; the source keeps its WAL",
+					Hint:  fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; or keep the table on one partition", t.Relation.QualifiedName()),
+				}
+			}
+		}
+	}
+	did, err := p.produce(ctx, t, old, oldKey, from, []kgo.RecordHeader{{Key: record.HeaderNewKey, Value: newKey}})
+	if err != nil {
+		return false, err
+	}
+	also, err := p.produce(ctx, t, fresh, newKey, to, []kgo.RecordHeader{{Key: record.HeaderOldKey, Value: oldKey}})
+	return did || also, err
+}
+
+func (p *Publisher) key(t *Table, row change.Tuple) ([]byte, error) {
+	if t.encoder.KeySchema() == "" {
+		return nil, nil
+	}
+	key, err := p.memory.build(func(dst []byte) ([]byte, error) { return t.encoder.AppendKey(dst, row) })
+	if err != nil {
+		return nil, fmt.Errorf("encode key of table %q: %w", t.Relation.QualifiedName(), err)
+	}
+	return key, nil
+}
+
+func (p *Publisher) produce(ctx context.Context, t *Table, ev *change.Event, key []byte, partition int32, headers []kgo.RecordHeader) (bool, error) {
+	if ev.Position.Compare(t.topic.floors[partition]) <= 0 {
+		return false, nil
+	}
+	t.topic.floors[partition] = ev.Position
+	value, err := p.memory.build(func(dst []byte) ([]byte, error) { return t.encoder.AppendValue(dst, ev) })
+	if err != nil {
+		return false, fmt.Errorf("encode %s of table %q at %s: %w", ev.Op, t.Relation.QualifiedName(), ev.Position, err)
+	}
+	if size := len(key) + len(value) + recordOverhead; size > t.topic.maxBytes {
+		return false, tooLarge(t, ev, size)
+	}
+	if err := p.begin(); err != nil {
+		return false, err
+	}
+	position := p.memory.position(ev.Position)
+	r := p.memory.record()
+	r.Topic, r.Partition, r.Key, r.Value = t.topic.name, partition, key, value
+	r.Timestamp = time.UnixMicro(ev.Tx.CommitTime)
+	r.Headers = p.memory.headers(kgo.RecordHeader{Key: record.HeaderPosition, Value: position}, headers)
+	p.send(ctx, r)
+	if t.topic.compacted && ev.Op == change.Delete && key != nil {
+		grave := p.memory.record()
+		grave.Topic, grave.Partition, grave.Key, grave.Timestamp = r.Topic, partition, key, r.Timestamp
+		grave.Headers = p.memory.headers(r.Headers[0], nil)
+		p.send(ctx, grave)
+	}
+	return true, nil
+}
+
+// recordOverhead bounds what a record takes in a batch of its own besides key and value.
+const recordOverhead = 512
+
+func (p *Publisher) send(ctx context.Context, r *kgo.Record) {
+	p.bytes += int64(len(r.Key) + len(r.Value))
+	p.client.Produce(ctx, r, p.promise)
+}
+
+// promise takes the outcome of one record, from the client's goroutine.
+func (p *Publisher) promise(r *kgo.Record, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		if p.err == nil {
+			p.err = kafka.Trouble("produce to", fmt.Sprintf("topic %q partition %d", r.Topic, r.Partition), err)
+		}
+		return
+	}
+	if top := p.known[r.Topic]; top != nil {
+		top.next[r.Partition] = r.Offset + 1
+		top.touched = true
+	}
+}
+
+func (p *Publisher) failed() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+func (p *Publisher) begin() error {
+	if p.open {
+		return nil
+	}
+	if err := p.client.BeginTransaction(); err != nil {
+		return kafka.Trouble("begin a transaction for", fmt.Sprintf("source %q", p.source), err)
+	}
+	p.open, p.began, p.bytes = true, time.Now(), 0
+	return nil
+}
+
+// Open says whether a Kafka transaction is under way, since when, and how many bytes it holds.
+func (p *Publisher) Open() (open bool, since time.Time, bytes int64) { return p.open, p.began, p.bytes }
+
+// FullDue says whether the next progress record should be a full one, for which the caller gives all tables.
+func (p *Publisher) FullDue() bool {
+	return p.sinceFull >= record.FullEvery || time.Since(p.lastFull) > fullInterval
+}
+
+const fullInterval = 5 * time.Minute
+
+// Commit makes everything produced since the last Commit, and pr with it, visible at once. Vector, N, Source and
+// WrittenAt of pr are filled here; Full says what the caller has put into Tables. After an error the Publisher is of
+// no more use: whether the transaction was committed only the next Resume can tell.
+func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
+	if err := p.begin(); err != nil { // a progress record alone is a transaction too
+		return err
+	}
+	if err := p.client.Flush(ctx); err != nil {
+		return kafka.Trouble("flush to", "Kafka", err)
+	}
+	if err := p.failed(); err != nil {
+		return err
+	}
+	pr.Source, pr.N, pr.WrittenAt = p.source, p.n+1, time.Now().UnixMicro()
+	pr.Vector = p.vector(pr.Full)
+	value, err := pr.Encode()
+	if err != nil {
+		return fmt.Errorf("encode progress of source %q: %w", p.source, err)
+	}
+	r := &kgo.Record{Topic: record.ProgressTopic(p.source), Key: []byte(pr.Key()), Value: value}
+	if err := p.client.ProduceSync(ctx, r).FirstErr(); err != nil {
+		return kafka.Trouble("produce to", fmt.Sprintf("topic %q", r.Topic), err)
+	}
+	if err := p.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		return kafka.Trouble("commit a transaction for", fmt.Sprintf("source %q", p.source), err)
+	}
+	p.open, p.n = false, pr.N
+	p.sinceFull++
+	if pr.Full {
+		p.sinceFull, p.lastFull = 0, time.Now()
+	}
+	p.memory.reset()
+	return nil
+}
+
+// vector gives the next offsets of the partitions of touched topics, or of all.
+func (p *Publisher) vector(all bool) map[string][]int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := map[string][]int64{}
+	for name, top := range p.known {
+		if all || top.touched {
+			v[name] = append([]int64(nil), top.next...)
+			top.touched = false
+		}
+	}
+	return v
+}
+
+func tooLarge(t *Table, ev *change.Event, size int) error {
+	return &trouble.Error{
+		Code: trouble.RecordTooLarge, Op: "publish a row of", Subject: fmt.Sprintf("table %q at %s", t.Relation.QualifiedName(), ev.Position),
+		Cause: fmt.Errorf("it takes %d bytes, topic %q takes %d", size, t.topic.name, t.topic.maxBytes),
+		Means: "nothing after it is published; the source keeps its WAL",
+		Hint:  "raise topics.max_message_bytes, and max.message.bytes of the topic and message.max.bytes of the broker with it",
+	}
+}
+
+func registryTrouble(rel *schema.Relation, err error) error {
+	return &trouble.Error{
+		Code: trouble.RegistryUnreachable, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
+		Means: "nothing is lost; capture waits", Hint: "check registry.url, and that the registry allows to register",
+	}
+}

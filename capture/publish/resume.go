@@ -1,0 +1,283 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// State is what the topics say of how far a source has been published.
+type State struct {
+	// Progress is the newest record, with Tables complete; nil when nothing was ever published.
+	Progress *record.Progress
+	// Newest is the newest position in any partition: that of Progress, or what a torn commit has left behind it.
+	Newest change.Position
+}
+
+// readTimeout bounds how long a start reads from Kafka without getting on.
+const readTimeout = time.Minute
+
+// Resume reads how far the source has been published, after Open has fenced everybody else who could write. It also
+// learns the newest position in each partition, so that what stands there is not published again: a broker that
+// broke down in the middle of a commit may show some partitions of a transaction and not others.
+func (p *Publisher) Resume(ctx context.Context) (*State, error) {
+	if err := p.ensureProgressTopic(ctx); err != nil {
+		return nil, err
+	}
+	last, err := p.readProgress(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if last != nil {
+		p.n = last.N
+		for name, next := range last.Vector {
+			top := newTopic(name, len(next))
+			copy(top.next, next)
+			p.known[name] = top
+		}
+	}
+	if err := p.readFloors(ctx, last); err != nil {
+		return nil, err
+	}
+	state := &State{Progress: last}
+	for _, top := range p.known {
+		for _, floor := range top.floors {
+			if floor.Compare(state.Newest) > 0 {
+				state.Newest = floor
+			}
+		}
+	}
+	return state, nil
+}
+
+// readProgress folds the progress topic from its newest full record on. The topic is compacted, so that reading it
+// whole costs little.
+func (p *Publisher) readProgress(ctx context.Context) (*record.Progress, error) {
+	name := record.ProgressTopic(p.source)
+	ends, err := p.ends(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	starts, err := kadm.NewClient(p.client).ListStartOffsets(ctx, name)
+	if err == nil {
+		err = starts.Error()
+	}
+	if err != nil {
+		return nil, kafka.Trouble("ask the first offset of", fmt.Sprintf("topic %q", name), err)
+	}
+	start, _ := starts.Lookup(name, 0)
+	// The newest full record is at most FullEvery transactions back, each a record and a marker.
+	from := max(start.Offset, ends[name][0]-2*record.FullEvery-2)
+	last, err := p.foldProgress(ctx, name, from, ends[name][0])
+	if err == nil && last == nil && from > start.Offset {
+		last, err = p.foldProgress(ctx, name, start.Offset, ends[name][0])
+	}
+	return last, err
+}
+
+func (p *Publisher) foldProgress(ctx context.Context, name string, from, to int64) (*record.Progress, error) {
+	var last *record.Progress
+	tables := map[uint32]record.TableProgress{}
+	err := p.read(ctx, map[string][]span{name: {{from, to}}}, func(r *kgo.Record) error {
+		pr, err := record.ParseProgress(r.Value)
+		if err != nil {
+			return &trouble.Error{
+				Code: trouble.RecordInvalid, Op: "read", Subject: fmt.Sprintf("topic %q at offset %d", name, r.Offset), Cause: err,
+				Means: "capture cannot know how far it has come; nothing was changed",
+				Hint:  "start the version that wrote it",
+			}
+		}
+		if pr.Full {
+			clear(tables)
+		} else if last == nil || pr.N != last.N+1 {
+			return nil // a delta whose full record is not there: compacted away, or before from
+		}
+		if !pr.Full {
+			vector := maps.Clone(last.Vector)
+			if vector == nil {
+				vector = map[string][]int64{}
+			}
+			maps.Copy(vector, pr.Vector)
+			pr.Vector = vector
+		}
+		for _, t := range pr.Tables {
+			tables[t.OID] = t
+		}
+		last = pr
+		return nil
+	})
+	if err != nil || last == nil {
+		return nil, err
+	}
+	last.Tables = last.Tables[:0]
+	for _, t := range tables {
+		last.Tables = append(last.Tables, t)
+	}
+	return last, nil
+}
+
+// readFloors finds the newest position in each partition: that of the progress record, or that of what stands
+// behind the vector.
+func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) error {
+	floor := change.Position{}
+	if last != nil {
+		floor = change.Position{Era: last.Era, CommitLSN: change.LSN(last.CommitLSN), Seq: last.Inside}
+		if last.Inside == 0 { // the transaction is whole, and so are the snapshot rows behind it
+			floor.Seq = max(change.SnapshotSeq, last.SnapshotSeq) - 1
+		}
+	}
+	topics, err := p.ownTopics(ctx)
+	if err != nil {
+		return err
+	}
+	spans := map[string][]span{}
+	for name, ends := range topics {
+		top := p.known[name]
+		if top == nil {
+			top = newTopic(name, len(ends))
+			p.known[name] = top
+		}
+		if len(top.next) != len(ends) {
+			continue // Table refuses it when it is to be written
+		}
+		spans[name] = make([]span, len(ends))
+		for i := range ends {
+			top.floors[i] = floor
+			spans[name][i] = span{max(top.next[i], 0), ends[i]}
+		}
+	}
+	return p.read(ctx, spans, func(r *kgo.Record) error {
+		top := p.known[r.Topic]
+		top.next[r.Partition] = r.Offset + 1
+		top.touched = true
+		for _, h := range r.Headers {
+			if h.Key != record.HeaderPosition {
+				continue
+			}
+			pos, err := change.ParsePosition(h.Value)
+			if err != nil {
+				return fmt.Errorf("read topic %q partition %d offset %d: %w", r.Topic, r.Partition, r.Offset, err)
+			}
+			if pos.Compare(top.floors[r.Partition]) > 0 {
+				top.floors[r.Partition] = pos
+			}
+		}
+		return nil
+	})
+}
+
+// ownTopics gives the ends of the source's table topics.
+func (p *Publisher) ownTopics(ctx context.Context) (map[string][]int64, error) {
+	list, err := kadm.NewClient(p.client).ListTopics(ctx)
+	if err != nil {
+		return nil, kafka.Trouble("list", "topics", err)
+	}
+	var names []string
+	for _, name := range list.Names() {
+		if source, _, _, ok := record.ParseTopic(name); ok && source == p.source && name != record.ProgressTopic(p.source) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	return p.ends(ctx, names...)
+}
+
+// ends gives the last stable offset of each partition: behind the last record of a transaction that has ended.
+func (p *Publisher) ends(ctx context.Context, names ...string) (map[string][]int64, error) {
+	var list kadm.ListedOffsets
+	// A topic that was made a moment ago may not be known everywhere yet.
+	err := retry.Do(ctx, retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (err error) {
+		if list, err = kadm.NewClient(p.client).ListCommittedOffsets(ctx, names...); err == nil {
+			err = list.Error()
+		}
+		return err
+	}, func(err error, try int, wait time.Duration) {
+		p.log.Debug("the last offsets of topics are not known yet", "try", try, "wait", wait, "error", err.Error())
+	})
+	if err != nil {
+		return nil, kafka.Trouble("ask the last offsets of", fmt.Sprintf("topics of source %q", p.source), err)
+	}
+	ends := map[string][]int64{}
+	list.Each(func(o kadm.ListedOffset) {
+		have := ends[o.Topic]
+		for len(have) <= int(o.Partition) {
+			have = append(have, 0)
+		}
+		have[o.Partition] = o.Offset
+		ends[o.Topic] = have
+	})
+	return ends, nil
+}
+
+// span is a range of offsets of one partition, the end exclusive.
+type span struct{ from, to int64 }
+
+// read gives the committed records in spans to each, in order within a partition.
+func (p *Publisher) read(ctx context.Context, spans map[string][]span, each func(*kgo.Record) error) error {
+	at := map[string]map[int32]kgo.Offset{}
+	missing := 0
+	for name, list := range spans {
+		for i, s := range list {
+			if s.from >= s.to {
+				continue
+			}
+			if at[name] == nil {
+				at[name] = map[int32]kgo.Offset{}
+			}
+			at[name][int32(i)] = kgo.NewOffset().At(s.from)
+			missing++
+		}
+	}
+	if missing == 0 {
+		return nil
+	}
+	// A client of its own: it shares nothing with the producer but the seeds, TLS and SASL.
+	opts := append(slices.Clone(p.reading), kgo.ConsumePartitions(at), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(), kgo.ConsumeResetOffset(kgo.NoResetOffset()))
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return kafka.Trouble("connect to", "Kafka", err)
+	}
+	defer client.Close()
+	for missing > 0 {
+		pollCtx, cancel := context.WithTimeout(ctx, readTimeout)
+		fetches := client.PollFetches(pollCtx)
+		cancel()
+		if err := fetches.Err0(); err != nil {
+			return kafka.Trouble("read the end of", fmt.Sprintf("the topics of source %q", p.source), err)
+		}
+		var failed error
+		fetches.EachError(func(t string, partition int32, err error) {
+			failed = kafka.Trouble("read the end of", fmt.Sprintf("topic %q partition %d", t, partition), err)
+		})
+		fetches.EachRecord(func(r *kgo.Record) {
+			s := &spans[r.Topic][r.Partition]
+			if failed != nil || s.from >= s.to {
+				return
+			}
+			if r.Offset < s.to && !r.Attrs.IsControl() {
+				failed = each(r)
+			}
+			if s.from = r.Offset + 1; s.from >= s.to {
+				missing--
+			}
+		})
+		if failed != nil {
+			return failed
+		}
+	}
+	return nil
+}

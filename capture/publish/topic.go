@@ -1,0 +1,137 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strconv"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// Topics is how topics are made.
+type Topics struct {
+	Partitions      int             `mapstructure:"partitions" default:"1" doc:"partitions of a new topic; more only for tables that one sink cannot keep up with"`
+	Replication     int             `mapstructure:"replication" default:"-1" doc:"replicas of a new topic; -1 takes the broker's default"`
+	Keep            string          `mapstructure:"keep" default:"all" doc:"all: nothing is deleted by time, so that a warehouse can be rebuilt; latest: compaction keeps the newest record of each key"`
+	MaxMessageBytes config.Bytes    `mapstructure:"max_message_bytes" default:"8MiB" doc:"greatest record, as max.message.bytes of the topic"`
+	Overrides       []TopicOverride `mapstructure:"overrides" doc:"other settings for some tables; the first that fits is taken"`
+}
+
+// TopicOverride changes settings for the tables that it names.
+type TopicOverride struct {
+	Table      string `mapstructure:"table" required:"true" doc:"schema.table, with * and ? as wildcards"`
+	Partitions int    `mapstructure:"partitions" default:"0" doc:"partitions; 0 for the common setting"`
+	Keep       string `mapstructure:"keep" default:"" doc:"all or latest; empty for the common setting"`
+}
+
+// Check finds what is wrong with the settings.
+func (t Topics) Check() []config.Fault {
+	var faults []config.Fault
+	fault := func(key, message string) {
+		faults = append(faults, config.Fault{Path: key, Message: message})
+	}
+	if t.Partitions < 1 {
+		fault("partitions", "must be at least 1")
+	}
+	if t.Keep != keepAll && t.Keep != keepLatest {
+		fault("keep", "must be all or latest")
+	}
+	if t.MaxMessageBytes < 1<<10 || t.MaxMessageBytes > 100<<20 {
+		fault("max_message_bytes", "must be from 1KiB to 100MiB")
+	}
+	for i, o := range t.Overrides {
+		if o.Keep != "" && o.Keep != keepAll && o.Keep != keepLatest {
+			fault(fmt.Sprintf("overrides[%d].keep", i), "must be all or latest")
+		}
+		if o.Partitions < 0 {
+			fault(fmt.Sprintf("overrides[%d].partitions", i), "must not be negative")
+		}
+	}
+	return faults
+}
+
+const (
+	keepAll    = "all"
+	keepLatest = "latest"
+)
+
+// topic is one topic that we write.
+type topic struct {
+	name      string
+	compacted bool
+	maxBytes  int
+	floors    []change.Position // of each partition: the newest event that it holds
+	next      []int64           // of each partition: the offset behind our newest record, -1 for none
+	touched   bool              // since the last progress record
+}
+
+// topic makes sure that the topic exists, with the partitions that it had.
+func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation) (*topic, error) {
+	partitions, keep := p.topics.Partitions, p.topics.Keep
+	for _, o := range p.topics.Overrides {
+		if ok, err := path.Match(o.Table, rel.QualifiedName()); err == nil && ok {
+			if o.Partitions > 0 {
+				partitions = o.Partitions
+			}
+			if o.Keep != "" {
+				keep = o.Keep
+			}
+			break
+		}
+	}
+	settings := map[string]string{"max.message.bytes": strconv.Itoa(int(p.topics.MaxMessageBytes))}
+	if keep == keepLatest {
+		settings["cleanup.policy"] = "compact"
+	} else {
+		settings["cleanup.policy"], settings["retention.ms"], settings["retention.bytes"] = "delete", "-1", "-1"
+	}
+	got, _, err := kafka.EnsureTopic(ctx, p.client, kafka.Topic{
+		Name: name, Partitions: int32(partitions), Replication: int16(p.topics.Replication), Configs: settings,
+	})
+	if err != nil {
+		return nil, err
+	}
+	top := p.known[name]
+	if top == nil {
+		top = newTopic(name, int(got))
+		p.mu.Lock()
+		p.known[name] = top
+		p.mu.Unlock()
+	}
+	if len(top.floors) != int(got) {
+		return nil, &trouble.Error{
+			Code: trouble.TopicPartitionsChanged, Op: "publish to", Subject: fmt.Sprintf("topic %q", name),
+			Cause: fmt.Errorf("it had %d partitions and has %d", len(top.floors), got),
+			Means: "rows would move between partitions and could overtake each other: nothing was written since",
+			Hint:  "see the runbook: a new topic, or a rebuild",
+		}
+	}
+	top.compacted, top.maxBytes = keep == keepLatest, int(p.topics.MaxMessageBytes)
+	return top, nil
+}
+
+func newTopic(name string, partitions int) *topic {
+	t := &topic{name: name, floors: make([]change.Position, partitions), next: make([]int64, partitions)}
+	for i := range t.next {
+		t.next[i] = -1
+	}
+	return t
+}
+
+// ensureProgressTopic makes the source's progress topic.
+func (p *Publisher) ensureProgressTopic(ctx context.Context) error {
+	_, _, err := kafka.EnsureTopic(ctx, p.client, kafka.Topic{
+		Name: record.ProgressTopic(p.source), Partitions: 1, Replication: int16(p.topics.Replication),
+		Configs: map[string]string{
+			"cleanup.policy": "compact", "min.compaction.lag.ms": "86400000",
+			"max.message.bytes": strconv.Itoa(int(p.topics.MaxMessageBytes)),
+		},
+	})
+	return err
+}

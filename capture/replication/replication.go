@@ -1,0 +1,379 @@
+// Package replication is the connection over which Postgres sends its WAL: it starts a slot's stream, hands on the
+// messages in order, keeps the server informed, and confirms what is durable. It decodes no message (package
+// pgoutput does) and decides nothing.
+//
+// It follows "Streaming Replication Protocol" of the Postgres documentation.
+package replication
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// Conn is a replication connection that streams nothing yet. It is not safe for concurrent use.
+type Conn struct {
+	pg *pgconn.PgConn
+}
+
+// System is what the server answers to IDENTIFY_SYSTEM.
+type System struct {
+	ID       string
+	Timeline uint32
+	XLogPos  change.LSN
+	Database string
+}
+
+// Open connects for replication to the database of dsn. onNotice gets the server's notices and warnings, also
+// those that arrive inside the stream.
+func Open(ctx context.Context, dsn, application string, onNotice func(postgres.Notice)) (*Conn, error) {
+	pg, err := postgres.ConnectReplication(ctx, dsn, application, onNotice)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{pg: pg}, nil
+}
+
+// Close ends the connection.
+func (c *Conn) Close(ctx context.Context) error { return c.pg.Close(ctx) }
+
+// Identify asks which cluster this is.
+func (c *Conn) Identify(ctx context.Context) (System, error) {
+	r, err := pglogrepl.IdentifySystem(ctx, c.pg)
+	if err != nil {
+		return System{}, fmt.Errorf("identify system: %w", err)
+	}
+	return System{ID: r.SystemID, Timeline: uint32(r.Timeline), XLogPos: change.LSN(r.XLogPos), Database: r.DBName}, nil
+}
+
+var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+// ValidSlotName says whether Postgres takes name for a slot. pglogrepl and the replication grammar quote nothing,
+// so no other name ever reaches them.
+func ValidSlotName(name string) bool { return slotName.MatchString(name) }
+
+// CreateSlot makes a logical slot for pgoutput and gives its consistent point. It waits for all transactions that
+// are running on the server; cancel ctx to give up. The publications must exist already: decoding looks them up as
+// of the WAL that it reads.
+func (c *Conn) CreateSlot(ctx context.Context, name string) (change.LSN, error) {
+	if !ValidSlotName(name) {
+		return 0, fmt.Errorf("create slot %q: not a slot name", name)
+	}
+	r, err := pglogrepl.CreateReplicationSlot(ctx, c.pg, name, "pgoutput",
+		pglogrepl.CreateReplicationSlotOptions{Mode: pglogrepl.LogicalReplication, SnapshotAction: "NOEXPORT_SNAPSHOT"})
+	if err != nil {
+		return 0, fmt.Errorf("create slot %q: %w", name, err)
+	}
+	lsn, err := change.ParseLSN(r.ConsistentPoint)
+	if err != nil {
+		return 0, fmt.Errorf("create slot %q: %w", name, err)
+	}
+	return lsn, nil
+}
+
+// DropSlot removes a slot that nobody streams from.
+func (c *Conn) DropSlot(ctx context.Context, name string) error {
+	if !ValidSlotName(name) {
+		return fmt.Errorf("drop slot %q: not a slot name", name)
+	}
+	if err := pglogrepl.DropReplicationSlot(ctx, c.pg, name, pglogrepl.DropReplicationSlotOptions{Wait: true}); err != nil {
+		return fmt.Errorf("drop slot %q: %w", name, err)
+	}
+	return nil
+}
+
+// Item is one message of the stream.
+type Item struct {
+	// Data is a pgoutput message, nil for a keepalive. It aliases the batch.
+	Data []byte
+	// WALEnd is set for a keepalive: everything that the server decoded up to here has been sent before it.
+	WALEnd change.LSN
+}
+
+// Batch is a run of messages in the order of the stream. It is valid until the next call of Stream.Take.
+type Batch struct {
+	Items []Item
+	buf   []byte
+	ends  []int // of each item in buf, -1 for a keepalive
+}
+
+// Stream is a running stream. Take and Confirm may be called from different goroutines; Take from one only.
+type Stream struct {
+	pg    *pgconn.PgConn
+	ready chan struct{} // holds one token while pending is not empty or the stream has ended
+
+	mu      sync.Mutex
+	space   sync.Cond
+	pending Batch
+	spare   Batch
+	err     error
+	closed  bool
+	durable change.LSN // what is confirmed
+	highest change.LSN // the greatest position that the server has shown on this connection
+
+	wake               chan struct{} // asks the status goroutine to report now
+	stop               context.CancelFunc
+	received, reported chan struct{} // closed when the goroutines have ended
+}
+
+// Bounds of the stream's memory and of its silence.
+const (
+	// maxPending bytes of messages are read ahead; then the socket fills and the walsender waits. One message may
+	// be larger and is then alone.
+	maxPending = 8 << 20
+	// statusInterval is far below any sensible wal_sender_timeout.
+	statusInterval = time.Second
+)
+
+// Start begins to stream from where the slot stands. confirmed is the slot's confirmed_flush_lsn. The stream owns
+// the connection from here on.
+func (c *Conn) Start(ctx context.Context, slot string, publications []string, confirmed change.LSN) (*Stream, error) {
+	if !ValidSlotName(slot) {
+		return nil, fmt.Errorf("start replication: %q is not a slot name", slot)
+	}
+	names := make([]string, len(publications))
+	for i, p := range publications {
+		names[i] = postgres.Ident(p)
+	}
+	// Protocol 1 sends whole committed transactions in commit order. The start point 0/0 means: where the slot
+	// stands; a greater one would skip.
+	args := []string{
+		"proto_version '1'",
+		"publication_names " + postgres.Literal(strings.Join(names, ",")),
+		"messages 'true'",
+	}
+	if err := pglogrepl.StartReplication(ctx, c.pg, slot, 0, pglogrepl.StartReplicationOptions{PluginArgs: args}); err != nil {
+		return nil, fmt.Errorf("start replication from slot %q: %w", slot, err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s := &Stream{
+		pg: c.pg, ready: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: cancel,
+		received: make(chan struct{}), reported: make(chan struct{}),
+		durable: confirmed, highest: confirmed,
+	}
+	s.space.L = &s.mu
+	go s.receive()
+	go s.report(ctx)
+	return s, nil
+}
+
+// Ready gives a channel that has a token when Take has something to give.
+func (s *Stream) Ready() <-chan struct{} { return s.ready }
+
+// Take gives the messages that have arrived, without waiting; an empty batch if there are none. The error, once all
+// messages before it are taken, is the end of the stream.
+func (s *Stream) Take() (*Batch, error) {
+	s.mu.Lock()
+	if len(s.pending.ends) == 0 {
+		err := s.err
+		s.mu.Unlock()
+		return &Batch{}, err
+	}
+	s.pending, s.spare = s.spare, s.pending
+	s.pending.reset()
+	s.space.Signal()
+	if s.err != nil { // let the caller come back for it
+		s.signal()
+	}
+	s.mu.Unlock()
+	s.spare.index()
+	return &s.spare, nil
+}
+
+func (b *Batch) reset() {
+	if cap(b.buf) > 2*maxPending { // one huge message must not be kept for ever
+		b.buf = nil
+	}
+	b.buf, b.ends, b.Items = b.buf[:0], b.ends[:0], b.Items[:0]
+}
+
+// index makes Items out of buf and ends.
+func (b *Batch) index() {
+	start := 0
+	for _, end := range b.ends {
+		if end < 0 {
+			end = -end
+			b.Items = append(b.Items, Item{WALEnd: change.LSN(binary.BigEndian.Uint64(b.buf[start:end]))})
+		} else {
+			b.Items = append(b.Items, Item{Data: b.buf[start:end:end]})
+		}
+		start = end
+	}
+}
+
+func (s *Stream) signal() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+}
+
+// receive reads from the socket until the stream ends.
+func (s *Stream) receive() {
+	defer close(s.received)
+	err := s.receiveAll()
+	s.mu.Lock()
+	s.err = err
+	s.signal()
+	s.mu.Unlock()
+}
+
+// errEnded is the end of a stream that the server ended.
+var errEnded = errors.New("the server ended the stream")
+
+func (s *Stream) receiveAll() error {
+	for {
+		// No deadline and no cancellable context: both would cost a timer per message. Close unblocks the read.
+		msg, err := s.pg.ReceiveMessage(context.Background())
+		if err != nil {
+			return fmt.Errorf("receive from the replication stream: %w", err)
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.CopyData:
+			if err := s.accept(msg.Data); err != nil {
+				return err
+			}
+		case *pgproto3.CopyDone:
+			return errEnded
+		case *pgproto3.ErrorResponse:
+			return fmt.Errorf("receive from the replication stream: %w", pgconn.ErrorResponseToPgError(msg))
+		}
+	}
+}
+
+const (
+	xlogDataHeader  = 1 + 8 + 8 + 8
+	keepaliveLength = 1 + 8 + 8 + 1
+)
+
+func (s *Stream) accept(data []byte) error {
+	switch {
+	case len(data) >= xlogDataHeader && data[0] == pglogrepl.XLogDataByteID:
+		return s.append(data[xlogDataHeader:], false, change.LSN(binary.BigEndian.Uint64(data[9:])))
+	case len(data) == keepaliveLength && data[0] == pglogrepl.PrimaryKeepaliveMessageByteID:
+		if data[17] != 0 {
+			s.Report()
+		}
+		return s.append(data[1:9], true, change.LSN(binary.BigEndian.Uint64(data[1:])))
+	case len(data) == 0:
+		return errors.New("empty message in the replication stream")
+	}
+	return fmt.Errorf("unknown message %q of %d bytes in the replication stream", data[0], len(data))
+}
+
+func (s *Stream) append(data []byte, keepalive bool, position change.LSN) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.pending.buf) > 0 && len(s.pending.buf)+len(data) > maxPending && !s.closed {
+		s.space.Wait()
+	}
+	if s.closed {
+		return net.ErrClosed
+	}
+	s.highest = max(s.highest, position)
+	s.pending.buf = append(s.pending.buf, data...)
+	end := len(s.pending.buf)
+	if keepalive {
+		end = -end
+	}
+	s.pending.ends = append(s.pending.ends, end)
+	if len(s.pending.ends) == 1 {
+		s.signal()
+	}
+	return nil
+}
+
+// Confirm tells the server that everything before lsn is durable and need not be kept. It never goes back. The
+// server is told within statusInterval.
+//
+// An lsn that is beyond what this connection has seen would let the server drop WAL that nobody has read: that is a
+// broken invariant of ours, and panics.
+func (s *Stream) Confirm(lsn change.LSN) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if lsn <= s.durable {
+		return
+	}
+	if lsn > s.highest {
+		panic(fmt.Sprintf("confirm %s: the server has shown nothing beyond %s", lsn, s.highest))
+	}
+	s.durable = lsn
+}
+
+// Confirmed gives what is confirmed.
+func (s *Stream) Confirmed() change.LSN {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.durable
+}
+
+// Report asks for a status update to be sent now.
+func (s *Stream) Report() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// report sends status updates from a goroutine of its own, so that a full pipeline never makes the server believe
+// that we are dead.
+func (s *Stream) report(ctx context.Context) {
+	defer close(s.reported)
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			_ = s.sendStatus() // the last word before Close; if it is lost the server sends again what it had
+			return
+		case <-tick.C:
+		case <-s.wake:
+		}
+		if err := s.sendStatus(); err != nil {
+			return // the receiver finds the same connection broken and reports it
+		}
+	}
+}
+
+func (s *Stream) sendStatus() error {
+	lsn := pglogrepl.LSN(s.Confirmed())
+	if lsn == 0 {
+		return nil // a zero flush position would be replaced by the write position
+	}
+	return pglogrepl.SendStandbyStatusUpdate(context.Background(), s.pg, pglogrepl.StandbyStatusUpdate{
+		WALWritePosition: lsn, WALFlushPosition: lsn, WALApplyPosition: lsn,
+	})
+}
+
+// Close tells the server once more what is confirmed, ends the connection and waits for the stream's goroutines.
+func (s *Stream) Close() error {
+	s.mu.Lock()
+	already := s.closed
+	s.closed = true
+	s.space.Broadcast()
+	s.mu.Unlock()
+	if already {
+		return nil
+	}
+	_ = s.pg.Conn().SetWriteDeadline(time.Now().Add(time.Second))
+	s.stop()
+	<-s.reported
+	_ = s.pg.Conn().SetReadDeadline(time.Now())
+	<-s.received
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return s.pg.Close(ctx)
+}

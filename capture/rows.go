@@ -1,0 +1,248 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/pgoutput"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// relation keeps a Relation message for when a row needs it. Postgres sends it again after every invalidation
+// (ANALYZE, CREATE INDEX …), nearly always with the same content, and for partitions of which no row ever comes.
+func (s *session) relation(data []byte) {
+	t := s.tables[s.decode.Relation.OID]
+	if t == nil {
+		t = &table{}
+		s.tables[s.decode.Relation.OID] = t
+	}
+	if t.pub != nil && bytes.Equal(t.message, data) {
+		t.pending = nil
+		return
+	}
+	t.pending = bytes.Clone(data)
+}
+
+// table gives the captured table with this OID, ready to be published; nil for one that is not captured.
+func (s *session) table(ctx context.Context, oid schema.OID) (*table, error) {
+	t := s.tables[oid]
+	if t == nil {
+		return nil, &trouble.Error{
+			Code: trouble.StreamBroken, Op: "decode", Subject: fmt.Sprintf("a row of the transaction that commits at %s", s.tx.CommitLSN),
+			Cause: fmt.Errorf("no Relation message came for OID %d", oid), Means: "nothing after it is published; the source keeps its WAL",
+			Hint: "this is a defect: please report it",
+		}
+	}
+	if t.pending != nil {
+		if err := s.resolve(ctx, t); err != nil {
+			return nil, err
+		}
+	}
+	if t.pub == nil {
+		return nil, nil
+	}
+	if t.txAt != s.tx.CommitLSN {
+		t.txAt, t.txOrdinal = s.tx.CommitLSN, 0
+	}
+	t.txOrdinal++
+	return t, nil
+}
+
+// resolve takes up a pending Relation message.
+func (s *session) resolve(ctx context.Context, t *table) error {
+	var d pgoutput.Decoder
+	if _, err := d.Decode(t.pending); err != nil {
+		return fmt.Errorf("decode a kept Relation message: %w", err)
+	}
+	known, err := s.catalog.Table(ctx, d.Relation.OID)
+	if err != nil {
+		return err
+	}
+	rel, err := s.catalog.Resolve(ctx, &d.Relation, known)
+	if err != nil {
+		return err
+	}
+	if !s.patterns.Match(rel.Schema, rel.Name) {
+		t.message, t.pending = t.pending, nil
+		return nil
+	}
+	if t.pub == nil || !t.pub.Relation.Equal(rel) {
+		if err := s.setRelation(ctx, t, rel); err != nil {
+			return err
+		}
+	}
+	if known != nil {
+		t.catalog = known
+	}
+	t.message, t.pending = t.pending, nil
+	return nil
+}
+
+// setRelation makes rel the version of t that is published from here on.
+func (s *session) setRelation(ctx context.Context, t *table, rel *schema.Relation) error {
+	done := s.stage.Wait(waitRegistry)
+	pub, err := s.pub.Table(ctx, rel)
+	done()
+	if err != nil {
+		return err
+	}
+	if t.pub != nil {
+		s.log.Info("table has a new version", "table", rel.QualifiedName(), "lsn", s.tx.CommitLSN.String())
+		s.meter.schemaChanges.Inc()
+	}
+	t.pub = pub
+	t.counters = s.meter.table(rel.QualifiedName())
+	return nil
+}
+
+// event gives an event of the current transaction with its position.
+func (s *session) event(op change.Op, t *table) change.Event {
+	return change.Event{
+		Op: op, Tx: s.tx, TableOrdinal: t.txOrdinal,
+		Position: change.Position{Era: s.era, CommitLSN: s.tx.CommitLSN, Seq: s.ordinal * 2},
+	}
+}
+
+// row publishes an Insert, Update or Delete.
+func (s *session) row(ctx context.Context, kind pgoutput.Kind) error {
+	row := &s.decode.Row
+	t, err := s.table(ctx, row.OID)
+	if err != nil || t == nil {
+		return err
+	}
+	rel := t.pub.Relation
+	if width := len(rel.Columns); row.New != nil && len(row.New) != width || row.Old != nil && len(row.Old) != width {
+		return fmt.Errorf("decode a row of table %q at %s: it has not the %d columns of its Relation message", rel.QualifiedName(), s.tx.CommitLSN, width)
+	}
+	complete(rel, row)
+	if t.snapshot != nil {
+		drop, err := s.meet(ctx, t, row)
+		if err != nil || drop {
+			return err
+		}
+	}
+	var did bool
+	switch {
+	case kind == pgoutput.KindInsert:
+		ev := s.event(change.Create, t)
+		ev.After = row.New
+		did, err = s.pub.Publish(ctx, t.pub, &ev)
+	case kind == pgoutput.KindDelete:
+		ev := s.event(change.Delete, t)
+		ev.Before = row.Old
+		did, err = s.pub.Publish(ctx, t.pub, &ev)
+	case keyChanged(rel, row):
+		old, fresh := s.event(change.Delete, t), s.event(change.Create, t)
+		fresh.Position.Seq++
+		old.Before, fresh.After = row.Old, row.New
+		did, err = s.pub.PublishMove(ctx, t.pub, &old, &fresh)
+	default:
+		ev := s.event(change.Update, t)
+		ev.After = row.New
+		if !row.OldIsKey {
+			ev.Before = row.Old
+		}
+		did, err = s.pub.Publish(ctx, t.pub, &ev)
+	}
+	if did {
+		t.counters.count(kind)
+	} else if err == nil {
+		s.meter.skipped.Inc()
+	}
+	return err
+}
+
+// complete fills what the new row lacks from the old one: a TOASTed value under REPLICA IDENTITY FULL, a TOASTed
+// key column under any identity.
+func complete(rel *schema.Relation, row *pgoutput.Row) {
+	if row.Old == nil || row.New == nil {
+		return
+	}
+	for i := range row.New {
+		if row.New[i].State == change.Unchanged && (!row.OldIsKey || rel.IsKey(i)) {
+			row.New[i] = row.Old[i]
+		}
+	}
+}
+
+// keyChanged compares the keys by their values: an old tuple alone is not a key change.
+func keyChanged(rel *schema.Relation, row *pgoutput.Row) bool {
+	if row.Old == nil {
+		return false
+	}
+	for _, k := range rel.Key {
+		if !bytes.Equal(row.Old[k].Text, row.New[k].Text) {
+			return true
+		}
+	}
+	return false
+}
+
+// truncate publishes a Truncate of one or several tables.
+func (s *session) truncate(ctx context.Context) error {
+	for _, oid := range slices.Clone(s.decode.Truncate.OIDs) {
+		t, err := s.table(ctx, oid)
+		if err != nil {
+			return err
+		}
+		if t == nil {
+			continue
+		}
+		if t.snapshot != nil {
+			drop, err := s.meet(ctx, t, nil)
+			if err != nil {
+				return err
+			}
+			if drop {
+				continue
+			}
+		}
+		ev := s.event(change.Truncate, t)
+		did, err := s.pub.Publish(ctx, t.pub, &ev)
+		if err != nil {
+			return err
+		}
+		if did {
+			t.counters.count(pgoutput.KindTruncate)
+		}
+	}
+	return nil
+}
+
+// signal is what a logical message with our prefix asks for or says.
+type signal struct {
+	Fence     string `json:"fence"`     // to be reported as reached
+	Heartbeat int64  `json:"heartbeat"` // when it was written, microseconds since 1970, by the source's clock
+}
+
+// message takes a logical message. Only transactional ones count: the others come outside the order of commits.
+func (s *session) message() error {
+	m := &s.decode.Logical
+	if !m.Transactional || string(m.Prefix) != catalog.MessagePrefix {
+		return nil
+	}
+	var sig signal
+	if err := json.Unmarshal(m.Content, &sig); err != nil {
+		s.log.Warn("a message in the WAL is passed over: it is not JSON", "lsn", m.LSN.String(), "error", err.Error())
+		return nil
+	}
+	if sig.Fence != "" {
+		s.fences = append(s.fences, sig.Fence)
+	}
+	return nil
+}
+
+// levelOf gives the word for the progress record.
+func levelOf(t *catalog.Table) string { return string(t.Level) }
+
+// newProgress is the progress of a table of which nothing was read yet.
+func newProgress(t *catalog.Table) record.TableProgress {
+	return record.TableProgress{OID: uint32(t.Relation.OID), Schema: t.Relation.Schema, Table: t.Relation.Name, Level: levelOf(t)}
+}

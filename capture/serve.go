@@ -1,0 +1,36 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+)
+
+// Serve runs a capture with its HTTP answers until ctx ends.
+func Serve(ctx context.Context, cfg Config, options Options) error {
+	if options.OnGap != "" && options.OnGap != GapStop && options.OnGap != GapResnapshot {
+		return service.Usage(fmt.Errorf("--on-gap is %q; write %s or %s", options.OnGap, GapStop, GapResnapshot))
+	}
+	log := service.Log(cfg.Log)
+	var c *Capture
+	server := service.NewServer("capture", cfg.HTTP, log, func() any { return c.Status() })
+	if err := server.Listen(ctx); err != nil {
+		return err
+	}
+	options.HTTP = "http://" + server.Addr()
+	c, err := New(cfg, options, log)
+	if err != nil {
+		return err
+	}
+	server.Registry().MustRegister(c.Collectors()...)
+	c.ready = server.Ready
+	c.ready("connection to the source")
+	group := service.NewGroup(ctx)
+	group.Go("http", server.Run)
+	group.Go("capture", func(ctx context.Context) error {
+		defer group.Stop()
+		return c.Run(ctx)
+	})
+	return group.Wait()
+}

@@ -1,0 +1,302 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/pgoutput"
+	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/capture/replication"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// session is one life of the pipeline, from a fenced producer and a started stream to the first error. Everything
+// below is touched by the goroutine of run alone; readers of chunks and the watcher of the catalog talk to it
+// through channels.
+type session struct {
+	config   *Config
+	log      *slog.Logger
+	meter    *meter
+	stage    *service.Stage
+	stream   *replication.Stream
+	catalog  *catalog.Catalog // of this goroutine
+	pub      *publish.Publisher
+	patterns catalog.Patterns
+
+	system replication.System
+	era    uint16
+	tables map[schema.OID]*table
+	decode pgoutput.Decoder
+
+	// Where the stream stands.
+	tx         change.Transaction
+	inTx       bool
+	ordinal    uint64     // of the row message in tx that came last
+	done       uint64     // of the one up to which all are published
+	lastCommit change.LSN // commit LSN of the last transaction: the boundary of snapshot rows
+	commitTime int64      // of lastCommit
+	endLSN     change.LSN // end of the last whole transaction
+	streamed   change.LSN // all that committed before here has been read from the stream
+	maxXID     uint32
+	recent     recent // transactions that were read lately
+
+	snapshotSeq uint64 // Seq of the last snapshot row at lastCommit, 0 for none
+	// resumed is the newest position in any partition at the start. Snapshot rows must come behind it: before the
+	// stream is there again, they would be taken for what the partitions already hold.
+	resumed change.Position
+	chunks  chunks
+
+	// What the last committed progress record says.
+	progressEnd change.LSN
+	progressAt  time.Time
+	changed     map[schema.OID]bool // tables whose progress has changed since
+	fences      []string            // reached since
+	facts       facts               // newest from the watcher
+	watched     <-chan facts
+
+	instance, http string
+	publishStatus  func(*session)
+}
+
+// table is a captured table.
+type table struct {
+	catalog  *catalog.Table
+	pub      *publish.Table // nil until the first row needs it
+	message  []byte         // the Relation message that pub was made of, nil if it was made of the catalog
+	pending  []byte         // a newer Relation message, resolved when the first row needs it
+	progress record.TableProgress
+	snapshot *tableSnapshot // nil when there is nothing to be read
+
+	counters  *counters
+	txOrdinal uint64     // events of the table in the current transaction
+	txAt      change.LSN // commit LSN of the transaction that txOrdinal counts in
+}
+
+const (
+	// progressInterval: a source that does nothing still says so, and the slot gets on.
+	progressInterval = 5 * time.Second
+	idleAdvance      = time.Second
+	// longestOpen bounds a Kafka transaction within one huge source transaction.
+	longestOpen = 10 * time.Second
+)
+
+// run reads the stream until ctx ends or something fails. A nil error says that ctx ended and everything read was
+// published as far as whole transactions go.
+func (s *session) run(ctx context.Context) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		batch, streamErr := s.stream.Take()
+		for i := range batch.Items {
+			if err := s.item(ctx, &batch.Items[i]); err != nil {
+				return err
+			}
+		}
+		if len(batch.Items) > 0 {
+			continue
+		}
+		if err := s.idle(ctx); err != nil {
+			return err
+		}
+		if streamErr != nil {
+			return streamTrouble(s.config.Source.slot(), streamErr)
+		}
+		s.stage.Idle()
+		select {
+		case <-ctx.Done():
+			return s.leave(ctx)
+		case <-s.stream.Ready():
+		case r := <-s.chunks.results:
+			s.chunks.arrived(r)
+		case f := <-s.watched:
+			if err := s.learn(ctx, f); err != nil {
+				return err
+			}
+		case <-tick.C:
+		}
+		s.stage.Busy()
+	}
+}
+
+// leave commits what is whole, at the end of a life in order.
+func (s *session) leave(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return s.commit(ctx, true)
+}
+
+func (s *session) item(ctx context.Context, item *replication.Item) error {
+	if item.Data == nil {
+		// Sent on the same ordered stream after every commit before it; but between Begin and Commit the server
+		// may speak of the position that it reads at, ahead of what it has sent of this transaction.
+		if !s.inTx {
+			s.streamed = max(s.streamed, item.WALEnd)
+		}
+		return nil
+	}
+	kind, err := s.decode.Decode(item.Data)
+	if err != nil {
+		return &trouble.Error{
+			Code: trouble.StreamBroken, Op: "decode", Subject: fmt.Sprintf("a message of the transaction that commits at %s", s.tx.CommitLSN), Cause: err,
+			Means: "nothing after it is published; the source keeps its WAL",
+			Hint:  "this is a defect of Tributary or of what lies between it and the server: please report it",
+		}
+	}
+	switch kind {
+	case pgoutput.KindBegin:
+		return s.begin()
+	case pgoutput.KindCommit:
+		return s.commitMessage(ctx)
+	case pgoutput.KindOrigin:
+		s.tx.Origin = string(s.decode.Origin.Name)
+	case pgoutput.KindRelation:
+		s.relation(item.Data)
+	case pgoutput.KindInsert, pgoutput.KindUpdate, pgoutput.KindDelete:
+		s.ordinal++
+		if err := s.row(ctx, kind); err != nil {
+			return err
+		}
+		s.done = s.ordinal
+		return s.cutIfLarge(ctx)
+	case pgoutput.KindTruncate:
+		s.ordinal++
+		if err := s.truncate(ctx); err != nil {
+			return err
+		}
+		s.done = s.ordinal
+	case pgoutput.KindLogical:
+		return s.message()
+	}
+	return nil
+}
+
+func (s *session) begin() error {
+	b := &s.decode.Begin
+	if s.inTx {
+		return errors.New("the stream begins a transaction within another")
+	}
+	s.inTx, s.ordinal, s.done = true, 0, 0
+	s.tx = change.Transaction{XID: b.XID, CommitLSN: b.FinalLSN, CommitTime: b.CommitTime}
+	s.recent.add(b.XID)
+	return nil
+}
+
+func (s *session) commitMessage(ctx context.Context) error {
+	c := &s.decode.Commit
+	if !s.inTx || c.CommitLSN != s.tx.CommitLSN {
+		return fmt.Errorf("the stream commits a transaction at %s, the one it began commits at %s", c.CommitLSN, s.tx.CommitLSN)
+	}
+	s.inTx = false
+	s.lastCommit, s.snapshotSeq = c.CommitLSN, 0
+	if s.resumed.CommitLSN == s.lastCommit && s.resumed.Snapshot() {
+		s.snapshotSeq = s.resumed.Seq
+	}
+	s.commitTime = c.CommitTime
+	s.endLSN = c.EndLSN
+	s.streamed = max(s.streamed, c.EndLSN)
+	if s.maxXID == 0 || int32(s.tx.XID-s.maxXID) > 0 {
+		s.maxXID = s.tx.XID
+	}
+	s.meter.transactions.Inc()
+	if err := s.boundary(ctx); err != nil {
+		return err
+	}
+	if open, since, bytes := s.pub.Open(); open && (bytes >= int64(s.config.Publish.Bytes) || time.Since(since) >= s.config.Publish.Linger) {
+		return s.commit(ctx, false)
+	}
+	return nil
+}
+
+// boundary is between two transactions of the source: where rows of snapshots are put.
+func (s *session) boundary(ctx context.Context) error {
+	if s.lastCommit < s.resumed.CommitLSN {
+		return nil
+	}
+	return s.snapshots(ctx)
+}
+
+// cutIfLarge ends the Kafka transaction in the middle of a source transaction that is too large for one.
+func (s *session) cutIfLarge(ctx context.Context) error {
+	open, since, bytes := s.pub.Open()
+	if !open || bytes < int64(s.config.Publish.Bytes) && (s.ordinal%1024 != 0 || time.Since(since) < longestOpen) {
+		return nil
+	}
+	return s.commit(ctx, false)
+}
+
+// idle is called when everything that has arrived is dealt with.
+func (s *session) idle(ctx context.Context) error {
+	if s.inTx {
+		return nil
+	}
+	if err := s.boundary(ctx); err != nil {
+		return err
+	}
+	open, _, _ := s.pub.Open()
+	since := time.Since(s.progressAt)
+	switch {
+	case open:
+	case s.streamed > s.progressEnd && since >= idleAdvance:
+	case len(s.fences) > 0:
+	case since >= progressInterval:
+	default:
+		return nil
+	}
+	return s.commit(ctx, false)
+}
+
+// commit ends the Kafka transaction with a progress record and then confirms to the server what has become durable.
+func (s *session) commit(ctx context.Context, last bool) error {
+	pr := s.progressRecord(s.pub.FullDue() || last)
+	done := s.stage.Wait(waitKafka)
+	err := s.pub.Commit(ctx, pr)
+	done()
+	if err != nil {
+		return err
+	}
+	s.progressEnd, s.progressAt = change.LSN(pr.EndLSN), time.Now()
+	clear(s.changed)
+	s.fences = nil
+	s.meter.kafkaTransactions.Inc()
+	s.stream.Confirm(s.progressEnd)
+	s.meter.published(pr)
+	return nil
+}
+
+func (s *session) progressRecord(full bool) *record.Progress {
+	pr := &record.Progress{
+		SystemID: s.system.ID, Timeline: s.system.Timeline, Era: s.era, Slot: s.config.Source.slot(), Full: full,
+		CommitLSN: record.LSN(s.lastCommit), EndLSN: record.LSN(s.streamed), CommitTime: s.commitTime,
+		MaxXID: s.maxXID, Fences: s.fences, Health: s.health(),
+	}
+	if s.inTx {
+		// done, not ordinal: the row that came last may still wait for a snapshot. Rows of a snapshot that were put
+		// at lastCommit meanwhile are below this transaction's position.
+		pr.CommitLSN, pr.Inside, pr.EndLSN = record.LSN(s.tx.CommitLSN), s.done*2+1, record.LSN(s.endBefore())
+		pr.CommitTime = s.tx.CommitTime
+	} else if s.snapshotSeq > 0 {
+		pr.SnapshotSeq = s.snapshotSeq + 1
+	}
+	for oid, t := range s.tables {
+		if full || s.changed[oid] {
+			pr.Tables = append(pr.Tables, t.progress)
+		}
+	}
+	return pr
+}
+
+// endBefore gives what may be confirmed while a transaction is under way: not a byte of it.
+func (s *session) endBefore() change.LSN { return max(s.endLSN, s.progressEnd) }
+
+// streamTrouble says what the end of the stream means.
+func streamTrouble(slot string, err error) error {
+	return catalog.Unreachable("read WAL from", fmt.Sprintf("slot %q", slot), err)
+}

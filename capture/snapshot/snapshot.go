@@ -1,0 +1,375 @@
+// Package snapshot reads the rows that a table already has, in chunks small enough that no snapshot of the source
+// is held for longer than one of them. It says of each chunk which transactions the read has seen and up to which
+// LSN they reach; how chunks are put between the stream's events is the caller's business (package capture).
+//
+// Rows are read in text form by the extended protocol, under the same pinned settings as the stream, so that both
+// give the same bytes for the same value.
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// Range is a part of a table by its key: what is greater than After and not greater than Up, in the order of the
+// primary key's index. Both are texts of the key's columns, or of the first few; nil is the end of the table. At, if
+// set, is the one key that is meant instead.
+type Range struct{ At, After, Up []string }
+
+// Limits bound a chunk; it ends at whichever is reached first.
+type Limits struct {
+	Rows  int
+	Bytes int
+}
+
+// Chunk is what one read saw.
+type Chunk struct {
+	Relation   *schema.Relation
+	Visibility Visibility
+	// LSN is behind the commit record of every transaction that the read has seen.
+	LSN  change.LSN
+	Rows []change.Tuple // a dropped row is nil
+	// Last is the key of the last row read, from which the range goes on; nil when it is exhausted.
+	Last []string
+
+	byKey map[string]int
+}
+
+// Drop takes out the row with this key (of AppendKey), if the chunk has it.
+func (c *Chunk) Drop(key string) {
+	if i, ok := c.find(key); ok {
+		c.Rows[i] = nil
+	}
+}
+
+// Overlay brings the row with this key, if the chunk has it, up to a later UPDATE of which some columns are unknown.
+func (c *Chunk) Overlay(key string, later change.Tuple) {
+	i, ok := c.find(key)
+	if !ok {
+		return
+	}
+	for column, v := range later {
+		if v.State != change.Unchanged {
+			c.Rows[i][column] = v
+		}
+	}
+}
+
+func (c *Chunk) find(key string) (int, bool) {
+	if c.byKey == nil {
+		c.byKey = make(map[string]int, len(c.Rows))
+		var b []byte
+		for i, row := range c.Rows {
+			b = AppendKey(b[:0], c.Relation, row)
+			c.byKey[string(b)] = i
+		}
+	}
+	i, ok := c.byKey[key]
+	return i, ok && c.Rows[i] != nil
+}
+
+// AppendKey appends bytes that are equal for equal keys of rel.
+func AppendKey(dst []byte, rel *schema.Relation, row change.Tuple) []byte {
+	for _, k := range rel.Key {
+		at := len(dst)
+		dst = append(dst, 0, 0, 0, 0)
+		dst = rel.Columns[k].Type.AppendCanonical(dst, row[k].Text)
+		n := len(dst) - at - 4
+		dst[at], dst[at+1], dst[at+2], dst[at+3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
+	}
+	return dst
+}
+
+// ErrSchemaChanged says that the table is not any more what the relation says: read it again with the new one.
+var ErrSchemaChanged = errors.New("the table has changed since")
+
+// Reader is one connection that reads rows. One goroutine at a time.
+type Reader struct {
+	conn *pgx.Conn
+}
+
+// Open connects a reader.
+func Open(ctx context.Context, dsn, application string) (*Reader, error) {
+	conn, err := postgres.Connect(ctx, dsn, application)
+	if err != nil {
+		return nil, err
+	}
+	// With row security on, a policy would silently hide rows from us; off, the server refuses the read.
+	if _, err := conn.Exec(ctx, `set row_security = off`); err != nil {
+		_ = conn.Close(ctx)
+		return nil, fmt.Errorf("prepare a snapshot connection: %w", postgres.Describe(err))
+	}
+	return &Reader{conn: conn}, nil
+}
+
+// Close ends the connection.
+func (r *Reader) Close(ctx context.Context) error { return r.conn.Close(ctx) }
+
+// Source is a table to be read.
+type Source struct {
+	Relation    *schema.Relation
+	Partitioned bool
+}
+
+// from gives the table as it stands in FROM: a partitioned one with its partitions, any other without the children
+// that inherit from it, which are tables of their own.
+func (s Source) from() string {
+	name := postgres.Ident(s.Relation.Schema, s.Relation.Name)
+	if s.Partitioned {
+		return name
+	}
+	return "only " + name
+}
+
+func (s Source) columns() string {
+	if len(s.Relation.Columns) == 0 {
+		return ""
+	}
+	names := make([]string, len(s.Relation.Columns))
+	for i := range s.Relation.Columns {
+		names[i] = postgres.Ident(s.Relation.Columns[i].Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// fetchRows rows are asked for at once: a compromise between round trips and memory.
+const fetchRows = 2000
+
+// Chunk reads the next rows of a range of a table that has a key.
+func (r *Reader) Chunk(ctx context.Context, s Source, rng Range, limits Limits) (*Chunk, error) {
+	where, params := s.where(rng)
+	sql := "declare chunk no scroll cursor for select " + s.columns() + " from " + s.from() + where + " order by " + s.order()
+	c := &Chunk{Relation: s.Relation}
+	err := r.inSnapshot(ctx, &c.Visibility, &c.LSN, func() error {
+		if _, err := r.conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Close(); err != nil {
+			return err
+		}
+		store := newStore(len(s.Relation.Columns))
+		for len(store.rows) < limits.Rows && store.bytes < limits.Bytes {
+			n, err := r.fetch(ctx, s, store, min(fetchRows, limits.Rows-len(store.rows)))
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				c.Rows = store.rows
+				return nil
+			}
+		}
+		c.Rows = store.rows
+		if rng.At == nil {
+			c.Last = KeyTexts(s.Relation, c.Rows[len(c.Rows)-1])
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read a chunk of table %q: %w", s.Relation.QualifiedName(), err)
+	}
+	return c, nil
+}
+
+// KeyTexts gives the texts of row's key.
+func KeyTexts(rel *schema.Relation, row change.Tuple) []string {
+	texts := make([]string, len(rel.Key))
+	for i, k := range rel.Key {
+		texts[i] = string(row[k].Text)
+	}
+	return texts
+}
+
+// Whole reads a table that has no key, under one snapshot. It calls begin when the snapshot is taken and piece for
+// each run of rows; the rows belong to the callee. An error of either ends the read and is returned.
+func (r *Reader) Whole(ctx context.Context, s Source, begin func(Visibility, change.LSN) error, piece func([]change.Tuple) error) error {
+	var seen Visibility
+	var lsn change.LSN
+	err := r.inSnapshot(ctx, &seen, &lsn, func() error {
+		if err := begin(seen, lsn); err != nil {
+			return err
+		}
+		sql := "declare chunk no scroll cursor for select " + s.columns() + " from " + s.from()
+		if _, err := r.conn.PgConn().ExecParams(ctx, sql, nil, nil, nil, nil).Close(); err != nil {
+			return err
+		}
+		for {
+			store := newStore(len(s.Relation.Columns))
+			n, err := r.fetch(ctx, s, store, fetchRows)
+			if err != nil || n == 0 {
+				return err
+			}
+			if err := piece(store.rows); err != nil {
+				return err
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("read table %q: %w", s.Relation.QualifiedName(), err)
+	}
+	return nil
+}
+
+// inSnapshot runs read in a transaction whose snapshot it reports. When it has ended, a message in the WAL makes
+// sure that the stream will get past lsn even if nothing else happens.
+func (r *Reader) inSnapshot(ctx context.Context, seen *Visibility, lsn *change.LSN, read func() error) (err error) {
+	tx, err := r.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return postgres.Describe(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // it was only read
+	// One statement: its snapshot is taken before its functions run, so that lsn is behind all that it sees.
+	var text string
+	var position int64
+	if err := tx.QueryRow(ctx, `select pg_current_snapshot()::text, (pg_current_wal_insert_lsn() - '0/0')::int8`).Scan(&text, &position); err != nil {
+		return postgres.Describe(err)
+	}
+	*lsn = change.LSN(position)
+	if *seen, err = ParseVisibility(text); err != nil {
+		return err
+	}
+	if err := read(); err != nil {
+		switch postgres.SQLState(err) {
+		case "42703", "42P01", "42704", "42883": // column, table, type or operator is gone
+			return fmt.Errorf("%w: %w", ErrSchemaChanged, postgres.Describe(err))
+		case "":
+			return err
+		}
+		return postgres.Describe(err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return postgres.Describe(err)
+	}
+	if _, err := r.conn.Exec(ctx, `select pg_logical_emit_message(true, 'tributary', '{"chunk": true}')`); err != nil {
+		return postgres.Describe(err)
+	}
+	return nil
+}
+
+// fetch takes up to n rows from the cursor.
+func (r *Reader) fetch(ctx context.Context, s Source, store *store, n int) (int, error) {
+	result := r.conn.PgConn().ExecParams(ctx, "fetch forward "+strconv.Itoa(n)+" from chunk", nil, nil, nil, nil)
+	if err := sameColumns(s.Relation, result.FieldDescriptions()); err != nil {
+		_, _ = result.Close()
+		return 0, err
+	}
+	got := 0
+	for result.NextRow() {
+		store.add(result.Values())
+		got++
+	}
+	_, err := result.Close()
+	return got, err
+}
+
+func sameColumns(rel *schema.Relation, fields []pgconn.FieldDescription) error {
+	if len(fields) == 0 {
+		return nil // the error comes with Close
+	}
+	for i := range fields {
+		if i >= len(rel.Columns) || schema.OID(fields[i].DataTypeOID) != rel.Columns[i].Type.OID && rel.Columns[i].Type.Base == nil {
+			return fmt.Errorf("%w: column %q has another type", ErrSchemaChanged, fields[i].Name)
+		}
+	}
+	return nil
+}
+
+func (s Source) order() string {
+	names := make([]string, len(s.Relation.Key))
+	for i, k := range s.Relation.Key {
+		names[i] = postgres.Ident(s.Relation.Columns[k].Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// where gives the condition of a range and its parameters. A row comparison is what the key's index understands.
+func (s Source) where(rng Range) (string, [][]byte) {
+	var params [][]byte
+	compare := func(op string, values []string) string {
+		var columns, marks []string
+		for i, v := range values {
+			col := &s.Relation.Columns[s.Relation.Key[i]]
+			params = append(params, []byte(v))
+			columns = append(columns, postgres.Ident(col.Name))
+			marks = append(marks, "$"+strconv.Itoa(len(params))+"::"+col.Type.Name)
+		}
+		return "(" + strings.Join(columns, ", ") + ") " + op + " (" + strings.Join(marks, ", ") + ")"
+	}
+	var conditions []string
+	if rng.At != nil {
+		conditions = append(conditions, compare("=", rng.At))
+	}
+	if rng.After != nil {
+		conditions = append(conditions, compare(">", rng.After))
+	}
+	if rng.Up != nil {
+		conditions = append(conditions, compare("<=", rng.Up))
+	}
+	if len(conditions) == 0 {
+		return "", nil
+	}
+	return " where " + strings.Join(conditions, " and "), params
+}
+
+// Split cuts a table into up to n ranges of about the same size, by the planner's histogram of the key's first
+// column; one range where there is none.
+func (r *Reader) Split(ctx context.Context, s Source, n int) ([]Range, error) {
+	first := s.Relation.Columns[s.Relation.Key[0]].Name
+	var bounds []string
+	err := r.conn.QueryRow(ctx, `
+		select coalesce((select histogram_bounds::text::text[] from pg_stats
+		                  where schemaname = $1 and tablename = $2 and attname = $3 and inherited = $4), '{}')`,
+		s.Relation.Schema, s.Relation.Name, first, s.Partitioned).Scan(&bounds)
+	if err != nil {
+		return nil, fmt.Errorf("split table %q: %w", s.Relation.QualifiedName(), postgres.Describe(err))
+	}
+	ranges := []Range{{}}
+	for i := 1; i < n && len(bounds) > n; i++ {
+		cut := []string{bounds[i*len(bounds)/n]}
+		ranges[len(ranges)-1].Up = cut
+		ranges = append(ranges, Range{After: cut})
+	}
+	return ranges, nil
+}
+
+// store collects rows without an allocation for each.
+type store struct {
+	width  int
+	rows   []change.Tuple
+	values []change.Value
+	text   []byte
+	bytes  int
+}
+
+func newStore(width int) *store { return &store{width: width} }
+
+const storeBlock = 256 << 10
+
+// add copies one row; nil is null.
+func (s *store) add(row [][]byte) {
+	if len(s.values)+s.width > cap(s.values) {
+		s.values = make([]change.Value, 0, max(s.width, 8192))
+	}
+	start := len(s.values)
+	for _, v := range row {
+		if v == nil {
+			s.values = append(s.values, change.Value{})
+			continue
+		}
+		if len(s.text)+len(v) > cap(s.text) {
+			s.text = make([]byte, 0, max(len(v), storeBlock))
+		}
+		at := len(s.text)
+		s.text = append(s.text, v...)
+		s.values = append(s.values, change.Value{State: change.Present, Text: s.text[at:len(s.text):len(s.text)]})
+		s.bytes += len(v)
+	}
+	s.bytes += 40 * s.width
+	s.rows = append(s.rows, change.Tuple(s.values[start:len(s.values):len(s.values)]))
+}

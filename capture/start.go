@@ -1,0 +1,380 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/capture/replication"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// session starts and runs one session. The order of the start is part of the protocol: fence the older instance
+// before its progress is read, make the publications before the slot, compare the slot with the progress before
+// anything is streamed.
+func (c *Capture) session(ctx context.Context) (err error) {
+	dsn, err := c.config.Source.DSN.Reveal()
+	if err != nil {
+		return &trouble.Error{Code: trouble.Config, Op: "read", Subject: "source.dsn", Cause: err}
+	}
+	cat, err := catalog.Open(ctx, dsn, "tributary capture "+c.instance)
+	if err != nil {
+		return err
+	}
+	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	server, err := cat.Server(ctx)
+	if err != nil {
+		return err
+	}
+	if err := usable(server); err != nil {
+		return err
+	}
+	pub, err := publish.Open(ctx, publish.Options{
+		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer pub.Close()
+	state, err := pub.Resume(ctx)
+	if err != nil {
+		return err
+	}
+	conn, err := replication.Open(ctx, dsn, "tributary capture "+c.instance, c.notice)
+	if err != nil {
+		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)
+	}
+	system, err := conn.Identify(ctx)
+	if err != nil {
+		_ = conn.Close(ctx)
+		return catalog.Unreachable("identify", "source", err)
+	}
+	s := &session{
+		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, catalog: cat, pub: pub, system: system,
+		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus,
+		instance: c.instance, http: c.options.HTTP,
+	}
+	s.patterns, _ = catalog.ParsePatterns(c.config.Source.Tables) // the configuration's check has parsed them
+	pub.SetSource(record.Source{
+		Name: c.config.Source.Name, Database: system.Database, Version: service.ThisBuild().Version, SystemID: system.ID, Timeline: system.Timeline,
+	})
+	tables, err := cat.Tables(ctx, s.patterns)
+	if err != nil {
+		_ = conn.Close(ctx)
+		return err
+	}
+	s.stream, err = c.stream(ctx, s, conn, cat, server, state, tables)
+	if err != nil {
+		_ = conn.Close(ctx)
+		return err
+	}
+	defer func() {
+		if closeErr := s.stream.Close(); err == nil && closeErr != nil && ctx.Err() == nil {
+			err = closeErr
+		}
+	}()
+	if err := s.takeUp(ctx, state.Progress, tables); err != nil {
+		return err
+	}
+	return c.runSession(ctx, s, dsn, tables)
+}
+
+// notice logs what the server says inside the stream.
+func (c *Capture) notice(n postgres.Notice) {
+	c.log.Warn("the source says", "severity", n.Severity, "sqlstate", n.SQLState, "message", n.Message)
+}
+
+// runSession runs the session with its readers and its watcher; the first to fail ends the others.
+func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables []*catalog.Table) error {
+	workers := c.config.Snapshot.Workers
+	s.chunks.tasks, s.chunks.results, s.chunks.idle = make(chan task, workers), make(chan readResult, workers), workers
+	watched := make(chan facts, 1)
+	s.watched = watched
+	c.trouble.Store(nil)
+	c.publishStatus(s) // before the goroutine that owns s runs
+	c.ready()
+	c.log.Info("streaming", "slot", c.config.Source.slot(), "lsn", s.stream.Confirmed().String(), "tables", len(tables))
+	group := service.NewGroup(ctx)
+	for i := range workers {
+		group.Go("snapshot reader", func(ctx context.Context) error {
+			return reader(ctx, dsn, fmt.Sprintf("tributary snapshot %d %s", i, c.instance), s.chunks.tasks, s.chunks.results)
+		})
+	}
+	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, out: watched, known: fingerprint(tables)}
+	group.Go("catalog watcher", func(ctx context.Context) error { return w.run(ctx, dsn, "tributary watcher "+c.instance) })
+	group.Go("stream", func(ctx context.Context) error {
+		err := s.run(ctx)
+		if err == nil {
+			group.Stop()
+		}
+		return err
+	})
+	return group.Wait()
+}
+
+// usable refuses a server that cannot be captured.
+func usable(s *catalog.Server) error {
+	switch {
+	case s.Major() < 14:
+		return &trouble.Error{
+			Code: trouble.ServerVersion, Op: "start", Subject: fmt.Sprintf("source %q", s.Database), Cause: fmt.Errorf("the server is PostgreSQL %s", s.Version),
+			Means: "nothing was changed", Hint: "PostgreSQL 14 or later is needed",
+		}
+	case s.WALLevel != "logical":
+		return &trouble.Error{
+			Code: trouble.WALLevel, Op: "start", Subject: fmt.Sprintf("source %q", s.Database), Cause: fmt.Errorf("wal_level is %s", s.WALLevel),
+			Means: "the server writes no WAL from which rows can be read; nothing was changed",
+			Hint:  "ALTER SYSTEM SET wal_level = 'logical';   then restart the server",
+		}
+	case !s.Replication:
+		return &trouble.Error{
+			Code: trouble.SourceRights, Op: "start", Subject: fmt.Sprintf("source %q", s.Database), Cause: fmt.Errorf("role %q has no REPLICATION", s.Role),
+			Means: "nothing was changed", Hint: fmt.Sprintf("ALTER ROLE %s REPLICATION;", postgres.Ident(s.Role)),
+		}
+	}
+	return nil
+}
+
+// stream makes publications and slot, compares what there is with what was published, and starts to stream.
+func (c *Capture) stream(ctx context.Context, s *session, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, state *publish.State, tables []*catalog.Table) (*replication.Stream, error) {
+	name, pubs := c.config.Source.slot(), c.config.Source.publications()
+	if _, err := cat.Ensure(ctx, pubs, tables); err != nil {
+		return nil, err
+	}
+	slot, err := cat.Slot(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	gap := findGap(state.Progress, slot, s.system, name)
+	if gap != nil && c.options.OnGap != GapResnapshot {
+		return nil, gap
+	}
+	if slot != nil && gap != nil { // the slot cannot be trusted, or is lost
+		c.log.Warn("a gap: a new slot is made and everything is read again", service.Err(gap))
+		if err := conn.DropSlot(ctx, name); err != nil {
+			return nil, catalog.Unreachable("drop", fmt.Sprintf("slot %q", name), err)
+		}
+		slot = nil
+	}
+	var confirmed change.LSN
+	if slot == nil {
+		if confirmed, err = c.createSlot(ctx, conn, cat, server, name); err != nil {
+			return nil, err
+		}
+		c.log.Info("slot created", "slot", name, "lsn", confirmed.String())
+	} else {
+		confirmed = slot.ConfirmedFlushLSN
+	}
+	s.standAt(state, confirmed, gap != nil)
+	return c.startStream(ctx, conn, cat, name, []string{pubs.Full, pubs.Insert}, confirmed)
+}
+
+// standAt sets where the session stands before the stream's first message.
+func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra bool) {
+	pr := state.Progress
+	s.streamed, s.endLSN, s.progressEnd = confirmed, confirmed, confirmed
+	if pr == nil || newEra {
+		s.era = 1
+		if pr != nil {
+			s.era = pr.Era + 1
+		}
+		// A later commit may begin just where the slot's consistent point is; snapshot rows must be below it.
+		s.lastCommit = confirmed - 1
+		return
+	}
+	s.era, s.resumed, s.commitTime = pr.Era, state.Newest, pr.CommitTime
+	s.lastCommit, s.snapshotSeq = change.LSN(pr.CommitLSN), 0
+	if pr.SnapshotSeq > 0 {
+		s.snapshotSeq = pr.SnapshotSeq - 1
+	}
+	if s.resumed.CommitLSN == s.lastCommit && s.resumed.Snapshot() {
+		s.snapshotSeq = max(s.snapshotSeq, s.resumed.Seq)
+	}
+	if pr.Inside != 0 {
+		s.lastCommit-- // the transaction is still to come, and snapshot rows must stay below its events
+		s.snapshotSeq = 0
+	}
+	s.endLSN, s.progressEnd = change.LSN(pr.EndLSN), change.LSN(pr.EndLSN)
+	s.maxXID = pr.MaxXID
+	// What was published before this session may still be invisible, and is not in the list of recent transactions.
+	s.chunks.mustFinish(pr.MaxXID)
+}
+
+// findGap compares the slot with the progress: nil if the slot can give everything that is not yet published.
+func findGap(pr *record.Progress, slot *catalog.Slot, system replication.System, name string) *trouble.Error {
+	e := &trouble.Error{
+		Op: "start", Subject: fmt.Sprintf("slot %q", name), Code: trouble.Gap,
+		Means: "changes in between are not in the topics; nothing was skipped silently, nothing was written",
+		Hint:  "capture run --on-gap=resnapshot     reads all tables again; rows gone at the source go downstream too",
+	}
+	switch {
+	case slot != nil && slot.WALStatus == "lost":
+		e.Code, e.Cause = trouble.SlotLost, errors.New("the server dropped the WAL that the slot needed (wal_status is lost)")
+	case slot != nil && (slot.Plugin != "pgoutput" || slot.TwoPhase):
+		e.Code, e.Cause = trouble.Gap, fmt.Errorf("it is not a slot of ours: plugin %q, two_phase %t", slot.Plugin, slot.TwoPhase)
+		e.Hint = "choose another name with source.slot, or drop that slot"
+	case slot != nil && slot.Database != system.Database:
+		e.Code, e.Cause = trouble.Gap, fmt.Errorf("it belongs to database %q, source.dsn names %q", slot.Database, system.Database)
+		e.Hint = "choose another name with source.slot"
+	case pr == nil:
+		return nil
+	case pr.SystemID != system.ID:
+		e.Code, e.Cause = trouble.WrongSystem, fmt.Errorf("the topics are of system %s, this server is %s: a restore, an upgrade, or another server", pr.SystemID, system.ID)
+	case pr.Timeline != system.Timeline:
+		e.Code, e.Cause = trouble.WrongSystem, fmt.Errorf("the topics are of timeline %d, this server is on %d: a failover or a restore", pr.Timeline, system.Timeline)
+	case slot == nil:
+		e.Code, e.Cause = trouble.SlotMissing, fmt.Errorf("it is gone; published is everything up to %s", change.LSN(pr.EndLSN))
+	case slot.ConfirmedFlushLSN > change.LSN(pr.EndLSN):
+		e.Cause = fmt.Errorf("it stands at %s, published is everything up to %s: somebody advanced or re-made it", slot.ConfirmedFlushLSN, change.LSN(pr.EndLSN))
+	default:
+		return nil
+	}
+	return e
+}
+
+// createSlot makes the slot and, while the server waits for transactions to end, says for which.
+func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, name string) (change.LSN, error) {
+	if server.SlotsUsed >= server.SlotsMax {
+		return 0, &trouble.Error{
+			Code: trouble.SlotsExhausted, Op: "create", Subject: fmt.Sprintf("slot %q", name),
+			Cause: fmt.Errorf("%d of %d slots are in use", server.SlotsUsed, server.SlotsMax),
+			Means: "nothing was changed", Hint: "raise max_replication_slots, or drop slots that nobody needs",
+		}
+	}
+	type outcome struct {
+		lsn change.LSN
+		err error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	result := make(chan outcome, 1)
+	go func() {
+		lsn, err := conn.CreateSlot(ctx, name)
+		result <- outcome{lsn, err}
+	}()
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	done := c.stage.Wait(waitOld)
+	defer done()
+	for {
+		select {
+		case r := <-result:
+			if r.err != nil {
+				return 0, catalog.Unreachable("create", fmt.Sprintf("slot %q", name), r.err)
+			}
+			return r.lsn, nil
+		case <-tick.C:
+			blockers, err := cat.Blockers(ctx, time.Second)
+			if err != nil {
+				cancel()
+				<-result
+				return 0, err
+			}
+			for _, b := range blockers {
+				c.log.Warn("creating the slot waits for an open transaction", "slot", name, "pid", b.PID, "application", b.Application,
+					"open_for", b.Age.Round(time.Second), "code", trouble.SlotWaits, "hint", fmt.Sprintf("wait, or SELECT pg_terminate_backend(%d);", b.PID))
+			}
+		}
+	}
+}
+
+// startStream starts to stream; a slot that somebody else streams from is waited for, never fought over.
+func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *catalog.Catalog, name string, publications []string, confirmed change.LSN) (*replication.Stream, error) {
+	const patience = 30 * time.Second
+	deadline := time.Now().Add(patience)
+	for {
+		stream, err := conn.Start(ctx, name, publications, confirmed)
+		if err == nil {
+			return stream, nil
+		}
+		if postgres.SQLState(err) != "55006" {
+			return nil, catalog.Unreachable("start to stream from", fmt.Sprintf("slot %q", name), err)
+		}
+		slot, slotErr := cat.Slot(ctx, name)
+		if slotErr != nil {
+			return nil, slotErr
+		}
+		if slot != nil && slot.Active && time.Now().After(deadline) {
+			return nil, &trouble.Error{
+				Code: trouble.SlotInUse, Op: "start to stream from", Subject: fmt.Sprintf("slot %q", name),
+				Cause: fmt.Errorf("pid %d streams from it: %s", slot.ActivePID, slot.Holder),
+				Means: "nothing was changed; the other process goes on",
+				Hint:  fmt.Sprintf("end the other process; if it is dead: SELECT pg_terminate_backend(%d);", slot.ActivePID),
+			}
+		}
+		done := c.stage.Wait(waitSlot)
+		select {
+		case <-ctx.Done():
+			done()
+			return nil, ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+			done()
+		}
+	}
+}
+
+// takeUp makes the session's tables out of the catalog and of what the progress says of each.
+func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*catalog.Table) error {
+	before := map[uint32]record.TableProgress{}
+	names := map[[2]string]bool{}
+	if pr != nil {
+		for _, t := range pr.Tables {
+			before[t.OID], names[[2]string{t.Schema, t.Table}] = t, true
+		}
+	}
+	newEra := pr != nil && pr.Era != s.era
+	for _, known := range tables {
+		was, isKnown := before[uint32(known.Relation.OID)]
+		if err := s.adopt(ctx, known, was, isKnown && !newEra, names[[2]string{known.Relation.Schema, known.Relation.Name}], 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adopt makes known a captured table. was is its progress if isKnown; hadRows says that its topic may hold rows of an
+// earlier life, which a snapshot must void.
+func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.TableProgress, isKnown, hadRows bool, after uint32) error {
+	if known.Level == catalog.LeftOut {
+		s.log.Warn("table is left out", "table", known.Relation.QualifiedName(), "reason", known.Reason)
+		return nil
+	}
+	if known.Level == catalog.InsertOnly {
+		s.log.Warn("only INSERT and TRUNCATE of this table are captured; its UPDATE and DELETE go on working, but do not arrive",
+			"table", known.Relation.QualifiedName(), "reason", known.Reason, "code", trouble.TableWithoutIdentity, "hint", known.Help)
+	}
+	t := s.tables[known.Relation.OID]
+	if t == nil {
+		t = &table{}
+		s.tables[known.Relation.OID] = t
+	}
+	t.catalog = known
+	rel := known.Relation
+	if err := s.setRelation(ctx, t, &rel); err != nil {
+		return err
+	}
+	t.progress = newProgress(known)
+	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
+	switch {
+	case isKnown && was.Done && !raised:
+		t.progress.Done, t.progress.Rows = true, was.Rows
+	case s.config.Snapshot.Mode == "never":
+		t.progress.Done = true
+		s.changed[rel.OID] = true
+	case isKnown && !raised:
+		t.progress = was
+		t.progress.Level = levelOf(known)
+		s.want(t, after, len(rel.Key) == 0)
+	default:
+		s.want(t, after, hadRows || raised)
+	}
+	return nil
+}

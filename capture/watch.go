@@ -1,0 +1,196 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// facts is what the watcher has seen.
+type facts struct {
+	slot   *catalog.Slot
+	wal    change.LSN       // the server's flushed WAL end
+	tables []*catalog.Table // nil when nothing has changed since the last facts that had them
+	after  uint32           // transactions up to this id may have written to tables before they were published
+}
+
+// watcher looks at the source's catalog again and again: it brings new tables and changed replica identities into the
+// publications, tells the session of them, writes heartbeats, and reports the WAL that is kept.
+type watcher struct {
+	config   *Config
+	log      *slog.Logger
+	patterns catalog.Patterns
+	out      chan facts
+	known    string
+}
+
+func (w *watcher) run(ctx context.Context, dsn, application string) error {
+	cat, err := catalog.Open(ctx, dsn, application)
+	if err != nil {
+		return err
+	}
+	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	tick := time.NewTicker(w.config.Source.Refresh)
+	defer tick.Stop()
+	var beat <-chan time.Time
+	if every := w.config.Source.Heartbeat; every > 0 {
+		t := time.NewTicker(every)
+		defer t.Stop()
+		beat = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-beat:
+			if err := cat.EmitMessage(ctx, fmt.Sprintf(`{"heartbeat": %d}`, time.Now().UnixMicro())); err != nil {
+				return err
+			}
+		case <-tick.C:
+			f, err := w.look(ctx, cat)
+			if err != nil {
+				return err
+			}
+			w.tell(f)
+		}
+	}
+}
+
+// tell hands f to the session without waiting: facts that it has not taken yet are replaced, but their tables are
+// not lost.
+func (w *watcher) tell(f facts) {
+	select {
+	case old := <-w.out:
+		if f.tables == nil {
+			f.tables, f.after = old.tables, old.after
+		}
+	default:
+	}
+	w.out <- f // there is room: only this goroutine sends
+}
+
+func (w *watcher) look(ctx context.Context, cat *catalog.Catalog) (facts, error) {
+	var f facts
+	var err error
+	if f.slot, err = cat.Slot(ctx, w.config.Source.slot()); err != nil {
+		return f, err
+	}
+	if f.wal, err = cat.WALPosition(ctx); err != nil {
+		return f, err
+	}
+	tables, err := cat.Tables(ctx, w.patterns)
+	if err != nil {
+		return f, err
+	}
+	now := fingerprint(tables)
+	if now == w.known {
+		return f, nil
+	}
+	if _, err := cat.Ensure(ctx, w.config.Source.publications(), tables); err != nil {
+		var t *trouble.Error
+		if errors.As(err, &t) && t.Code != trouble.SourceUnreachable {
+			w.log.Warn("publications are not changed yet, trying again", service.Err(err))
+			return f, nil
+		}
+		return f, err
+	}
+	if f.after, err = cat.NewestTransaction(ctx); err != nil {
+		return f, err
+	}
+	f.tables, w.known = tables, now
+	return f, nil
+}
+
+// fingerprint is equal for lists of tables that are published alike.
+func fingerprint(tables []*catalog.Table) string {
+	var b strings.Builder
+	for _, t := range tables {
+		fmt.Fprintf(&b, "%d %q %q %s %t %v", t.Relation.OID, t.Relation.Schema, t.Relation.Name, t.Level, t.FullLeaves, t.Relation.Key)
+		if t.FullLeaves {
+			for _, l := range t.Leaves {
+				fmt.Fprintf(&b, " %d", l.OID)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// learn takes the watcher's facts.
+func (s *session) learn(ctx context.Context, f facts) error {
+	s.facts = f
+	s.publishStatus(s)
+	if f.slot != nil && f.slot.WALStatus == "lost" {
+		return &trouble.Error{
+			Code: trouble.SlotLost, Op: "read WAL from", Subject: fmt.Sprintf("slot %q", f.slot.Name),
+			Cause: errors.New("the server dropped the WAL that the slot needed (wal_status is lost)"),
+			Means: "changes since are missing in the topics", Hint: "capture run --on-gap=resnapshot",
+		}
+	}
+	if f.tables == nil {
+		return nil
+	}
+	there := map[schema.OID]bool{}
+	for _, known := range f.tables {
+		oid := known.Relation.OID
+		there[oid] = true
+		t := s.tables[oid]
+		switch {
+		case t == nil || t.catalog == nil:
+			hadRows := s.topicHasRows(known)
+			s.log.Info("new table", "table", known.Relation.QualifiedName())
+			if err := s.adopt(ctx, known, record.TableProgress{}, false, hadRows, f.after); err != nil {
+				return err
+			}
+		case t.progress.Level != levelOf(known) && known.Level != catalog.LeftOut:
+			s.log.Info("table is captured otherwise from now on", "table", known.Relation.QualifiedName(), "was", t.progress.Level, "is", levelOf(known))
+			was := t.progress
+			if t.snapshot != nil { // under way under the old level: it begins again
+				s.abandon(t)
+				was.Done, was.Rows, was.Ranges = false, 0, nil
+			}
+			if err := s.adopt(ctx, known, was, known.Level == catalog.All || was.Done, true, f.after); err != nil {
+				return err
+			}
+		default:
+			t.catalog = known
+		}
+	}
+	for oid, t := range s.tables {
+		if t.catalog != nil && !there[oid] {
+			s.log.Warn("table is gone at the source", "table", t.catalog.Relation.QualifiedName())
+			s.abandon(t)
+			delete(s.tables, oid)
+		}
+	}
+	return nil
+}
+
+// topicHasRows says whether another table of this name has been captured before.
+func (s *session) topicHasRows(known *catalog.Table) bool {
+	for _, t := range s.tables {
+		if t.catalog != nil && t.catalog.Relation.Schema == known.Relation.Schema && t.catalog.Relation.Name == known.Relation.Name {
+			return true
+		}
+	}
+	return false
+}
+
+// abandon gives up reading t; what its readers still bring is dropped.
+func (s *session) abandon(t *table) {
+	s.chunks.queue, s.chunks.reading = without(s.chunks.queue, t), without(s.chunks.reading, t)
+	if t.snapshot != nil && t.snapshot.hold != nil {
+		close(t.snapshot.hold.abandoned)
+	}
+	t.snapshot = nil
+}
