@@ -148,7 +148,7 @@ func (d *document) value(n *yaml.Node, k *key, path string, inList bool) any {
 
 func (d *document) list(n *yaml.Node, k *key, path string, texts []string) any {
 	for _, text := range texts {
-		if _, err := k.convert(text); err != nil {
+		if err := k.check(text); err != nil {
 			d.fault(n, path, text, err.Error())
 			return nil
 		}
@@ -173,7 +173,7 @@ func (d *document) scalar(n *yaml.Node, k *key, path string) (string, bool) {
 	if k == nil {
 		return n.Value, true
 	}
-	if _, err := k.convert(n.Value); err != nil {
+	if err := k.check(n.Value); err != nil {
 		d.fault(n, path, k.show(n.Value), err.Error())
 		return "", false
 	}
@@ -217,7 +217,7 @@ func (d *document) env(k *key, text string) bool {
 		texts = splitList(text)
 	}
 	for _, t := range texts {
-		if _, err := k.convert(t); err != nil {
+		if err := k.check(t); err != nil {
 			d.faults = append(d.faults, Fault{Path: k.path, Value: k.show(t), Message: err.Error() + " (from " + k.env + ")"})
 			return false
 		}

@@ -171,7 +171,7 @@ func (w *walker) checkDefault(k *key) {
 		return
 	}
 	for _, text := range k.fallbackValues() {
-		if _, err := k.convert(text); err != nil {
+		if err := k.check(text); err != nil {
 			w.mistake("%s: default %q: %v", k.path, k.fallback, err)
 		}
 	}
@@ -209,16 +209,17 @@ func isScalar(t reflect.Type) bool {
 	return false
 }
 
-// convert reads one value as the key's type. The error says what to write instead and does not repeat the value.
-func (k *key) convert(text string) (any, error) {
+// check says whether text is a value of the key's type. The error says what to write instead and does not repeat the value.
+func (k *key) check(text string) error {
 	if len(k.oneOf) > 0 && !slices.Contains(k.oneOf, text) {
 		known := k.choices()
 		if near := nearest(text, k.oneOf); near != "" {
-			return nil, fmt.Errorf("not one of %s; did you mean %q?", known, near)
+			return fmt.Errorf("not one of %s; did you mean %q?", known, near)
 		}
-		return nil, fmt.Errorf("not one of %s", known)
+		return fmt.Errorf("not one of %s", known)
 	}
-	return convert(text, k.typ)
+	_, err := convert(text, k.typ)
+	return err
 }
 
 // choices names the values allowed; "" (leave it out) needs no mention.
@@ -283,7 +284,7 @@ func numberError(err error, what string, t reflect.Type) error {
 
 // typeName is the type as the reference names it.
 func (k *key) typeName() string {
-	name := ""
+	var name string
 	switch kind := k.typ.Kind(); {
 	case len(k.oneOf) > 0:
 		name = k.choices()

@@ -187,7 +187,7 @@ func (n *fakeNet) closeConns() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for conn := range n.conns {
-		conn.Close()
+		_ = conn.Close()
 	}
 	n.conns = nil
 }
@@ -223,7 +223,7 @@ func (l fakeListener) Accept() (net.Conn, error) {
 	l.net.mu.Lock()
 	defer l.net.mu.Unlock()
 	if l.net.cutOff { // accepted by the system before the cut
-		conn.Close()
+		_ = conn.Close()
 		return fakeConn{conn, l.net}, nil
 	}
 	if l.net.conns == nil {
