@@ -55,9 +55,10 @@ http: {listen: "127.0.0.1:0"}
 	must(t, config.Decode("test.yaml", []byte(yaml), &r.config))
 	r.registry, err = registry.New(registry.Config{URLs: []string{r.config.Registry.URL}})
 	must(t, err)
+	dsn := r.dsn // a test may go on with another server
 	t.Cleanup(func() {
 		ctx := context.Background()
-		c, err := pgx.Connect(ctx, r.dsn)
+		c, err := pgx.Connect(ctx, dsn)
 		must(t, err)
 		defer c.Close(ctx)
 		_, err = c.Exec(ctx, `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1`, r.config.Source.slot())

@@ -12,17 +12,20 @@ func Serve(ctx context.Context, cfg Config, options Options) error {
 	if options.OnGap != "" && options.OnGap != GapStop && options.OnGap != GapResnapshot {
 		return service.Usage(fmt.Errorf("--on-gap is %q; write %s or %s", options.OnGap, GapStop, GapResnapshot))
 	}
-	log := service.Log(cfg.Log)
-	var c *Capture
-	server := service.NewServer("capture", cfg.HTTP, log, func() any { return c.Status() })
-	if err := server.Listen(ctx); err != nil {
-		return err
-	}
-	options.HTTP = "http://" + server.Addr()
-	c, err := New(cfg, options, log)
+	c, err := New(cfg, options, service.Log(cfg.Log))
 	if err != nil {
 		return err
 	}
+	return c.Serve(ctx)
+}
+
+// Serve is Run with the HTTP answers that the configuration asks for.
+func (c *Capture) Serve(ctx context.Context) error {
+	server := service.NewServer("capture", c.config.HTTP, c.log, func() any { return c.Status() })
+	if err := server.Listen(ctx); err != nil {
+		return err
+	}
+	c.options.HTTP = "http://" + server.Addr()
 	server.Registry().MustRegister(c.Collectors()...)
 	c.ready = server.Ready
 	c.ready("connection to the source")

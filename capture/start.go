@@ -286,10 +286,13 @@ func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *c
 	}
 }
 
+// slotPatience is how long a slot may be in somebody else's hands: a server takes as long to notice that a client has
+// died.
+var slotPatience = time.Minute
+
 // startStream starts to stream; a slot that somebody else streams from is waited for, never fought over.
 func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *catalog.Catalog, name string, publications []string, confirmed change.LSN) (*replication.Stream, error) {
-	const patience = 30 * time.Second
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(slotPatience)
 	for {
 		stream, err := conn.Start(ctx, name, publications, confirmed)
 		if err == nil {

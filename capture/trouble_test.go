@@ -1,0 +1,221 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// fails runs a capture that must end by itself with a trouble of this code, complete for a person.
+func (r *rig) fails(want trouble.Code) *trouble.Error {
+	r.t.Helper()
+	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{r.t}, nil)))
+	must(r.t, err)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	err = c.Run(ctx)
+	var e *trouble.Error
+	if !errors.As(err, &e) || e.Code != want {
+		r.t.Fatalf("capture ended with %v, want a trouble %s", err, want)
+	}
+	if e.Op == "" || e.Subject == "" || e.Cause == nil || e.Means == "" || e.Hint == "" {
+		r.t.Errorf("the trouble is not complete: %+v", e)
+	}
+	if got := c.Status(); got.State != "stopped" || got.Trouble == nil || got.Trouble.Code != want {
+		r.t.Errorf("status says %s, %+v", got.State, got.Trouble)
+	}
+	return e
+}
+
+func TestUnknownKey(t *testing.T) {
+	var cfg Config
+	err := config.Decode("capture.yaml", []byte("source: {name: shop, dsn: x, tabels: [a.b]}\nkafka: {brokers: [b:1]}\nregistry: {url: \"http://r\"}"), &cfg)
+	if err == nil || !strings.Contains(err.Error(), "source.tabels") || !strings.Contains(err.Error(), `"tables"`) {
+		t.Errorf("got %v, want the key and the nearest known one", err)
+	}
+}
+
+func TestConfigIsDescribed(t *testing.T) { config.CheckStruct(t, Config{}) }
+
+func TestWALLevelReplica(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	c := pgtest.New(t, pgtest.Options{Settings: map[string]string{"wal_level": "replica"}})
+	r.config.Source.DSN = config.Secret(c.DSN("postgres"))
+	r.fails(trouble.WALLevel)
+}
+
+func TestMissingRights(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	role := fmt.Sprintf("poor_%d", time.Now().UnixNano())
+	r.exec("create role " + role + " login")
+	t.Cleanup(func() {
+		conn, err := pgx.Connect(context.Background(), r.dsn)
+		must(t, err)
+		defer conn.Close(context.Background())
+		_, err = conn.Exec(context.Background(), "drop owned by "+role+"; drop role "+role)
+		must(t, err)
+	})
+	dsn, err := pgx.ParseConfig(r.dsn)
+	must(t, err)
+	r.config.Source.DSN = config.Secret(fmt.Sprintf("postgres://%s@%s:%d/%s", role, dsn.Host, dsn.Port, dsn.Database))
+	if e := r.fails(trouble.SourceRights); !strings.Contains(e.Hint, "REPLICATION") {
+		t.Errorf("hint %q does not say how to give the right", e.Hint)
+	}
+	r.exec("alter role " + role + " replication")
+	r.fails(trouble.SourceRights) // no CREATE on the database, no owner of the tables
+	var out strings.Builder
+	c, err := New(r.config, r.options, slog.New(slog.DiscardHandler))
+	must(t, err)
+	if err := c.Check(t.Context(), &out); trouble.CodeOf(err) != trouble.SourceRights || !strings.Contains(out.String(), "GRANT CREATE ON DATABASE") {
+		t.Errorf("check: %v\n%s", err, out.String())
+	}
+}
+
+func TestSlotInUse(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	_, stop := r.start()
+	r.fence()
+	// Another capture of the same slot under another name: Kafka cannot fence the one by the other.
+	other := *r
+	other.config.Source.Slot = r.config.Source.slot()
+	other.config.Source.Name += "_other"
+	patience := slotPatience
+	slotPatience = time.Second
+	t.Cleanup(func() { slotPatience = patience })
+	e := other.fails(trouble.SlotInUse)
+	if !strings.Contains(e.Error(), "pid") || !strings.Contains(e.Hint, "pg_terminate_backend") {
+		t.Errorf("%v, hint %q: want the holder and how to end it", e, e.Hint)
+	}
+	must(t, stop())
+}
+
+func TestFencedByNewerInstance(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	first, err := New(r.config, r.options, slog.New(slog.DiscardHandler))
+	must(t, err)
+	ended := make(chan error, 1)
+	go func() { ended <- first.Run(t.Context()) }()
+	eventually(t, "the first streams", func() bool { return first.Status().State != "starting" })
+	_, stop := r.start()
+	select {
+	case err := <-ended:
+		if trouble.CodeOf(err) != trouble.Fenced {
+			t.Errorf("the first ended with %v, want it fenced", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the first was not fenced")
+	}
+	r.exec("insert into item (id) values (1)")
+	r.fence()
+	r.same("public", "item")
+	must(t, stop())
+}
+
+func TestSlotGoneOrAdvancedIsAGap(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	r.exec("insert into item select i, 'a' from generate_series(1, 300) i; insert into full_bag values (1, 'a'), (1, 'a')")
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	slot := r.config.Source.slot()
+	r.exec("update item set name = 'missed' where id = 1; delete from item where id = 2; delete from full_bag where ctid = (select min(ctid) from full_bag)")
+	r.exec(fmt.Sprintf("select pg_replication_slot_advance('%s', pg_current_wal_lsn())", slot))
+	r.fails(trouble.Gap)
+	r.exec(fmt.Sprintf("select pg_drop_replication_slot('%s')", slot))
+	r.fails(trouble.SlotMissing)
+	r.options.OnGap = GapResnapshot
+	_, stop = r.start()
+	r.fence()
+	r.same("public", "item")
+	r.same("public", "full_bag")
+	must(t, stop())
+}
+
+func TestUnreachable(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	must(t, closed.Close())
+	address := closed.Addr().String()
+	for what, broken := range map[string]struct {
+		code trouble.Code
+		set  func(*Config)
+	}{
+		"source":   {trouble.SourceUnreachable, func(c *Config) { c.Source.DSN = config.Secret("postgres://u:hidden-word@" + address + "/d") }},
+		"kafka":    {trouble.KafkaUnreachable, func(c *Config) { c.Kafka.Brokers = []string{address} }},
+		"registry": {trouble.RegistryUnreachable, func(c *Config) { c.Registry.URL = "http://" + address }},
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := newRig(t, 0, kafkatest.Fake(t), tables)
+			good := r.config
+			broken.set(&r.config)
+			c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+			must(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- c.Run(ctx) }()
+			// It is tried again and again, and says so.
+			eventually(t, "the status names the trouble", func() bool {
+				st := c.Status()
+				return st.State == "waiting" && st.Trouble != nil && st.Trouble.Code == broken.code && !strings.Contains(fmt.Sprint(*st.Trouble), "hidden-word")
+			})
+			cancel()
+			if err := <-done; err != nil {
+				t.Errorf("stopped while waiting: %v", err)
+			}
+			r.config = good
+			_, stop := r.start()
+			r.fence()
+			must(t, stop())
+		})
+	}
+}
+
+func TestBrokerGoesAndComesBack(t *testing.T) {
+	kafka := kafkatest.Fake(t)
+	r := newRig(t, 0, kafka, tables)
+	r.exec("insert into item select i, 'a' from generate_series(1, 300) i")
+	_, stop := r.start()
+	r.fence()
+	must(t, kafka.Kill())
+	r.exec("update item set name = 'while away' where id % 3 = 0")
+	must(t, kafka.Restart(t.Context()))
+	r.exec("update item set name = 'back' where id % 5 = 0")
+	r.fence()
+	r.same("public", "item")
+	must(t, stop())
+}
+
+func TestSourceGoesAndComesBack(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	cluster := pgtest.New(t, pgtest.Options{})
+	r.dsn = cluster.DSN("postgres")
+	r.config.Source.DSN = config.Secret(r.dsn)
+	connect := func() {
+		var err error
+		r.conn, err = pgx.Connect(t.Context(), r.dsn)
+		must(t, err)
+	}
+	connect()
+	r.exec(tables + "insert into item select i, 'a' from generate_series(1, 300) i")
+	_, stop := r.start()
+	r.fence()
+	must(t, cluster.Kill())
+	must(t, cluster.Restart(t.Context()))
+	connect()
+	r.exec("update item set name = 'after' where id % 3 = 0")
+	r.fence()
+	r.same("public", "item")
+	must(t, stop())
+}
