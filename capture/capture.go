@@ -103,6 +103,7 @@ func (c *Capture) Run(ctx context.Context) error {
 			err = errors.New("the session ended by itself")
 		}
 		c.note(err)
+		c.ready(string(trouble.CodeOf(err)))
 		if !retry.Transient(err) {
 			c.status.Store(c.stopped(err))
 			return err

@@ -62,6 +62,7 @@ type session struct {
 	facts       facts               // newest from the watcher
 	watched     <-chan facts
 
+	joined         uint32 // transactions up to this id may have written to tables before this session published them
 	instance, http string
 	publishStatus  func(*session)
 }

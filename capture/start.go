@@ -157,6 +157,9 @@ func (c *Capture) stream(ctx context.Context, s *session, conn *replication.Conn
 	if gap != nil && c.options.OnGap != GapResnapshot {
 		return nil, gap
 	}
+	if gap != nil && slot != nil && !ours(slot, s.system) {
+		return nil, gap // whatever --on-gap says: it is somebody else's
+	}
 	if slot != nil && gap != nil { // the slot cannot be trusted, or is lost
 		c.log.Warn("a gap: a new slot is made and everything is read again", service.Err(gap))
 		if err := conn.DropSlot(ctx, name); err != nil {
@@ -172,6 +175,11 @@ func (c *Capture) stream(ctx context.Context, s *session, conn *replication.Conn
 		c.log.Info("slot created", "slot", name, "lsn", confirmed.String())
 	} else {
 		confirmed = slot.ConfirmedFlushLSN
+		// A transaction that wrote to a table before it was published, just now or before a crash, is not in the
+		// stream with that: a read of the table must not begin before it has ended. (Making a slot waits for all.)
+		if s.joined, err = cat.NewestTransaction(ctx); err != nil {
+			return nil, err
+		}
 	}
 	s.standAt(state, confirmed, gap != nil)
 	return c.startStream(ctx, conn, cat, name, []string{pubs.Full, pubs.Insert}, confirmed)
@@ -218,12 +226,9 @@ func findGap(pr *record.Progress, slot *catalog.Slot, system replication.System,
 	switch {
 	case slot != nil && slot.WALStatus == "lost":
 		e.Code, e.Cause = trouble.SlotLost, errors.New("the server dropped the WAL that the slot needed (wal_status is lost)")
-	case slot != nil && (slot.Plugin != "pgoutput" || slot.TwoPhase):
-		e.Code, e.Cause = trouble.Gap, fmt.Errorf("it is not a slot of ours: plugin %q, two_phase %t", slot.Plugin, slot.TwoPhase)
+	case slot != nil && !ours(slot, system):
+		e.Code, e.Cause = trouble.Gap, fmt.Errorf("it is not a slot of ours: plugin %q, two_phase %t, database %q", slot.Plugin, slot.TwoPhase, slot.Database)
 		e.Hint = "choose another name with source.slot, or drop that slot"
-	case slot != nil && slot.Database != system.Database:
-		e.Code, e.Cause = trouble.Gap, fmt.Errorf("it belongs to database %q, source.dsn names %q", slot.Database, system.Database)
-		e.Hint = "choose another name with source.slot"
 	case pr == nil:
 		return nil
 	case pr.SystemID != system.ID:
@@ -238,6 +243,11 @@ func findGap(pr *record.Progress, slot *catalog.Slot, system replication.System,
 		return nil
 	}
 	return e
+}
+
+// ours says whether a slot can be one that this program made in this database.
+func ours(slot *catalog.Slot, system replication.System) bool {
+	return slot.Plugin == "pgoutput" && !slot.TwoPhase && slot.Database == system.Database
 }
 
 // createSlot makes the slot and, while the server waits for transactions to end, says for which.
@@ -336,7 +346,7 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 	newEra := pr != nil && pr.Era != s.era
 	for _, known := range tables {
 		was, isKnown := before[uint32(known.Relation.OID)]
-		if err := s.adopt(ctx, known, was, isKnown && !newEra, names[[2]string{known.Relation.Schema, known.Relation.Name}], 0); err != nil {
+		if err := s.adopt(ctx, known, was, isKnown && !newEra, names[[2]string{known.Relation.Schema, known.Relation.Name}], s.joined); err != nil {
 			return err
 		}
 	}
