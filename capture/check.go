@@ -155,7 +155,7 @@ func (c *Capture) checkServer(ctx context.Context, r *report, cat *catalog.Catal
 	} else {
 		r.add(finding{verdict: fail, subject: "wal_level", text: s.WALLevel, help: "ALTER SYSTEM SET wal_level = 'logical';   then restart the server", code: trouble.WALLevel})
 	}
-	c.checkRole(r, s)
+	c.checkRole(ctx, r, cat, s)
 	if s.SlotsUsed < s.SlotsMax && s.SendersUsed < s.SendersMax {
 		r.add(finding{verdict: ok, subject: "slots", text: fmt.Sprintf("%d of %d slots used, %d of %d WAL senders used", s.SlotsUsed, s.SlotsMax, s.SendersUsed, s.SendersMax)})
 	} else {
@@ -183,16 +183,21 @@ func (c *Capture) checkServer(ctx context.Context, r *report, cat *catalog.Catal
 	}
 }
 
-func (c *Capture) checkRole(r *report, s *catalog.Server) {
+func (c *Capture) checkRole(ctx context.Context, r *report, cat *catalog.Catalog, s *catalog.Server) {
+	made, err := cat.HavePublications(ctx, c.config.Source.publications())
+	if err != nil {
+		r.add(failed("publications", err))
+		return
+	}
 	var lacking []string
 	if !s.Replication {
 		lacking = append(lacking, fmt.Sprintf("ALTER ROLE %s REPLICATION;", postgres.Ident(s.Role)))
 	}
-	if !s.CanCreate {
+	if !s.CanCreate && !made {
 		lacking = append(lacking, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s;", postgres.Ident(s.Database), postgres.Ident(s.Role)))
 	}
 	if len(lacking) == 0 {
-		r.add(finding{verdict: ok, subject: "role", text: fmt.Sprintf("%q: REPLICATION, CREATE on database", s.Role)})
+		r.add(finding{verdict: ok, subject: "role", text: fmt.Sprintf("%q: REPLICATION, may have its publications", s.Role)})
 		return
 	}
 	r.add(finding{verdict: fail, subject: "role", text: fmt.Sprintf("%q lacks rights", s.Role), help: strings.Join(lacking, "\n"), code: trouble.SourceRights})

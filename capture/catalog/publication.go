@@ -198,6 +198,15 @@ func (c *Catalog) BreakingPublications(ctx context.Context, tables []*Table) ([]
 	       and format('%I.%I', t.schemaname, t.tablename)::regclass = any($1::oid[])`, oids)
 }
 
+// HavePublications says whether both are there, whatever they publish.
+func (c *Catalog) HavePublications(ctx context.Context, p Publications) (bool, error) {
+	var n int
+	if err := c.conn.QueryRow(ctx, `select count(*) from pg_publication where pubname in ($1, $2)`, p.Full, p.Insert).Scan(&n); err != nil {
+		return false, Unreachable("list publications", "", err)
+	}
+	return n == 2, nil
+}
+
 // DropPublications removes both.
 func (c *Catalog) DropPublications(ctx context.Context, p Publications) error {
 	for _, name := range []string{p.Full, p.Insert} {

@@ -9,6 +9,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -350,6 +351,13 @@ func tooLarge(t *Table, ev *change.Event, size int) error {
 }
 
 func registryTrouble(rel *schema.Relation, err error) error {
+	if errors.Is(err, registry.ErrIncompatible) {
+		return &trouble.Error{
+			Code: trouble.SchemaIncompatible, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
+			Means: "the table has changed in a way that the registry's rules for this subject refuse; nothing after it is published, the source keeps its WAL",
+			Hint:  "set the compatibility of the subject to NONE in the registry: readers of ours use the schema that a record was written with",
+		}
+	}
 	return &trouble.Error{
 		Code: trouble.RegistryUnreachable, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
 		Means: "nothing is lost; capture waits", Hint: "check registry.url, and that the registry allows to register",

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -50,7 +51,14 @@ func Fake(t testing.TB, opts ...kfake.Opt) *FakeCluster {
 // StartFake starts a fake with its data in dir; what an earlier one left there is its data now. With dir "" it is in
 // memory, and Restart starts an empty one.
 func StartFake(dir string, opts ...kfake.Opt) (*FakeCluster, error) {
+	return StartFakeAt(dir, nil, opts...)
+}
+
+// StartFakeAt is StartFake with brokers at the addresses given (host:port), in their order; further ones take free
+// ports.
+func StartFakeAt(dir string, addresses []string, opts ...kfake.Opt) (*FakeCluster, error) {
 	c := &FakeCluster{dir: dir}
+	c.net.addresses = slices.Clone(addresses)
 	c.opts = append(c.opts, kfake.NumBrokers(1), kfake.DefaultNumPartitions(1),
 		kfake.GroupMinSessionTimeout(time.Second), kfake.ListenFn(c.net.listen))
 	if dir != "" {
