@@ -462,11 +462,6 @@ func (s *session) meet(ctx context.Context, t *table, row *pgoutput.Row) (drop b
 	if snap.hold != nil {
 		return s.meetHold(ctx, t)
 	}
-	if len(t.pub.Relation.Key) == 0 {
-		// The truncate that precedes its rows is still to come, and would void the event; until then a reader of the topic
-		// has not the row that it deletes. The snapshot will see its transaction, as those of all events before it.
-		return true, nil
-	}
 	if row == nil {
 		for _, w := range snap.windows {
 			w.truncated = append(w.truncated, s.tx.XID)
