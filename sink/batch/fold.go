@@ -1,0 +1,359 @@
+// Package batch folds the events of one table, in their order, into the least that makes the target what it would be
+// after each event had been applied by itself: at most one row to delete, move, update or upsert per key. That is more
+// than "the last one wins": a TOASTed value that an UPDATE did not touch is not in the event and must survive, from an
+// earlier event of the batch or in the target; and a row whose key changes keeps what its event does not carry.
+//
+// It owns the memory of what it folds (texts are copied, so that records can be let go) and knows nothing of SQL;
+// package warehouse executes a Result. Events are those of the Debezium envelope as package record decodes them.
+package batch
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// ErrEvent is wrapped by the errors of Add and Move: the event does not hold what its operation needs.
+var ErrEvent = errors.New("event is not complete")
+
+// Fold is the batch of one table under one plan. It is not safe for concurrent use. All slices of a Result alias its
+// memory, which Begin reuses.
+type Fold struct {
+	plan     *rule.Plan
+	sources  []int // of each column of the plan, index into the relation's
+	truncate bool
+	counts   Counts
+	lost     []change.LSN // commit LSNs of partial updates of rows that are known to be gone
+
+	arena []byte
+	rows  []cell // len(plan.Columns) cells a row
+	keys  []cell // len(plan.Key) cells a key, as the events spell them
+	index map[uint64]int32
+	seed  maphash.Seed
+	slots []slot
+	state []state
+	bags  []bag // instead of slots and state where the plan has no key
+
+	scratch []byte
+}
+
+// cell is a value in the arena. The two upper bits of size hold its change.State.
+type cell struct{ off, size uint32 }
+
+const (
+	stateShift = 30
+	sizeMask   = 1<<stateShift - 1
+)
+
+// slot is one key that an event of the batch mentioned. What the target held under it when the batch began is called
+// its original.
+type slot struct {
+	canonical cell  // equal keys have equal canonical bytes
+	next      int32 // slot with the same hash, -1 for none
+	key       int32 // index into keys: as first mentioned
+	occupant  int32 // index into state: what is under the key now; vacant for nothing
+	carried   bool  // set by Result: the original lives on in a partial state
+}
+
+const vacant = -1
+
+// state is a row as it is now. A partial one lacks values, which the original of its origin has.
+type state struct {
+	row     int32
+	partial bool
+	origin  int32      // slot whose original has the missing values; meaningless if not partial
+	lsn     change.LSN // of the last partial update
+	created bool       // began as an insert or snapshot row in this batch
+}
+
+// bag counts equal rows of a table without a key.
+type bag struct {
+	canonical        cell
+	next             int32
+	row              int32
+	inserts, deletes int32
+}
+
+// Counts says what became of the events, by operation. A change of a key counts as one update.
+type Counts struct {
+	Applied [numOps]int64
+	Ignored [numOps]int64 // by the rule
+}
+
+// Indexes into Counts.
+const (
+	Insert = iota
+	Update
+	Delete
+	Truncate
+	Read
+	numOps
+)
+
+// Begin empties the fold and makes it ready for events under plan.
+func (f *Fold) Begin(plan *rule.Plan) {
+	if f.index == nil {
+		f.seed = maphash.MakeSeed()
+		f.index = map[uint64]int32{}
+	}
+	f.plan = plan
+	f.sources = f.sources[:0]
+	for i := range plan.Columns {
+		f.sources = append(f.sources, plan.Columns[i].Source)
+	}
+	f.arena = f.arena[:0]
+	f.truncate, f.counts, f.lost = false, Counts{}, f.lost[:0]
+	f.forget()
+}
+
+// forget drops all rows.
+func (f *Fold) forget() {
+	f.rows, f.keys = f.rows[:0], f.keys[:0]
+	f.slots, f.state, f.bags = f.slots[:0], f.state[:0], f.bags[:0]
+	clear(f.index)
+}
+
+// Release gives back memory above max bytes, so that one huge row is not kept for ever.
+func (f *Fold) Release(max int) {
+	if cap(f.arena) > max {
+		f.arena = nil
+	}
+}
+
+// Plan gives the plan of Begin.
+func (f *Fold) Plan() *rule.Plan { return f.plan }
+
+// Size estimates the memory held, in bytes.
+func (f *Fold) Size() int {
+	return len(f.arena) + 8*(len(f.rows)+len(f.keys)) + 48*(len(f.slots)+len(f.state)+len(f.bags))
+}
+
+// Empty says whether the result would change nothing.
+func (f *Fold) Empty() bool { return !f.truncate && len(f.slots) == 0 && len(f.bags) == 0 }
+
+// Counts gives what became of the events since Begin.
+func (f *Fold) Counts() Counts { return f.counts }
+
+// Add folds one event. keyChange says that it is one half of a change of a key whose other half went to another
+// partition: it counts as an update and is ignored only where updates are. reload says that a Truncate is not the
+// source's, but precedes a reading anew.
+func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
+	op, ignored := Insert, rule.Inserts
+	switch ev.Op {
+	case change.Create:
+	case change.Read:
+		op = Read
+	case change.Update:
+		op, ignored = Update, rule.Updates
+	case change.Delete:
+		op, ignored = Delete, rule.Deletes
+	case change.Truncate:
+		op, ignored = Truncate, rule.Truncates
+		if reload && len(f.plan.Key) == 0 {
+			// Rows without a key that are read again would be there twice: no rule wants that.
+			ignored = 0
+		}
+	default:
+		return fmt.Errorf("%w: %s", ErrEvent, ev.Op)
+	}
+	if keyChange {
+		ignored = rule.Updates
+	}
+	if f.plan.Ignore&ignored != 0 {
+		f.counts.Ignored[op]++
+		return nil
+	}
+	f.counts.Applied[op]++
+	if ev.Op == change.Truncate {
+		f.forget()
+		f.arena = f.arena[:0]
+		f.truncate = true
+		return nil
+	}
+	if len(f.plan.Key) == 0 {
+		return f.addKeyless(ev)
+	}
+	if ev.Op == change.Delete {
+		if err := f.check(ev.Before, "old row"); err != nil {
+			return err
+		}
+		s, err := f.slot(ev.Before)
+		if err != nil {
+			return err
+		}
+		f.slots[s].occupant = vacant
+		return nil
+	}
+	if err := f.check(ev.After, "new row"); err != nil {
+		return err
+	}
+	known := len(f.slots)
+	s, err := f.slot(ev.After)
+	if err != nil {
+		return err
+	}
+	f.overlay(s, s, int(s) == known, ev)
+	return nil
+}
+
+// Move folds a change of a key that came as both its halves: the delete of the old key and the insert of the new row.
+func (f *Fold) Move(del, ins *change.Event) error {
+	if f.plan.Ignore&rule.Updates != 0 {
+		f.counts.Ignored[Update]++
+		return nil
+	}
+	f.counts.Applied[Update]++
+	if err := f.check(del.Before, "old row"); err != nil {
+		return err
+	}
+	if err := f.check(ins.After, "new row"); err != nil {
+		return err
+	}
+	if len(f.plan.Key) == 0 {
+		return fmt.Errorf("%w: a key changes in a table without one", ErrEvent)
+	}
+	known := len(f.slots)
+	from, err := f.slot(del.Before)
+	if err != nil {
+		return err
+	}
+	unknown := int(from) == known
+	to, err := f.slot(ins.After)
+	if err != nil {
+		return err
+	}
+	f.overlay(from, to, unknown, ins)
+	return nil
+}
+
+// overlay puts the new row of ev over what is in slot from, and the outcome into slot to. unknown says that the batch
+// had not mentioned from before: its original is there, as far as anyone knows.
+func (f *Fold) overlay(from, to int32, unknown bool, ev *change.Event) {
+	base := f.slots[from].occupant
+	f.slots[from].occupant = vacant
+	complete := !slices.ContainsFunc(f.sources, func(i int) bool { return ev.After[i].State == change.Unchanged })
+	created := ev.Op != change.Update && from == to
+	switch {
+	case complete:
+		if base == vacant {
+			base = f.newState(ev.After)
+		} else {
+			f.write(f.state[base].row, ev.After)
+		}
+		st := &f.state[base]
+		st.partial, st.created = false, st.created || created
+	case base != vacant:
+		f.write(f.state[base].row, ev.After)
+		st := &f.state[base]
+		st.partial = st.partial && f.lacks(st.row)
+		st.lsn = ev.Tx.CommitLSN
+	case unknown:
+		base = f.newState(ev.After)
+		st := &f.state[base]
+		st.partial, st.origin, st.lsn = true, from, ev.Tx.CommitLSN
+	default:
+		// The row is gone, so the values that the event does not carry are nowhere.
+		f.lost = append(f.lost, ev.Tx.CommitLSN)
+		return
+	}
+	f.slots[to].occupant = base
+}
+
+func (f *Fold) check(t change.Tuple, what string) error {
+	if len(t) != len(f.plan.Relation.Columns) {
+		return fmt.Errorf("%w: the %s has %d columns, want %d", ErrEvent, what, len(t), len(f.plan.Relation.Columns))
+	}
+	return nil
+}
+
+// slot finds the slot of row's key, or makes one at the end of f.slots.
+func (f *Fold) slot(row change.Tuple) (int32, error) {
+	f.scratch = f.scratch[:0]
+	for _, k := range f.plan.Key {
+		v := &row[f.sources[k]]
+		if v.State != change.Present {
+			return 0, fmt.Errorf("%w: no value for key column %q", ErrEvent, f.plan.Column(k).Name)
+		}
+		start := len(f.scratch)
+		f.scratch = append(f.scratch, 0, 0, 0, 0)
+		f.scratch = f.plan.Column(k).Type.AppendCanonical(f.scratch, v.Text)
+		putSize(f.scratch[start:], len(f.scratch)-start-4)
+	}
+	hash := maphash.Bytes(f.seed, f.scratch)
+	first, ok := f.index[hash]
+	if !ok {
+		first = -1
+	}
+	for s := first; s >= 0; s = f.slots[s].next {
+		if bytes.Equal(f.text(f.slots[s].canonical), f.scratch) {
+			return s, nil
+		}
+	}
+	s := int32(len(f.slots))
+	f.slots = append(f.slots, slot{
+		canonical: f.keep(f.scratch, change.Present),
+		next:      first,
+		key:       int32(len(f.keys) / len(f.plan.Key)),
+		occupant:  vacant,
+	})
+	for _, k := range f.plan.Key {
+		f.keys = append(f.keys, f.keep(row[f.sources[k]].Text, change.Present))
+	}
+	f.index[hash] = s
+	return s, nil
+}
+
+// putSize makes the parts of a key self-delimiting: ("a","bc") is not ("ab","c").
+func putSize(b []byte, n int) {
+	b[0], b[1], b[2], b[3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
+}
+
+func (f *Fold) newState(row change.Tuple) int32 {
+	width := len(f.sources)
+	st := state{row: int32(len(f.rows) / max(width, 1))}
+	for _, i := range f.sources {
+		f.rows = append(f.rows, f.keep(row[i].Text, row[i].State))
+	}
+	f.state = append(f.state, st)
+	return int32(len(f.state) - 1)
+}
+
+// write puts the values that tuple has over those of a row.
+func (f *Fold) write(row int32, tuple change.Tuple) {
+	cells := f.row(row)
+	for c, i := range f.sources {
+		if tuple[i].State != change.Unchanged {
+			cells[c] = f.keep(tuple[i].Text, tuple[i].State)
+		}
+	}
+}
+
+func (f *Fold) lacks(row int32) bool {
+	return slices.ContainsFunc(f.row(row), func(c cell) bool { return c.state() == change.Unchanged })
+}
+
+func (f *Fold) row(row int32) []cell {
+	width := int32(len(f.sources))
+	return f.rows[row*width : (row+1)*width]
+}
+
+func (f *Fold) keep(text []byte, st change.State) cell {
+	if st != change.Present {
+		return cell{size: uint32(st) << stateShift}
+	}
+	off := len(f.arena)
+	f.arena = append(f.arena, text...)
+	return cell{off: uint32(off), size: uint32(len(text)) | uint32(st)<<stateShift}
+}
+
+func (c cell) state() change.State { return change.State(c.size >> stateShift) }
+
+func (f *Fold) text(c cell) []byte {
+	end := c.off + c.size&sizeMask
+	return f.arena[c.off:end:end]
+}

@@ -1,0 +1,141 @@
+package batch
+
+import (
+	"bytes"
+
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// Result is what a fold comes to. Its parts must be applied in the order of the fields; within a part the order does
+// not matter. It is valid until the fold's next Add, Move or Begin.
+type Result struct {
+	Plan     *rule.Plan
+	Truncate bool // first remove all rows of the source
+
+	// For a plan with a key: no key is in more than one of Moves (as new key), Updates and Upserts.
+	Deletes Set // Key: rows to remove, if they are there
+	Moves   Set // Key: row to take away; Value: what it becomes under its new key. All are taken away before any is put back
+	Updates Set // Value: what to overwrite; values that are Unchanged stay. The row must be there
+	Upserts Set // Value: whole rows; those that the events say are new come first
+
+	// For a plan without a key.
+	Removals Set // Value, Times: rows of which so many are removed
+	Inserts  Set // Value: rows, equal ones repeated
+
+	// Lost are the commit LSNs of updates whose row is gone and whose values are not complete: they can only be left out.
+	Lost []change.LSN
+
+	Inserted int // how many of Upserts are new
+}
+
+// Set is a list of rows or keys.
+type Set struct {
+	f     *Fold
+	items []item
+}
+
+type item struct {
+	key, row int32
+	lsn      change.LSN
+	times    int32
+}
+
+// Len gives the number of items.
+func (s *Set) Len() int { return len(s.items) }
+
+// Key gives the text of column k of the plan's key, of item i.
+func (s *Set) Key(i, k int) []byte {
+	return s.f.text(s.f.keys[int(s.items[i].key)*len(s.f.plan.Key)+k])
+}
+
+// Value gives column c of the plan, of item i; text is nil unless it is Present.
+func (s *Set) Value(i, c int) (text []byte, st change.State) {
+	v := s.f.rows[int(s.items[i].row)*len(s.f.sources)+c]
+	if st = v.state(); st != change.Present {
+		return nil, st
+	}
+	return s.f.text(v), st
+}
+
+// Slice gives items i to j of the set.
+func (s *Set) Slice(i, j int) Set { return Set{f: s.f, items: s.items[i:j]} }
+
+// Times gives how many rows item i of Removals stands for.
+func (s *Set) Times(i int) int { return int(s.items[i].times) }
+
+// LSN gives the commit LSN of the last update that left values of item i unchanged.
+func (s *Set) LSN(i int) change.LSN { return s.items[i].lsn }
+
+// Result gives what the events since Begin come to.
+func (f *Fold) Result() *Result {
+	r := &Result{Plan: f.plan, Truncate: f.truncate, Lost: f.lost}
+	for _, set := range []*Set{&r.Deletes, &r.Moves, &r.Updates, &r.Upserts, &r.Removals, &r.Inserts} {
+		set.f = f
+	}
+	for i := range f.bags {
+		b := &f.bags[i]
+		if b.deletes > 0 {
+			r.Removals.items = append(r.Removals.items, item{row: b.row, times: b.deletes})
+		}
+		for range b.inserts {
+			r.Inserts.items = append(r.Inserts.items, item{row: b.row})
+		}
+	}
+	for i := range f.slots {
+		f.slots[i].carried = false
+	}
+	for i := range f.slots {
+		if o := f.slots[i].occupant; o != vacant && f.state[o].partial {
+			f.slots[f.state[o].origin].carried = true
+		}
+	}
+	var rest []item // of Upserts
+	for i := range f.slots {
+		s := &f.slots[i]
+		here := item{key: s.key}
+		if s.occupant == vacant {
+			if !s.carried {
+				r.Deletes.items = append(r.Deletes.items, here)
+			}
+			continue
+		}
+		st := &f.state[s.occupant]
+		it := item{row: st.row, lsn: st.lsn, key: s.key}
+		respelled := !f.spelledAs(s.key, st.row)
+		switch {
+		case !st.partial:
+			if st.created {
+				r.Upserts.items = append(r.Upserts.items, it)
+			} else {
+				rest = append(rest, it)
+			}
+			// An equal key in another spelling (1.0, 1.00) is another key where the target's column is text.
+			if respelled && !s.carried {
+				r.Deletes.items = append(r.Deletes.items, here)
+			}
+		case int(st.origin) == i && !respelled:
+			r.Updates.items = append(r.Updates.items, it)
+		default:
+			it.key = f.slots[st.origin].key
+			r.Moves.items = append(r.Moves.items, it)
+			if !s.carried {
+				r.Deletes.items = append(r.Deletes.items, here)
+			}
+		}
+	}
+	r.Inserted = len(r.Upserts.items)
+	r.Upserts.items = append(r.Upserts.items, rest...)
+	return r
+}
+
+// spelledAs says whether the row's key columns have the very texts of the key.
+func (f *Fold) spelledAs(key, row int32) bool {
+	cells := f.row(row)
+	for k, c := range f.plan.Key {
+		if !bytes.Equal(f.text(f.keys[int(key)*len(f.plan.Key)+k]), f.text(cells[c])) {
+			return false
+		}
+	}
+	return true
+}

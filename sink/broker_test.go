@@ -1,0 +1,46 @@
+package sink_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// TestBrokers runs what depends on the broker's behaviour (membership, transactions, markers, partitions) on the fake
+// and on Apache Kafka.
+func TestBrokers(t *testing.T) {
+	kafkatest.Each(t, func(t *testing.T, cluster kafkatest.Cluster) {
+		w := newWorldOn(t, cluster)
+		name := kafkatest.Name(t) // the broker is shared
+		w.cfg.Group = name
+		w.cfg.Sources = []rule.Source{{Name: name}}
+		shop := w.source(name)
+		r, log := relation("t", "id integer key", "big text"), relation("log", "id integer")
+		shop.table(r, 4)
+		shop.table(log, 1)
+		one, two := w.start(w.cfg), w.start(w.cfg)
+		const n = 40
+		shop.tx(ins(r, -1, "BIG"))
+		w.eventually(true, func() any { return one.Status().Partitions > 0 && two.Status().Partitions > 0 })
+		for i := range n {
+			shop.tx(ins(r, i, "BIG"), upd(r, i, keep), ins(log, i))
+			switch i {
+			case 10:
+				shop.tx(trunc(r))
+			case 20:
+				one.stop()
+			case 30:
+				one = w.start(w.cfg)
+			}
+		}
+		shop.tx(move(r, []any{n - 1}, n-1+1000, "BIG")...)
+		w.complete(shop)
+		w.rows(`SELECT count(*), min(id), max(id), string_agg(DISTINCT big, ',') FROM public.t`, fmt.Sprintf("%d|11|%d|BIG", n-11, n+999))
+		w.rows(`SELECT count(*), count(DISTINCT id) FROM public.log`, fmt.Sprintf("%d|%d", n, n))
+		// Read to the end, no tool sees a lag: the last record is a commit marker.
+		end := logEnd(t, shop, name+".public.log")
+		w.eventually(end, func() any { return committedOffset(t, shop, name, name+".public.log") })
+	})
+}

@@ -1,0 +1,356 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// checker prints what it finds, line by line, and counts.
+type checker struct {
+	w                  io.Writer
+	oks, warns, failed int
+	codes              []trouble.Code
+}
+
+func (c *checker) section(name, detail string) {
+	fmt.Fprintf(c.w, "\n%s\n", strings.TrimRight(fmt.Sprintf("%-22s %s", name, detail), " "))
+}
+
+func (c *checker) line(word, what, text string, hints ...string) {
+	switch word {
+	case "ok":
+		c.oks++
+	case "warn":
+		c.warns++
+	case "FAIL":
+		c.failed++
+	}
+	fmt.Fprintf(c.w, "  %-5s %-14s %s\n", word, what, text)
+	for _, hint := range hints {
+		for line := range strings.SplitSeq(hint, "\n") {
+			if line != "" {
+				fmt.Fprintf(c.w, "  %-5s %-14s -> %s\n", "", "", line)
+			}
+		}
+	}
+}
+
+// fail prints an error as a failure.
+func (c *checker) fail(what string, err error) {
+	c.codes = append(c.codes, trouble.CodeOf(err))
+	hint := ""
+	if t, ok := errors.AsType[*trouble.Error](err); ok {
+		hint = t.Hint
+	}
+	c.line("FAIL", what, err.Error(), hint)
+}
+
+// checkTimeout bounds each part of a check.
+const checkTimeout = 15 * time.Second
+
+// oldest is the first version of Postgres that the sink writes to.
+const oldest = 140000
+
+// Check looks at everything that Run would need, prints what it finds to w, and gives the number of failures. It
+// changes nothing: what a rule would do to a target is done and rolled back. err is for what kept it from looking.
+func Check(ctx context.Context, cfg Config, w io.Writer) (failures int, err error) {
+	begin := time.Now()
+	quiet := slog.New(slog.DiscardHandler)
+	s, err := New(cfg, quiet)
+	if err != nil {
+		return 0, err
+	}
+	defer s.registry.Close()
+	defer s.consumer.Client().Close()
+	c := &checker{w: w}
+	session := s.warehouse.Session()
+	defer session.Close(ctx)
+	up := s.checkWarehouse(ctx, c, session)
+	topics, err := s.checkKafka(ctx, c)
+	if err != nil {
+		c.fail("kafka", err)
+	}
+	s.checkRules(ctx, c, session, topics, up)
+	if ctx.Err() != nil {
+		return c.failed, ctx.Err()
+	}
+	fmt.Fprintf(w, "\n%s, %s, %d ok, %s. Nothing was changed.\n", count(c.failed, "failure"), count(c.warns, "warning"), c.oks, service.FormatDuration(time.Since(begin)))
+	return c.failed, nil
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func (s *Sink) checkWarehouse(ctx context.Context, c *checker, session *warehouse.Session) (up bool) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	facts, err := session.Facts(ctx)
+	fmt.Fprintf(c.w, "Group %s   %s\n", s.cfg.Group, facts.Address)
+	c.section("Warehouse", "")
+	if err != nil {
+		c.fail("connection", err)
+		return false
+	}
+	role := "primary"
+	if facts.Standby {
+		role = "standby"
+	}
+	switch version := fmt.Sprintf("PostgreSQL %s, %s", facts.Version, role); {
+	case facts.Number < oldest:
+		c.line("FAIL", "version", version, "a warehouse has version 14 or later")
+	case facts.Standby:
+		c.line("FAIL", "version", version, "a standby cannot be written; point warehouse.dsn to the primary")
+	default:
+		c.line("ok", "version", version)
+	}
+	switch {
+	case facts.Own == 0 && !facts.Creates:
+		c.line("FAIL", "role", fmt.Sprintf("%q may not create the schema tributary", facts.Role),
+			fmt.Sprintf("GRANT CREATE ON DATABASE … TO %q;", facts.Role))
+	case !facts.OwnUsable:
+		c.line("FAIL", "role", fmt.Sprintf("%q may not write the tables of schema tributary", facts.Role),
+			fmt.Sprintf("GRANT ALL ON ALL TABLES IN SCHEMA tributary TO %q;", facts.Role))
+	default:
+		c.line("ok", "role", fmt.Sprintf("%q", facts.Role))
+	}
+	switch {
+	case facts.Own == 0:
+		c.line("ok", "own tables", fmt.Sprintf("schema tributary is not there yet; it will be created with version %d", warehouse.Version))
+	case facts.Own < warehouse.Version:
+		c.line("ok", "own tables", fmt.Sprintf("schema tributary, version %d; it will be brought to version %d", facts.Own, warehouse.Version))
+	case facts.Own > warehouse.Version:
+		c.line("FAIL", "own tables", fmt.Sprintf("schema tributary, version %d; this binary knows up to %d", facts.Own, warehouse.Version), "run the newer version")
+	default:
+		c.line("ok", "own tables", fmt.Sprintf("schema tributary, version %d, as this binary wants it", facts.Own))
+	}
+	// Workers, progress, supervision, and one for claims.
+	wanted := s.cfg.Warehouse.Connections + 3
+	text := fmt.Sprintf("%d wanted by this sink, %d of %d in use", wanted, facts.Connections, facts.Limit)
+	if facts.Connections+wanted > facts.Limit {
+		c.line("FAIL", "connections", text, "raise max_connections, or lower warehouse.connections")
+	} else {
+		c.line("ok", "connections", text)
+	}
+	return true
+}
+
+// checkKafka gives the topics that there are.
+func (s *Sink) checkKafka(ctx context.Context, c *checker) (kadm.TopicDetails, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	admin := kadm.NewClient(s.consumer.Client())
+	meta, err := admin.Metadata(ctx)
+	if err != nil {
+		c.section("Kafka", strings.Join(s.cfg.Kafka.Brokers, ", "))
+		return nil, kafka.Trouble("reach", "Kafka", err)
+	}
+	c.section("Kafka", fmt.Sprintf("%s, %s", strings.Join(s.cfg.Kafka.Brokers, ", "), count(len(meta.Brokers), "broker")))
+	groups, err := admin.DescribeGroups(ctx, s.cfg.Group)
+	group, known := groups[s.cfg.Group]
+	switch {
+	case err == nil && known && !errors.Is(group.Err, kerr.GroupIDNotFound): // the first sink makes it
+		err = group.Err
+	case err == nil && known:
+	case err == nil:
+		err = errors.New("the broker said nothing of it")
+	}
+	if err != nil {
+		c.fail("group", kafka.Trouble("describe", fmt.Sprintf("group %q", s.cfg.Group), err))
+	} else {
+		c.line("ok", "group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, count(len(group.Members), "member")))
+	}
+	if err := s.registry.Ping(ctx); err != nil {
+		c.fail("registry", &trouble.Error{Code: trouble.RegistryUnreachable, Op: "reach", Subject: s.cfg.Registry.URL, Cause: err, Hint: "check registry.url and that the registry runs"})
+	} else {
+		c.line("ok", "registry", s.cfg.Registry.URL)
+	}
+	return meta.Topics, nil
+}
+
+// checkRules says which rule meets which topics, and what it would do to its targets.
+func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Session, topics kadm.TopicDetails, up bool) {
+	matched := make([][]string, s.rules.Len())
+	var unmatched []string
+	progress := 0
+	targets := map[string][]string{} // target and sid: topics
+	for _, name := range topics.Names() {
+		if topics[name].IsInternal || topics[name].Err != nil {
+			continue
+		}
+		if source, ok := record.ParseProgressTopic(name); ok {
+			if _, ok := s.rules.Source(source); ok {
+				progress++
+			}
+			continue
+		}
+		source, schema, table, ok := record.ParseTopic(name)
+		if !ok {
+			continue
+		}
+		r, ok := s.rules.Match(source, schema, table)
+		if !ok {
+			if !s.rules.Skipped(source, schema, table) {
+				unmatched = append(unmatched, name)
+			}
+			continue
+		}
+		matched[r.Rule] = append(matched[r.Rule], name)
+		to := r.Target.String()
+		if r.SIDColumn != "" {
+			to += fmt.Sprintf(" with %s = %q", r.SIDColumn, r.SID)
+		}
+		targets[to] = append(targets[to], name)
+	}
+	tables := 0
+	for _, names := range matched {
+		tables += len(names)
+	}
+	c.section("Rules", fmt.Sprintf("%s, %s, %s", count(s.rules.Len(), "rule"), count(tables, "table"), count(progress, "source")))
+	if tables == 0 && topics != nil {
+		c.line("warn", "topics", "no topic matches the rules", "start capture, or look at from and sources")
+	}
+	for to, names := range targets {
+		if len(names) > 1 {
+			c.codes = append(c.codes, trouble.RuleConflict)
+			c.line("FAIL", "sid", fmt.Sprintf("%s write %s", strings.Join(names, " and "), to), "add sid: <column> to the rule, or {source} to its to")
+		}
+	}
+	plans := s.plans(ctx, c, matched)
+	for i, names := range matched {
+		if len(names) == 0 {
+			c.line("note", fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: no topic", s.rules.From(i)))
+			continue
+		}
+		c.line("ok", fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: %s", s.rules.From(i), count(len(names), "table")))
+		for _, name := range names {
+			if plan := plans[name]; plan != nil && up {
+				s.checkTarget(ctx, c, session, plan)
+			}
+		}
+	}
+	if len(unmatched) > 0 {
+		c.line("warn", "unmatched", fmt.Sprintf("%s match no rule: %s", count(len(unmatched), "topic"), shortened(unmatched)), `say {from: "…", skip: true} if that is meant`)
+	}
+}
+
+func shortened(names []string) string {
+	if len(names) <= 3 {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:3], ", "), len(names)-3)
+}
+
+func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.Session, plan *rule.Plan) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	in, err := session.Inspect(ctx, plan)
+	if err != nil {
+		c.fail("target", err)
+		return
+	}
+	for _, change := range in.Changes {
+		c.line("note", "target", "will run: "+change)
+	}
+	if in.Index != "" {
+		rows := ""
+		if in.Rows >= 0 {
+			rows = fmt.Sprintf(" (about %s rows)", service.FormatCount(in.Rows))
+		}
+		c.line("warn", "index", fmt.Sprintf("%s has no unique index on its key: each UPDATE and DELETE reads the whole table%s", plan.Target, rows), in.Index)
+	}
+}
+
+// tail is how many offsets from its end a topic is looked at: enough to find one record among commit markers.
+const tail = 20
+
+// plans reads a record near the end of each topic and applies its rule to the schema it was written with.
+func (s *Sink) plans(ctx context.Context, c *checker, matched [][]string) map[string]*rule.Plan {
+	start := map[string]map[int32]kgo.Offset{}
+	for _, name := range slices.Concat(matched...) {
+		start[name] = map[int32]kgo.Offset{0: kgo.NewOffset().AtEnd().Relative(-tail)}
+	}
+	plans := map[string]*rule.Plan{}
+	if len(start) == 0 {
+		return plans
+	}
+	opts, err := s.cfg.Kafka.Options(s.log)
+	if err != nil {
+		c.fail("kafka", err)
+		return plans
+	}
+	client, err := kgo.NewClient(append(opts, kgo.ConsumePartitions(start), kgo.FetchMaxPartitionBytes(1<<20))...)
+	if err != nil {
+		c.fail("kafka", err)
+		return plans
+	}
+	defer client.Close()
+	ids := map[string]int{}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	for len(ids) < len(start) {
+		// A topic whose last records do not come within moments has none.
+		poll, cancel := context.WithTimeout(ctx, 2*time.Second)
+		fetches := client.PollFetches(poll)
+		silent := poll.Err() != nil
+		cancel()
+		fetches.EachRecord(func(r *kgo.Record) {
+			if id, _, err := record.ParseFrame(r.Value); err == nil {
+				ids[r.Topic] = id
+			}
+		})
+		if silent {
+			break
+		}
+	}
+	readable := 0
+	for _, name := range slices.Concat(matched...) {
+		id, ok := ids[name]
+		if !ok {
+			continue
+		}
+		plan, err := s.planOf(ctx, name, id)
+		if err != nil {
+			c.fail("rule", err)
+			continue
+		}
+		readable++
+		plans[name] = plan
+	}
+	c.line("ok", "schemas", fmt.Sprintf("%s of %s readable, %d without records", count(readable, "value schema"), count(len(start), "topic"), len(start)-len(ids)))
+	return plans
+}
+
+func (s *Sink) planOf(ctx context.Context, topic string, id int) (*rule.Plan, error) {
+	r := &kgo.Record{Topic: topic}
+	text, err := s.registry.Schema(ctx, id)
+	if err != nil {
+		return nil, schemaTrouble(r, id, err)
+	}
+	decoder, err := record.NewDecoder(text)
+	if err != nil {
+		return nil, invalid(r, err)
+	}
+	route, _ := s.match(topic)
+	return route.Compile(decoder.Relation())
+}

@@ -1,0 +1,95 @@
+package sink
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// Config is the configuration of one sink, read by config.Load.
+type Config struct {
+	Group     string          `mapstructure:"group" default:"warehouse" doc:"Consumer group, and the name of this copy of the data in the warehouse. Sinks of one group share the work; another group reads everything anew."`
+	Member    string          `mapstructure:"member" default:"" doc:"Name of this sink for static membership: after a restart under the same name it gets its partitions back at once. Two sinks must not share it."`
+	Warehouse Warehouse       `mapstructure:"warehouse" doc:"The database that is written to."`
+	Kafka     kafka.Config    `mapstructure:"kafka" doc:"Kafka."`
+	Registry  config.Registry `mapstructure:"registry" doc:"The schema registry."`
+	Batch     Batch           `mapstructure:"batch" doc:"Sizes of the transactions in the warehouse."`
+	Sources   []rule.Source   `mapstructure:"sources" doc:"Sources whose topics are read, first match wins; all if there is none."`
+	Tables    []rule.Table    `mapstructure:"tables" doc:"Rules, first match wins. A table that no rule matches is not written."`
+	Freshness time.Duration   `mapstructure:"freshness" default:"60s" doc:"How far behind a table may be and still count as up to date."`
+	Refresh   time.Duration   `mapstructure:"refresh" default:"1s" doc:"How often to look for new topics."`
+	Session   time.Duration   `mapstructure:"session" default:"10s" doc:"After this long without a sign of life a sink's partitions go to the others. Brokers set bounds (6s to 30min by default)."`
+	HTTP      config.HTTP     `mapstructure:"http" default:"listen=127.0.0.1:9192" doc:"Metrics, health and status."`
+	Log       config.Log      `mapstructure:"log" doc:"Log lines."`
+}
+
+// Warehouse says where to write.
+type Warehouse struct {
+	DSN         config.Secret `mapstructure:"dsn" required:"true" doc:"Connection string of the warehouse; file:/path or env:NAME to keep it elsewhere."`
+	Connections int           `mapstructure:"connections" default:"4" doc:"Connections that write at the same time; each target has one writer. Two more are used for progress and supervision."`
+}
+
+// Batch bounds a transaction. At low load a change is written at once; under load batches grow up to these bounds.
+type Batch struct {
+	Rows   int           `mapstructure:"rows" default:"50000" doc:"Records in one transaction, at most."`
+	Bytes  config.Bytes  `mapstructure:"bytes" default:"16MiB" doc:"Bytes of records in one transaction, at most; one record may be larger."`
+	Age    time.Duration `mapstructure:"age" default:"0s" doc:"How long records may gather before they are written; 0s: not at all."`
+	Memory config.Bytes  `mapstructure:"memory" default:"64MiB" doc:"Bytes of records that are held for all tables together; fetching pauses above it."`
+}
+
+// Check gives what the tags cannot say.
+func (c Config) Check() []config.Fault {
+	var faults []config.Fault
+	if len(c.Tables) == 0 {
+		faults = append(faults, config.Fault{Path: "tables", Message: `there is no rule; write - {from: "public.*"}`})
+	}
+	if c.Group == "" {
+		faults = append(faults, config.Fault{Path: "group", Message: "must not be empty"})
+	}
+	for path, d := range map[string]time.Duration{"freshness": c.Freshness, "refresh": c.Refresh, "session": c.Session} {
+		if d <= 0 {
+			faults = append(faults, config.Fault{Path: path, Value: d.String(), Message: "must be more than 0"})
+		}
+	}
+	return faults
+}
+
+// Check wants at least one connection.
+func (w Warehouse) Check() []config.Fault {
+	if w.Connections < 1 || w.Connections > 1000 {
+		return []config.Fault{{Path: "connections", Value: fmt.Sprint(w.Connections), Message: "not between 1 and 1000"}}
+	}
+	return nil
+}
+
+// Check wants sizes that leave room.
+func (b Batch) Check() []config.Fault {
+	var faults []config.Fault
+	if b.Rows < 1 {
+		faults = append(faults, config.Fault{Path: "rows", Value: fmt.Sprint(b.Rows), Message: "must be at least 1"})
+	}
+	if b.Bytes < 1 {
+		faults = append(faults, config.Fault{Path: "bytes", Value: b.Bytes.String(), Message: "must be at least 1"})
+	}
+	if b.Memory < 4<<20 {
+		faults = append(faults, config.Fault{Path: "memory", Value: b.Memory.String(), Message: "must be at least 4MiB"})
+	}
+	if b.Age < 0 {
+		faults = append(faults, config.Fault{Path: "age", Value: b.Age.String(), Message: "must not be negative"})
+	}
+	return faults
+}
+
+// Default gives a configuration with every default set, for callers that do not read a file. Brokers, registry,
+// warehouse and tables are still to be set.
+func Default() Config {
+	return Config{
+		Group: "warehouse", Warehouse: Warehouse{Connections: 4}, Kafka: kafka.Config{ClientID: "tributary"},
+		Batch:     Batch{Rows: 50_000, Bytes: 16 << 20, Memory: 64 << 20},
+		Freshness: time.Minute, Refresh: time.Second, Session: 10 * time.Second,
+		HTTP: config.HTTP{Listen: "127.0.0.1:9192"}, Log: config.Log{Format: "text", Level: "info"},
+	}
+}

@@ -1,0 +1,515 @@
+// Package consume reads the topics of a consumer group and hands their records out, partition by partition, to the
+// lanes that apply them. A partition begins where the warehouse's checkpoint says, which the caller gives when it
+// claims it; Kafka's own committed offsets are written afterwards, for lag tools only.
+//
+// It owns the Kafka client, membership, buffers and their bounds. What records mean, and when a checkpoint moves, is
+// the caller's business. Rebalances are cooperative (KIP-429); reads are of committed transactions only (KIP-98), and
+// commit markers are counted, so that a partition that is read to its end has no lag.
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// Config says what to consume.
+type Config struct {
+	Kafka   kafka.Config
+	Group   string
+	Member  string        // static membership (KIP-345): partitions wait for a restart under this name; "" for none
+	Session time.Duration // after which a member that is not heard of loses its partitions
+	Refresh time.Duration // between looks for new topics
+	Memory  int64         // bytes of records held, of all partitions together
+	Age     time.Duration // how long records may gather before they are handed out
+	Lanes   int
+	Log     *slog.Logger
+	Stage   *service.Stage // of the fetching goroutine
+	// Retrying is told of what failed and is tried again ("kafka", "group", "warehouse"), and with nil when it went well.
+	Retrying func(what string, err error)
+
+	// Route says which lane a topic belongs to, and whether it is consumed at all. It must always say the same.
+	Route func(topic string) (lane int, ok bool)
+	// Claim takes partitions over, in order of topic and number. It is called again until it succeeds or ctx ends.
+	Claim func(ctx context.Context, parts []Request) ([]Start, error)
+	// Fault is told of a partition that cannot be read on. It is held until Release.
+	Fault func(p *Partition, err error)
+}
+
+// Request is a partition to claim.
+type Request struct {
+	Topic   string
+	Number  int32
+	TopicID string
+}
+
+// Start is where a claimed partition begins.
+type Start struct {
+	Epoch    int64
+	Next     int64
+	Position change.Position
+	Attempt  int64
+	Err      error // not nil: the partition is held from the start
+}
+
+// Partition is an assigned partition. The exported fields may be read by whoever took it, until Finish; they are
+// changed by Finish and Release only.
+type Partition struct {
+	Topic  string
+	Number int32
+	Count  int32 // partitions of the topic
+	Start        // as claimed; Next and Position move with the checkpoint
+
+	// Pass is the TRUNCATE that the partition need not wait at any more.
+	Pass change.Position
+
+	c       *Consumer
+	lane    int
+	queue   []*kgo.Record
+	bytes   int64
+	polled  int64     // offset behind the newest record in the queue
+	arrived time.Time // of the oldest record in the queue
+	least   int       // records needed before the partition is handed out
+	end     int64     // last stable offset, as far as seen
+	oldest  time.Time // timestamp of the oldest record not applied
+	busy    bool
+	gone    bool
+	paused  bool  // by memory
+	held    error // by the caller
+	release bool  // to be done by the fetching goroutine
+}
+
+// Consumer is a member of a group. Make one with New; Run it; Take, Finish and Hold are for the lanes.
+type Consumer struct {
+	cfg    Config
+	client *kgo.Client
+	admin  *kadm.Client
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced at each change that somebody may wait for
+	parts    map[key]*Partition
+	topics   map[string]topic
+	unrouted []string
+	bytes    int64
+	wake     context.CancelFunc // ends the poll under way
+	ready    bool               // topics have been looked for
+	moves    int64              // rebalances
+}
+
+type key struct {
+	topic  string
+	number int32
+}
+
+type topic struct {
+	id         string
+	partitions int32
+}
+
+// New makes a consumer. It does no I/O beyond reading files that the configuration names.
+func New(cfg Config) (*Consumer, error) {
+	opts, err := cfg.Kafka.Options(cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	c := &Consumer{cfg: cfg, changed: make(chan struct{}), parts: map[key]*Partition{}, topics: map[string]topic{}}
+	fetch := int32(min(max(cfg.Memory/4, 1<<20), 32<<20))
+	opts = append(opts,
+		kgo.ConsumerGroup(cfg.Group),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.SessionTimeout(cfg.Session),
+		kgo.HeartbeatInterval(cfg.Session/5),
+		kgo.RebalanceTimeout(rebalanceTimeout),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.KeepControlRecords(),
+		kgo.FetchMaxBytes(fetch),
+		kgo.FetchMaxPartitionBytes(fetch/4),
+		// The client has one fetch a broker under way. While all partitions with records are paused it is one that waits
+		// for the others, and a resumed partition waits for its answer: the default of 5 s would be 5 s of standstill.
+		kgo.FetchMaxWait(fetchMaxWait),
+		kgo.DisableAutoCommit(),
+		kgo.BlockRebalanceOnPoll(),
+		// Answers to our looks for topics, and what the client itself knows of new ones, are no older than this; its
+		// default of 5 s would make a table wait that long for its first row.
+		kgo.MetadataMinAge(max(cfg.Refresh/2, minMetadataAge)),
+		kgo.AdjustFetchOffsetsFn(c.assign),
+		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { c.giveUp(lost, true) }),
+		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { c.giveUp(lost, false) }),
+	)
+	if cfg.Member != "" {
+		opts = append(opts, kgo.InstanceID(cfg.Member))
+	}
+	if c.client, err = kgo.NewClient(opts...); err != nil {
+		return nil, fmt.Errorf("make Kafka client: %w", err)
+	}
+	c.admin = kadm.NewClient(c.client)
+	return c, nil
+}
+
+const (
+	rebalanceTimeout = 60 * time.Second
+	// revokePatience is how long a rebalance waits for flushes of the partitions that go: not waiting would be right too,
+	// since the checkpoint fences us, but then the flush is for nothing.
+	revokePatience = 20 * time.Second
+	pollRecords    = 10_000
+	fetchMaxWait   = 100 * time.Millisecond
+	commitEvery    = time.Second
+	// minMetadataAge is the least that the client takes.
+	minMetadataAge = 10 * time.Millisecond
+)
+
+// Client gives the Kafka client, for checks.
+func (c *Consumer) Client() *kgo.Client { return c.client }
+
+// Run consumes until ctx ends. It must be followed by Close.
+func (c *Consumer) Run(ctx context.Context) error {
+	group := service.NewGroup(ctx)
+	group.Go("find topics", c.discover)
+	group.Go("fetch", c.fetch)
+	group.Go("commit offsets", c.commit)
+	return group.Wait()
+}
+
+// Close leaves the group. No partition may be taken by then.
+func (c *Consumer) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	c.commitOffsets(ctx, true)
+	c.client.CloseAllowingRebalance()
+}
+
+// notify wakes all who wait for a change. c.mu is held.
+func (c *Consumer) notify() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// assign claims newly assigned partitions and says where to read on.
+func (c *Consumer) assign(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	var requests []Request
+	c.mu.Lock()
+	for name, numbers := range offsets {
+		for number := range numbers {
+			requests = append(requests, Request{name, number, c.topics[name].id})
+		}
+	}
+	c.mu.Unlock()
+	slices.SortFunc(requests, func(a, b Request) int {
+		if a.Topic != b.Topic {
+			if a.Topic < b.Topic {
+				return -1
+			}
+			return 1
+		}
+		return int(a.Number) - int(b.Number)
+	})
+	starts, err := c.claim(ctx, requests)
+	if err != nil {
+		return nil, err
+	}
+	resume := map[string][]int32{}
+	hold := map[string][]int32{}
+	var faults []func()
+	c.mu.Lock()
+	c.moves++
+	for i, r := range requests {
+		lane, _ := c.cfg.Route(r.Topic)
+		p := &Partition{
+			Topic: r.Topic, Number: r.Number, Count: c.topics[r.Topic].partitions, Start: starts[i],
+			c: c, lane: lane, polled: starts[i].Next, end: -1,
+		}
+		k := key{r.Topic, r.Number}
+		if old := c.parts[k]; old != nil {
+			c.drop(old)
+			old.gone = true
+		}
+		c.parts[k] = p
+		offsets[r.Topic][r.Number] = kgo.NewOffset().At(p.Next)
+		if p.Err != nil {
+			p.held = p.Err
+			hold[r.Topic] = append(hold[r.Topic], r.Number)
+			faults = append(faults, func() { c.cfg.Fault(p, p.Err) })
+		} else {
+			resume[r.Topic] = append(resume[r.Topic], r.Number)
+		}
+	}
+	c.notify()
+	c.mu.Unlock()
+	// What an earlier assignment paused is still paused.
+	c.client.ResumeFetchPartitions(resume)
+	if len(hold) > 0 {
+		c.client.PauseFetchPartitions(hold)
+	}
+	for _, fault := range faults {
+		fault()
+	}
+	c.cfg.Retrying("group", nil)
+	c.cfg.Log.Info("claimed partitions", "partitions", len(requests))
+	return offsets, nil
+}
+
+func (c *Consumer) claim(ctx context.Context, requests []Request) (starts []Start, err error) {
+	err = retry.Do(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
+		starts, err = c.cfg.Claim(ctx, requests)
+		return err
+	}, func(err error, _ int, _ time.Duration) { c.cfg.Retrying("warehouse", err) })
+	if err == nil || ctx.Err() == nil {
+		c.cfg.Retrying("warehouse", err) // the client tries a claim again that failed for good, too
+	}
+	return starts, err
+}
+
+// giveUp lets partitions go. If wait is set it lets flushes under way finish, for some time.
+func (c *Consumer) giveUp(lost map[string][]int32, wait bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var going []*Partition
+	for name, numbers := range lost {
+		for _, number := range numbers {
+			if p := c.parts[key{name, number}]; p != nil {
+				p.gone = true
+				if !p.busy {
+					c.drop(p)
+				}
+				delete(c.parts, key{name, number})
+				going = append(going, p)
+			}
+		}
+	}
+	c.moves++
+	c.notify()
+	deadline := time.NewTimer(revokePatience)
+	defer deadline.Stop()
+	for wait && slices.ContainsFunc(going, func(p *Partition) bool { return p.busy }) {
+		changed := c.changed
+		c.mu.Unlock()
+		select {
+		case <-changed:
+		case <-deadline.C:
+			wait = false
+		}
+		c.mu.Lock()
+	}
+}
+
+// drop lets go of the records of p. c.mu is held.
+func (c *Consumer) drop(p *Partition) {
+	c.bytes -= p.bytes
+	p.queue, p.bytes, p.least = nil, 0, 0
+}
+
+// fetch polls and fills the queues.
+func (c *Consumer) fetch(ctx context.Context) error {
+	for {
+		poll, cancel := context.WithCancel(ctx)
+		c.mu.Lock()
+		c.wake = cancel
+		for c.bytes >= c.cfg.Memory && !c.anyRelease() && ctx.Err() == nil {
+			changed := c.changed
+			c.mu.Unlock()
+			done := c.cfg.Stage.Wait("room in memory")
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			done()
+			c.mu.Lock()
+		}
+		if c.anyRelease() {
+			cancel() // do it now, then poll again
+		}
+		c.mu.Unlock()
+		fetches := c.client.PollRecords(poll, pollRecords)
+		cancel()
+		c.cfg.Stage.Busy()
+		faults := c.dispatch(fetches)
+		c.releaseHeld()
+		c.client.AllowRebalance()
+		for _, fault := range faults {
+			fault()
+		}
+		c.cfg.Stage.Idle()
+		if ctx.Err() != nil || fetches.IsClientClosed() {
+			return nil
+		}
+	}
+}
+
+func (c *Consumer) anyRelease() bool {
+	for _, p := range c.parts {
+		if p.release && !p.busy {
+			return true
+		}
+	}
+	return false
+}
+
+// dispatch puts records into the queues.
+func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
+	now := time.Now()
+	pause := map[string][]int32{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
+		p := c.parts[key{fp.Topic, fp.Partition}]
+		if fp.Err != nil && fp.Topic == "" && !errors.Is(fp.Err, context.Canceled) && !errors.Is(fp.Err, kgo.ErrClientClosed) {
+			// Of the group as a whole: the client goes on trying.
+			faults = append(faults, func() {
+				c.cfg.Retrying("group", kafka.Trouble("consume as a member of", fmt.Sprintf("group %q", c.cfg.Group), fp.Err))
+			})
+		}
+		if p == nil || p.held != nil {
+			return // given up, or read again after Release
+		}
+		if fp.Err != nil {
+			if err := fetchTrouble(p, fp.Err); err != nil {
+				faults = append(faults, func() { c.fault(p, err) })
+			}
+			return
+		}
+		p.end = max(p.end, fp.LastStableOffset)
+		for _, r := range fp.Records {
+			if r.Offset < p.polled {
+				continue
+			}
+			if len(p.queue) == 0 {
+				p.arrived, p.oldest = now, r.Timestamp
+			}
+			p.queue = append(p.queue, r)
+			size := recordSize(r)
+			p.bytes += size
+			c.bytes += size
+			p.polled = r.Offset + 1
+		}
+		if p.bytes > c.share() && !p.paused {
+			p.paused = true
+			pause[p.Topic] = append(pause[p.Topic], p.Number)
+		}
+	})
+	if len(pause) > 0 {
+		c.client.PauseFetchPartitions(pause)
+	}
+	c.notify()
+	return faults
+}
+
+// share is how much of the memory one partition may take: others must find room beside one that is stuck.
+func (c *Consumer) share() int64 { return max(c.cfg.Memory/4, 1<<20) }
+
+// recordOverhead is what a kgo.Record and its headers cost beside their bytes, roughly.
+const recordOverhead = 256
+
+func recordSize(r *kgo.Record) int64 { return int64(len(r.Key)+len(r.Value)) + recordOverhead }
+
+// fetchTrouble gives the trouble of a partition that cannot be read, nil for what the client goes on with by itself.
+func fetchTrouble(p *Partition, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed) {
+		return nil
+	}
+	lost, isLost := errors.AsType[*kgo.ErrDataLoss](err)
+	subject := fmt.Sprintf("topic %q partition %d from offset %d", p.Topic, p.Number, p.polled)
+	switch {
+	case isLost, errors.Is(err, kerr.OffsetOutOfRange):
+		cause := err
+		if isLost {
+			cause = fmt.Errorf("the broker lost what was behind offset %d", lost.ResetTo)
+		}
+		return &trouble.Error{
+			Code: trouble.TopicTruncated, Op: "read", Subject: subject, Cause: cause,
+			Means: "records between the checkpoint and the first one that Kafka still has are gone; nothing was skipped, the table is held",
+			Hint:  "read the table anew: capture snapshot --table …; then move next_offset in tributary.checkpoint and delete the row from tributary.quarantine",
+		}
+	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
+		return &trouble.Error{
+			Code: trouble.TopicRecreated, Op: "read", Subject: subject, Cause: err,
+			Means: "the topic was deleted, and perhaps made anew; its table is held",
+		}
+	case retry.Transient(err):
+		return nil
+	}
+	return kafka.Trouble("read", subject, err)
+}
+
+// fault holds a partition and tells.
+func (c *Consumer) fault(p *Partition, err error) {
+	c.Hold(p, err)
+	c.cfg.Fault(p, err)
+}
+
+// releaseHeld lets partitions go on that were released. Only the fetching goroutine does so: records of the old place
+// must not arrive after the new one was set.
+func (c *Consumer) releaseHeld() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	set := map[string]map[int32]kgo.EpochOffset{}
+	resume := map[string][]int32{}
+	for _, p := range c.parts {
+		if !p.release || p.busy {
+			continue
+		}
+		c.drop(p)
+		p.release, p.held, p.paused, p.polled = false, nil, false, p.Next
+		if set[p.Topic] == nil {
+			set[p.Topic] = map[int32]kgo.EpochOffset{}
+		}
+		set[p.Topic][p.Number] = kgo.EpochOffset{Epoch: -1, Offset: p.Next}
+		resume[p.Topic] = append(resume[p.Topic], p.Number)
+	}
+	if len(set) > 0 {
+		c.client.SetOffsets(set)
+		c.client.ResumeFetchPartitions(resume)
+	}
+}
+
+// commit tells Kafka how far we are, for lag tools.
+func (c *Consumer) commit(ctx context.Context) error {
+	tick := time.NewTicker(commitEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			c.commitOffsets(ctx, false)
+		}
+	}
+}
+
+func (c *Consumer) commitOffsets(ctx context.Context, wait bool) {
+	offsets := map[string]map[int32]kgo.EpochOffset{}
+	committed := c.client.CommittedOffsets()
+	c.mu.Lock()
+	for k, p := range c.parts {
+		if !p.busy && p.held == nil && p.Next > 0 && committed[k.topic][k.number].Offset != p.Next {
+			if offsets[k.topic] == nil {
+				offsets[k.topic] = map[int32]kgo.EpochOffset{}
+			}
+			offsets[k.topic][k.number] = kgo.EpochOffset{Epoch: -1, Offset: p.Next}
+		}
+	}
+	c.mu.Unlock()
+	if len(offsets) == 0 {
+		return
+	}
+	// A failure is of no account: the warehouse has the truth, and the next second tries again.
+	if wait {
+		c.client.CommitOffsetsSync(ctx, offsets, nil)
+	} else {
+		c.client.CommitOffsets(ctx, offsets, nil)
+	}
+}

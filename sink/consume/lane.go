@@ -1,0 +1,268 @@
+package consume
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// Batch is what a lane may work on: the front of a partition's queue. Commit markers are among the records.
+type Batch struct {
+	Partition *Partition
+	Records   []*kgo.Record
+}
+
+// Take waits until partitions of the lane have records and gives those at the front, at most about the given number
+// and bytes together. The partitions are the caller's until Finish; only one goroutine may take from a lane. It
+// returns nil when ctx ends.
+func (c *Consumer) Take(ctx context.Context, lane, records int, bytes int64) []Batch {
+	for ctx.Err() == nil {
+		c.mu.Lock()
+		ready, soon := c.takeable(lane)
+		if len(ready) > 0 {
+			batches := c.cut(ready, records, bytes)
+			c.mu.Unlock()
+			return batches
+		}
+		changed := c.changed
+		c.mu.Unlock()
+		var timer <-chan time.Time
+		if soon > 0 {
+			t := time.NewTimer(soon)
+			defer t.Stop()
+			timer = t.C
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-timer:
+		}
+	}
+	return nil
+}
+
+// takeable gives the partitions of a lane that can be worked on, and after which time there will be one because its
+// records are of age; 0 for never. c.mu is held.
+func (c *Consumer) takeable(lane int) (ready []*Partition, soon time.Duration) {
+	for _, p := range c.parts {
+		if p.lane != lane || p.busy || p.held != nil || p.release || len(p.queue) == 0 || len(p.queue) < p.least {
+			continue
+		}
+		if wait := c.cfg.Age - time.Since(p.arrived); wait > 0 && p.bytes < c.share()/2 {
+			if soon == 0 || wait < soon {
+				soon = wait
+			}
+			continue
+		}
+		ready = append(ready, p)
+	}
+	// Oldest first: none starves, however small the batch.
+	slices.SortFunc(ready, func(a, b *Partition) int {
+		if d := a.arrived.Compare(b.arrived); d != 0 {
+			return d
+		}
+		return int(a.Number) - int(b.Number)
+	})
+	return ready, soon
+}
+
+func (c *Consumer) cut(ready []*Partition, records int, bytes int64) []Batch {
+	var out []Batch
+	for _, p := range ready {
+		if records <= 0 || bytes <= 0 {
+			break
+		}
+		n := 0
+		for n < len(p.queue) && records > 0 && bytes > 0 {
+			bytes -= recordSize(p.queue[n])
+			records--
+			n++
+		}
+		p.busy = true
+		out = append(out, Batch{p, p.queue[:n:n]})
+	}
+	return out
+}
+
+// More gives up to n more records behind those that Take gave for p, without waiting.
+func (c *Consumer) More(p *Partition, have, n int) []*kgo.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if have >= len(p.queue) {
+		return nil
+	}
+	end := min(have+n, len(p.queue))
+	return p.queue[have:end:end]
+}
+
+// Done is what became of a partition that was taken.
+type Done struct {
+	Records  int // behind the checkpoint, which was moved
+	Next     int64
+	Position change.Position
+	// WantMore says that the rest is of no use before another record has arrived.
+	WantMore bool
+}
+
+// Request gives what it takes to claim a partition again: with the topic as it is now, which may have been made anew.
+func (c *Consumer) Request(p *Partition) Request {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Request{p.Topic, p.Number, c.topics[p.Topic].id}
+}
+
+// Nothing is the Done of a partition whose checkpoint was not moved.
+func Nothing(p *Partition) Done { return Done{Next: p.Next, Position: p.Position} }
+
+// Finish gives a partition back.
+func (c *Consumer) Finish(p *Partition, d Done) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.notify()
+	p.busy = false
+	p.Next, p.Position = d.Next, d.Position
+	if d.Records > 0 {
+		p.Attempt = 0
+	}
+	if p.release && c.wake != nil {
+		c.wake()
+	}
+	if p.gone || p.held != nil {
+		c.drop(p)
+		return
+	}
+	var bytes int64
+	for i, r := range p.queue[:d.Records] {
+		bytes += recordSize(r)
+		p.queue[i] = nil
+	}
+	p.queue = p.queue[d.Records:]
+	p.bytes -= bytes
+	c.bytes -= bytes
+	p.least = 0
+	if d.WantMore {
+		p.least = len(p.queue) + 1
+	}
+	if len(p.queue) > 0 {
+		p.oldest = p.queue[0].Timestamp
+	} else {
+		p.queue = nil
+	}
+	if p.paused && p.bytes < c.share()/2 {
+		p.paused = false
+		c.client.ResumeFetchPartitions(map[string][]int32{p.Topic: {p.Number}})
+	}
+}
+
+// Gone says whether the partition has been given up since it was taken: what is under way for it will be refused.
+func (c *Consumer) Gone(p *Partition) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return p.gone
+}
+
+// Hold stops a partition where it stands: nothing of it is fetched or handed out, its records are let go. why is
+// shown to people.
+func (c *Consumer) Hold(p *Partition, why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.gone {
+		return
+	}
+	p.held, p.release = why, false
+	if !p.busy {
+		c.drop(p)
+	}
+	c.client.PauseFetchPartitions(map[string][]int32{p.Topic: {p.Number}})
+	c.notify()
+}
+
+// Release lets a held partition go on from its Start.Next. Where change is not nil, it may set Pass, Start.Next and
+// Start.Epoch before.
+func (c *Consumer) Release(p *Partition, change func(p *Partition)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.gone || p.held == nil || p.busy {
+		return
+	}
+	if change != nil {
+		change(p)
+	}
+	if t := c.topics[p.Topic]; t.partitions > 0 {
+		p.Count = t.partitions
+	}
+	p.release = true
+	if c.wake != nil {
+		c.wake()
+	}
+	c.notify()
+}
+
+// View is what is known of a partition at one moment.
+type View struct {
+	Partition *Partition
+	Topic     string
+	Number    int32
+	Count     int32
+	Next      int64 // offset of the first record not applied
+	Position  change.Position
+	End       int64 // last stable offset seen, -1 before the first fetch
+	Queued    int
+	Bytes     int64
+	Oldest    time.Time // timestamp of the oldest record that is fetched and not applied; zero for none
+	Held      error
+	Attempt   int64
+}
+
+// Views gives the assigned partitions in order of topic and number.
+func (c *Consumer) Views() []View {
+	c.mu.Lock()
+	out := make([]View, 0, len(c.parts))
+	for _, p := range c.parts {
+		v := View{
+			Partition: p, Topic: p.Topic, Number: p.Number, Count: p.Count, Next: p.Next, Position: p.Position,
+			End: p.end, Queued: len(p.queue), Bytes: p.bytes, Held: p.held, Attempt: p.Attempt,
+		}
+		if len(p.queue) > 0 || p.held != nil && p.Next < p.end {
+			v.Oldest = p.oldest
+		}
+		out = append(out, v)
+	}
+	c.mu.Unlock()
+	slices.SortFunc(out, func(a, b View) int {
+		switch {
+		case a.Topic < b.Topic:
+			return -1
+		case a.Topic > b.Topic:
+			return 1
+		}
+		return int(a.Number) - int(b.Number)
+	})
+	return out
+}
+
+// Overview is what is known of the consumer as a whole.
+type Overview struct {
+	Ready      bool     // topics have been looked for at least once
+	Topics     []string // that are consumed, by any member
+	Unrouted   []string // that no rule wants
+	Bytes      int64    // of records held
+	Limit      int64
+	Rebalances int64
+}
+
+// Overview gives it.
+func (c *Consumer) Overview() Overview {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := Overview{Ready: c.ready, Unrouted: slices.Clone(c.unrouted), Bytes: c.bytes, Limit: c.cfg.Memory, Rebalances: c.moves}
+	for name := range c.topics {
+		o.Topics = append(o.Topics, name)
+	}
+	slices.Sort(o.Topics)
+	return o
+}

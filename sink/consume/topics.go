@@ -1,0 +1,110 @@
+package consume
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// discover looks for topics.
+func (c *Consumer) discover(ctx context.Context) error {
+	tick := time.NewTicker(c.cfg.Refresh)
+	defer tick.Stop()
+	for {
+		err := retry.Do(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+			defer cancel()
+			topics, err := c.admin.ListTopics(ctx)
+			if err != nil {
+				return kafka.Trouble("list topics of", "Kafka", err)
+			}
+			c.found(topics)
+			return nil
+		}, func(err error, _ int, _ time.Duration) { c.cfg.Retrying("kafka", err) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c.cfg.Retrying("kafka", nil)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *Consumer) found(topics kadm.TopicDetails) {
+	var fresh, gone []string
+	var faults []func()
+	c.mu.Lock()
+	c.unrouted = c.unrouted[:0]
+	for name, detail := range topics {
+		if detail.Err != nil || detail.IsInternal {
+			continue
+		}
+		if _, ok := c.cfg.Route(name); !ok {
+			c.unrouted = append(c.unrouted, name)
+			continue
+		}
+		now := topic{detail.ID.String(), int32(len(detail.Partitions))}
+		before, known := c.topics[name]
+		switch {
+		case !known:
+			fresh = append(fresh, name)
+		case before.id != now.id:
+			// The client sticks to the old topic until it is told to forget it. With the next look it is found
+			// like a new one, and the claim then sees that the checkpoint is of another topic.
+			gone = append(gone, name)
+			delete(c.topics, name)
+			continue
+		case before.partitions != now.partitions:
+			faults = append(faults, c.partitionsChanged(name, before, now)...)
+		}
+		c.topics[name] = now
+	}
+	slices.Sort(c.unrouted)
+	if !c.ready {
+		c.ready = true
+		c.notify()
+	}
+	c.mu.Unlock()
+	for _, fault := range faults {
+		fault()
+	}
+	if len(gone) > 0 {
+		c.cfg.Log.Warn("topics were made anew", "topics", len(gone), "first", gone[0])
+		c.client.PurgeTopicsFromConsuming(gone...)
+	}
+	if len(fresh) > 0 {
+		slices.Sort(fresh)
+		c.cfg.Log.Info("found topics", "topics", len(fresh), "first", fresh[0])
+		c.client.AddConsumeTopics(fresh...)
+	}
+}
+
+// partitionsChanged holds the partitions of a topic that has got more of them. c.mu is held.
+func (c *Consumer) partitionsChanged(name string, before, now topic) []func() {
+	t := &trouble.Error{
+		Code: trouble.TopicPartitionsChanged, Op: "go on with", Subject: fmt.Sprintf("topic %q", name),
+		Cause: fmt.Errorf("it had %d partitions and has %d", before.partitions, now.partitions),
+		Means: "keys would change their partition and rows their order; its table is held",
+		Hint:  "capture refuses such a topic, too: make a new one",
+	}
+	var faults []func()
+	for _, p := range c.parts {
+		if p.Topic == name && p.held == nil {
+			faults = append(faults, func() { c.fault(p, t) })
+		}
+	}
+	return faults
+}

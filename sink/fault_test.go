@@ -1,0 +1,711 @@
+package sink_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// load publishes transactions in the background: inserts into a table with a key, and as many rows into one without,
+// where anything applied twice shows.
+func (s *source) load(n int) (done <-chan struct{}) {
+	keyed, log := relation("t", "id integer key", "v integer"), relation("log", "id integer")
+	s.table(keyed, 1)
+	s.table(log, 1)
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		for i := range n {
+			events := []event{ins(keyed, i, 0), ins(log, i)}
+			if i > 0 {
+				events = append(events, upd(keyed, i-1, 1))
+			}
+			s.tx(events...)
+		}
+	}()
+	return finished
+}
+
+func (w *world) loaded(s *source, n int) {
+	w.t.Helper()
+	w.complete(s)
+	w.rows(`SELECT count(*), sum(v), count(DISTINCT id) FROM public.t`, fmt.Sprintf("%d|%d|%d", n, n-1, n))
+	w.rows(`SELECT count(*), count(DISTINCT id) FROM public.log`, fmt.Sprintf("%d|%d", n, n))
+}
+
+func TestRestartInTheMiddle(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Member = "one"
+	shop := w.source("shop")
+	done := shop.load(300)
+	for range 5 {
+		s := w.start(w.cfg)
+		before := len(w.query(`SELECT 1 FROM public.log`))
+		w.eventually(true, func() any {
+			select {
+			case <-done:
+				return true
+			default:
+				return len(w.query(`SELECT 1 FROM public.log`)) > before+20
+			}
+		})
+		s.stop()
+	}
+	<-done
+	w.start(w.cfg)
+	w.loaded(shop, 300)
+}
+
+func TestTwoSinksShareTheWork(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.source("a"), w.source("b")
+	w.cfg.Tables[0].To = "{source}.{table}"
+	r := relation("t", "id integer key", "v integer")
+	a.table(r, 4)
+	b.table(r, 4)
+	finished := make(chan struct{}, 2)
+	for _, src := range []*source{a, b} {
+		go func() {
+			for i := range 150 {
+				src.tx(ins(r, 2*i, i), ins(r, 2*i+1, i))
+			}
+			finished <- struct{}{}
+		}()
+	}
+	one := w.start(w.cfg)
+	w.eventually(10, func() any { return one.Status().Partitions })
+	two := w.start(w.cfg)
+	w.eventually(true, func() any { return two.Status().Partitions > 0 && one.Status().Partitions > 0 })
+	w.eventually(10, func() any { return one.Status().Partitions + two.Status().Partitions })
+	three := w.start(w.cfg)
+	w.eventually(true, func() any { return three.Status().Partitions > 0 })
+	one.stop()
+	w.eventually(10, func() any { return three.Status().Partitions + two.Status().Partitions })
+	<-finished
+	<-finished
+	w.complete(a)
+	w.complete(b)
+	for _, schema := range []string{"a", "b"} {
+		w.rows(`SELECT count(*), sum(v) FROM `+schema+`.t`, "300|22350")
+	}
+	w.rows(`SELECT sum(applied_rows) FROM tributary.checkpoint WHERE topic LIKE '%.public.t'`, "600")
+}
+
+// TestTruncateIsABarrier: a TRUNCATE of a topic with four partitions, shared by two sinks, removes what came before it
+// in every partition and nothing that came after.
+func TestTruncateIsABarrier(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v integer")
+	shop.table(r, 4)
+	one, two := w.start(w.cfg), w.start(w.cfg)
+	w.eventually(5, func() any { return one.Status().Partitions + two.Status().Partitions })
+	w.eventually(true, func() any { return one.Status().Partitions > 0 && two.Status().Partitions > 0 })
+	for round := range 3 {
+		shop.tx(many(100, func(i int) event { return ins(r, 1000*round+i, round) })...)
+		shop.tx(trunc(r))
+		shop.tx(many(50, func(i int) event { return ins(r, 1000*round+i, round) })...)
+	}
+	w.complete(shop)
+	w.rows(`SELECT count(*), min(v), max(v) FROM public.t`, "50|2|2")
+}
+
+// TestLateOwnerIsRefused: who claims a partition takes it away from whoever had it, even in the middle of a
+// transaction; a stopped one is ended.
+func TestLateOwnerIsRefused(t *testing.T) {
+	w := newWorld(t)
+	open := func(instance string) *warehouse.Warehouse {
+		return warehouse.New(warehouse.Config{
+			DSN: func() (string, error) { return w.dsn, nil }, Group: "g", Instance: instance, Log: slog.New(slog.DiscardHandler),
+		})
+	}
+	first, second := open("first"), open("second")
+	if err := first.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	parts := []warehouse.Partition{{Topic: "s.public.t", TopicID: "x"}, {Topic: "s.public.t", Number: 1, TopicID: "x"}}
+	claim := func(wh *warehouse.Warehouse) []warehouse.Claim {
+		t.Helper()
+		claims, err := wh.Claim(t.Context(), parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return claims
+	}
+	advance := func(c warehouse.Claim, next int64) warehouse.Advance {
+		return warehouse.Advance{Topic: c.Topic, Partition: c.Number, Epoch: c.Epoch, Expected: c.Next, Next: next}
+	}
+	old := claim(first)
+	session := first.Session()
+	defer session.Close(context.Background())
+	if _, err := session.Apply(t.Context(), &warehouse.Flush{Advances: []warehouse.Advance{advance(old[0], 10), advance(old[1], 10)}}); err != nil {
+		t.Fatal(err)
+	}
+	// Not where it was expected: refused as a whole.
+	_, err := session.Apply(t.Context(), &warehouse.Flush{Advances: []warehouse.Advance{advance(old[0], 20)}})
+	if !errors.Is(err, warehouse.ErrFenced) {
+		t.Fatalf("got %v", err)
+	}
+	claims := claim(second)
+	if claims[0].Next != 10 || claims[0].Epoch <= old[0].Epoch {
+		t.Fatalf("claimed %+v after %+v", claims[0], old[0])
+	}
+	late := advance(old[0], 20)
+	late.Expected = 10
+	if _, err := session.Apply(t.Context(), &warehouse.Flush{Advances: []warehouse.Advance{late}}); !errors.Is(err, warehouse.ErrFenced) {
+		t.Fatalf("got %v", err)
+	}
+	if standings, err := session.Standings(t.Context(), []warehouse.Advance{late}); err != nil || standings[0] != warehouse.Lost {
+		t.Fatalf("got %v, %v", standings, err)
+	}
+	// A topic that was made anew.
+	parts[0].TopicID = "y"
+	if c := claim(second); c[0].Err == nil || c[1].Err != nil {
+		t.Fatalf("claimed %+v", c)
+	}
+	parts[0].TopicID = "x"
+	// Somebody of the group stopped in the middle of a transaction.
+	stopped := w.connect(w.dsn + "&application_name=tributary%20sink%20g")
+	if _, err := stopped.Exec(t.Context(), `BEGIN; UPDATE tributary.checkpoint SET applied_rows = 1`); err != nil {
+		t.Fatal(err)
+	}
+	claim(first)
+	w.rows(`SELECT sum(applied_rows) FROM tributary.checkpoint`, "0")
+}
+
+// TestLostCheckpointIsTakenUpAgain: somebody claims a running sink's partition and goes away.
+func TestLostCheckpointIsTakenUpAgain(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("log", "id integer")
+	shop.tx(ins(r, 1))
+	w.start(w.cfg)
+	w.complete(shop)
+	w.exec(`UPDATE tributary.checkpoint SET owner_epoch = owner_epoch + 1`)
+	shop.tx(ins(r, 2))
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.log ORDER BY id`, "1", "2")
+}
+
+func TestBadRecordsHoldOneTable(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	good, bad := relation("good", "id integer key"), relation("bad", "id integer key")
+	w.start(w.cfg)
+	corrupt := func(value []byte) {
+		t.Helper()
+		if err := shop.client.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		shop.produce(&kgo.Record{Topic: "shop.public.bad", Value: value})
+		if err := shop.client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shop.tx(ins(bad, 1), ins(good, 1))
+	id := []byte{0, 0, 0, 0, 1}
+	corrupt(append(id[:4:4], 99, 1, 2))
+	shop.tx(ins(bad, 2), ins(good, 2))
+	w.rows(`SELECT code, topic, next_offset FROM tributary.quarantine`, "schema-unknown|shop.public.bad|2")
+	w.rows(`SELECT id FROM public.good ORDER BY id`, "1", "2")
+	w.rows(`SELECT id FROM public.bad`, "1")
+	// Whoever sorted it out lets the table go on behind the record.
+	w.exec(`UPDATE tributary.checkpoint SET next_offset = 3 WHERE topic = 'shop.public.bad'; DELETE FROM tributary.quarantine`)
+	w.rows(`SELECT id FROM public.bad ORDER BY id`, "1", "2")
+	// A record cut off in its middle; registered schemas begin at 1.
+	enc := shop.table(bad, 1)
+	whole, err := enc.AppendValue(nil, insertEvent(bad, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	corrupt(whole[:len(whole)/2])
+	shop.tx(ins(bad, 4), ins(good, 4))
+	w.rows(`SELECT code, topic, position('offset' IN message) > 0 FROM tributary.quarantine`, "record-invalid|shop.public.bad|t")
+	w.rows(`SELECT id FROM public.good ORDER BY id`, "1", "2", "4")
+}
+
+func TestWrongTargetHoldsOneTable(t *testing.T) {
+	w := newWorld(t)
+	w.exec(`CREATE TABLE public.bad (id integer PRIMARY KEY, note integer);
+		CREATE TABLE public.checked (id integer PRIMARY KEY, note text CHECK (note <> 'poison'))`)
+	shop := w.source("shop")
+	good, bad, checked := relation("good", "id integer key"), relation("bad", "id integer key", "note text"), relation("checked", "id integer key", "note text")
+	s := w.start(w.cfg)
+	shop.tx(ins(good, 1), ins(bad, 1, "secret"), ins(checked, 1, "fine"))
+	shop.tx(ins(good, 2), ins(checked, 2, "poison"))
+	shop.tx(ins(good, 3), ins(checked, 3, "fine"))
+	w.rows(`SELECT code, table_name FROM tributary.quarantine ORDER BY 1`, "constraint-violation|public.checked", "target-type|public.bad")
+	w.rows(`SELECT id FROM public.good ORDER BY id`, "1", "2", "3")
+	w.rows(`SELECT count(*) FROM tributary.quarantine WHERE message LIKE '%secret%' OR message LIKE '%poison%'`, "0")
+	w.eventually("needs you: 2 tables are quarantined. The other 1 go on.", func() any { return s.Status().Headline })
+	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT checked_note_check; ALTER TABLE public.bad ALTER note TYPE text; DELETE FROM tributary.quarantine`)
+	w.complete(shop)
+	w.rows(`SELECT id, note FROM public.checked ORDER BY id`, "1|fine", "2|poison", "3|fine")
+	w.rows(`SELECT note FROM public.bad`, "secret")
+}
+
+// TestQuarantineIsTriedAgainAfterARestart also without anybody's word.
+func TestQuarantineIsTriedAgainAfterARestart(t *testing.T) {
+	w := newWorld(t)
+	w.exec(`CREATE TABLE public.t (id integer PRIMARY KEY, note integer)`)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "note text")
+	shop.tx(ins(r, 1, "x"))
+	s := w.start(w.cfg)
+	w.rows(`SELECT code FROM tributary.quarantine`, "target-type")
+	s.stop()
+	w.exec(`ALTER TABLE public.t ALTER note TYPE text`)
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+}
+
+func TestWarehouseAway(t *testing.T) {
+	w := newWorld(t)
+	cluster := pgtest.New(t, pgtest.Options{})
+	if err := cluster.CreateDatabase(t.Context(), "dwh"); err != nil {
+		t.Fatal(err)
+	}
+	w.dsn = cluster.DSN("dwh")
+	w.cfg.Warehouse.DSN = config.Secret(w.dsn)
+	if err := cluster.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	shop := w.source("shop")
+	done := shop.load(200)
+	s := w.start(w.cfg)
+	w.eventually(false, func() any { return s.Status().WarehouseUp })
+	w.eventually(true, func() any {
+		for _, wait := range s.Status().Waiting {
+			if wait.For == "warehouse" && wait.Tries > 1 && wait.Code == "warehouse-unreachable" {
+				return true
+			}
+		}
+		return false
+	})
+	for range 2 {
+		if err := cluster.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.conn = w.connect(w.dsn)
+		w.eventually(true, func() any { return s.Status().WarehouseUp })
+		w.eventually(true, func() any { return len(w.query(`SELECT 1 FROM public.log`)) > 10 })
+		if err := cluster.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-done
+	if err := cluster.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.conn = w.connect(w.dsn)
+	w.loaded(shop, 200)
+}
+
+func TestKafkaAway(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	<-shop.load(50)
+	if err := w.kafka.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s := w.start(w.cfg)
+	w.eventually(true, func() any {
+		for _, wait := range s.Status().Waiting {
+			if wait.For == "kafka" && wait.Code == "kafka-unreachable" {
+				return true
+			}
+		}
+		return false
+	})
+	if err := w.kafka.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.loaded(shop, 50)
+}
+
+// TestMemoryIsBounded: with the warehouse locked, records pile up to the limit and no further.
+func TestMemoryIsBounded(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Batch.Memory = 4 << 20
+	w.cfg.Batch.Bytes = 1 << 20
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "big text")
+	big := strings.Repeat("x", 10_000)
+	shop.tx(ins(r, 0, big))
+	s := w.start(w.cfg)
+	w.complete(shop)
+	lock := w.connect(w.dsn)
+	if _, err := lock.Exec(t.Context(), `BEGIN; LOCK TABLE public.t`); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		shop.tx(many(100, func(j int) event { return ins(r, 1+100*i+j, big) })...)
+	}
+	w.eventually(true, func() any { return s.Status().BufferBytes > 1<<20 })
+	most := int64(0)
+	for range 50 {
+		most = max(most, s.Status().BufferBytes)
+		time.Sleep(10 * time.Millisecond)
+	}
+	// One poll may go over the limit by what a fetch brings.
+	if limit := int64(12 << 20); most > limit {
+		t.Errorf("%d bytes held", most)
+	}
+	if _, err := lock.Exec(t.Context(), `ROLLBACK`); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM public.t`, "2001")
+}
+
+func TestTopicTruncated(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r, other := relation("t", "id integer key"), relation("other", "id integer key")
+	shop.tx(many(10, func(i int) event { return ins(r, i) })...)
+	deleteRecords(t, shop, "shop.public.t", 5)
+	shop.tx(ins(other, 1))
+	w.start(w.cfg)
+	w.rows(`SELECT code, topic FROM tributary.quarantine`, "topic-truncated|shop.public.t")
+	w.rows(`SELECT id FROM public.other`, "1")
+	w.rows(`SELECT to_regclass('public.t')`, "∅")
+}
+
+// TestHalvesOfAKeyChangeApart: the halves come in two fetches; they must still be one move.
+func TestHalvesOfAKeyChangeApart(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Batch.Rows = 1
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "big text")
+	shop.tx(ins(r, 1, "BIG"))
+	var moves []event
+	for i := range 30 {
+		moves = append(moves, move(r, []any{i + 1}, i+2, keep)...)
+	}
+	shop.tx(moves...)
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT * FROM public.t`, "31|BIG")
+}
+
+// TestKeyChangeAcrossPartitions: the halves go to two partitions and are independent, the row whole.
+func TestKeyChangeAcrossPartitions(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", Mode: "append"})
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	shop.table(r, 4)
+	shop.tx(many(20, func(i int) event { return ins(r, i, "a") })...)
+	var moves []event
+	for i := range 20 {
+		moves = append(moves, move(r, []any{i}, i+100, "b")...)
+	}
+	shop.tx(moves...)
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT count(*), min(id), string_agg(DISTINCT v, ',') FROM public.t`, "20|100|b")
+}
+
+func TestProgressAndFences(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t"})
+	shop := w.source("shop")
+	r, unwanted := relation("t", "id integer key"), relation("unwanted", "id integer key")
+	shop.tx(ins(r, 1), ins(unwanted, 1))
+	s := w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT tributary.wait_for('shop', 'FF/0', '10 ms'), tributary.wait_for('nobody', '0/1', '10 ms')`, "f|f")
+	shop.lsn += 0x100
+	if err := shop.client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	shop.publish(shop.lsn, time.Now(), ins(r, 2))
+	shop.progress("fence-1")
+	if err := shop.client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT fences, complete_lsn, capture->>'state' FROM tributary.progress`, "{fence-1}|0/1210|streaming")
+	// What is not applied holds it back.
+	w.exec(`ALTER TABLE public.t ADD CONSTRAINT small CHECK (id < 3)`)
+	shop.tx(ins(r, 3))
+	w.rows(`SELECT code FROM tributary.quarantine`, "constraint-violation")
+	w.rows(`SELECT complete_lsn, published_lsn FROM tributary.progress`, "0/1210|0/1300")
+	w.exec(`ALTER TABLE public.t DROP CONSTRAINT small; DELETE FROM tributary.quarantine`)
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t ORDER BY id`, "1", "2", "3")
+	w.eventually("0/1310", func() any {
+		for _, src := range s.Status().Sources {
+			return src.CompleteLSN
+		}
+		return ""
+	})
+	// A record that does not follow on: nothing is claimed before the next full one.
+	shop.n += 5
+	shop.lsn += 0x100
+	p := &record.Progress{Source: "shop", SystemID: "1", Era: 1, N: shop.n, CommitLSN: record.LSN(shop.lsn), EndLSN: record.LSN(shop.lsn)}
+	b, err := p.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := shop.client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := shop.client.ProduceSync(t.Context(), &kgo.Record{Topic: record.ProgressTopic("shop"), Key: []byte(p.Key()), Value: b}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := shop.client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT complete_lsn, published_lsn FROM tributary.progress`, "0/1310|0/1400")
+	shop.tx()
+	w.complete(shop)
+	shop.tx()
+	w.rows(`SELECT count(*) FROM tributary.milestone`, "1")
+}
+
+func TestOffsetsForLagTools(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	shop.tx(ins(r, 1))
+	shop.tx(ins(r, 2))
+	w.start(w.cfg)
+	w.complete(shop)
+	// Two records and two commit markers.
+	w.eventually(int64(4), func() any { return committedOffset(t, shop, "warehouse", "shop.public.t") })
+	w.rows(`SELECT next_offset, applied_rows FROM tributary.checkpoint WHERE topic = 'shop.public.t'`, "4|2")
+}
+
+func TestHTTP(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	shop.tx(many(30, func(i int) event { return ins(r, i) })...)
+	s := w.start(w.cfg)
+	w.complete(shop)
+	get := func(path string) (int, string) {
+		t.Helper()
+		resp, err := http.Get("http://" + s.Addr() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	w.eventually(200, func() any { code, _ := get("/readyz"); return code })
+	_, body := get("/status")
+	var st sink.Status
+	if err := json.Unmarshal([]byte(body), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Schema != "tributary.sink.status/1" || len(st.Tables) != 1 || st.Tables[0].Applied != 30 || st.Tables[0].State != sink.StateUpToDate {
+		t.Errorf("status: %s", body)
+	}
+	_, body = get("/metrics")
+	for _, want := range []string{
+		`tributary_sink_changes_total{group="warehouse",op="insert",outcome="applied",source="shop",table="public.t"} 30`,
+		`tributary_sink_assigned_partitions{group="warehouse"} 2`,
+		`tributary_sink_warehouse_up{group="warehouse"} 1`,
+		`tributary_sink_lag_records{group="warehouse",source="shop",table="public.t"} 0`,
+		`tributary_sink_commits_total{group="warehouse",result="fenced"} 0`,
+		`tributary_sink_end_to_end_latency_seconds_count{group="warehouse"} 1`,
+	} {
+		if !strings.Contains(body, want+"\n") {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestCheck(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", To: "sales.t"}, rule.Table{From: "public.bad"})
+	shop, two := w.source("shop"), w.source("two")
+	shop.tx(ins(relation("t", "id integer key", "note text"), 1, "x"), ins(relation("bad", "id integer key", "note text"), 1, "x"), ins(relation("odd", "id integer key"), 1))
+	check := func() (int, string) {
+		t.Helper()
+		var b strings.Builder
+		failures, err := sink.Check(t.Context(), w.cfg, &b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return failures, b.String()
+	}
+	want := func(failures int, lines ...string) {
+		t.Helper()
+		got, text := check()
+		if got != failures {
+			t.Errorf("%d failures, want %d", got, failures)
+		}
+		for _, line := range lines {
+			if !strings.Contains(text, line) {
+				t.Errorf("no %q in:\n%s", line, text)
+			}
+		}
+	}
+	want(0, "ok    version        PostgreSQL", "will be created with version 1", "unmatched      1 topic match no rule: shop.public.odd",
+		`will run: CREATE TABLE IF NOT EXISTS "sales"."t"`, "Nothing was changed.")
+	w.rows(`SELECT to_regnamespace('tributary'), to_regnamespace('sales')`, "∅|∅")
+	w.exec(`CREATE TABLE public.bad (id integer, note integer)`)
+	want(1, `FAIL  target         write to column "note" of table "public.bad"`)
+	w.exec(`ALTER TABLE public.bad ALTER note TYPE text`)
+	want(0, `CREATE UNIQUE INDEX CONCURRENTLY ON "public"."bad" ("id");`)
+	two.tx(ins(relation("t", "id integer key", "note text"), 1, "x"))
+	want(1, "FAIL  sid            shop.public.t and two.public.t write sales.t")
+	w.cfg.Registry.URL = "http://127.0.0.1:1"
+	want(5, "reach http://127.0.0.1:1")
+	w.cfg.Warehouse.DSN = "postgres://nobody:secret@127.0.0.1:1/x"
+	_, text := check()
+	if !strings.Contains(text, "FAIL  connection     connect to warehouse postgres://nobody@127.0.0.1:1/x") || strings.Contains(text, "secret") {
+		t.Errorf("got:\n%s", text)
+	}
+}
+
+func TestConfig(t *testing.T) {
+	config.CheckStruct(t, sink.Config{})
+	load := func(text string) (sink.Config, error) {
+		file := filepath.Join(t.TempDir(), "sink.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var cfg sink.Config
+		return cfg, config.Load(file, &cfg)
+	}
+	cfg, err := load(`
+group: warehouse
+warehouse: {dsn: "postgres://sink@dwh/dwh", connections: 4}
+kafka: {brokers: [localhost:9092]}
+registry: {url: http://localhost:8081}
+batch: {rows: 100000, bytes: 64MiB, age: 1s}
+sources: [{name: "tenant_*"}, {name: shop_eu, sid: eu}]
+tables:
+  - {from: public.orders, to: sales.orders, sid: tenant, ignore: [delete, truncate]}
+  - {from: public.customer, to: crm.customer, mode: append, columns: [id, mail as email]}
+  - {from: "public.*", to: "{source}.{table}"}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !cfg.Tables[2].Create || cfg.Tables[1].Columns[1] != (rule.Column{From: "mail", As: "email"}) || cfg.HTTP.Listen != "127.0.0.1:9192" {
+		t.Errorf("got %+v", cfg)
+	}
+	defaults := sink.Default()
+	cfg, err = load("warehouse: {dsn: x}\nkafka: {brokers: [\"localhost:1\"]}\nregistry: {url: http://x}\ntables: [{from: \"*.*\"}]\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Warehouse.DSN, cfg.Kafka.Brokers, cfg.Registry.URL, cfg.Tables = "", nil, "", nil
+	cfg.Sources = nil
+	cfg.HTTP.Hosts = nil
+	if fmt.Sprintf("%+v", cfg) != fmt.Sprintf("%+v", defaults) {
+		t.Errorf("Default differs from the defaults of the tags:\n%+v\n%+v", defaults, cfg)
+	}
+	_, err = load(`
+warehouse: {dsn: x, connections: 0}
+kafka: {brokers: [localhost]}
+registry: {url: http://x}
+tables:
+  - {from: public.a, mode: history, mod: 1}
+  - {from: nodot, to: "{shema}.x"}
+  - {from: a.b, ignore: [drop]}
+  - {from: "a.b", sid: id, columns: [id, other as id]}
+`)
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{`did you mean "mode"`, "not schema.table", "not one of insert", "unknown name in braces", "name of the sid column", "between 1 and"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in: %v", want, err)
+		}
+	}
+}
+
+// TestTopicMadeAnew: what the new topic holds does not follow on what was applied.
+func TestTopicMadeAnew(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r, other := relation("t", "id integer key"), relation("other", "id integer key")
+	shop.tx(ins(r, 1), ins(r, 2))
+	w.start(w.cfg)
+	w.complete(shop)
+	deleteTopic(t, shop, "shop.public.t")
+	lsn, n := shop.lsn, shop.n
+	shop = w.source("shop") // the client before sticks to the topic before
+	shop.lsn, shop.n = lsn, n
+	shop.tx(ins(r, 7), ins(r, 8), ins(r, 9), ins(r, 10), ins(other, 1))
+	w.rows(`SELECT code FROM tributary.quarantine`, "topic-recreated")
+	w.rows(`SELECT id FROM public.other`, "1")
+	// Letting it go on without a decision about the checkpoint changes nothing.
+	attempt := w.query(`SELECT attempt FROM tributary.quarantine`)
+	w.exec(`DELETE FROM tributary.quarantine`)
+	w.eventually(true, func() any {
+		now := w.query(`SELECT attempt FROM tributary.quarantine`)
+		return len(now) == 1 && now[0] != attempt[0]
+	})
+	w.rows(`SELECT id FROM public.t ORDER BY id`, "1", "2")
+	w.exec(`DELETE FROM tributary.checkpoint WHERE topic = 'shop.public.t'; DELETE FROM tributary.quarantine`)
+	w.rows(`SELECT id FROM public.t ORDER BY id`, "1", "2", "7", "8", "9", "10")
+}
+
+func TestPartitionsAdded(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	shop.tx(ins(r, 1))
+	w.start(w.cfg)
+	w.complete(shop)
+	if _, err := kadm.NewClient(shop.client).CreatePartitions(t.Context(), 2, "shop.public.t"); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT DISTINCT code FROM tributary.quarantine`, "topic-partitions-changed")
+}
+
+// TestRegistryAway: only what needs a new schema waits.
+func TestRegistryAway(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	away := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		http.Error(rw, "down", http.StatusServiceUnavailable)
+	}))
+	defer away.Close()
+	shop.tx(ins(r, 1))
+	w.cfg.Registry.URL = away.URL
+	s := w.start(w.cfg)
+	w.eventually(true, func() any {
+		for _, wait := range s.Status().Waiting {
+			if wait.For == "registry" && wait.Tries > 1 && wait.Code == "registry-unreachable" {
+				return true
+			}
+		}
+		return false
+	})
+	s.stop()
+	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+	w.cfg.Registry.URL = w.registry
+	w.start(w.cfg)
+	w.complete(shop)
+}

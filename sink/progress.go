@@ -1,0 +1,121 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// follower applies the progress topics: from them the warehouse knows up to which commit a source is complete.
+type follower struct {
+	s       *Sink
+	session *warehouse.Session
+	stage   *service.Stage
+}
+
+func newFollower(s *Sink) *follower {
+	return &follower{s: s, session: s.warehouse.Session(), stage: s.stages.Stage("progress", waitWarehouse)}
+}
+
+// progressPause is the least time between two transactions of the follower: captures write a record with each of
+// theirs, and only the newest counts.
+const progressPause = 50 * time.Millisecond
+
+func (f *follower) run(ctx context.Context) error {
+	defer f.session.Close(context.WithoutCancel(ctx))
+	for {
+		batches := f.s.consumer.Take(ctx, f.s.progressLane(), f.s.cfg.Batch.Rows, int64(f.s.cfg.Batch.Bytes))
+		if batches == nil {
+			return nil
+		}
+		f.stage.Busy()
+		for _, b := range batches {
+			f.partition(ctx, b)
+		}
+		f.stage.Idle()
+		select {
+		case <-ctx.Done():
+		case <-time.After(progressPause):
+		}
+	}
+}
+
+// partition applies the records of one source.
+func (f *follower) partition(ctx context.Context, b consume.Batch) {
+	p := b.Partition
+	source, ok := record.ParseProgressTopic(p.Topic)
+	adv := warehouse.Advance{
+		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
+	}
+	var records []warehouse.ProgressRecord
+	var stop error
+	read := 0
+	for _, r := range b.Records {
+		if !r.Attrs.IsControl() && r.Value != nil {
+			progress, err := record.ParseProgress(r.Value)
+			if err != nil || !ok {
+				stop = invalid(r, err)
+				break
+			}
+			records = append(records, warehouse.ProgressRecord{Offset: r.Offset, Progress: progress})
+			adv.Rows++
+		}
+		adv.Next = r.Offset + 1
+		read++
+	}
+	var err error
+	if read > 0 {
+		err = retry.Do(ctx, backoff, func(ctx context.Context) error {
+			if f.s.consumer.Gone(p) {
+				return warehouse.ErrFenced
+			}
+			err := f.session.Follow(ctx, adv, source, records, f.s.consumed)
+			if errors.Is(err, warehouse.ErrUnknownOutcome) {
+				return f.resolve(ctx, adv, err)
+			}
+			return err
+		}, func(err error, _ int, _ time.Duration) { f.s.retrying("warehouse", err) })
+	}
+	switch {
+	case err == nil:
+		if read > 0 {
+			f.s.retrying("warehouse", nil)
+		}
+		if stop != nil {
+			f.s.hold(ctx, f.session, p, adv.Next, stop)
+		}
+		f.s.consumer.Finish(p, consume.Done{Records: read, Next: adv.Next, Position: adv.Position})
+		return
+	case ctx.Err() != nil:
+	case errors.Is(err, warehouse.ErrFenced):
+		f.s.lost(p)
+	default:
+		f.s.hold(ctx, f.session, p, p.Next, err)
+	}
+	f.s.consumer.Finish(p, consume.Nothing(p))
+}
+
+func (f *follower) resolve(ctx context.Context, adv warehouse.Advance, unknown error) error {
+	standings, err := f.session.Standings(ctx, []warehouse.Advance{adv})
+	if err != nil {
+		return err
+	}
+	switch standings[0] {
+	case warehouse.Past:
+		return nil
+	case warehouse.Lost:
+		return warehouse.ErrFenced
+	}
+	if cause, ok := errors.AsType[*trouble.Error](unknown); ok {
+		return cause
+	}
+	return fmt.Errorf("commit progress: %w", unknown)
+}

@@ -1,0 +1,300 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/schema/registry"
+	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// read decodes and folds the records of batches. An error means that it could not be done now, or not for a whole
+// table; what is wrong with a record only ends its partition's part before it.
+func (w *worker) read(ctx context.Context, batches []consume.Batch) (*outcome, error) {
+	o := &outcome{}
+	for _, b := range batches {
+		if err := w.readPartition(ctx, o, b); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+func (w *worker) readPartition(ctx context.Context, o *outcome, b consume.Batch) error {
+	p := b.Partition
+	o.parts = append(o.parts, part{p: p, unit: -1, advance: warehouse.Advance{
+		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
+	}})
+	pt := &o.parts[len(o.parts)-1]
+	records := b.Records
+	for pt.records < len(records) {
+		n, err := w.readRecord(ctx, o, pt, &records)
+		if err != nil || n == 0 {
+			return err
+		}
+		for range n {
+			pt.advance.Next = records[pt.records].Offset + 1
+			pt.records++
+		}
+	}
+	return nil
+}
+
+// readRecord takes in the next record, or two for a change of a key, and gives how many; 0 ends the part here.
+func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *[]*kgo.Record) (int, error) {
+	r := (*records)[pt.records]
+	if r.Attrs.IsControl() || r.Value == nil {
+		return 1, nil // a commit marker; a tombstone, which only repeats a delete
+	}
+	h, err := headersOf(r)
+	if err != nil {
+		return pt.end(invalid(r, err))
+	}
+	if h.known && h.position.Compare(pt.advance.Position) <= 0 {
+		w.s.table(r.Topic).duplicate()
+		return 1, nil
+	}
+	v, err := w.version(ctx, r)
+	if err != nil {
+		if ctx.Err() != nil || retry.Transient(err) {
+			return 0, err
+		}
+		return pt.end(err)
+	}
+	w.arena, err = v.decoder.Decode(r.Value, &w.event, w.arena[:0])
+	if err != nil {
+		return pt.end(invalid(r, err))
+	}
+	ev := &w.event
+	if ev.Op == change.Truncate && pt.p.Count > 1 {
+		if !h.known {
+			return pt.end(invalid(r, errors.New("a TRUNCATE of several partitions without a position: where it stands in the others cannot be told")))
+		}
+		if stop := pt.atBarrier(h.position); stop {
+			return 0, nil
+		}
+		if pt.p.Number != 0 {
+			pt.take(ev, h) // partition 0 has done it
+			return 1, nil
+		}
+	}
+	u, ok, err := w.unit(ctx, o, pt, r.Topic, v)
+	if err != nil {
+		if ctx.Err() != nil || retry.Transient(err) {
+			return 0, err
+		}
+		return pt.end(err)
+	}
+	if !ok {
+		return 0, nil // another plan: the next flush
+	}
+	if ev.Op == change.Delete && h.newKey != nil {
+		next, n := w.other(pt, records)
+		if next == nil && record.Partition(h.newKey, pt.p.Count) == pt.p.Number && n == 0 {
+			pt.more = true // its other half is on the way
+			return 0, nil
+		}
+		if next != nil {
+			second, err := headersOf(next)
+			if err == nil && second.oldKey != nil && second.known && follows(h.position, second.position) {
+				if !bytes.HasPrefix(next.Value, r.Value[:record.FrameSize]) {
+					return pt.end(invalid(next, errors.New("the halves of a change of a key have different schemas")))
+				}
+				if w.arena2, err = v.decoder.Decode(next.Value, &w.second, w.arena2[:0]); err != nil {
+					return pt.end(invalid(next, err))
+				}
+				if err := u.fold.Move(ev, &w.second); err != nil {
+					return pt.end(invalid(r, err))
+				}
+				pt.take(ev, h)
+				pt.take(&w.second, second)
+				return n, nil
+			}
+		}
+	}
+	if err := u.fold.Add(ev, h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
+		return pt.end(invalid(r, err))
+	}
+	pt.take(ev, h)
+	return 1, nil
+}
+
+// follows says whether q is the second half of the key change whose first half is at p.
+func follows(p, q change.Position) bool {
+	return q.Era == p.Era && q.CommitLSN == p.CommitLSN && q.Seq == p.Seq+1
+}
+
+// other gives the next record with a value behind the one being read, and how many records there are up to and with
+// it; n is 0 if none has arrived.
+func (w *worker) other(pt *part, records *[]*kgo.Record) (next *kgo.Record, n int) {
+	for i := pt.records + 1; ; i++ {
+		if i == len(*records) {
+			more := w.s.consumer.More(pt.p, i, 1)
+			if more == nil {
+				return nil, 0
+			}
+			*records = append((*records)[:i:i], more...)
+		}
+		if r := (*records)[i]; !r.Attrs.IsControl() && r.Value != nil {
+			return r, i + 1 - pt.records
+		}
+	}
+}
+
+// end ends the part before a record that err forbids to take in.
+func (pt *part) end(err error) (int, error) {
+	pt.stop = err
+	return 0, nil
+}
+
+// take moves the part's position past an event.
+func (pt *part) take(ev *change.Event, h headers) {
+	if h.known {
+		pt.advance.Position = h.position
+	}
+	pt.advance.Rows++
+	if ev.Tx.CommitTime != 0 {
+		pt.advance.CommitTime = ev.Tx.CommitTime
+		if pt.first == 0 && ev.Op != change.Read {
+			pt.first = ev.Tx.CommitTime
+		}
+	}
+}
+
+// atBarrier says whether the part must end at a TRUNCATE until the other partitions are there.
+func (pt *part) atBarrier(at change.Position) bool {
+	if pt.p.Pass.Compare(at) >= 0 {
+		return false
+	}
+	pt.barrier = true
+	pt.advance.Barrier = at
+	return true
+}
+
+// unit gives the unit for a topic's version; false if the part has begun with another one.
+func (w *worker) unit(ctx context.Context, o *outcome, pt *part, topic string, v *versionPlan) (*unit, bool, error) {
+	if pt.unit >= 0 {
+		u := &o.units[pt.unit]
+		return u, u.plan == v.plan, nil
+	}
+	for i := range o.units {
+		if o.units[i].topic == topic && o.units[i].plan == v.plan {
+			pt.unit = i
+			return &o.units[i], true, nil
+		}
+	}
+	target, err := w.session.Prepare(ctx, v.plan, topic)
+	if err != nil {
+		return nil, false, err
+	}
+	fold := &batch.Fold{}
+	if n := len(w.folds); n > 0 {
+		fold, w.folds = w.folds[n-1], w.folds[:n-1]
+	}
+	fold.Begin(v.plan)
+	o.units = append(o.units, unit{topic: topic, plan: v.plan, target: target, fold: fold})
+	pt.unit = len(o.units) - 1
+	return &o.units[pt.unit], true, nil
+}
+
+// version gives decoder and plan for the schema of a record.
+func (w *worker) version(ctx context.Context, r *kgo.Record) (*versionPlan, error) {
+	id, _, err := record.ParseFrame(r.Value)
+	if err != nil {
+		return nil, invalid(r, err)
+	}
+	k := planKey{r.Topic, id}
+	if v := w.plans[k]; v != nil {
+		return v, nil
+	}
+	text, err := w.s.registry.Schema(ctx, id)
+	if err != nil {
+		return nil, schemaTrouble(r, id, err)
+	}
+	w.s.retrying("registry", nil)
+	decoder, err := record.NewDecoder(text)
+	if err != nil {
+		return nil, invalid(r, err)
+	}
+	route, ok := w.s.match(r.Topic)
+	if !ok {
+		return nil, &trouble.Error{Code: trouble.Internal, Op: "apply", Subject: where(r), Cause: errors.New("no rule matches the topic")}
+	}
+	plan, err := route.Compile(decoder.Relation())
+	if err != nil {
+		return nil, err
+	}
+	// The same relation under another id (another source's, or registered twice) is the same plan.
+	for other, v := range w.plans {
+		if other.topic == r.Topic && v.plan.Relation.Equal(plan.Relation) {
+			plan = v.plan
+		}
+	}
+	v := &versionPlan{decoder: decoder, plan: plan}
+	w.plans[k] = v
+	return v, nil
+}
+
+// headers are what a record says beside its value.
+type headers struct {
+	position       change.Position
+	known          bool // there is a position: the record is of a capture of ours
+	newKey, oldKey []byte
+	reload         bool
+}
+
+func headersOf(r *kgo.Record) (h headers, err error) {
+	for i := range r.Headers {
+		switch v := r.Headers[i].Value; r.Headers[i].Key {
+		case record.HeaderPosition:
+			if h.position, err = change.ParsePosition(v); err != nil {
+				return h, err
+			}
+			h.known = true
+		case record.HeaderNewKey:
+			h.newKey = v
+		case record.HeaderOldKey:
+			h.oldKey = v
+		case record.HeaderReload:
+			h.reload = true
+		}
+	}
+	return h, nil
+}
+
+// where names a record for people.
+func where(r *kgo.Record) string {
+	return fmt.Sprintf("topic %q partition %d offset %d", r.Topic, r.Partition, r.Offset)
+}
+
+func invalid(r *kgo.Record, err error) error {
+	return &trouble.Error{
+		Code: trouble.RecordInvalid, Op: "decode", Subject: where(r), Cause: err,
+		Means: "the record was damaged, or is not of a capture; its table is held before it, all others go on",
+		Hint:  "look at who else writes the topic; to try again: DELETE FROM tributary.quarantine for the table",
+	}
+}
+
+func schemaTrouble(r *kgo.Record, id int, err error) error {
+	t := &trouble.Error{Op: "look up the schema of", Subject: where(r), Cause: err}
+	if errors.Is(err, registry.ErrUnknownSchema) || errors.Is(err, registry.ErrInvalidSchema) {
+		t.Code = trouble.SchemaUnknown
+		t.Means = fmt.Sprintf("without schema %d the record cannot be read; its table is held before it, all others go on", id)
+		t.Hint = "point registry.url to the registry that capture uses, or restore its schemas; then DELETE FROM tributary.quarantine for the table"
+		return t
+	}
+	t.Code = trouble.RegistryUnreachable
+	t.Means = "nothing is lost; the table waits"
+	t.Hint = "check registry.url and that the registry runs; the sink goes on by itself"
+	return t
+}

@@ -1,0 +1,274 @@
+// Package rule says what becomes of the tables of the sources: which are written, where to, under which names, and
+// which of their changes are left out. The configuration is a list of which the first entry that matches a table wins;
+// it is compiled once per version of a relation into a Plan, which the packages batch and warehouse execute. It opens
+// no connection: what the target looks like is warehouse's business.
+package rule
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+)
+
+// Source is one entry of the configuration's "sources": whose topics are read, and by which value their rows are told
+// apart in a target that several sources share.
+type Source struct {
+	Name string `mapstructure:"name" required:"true" doc:"Name of a source, as its capture was configured; * and ? stand for any characters."`
+	SID  string `mapstructure:"sid" default:"" doc:"Value of the sid column for rows of this source; its name if empty. Not together with * or ? in the name."`
+}
+
+// Check refuses one value for many sources.
+func (s Source) Check() []config.Fault {
+	if s.SID != "" && strings.ContainsAny(s.Name, "*?") {
+		return []config.Fault{{Path: "sid", Value: s.SID, Message: "would be the same for every source that matches; leave it out, the source's name is used"}}
+	}
+	return nil
+}
+
+// Table is one entry of the configuration's "tables".
+type Table struct {
+	Source  string   `mapstructure:"source" default:"*" doc:"Sources that the rule is for; * and ? stand for any characters."`
+	From    string   `mapstructure:"from" required:"true" doc:"Table of the source as schema.table; * and ? stand for any characters, a part with a dot or a star in its name is put in double quotes."`
+	To      string   `mapstructure:"to" default:"{schema}.{table}" doc:"Table of the warehouse as schema.table; {source}, {schema} and {table} stand for the names at the source."`
+	Mode    string   `mapstructure:"mode" default:"clone" doc:"clone keeps the target equal to the source; append is clone without delete and truncate."`
+	Ignore  []string `mapstructure:"ignore" default:"" oneof:"insert,update,delete,truncate" doc:"Operations that are left out. A change of a key counts as update."`
+	SID     string   `mapstructure:"sid" default:"" doc:"Name of a column to add to the target and its key, holding the source's sid; needed where several sources share a target."`
+	Columns []Column `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email for another name. The columns of the key must be among them."`
+	Create  bool     `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
+	Skip    bool     `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
+}
+
+// Column picks one column of the source. It is written "id", or "mail as email" where the target's has another name; a
+// name that holds " as " is put in double quotes.
+type Column struct {
+	From string // at the source
+	As   string // in the target
+}
+
+var errColumn = errors.New(`not a column; write id, or mail as email; in double quotes where a name holds " as "`)
+
+// UnmarshalText reads the form that the type describes.
+func (c *Column) UnmarshalText(text []byte) error {
+	from, rest := cutColumn(string(text))
+	as, found := strings.CutPrefix(rest, " as ")
+	if found {
+		as, rest = cutColumn(as)
+	} else {
+		as = from
+	}
+	if from == "" || as == "" || rest != "" {
+		return errColumn
+	}
+	*c = Column{From: from, As: as}
+	return nil
+}
+
+// cutColumn cuts a name, in double quotes or up to " as ", off the front of s.
+func cutColumn(s string) (name, rest string) {
+	s = strings.TrimLeft(s, " ")
+	if strings.HasPrefix(s, `"`) {
+		p, rest, err := cutPart(s)
+		if err != nil {
+			return "", s
+		}
+		return p.text, rest
+	}
+	if i := strings.Index(s, " as "); i >= 0 {
+		return strings.TrimSpace(s[:i]), s[i:]
+	}
+	return strings.TrimSpace(s), ""
+}
+
+// MarshalText gives the short form where it is enough.
+func (c Column) MarshalText() ([]byte, error) {
+	quote := func(name string) string {
+		if strings.Contains(name, " as ") || strings.HasPrefix(name, `"`) || strings.TrimSpace(name) != name {
+			return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+		}
+		return name
+	}
+	if c.From == c.As {
+		return []byte(quote(c.From)), nil
+	}
+	return []byte(quote(c.From) + " as " + quote(c.As)), nil
+}
+
+// The operations of Table.Ignore.
+const (
+	insertOp   = "insert"
+	updateOp   = "update"
+	deleteOp   = "delete"
+	truncateOp = "truncate"
+)
+
+// The modes of Table.Mode.
+const (
+	modeClone  = "clone"
+	modeAppend = "append"
+)
+
+// Check gives everything wrong with the entry that can be seen without a table.
+func (t Table) Check() []config.Fault {
+	var faults []config.Fault
+	fault := func(path, value, message string) {
+		faults = append(faults, config.Fault{Path: path, Value: value, Message: message})
+	}
+	if t.From != "" {
+		if _, _, err := splitPattern(t.From); err != nil {
+			fault("from", t.From, err.Error())
+		}
+	}
+	if t.To != "" {
+		if _, _, err := splitTemplate(t.To); err != nil {
+			fault("to", t.To, err.Error())
+		}
+	}
+	switch t.Mode {
+	case "", modeClone, modeAppend:
+	case "history", "log":
+		fault("mode", t.Mode, "not yet; this version knows clone and append")
+	default:
+		fault("mode", t.Mode, "not a mode; write clone or append")
+	}
+	for i, op := range t.Ignore {
+		switch op {
+		case insertOp, updateOp, deleteOp, truncateOp:
+		default:
+			fault(fmt.Sprintf("ignore[%d]", i), op, "not an operation; write insert, update, delete or truncate")
+		}
+	}
+	into := map[string]bool{}
+	for i, c := range t.Columns {
+		name := c.As
+		switch {
+		case into[name]:
+			fault(fmt.Sprintf("columns[%d]", i), name, "two columns of the source into one of the target")
+		case name == t.SID:
+			fault(fmt.Sprintf("columns[%d]", i), name, "is the name of the sid column")
+		}
+		into[name] = true
+	}
+	if t.Skip && (t.SID != "" || len(t.Columns) > 0 || len(t.Ignore) > 0) {
+		fault("skip", "true", "the other keys of a skipped rule have no effect; leave them out")
+	}
+	return faults
+}
+
+// Set is the compiled configuration. It is immutable and safe for concurrent use.
+type Set struct {
+	sources []Source
+	rules   []compiled
+}
+
+type compiled struct {
+	*Table
+	schema, table     part // of from
+	toSchema, toTable string
+	ignore            Ops
+}
+
+// New compiles what Check has passed.
+func New(sources []Source, tables []Table) (*Set, error) {
+	s := &Set{sources: sources}
+	for i := range tables {
+		t := &tables[i]
+		for _, fault := range t.Check() {
+			return nil, fmt.Errorf("tables[%d].%s: %s", i, fault.Path, fault.Message)
+		}
+		c := compiled{Table: t}
+		var err error
+		if c.schema, c.table, err = splitPattern(t.From); err != nil {
+			return nil, fmt.Errorf("tables[%d].from: %w", i, err)
+		}
+		to := t.To
+		if to == "" {
+			to = "{schema}.{table}"
+		}
+		if c.toSchema, c.toTable, err = splitTemplate(to); err != nil {
+			return nil, fmt.Errorf("tables[%d].to: %w", i, err)
+		}
+		for _, op := range t.Ignore {
+			c.ignore |= opsByName[op]
+		}
+		if t.Mode == modeAppend {
+			c.ignore |= Deletes | Truncates
+		}
+		s.rules = append(s.rules, c)
+	}
+	return s, nil
+}
+
+// Target names a table of the warehouse.
+type Target struct{ Schema, Table string }
+
+// String gives schema.table for people and logs; never put it into SQL.
+func (t Target) String() string { return t.Schema + "." + t.Table }
+
+// Route is what the rules say of one table of one source. Its relation may have many versions: see Compile.
+type Route struct {
+	Source, Schema, Table string
+	Rule                  int // index into the configuration's tables
+	Target                Target
+	SIDColumn             string // "" for none
+	SID                   string // the source's value for it
+	rule                  *compiled
+}
+
+// Source says whether the source called name is read, and its sid.
+func (s *Set) Source(name string) (sid string, ok bool) {
+	if len(s.sources) == 0 {
+		return name, true
+	}
+	for _, src := range s.sources {
+		if glob(src.Name, name) {
+			if src.SID != "" {
+				return src.SID, true
+			}
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// Match finds the rule for a table. It gives false where no rule matches, or the one that does says skip.
+func (s *Set) Match(source, schema, table string) (*Route, bool) {
+	sid, ok := s.Source(source)
+	if !ok {
+		return nil, false
+	}
+	for i := range s.rules {
+		r := &s.rules[i]
+		if r.Source != "" && !glob(r.Source, source) || !r.schema.match(schema) || !r.table.match(table) {
+			continue
+		}
+		if r.Skip {
+			return nil, false
+		}
+		names := strings.NewReplacer("{source}", source, "{schema}", schema, "{table}", table)
+		return &Route{
+			Source: source, Schema: schema, Table: table, Rule: i,
+			Target:    Target{names.Replace(r.toSchema), names.Replace(r.toTable)},
+			SIDColumn: r.SID, SID: sid, rule: r,
+		}, true
+	}
+	return nil, false
+}
+
+// Skipped says whether a rule matches the table only to leave it out.
+func (s *Set) Skipped(source, schema, table string) bool {
+	for i := range s.rules {
+		r := &s.rules[i]
+		if (r.Source == "" || glob(r.Source, source)) && r.schema.match(schema) && r.table.match(table) {
+			return r.Skip
+		}
+	}
+	return false
+}
+
+// Len gives the number of rules.
+func (s *Set) Len() int { return len(s.rules) }
+
+// From gives the "from" of a rule, for people.
+func (s *Set) From(rule int) string { return s.rules[rule].From }

@@ -1,0 +1,173 @@
+package rule
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+)
+
+func newSet(t *testing.T, sources []Source, tables ...Table) *Set {
+	t.Helper()
+	s, err := New(sources, tables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestMatch(t *testing.T) {
+	s := newSet(t, []Source{{Name: "shop_eu", SID: "eu"}, {Name: "shop_*"}, {Name: "crm"}},
+		Table{From: "audit.*", Skip: true},
+		Table{From: "public.orders", To: "sales.orders", SID: "tenant"},
+		Table{From: `public."odd.name"`, To: `odd."{table}"`},
+		Table{Source: "crm", From: "p?blic.c*", To: "{source}.{schema}_{table}"},
+		Table{From: "public.*"},
+	)
+	is := func(source, schema, table, target, sid string, rule int) {
+		t.Helper()
+		r, ok := s.Match(source, schema, table)
+		if !ok {
+			t.Errorf("%s %s.%s: no match", source, schema, table)
+			return
+		}
+		if r.Target.String() != target || r.SID != sid || r.Rule != rule {
+			t.Errorf("%s %s.%s: got %s, sid %q, rule %d", source, schema, table, r.Target, r.SID, r.Rule)
+		}
+	}
+	not := func(source, schema, table string, skipped bool) {
+		t.Helper()
+		if r, ok := s.Match(source, schema, table); ok {
+			t.Errorf("%s %s.%s: matches rule %d", source, schema, table, r.Rule)
+		}
+		if got := s.Skipped(source, schema, table); got != skipped {
+			t.Errorf("%s %s.%s: skipped: %v", source, schema, table, got)
+		}
+	}
+	is("shop_eu", "public", "orders", "sales.orders", "eu", 1)
+	is("shop_us", "public", "orders", "sales.orders", "shop_us", 1)
+	is("shop_us", "public", "items", "public.items", "shop_us", 4)
+	is("crm", "public", "customer", "crm.public_customer", "crm", 3)
+	is("shop_eu", "public", "customer", "public.customer", "eu", 4)
+	is("crm", "public", "odd.name", "odd.odd.name", "crm", 2)
+	is("crm", "public", "a{source}b", "public.a{source}b", "crm", 4) // what is put in is not looked at again
+	not("shop_eu", "audit", "log", true)
+	not("shop_eu", "private", "x", false)
+	not("other", "public", "orders", false)
+	// The parts of a name are never taken apart at another dot.
+	not("crm", "public.odd", "name", false)
+}
+
+func TestGlob(t *testing.T) {
+	is := func(want bool, pattern, name string) {
+		t.Helper()
+		if glob(pattern, name) != want {
+			t.Errorf("%q, %q: %v", pattern, name, !want)
+		}
+	}
+	is(true, "", "")
+	is(true, "*", "")
+	is(true, "*", "a/b.c")
+	is(true, "a*c", "ac")
+	is(true, "a*b*c", "axbxbxc")
+	is(false, "a*b*c", "axbxbx")
+	is(true, "a?c", "abc")
+	is(false, "a?c", "ac")
+	is(false, "abc", "abcd")
+	is(false, "abc", "ab")
+	is(true, "[a]", "[a]")
+}
+
+func TestColumnText(t *testing.T) {
+	is := func(text, from, as string) {
+		t.Helper()
+		var c Column
+		if err := c.UnmarshalText([]byte(text)); err != nil || c.From != from || c.As != as {
+			t.Errorf("%s: got %+v, %v", text, c, err)
+			return
+		}
+		var again Column
+		back, err := c.MarshalText()
+		if err == nil {
+			err = again.UnmarshalText(back)
+		}
+		if err != nil || again != c {
+			t.Errorf("%s: written as %s, read back as %+v, %v", text, back, again, err)
+		}
+	}
+	is("id", "id", "id")
+	is("mail as email", "mail", "email")
+	is(`mail as "e mail"`, "mail", "e mail")
+	is(`"a as b"`, "a as b", "a as b")
+	is(`"a as b" as c`, "a as b", "c")
+	is(`x as "a as b"`, "x", "a as b")
+	var c Column
+	if err := c.UnmarshalText(nil); err == nil {
+		t.Error("nothing is a column")
+	}
+}
+
+func TestCheck(t *testing.T) {
+	faults := func(table Table, want ...string) {
+		t.Helper()
+		var got []string
+		for _, f := range table.Check() {
+			got = append(got, f.Path+": "+f.Message)
+		}
+		if len(got) != len(want) {
+			t.Errorf("%+v: got %q, want %q", table, got, want)
+			return
+		}
+		for i := range want {
+			if !strings.Contains(got[i], want[i]) {
+				t.Errorf("%+v: got %q, want %q", table, got[i], want[i])
+			}
+		}
+	}
+	faults(Table{From: "a.b"})
+	faults(Table{From: "a"}, "from: not schema.table")
+	faults(Table{From: "a.b.c"}, "from: not schema.table")
+	faults(Table{From: `a."b`}, "from: not schema.table")
+	faults(Table{From: "a.b", To: "x.{tabel}"}, "to: unknown name in braces")
+	faults(Table{From: "a.b", To: "x.*"}, "to: a target has no pattern")
+	faults(Table{From: "a.b", Mode: "history"}, "mode: not yet")
+	faults(Table{From: "a.b", Mode: "clown"}, "mode: not a mode")
+	faults(Table{From: "a.b", Ignore: []string{"insert", "drop"}}, "ignore[1]: not an operation")
+	faults(Table{From: "a.b", SID: "x", Columns: []Column{{"x", "x"}}}, "columns[0]: is the name of the sid column")
+	faults(Table{From: "a.b", Columns: []Column{{"x", "y"}, {"y", "y"}}}, "columns[1]: two columns")
+	faults(Table{From: "a.b", Skip: true, SID: "x"}, "skip: the other keys")
+	if len((Source{Name: "a*", SID: "x"}).Check()) != 1 || len((Source{Name: "a", SID: "x"}).Check()) != 0 {
+		t.Error("a sid for many sources, or none for one")
+	}
+}
+
+func TestCompile(t *testing.T) {
+	rel := &schema.Relation{Schema: "public", Name: "t", Key: []int{2, 0}, Columns: []schema.Column{
+		{Name: "a", NotNull: true}, {Name: "b"}, {Name: "c", NotNull: true},
+	}}
+	compile := func(table Table) (*Plan, error) {
+		t.Helper()
+		table.From = "public.t"
+		r, _ := newSet(t, nil, table).Match("s", "public", "t")
+		return r.Compile(rel)
+	}
+	p, err := compile(Table{Columns: []Column{{"c", "z"}, {"b", "b"}, {"a", "x"}}, Mode: "append", SID: "sid"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Key[0] != 0 || p.Key[1] != 2 || p.Column(0).Name != "c" || p.Ignore != Deletes|Truncates {
+		t.Errorf("got %+v", p)
+	}
+	refused := func(want string, table Table) {
+		t.Helper()
+		_, err := compile(table)
+		if trouble.CodeOf(err) != trouble.RuleConflict || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v", err)
+		}
+	}
+	refused(`column "a" belongs to the key and is not written`, Table{Columns: []Column{{"c", "c"}}})
+	refused(`no column "d"`, Table{Columns: []Column{{"d", "d"}}})
+	refused(`has the name of the sid column`, Table{SID: "b"})
+	refused("has 64 bytes", Table{To: "x." + strings.Repeat("y", 64)})
+}

@@ -1,0 +1,249 @@
+// Package sink is the service that keeps a warehouse equal to its sources: it reads the topics that captures write and
+// applies them, exactly once, table by table. Read it in this order: consume fetches records and owns partitions; rule
+// says what becomes of a table; batch folds records to the least that must be written; warehouse writes rows and
+// checkpoint in one transaction. This package wires them together and owns every goroutine:
+//
+//	find topics, fetch, commit offsets   package consume
+//	one worker a lane                    worker.go, read.go: decode, fold, apply; a target belongs to one lane
+//	progress                             progress.go: applies the progress topics
+//	supervisor                           supervise.go: quarantine, barriers, lost partitions, what /status shows
+package sink
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/schema/registry"
+	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// Sink is one member of a group. Make one with New, then Run it once.
+type Sink struct {
+	cfg       Config
+	log       *slog.Logger
+	instance  string
+	rules     *rule.Set
+	registry  *registry.Client
+	warehouse *warehouse.Warehouse
+	consumer  *consume.Consumer
+	server    *service.Server
+	stages    *service.Stages
+	metrics   *metrics
+	started   time.Time
+
+	mu       sync.Mutex
+	held     map[*consume.Partition]*hold
+	tables   map[string]*tableStats // by topic
+	waiting  map[string]*wait       // what is being retried
+	sources  []warehouse.Source     // as last read
+	troubles []warehouse.Quarantine
+	step     string // of the start, "" once running
+	unlisted map[string]bool
+}
+
+// wait is something that is tried again and again.
+type wait struct {
+	since time.Time
+	tries int
+	err   error
+}
+
+// New makes a sink. It reads files that the configuration names, and does no other I/O. cfg must have passed its
+// checks, as config.Load sees to.
+func New(cfg Config, log *slog.Logger) (*Sink, error) {
+	rules, err := rule.New(cfg.Sources, cfg.Tables)
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "rules", Cause: err}
+	}
+	s := &Sink{
+		cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: "connecting to the warehouse", started: time.Now(),
+		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[string]*wait{}, unlisted: map[string]bool{},
+	}
+	tlsConfig, err := cfg.Registry.TLS.Config()
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry.tls", Cause: err}
+	}
+	s.registry, err = registry.New(registry.Config{
+		URLs: []string{cfg.Registry.URL}, TLS: tlsConfig, Username: cfg.Registry.Username, Password: cfg.Registry.Password.Reveal,
+	})
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry", Cause: err}
+	}
+	s.warehouse = warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: s.instance, Log: log})
+	s.consumer, err = consume.New(consume.Config{
+		Kafka: cfg.Kafka, Group: cfg.Group, Member: cfg.Member, Session: cfg.Session, Refresh: cfg.Refresh,
+		Memory: int64(cfg.Batch.Memory), Age: cfg.Batch.Age, Lanes: s.lanes(), Log: log,
+		Stage:    s.stages.Stage("fetch", waitMemory),
+		Retrying: s.retrying, Route: s.route, Claim: s.claim, Fault: s.fault,
+	})
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "kafka", Cause: err}
+	}
+	s.server = service.NewServer("sink", cfg.HTTP, log, func() any { return s.Status() })
+	s.metrics = newMetrics(s)
+	return s, nil
+}
+
+// What stages wait for.
+const (
+	waitMemory    = "room in memory"
+	waitWarehouse = "the warehouse"
+	waitRegistry  = "the registry"
+	waitProgress  = "progress of the source"
+)
+
+// lanes gives how many there are: one for each connection, and one for progress.
+func (s *Sink) lanes() int { return s.cfg.Warehouse.Connections + 1 }
+
+func (s *Sink) progressLane() int { return s.cfg.Warehouse.Connections }
+
+// route says which lane a topic belongs to: all topics that write one target belong to one, so that a target has one
+// writer in each process.
+func (s *Sink) route(topic string) (lane int, ok bool) {
+	if source, ok := record.ParseProgressTopic(topic); ok {
+		_, ok := s.rules.Source(source)
+		return s.progressLane(), ok
+	}
+	r, ok := s.match(topic)
+	if !ok {
+		return 0, false
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(r.Target.Schema + "\x00" + r.Target.Table))
+	return int(h.Sum32() % uint32(s.cfg.Warehouse.Connections)), true
+}
+
+// match gives the rule for a topic of changes.
+func (s *Sink) match(topic string) (*rule.Route, bool) {
+	source, schema, table, ok := record.ParseTopic(topic)
+	if !ok {
+		return nil, false
+	}
+	return s.rules.Match(source, schema, table)
+}
+
+// consumed says whether this group writes what is in the topic.
+func (s *Sink) consumed(topic string) bool {
+	_, ok := s.match(topic)
+	return ok
+}
+
+// Run works until ctx ends: then what is being written is finished, the group left, and nil returned.
+func (s *Sink) Run(ctx context.Context) error {
+	if err := s.server.Listen(ctx); err != nil {
+		return err
+	}
+	s.log.Info("sink starts", "group", s.cfg.Group, "instance", s.instance, "http", s.server.Addr())
+	group := service.NewGroup(ctx)
+	group.Go("http", s.server.Run)
+	group.Go("sink", func(ctx context.Context) error {
+		defer group.Stop()
+		return s.work(ctx)
+	})
+	err := group.Wait()
+	s.registry.Close()
+	s.log.Info("sink ends", "group", s.cfg.Group, "instance", s.instance)
+	return err
+}
+
+func (s *Sink) work(ctx context.Context) error {
+	defer s.consumer.Close()
+	err := retry.Do(ctx, backoff, s.warehouse.Migrate, func(err error, _ int, _ time.Duration) { s.retrying("warehouse", err) })
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.retrying("warehouse", nil)
+	s.setStep("joining the group")
+	group := service.NewGroup(ctx)
+	group.Go("consume", s.consumer.Run)
+	for lane := range s.cfg.Warehouse.Connections {
+		group.Go(fmt.Sprintf("worker %d", lane), newWorker(s, lane).run)
+	}
+	group.Go("progress", newFollower(s).run)
+	group.Go("supervisor", newSupervisor(s).run)
+	return group.Wait()
+}
+
+// backoff is between tries of anything that can only be waited for.
+var backoff = retry.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second}
+
+func (s *Sink) setStep(step string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.step = step
+}
+
+// Addr gives the address of the HTTP server once Run has begun; "" before.
+func (s *Sink) Addr() string { return s.server.Addr() }
+
+// Latency gives the median and the 99th percentile of the time from commit at the source to commit here, of the last
+// five minutes. ok is false with too few observations.
+func (s *Sink) Latency() (p50, p99 time.Duration, ok bool) { return s.metrics.latency.Quantiles() }
+
+// retrying notes that something is tried again, or, with nil, that it went well. The first failure and then one a
+// minute are logged.
+func (s *Sink) retrying(what string, err error) {
+	s.mu.Lock()
+	w := s.waiting[what]
+	if err == nil {
+		delete(s.waiting, what)
+		s.mu.Unlock()
+		if w != nil {
+			s.log.Info("goes on", "after", what, "tries", w.tries, "waited", time.Since(w.since).Round(time.Millisecond))
+		}
+		return
+	}
+	if w == nil {
+		w = &wait{since: time.Now()}
+		s.waiting[what] = w
+	}
+	w.tries++
+	w.err = err
+	tell := w.tries == 1 || w.tries%20 == 0
+	tries := w.tries
+	s.mu.Unlock()
+	s.metrics.retries.WithLabelValues(what).Inc()
+	s.metrics.errors.WithLabelValues(string(trouble.CodeOf(err))).Inc()
+	if tell {
+		s.log.Warn("waiting, and trying again", "for", what, "tries", tries, service.Err(err))
+	}
+}
+
+// claim takes partitions over in the warehouse.
+func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume.Start, error) {
+	parts := make([]warehouse.Partition, len(requests))
+	for i, r := range requests {
+		parts[i] = warehouse.Partition{Topic: r.Topic, Number: r.Number, TopicID: r.TopicID}
+	}
+	claims, err := s.warehouse.Claim(ctx, parts)
+	if err != nil {
+		return nil, err
+	}
+	starts := make([]consume.Start, len(claims))
+	for i, c := range claims {
+		starts[i] = consume.Start{Epoch: c.Epoch, Next: c.Next, Position: c.Position, Attempt: c.Attempt, Err: c.Err}
+	}
+	return starts, nil
+}
+
+// Run makes a sink and runs it until ctx ends.
+func Run(ctx context.Context, cfg Config) error {
+	s, err := New(cfg, service.Log(cfg.Log))
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}

@@ -1,0 +1,273 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// hold is why a partition is held.
+type hold struct {
+	err     error
+	since   time.Time
+	next    int64
+	written bool            // it is in tributary.quarantine
+	barrier change.Position // it waits for the other partitions at this TRUNCATE; zero otherwise
+	fenced  bool            // somebody else claimed it
+}
+
+var errBarrier = errors.New("waits for the other partitions at a TRUNCATE")
+
+// hold stops a partition by an error that does not go away by itself, and writes that down where everybody sees it.
+func (s *Sink) hold(ctx context.Context, session *warehouse.Session, p *consume.Partition, next int64, err error) {
+	if s.consumer.Gone(p) {
+		return // whoever has it now finds out by himself
+	}
+	h := &hold{err: err, since: time.Now(), next: next}
+	s.mu.Lock()
+	s.held[p] = h
+	s.mu.Unlock()
+	s.consumer.Hold(p, err)
+	s.metrics.errors.WithLabelValues(string(trouble.CodeOf(err))).Inc()
+	s.log.Error("table is quarantined, all others go on", "topic", p.Topic, "partition", p.Number, "offset", next, service.Err(err))
+	s.writeHold(context.WithoutCancel(ctx), session, p, h)
+}
+
+// writeHold writes a quarantine. If it cannot be now, the supervisor does it.
+func (s *Sink) writeHold(ctx context.Context, session *warehouse.Session, p *consume.Partition, h *hold) {
+	q := warehouse.Quarantine{Topic: p.Topic, Partition: p.Number, Next: h.next, Code: string(trouble.CodeOf(h.err)), Message: h.err.Error()}
+	if source, schema, table, ok := record.ParseTopic(p.Topic); ok {
+		q.Source, q.Table = source, schema+"."+table
+	} else if source, ok := record.ParseProgressTopic(p.Topic); ok {
+		q.Source = source
+	}
+	if t, ok := errors.AsType[*trouble.Error](h.err); ok {
+		q.Hint = t.Hint
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, err := session.Hold(ctx, q); err != nil {
+		s.retrying("warehouse", err)
+		return
+	}
+	s.mu.Lock()
+	h.written = true
+	s.mu.Unlock()
+}
+
+// fault is told by the consumer of a partition that cannot be read. The supervisor writes it down.
+func (s *Sink) fault(p *consume.Partition, err error) {
+	s.mu.Lock()
+	s.held[p] = &hold{err: err, since: time.Now(), next: p.Next}
+	s.mu.Unlock()
+	s.metrics.errors.WithLabelValues(string(trouble.CodeOf(err))).Inc()
+	s.log.Error("table is quarantined, all others go on", "topic", p.Topic, "partition", p.Number, service.Err(err))
+}
+
+// lost stops a partition whose checkpoint belongs to somebody else. If Kafka still gives it to us after a while, it is
+// claimed again.
+func (s *Sink) lost(p *consume.Partition) {
+	err := &trouble.Error{
+		Code: trouble.CheckpointFenced, Op: "advance the checkpoint of", Subject: fmt.Sprintf("topic %q partition %d", p.Topic, p.Number),
+		Cause: warehouse.ErrFenced,
+		Means: "nothing was written twice; the partition is given up",
+		Hint:  "normal after a rebalance; if it goes on: do two groups on different Kafka clusters have one name?",
+	}
+	s.mu.Lock()
+	s.held[p] = &hold{err: err, since: time.Now(), next: p.Next, fenced: true}
+	s.mu.Unlock()
+	s.consumer.Hold(p, err)
+	s.metrics.errors.WithLabelValues(string(err.Code)).Inc()
+	s.log.Warn("partition belongs to another sink", "topic", p.Topic, "partition", p.Number, service.Err(err))
+}
+
+// holdAtBarrier lets a partition wait at a TRUNCATE.
+func (s *Sink) holdAtBarrier(p *consume.Partition, at change.Position) {
+	s.mu.Lock()
+	s.held[p] = &hold{err: errBarrier, since: time.Now(), barrier: at}
+	s.mu.Unlock()
+	s.consumer.Hold(p, errBarrier)
+}
+
+// supervisor looks after held partitions and reads what /status shows.
+type supervisor struct {
+	s       *Sink
+	session *warehouse.Session
+}
+
+func newSupervisor(s *Sink) *supervisor {
+	return &supervisor{s: s, session: s.warehouse.Session()}
+}
+
+// Periods of the supervisor.
+const (
+	barrierEvery = 100 * time.Millisecond
+	lookEvery    = time.Second
+	reclaimAfter = 5 * time.Second
+)
+
+func (v *supervisor) run(ctx context.Context) error {
+	defer v.session.Close(context.WithoutCancel(ctx))
+	tick := time.NewTicker(barrierEvery)
+	defer tick.Stop()
+	var looked time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		attempt, cancel := context.WithTimeout(ctx, 30*time.Second)
+		err := v.barriers(attempt)
+		if err == nil && time.Since(looked) >= lookEvery {
+			looked = time.Now()
+			v.s.sample(looked)
+			err = v.look(attempt)
+		}
+		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !retry.Transient(err) {
+			return err
+		}
+		if err != nil {
+			v.s.retrying("supervision", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(lookEvery):
+			}
+			continue
+		}
+		v.s.retrying("supervision", nil)
+	}
+}
+
+// heldNow gives the held partitions that are still ours.
+func (v *supervisor) heldNow() map[*consume.Partition]*hold {
+	ours := map[*consume.Partition]bool{}
+	for _, view := range v.s.consumer.Views() {
+		if view.Held != nil {
+			ours[view.Partition] = true
+		}
+	}
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	out := map[*consume.Partition]*hold{}
+	for p, h := range v.s.held {
+		if !ours[p] && time.Since(h.since) > lookEvery {
+			delete(v.s.held, p) // given up or gone on; a hold shows in Views at once
+			continue
+		}
+		copied := *h
+		out[p] = &copied
+	}
+	return out
+}
+
+func (v *supervisor) released(p *consume.Partition) {
+	v.s.mu.Lock()
+	delete(v.s.held, p)
+	v.s.mu.Unlock()
+}
+
+// barriers lets partitions pass a TRUNCATE: partition 0, which executes it, when all others have come to it; the
+// others when partition 0 has executed it. All of it is in the checkpoints, so that it holds across processes.
+func (v *supervisor) barriers(ctx context.Context) error {
+	for p, h := range v.heldNow() {
+		if h.barrier.IsZero() {
+			continue
+		}
+		all, err := v.session.Barriers(ctx, p.Topic)
+		if err != nil {
+			return err
+		}
+		done, there := false, 0
+		for _, b := range all {
+			if b.Applied.Compare(h.barrier) >= 0 || b.Waiting.Compare(h.barrier) >= 0 {
+				there++
+			}
+			if b.Partition == 0 && b.Applied.Compare(h.barrier) >= 0 {
+				done = true
+			}
+		}
+		if done || p.Number == 0 && there >= int(p.Count) {
+			v.released(p)
+			v.s.consumer.Release(p, func(p *consume.Partition) { p.Pass = h.barrier })
+		}
+	}
+	return nil
+}
+
+// look reads the warehouse's tables once, and lets partitions go on whose hold is over.
+func (v *supervisor) look(ctx context.Context) error {
+	held := v.heldNow()
+	for p, h := range held {
+		if !h.written && !h.fenced && h.barrier.IsZero() {
+			v.s.mu.Lock()
+			real := v.s.held[p]
+			v.s.mu.Unlock()
+			if real != nil {
+				v.s.writeHold(ctx, v.session, p, real)
+			}
+		}
+	}
+	quarantines, err := v.session.Quarantines(ctx)
+	if err != nil {
+		return err
+	}
+	sources, err := v.session.Sources(ctx)
+	if err != nil {
+		return err
+	}
+	v.s.mu.Lock()
+	v.s.troubles, v.s.sources = quarantines, sources
+	v.s.mu.Unlock()
+	for p, h := range held {
+		over := h.fenced && time.Since(h.since) >= reclaimAfter
+		if h.written {
+			over = !slices.ContainsFunc(quarantines, func(q warehouse.Quarantine) bool {
+				return q.Topic == p.Topic && q.Partition == p.Number
+			})
+		}
+		if over {
+			if err := v.reclaim(ctx, p); err != nil {
+				return err
+			}
+		}
+	}
+	if v.s.consumer.Overview().Ready {
+		v.s.setStep("") // also without partitions: there may be more sinks than these
+	}
+	v.s.notice()
+	return nil
+}
+
+// reclaim takes a held partition over again: its checkpoint may have been moved by a person meanwhile.
+func (v *supervisor) reclaim(ctx context.Context, p *consume.Partition) error {
+	if v.s.consumer.Gone(p) {
+		return nil
+	}
+	starts, err := v.s.claim(ctx, []consume.Request{v.s.consumer.Request(p)})
+	if err != nil {
+		return err
+	}
+	v.released(p)
+	if starts[0].Err != nil {
+		v.s.fault(p, starts[0].Err)
+		return nil
+	}
+	v.s.log.Info("trying a held partition again", "topic", p.Topic, "partition", p.Number, "offset", starts[0].Next)
+	v.s.consumer.Release(p, func(p *consume.Partition) { p.Start = starts[0] })
+	return nil
+}

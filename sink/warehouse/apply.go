@@ -1,0 +1,453 @@
+package warehouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/batch"
+)
+
+// Flush is what one transaction writes: rows of some tables, and how far the partitions have come by them.
+type Flush struct {
+	Advances []Advance // in order of topic and partition
+	Units    []Unit
+	// Impatient says not to wait for the first progress record of a source: what only it could explain is trouble.
+	Impatient bool
+}
+
+// Unit is the rows of one topic under one plan.
+type Unit struct {
+	Topic  string
+	Result *batch.Result
+	Target *Target
+}
+
+// Effect counts what a unit did.
+type Effect struct {
+	Inserted, Updated, Deleted int64
+	LeftOut                    int64 // partial updates of rows that the running snapshot has still to bring
+}
+
+// ErrUnknownOutcome says that the connection was lost while the transaction was being committed, or that COMMIT failed.
+// Standings tells which it is.
+var ErrUnknownOutcome = errors.New("outcome of COMMIT is not known")
+
+// ErrTargetChanged says that a target is not as it was when Prepare looked at it. Nothing was written; Prepare again.
+var ErrTargetChanged = errors.New("target table has changed")
+
+// UnitError says which unit of a flush made it fail. Nothing was written.
+type UnitError struct {
+	Unit int
+	Err  error // trouble
+}
+
+func (e *UnitError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the trouble.
+func (e *UnitError) Unwrap() error { return e.Err }
+
+// fewRows is up to how many rows of a set go as parameters of the statement: one round trip, and no temporary table
+// to fill. Above it, COPY is cheaper for both sides.
+const fewRows = 200
+
+// flushing is one call of Apply.
+type flushing struct {
+	s       *Session
+	f       *Flush
+	effects []Effect
+	queue   []statement
+	after   []func(ctx context.Context) error // once the queue has run
+	staged  map[string]bool                   // temporary tables with rows in them
+}
+
+// Apply writes a flush in one transaction, whose first statement is the compare-and-set of all its checkpoints. Errors:
+// ErrFenced, ErrUnknownOutcome, ErrTargetChanged, *UnitError; all else concerns the warehouse as a whole. But for
+// ErrUnknownOutcome nothing was written.
+func (s *Session) Apply(ctx context.Context, f *Flush) ([]Effect, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	a := &flushing{s: s, f: f, effects: make([]Effect, len(f.Units)), staged: map[string]bool{}}
+	if err := a.write(ctx); err != nil {
+		s.rollback(context.WithoutCancel(ctx))
+		return nil, a.failed(err)
+	}
+	tag, err := s.conn.PgConn().Exec(ctx, "COMMIT").ReadAll()
+	if err != nil {
+		s.rollback(context.WithoutCancel(ctx))
+		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, s.broken("commit to warehouse", "", err))
+	}
+	if done := tag[0].CommandTag.String(); done != "COMMIT" {
+		return nil, &trouble.Error{Code: trouble.Internal, Op: "commit to warehouse", Cause: fmt.Errorf("the server answered %q", done)}
+	}
+	return a.effects, nil
+}
+
+// failed says what an error of write means.
+func (a *flushing) failed(err error) error {
+	if errors.Is(err, ErrFenced) {
+		return ErrFenced
+	}
+	unit := -1
+	if at, ok := errors.AsType[*statementError](err); ok {
+		unit = at.unit
+	}
+	subject := ""
+	if unit >= 0 {
+		subject = targetName(a.f.Units[unit].Result.Plan)
+	}
+	state := postgres.SQLState(err)
+	_, ours := errors.AsType[*trouble.Error](err)
+	switch {
+	case state == "" && !ours: // the connection is gone
+		return a.s.broken("write to warehouse", subject, err)
+	case slices.Contains(changedStates, state):
+		a.s.w.forget()
+		a.s.Close(context.Background())
+		return fmt.Errorf("%w: %w", ErrTargetChanged, wrapUnit(unit, a.s.broken("write to", subject, err)))
+	}
+	return wrapUnit(unit, a.s.broken("write to", subject, err))
+}
+
+func wrapUnit(unit int, err error) error {
+	if unit < 0 {
+		return err
+	}
+	return &UnitError{Unit: unit, Err: err}
+}
+
+// changedStates are what a statement compiled for a table gives that has since lost a column, changed a type, lost its
+// unique index, or gone: undefined_column, undefined_table, undefined_schema, invalid_column_reference,
+// datatype_mismatch, generated_always, feature_not_supported (cached plan must not change result type).
+var changedStates = []string{"42703", "42P01", "3F000", "42P10", "42804", "428C9", "0A000"}
+
+func (a *flushing) write(ctx context.Context) error {
+	if err := a.makeStages(ctx); err != nil {
+		return err
+	}
+	a.queue = append(a.queue, statement{unit: -1, sql: "BEGIN"})
+	a.queue = append(a.queue, a.s.w.advance(a.f.Advances))
+	for i := range a.f.Units {
+		if err := a.unit(ctx, i); err != nil {
+			return err
+		}
+	}
+	return a.run(ctx)
+}
+
+// run executes what is queued.
+func (a *flushing) run(ctx context.Context) error {
+	err := a.s.run(ctx, a.queue)
+	a.queue = a.queue[:0]
+	if err != nil {
+		return err
+	}
+	after := a.after
+	a.after = nil // what follows may run more statements
+	for _, f := range after {
+		if err := f(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeStages creates the temporary tables that will be needed: before the transaction, which may be rolled back.
+func (a *flushing) makeStages(ctx context.Context) error {
+	for i := range a.f.Units {
+		u := &a.f.Units[i]
+		r, columns := u.Result, u.Target.stage
+		if max(r.Deletes.Len(), r.Moves.Len(), r.Updates.Len(), r.Upserts.Len(), r.Removals.Len(), r.Inserts.Len()) <= fewRows {
+			continue
+		}
+		if _, ok := a.s.stages[columns]; ok {
+			continue
+		}
+		name := fmt.Sprintf("tributary_stage_%d", len(a.s.stages))
+		if _, err := a.s.conn.Exec(ctx, createStage(name, columns)); err != nil {
+			return &statementError{i, err}
+		}
+		a.s.stages[columns] = "pg_temp." + postgres.Ident(name)
+	}
+	return nil
+}
+
+// unit queues the statements of one unit, in the order that Result asks for.
+func (a *flushing) unit(ctx context.Context, i int) error {
+	u := &a.f.Units[i]
+	r, t, effect := u.Result, u.Target, &a.effects[i]
+	if r.Truncate {
+		st := a.statement(i, t.template.truncate, nil)
+		st.check = counted(&effect.Deleted)
+		a.queue = append(a.queue, st)
+	}
+	if err := a.left(ctx, i, r.Lost); err != nil {
+		return err
+	}
+	if err := a.set(ctx, i, byKey, &r.Deletes, t.template.remove, counted(&effect.Deleted)); err != nil {
+		return err
+	}
+	if err := a.moves(ctx, i); err != nil {
+		return err
+	}
+	if err := a.updates(ctx, i); err != nil {
+		return err
+	}
+	if err := a.upserts(ctx, i); err != nil {
+		return err
+	}
+	removals := 0
+	for j := range r.Removals.Len() {
+		removals += r.Removals.Times(j)
+	}
+	err := a.set(ctx, i, byCount, &r.Removals, t.template.takeOut, func(rows int64) error {
+		effect.Deleted += rows
+		return exactly(u, "removed", int64(removals), rows)
+	})
+	if err != nil {
+		return err
+	}
+	inserted := func(rows int64) error {
+		effect.Inserted += rows
+		return exactly(u, "inserted", int64(r.Inserts.Len()), rows)
+	}
+	if r.Inserts.Len() > fewRows {
+		if err := a.run(ctx); err != nil {
+			return err
+		}
+		rows, err := a.copyRows(ctx, t, &r.Inserts)
+		if err == nil {
+			err = inserted(rows)
+		}
+		if err != nil {
+			return &statementError{i, err}
+		}
+		return nil
+	}
+	return a.set(ctx, i, byValue, &r.Inserts, t.template.insert, inserted)
+}
+
+func (a *flushing) moves(ctx context.Context, i int) error {
+	u := &a.f.Units[i]
+	moves := &u.Result.Moves
+	return a.set(ctx, i, byMove, moves, u.Target.template.move, func(rows int64) error {
+		a.effects[i].Updated += rows
+		if rows > int64(moves.Len()) {
+			return exactly(u, "moved", int64(moves.Len()), rows)
+		}
+		if missing := int64(moves.Len()) - rows; missing > 0 {
+			a.after = append(a.after, func(ctx context.Context) error {
+				var newest change.LSN
+				for j := range moves.Len() {
+					newest = max(newest, moves.LSN(j))
+				}
+				return a.left(ctx, i, slices.Repeat([]change.LSN{newest}, int(missing)))
+			})
+		}
+		return nil
+	})
+}
+
+// updates overwrites columns of rows that must be there. If not all are, it finds out which are missing, and whether
+// that is to be expected.
+func (a *flushing) updates(ctx context.Context, i int) error {
+	u := &a.f.Units[i]
+	updates := &u.Result.Updates
+	if u.Target.template.update == "" {
+		return nil // nothing but the key is written
+	}
+	return a.set(ctx, i, byMask, updates, u.Target.template.update, func(rows int64) error {
+		a.effects[i].Updated += rows
+		if rows == int64(updates.Len()) {
+			return nil
+		}
+		if rows > int64(updates.Len()) {
+			return exactly(u, "updated", int64(updates.Len()), rows)
+		}
+		a.after = append(a.after, func(ctx context.Context) error {
+			missing := a.statement(i, u.Target.template.missing, nil)
+			sql, params := a.source(u.Target, byMask, updates, missing.sql, missing.params)
+			values, formats := bind(params)
+			result := a.s.conn.PgConn().ExecParams(ctx, sql, values, nil, formats, []int16{0}).Read()
+			if result.Err != nil {
+				return &statementError{i, result.Err}
+			}
+			var lsns []change.LSN
+			for _, row := range result.Rows {
+				var n int
+				if _, err := fmt.Sscan(string(row[0]), &n); err != nil || n < 1 || n > updates.Len() {
+					return &statementError{i, fmt.Errorf("rows that an update did not find: unexpected answer")}
+				}
+				lsns = append(lsns, updates.LSN(n-1))
+			}
+			return a.left(ctx, i, lsns)
+		})
+		return nil
+	})
+}
+
+func (a *flushing) upserts(ctx context.Context, i int) error {
+	u := &a.f.Units[i]
+	r, t, effect := u.Result, u.Target, &a.effects[i]
+	fresh, rest := r.Upserts.Slice(0, r.Inserted), r.Upserts
+	if t.unique && fresh.Len() > fewRows && a.s.w.optimistic(t) {
+		done, err := a.tryCopy(ctx, i, &fresh)
+		if err != nil {
+			return err
+		}
+		if done {
+			effect.Inserted += int64(fresh.Len())
+			rest = r.Upserts.Slice(r.Inserted, r.Upserts.Len())
+			fresh = r.Upserts.Slice(0, 0)
+		}
+	}
+	if !t.unique && rest.Len() > 0 {
+		if err := a.set(ctx, i, byValue, &rest, t.template.clear, nil); err != nil {
+			return err
+		}
+	}
+	counts := !t.unique || strings.Contains(t.template.upsert, "DO UPDATE")
+	return a.set(ctx, i, byValue, &rest, t.template.upsert, func(rows int64) error {
+		effect.Inserted += int64(fresh.Len())
+		effect.Updated += int64(rest.Len() - fresh.Len())
+		if !counts {
+			return nil
+		}
+		return exactly(u, "written", int64(rest.Len()), rows)
+	})
+}
+
+// tryCopy writes rows that ought to be new straight into the target. It gives false where one of them was there.
+func (a *flushing) tryCopy(ctx context.Context, i int, rows *batch.Set) (done bool, err error) {
+	a.queue = append(a.queue, statement{unit: i, sql: "SAVEPOINT tributary_copy"})
+	if err := a.run(ctx); err != nil {
+		return false, err
+	}
+	u := &a.f.Units[i]
+	n, err := a.copyRows(ctx, u.Target, rows)
+	const uniqueViolation = "23505"
+	if postgres.SQLState(err) == uniqueViolation {
+		a.s.w.pessimistic(u.Target)
+		a.queue = append(a.queue, statement{unit: i, sql: "ROLLBACK TO SAVEPOINT tributary_copy"})
+		return false, a.run(ctx)
+	}
+	if err == nil {
+		err = exactly(u, "copied", int64(rows.Len()), n)
+	}
+	if err != nil {
+		return false, &statementError{i, err}
+	}
+	return true, nil
+}
+
+// set queues one statement for the rows of a set.
+func (a *flushing) set(ctx context.Context, i int, k kind, set *batch.Set, template string, check func(int64) error) error {
+	if set.Len() == 0 {
+		return nil
+	}
+	u := &a.f.Units[i]
+	st := a.statement(i, template, check)
+	staged := set.Len() > fewRows
+	if staged {
+		if err := a.fillStage(ctx, i, k, set); err != nil {
+			return err
+		}
+	}
+	st.sql, st.params = a.source(u.Target, k, set, st.sql, st.params)
+	// A plan for the temporary table would be made for its size of today, so it is not kept.
+	st.prepare = !staged
+	switch {
+	case len(u.Target.plan.Key) == 0:
+		// Whole rows are compared, for which there is no index: a nested loop, which the planner likes as long as it
+		// takes a new target for a small one, would read the whole target for each row.
+		st.prepare = false
+		a.queue = append(a.queue, statement{unit: i, sql: "SELECT set_config('enable_hashjoin', 'on', true), set_config('enable_nestloop', 'off', true)"}, st,
+			statement{unit: i, sql: "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_nestloop', 'on', true)"})
+	case !u.Target.unique:
+		// There may be an index on the key, or none: the planner decides.
+		st.prepare = false
+		a.queue = append(a.queue, statement{unit: i, sql: "SET LOCAL enable_hashjoin = on"}, st,
+			statement{unit: i, sql: "SET LOCAL enable_hashjoin = off"})
+	default:
+		a.queue = append(a.queue, st)
+	}
+	if staged {
+		return a.run(ctx) // before the temporary table is used again
+	}
+	return nil
+}
+
+func (a *flushing) statement(i int, template string, check func(int64) error) statement {
+	st := statement{unit: i, sql: template, check: check}
+	if u := &a.f.Units[i]; u.Target.sid != nil {
+		st.params = append(st.params, param{text: []byte(u.Result.Plan.SID)})
+	}
+	return st
+}
+
+// source completes a template: rows come from the temporary table if they are many, else from parameters.
+func (a *flushing) source(t *Target, k kind, set *batch.Set, sql string, params []param) (string, []param) {
+	if set.Len() > fewRows {
+		return strings.Replace(sql, source, a.s.stages[t.stage], 1), params
+	}
+	from := t.fromArrays(k, len(params)+1)
+	return strings.Replace(sql, source, from, 1), append(params, arraysOf(t, k, set)...)
+}
+
+func counted(n *int64) func(int64) error {
+	return func(rows int64) error {
+		*n += rows
+		return nil
+	}
+}
+
+// exactly refuses a number of affected rows that is not what the events amount to: something else writes the target,
+// or a trigger or a rule of it changes what is written.
+func exactly(u *Unit, verb string, want, got int64) error {
+	if want == got {
+		return nil
+	}
+	return &trouble.Error{
+		Code: trouble.RowCount, Op: "write to", Subject: targetName(u.Result.Plan),
+		Cause: fmt.Errorf("%d rows were %s, %d were expected", got, verb, want),
+		Means: "the target is not what the changes so far make of it; this batch was rolled back",
+		Hint:  "look for triggers, rules, policies and other writers of the table; to load it anew: capture snapshot --table …",
+	}
+}
+
+// left decides about updates that could not be applied since their row is not there and they do not carry all of it.
+// While a snapshot of the table runs, the row's chunk is still to come and brings the whole row: they are left out.
+func (a *flushing) left(ctx context.Context, i int, lsns []change.LSN) error {
+	if len(lsns) == 0 {
+		return nil
+	}
+	if err := a.run(ctx); err != nil { // the transaction must be open
+		return err
+	}
+	u := &a.f.Units[i]
+	done, known, err := a.s.snapshotDone(ctx, u.Result.Plan.Source, u.Topic, slices.Max(lsns))
+	if a.f.Impatient && errors.Is(err, ErrNoProgress) {
+		err = nil
+	}
+	if err != nil {
+		return &statementError{i, err}
+	}
+	for _, lsn := range lsns {
+		if !known || done != 0 && lsn > done {
+			return &statementError{i, &trouble.Error{
+				Code: trouble.UnresolvedToast, Op: "update", Subject: targetName(u.Result.Plan),
+				Cause: fmt.Errorf("%d rows are not there, and their updates, up to %s, do not carry every value", len(lsns), lsn),
+				Means: "values that the source did not send (unchanged TOAST) are nowhere to be found; the table is held, nothing was written",
+				Hint:  "load the table anew: capture snapshot --table …; ALTER TABLE … REPLICA IDENTITY FULL at the source avoids it",
+			}}
+		}
+	}
+	a.effects[i].LeftOut += int64(len(lsns))
+	return nil
+}

@@ -1,0 +1,265 @@
+package warehouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// Partition names one partition of one topic.
+type Partition struct {
+	Topic   string
+	Number  int32
+	TopicID string // as Kafka has it
+}
+
+// Claim is what a claimed partition has to go on from.
+type Claim struct {
+	Partition
+	Epoch    int64 // of this claim; every later write names it
+	Next     int64 // offset of the first record to apply
+	Position change.Position
+	// Attempt is not 0 where the partition was quarantined before: this claim is a new attempt, see Quarantined.
+	Attempt int64
+	Err     error // the partition must not be consumed, though claimed: trouble
+}
+
+// claimPatience is how long a claim waits for the transaction of an owner before it. A live owner has finished by
+// then: the rebalance that made the claim waited for it.
+const claimPatience = 10 * time.Second
+
+// Claim takes over partitions: it raises their epoch, so that no write of an owner before hits the checkpoint any
+// more. A transaction of such an owner that is still open is waited for; after claimPatience its backend is
+// terminated, as a process that was stopped would hold its locks for ever. parts must be in order of topic and number.
+func (w *Warehouse) Claim(ctx context.Context, parts []Partition) (claims []Claim, err error) {
+	err = w.with(ctx, func(conn *pgx.Conn) error {
+		done := make(chan struct{})
+		impatient := make(chan error, 1)
+		go func() { impatient <- w.endBlockers(ctx, conn.PgConn().PID(), done) }()
+		claims, err = w.claim(ctx, conn, parts)
+		close(done)
+		if err := <-impatient; err != nil {
+			w.cfg.Log.Warn("cannot end the transaction of an owner before; waiting for it", "error", err)
+		}
+		return w.troubled("claim partitions", fmt.Sprintf("group %q", w.cfg.Group), err)
+	})
+	return claims, err
+}
+
+// endBlockers terminates, every claimPatience until done, the sinks' backends of this group that keep the backend
+// pid waiting. Others (a person's psql) are left alone.
+func (w *Warehouse) endBlockers(ctx context.Context, pid uint32, done <-chan struct{}) error {
+	tick := time.NewTicker(claimPatience)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-tick.C:
+		}
+		err := w.with(ctx, func(conn *pgx.Conn) error {
+			rows, err := conn.Query(ctx, `
+				SELECT a.pid, a.backend_start::text, pg_terminate_backend(a.pid)
+				  FROM pg_stat_activity a
+				 WHERE a.pid = ANY (pg_blocking_pids($1)) AND a.usename = current_user
+				   AND a.application_name = left($2, 63)`, int32(pid), w.application())
+			if err != nil {
+				return postgres.Describe(err)
+			}
+			var holder int32
+			var start string
+			var ended bool
+			_, err = pgx.ForEachRow(rows, []any{&holder, &start, &ended}, func() error {
+				w.cfg.Log.Warn("ended the transaction of an owner before, which held its partitions", "pid", holder, "backend_start", start)
+				return nil
+			})
+			return postgres.Describe(err)
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition) ([]Claim, error) {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	topics, numbers, ids := arrays(parts)
+	if _, err := tx.Exec(ctx, `
+		INSERT INTO tributary.checkpoint (grp, topic, partition, topic_id)
+		SELECT $1, s.topic, s.partition, s.id FROM unnest($2::text[], $3::int[], $4::text[]) AS s(topic, partition, id)
+		ON CONFLICT DO NOTHING`, w.cfg.Group, topics, numbers, ids); err != nil {
+		return nil, err
+	}
+	// One row at a time and in the order of the key: a flush takes its locks in the same order.
+	var claims []Claim
+	for _, p := range parts {
+		c := Claim{Partition: p}
+		var id string
+		var era int32
+		var lsn string
+		var seq int64
+		err := tx.QueryRow(ctx, `
+			UPDATE tributary.checkpoint c
+			   SET owner_epoch = owner_epoch + 1, owner = $4, owner_pid = NULL, owner_backend_start = NULL
+			 WHERE grp = $1 AND topic = $2 AND partition = $3
+			RETURNING owner_epoch, next_offset, era, lsn::text, seq, topic_id, coalesce((
+			       SELECT q.attempt FROM tributary.quarantine q
+			        WHERE q.grp = c.grp AND q.topic = c.topic AND q.partition = c.partition), 0)`,
+			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance).Scan(&c.Epoch, &c.Next, &era, &lsn, &seq, &id, &c.Attempt)
+		if err != nil {
+			return nil, err
+		}
+		if c.Position, err = position(era, lsn, seq); err != nil {
+			return nil, err
+		}
+		if id != p.TopicID {
+			c.Err = &trouble.Error{
+				Code: trouble.TopicRecreated, Op: "go on with", Subject: partitionName(p.Topic, p.Number),
+				Cause: fmt.Errorf("the topic has the id %s, the checkpoint was made for %s", p.TopicID, id),
+				Means: "the topic was deleted and made anew, or this is another Kafka cluster; nothing of it is applied",
+				Hint: fmt.Sprintf("to take the new topic from its beginning: DELETE FROM tributary.checkpoint WHERE grp = %s AND topic = %s;",
+					postgres.Literal(w.cfg.Group), postgres.Literal(p.Topic)),
+			}
+		}
+		claims = append(claims, c)
+	}
+	return claims, tx.Commit(ctx)
+}
+
+func arrays(parts []Partition) (topics []string, numbers []int32, ids []string) {
+	for _, p := range parts {
+		topics, numbers, ids = append(topics, p.Topic), append(numbers, p.Number), append(ids, p.TopicID)
+	}
+	return topics, numbers, ids
+}
+
+func position(era int32, lsn string, seq int64) (change.Position, error) {
+	l, err := change.ParseLSN(lsn)
+	return change.Position{Era: uint16(era), CommitLSN: l, Seq: uint64(seq)}, err
+}
+
+// Advance moves one checkpoint.
+type Advance struct {
+	Topic      string
+	Partition  int32
+	Epoch      int64
+	Expected   int64           // next offset before
+	Next       int64           // next offset after
+	Position   change.Position // of the last record applied
+	Barrier    change.Position // of the TRUNCATE that the partition now waits at; zero for none
+	Rows       int64           // applied by this advance
+	CommitTime int64           // of the last record, microseconds since 1970; 0 if there is none
+}
+
+// ErrFenced says that a checkpoint was not where its owner left it: somebody else owns the partition. Nothing was
+// written.
+var ErrFenced = errors.New("checkpoint belongs to another owner")
+
+// advanceSQL is the compare-and-set. Its plan can only be a nested loop (see connect), in the order of the arrays or
+// of the primary key: the same.
+const advanceSQL = `
+UPDATE tributary.checkpoint c
+   SET next_offset = s.next::bigint, era = s.era::int, lsn = s.lsn::pg_lsn, seq = s.seq::bigint,
+       barrier_era = s.bera::int, barrier_lsn = s.blsn::pg_lsn, barrier_seq = s.bseq::bigint,
+       applied_rows = c.applied_rows + s.rows::bigint, applied_at = clock_timestamp(),
+       last_commit_ts = coalesce('epoch'::timestamptz + s.ts::bigint * interval '1 microsecond', c.last_commit_ts),
+       owner_pid = pg_backend_pid(), owner_backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+  FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+              $10::text[], $11::text[], $12::text[], $13::text[], $14::text[])
+    AS s(topic, partition, epoch, expected, next, era, lsn, seq, bera, blsn, bseq, rows, ts)
+ WHERE c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition::int
+   AND c.owner_epoch = s.epoch::bigint AND c.next_offset = s.expected::bigint`
+
+func (w *Warehouse) advance(advances []Advance) statement {
+	column := func(text func(a *Advance) string) []byte {
+		return textArray(len(advances), func(i int) ([]byte, bool) {
+			s := text(&advances[i])
+			return []byte(s), s != ""
+		})
+	}
+	number := func(n func(a *Advance) int64) []byte {
+		return column(func(a *Advance) string { return strconv.FormatInt(n(a), 10) })
+	}
+	return statement{
+		unit: -1, sql: advanceSQL, prepare: true,
+		params: []param{
+			{text: []byte(w.cfg.Group)},
+			{array: column(func(a *Advance) string { return a.Topic })},
+			{array: number(func(a *Advance) int64 { return int64(a.Partition) })},
+			{array: number(func(a *Advance) int64 { return a.Epoch })},
+			{array: number(func(a *Advance) int64 { return a.Expected })},
+			{array: number(func(a *Advance) int64 { return a.Next })},
+			{array: number(func(a *Advance) int64 { return int64(a.Position.Era) })},
+			{array: column(func(a *Advance) string { return a.Position.CommitLSN.String() })},
+			{array: number(func(a *Advance) int64 { return int64(a.Position.Seq) })},
+			{array: number(func(a *Advance) int64 { return int64(a.Barrier.Era) })},
+			{array: column(func(a *Advance) string { return a.Barrier.CommitLSN.String() })},
+			{array: number(func(a *Advance) int64 { return int64(a.Barrier.Seq) })},
+			{array: number(func(a *Advance) int64 { return a.Rows })},
+			{array: column(func(a *Advance) string {
+				if a.CommitTime == 0 {
+					return ""
+				}
+				return strconv.FormatInt(a.CommitTime, 10)
+			})},
+		},
+		check: func(rows int64) error {
+			if rows != int64(len(advances)) {
+				return ErrFenced
+			}
+			return nil
+		},
+	}
+}
+
+// Standing says where a checkpoint is with respect to an Advance.
+type Standing int
+
+// The standings.
+const (
+	Behind Standing = iota // the advance was not made, and still can be
+	Past                   // the advance was made
+	Lost                   // somebody else claimed the partition, or the checkpoint is gone
+)
+
+// Standings looks up where checkpoints are: how an unknown outcome of a COMMIT is resolved, and which of several
+// partitions was lost. The answer has one entry for each advance.
+func (s *Session) Standings(ctx context.Context, advances []Advance) ([]Standing, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	out := make([]Standing, len(advances))
+	for i := range advances {
+		a := &advances[i]
+		var epoch, next int64
+		err := s.conn.QueryRow(ctx, `SELECT owner_epoch, next_offset FROM tributary.checkpoint
+			WHERE grp = $1 AND topic = $2 AND partition = $3`, s.w.cfg.Group, a.Topic, a.Partition).Scan(&epoch, &next)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			out[i] = Lost
+		case err != nil:
+			return nil, s.broken("read checkpoint of", partitionName(a.Topic, a.Partition), err)
+		case epoch != a.Epoch:
+			out[i] = Lost
+		case next == a.Next && next != a.Expected:
+			out[i] = Past
+		case next == a.Expected:
+			out[i] = Behind
+		default:
+			out[i] = Lost
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,96 @@
+package warehouse
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// Facts is what a person wants to know of the warehouse before the sink runs.
+type Facts struct {
+	Address     string // without password
+	Version     string // "17.5"
+	Number      int    // 170005
+	Standby     bool
+	Role        string
+	Creates     bool // the role may create schemas
+	Own         int  // version of schema tributary, 0 for none
+	OwnUsable   bool // the role may write the own tables, if there are any
+	Connections int  // in use
+	Limit       int  // max_connections
+}
+
+// Facts asks for them.
+func (s *Session) Facts(ctx context.Context) (f Facts, err error) {
+	dsn, err := s.w.cfg.DSN()
+	if err != nil {
+		return f, s.broken("read", "warehouse.dsn", err)
+	}
+	f.Address = postgres.Redact(dsn)
+	if err := s.open(ctx); err != nil {
+		return f, err
+	}
+	err = s.conn.QueryRow(ctx, `
+		SELECT split_part(current_setting('server_version'), ' ', 1), current_setting('server_version_num')::int, pg_is_in_recovery(),
+		       current_user::text, has_database_privilege(current_database(), 'CREATE'),
+		       coalesce(has_table_privilege(to_regclass('tributary.checkpoint')::oid, 'INSERT, UPDATE'), true),
+		       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int, current_setting('max_connections')::int`).
+		Scan(&f.Version, &f.Number, &f.Standby, &f.Role, &f.Creates, &f.OwnUsable, &f.Connections, &f.Limit)
+	if err == nil {
+		f.Own, err = schemaVersion(ctx, s.conn)
+	}
+	if err != nil {
+		return f, s.broken("look at", f.Address, err)
+	}
+	return f, nil
+}
+
+// Inspection is what Inspect found.
+type Inspection struct {
+	Changes []string // statements that the sink would run on the target
+	// Index is the statement that would create the index that is missing; "" if there is one, or the table has no key.
+	Index string
+	Rows  int64 // as the statistics have it, -1 if unknown
+}
+
+// Inspect does what Prepare would do for a plan, and rolls it back.
+func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, err error) {
+	if err := s.open(ctx); err != nil {
+		return in, err
+	}
+	tx, err := s.conn.Begin(ctx)
+	if err != nil {
+		return in, s.broken("look at", targetName(plan), err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	s.inspecting, s.changes = true, nil
+	defer func() { s.inspecting = false }()
+	in.Rows = -1
+	var target *Target
+	// Not to stand in anybody's way for long.
+	if _, err = tx.Exec(ctx, `SET LOCAL lock_timeout = '2s'`); err == nil {
+		err = tx.QueryRow(ctx, `SELECT coalesce((SELECT c.reltuples::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE n.nspname = $1 AND c.relname = $2), -1)`, plan.Target.Schema, plan.Target.Table).Scan(&in.Rows)
+	}
+	if err == nil {
+		target, err = s.shape(ctx, tx, plan)
+	}
+	if err != nil {
+		return in, s.broken("look at", targetName(plan), err)
+	}
+	in.Changes = s.changes
+	if len(plan.Key) > 0 && !target.unique {
+		var key []string
+		if target.sid != nil {
+			key = append(key, target.sid.name)
+		}
+		for _, k := range plan.Key {
+			key = append(key, target.columns[k].name)
+		}
+		in.Index = fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);", target.name, strings.Join(key, ", "))
+	}
+	return in, nil
+}

@@ -1,0 +1,91 @@
+package warehouse
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+//go:embed schema.sql
+var version1 string
+
+// migrations lead from one version of the schema tributary to the next. A released one is never changed.
+var migrations = []string{version1}
+
+// Version is the version of the schema tributary that this binary wants.
+var Version = len(migrations)
+
+// migrationLock serialises the sinks that start together.
+const migrationLock = 0x747269627574 // "tribut"
+
+// Migrate creates the schema tributary, or brings it to Version. Sinks may do so at the same time.
+func (w *Warehouse) Migrate(ctx context.Context) error {
+	return w.with(ctx, func(conn *pgx.Conn) error {
+		if have, err := schemaVersion(ctx, conn); err == nil && have == Version {
+			return nil // no rights to create anything are needed
+		}
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return w.troubled("create own tables", "schema tributary", err)
+		}
+		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
+			return w.troubled("create own tables", "schema tributary", err)
+		}
+		have, err := schemaVersion(ctx, tx)
+		if err != nil {
+			return w.troubled("read version of own tables", "schema tributary", err)
+		}
+		if have > Version {
+			return &trouble.Error{
+				Code: trouble.ServerVersion, Op: "use own tables", Subject: "schema tributary",
+				Cause: fmt.Errorf("they have version %d, this sink knows up to %d", have, Version),
+				Means: "a newer sink has been here; nothing was changed",
+				Hint:  "run the newer version",
+			}
+		}
+		for v := have; v < Version; v++ {
+			if v == 0 {
+				if _, err := tx.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS tributary;
+					CREATE TABLE IF NOT EXISTS tributary.version (version integer NOT NULL)`); err != nil {
+					return w.troubled("create own tables", "schema tributary", err)
+				}
+			}
+			if _, err := tx.Exec(ctx, migrations[v]); err != nil {
+				return w.troubled("create own tables", fmt.Sprintf("schema tributary, version %d", v+1), err)
+			}
+			if _, err := tx.Exec(ctx, `DELETE FROM tributary.version`); err != nil {
+				return w.troubled("create own tables", "tributary.version", err)
+			}
+			if _, err := tx.Exec(ctx, `INSERT INTO tributary.version VALUES ($1)`, v+1); err != nil {
+				return w.troubled("create own tables", "tributary.version", err)
+			}
+		}
+		if err := tx.Commit(ctx); err != nil {
+			return w.troubled("create own tables", "schema tributary", err)
+		}
+		return nil
+	})
+}
+
+// querier is a connection or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// schemaVersion gives 0 where there is no schema tributary.
+func schemaVersion(ctx context.Context, q querier) (int, error) {
+	var exists bool
+	// Not to_regclass: the backend may remember that there was none, also after having waited for who made it.
+	if err := q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = 'tributary' AND c.relname = 'version')`).Scan(&exists); err != nil || !exists {
+		return 0, err
+	}
+	var v int
+	err := q.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM tributary.version`).Scan(&v)
+	return v, err
+}

@@ -1,0 +1,370 @@
+package warehouse
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// ProgressRecord is a record of a progress topic with its offset.
+type ProgressRecord struct {
+	Offset int64
+	*record.Progress
+}
+
+// standing is the row of tributary.source: the sum of all progress records so far.
+type standing struct {
+	systemID  string
+	era       uint16
+	n         uint64
+	known     bool               // vector is whole
+	vector    map[string][]int64 // next offset of each partition, by topic
+	commitLSN change.LSN
+	tables    map[string]tableState // by topic
+	tablesLSN change.LSN
+}
+
+// tableState is what is known of a table's snapshot.
+type tableState struct {
+	Done    bool       `json:"done"`
+	DoneLSN record.LSN `json:"done_lsn"` // the snapshot was complete at this commit, or before
+	Rows    int64      `json:"rows"`
+	Level   string     `json:"level"`
+}
+
+// add takes a record in. It gives false for one that was taken in before.
+func (s *standing) add(p *record.Progress) bool {
+	if p.Era < s.era || p.Era == s.era && p.N <= s.n {
+		return false
+	}
+	switch {
+	case p.Full:
+		s.vector = map[string][]int64{}
+		s.known = true
+	case p.N != s.n+1:
+		s.known = false // until the next full record
+	}
+	for topic, offsets := range p.Vector {
+		have := s.vector[topic]
+		for len(have) < len(offsets) {
+			have = append(have, -1)
+		}
+		for i, offset := range offsets {
+			have[i] = max(have[i], offset)
+		}
+		s.vector[topic] = have
+	}
+	s.systemID, s.era, s.n, s.commitLSN = p.SystemID, p.Era, p.N, change.LSN(p.CommitLSN)
+	if !s.known {
+		return true
+	}
+	tables := s.tables
+	if p.Full {
+		tables = map[string]tableState{}
+	}
+	for _, t := range p.Tables {
+		topic, err := record.Topic(p.Source, t.Schema, t.Table)
+		if err != nil {
+			continue // has no topic, so nobody asks for it
+		}
+		now := tableState{Done: t.Done, Rows: t.Rows, Level: t.Level}
+		if t.Done {
+			now.DoneLSN = p.CommitLSN
+			if before := s.tables[topic]; before.Done {
+				now.DoneLSN = before.DoneLSN
+			}
+		}
+		tables[topic] = now
+	}
+	s.tables, s.tablesLSN = tables, change.LSN(p.CommitLSN)
+	return true
+}
+
+// Bounds of what is kept for each source. Milestones that are not complete pile up while the data lags behind: beyond
+// the limit every other one is dropped, which makes the answer coarser, never wrong.
+const (
+	maxMilestones = 256
+	maxFences     = 100
+)
+
+// Follow takes in records of the progress topic of one source, in their order, and moves the checkpoint of the topic.
+// consumed says which topics this group's rules write: the others hold nothing up. Errors are those of Apply.
+func (s *Session) Follow(ctx context.Context, adv Advance, source string, records []ProgressRecord, consumed func(topic string) bool) error {
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	err := s.follow(ctx, adv, source, records, consumed)
+	if err == nil {
+		_, err = s.conn.PgConn().Exec(ctx, "COMMIT").ReadAll()
+		if err != nil {
+			s.rollback(context.WithoutCancel(ctx))
+			return fmt.Errorf("%w: %w", ErrUnknownOutcome, s.broken("commit to warehouse", "", err))
+		}
+		return nil
+	}
+	s.rollback(context.WithoutCancel(ctx))
+	if errors.Is(err, ErrFenced) {
+		return ErrFenced
+	}
+	return s.broken("write progress of", fmt.Sprintf("source %q", source), err)
+}
+
+func (s *Session) follow(ctx context.Context, adv Advance, source string, records []ProgressRecord, consumed func(topic string) bool) error {
+	if err := s.run(ctx, []statement{{unit: -1, sql: "BEGIN"}, s.w.advance([]Advance{adv})}); err != nil {
+		return err
+	}
+	at, err := s.standing(ctx, source)
+	if err != nil {
+		return err
+	}
+	var newest *ProgressRecord
+	var fences []string
+	var fenceOffsets []int64
+	for i := range records {
+		if !at.add(records[i].Progress) {
+			continue
+		}
+		newest = &records[i]
+		for _, fence := range newest.Fences {
+			fences, fenceOffsets = append(fences, fence), append(fenceOffsets, newest.Offset)
+		}
+	}
+	if newest == nil {
+		return nil
+	}
+	if err := s.writeStanding(ctx, source, at, newest); err != nil {
+		return err
+	}
+	if len(fences) > 0 {
+		if _, err := s.conn.Exec(ctx, `
+			INSERT INTO tributary.fence SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[])
+			ON CONFLICT (grp, source, id) DO UPDATE SET progress_offset = excluded.progress_offset`,
+			s.w.cfg.Group, source, fences, fenceOffsets); err != nil {
+			return err
+		}
+	}
+	if at.known {
+		if err := s.milestone(ctx, source, at, newest, consumed); err != nil {
+			return err
+		}
+	}
+	return s.prune(ctx, source)
+}
+
+func (s *Session) standing(ctx context.Context, source string) (*standing, error) {
+	at := &standing{vector: map[string][]int64{}, tables: map[string]tableState{}}
+	var era int32
+	var n int64
+	var vector, tables []byte
+	var commitLSN, tablesLSN string
+	err := s.conn.QueryRow(ctx, `
+		SELECT system_id, era, n, known, vector::text, commit_lsn::text, tables::text, tables_lsn::text
+		  FROM tributary.source WHERE grp = $1 AND source = $2 FOR UPDATE`, s.w.cfg.Group, source).
+		Scan(&at.systemID, &era, &n, &at.known, &vector, &commitLSN, &tables, &tablesLSN)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return at, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	at.era, at.n = uint16(era), uint64(n)
+	var errs [4]error
+	errs[0] = json.Unmarshal(vector, &at.vector)
+	errs[1] = json.Unmarshal(tables, &at.tables)
+	at.commitLSN, errs[2] = change.ParseLSN(commitLSN)
+	at.tablesLSN, errs[3] = change.ParseLSN(tablesLSN)
+	return at, errors.Join(errs[:]...)
+}
+
+func (s *Session) writeStanding(ctx context.Context, source string, at *standing, newest *ProgressRecord) error {
+	vector, err := json.Marshal(at.vector)
+	if err != nil {
+		return err
+	}
+	tables, err := json.Marshal(at.tables)
+	if err != nil {
+		return err
+	}
+	health, err := json.Marshal(newest.Health)
+	if err != nil {
+		return err
+	}
+	_, err = s.conn.Exec(ctx, `
+		INSERT INTO tributary.source (grp, source, system_id, era, n, known, vector, commit_lsn, tables, tables_lsn, health, written_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8::text::pg_lsn, $9::text::jsonb, $10::text::pg_lsn, $11::text::jsonb, $12)
+		ON CONFLICT (grp, source) DO UPDATE SET system_id = excluded.system_id, era = excluded.era, n = excluded.n,
+			known = excluded.known, vector = excluded.vector, commit_lsn = excluded.commit_lsn, tables = excluded.tables,
+			tables_lsn = excluded.tables_lsn, health = excluded.health, written_at = excluded.written_at`,
+		s.w.cfg.Group, source, at.systemID, int32(at.era), int64(at.n), at.known, string(vector), at.commitLSN.String(),
+		string(tables), at.tablesLSN.String(), string(health), time.UnixMicro(newest.WrittenAt))
+	return err
+}
+
+// milestone records what has to be passed for everything up to the newest record to be here.
+func (s *Session) milestone(ctx context.Context, source string, at *standing, newest *ProgressRecord, consumed func(string) bool) error {
+	var commitTime *time.Time
+	if newest.CommitTime != 0 {
+		t := time.UnixMicro(newest.CommitTime)
+		commitTime = &t
+	}
+	if _, err := s.conn.Exec(ctx, `
+		INSERT INTO tributary.milestone VALUES ($1, $2, $3, $4, $5::text::pg_lsn, $6::text::pg_lsn, $7)
+		ON CONFLICT DO NOTHING`, s.w.cfg.Group, source, newest.Offset, int32(newest.Era),
+		change.LSN(newest.CommitLSN).String(), change.LSN(newest.EndLSN).String(), commitTime); err != nil {
+		return err
+	}
+	var topics []string
+	var partitions []int32
+	var offsets []int64
+	for topic, next := range at.vector {
+		if !consumed(topic) {
+			continue
+		}
+		for p, offset := range next {
+			if offset > 0 {
+				topics, partitions, offsets = append(topics, topic), append(partitions, int32(p)), append(offsets, offset)
+			}
+		}
+	}
+	_, err := s.conn.Exec(ctx, `
+		INSERT INTO tributary.milestone_part (grp, source, progress_offset, topic, partition, next_offset)
+		SELECT $1, $2, $3, v.topic, v.partition, v.next
+		  FROM unnest($4::text[], $5::int[], $6::bigint[]) AS v(topic, partition, next)
+		  LEFT JOIN tributary.checkpoint c ON c.grp = $1 AND c.topic = v.topic AND c.partition = v.partition
+		 WHERE coalesce(c.next_offset, 0) < v.next
+		ON CONFLICT DO NOTHING`, s.w.cfg.Group, source, newest.Offset, topics, partitions, offsets)
+	return err
+}
+
+func (s *Session) prune(ctx context.Context, source string) error {
+	if _, err := s.conn.Exec(ctx, `
+		DELETE FROM tributary.milestone m WHERE m.grp = $1 AND m.source = $2 AND m.progress_offset < (
+			SELECT max(o.progress_offset) FROM tributary.milestone o
+			 WHERE o.grp = $1 AND o.source = $2 AND NOT EXISTS (
+			       SELECT FROM tributary.milestone_part p
+			         LEFT JOIN tributary.checkpoint c ON c.grp = p.grp AND c.topic = p.topic AND c.partition = p.partition
+			        WHERE p.grp = $1 AND p.source = $2 AND p.progress_offset = o.progress_offset
+			          AND coalesce(c.next_offset, 0) < p.next_offset))`, s.w.cfg.Group, source); err != nil {
+		return err
+	}
+	if _, err := s.conn.Exec(ctx, `
+		DELETE FROM tributary.milestone WHERE grp = $1 AND source = $2 AND progress_offset IN (
+			SELECT o FROM (SELECT progress_offset AS o, row_number() OVER (ORDER BY progress_offset DESC) AS i, count(*) OVER () AS n
+			                 FROM tributary.milestone WHERE grp = $1 AND source = $2) m
+			 WHERE n > $3 AND i % 2 = 0)`, s.w.cfg.Group, source, maxMilestones); err != nil {
+		return err
+	}
+	_, err := s.conn.Exec(ctx, `
+		DELETE FROM tributary.fence WHERE grp = $1 AND source = $2 AND id IN (
+			SELECT id FROM tributary.fence WHERE grp = $1 AND source = $2 ORDER BY progress_offset DESC OFFSET $3)`,
+		s.w.cfg.Group, source, maxFences)
+	return err
+}
+
+// ErrProgressBehind says that what is to be decided depends on progress records that are not applied yet; they are in
+// Kafka, since they were written together with what is being applied. Try again.
+var ErrProgressBehind = errors.New("progress of the source is not applied up to this commit yet")
+
+// ErrNoProgress is an ErrProgressBehind of a source of which no progress record was applied yet; if it is not one of a
+// capture of ours, there never will be.
+var ErrNoProgress = fmt.Errorf("%w: there is none at all", ErrProgressBehind)
+
+// snapshotDone says at which commit the snapshot of a table was complete; 0 if it runs at lsn. It is not known of a
+// table that is in no progress record. Errors: ErrProgressBehind, ErrNoProgress.
+func (s *Session) snapshotDone(ctx context.Context, source, topic string, lsn change.LSN) (done change.LSN, known bool, err error) {
+	var table []byte
+	var tablesLSN string
+	err = s.conn.QueryRow(ctx, `SELECT (tables->$3::text)::text, tables_lsn::text FROM tributary.source WHERE grp = $1 AND source = $2`,
+		s.w.cfg.Group, source, topic).Scan(&table, &tablesLSN)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, false, ErrNoProgress
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	knownUpTo, err := change.ParseLSN(tablesLSN)
+	if err != nil {
+		return 0, false, err
+	}
+	var state tableState
+	if table != nil {
+		if err := json.Unmarshal(table, &state); err != nil {
+			return 0, false, err
+		}
+	}
+	switch {
+	case state.Done:
+		return change.LSN(state.DoneLSN), true, nil
+	case knownUpTo < lsn:
+		return 0, false, ErrProgressBehind
+	case table == nil:
+		return 0, false, nil
+	}
+	return 0, true, nil
+}
+
+// Source is what people are shown of a source.
+type Source struct {
+	Name        string
+	CompleteLSN string     // "" where nothing is known to be complete yet
+	CompleteAt  *time.Time // commit time
+	Lag         *time.Duration
+	Fences      []string
+	Capture     record.Health
+	ReportedAt  time.Time
+	Tables      map[string]TableProgress // by topic
+}
+
+// TableProgress is what a source says of the snapshot of one of its tables.
+type TableProgress struct {
+	Done  bool
+	Rows  int64
+	Level string
+}
+
+// Sources reads tributary.progress.
+func (s *Session) Sources(ctx context.Context) ([]Source, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := s.conn.Query(ctx, `
+		SELECT p.source, coalesce(p.complete_lsn::text, ''), p.complete_ts, extract(epoch FROM p.lag)::float8, p.fences,
+		       p.capture::text, p.reported_at, s.tables::text
+		  FROM tributary.progress p JOIN tributary.source s USING (grp, source)
+		 WHERE p.grp = $1 ORDER BY p.source`, s.w.cfg.Group)
+	if err != nil {
+		return nil, s.broken("read", "tributary.progress", err)
+	}
+	sources, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Source, error) {
+		var src Source
+		var lag *float64
+		var health, tables []byte
+		if err := row.Scan(&src.Name, &src.CompleteLSN, &src.CompleteAt, &lag, &src.Fences, &health, &src.ReportedAt, &tables); err != nil {
+			return src, err
+		}
+		if lag != nil {
+			d := time.Duration(*lag * float64(time.Second))
+			src.Lag = &d
+		}
+		states := map[string]tableState{}
+		if err := errors.Join(json.Unmarshal(health, &src.Capture), json.Unmarshal(tables, &states)); err != nil {
+			return src, err
+		}
+		src.Tables = map[string]TableProgress{}
+		for topic, t := range states {
+			src.Tables[topic] = TableProgress{Done: t.Done, Rows: t.Rows, Level: t.Level}
+		}
+		return src, nil
+	})
+	if err != nil {
+		return nil, s.broken("read", "tributary.progress", err)
+	}
+	return sources, nil
+}

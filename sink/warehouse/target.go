@@ -1,0 +1,385 @@
+package warehouse
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// Target is a table of the warehouse as one plan writes it. It is immutable but for noCopy.
+type Target struct {
+	plan    *rule.Plan
+	name    string         // quoted
+	columns []targetColumn // one for each of the plan's
+	sid     *targetColumn  // nil without a sid column
+	extra   []string       // quoted names of columns that no rule writes
+	unique  bool           // a unique index covers exactly the key, so that ON CONFLICT can be used
+
+	stage    string // columns of the temporary table for this shape
+	template templates
+
+	noCopy int // flushes to come that must not try COPY; guarded by the Warehouse
+}
+
+type targetColumn struct {
+	name    string // quoted
+	typ     string // without modifier, domains looked through: what staged values have
+	full    string // with modifier: what the column has
+	notNull bool
+	equal   string // operator
+	written bool   // false for generated columns
+}
+
+// Prepare looks up the target of a plan, and creates or extends it where the rule says so. It is remembered until
+// something turns out to have changed. Errors are trouble: target-missing, target-type, schema-change-blocked,
+// rule-conflict, warehouse-rights, or a reason to try again (package retry knows which).
+func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string) (*Target, error) {
+	w := s.w
+	w.mu.Lock()
+	t := w.targets[plan]
+	w.mu.Unlock()
+	if t != nil {
+		return t, nil
+	}
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	tx, err := s.conn.Begin(ctx)
+	if err != nil {
+		return nil, s.broken("prepare target", targetName(plan), err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	// Sinks that see a new table or column at the same time take turns.
+	_, err = tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('tributary target'), hashtext($1))`, plan.Target.Schema)
+	if err == nil {
+		err = s.feed(ctx, tx, plan, topic)
+	}
+	if err == nil {
+		t, err = s.shape(ctx, tx, plan)
+	}
+	if err == nil {
+		err = tx.Commit(ctx)
+	}
+	if err != nil {
+		return nil, s.broken("prepare target", targetName(plan), err)
+	}
+	w.mu.Lock()
+	w.targets[plan] = t
+	w.mu.Unlock()
+	return t, nil
+}
+
+func targetName(plan *rule.Plan) string { return fmt.Sprintf("table %q", plan.Target.String()) }
+
+// feed makes sure that no other topic writes the rows of this one.
+func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic string) error {
+	sid := ""
+	if plan.SIDColumn != "" {
+		sid = plan.SID
+	}
+	var owner string
+	err := tx.QueryRow(ctx, `
+		WITH i AS (INSERT INTO tributary.feed VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING topic)
+		SELECT topic FROM i UNION ALL
+		SELECT topic FROM tributary.feed WHERE grp = $1 AND target_schema = $2 AND target_table = $3 AND sid = $4`,
+		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, sid, topic).Scan(&owner)
+	if err != nil {
+		return err
+	}
+	if owner == topic {
+		return nil
+	}
+	hint := fmt.Sprintf("add sid: <column> to tables[%d], or give the sources different targets ({source} in to)", plan.Rule)
+	if plan.SIDColumn != "" {
+		hint = "give the sources different values of sid"
+	}
+	return &trouble.Error{
+		Code: trouble.RuleConflict, Op: "apply rule", Subject: fmt.Sprintf("tables[%d] to topic %q", plan.Rule, topic),
+		Cause: fmt.Errorf("topic %q already writes table %q with the same sid", owner, plan.Target.String()),
+		Means: "the rows of the one would overwrite those of the other; this table is not written, nothing is lost",
+		Hint:  hint + fmt.Sprintf("\nif the other is gone for good: DELETE FROM tributary.feed WHERE topic = %s;", postgres.Literal(owner)),
+	}
+}
+
+// shape makes the target fit the plan and describes it.
+func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*Target, error) {
+	have, err := readColumns(ctx, tx, plan.Target)
+	if err != nil {
+		return nil, err
+	}
+	if len(have) == 0 {
+		if !plan.Create {
+			return nil, &trouble.Error{
+				Code: trouble.TargetMissing, Op: "write to", Subject: targetName(plan),
+				Cause: fmt.Errorf("it does not exist, and the rule says create: false"),
+				Means: "the table is not written; nothing is lost",
+				Hint:  "create it, or say create: true",
+			}
+		}
+		if err := s.create(ctx, tx, plan); err != nil {
+			return nil, err
+		}
+	} else if err := s.evolve(ctx, tx, plan, have); err != nil {
+		return nil, err
+	}
+	if have, err = readColumns(ctx, tx, plan.Target); err != nil {
+		return nil, err
+	}
+	t := &Target{plan: plan, name: postgres.Ident(plan.Target.Schema, plan.Target.Table)}
+	var key []string
+	used := map[string]bool{}
+	if plan.SIDColumn != "" {
+		c := have.column(plan.SIDColumn)
+		if err := fits(plan, plan.SIDColumn, "text", c.full); err != nil {
+			return nil, err
+		}
+		t.sid = c.target()
+		used[plan.SIDColumn] = true
+		key = append(key, plan.SIDColumn)
+	}
+	for i, pc := range plan.Columns {
+		c := have.column(pc.Name)
+		used[pc.Name] = true
+		tc := c.target()
+		if tc.written && plan.Column(i).Type.Name != "" {
+			if err := fits(plan, pc.Name, sourceType(ctx, tx, plan, i), c.full); err != nil {
+				return nil, err
+			}
+		}
+		t.columns = append(t.columns, *tc)
+	}
+	for _, k := range plan.Key {
+		key = append(key, plan.Columns[k].Name)
+		if !t.columns[k].written {
+			return nil, &trouble.Error{
+				Code: trouble.TargetType, Op: "write to", Subject: targetName(plan),
+				Cause: fmt.Errorf("key column %q is generated there", plan.Columns[k].Name),
+				Means: "rows could not be found again; the table is not written, nothing is lost",
+				Hint:  "make it an ordinary column, or write to another table",
+			}
+		}
+	}
+	for i := range have {
+		if c := &have[i]; !used[c.name] && !c.generated {
+			t.extra = append(t.extra, postgres.Ident(c.name))
+		}
+	}
+	if len(plan.Key) > 0 {
+		slices.Sort(key)
+		if t.unique, err = hasUniqueIndex(ctx, tx, plan.Target, key); err != nil {
+			return nil, err
+		}
+	}
+	t.compile()
+	return t, nil
+}
+
+// catalogColumn is what the warehouse's catalog says of a column.
+type catalogColumn struct {
+	name       string
+	full, base string // format_type with and without modifier; base looks through domains
+	notNull    bool
+	hasDefault bool
+	generated  bool
+	primary    bool   // belongs to the primary key
+	equalIn    string // schema of the type's = operator, "" for none
+}
+
+type catalogColumns []catalogColumn
+
+func (cc catalogColumns) column(name string) *catalogColumn {
+	for i := range cc {
+		if cc[i].name == name {
+			return &cc[i]
+		}
+	}
+	return nil
+}
+
+func (c *catalogColumn) target() *targetColumn {
+	t := &targetColumn{name: postgres.Ident(c.name), typ: c.base, full: c.full, notNull: c.notNull, equal: "=", written: !c.generated}
+	if c.equalIn != "" && c.equalIn != "pg_catalog" {
+		// Types of extensions have their operators outside of the pinned search_path.
+		t.equal = "OPERATOR(" + postgres.Ident(c.equalIn) + ".=)"
+	}
+	return t
+}
+
+// readColumns gives none where the table does not exist.
+func readColumns(ctx context.Context, tx pgx.Tx, target rule.Target) (catalogColumns, error) {
+	rows, err := tx.Query(ctx, `
+		WITH RECURSIVE base(oid, typ, depth) AS (
+			SELECT t.oid, t.oid, 0 FROM pg_type t
+			UNION ALL
+			SELECT b.oid, t.typbasetype, b.depth + 1 FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd'
+		)
+		SELECT a.attname::text, format_type(a.atttypid, a.atttypmod),
+		       format_type((SELECT b.typ FROM base b WHERE b.oid = a.atttypid ORDER BY b.depth DESC LIMIT 1), -1),
+		       a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
+		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
+		       coalesce((SELECT n.nspname::text FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
+		                  WHERE o.oprname = '=' AND o.oprleft = a.atttypid AND o.oprright = a.atttypid LIMIT 1), '')
+		  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+		 WHERE n.nspname = $1 AND c.relname = $2 AND a.attname IS NOT NULL
+		 ORDER BY a.attnum`, target.Schema, target.Table)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (c catalogColumn, err error) {
+		err = row.Scan(&c.name, &c.full, &c.base, &c.notNull, &c.hasDefault, &c.generated, &c.primary, &c.equalIn)
+		return c, err
+	})
+}
+
+// hasUniqueIndex says whether INSERT … ON CONFLICT can infer an index from exactly the columns. key is sorted.
+func hasUniqueIndex(ctx context.Context, tx pgx.Tx, target rule.Target, key []string) (ok bool, err error) {
+	err = tx.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM pg_index i
+		  JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+		 WHERE n.nspname = $1 AND c.relname = $2
+		   AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+		   AND $3::text[] = (SELECT array_agg(a.attname::text ORDER BY a.attname COLLATE "C")
+		         FROM generate_series(0, i.indnkeyatts - 1) AS k
+		         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k]))`,
+		target.Schema, target.Table, key).Scan(&ok)
+	return ok, err
+}
+
+// create makes the table: the sid column first, the key as primary key, NOT NULL for the key only, so that dropping a
+// NOT NULL at the source needs nothing here.
+func (s *Session) create(ctx context.Context, tx pgx.Tx, plan *rule.Plan) error {
+	var exists bool
+	if err := tx.QueryRow(ctx, `SELECT to_regnamespace($1) IS NOT NULL`, postgres.Ident(plan.Target.Schema)).Scan(&exists); err != nil {
+		return err
+	}
+	if !exists {
+		if _, err := tx.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+postgres.Ident(plan.Target.Schema)); err != nil {
+			return err
+		}
+	}
+	var lines, key []string
+	if plan.SIDColumn != "" {
+		lines = append(lines, postgres.Ident(plan.SIDColumn)+" text NOT NULL")
+		key = append(key, postgres.Ident(plan.SIDColumn))
+	}
+	for i, c := range plan.Columns {
+		lines = append(lines, postgres.Ident(c.Name)+" "+sourceType(ctx, tx, plan, i))
+	}
+	for _, k := range plan.Key {
+		key = append(key, postgres.Ident(plan.Columns[k].Name))
+	}
+	if len(plan.Key) > 0 {
+		lines = append(lines, "PRIMARY KEY ("+strings.Join(key, ", ")+")")
+	}
+	return s.alter(ctx, tx, plan, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s)",
+		postgres.Ident(plan.Target.Schema, plan.Target.Table), strings.Join(lines, ", ")))
+}
+
+// alter runs a statement that changes a target, and says so.
+func (s *Session) alter(ctx context.Context, tx pgx.Tx, plan *rule.Plan, sql string) error {
+	if s.inspecting {
+		s.changes = append(s.changes, sql)
+	} else {
+		s.w.cfg.Log.Info("changing target", "table", plan.Target.String(), "statement", sql)
+	}
+	_, err := tx.Exec(ctx, sql)
+	return err
+}
+
+// evolve adds what the plan has and the table lacks, and widens what has become too narrow.
+func (s *Session) evolve(ctx context.Context, tx pgx.Tx, plan *rule.Plan, have catalogColumns) error {
+	table := postgres.Ident(plan.Target.Schema, plan.Target.Table)
+	run := func(sql string, reason string, args ...any) error {
+		if !plan.Create {
+			return &trouble.Error{
+				Code: trouble.SchemaChangeBlocked, Op: "write to", Subject: targetName(plan),
+				Cause: fmt.Errorf(reason, args...),
+				Means: "the table is held before the first change that needs it; nothing is lost",
+				Hint:  sql + "; then DELETE FROM tributary.quarantine for the table; or say create: true in the rule",
+			}
+		}
+		return s.alter(ctx, tx, plan, sql)
+	}
+	if plan.SIDColumn != "" && have.column(plan.SIDColumn) == nil {
+		return &trouble.Error{
+			Code: trouble.SchemaChangeBlocked, Op: "write to", Subject: targetName(plan),
+			Cause: fmt.Errorf("it has no column %q for the sid", plan.SIDColumn),
+			Means: "which source the rows already there belong to cannot be known; the table is not written",
+			Hint:  fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s text, fill it, and add it to the key", table, postgres.Ident(plan.SIDColumn)),
+		}
+	}
+	written := map[string]bool{plan.SIDColumn: true}
+	for i, c := range plan.Columns {
+		written[c.Name] = true
+		src := plan.Column(i)
+		typ := sourceType(ctx, tx, plan, i)
+		old := have.column(c.Name)
+		if old == nil {
+			sql := fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s %s", table, postgres.Ident(c.Name), typ)
+			if src.Default != nil {
+				// What the rows had that are already here: the source never sends them again.
+				sql += " DEFAULT " + postgres.Literal(*src.Default)
+			}
+			if err := run(sql, "it has no column %q", c.Name); err != nil {
+				return err
+			}
+			continue
+		}
+		if !old.generated && widens(old.full, typ) {
+			sql := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s", table, postgres.Ident(c.Name), typ)
+			if err := run(sql, "column %q is %s and has become %s at the source", c.Name, old.full, typ); err != nil {
+				return err
+			}
+		}
+		if old.notNull && !old.hasDefault && !src.NotNull && !slices.Contains(plan.Key, i) {
+			sql := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL", table, postgres.Ident(c.Name))
+			if err := run(sql, "column %q may be null at the source, and must not here", c.Name); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range have {
+		c := &have[i]
+		if !written[c.name] && c.notNull && !c.hasDefault && !c.generated {
+			if c.primary {
+				return &trouble.Error{
+					Code: trouble.SchemaChangeBlocked, Op: "write to", Subject: targetName(plan),
+					Cause: fmt.Errorf("column %q belongs to its primary key, and no rule writes it", c.name),
+					Means: "rows could not be inserted; the table is not written, nothing is lost",
+					Hint:  "write the column with columns or sid, give it a default, or give the table another key",
+				}
+			}
+			sql := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL", table, postgres.Ident(c.name))
+			if err := run(sql, "column %q must not be null, and no rule writes it", c.name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sourceType gives the type that column i of the plan has, or would get, in the warehouse: the source's own where the
+// warehouse has a type of that name, else one that every Postgres has and that holds all values.
+func sourceType(ctx context.Context, tx pgx.Tx, plan *rule.Plan, i int) string {
+	t := &plan.Column(i).Type
+	if portable := t.Portable(); portable == t.Name {
+		return t.Name
+	}
+	var exists bool
+	// In a savepoint: to_regtype may fail on a name rather than give NULL.
+	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `SELECT to_regtype($1) IS NOT NULL`, t.Name).Scan(&exists)
+	})
+	if err == nil && exists {
+		return t.Name
+	}
+	return t.Portable()
+}

@@ -1,0 +1,149 @@
+// Package warehouse writes to the target database. Rows, checkpoints and everything that the sink says of itself are
+// written in one transaction, which begins by advancing the checkpoints with a compare-and-set: a late owner of a
+// partition, a process that was paused, a second cluster under the same group name hit no row and write nothing. That
+// is what makes delivery exactly-once; see Session.Apply.
+//
+// The package owns the schema "tributary" of the warehouse, the target tables as far as rules let it create and extend
+// them, and all SQL of the sink. What is to be written is decided by the packages rule and batch.
+package warehouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// Config says which warehouse, and who we are.
+type Config struct {
+	DSN      func() (string, error) // asked for each connection, so that a password can be changed while running
+	Group    string
+	Instance string // names this process in checkpoints
+	Log      *slog.Logger
+}
+
+// Warehouse is one target database as seen by one group. It is safe for concurrent use.
+type Warehouse struct {
+	cfg Config
+
+	mu      sync.Mutex
+	targets map[any]*Target // by *rule.Plan
+}
+
+// New makes a Warehouse. It does no I/O.
+func New(cfg Config) *Warehouse {
+	return &Warehouse{cfg: cfg, targets: map[any]*Target{}}
+}
+
+// application is what the sink's connections call themselves; claim finds blocking backends by it.
+func (w *Warehouse) application() string { return "tributary sink " + w.cfg.Group }
+
+// maxApplicationName is what Postgres keeps of an application_name (NAMEDATALEN - 1).
+const maxApplicationName = 63
+
+// connect opens a connection for set-based writes: the planner must reach target rows through the key's index
+// whatever it believes of temporary tables and arrays, whose size it does not know; compiling (jit) never pays.
+func (w *Warehouse) connect(ctx context.Context) (*pgx.Conn, error) {
+	dsn, err := w.cfg.DSN()
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "warehouse.dsn", Cause: err}
+	}
+	name := w.application()
+	conn, err := postgres.Connect(ctx, dsn, name[:min(len(name), maxApplicationName)])
+	if err != nil {
+		return nil, w.troubled("connect to warehouse", postgres.Redact(dsn), err)
+	}
+	if _, err := conn.Exec(ctx, `SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off`); err != nil {
+		_ = conn.Close(context.WithoutCancel(ctx))
+		return nil, w.troubled("set up connection to warehouse", postgres.Redact(dsn), err)
+	}
+	return conn, nil
+}
+
+// with runs do on a connection of its own.
+func (w *Warehouse) with(ctx context.Context, do func(conn *pgx.Conn) error) error {
+	conn, err := w.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(ctx, conn)
+	return do(conn)
+}
+
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // whatever was done on it is committed or lost already
+}
+
+// troubled makes the trouble of a failed operation on the warehouse. The cause never holds values of rows.
+func (w *Warehouse) troubled(op, subject string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if t, ok := errors.AsType[*trouble.Error](err); ok {
+		return t
+	}
+	t := &trouble.Error{Op: op, Subject: subject, Cause: postgres.Describe(err)}
+	state := postgres.SQLState(err)
+	switch {
+	case state == "":
+		t.Code = trouble.WarehouseUnreachable
+		t.Means = "nothing is lost: Kafka keeps the changes, and the sink goes on by itself"
+		t.Hint = "check host, port and firewall: sink check"
+	case strings.HasPrefix(state, "28"), state == "42501", state == "3D000":
+		t.Code = trouble.WarehouseRights
+		t.Hint = "check user, password, database and pg_hba.conf; the role needs CREATE on the database, or to own schema tributary and the targets"
+	case state == "25006":
+		t.Code = trouble.WarehouseReadOnly
+		t.Means = "the warehouse is a standby, or default_transaction_read_only is on"
+		t.Hint = "promote it, or point warehouse.dsn to the primary; the sink goes on by itself"
+	case state == "53100":
+		t.Code = trouble.WarehouseFull
+		t.Hint = "free disk space; the sink goes on by itself"
+	case strings.HasPrefix(state, "08"), strings.HasPrefix(state, "57P"), state == "53300":
+		t.Code = trouble.WarehouseUnreachable
+		t.Means = "nothing is lost: Kafka keeps the changes, and the sink goes on by itself"
+	case strings.HasPrefix(state, "23"):
+		t.Code = trouble.ConstraintViolation
+		t.Hint = "drop the constraint from the target, or mend its rows; then delete the row from tributary.quarantine"
+	case strings.HasPrefix(state, "22"):
+		t.Code = trouble.ValueOutOfRange
+		t.Hint = "widen the target's column; then delete the row from tributary.quarantine"
+	case strings.HasPrefix(state, "42804"), state == "42846":
+		t.Code = trouble.TargetType
+	default:
+		t.Code = trouble.Internal
+	}
+	return t
+}
+
+// Ping checks that the warehouse answers.
+func (w *Warehouse) Ping(ctx context.Context) error {
+	return w.with(ctx, func(conn *pgx.Conn) error {
+		if err := conn.Ping(ctx); err != nil {
+			return w.troubled("ping warehouse", "", err)
+		}
+		return nil
+	})
+}
+
+// forget drops what is known of targets, so that they are looked at again.
+func (w *Warehouse) forget() {
+	w.mu.Lock()
+	clear(w.targets)
+	w.mu.Unlock()
+}
+
+// partitionName names a partition for people.
+func partitionName(topic string, partition int32) string {
+	return fmt.Sprintf("topic %q partition %d", topic, partition)
+}

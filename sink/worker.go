@@ -1,0 +1,332 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// worker applies one lane over one connection: it takes what is ready, reads it into folds, and has the warehouse
+// write all of it in one transaction.
+type worker struct {
+	s       *Sink
+	lane    int
+	session *warehouse.Session
+	decode  *service.Stage
+	apply   *service.Stage
+	plans   map[planKey]*versionPlan
+	folds   []*batch.Fold // for reuse
+
+	event, second change.Event
+	arena         []byte
+	arena2        []byte
+}
+
+type planKey struct {
+	topic string
+	id    int // of the schema
+}
+
+// versionPlan is what one schema of one topic needs. A decoder is one goroutine's.
+type versionPlan struct {
+	decoder *record.Decoder
+	plan    *rule.Plan
+}
+
+func newWorker(s *Sink, lane int) *worker {
+	return &worker{
+		s: s, lane: lane, session: s.warehouse.Session(),
+		decode: s.stages.Stage("decode and fold", waitRegistry),
+		apply:  s.stages.Stage("apply", waitWarehouse, waitProgress),
+		plans:  map[planKey]*versionPlan{},
+	}
+}
+
+// stopPatience is how long a flush may go on after the sink was told to stop.
+const stopPatience = 10 * time.Second
+
+func (w *worker) run(ctx context.Context) error {
+	defer w.session.Close(context.WithoutCancel(ctx))
+	for {
+		batches := w.s.consumer.Take(ctx, w.lane, w.s.cfg.Batch.Rows, int64(w.s.cfg.Batch.Bytes))
+		if batches == nil {
+			return nil
+		}
+		w.flush(ctx, batches)
+	}
+}
+
+// part is what one flush does for one partition.
+type part struct {
+	p       *consume.Partition
+	records int // read, counted from the front of the queue
+	advance warehouse.Advance
+	unit    int // index into the flush's units, -1 for none
+	more    bool
+	stop    error // why the partition cannot go on behind what was read
+	barrier bool  // it waits at a TRUNCATE
+	first   int64 // commit time of the oldest change, microseconds; 0 for none
+}
+
+// unit is the rows of one topic under one plan.
+type unit struct {
+	topic  string
+	plan   *rule.Plan
+	target *warehouse.Target
+	fold   *batch.Fold
+}
+
+// outcome is what became of a flush.
+type outcome struct {
+	parts []part
+	units []unit
+}
+
+// flush writes what it can of batches and gives all their partitions back.
+func (w *worker) flush(ctx context.Context, batches []consume.Batch) {
+	// Whatever fails is tried again from the records: nothing read is kept over a failure.
+	changed := 0
+	begin := time.Now()
+	for try := 1; len(batches) > 0; try++ {
+		o, err := w.attempt(ctx, batches, time.Since(begin) > progressPatience)
+		if err == nil {
+			w.finish(ctx, o)
+			return
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		unit, isUnit := errors.AsType[*warehouse.UnitError](err)
+		switch {
+		case errors.Is(err, warehouse.ErrFenced):
+			if batches = w.fenced(ctx, batches, o); batches == nil {
+				return
+			}
+		case errors.Is(err, warehouse.ErrTargetChanged) && changed < 3:
+			changed++
+			clear(w.plans) // a Target belongs to a plan: new plans are prepared anew
+		case errors.Is(err, warehouse.ErrProgressBehind), retry.Transient(err):
+			w.pause(ctx, err, try)
+		case isUnit:
+			batches = w.quarantine(ctx, batches, o.units[unit.Unit].topic, unit.Err)
+		case len(topicsOf(batches)) > 1:
+			// Which table is to blame shows when each goes by itself.
+			for _, topic := range topicsOf(batches) {
+				w.flush(ctx, only(batches, topic))
+			}
+			return
+		default:
+			batches = w.quarantine(ctx, batches, batches[0].Partition.Topic, err)
+		}
+		if ctx.Err() != nil || w.abandoned(batches) {
+			break
+		}
+	}
+	for _, b := range batches {
+		w.s.consumer.Finish(b.Partition, consume.Nothing(b.Partition))
+	}
+}
+
+// pause waits before the next try, and says for whom.
+func (w *worker) pause(ctx context.Context, err error, try int) {
+	on := waitWarehouse
+	switch {
+	case errors.Is(err, warehouse.ErrProgressBehind):
+		on, try = waitProgress, 1 // it comes within moments: no growing waits, and nothing to tell
+	case trouble.CodeOf(err) == trouble.RegistryUnreachable:
+		on = waitRegistry
+		w.s.retrying("registry", err)
+	default:
+		w.s.retrying("warehouse", err)
+	}
+	done := w.apply.Wait(on)
+	defer done()
+	timer := time.NewTimer(backoff.Wait(try))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// abandoned says whether a rebalance took one of the partitions: the flush would be refused.
+func (w *worker) abandoned(batches []consume.Batch) bool {
+	for _, b := range batches {
+		if w.s.consumer.Gone(b.Partition) {
+			return true
+		}
+	}
+	return false
+}
+
+func topicsOf(batches []consume.Batch) []string {
+	var topics []string
+	seen := map[string]bool{}
+	for _, b := range batches {
+		if !seen[b.Partition.Topic] {
+			seen[b.Partition.Topic] = true
+			topics = append(topics, b.Partition.Topic)
+		}
+	}
+	return topics
+}
+
+func only(batches []consume.Batch, topic string) (out []consume.Batch) {
+	for _, b := range batches {
+		if b.Partition.Topic == topic {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+func without(batches []consume.Batch, topic string) (out []consume.Batch) {
+	for _, b := range batches {
+		if b.Partition.Topic != topic {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// quarantine holds the partitions of a topic that made the flush fail, and gives the rest.
+func (w *worker) quarantine(ctx context.Context, batches []consume.Batch, topic string, err error) []consume.Batch {
+	for _, b := range only(batches, topic) {
+		w.s.hold(ctx, w.session, b.Partition, b.Partition.Next, err)
+		w.s.consumer.Finish(b.Partition, consume.Nothing(b.Partition))
+	}
+	return without(batches, topic)
+}
+
+// fenced finds out which partitions belong to somebody else, gives those up, and returns the rest; nil if everything
+// has been dealt with.
+func (w *worker) fenced(ctx context.Context, batches []consume.Batch, o *outcome) []consume.Batch {
+	var advances []warehouse.Advance
+	for i := range o.parts {
+		advances = append(advances, o.parts[i].advance)
+	}
+	w.s.metrics.commits.WithLabelValues("fenced").Inc()
+	standings, err := w.session.Standings(ctx, advances)
+	if err != nil {
+		return batches // it comes up again with the next try
+	}
+	var rest []consume.Batch
+	for i, b := range batches {
+		p := b.Partition
+		if standings[i] == warehouse.Behind {
+			rest = append(rest, b)
+			continue
+		}
+		w.s.lost(p)
+		w.s.consumer.Finish(p, consume.Nothing(p))
+	}
+	return rest
+}
+
+// progressPatience is how long the first progress record of a source is waited for where it decides something.
+const progressPatience = 10 * time.Second
+
+// attempt reads batches and applies them. The outcome is there even with an error.
+func (w *worker) attempt(ctx context.Context, batches []consume.Batch, impatient bool) (*outcome, error) {
+	w.decode.Busy()
+	o, err := w.read(ctx, batches)
+	w.decode.Idle()
+	if err != nil {
+		return o, err
+	}
+	f := &warehouse.Flush{Impatient: impatient}
+	for i := range o.parts {
+		if a := &o.parts[i].advance; a.Next != a.Expected || o.parts[i].barrier {
+			f.Advances = append(f.Advances, *a)
+		}
+	}
+	if len(f.Advances) == 0 {
+		return o, nil
+	}
+	rows := 0
+	for i := range o.units {
+		f.Units = append(f.Units, warehouse.Unit{Topic: o.units[i].topic, Result: o.units[i].fold.Result(), Target: o.units[i].target})
+	}
+	for i := range o.parts {
+		rows += int(o.parts[i].advance.Rows)
+	}
+	// A transaction that has begun is finished even when the sink is told to stop, within limits.
+	applying, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, cancel) })
+	defer stop()
+	w.apply.Busy()
+	begin := time.Now()
+	effects, err := w.session.Apply(applying, f)
+	if errors.Is(err, warehouse.ErrUnknownOutcome) {
+		effects, err = w.resolve(applying, f, err)
+	}
+	w.apply.Idle()
+	w.s.metrics.applied(w.s, o, effects, rows, time.Since(begin), err)
+	if err == nil {
+		w.s.retrying("warehouse", nil)
+	}
+	return o, err
+}
+
+// resolve finds out whether a transaction was committed whose COMMIT was not answered.
+func (w *worker) resolve(ctx context.Context, f *warehouse.Flush, unknown error) ([]warehouse.Effect, error) {
+	var standings []warehouse.Standing
+	err := retry.Do(ctx, backoff, func(ctx context.Context) (err error) {
+		standings, err = w.session.Standings(ctx, f.Advances)
+		return err
+	}, func(err error, _ int, _ time.Duration) { w.s.retrying("warehouse", err) })
+	if err != nil {
+		return nil, err
+	}
+	for _, standing := range standings {
+		switch standing {
+		case warehouse.Lost:
+			return nil, warehouse.ErrFenced
+		case warehouse.Behind:
+			var cause *trouble.Error
+			if errors.As(unknown, &cause) {
+				return nil, cause
+			}
+			return nil, unknown
+		}
+	}
+	w.s.metrics.commits.WithLabelValues("unknown").Inc()
+	return make([]warehouse.Effect, len(f.Units)), nil
+}
+
+// finish gives the partitions of a flush that went well back, and holds those that cannot go on.
+func (w *worker) finish(ctx context.Context, o *outcome) {
+	ctx = context.WithoutCancel(ctx)
+	for i := range o.parts {
+		pt := &o.parts[i]
+		p := pt.p
+		if attempt := p.Attempt; attempt != 0 && pt.records > 0 && pt.stop == nil {
+			if err := w.session.Recovered(ctx, p.Topic, p.Number, attempt); err != nil {
+				w.s.log.Warn("quarantine is over, its row could not be deleted", "topic", p.Topic, "partition", p.Number, service.Err(err))
+			} else {
+				w.s.log.Info("goes on after quarantine", "topic", p.Topic, "partition", p.Number)
+			}
+		}
+		if pt.barrier {
+			w.s.holdAtBarrier(p, pt.advance.Barrier)
+		} else if pt.stop != nil {
+			w.s.hold(ctx, w.session, p, pt.advance.Next, pt.stop)
+		}
+		w.s.consumer.Finish(p, consume.Done{Records: pt.records, Next: pt.advance.Next, Position: pt.advance.Position, WantMore: pt.more})
+	}
+	for i := range o.units {
+		o.units[i].fold.Release(2 * int(w.s.cfg.Batch.Bytes))
+		w.folds = append(w.folds, o.units[i].fold)
+	}
+}
