@@ -1,0 +1,44 @@
+-- The load of the benchmark. gen_changes(shard, n) commits n changes of rows of events: 50 % insert, 30 % update, 20 %
+-- delete, by statements of one row in transactions of 1 to 100 rows. The same numbers give the same changes.
+set search_path = public;
+create table events (
+  id      bigint primary key,
+  acct    integer not null,
+  kind    text not null,
+  amount  numeric(12,2) not null,
+  note    text,
+  created timestamptz not null,
+  updated timestamptz
+);
+create table accounts (
+  aid      integer primary key,
+  bid      integer,
+  abalance integer,
+  filler   character(84)
+);
+create procedure gen_changes(shard int, n int) language plpgsql as $$
+declare
+  c int := 0; i int := 0; k int; base bigint := shard::bigint * 10000000;
+  inserted bigint := 0; deleted bigint := 0;
+begin
+  while c < n loop
+    i := i + 1;
+    k := least(1 + (i * 37) % 100, n - c);
+    for j in 1..k loop
+      case c % 10
+      when 5, 6, 7 then
+        update events set amount = amount + 1.25, kind = 'upd', updated = clock_timestamp()
+         where id = base + deleted + (c::bigint * 2654435761) % (inserted - deleted);
+      when 8, 9 then
+        delete from events where id = base + deleted;
+        deleted := deleted + 1;
+      else
+        insert into events values (base + inserted, c % 100000, 'ins', (c % 100000) / 100.0,
+          'note for change number ' || c || ' padding ' || md5(c::text), clock_timestamp(), null);
+        inserted := inserted + 1;
+      end case;
+      c := c + 1;
+    end loop;
+    commit;
+  end loop;
+end $$;

@@ -1,0 +1,216 @@
+// Command local runs Tributary, or parts of it, on one machine: see the packages local, demo and prompt.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/deploy/local"
+	"github.com/tributary-cdc/tributary/deploy/local/demo"
+	"github.com/tributary-cdc/tributary/deploy/local/prompt"
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/sink"
+)
+
+func main() {
+	os.Exit(service.Main("local", func(ctx context.Context) error { return command().ExecuteContext(ctx) }))
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "local",
+		Short:         "Run Tributary, or what it needs, on one machine",
+		SilenceErrors: true, SilenceUsage: true,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return service.Usage(err) })
+	root.AddCommand(demoCommand(), runCommand(), brokerCommand(), databasesCommand(), psqlCommand(), &cobra.Command{
+		Use: "version", Short: "Print the version", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b := service.ThisBuild()
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "local %s %s %s\n", b.Version, b.Revision, b.GoVersion)
+			return err
+		},
+	})
+	return root
+}
+
+func noArgs(cmd *cobra.Command, args []string) error { return service.Usage(cobra.NoArgs(cmd, args)) }
+
+// demoDir gives where the demo lives: DEMO_DIR, else .demo here. Root's Postgres runs as another user, who may not be
+// let into the directory here (/root is closed to others): then it is below the directory for temporary files.
+func demoDir() string {
+	if dir := os.Getenv("DEMO_DIR"); dir != "" {
+		return dir
+	}
+	const here = ".demo"
+	abs, err := filepath.Abs(here)
+	if err != nil || os.Geteuid() != 0 {
+		return here
+	}
+	for dir := filepath.Dir(abs); ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && info.Mode()&0o001 == 0 {
+			return filepath.Join(os.TempDir(), "tributary-demo")
+		}
+		if dir == filepath.Dir(dir) {
+			return here
+		}
+	}
+}
+
+func demoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "demo", Short: "Consolidate two living film-rental shops into a warehouse, and show it", Args: noArgs,
+		Long: "Consolidate two living film-rental shops into a warehouse, and show it.\n\n" +
+			"DEMO_DIR      where it keeps its data (.demo)\n" +
+			"DEMO_SECONDS  how long the load runs; then both sides are compared, and the exit status is the verdict",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg := demo.Config{Dir: demoDir(), Out: os.Stdout}
+			if text := os.Getenv("DEMO_SECONDS"); text != "" {
+				seconds, err := strconv.Atoi(text)
+				if err != nil || seconds < 1 {
+					return service.Usage(fmt.Errorf("DEMO_SECONDS is %q; write a whole number of seconds, like 20", text))
+				}
+				cfg.Load = time.Duration(seconds) * time.Second
+			}
+			return demo.Run(cmd.Context(), cfg)
+		},
+	}
+}
+
+func runCommand() *cobra.Command {
+	var dir, warehouse string
+	var sources []string
+	cmd := &cobra.Command{
+		Use: "run", Short: "Run captures and a sink in this process, on an embedded broker, until SIGTERM", Args: noArgs,
+		Long: "Run captures and a sink in this process, on an embedded broker, until SIGTERM.\n\n" +
+			"The brokers and the registry that the configurations name are not used.",
+		Example: "  local run --capture capture.yaml --sink sink.yaml",
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			broker, err := local.StartBroker(local.BrokerConfig{Dir: dir})
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, broker.Close()) }()
+			// The environment wins over the files, which need not name a broker then.
+			for name, value := range map[string]string{
+				"TRIBUTARY_KAFKA_BROKERS": strings.Join(broker.Addrs(), ","),
+				"TRIBUTARY_REGISTRY_URL":  broker.RegistryURL(),
+			} {
+				if err := os.Setenv(name, value); err != nil {
+					return err
+				}
+			}
+			captures := make([]capture.Config, len(sources))
+			for i, file := range sources {
+				if err := config.Load(file, &captures[i]); err != nil {
+					return err
+				}
+			}
+			var into sink.Config
+			if err := config.Load(warehouse, &into); err != nil {
+				return err
+			}
+			pipeline, err := local.NewPipeline(broker, captures, into, nil)
+			if err != nil {
+				return err
+			}
+			return pipeline.Run(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "broker", "directory of the broker's data")
+	cmd.Flags().StringArrayVar(&sources, "capture", []string{"capture.yaml"}, "configuration of a capture; may be given several times")
+	cmd.Flags().StringVar(&warehouse, "sink", "sink.yaml", "configuration of the sink")
+	return cmd
+}
+
+func brokerCommand() *cobra.Command {
+	cfg := local.BrokerConfig{}
+	cmd := &cobra.Command{
+		Use: "broker", Short: "Run the embedded broker and schema registry until Ctrl-C", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			broker, err := local.StartBroker(cfg)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "kafka: {brokers: [%q]}\nregistry: {url: %q}\n", broker.Addrs()[0], broker.RegistryURL())
+			if err == nil {
+				<-cmd.Context().Done()
+			}
+			return errors.Join(err, broker.Close())
+		},
+	}
+	cmd.Flags().StringVar(&cfg.Dir, "dir", "broker", "directory of its data")
+	cmd.Flags().StringVar(&cfg.Kafka, "kafka", "127.0.0.1:9092", "address of the broker")
+	cmd.Flags().StringVar(&cfg.Registry, "registry", "127.0.0.1:8081", "address of the schema registry")
+	return cmd
+}
+
+func databasesCommand() *cobra.Command {
+	var dir string
+	var major int
+	cmd := &cobra.Command{
+		Use: "databases", Short: "Run two PostgreSQL servers, for a source and a warehouse, until Ctrl-C", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			for _, name := range []string{"source", "warehouse"} {
+				cluster, failed := pgtest.Start(cmd.Context(), pgtest.Options{Dir: filepath.Join(dir, name), Major: major})
+				if failed != nil {
+					return failed
+				}
+				defer func() { err = errors.Join(err, cluster.Stop()) }()
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "export %s='%s'\n", strings.ToUpper(name), cluster.DSN("postgres")); err != nil {
+					return err
+				}
+			}
+			<-cmd.Context().Done()
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "databases", "directory of their data")
+	cmd.Flags().IntVar(&major, "version", pgtest.DefaultMajor, "major version of PostgreSQL, 14 to 18")
+	return cmd
+}
+
+func psqlCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "psql [DATABASE | URL]", Short: "Open a SQL prompt: psql where it is installed, else a small one of its own",
+		Long: "Open a SQL prompt: psql where it is installed, else a small one of its own.\n\n" +
+			"DATABASE is one of the running demo's: dwh (the default), rental_eu, rental_us.",
+		Args: func(cmd *cobra.Command, args []string) error { return service.Usage(cobra.MaximumNArgs(1)(cmd, args)) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dsn := ""
+			if len(args) > 0 {
+				dsn = args[0]
+			}
+			if !strings.Contains(dsn, "://") {
+				var err error
+				if dsn, err = demo.Database(demoDir(), dsn); err != nil {
+					return err
+				}
+			}
+			if program, err := exec.LookPath("psql"); err == nil {
+				signal.Reset() // psql has its own use for Ctrl-C
+				return fmt.Errorf("run %s: %w", program, unix.Exec(program, []string{"psql", dsn}, os.Environ()))
+			}
+			return prompt.Run(cmd.Context(), prompt.Config{
+				DSN: dsn, In: os.Stdin, Out: os.Stdout, Interactive: term.IsTerminal(int(os.Stdin.Fd())),
+			})
+		},
+	}
+}
