@@ -44,16 +44,20 @@ func TestPagila(t *testing.T) {
 	for _, major := range []int{14, 15, 16, 17, 18} {
 		sources = append(sources, newPagilaSource(t, major, kafka, registry))
 	}
-	startSink(t, fmt.Sprintf(`
-group: pagila
+	// A group is a copy of the data: it writes the schema of its name.
+	startGroup := func(group string) {
+		startSink(t, fmt.Sprintf(`
+group: %s
 warehouse: {dsn: %q, connections: 3}
 kafka: {brokers: [%s]}
 registry: {url: %q}
 refresh: 200ms
 http: {listen: "127.0.0.1:0"}
 tables:
-  - {from: "public.*", to: "pagila.{table}", sid: sid}
-`, warehouse, strings.Join(kafka.Addrs(), ","), registry))
+  - {from: "public.*", to: "%[1]s.{table}", sid: sid}
+`, group, warehouse, strings.Join(kafka.Addrs(), ","), registry))
+	}
+	startGroup("pagila")
 	dwh, err := postgres.Connect(t.Context(), warehouse, "oracle")
 	must(t, err)
 	t.Cleanup(func() { _ = dwh.Close(context.Background()) })
@@ -66,7 +70,7 @@ tables:
 	fence(t, dwh, "pagila", sources, "as it is")
 	for _, s := range sources {
 		for _, table := range pagilaTables {
-			compare(t, s, dwh, table)
+			compare(t, s, dwh, "pagila", table)
 		}
 		if got := s.levels(); !slices.Equal(got, []string{"public.country", "public.payment"}) {
 			t.Errorf("%s: insert-only are %v, want country and payment", s.name, got)
@@ -89,10 +93,19 @@ tables:
 	rows := 0
 	for _, s := range sources {
 		for _, table := range pagilaTables {
-			rows += compare(t, s, dwh, table)
+			rows += compare(t, s, dwh, "pagila", table)
 		}
 	}
 	t.Logf("%d tables, %d rows equal", len(sources)*len(pagilaTables), rows)
+
+	// The topics alone rebuild the warehouse.
+	startGroup("rebuilt")
+	fence(t, dwh, "rebuilt", sources, "rebuilt")
+	for _, s := range sources {
+		for _, table := range pagilaTables {
+			compare(t, s, dwh, "rebuilt", table)
+		}
+	}
 }
 
 type pagilaSource struct {
@@ -290,17 +303,17 @@ func fence(t *testing.T, dwh *pgx.Conn, group string, sources []*pagilaSource, i
 
 // compare fails the test unless the warehouse holds exactly the source's rows of a table under its sid, and gives how
 // many they are. Columns that the warehouse does not have (generated ones) are left out.
-func compare(t *testing.T, s *pagilaSource, dwh *pgx.Conn, table string) int {
+func compare(t *testing.T, s *pagilaSource, dwh *pgx.Conn, group, table string) int {
 	t.Helper()
 	columns := scalar[[]string](t, dwh, `select array_agg(attname::text order by attnum) from pg_attribute
-		where attrelid = ('pagila.' || $1)::regclass and attnum > 0 and not attisdropped and attname <> 'sid'`, table)
+		where attrelid = ($1 || '.' || $2)::regclass and attnum > 0 and not attisdropped and attname <> 'sid'`, group, table)
 	var list []string
 	for _, c := range columns {
 		list = append(list, postgres.Ident(c)+"::text")
 	}
 	row := "array_to_string(array[" + strings.Join(list, ", ") + "], '|', '<null>')"
 	want := texts(t, s.dsn, fmt.Sprintf(`select r from (select %s as r from public.%s) q order by r collate "C"`, row, table))
-	got := textsOf(t, dwh, fmt.Sprintf(`select r from (select %s as r from pagila.%s where sid = '%s') q order by r collate "C"`, row, table, s.name))
+	got := textsOf(t, dwh, fmt.Sprintf(`select r from (select %s as r from %s.%s where sid = '%s') q order by r collate "C"`, row, group, table, s.name))
 	if len(got) != len(want) {
 		t.Errorf("%s %s: %d rows in the warehouse, %d at the source", s.name, table, len(got), len(want))
 	}
