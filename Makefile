@@ -10,15 +10,20 @@ LDFLAGS := -s -w -X github.com/tributary-cdc/tributary/pkg/service.version=$(VER
 RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
-.PHONY: demo psql test test-all build lint fmt bench docs clean
+
+.PHONY: demo psql databases test test-all build lint fmt bench docs clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
 	@$(BIN)/local demo
 
-## psql: look into the demo's databases, like make psql DB=dwh
+## psql: look into the demo's databases, like make psql DB=dwh, or into any, like make psql URL=postgres://…
 psql: $(BIN)/local
-	@$(BIN)/local psql $(DB)
+	@$(BIN)/local psql $(or $(URL),$(DB))
+
+## databases: two empty clusters to try things with
+databases: $(BIN)/local
+	@$(BIN)/local databases
 
 ## test: everything, on PostgreSQL 14 to 18 where versions differ, on an embedded broker and, with Java, on Apache Kafka
 test:

@@ -109,6 +109,27 @@ func TestDemoKilled(t *testing.T) {
 	startDemo(t, 0, dir, 5).expect(0, "equal")
 }
 
+// A demo whose servers are killed says so, can still be ended, and the next one goes on.
+func TestDemoServersKilled(t *testing.T) {
+	dir := newDir(t)
+	p := startDemo(t, 0, dir, 0)
+	p.until("rows arrive", func() bool { return number(database(dir, "dwh"), `SELECT count(*) FROM sales.payment`) > 0 })
+	for _, server := range []string{"source", "warehouse"} {
+		b, err := os.ReadFile(filepath.Join(dir, server, "data", "postmaster.pid"))
+		must(t, err)
+		first, _, _ := strings.Cut(string(b), "\n")
+		pid, err := strconv.Atoi(first)
+		must(t, err)
+		must(t, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	p.until("the demo says that it waits", func() bool { return strings.Contains(p.text(), "waiting") })
+	p.signal(os.Interrupt)
+	if code := p.exit(time.Minute); code != 0 {
+		t.Errorf("exit code %d after Ctrl-C", code)
+	}
+	startDemo(t, 0, dir, 3).expect(0, "equal")
+}
+
 // The verdict is worth something: a changed row, a missing one and one too many are found, named, and fail the demo.
 func TestDemoFindsDifference(t *testing.T) {
 	dir := newDir(t)

@@ -12,7 +12,8 @@
 //	doc:"…"                     its meaning, for the reference
 //
 // Field types are strings, numbers, booleans, time.Duration, Secret, Bytes, any encoding.TextUnmarshaler, lists of
-// these, structs and lists of structs. A section's default tag ("listen=127.0.0.1:9192") replaces the defaults of its
+// these, structs and lists of structs. A list's element that is a TextUnmarshaler and a struct with tags can be written
+// either way. A section's default tag ("listen=127.0.0.1:9192") replaces the defaults of its
 // keys. There are no maps: viper folds the case of keys and splits them at dots, so an identifier is always a value.
 // Each key outside a list can be overridden by TRIBUTARY_ and its path in capitals (TRIBUTARY_SOURCE_DSN).
 package config

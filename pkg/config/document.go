@@ -129,16 +129,18 @@ func (d *document) value(n *yaml.Node, k *key, path string, inList bool) any {
 			}
 			return nil
 		}
-		texts := make([]string, 0, len(n.Content))
+		list := make([]any, 0, len(n.Content))
 		for i, element := range n.Content {
 			at := fmt.Sprintf("%s[%d]", path, i)
 			element = resolve(element)
 			d.places[at] = [2]int{element.Line, element.Column}
-			if text, ok := d.scalar(element, k, at); ok {
-				texts = append(texts, text)
+			if k.block != nil && element.Kind == yaml.MappingNode {
+				list = append(list, d.section(element, k.block, at, true))
+			} else if text, ok := d.scalar(element, k, at); ok {
+				list = append(list, text)
 			}
 		}
-		return anyList(texts)
+		return list
 	}
 	if text, ok := d.scalar(n, k, path); ok {
 		return text

@@ -37,6 +37,7 @@ type key struct {
 	typ      reflect.Type // of the field; of the element for lists
 	index    int          // of the field in the struct that holds it
 	children []*key       // of a section or a section list
+	block    []*key       // of a scalar list whose values may be written as blocks, too
 }
 
 var (
@@ -114,6 +115,9 @@ func (w *walker) key(field reflect.StructField, path string, inList bool) *key {
 		k.shape = scalar
 	case field.Type.Kind() == reflect.Slice && isScalar(field.Type.Elem()):
 		k.shape, k.typ = scalarList, field.Type.Elem()
+		if hasKeys(k.typ) {
+			k.block = w.walk(k.typ, path+"[].", true)
+		}
 	case field.Type.Kind() == reflect.Struct:
 		k.shape, k.env = section, ""
 		k.children = w.walk(field.Type, path+".", inList)
@@ -205,6 +209,19 @@ func isScalar(t reflect.Type) bool {
 		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
 		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		return true
+	}
+	return false
+}
+
+// hasKeys says whether a type with a text form can be written as a block as well: a struct with keys.
+func hasKeys(t reflect.Type) bool {
+	if t.Kind() != reflect.Struct {
+		return false
+	}
+	for i := range t.NumField() {
+		if _, ok := t.Field(i).Tag.Lookup("mapstructure"); ok {
+			return true
+		}
 	}
 	return false
 }

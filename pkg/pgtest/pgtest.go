@@ -324,8 +324,12 @@ func (c *Cluster) Stop() error {
 }
 
 func (c *Cluster) stop() error {
-	if c.server == nil || !c.server.Alive() {
+	if c.server == nil {
 		return nil
+	}
+	if !c.server.Alive() {
+		// Somebody else ended it. As a zombie it would keep a server of the next process from its data.
+		return c.server.Wait(context.Background())
 	}
 	if err := c.server.Signal(syscall.SIGINT); err != nil {
 		return fmt.Errorf("stop Postgres: %w", err)

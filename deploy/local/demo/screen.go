@@ -160,8 +160,10 @@ func (g *gauge) measure(ctx context.Context) {
 		g.applied = g.applied[1:]
 	}
 	if err := g.count(ctx); err != nil && ctx.Err() == nil {
-		g.trouble = "count rows of the warehouse: " + err.Error()
 		g.close(ctx) // a new connection next time
+		if g.trouble == "" {
+			g.trouble = "waiting: " + err.Error()
+		}
 	}
 	g.trouble, _, _ = strings.Cut(g.trouble, "\n")
 }

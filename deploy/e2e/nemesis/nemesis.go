@@ -1,0 +1,255 @@
+// Package nemesis is a machine that tries to make the pipeline lose, repeat or mix up a change. It runs the real
+// programs between two real Postgres servers and a broker, under a random load, while it kills, stops, cuts off and
+// delays every part; then it heals everything, waits for a fence, and compares.
+//
+// Who did what is known from a ledger: triggers at the source write down each change of each row, in the transaction
+// that made it. So the machine knows of every key the exact sequence of its changes, and holds the topics against it.
+//
+// It is driven by a seed: the load and the faults follow from it, the moments at which they meet do not. A seed says
+// what was tried, and finds the same defect again with some patience.
+//
+// The plan of such a machine follows Jepsen (https://jepsen.io) and the authors of FoundationDB.
+package nemesis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+)
+
+// Options says what a run is to be. Seed, Dir, Broker, Registry and Programs are needed.
+type Options struct {
+	Seed     uint64
+	Dir      string            // made by the caller; keeps the logs of all parts, also after Run
+	Broker   kafkatest.Cluster // running and empty; the caller stops it
+	Registry string            // URL of an empty schema registry
+	Programs Programs
+	Env      []string // for the services, beyond that of this process
+
+	Rounds int           // of faults, healing and comparing
+	Round  time.Duration // how long the faults of one round come
+	Rows   int           // that the source begins with, in each of the larger tables
+	Large  int           // rows of a large transaction
+	Faults []string      // kinds to draw from; nil for all, see Kinds
+
+	Log io.Writer // told of each step, a line at a time
+}
+
+// Programs are the paths of the services' binaries, see Build.
+type Programs struct{ Capture, Sink string }
+
+// Report says what a run has found and how much it has looked at.
+type Report struct {
+	Seed         uint64
+	Faults       map[string]int // by kind
+	Transactions int64          // committed by the load
+	RolledBack   int64          // by plan, by a conflict, or with a server
+	Changes      int64          // of rows, in the ledger: each was looked for in the topics
+	Records      int64          // read from the topics
+	Read         int64          // of these: rows of snapshots
+	Rows         int64          // compared between source and warehouse, in all rounds
+	Recovered    []time.Duration
+	Exits        map[string]int // ends of services that nobody asked for, by the code of the trouble they told
+	// Findings is what is wrong with the pipeline. Empty: it kept its promises.
+	Findings []string
+}
+
+// String gives the report as people read it.
+func (r *Report) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d: %d transactions (and %d rolled back), %d changes checked in %d records (%d of snapshots), %d rows compared\n",
+		r.Seed, r.Transactions, r.RolledBack, r.Changes, r.Records, r.Read, r.Rows)
+	fmt.Fprintf(&b, "faults: %s\n", counts(r.Faults))
+	if len(r.Exits) > 0 {
+		fmt.Fprintf(&b, "services that ended by themselves, and were started again: %s\n", counts(r.Exits))
+	}
+	if n := len(r.Recovered); n > 0 {
+		sorted := slices.Sorted(slices.Values(r.Recovered))
+		fmt.Fprintf(&b, "from heal to fence: p50 %s, max %s, in %d rounds\n",
+			sorted[n/2].Round(10*time.Millisecond), sorted[n-1].Round(10*time.Millisecond), n)
+	}
+	for _, f := range r.Findings {
+		fmt.Fprintf(&b, "FOUND: %s\n", f)
+	}
+	return b.String()
+}
+
+func counts(m map[string]int) string {
+	total := 0
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		total += m[k]
+		parts = append(parts, fmt.Sprintf("%s %d", k, m[k]))
+	}
+	return fmt.Sprintf("%d (%s)", total, strings.Join(parts, ", "))
+}
+
+// maxFindings bounds a report: one defect shows in thousands of rows.
+const maxFindings = 25
+
+const (
+	sourceName   = "nem"
+	group        = "nemesis"
+	slotName     = "tributary_nem"
+	sinkSession  = 3 * time.Second // a sink that is stopped for longer loses its partitions
+	senderLimit  = 3 * time.Second // a capture that is stopped for longer loses its walsender
+	fenceTimeout = 90 * time.Second
+	startTimeout = 30 * time.Second
+)
+
+// machine is one run.
+type machine struct {
+	Options
+	source, warehouse       *pgtest.Cluster
+	sourceNet, warehouseNet *proxy
+	services                map[string]*service
+	load                    *load
+	checker                 *checker
+
+	mu     sync.Mutex
+	report Report
+	busy   map[string]bool // what a fault has in its hands
+}
+
+// Run runs the machine. An error says that the machine itself failed; what is wrong with the pipeline is in the
+// Report's Findings. Both may be there.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	m := &machine{Options: o, busy: map[string]bool{}, services: map[string]*service{}}
+	m.report = Report{Seed: o.Seed, Faults: map[string]int{}, Exits: map[string]int{}}
+	err := m.run(ctx)
+	if err != nil {
+		err = fmt.Errorf("nemesis with seed %d: %w", o.Seed, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &m.report, err
+}
+
+func (m *machine) run(ctx context.Context) (err error) {
+	if err := m.build(ctx); err != nil {
+		return errors.Join(err, m.tearDown(ctx))
+	}
+	defer func() { err = errors.Join(err, m.tearDown(ctx)) }()
+	for _, name := range []string{"capture-a", "sink-a", "sink-b"} {
+		m.services[name].start()
+	}
+	if err := m.checker.awaitSlot(ctx); err != nil {
+		return err
+	}
+	sampling, stopSampling := context.WithCancel(ctx)
+	var sampler sync.WaitGroup
+	sampler.Go(func() { m.sample(sampling) })
+	defer sampler.Wait()
+	defer stopSampling()
+	for round := range m.Rounds {
+		if err := m.round(ctx, round); err != nil {
+			return err
+		}
+		if m.broken() {
+			return nil // what follows a defect only confuses
+		}
+	}
+	return nil
+}
+
+// round is load and faults, healing, and comparing.
+func (m *machine) round(ctx context.Context, n int) error {
+	loading, stopLoad := context.WithCancel(ctx)
+	defer stopLoad()
+	var working sync.WaitGroup
+	working.Go(func() { m.load.run(loading, n) })
+	striking, heal := context.WithTimeout(ctx, m.Round)
+	err := m.strike(striking, rand.New(rand.NewPCG(m.Seed, 1000+uint64(n)))) //nolint:gosec // it is to be repeatable
+	heal()
+	healed := time.Now()
+	if err != nil {
+		stopLoad()
+		working.Wait()
+		return err
+	}
+	// The load goes on for a moment: that it flows again is a part of being healed.
+	wait(ctx, time.Second)
+	stopLoad()
+	working.Wait()
+	if err := m.checker.fence(ctx, fmt.Sprintf("round-%d", n)); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		m.dump() // where the services hang
+		m.find("round %d: after everything was healed the warehouse did not become complete: %v", n, err)
+		return nil
+	}
+	recovered := time.Since(healed)
+	m.mu.Lock()
+	m.report.Recovered = append(m.report.Recovered, recovered)
+	m.mu.Unlock()
+	m.tell("round %d: complete %s after healing", n, recovered.Round(10*time.Millisecond))
+	return m.checker.round(ctx)
+}
+
+// find notes what is wrong with the pipeline.
+func (m *machine) find(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	m.mu.Lock()
+	n := len(m.report.Findings)
+	if n < maxFindings {
+		m.report.Findings = append(m.report.Findings, text)
+	}
+	m.mu.Unlock()
+	if n < maxFindings {
+		m.tell("FOUND: %s", text)
+	}
+}
+
+func (m *machine) broken() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.report.Findings) > 0
+}
+
+// tell writes a line of what happens, with the time as the services' logs have it.
+func (m *machine) tell(format string, args ...any) {
+	line := fmt.Sprintf("%s %s\n", time.Now().Format("15:04:05.000"), fmt.Sprintf(format, args...))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, _ = io.WriteString(m.Log, line) // a log that cannot be written is no reason to stop
+}
+
+func (m *machine) path(name string) string { return filepath.Join(m.Dir, name) }
+
+// wait waits for d, or less if ctx ends before.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// poll calls done every few milliseconds until it says true, gives an error, or limit is over.
+func poll(ctx context.Context, limit time.Duration, done func(context.Context) (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		ok, err := done(ctx)
+		if ok || err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		wait(ctx, 20*time.Millisecond)
+	}
+}
