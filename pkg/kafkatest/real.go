@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -143,8 +144,16 @@ func fetchKafka(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("write pom.xml: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, "mvn", "-B", "-q", "dependency:copy-dependencies",
-		"-DincludeScope=runtime", "-DoutputDirectory="+filepath.Join(dir, "libs"))
+	args := []string{
+		"-B", "-q", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=" + filepath.Join(dir, "libs"),
+	}
+	// Java takes the home of the user's entry, which for users like nobody does not exist, whatever HOME says.
+	if home, err := os.UserHomeDir(); err == nil {
+		if u, err := user.Current(); err != nil || u.HomeDir != home {
+			args = append(args, "-Dmaven.repo.local="+filepath.Join(home, ".m2", "repository"))
+		}
+	}
+	cmd := exec.CommandContext(ctx, "mvn", args...)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("fetch Kafka %s with Maven: %w:\n%s", kafkaVersion, err, out)
