@@ -35,6 +35,7 @@ type Capture struct {
 	stages   service.Stages
 	stage    *service.Stage
 	meter    *meter
+	budget   *budget
 	status   atomic.Pointer[Status]
 	trouble  atomic.Pointer[trouble.Error] // of the last attempt; nil while a session runs
 	instance string
@@ -46,6 +47,9 @@ type Options struct {
 	// OnGap says what to do when changes are missing between what was published and what the source can still
 	// send: GapStop (also "") or GapResnapshot.
 	OnGap string
+	// Standby waits while another instance streams, and takes over when it is gone. Without it a start fences any other
+	// instance at once.
+	Standby bool
 	// HTTP is the address under which this instance answers, for its progress records.
 	HTTP string
 }
@@ -85,22 +89,43 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 	}
 	c.stage = c.stages.Stage("publish", waitSource, waitSlot, waitOld, waitKafka, waitRegistry, waitSnapshot, waitRetry)
 	c.meter = newMeter(config.Source.Name)
-	c.status.Store(&Status{Schema: statusSchema, Source: config.Source.Name, Instance: c.instance, State: "starting"})
+	c.budget = newBudget(&c.config, c.log, c.meter)
+	c.status.Store(&Status{Schema: statusSchema, Source: config.Source.Name, Instance: c.instance, State: "starting", Tables: []TableStatus{}, Alarms: []TroubleStatus{}})
 	return c, nil
 }
 
 // Run captures until ctx ends (nil) or something happens that no retry mends. It may be called once.
 func (c *Capture) Run(ctx context.Context) error {
+	group := service.NewGroup(ctx)
+	group.Go("budget", func(ctx context.Context) error {
+		c.watchBudget(ctx)
+		return nil
+	})
+	group.Go("sessions", func(ctx context.Context) error {
+		defer group.Stop()
+		return c.sessions(ctx)
+	})
+	return group.Wait()
+}
+
+// sessions keeps a session alive.
+func (c *Capture) sessions(ctx context.Context) error {
 	backoff := retry.Backoff{Min: 200 * time.Millisecond, Max: 10 * time.Second}
 	began := time.Now()
+	fenced := false
 	for try := 1; ; try++ {
-		err := c.session(ctx)
+		err := c.session(ctx, fenced)
 		if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 			c.log.Info("stopped")
 			return nil
 		}
 		if err == nil {
 			err = errors.New("the session ended by itself")
+		}
+		fenced = trouble.CodeOf(err) == trouble.Fenced
+		if c.options.Standby && fenced {
+			c.log.Warn("another instance has taken over", service.Err(err))
+			continue // and wait for it to go
 		}
 		c.note(err)
 		c.ready(string(trouble.CodeOf(err)))

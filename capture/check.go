@@ -71,9 +71,9 @@ func (r *report) add(f finding) {
 func (c *Capture) Check(ctx context.Context, out io.Writer) error {
 	began := time.Now()
 	r := &report{out: out, count: map[string]int{}}
-	dsn, err := c.config.Source.DSN.Reveal()
+	dsn, err := c.dsn()
 	if err != nil {
-		return &trouble.Error{Code: trouble.Config, Op: "read", Subject: "source.dsn", Cause: err}
+		return err
 	}
 	fmt.Fprintf(out, "Source %s   %s\n", c.config.Source.Name, postgres.Redact(dsn))
 	c.checkSource(ctx, r, dsn)

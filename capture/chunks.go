@@ -47,9 +47,8 @@ type tableSnapshot struct {
 	// after: every transaction up to this id must have ended before a read counts; 0 for none. A table that joins
 	// a publication while a transaction writes to it would lose that one's rows: they are not in the stream, and
 	// not yet visible.
-	after  uint32
-	reload bool // what the topic has of the table is void: a truncate goes first
-	hold   *hold
+	after uint32
+	hold  *hold
 	// notBefore: a read that did not count is repeated a little later, so that waiting for a transaction to become
 	// visible does not keep the source busy.
 	notBefore time.Time
@@ -180,6 +179,9 @@ func (c *chunks) mustFinish(xid uint32) {
 
 // counts says whether a read under seen may be published (rule 3).
 func (s *session) counts(seen *snapshot.Visibility, opened uint64, snap *tableSnapshot) bool {
+	if mutant(mutantNoChunkRule) {
+		return true
+	}
 	if s.chunks.any && !seen.Finished(s.chunks.finished) {
 		return false
 	}
@@ -191,7 +193,7 @@ func (s *session) counts(seen *snapshot.Visibility, opened uint64, snap *tableSn
 
 // want begins to read t: all of it, or what its progress says is left.
 func (s *session) want(t *table, after uint32, reload bool) {
-	t.snapshot = &tableSnapshot{after: after, reload: reload}
+	t.snapshot = &tableSnapshot{after: after}
 	if t.progress.Done || t.progress.Rows == 0 && t.progress.Ranges == nil {
 		t.progress.Done, t.progress.Rows, t.progress.Ranges = false, 0, nil
 	}
@@ -199,6 +201,7 @@ func (s *session) want(t *table, after uint32, reload bool) {
 		t.snapshot.ranges = append(t.snapshot.ranges, snapshot.Range{At: r.At, After: r.After, Up: r.Up})
 		t.snapshot.split = true
 	}
+	t.progress.Reload = reload
 	s.changed[t.pub.Relation.OID] = true
 	if !slices.Contains(s.chunks.queue, t) {
 		s.chunks.queue = append(s.chunks.queue, t)
@@ -248,6 +251,9 @@ func (s *session) settle(ctx context.Context, t *table) error {
 		}
 		snap.windows = slices.DeleteFunc(snap.windows, func(o *window) bool { return o == w })
 		switch {
+		case errors.Is(w.err, snapshot.ErrCondition):
+			s.giveUp(t, w.err)
+			return nil
 		case w.err != nil && !errors.Is(w.err, snapshot.ErrSchemaChanged):
 			return snapshotTrouble(t, w.err)
 		case w.err != nil:
@@ -328,7 +334,7 @@ func (s *session) noteRanges(t *table) {
 
 func (s *session) snapshotDone(t *table) {
 	t.snapshot = nil
-	t.progress.Done, t.progress.Ranges = true, nil
+	t.progress.Done, t.progress.Reload, t.progress.Ranges = true, false, nil
 	s.changed[t.pub.Relation.OID] = true
 	s.chunks.queue = without(s.chunks.queue, t)
 	s.log.Info("snapshot of table is complete", "table", t.pub.Relation.QualifiedName(), "rows", t.progress.Rows)
@@ -395,7 +401,7 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 	if time.Now().Before(snap.notBefore) {
 		return nil, nil
 	}
-	source := snapshot.Source{Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned}
+	source := snapshot.Source{Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Where: t.progress.Where}
 	if len(source.Relation.Key) == 0 {
 		if snap.hold != nil {
 			return nil, nil
@@ -405,17 +411,19 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 			return nil, err
 		}
 		t.progress.Rows = 0
+		s.changed[t.pub.Relation.OID] = true
 		snap.hold = &hold{
 			table: t, opened: s.recent.count(), start: make(chan bool, 1),
 			begins: make(chan holdBegun, 1), pieces: make(chan []change.Tuple, 1), abandoned: make(chan struct{}),
 		}
 		return &task{hold: snap.hold, source: source}, nil
 	}
-	if snap.reload {
+	if t.progress.Reload {
 		if err := s.void(ctx, t); err != nil {
 			return nil, err
 		}
-		snap.reload = false
+		t.progress.Reload = false
+		s.changed[t.pub.Relation.OID] = true
 	}
 	if !snap.split {
 		if len(snap.windows) > 0 {
@@ -461,6 +469,11 @@ func (s *session) meet(ctx context.Context, t *table, row *pgoutput.Row) (drop b
 	snap := t.snapshot
 	if snap.hold != nil {
 		return s.meetHold(ctx, t)
+	}
+	if len(t.pub.Relation.Key) == 0 {
+		// The truncate that precedes its rows is still to come, and would void the event; until then a reader of the topic
+		// has not the row that it deletes. The snapshot will see its transaction, as those of all events before it.
+		return true, nil
 	}
 	if row == nil {
 		for _, w := range snap.windows {

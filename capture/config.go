@@ -28,6 +28,7 @@ type Source struct {
 	DSN       config.Secret `mapstructure:"dsn" required:"true" doc:"Connection string, like postgres://capture@db1:5432/shop?sslmode=verify-full; file:/path or env:NAME to keep it elsewhere."`
 	Tables    []string      `mapstructure:"tables" default:"*.*" doc:"Tables as schema.table, with * and ? as wildcards; ! in front leaves out; the last that fits decides."`
 	Slot      string        `mapstructure:"slot" default:"" doc:"Name of the replication slot; empty: tributary_ and the source's name."`
+	Failover  bool          `mapstructure:"failover" default:"true" doc:"On PostgreSQL 17 and later: let standbys that synchronise slots keep a copy of a new slot, so that capture can go on after a failover."`
 	Heartbeat time.Duration `mapstructure:"heartbeat" default:"5s" doc:"How often a small message is written into the source's WAL, so that an idle database gets on and latency is measured; 0s: never."`
 	WALBudget config.Bytes  `mapstructure:"wal_budget" default:"50GiB" doc:"How much WAL the source may keep for us before it is an alarm."`
 	Refresh   time.Duration `mapstructure:"refresh" default:"2s" doc:"How often the source's catalog is looked at for new tables and changed replica identities."`
@@ -39,6 +40,7 @@ type Snapshot struct {
 	Workers    int          `mapstructure:"workers" default:"4" doc:"Connections that read chunks at the same time."`
 	ChunkRows  int          `mapstructure:"chunk_rows" default:"50000" doc:"Rows of one chunk."`
 	ChunkBytes config.Bytes `mapstructure:"chunk_bytes" default:"8MiB" doc:"Memory of one chunk; it ends early when it is reached."`
+	Conditions bool         `mapstructure:"conditions" default:"false" doc:"Whether a request in the WAL may limit a read by a condition in SQL. It runs with the rights of the capture's role, and whoever may connect to the database can write such a request."`
 }
 
 // Publish says when a Kafka transaction ends.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
@@ -189,9 +191,10 @@ func (r *rig) read(schemaName, table string) topicRead {
 	ends := r.ends(topic)
 	decoders := map[int]*record.Decoder{}
 	last := map[int32]change.Position{}
-	rows := map[string]change.Tuple{}
+	// By partition: only within one is there an order.
+	rows := map[int32]map[string]change.Tuple{}
 	var keyless []string
-	var moved change.Tuple
+	moved := map[int32]*change.Tuple{}
 	for missing := len(ends); missing > 0; {
 		fetches := client.PollFetches(ctx)
 		must(r.t, fetches.Err0())
@@ -233,11 +236,16 @@ func (r *rig) read(schemaName, table string) topicRead {
 				keyless = foldKeyless(r.t, keyless, &ev)
 				return
 			}
-			fold(rows, rel, &ev, &moved)
+			if rows[rec.Partition] == nil {
+				rows[rec.Partition], moved[rec.Partition] = map[string]change.Tuple{}, new(change.Tuple)
+			}
+			fold(rows[rec.Partition], rel, &ev, moved[rec.Partition])
 		})
 	}
-	for _, row := range rows {
-		keyless = append(keyless, texts(row))
+	for _, part := range rows {
+		for _, row := range part {
+			keyless = append(keyless, texts(row))
+		}
 	}
 	sort.Strings(keyless)
 	out.rows = keyless
@@ -405,4 +413,19 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+// counterValue gives what a counter stands at.
+func counterValue(t *testing.T, c prometheus.Counter) float64 {
+	t.Helper()
+	var m dto.Metric
+	must(t, c.Write(&m))
+	return m.GetCounter().GetValue()
+}
+
+func gaugeValue(t *testing.T, g prometheus.Gauge) float64 {
+	t.Helper()
+	var m dto.Metric
+	must(t, g.Write(&m))
+	return m.GetGauge().GetValue()
 }

@@ -24,7 +24,7 @@ func TestTableWithoutKeyWaitsForAReader(t *testing.T) {
 			r.exec(fmt.Sprintf(`delete from bag where k = %d; update bag set v = 'other' where k = %d; insert into bag values (%[1]d, 'new')`, i, 200+i))
 		}
 		r.fence()
-		if got := r.same("public", "bag"); len(got.events) == 0 || !strings.HasPrefix(got.events[0], "t ") {
+		if got := r.same("public", "bag"); !strings.HasPrefix(got.events[0], "t ") {
 			t.Errorf("the topic begins with %q, want the truncate behind which the rows come", got.events[0])
 		}
 		must(t, stop())

@@ -3,7 +3,6 @@ package capture
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -212,29 +211,6 @@ func (s *session) truncate(ctx context.Context) error {
 		if did {
 			t.counters.count(pgoutput.KindTruncate)
 		}
-	}
-	return nil
-}
-
-// signal is what a logical message with our prefix asks for or says.
-type signal struct {
-	Fence     string `json:"fence"`     // to be reported as reached
-	Heartbeat int64  `json:"heartbeat"` // when it was written, microseconds since 1970, by the source's clock
-}
-
-// message takes a logical message. Only transactional ones count: the others come outside the order of commits.
-func (s *session) message() error {
-	m := &s.decode.Logical
-	if !m.Transactional || string(m.Prefix) != catalog.MessagePrefix {
-		return nil
-	}
-	var sig signal
-	if err := json.Unmarshal(m.Content, &sig); err != nil {
-		s.log.Warn("a message in the WAL is passed over: it is not JSON", "lsn", m.LSN.String(), "error", err.Error())
-		return nil
-	}
-	if sig.Fence != "" {
-		s.fences = append(s.fences, sig.Fence)
 	}
 	return nil
 }

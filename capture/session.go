@@ -53,13 +53,16 @@ type session struct {
 	// stream is there again, they would be taken for what the partitions already hold.
 	resumed change.Position
 	chunks  chunks
+	before  *record.Progress // what the session began with; nil in a new era, and once it is past it
 
 	// What the last committed progress record says.
 	progressEnd change.LSN
 	progressAt  time.Time
 	changed     map[schema.OID]bool // tables whose progress has changed since
 	fences      []string            // reached since
-	facts       facts               // newest from the watcher
+	requests    []SnapshotRequest   // of the current transaction
+	alarms      alarms
+	facts       facts // newest from the watcher
 	watched     <-chan facts
 
 	joined         uint32 // transactions up to this id may have written to tables before this session published them
@@ -207,6 +210,10 @@ func (s *session) commitMessage(ctx context.Context) error {
 		s.maxXID = s.tx.XID
 	}
 	s.meter.transactions.Inc()
+	if mutant(mutantConfirmOnReceipt) {
+		s.stream.Confirm(s.endLSN)
+	}
+	s.takeRequests()
 	if err := s.boundary(ctx); err != nil {
 		return err
 	}
@@ -267,7 +274,7 @@ func (s *session) commit(ctx context.Context, last bool) error {
 	clear(s.changed)
 	s.fences = nil
 	s.meter.kafkaTransactions.Inc()
-	s.stream.Confirm(s.progressEnd)
+	s.stream.Confirm(min(s.progressEnd, s.streamed)) // not what only an earlier connection has shown
 	s.meter.published(pr)
 	return nil
 }
@@ -275,7 +282,7 @@ func (s *session) commit(ctx context.Context, last bool) error {
 func (s *session) progressRecord(full bool) *record.Progress {
 	pr := &record.Progress{
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Era: s.era, Slot: s.config.Source.slot(), Full: full,
-		CommitLSN: record.LSN(s.lastCommit), EndLSN: record.LSN(s.streamed), CommitTime: s.commitTime,
+		CommitLSN: record.LSN(s.lastCommit), EndLSN: record.LSN(max(s.streamed, s.progressEnd)), CommitTime: s.commitTime,
 		MaxXID: s.maxXID, Fences: s.fences, Health: s.health(),
 	}
 	if s.inTx {
@@ -285,6 +292,18 @@ func (s *session) progressRecord(full bool) *record.Progress {
 		pr.CommitTime = s.tx.CommitTime
 	} else if s.snapshotSeq > 0 {
 		pr.SnapshotSeq = s.snapshotSeq + 1
+	}
+	// While the stream comes once more to where the session began, what is published stays what it was. A record that said
+	// less would let the next session publish the difference again:
+	//
+	//	session 1: half of a transaction, progress "inside it, up to 19"
+	//	session 2: progress "up to the transaction before it", then it ends
+	//	session 3: the half again
+	if s.before != nil && publish.Reached(pr).Compare(publish.Reached(s.before)) < 0 {
+		b := s.before
+		pr.CommitLSN, pr.Inside, pr.SnapshotSeq, pr.CommitTime = b.CommitLSN, b.Inside, b.SnapshotSeq, b.CommitTime
+	} else {
+		s.before = nil
 	}
 	for oid, t := range s.tables {
 		if full || s.changed[oid] {

@@ -19,11 +19,11 @@ import (
 
 // session starts and runs one session. The order of the start is part of the protocol: fence the older instance
 // before its progress is read, make the publications before the slot, compare the slot with the progress before
-// anything is streamed.
-func (c *Capture) session(ctx context.Context) (err error) {
-	dsn, err := c.config.Source.DSN.Reveal()
+// anything is streamed. fenced says that another instance has ended the session before.
+func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
+	dsn, err := c.dsn()
 	if err != nil {
-		return &trouble.Error{Code: trouble.Config, Op: "read", Subject: "source.dsn", Cause: err}
+		return err
 	}
 	cat, err := catalog.Open(ctx, dsn, "tributary capture "+c.instance)
 	if err != nil {
@@ -36,6 +36,11 @@ func (c *Capture) session(ctx context.Context) (err error) {
 	}
 	if err := usable(server); err != nil {
 		return err
+	}
+	if c.options.Standby {
+		if err := c.standBy(ctx, cat, fenced); err != nil {
+			return err
+		}
 	}
 	pub, err := publish.Open(ctx, publish.Options{
 		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
@@ -153,7 +158,13 @@ func (c *Capture) stream(ctx context.Context, s *session, conn *replication.Conn
 	if err != nil {
 		return nil, err
 	}
-	gap := findGap(state.Progress, slot, s.system, name)
+	var history replication.History
+	if pr := state.Progress; pr != nil && pr.SystemID == s.system.ID && pr.Timeline < s.system.Timeline {
+		if history, err = conn.History(ctx, s.system.Timeline); err != nil {
+			return nil, catalog.Unreachable("ask the timelines of", "source", err)
+		}
+	}
+	gap := findGap(state, slot, s.system, history, name)
 	if gap != nil && c.options.OnGap != GapResnapshot {
 		return nil, gap
 	}
@@ -198,7 +209,7 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 		s.lastCommit = confirmed - 1
 		return
 	}
-	s.era, s.resumed, s.commitTime = pr.Era, state.Newest, pr.CommitTime
+	s.era, s.before, s.resumed, s.commitTime = pr.Era, pr, state.Newest, pr.CommitTime
 	s.lastCommit, s.snapshotSeq = change.LSN(pr.CommitLSN), 0
 	if pr.SnapshotSeq > 0 {
 		s.snapshotSeq = pr.SnapshotSeq - 1
@@ -216,8 +227,10 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 	s.chunks.mustFinish(pr.MaxXID)
 }
 
-// findGap compares the slot with the progress: nil if the slot can give everything that is not yet published.
-func findGap(pr *record.Progress, slot *catalog.Slot, system replication.System, name string) *trouble.Error {
+// findGap compares the slot with what is published: nil if the slot can give everything that is not yet, and the
+// server has everything that is. history says where the server left its earlier timelines.
+func findGap(state *publish.State, slot *catalog.Slot, system replication.System, history replication.History, name string) *trouble.Error {
+	pr := state.Progress
 	e := &trouble.Error{
 		Op: "start", Subject: fmt.Sprintf("slot %q", name), Code: trouble.Gap,
 		Means: "changes in between are not in the topics; nothing was skipped silently, nothing was written",
@@ -233,8 +246,12 @@ func findGap(pr *record.Progress, slot *catalog.Slot, system replication.System,
 		return nil
 	case pr.SystemID != system.ID:
 		e.Code, e.Cause = trouble.WrongSystem, fmt.Errorf("the topics are of system %s, this server is %s: a restore, an upgrade, or another server", pr.SystemID, system.ID)
-	case pr.Timeline != system.Timeline:
+	case pr.Timeline != system.Timeline && !passedOn(state, system, history):
 		e.Code, e.Cause = trouble.WrongSystem, fmt.Errorf("the topics are of timeline %d, this server is on %d: a failover or a restore", pr.Timeline, system.Timeline)
+		if at, was := history.Left(pr.Timeline); was {
+			e.Cause = fmt.Errorf("this server left timeline %d at %s, and transactions after that are published: a failover lost them", pr.Timeline, at)
+		}
+		e.Means = "what is published and this server's data differ; nothing was written"
 	case slot == nil:
 		e.Code, e.Cause = trouble.SlotMissing, fmt.Errorf("it is gone; published is everything up to %s", change.LSN(pr.EndLSN))
 	case slot.ConfirmedFlushLSN > change.LSN(pr.EndLSN):
@@ -243,6 +260,18 @@ func findGap(pr *record.Progress, slot *catalog.Slot, system replication.System,
 		return nil
 	}
 	return e
+}
+
+// passedOn says whether everything that is published belongs to the past of a server that has been promoted: it has all
+// of it, and its own changes come behind.
+func passedOn(state *publish.State, system replication.System, history replication.History) bool {
+	pr := state.Progress
+	at, was := history.Left(pr.Timeline)
+	if !was || system.Timeline < pr.Timeline || change.LSN(pr.EndLSN) > at {
+		return false
+	}
+	// Of a transaction that is not published whole the record of its commit must be there; records are whole before at.
+	return change.LSN(pr.CommitLSN) < at && (state.Newest.Era != pr.Era || state.Newest.CommitLSN < at)
 }
 
 // ours says whether a slot can be one that this program made in this database.
@@ -267,7 +296,7 @@ func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *c
 	defer cancel()
 	result := make(chan outcome, 1)
 	go func() {
-		lsn, err := conn.CreateSlot(ctx, name)
+		lsn, err := conn.CreateSlot(ctx, name, c.config.Source.Failover && server.Major() >= 17 && !server.InRecovery)
 		result <- outcome{lsn, err}
 	}()
 	tick := time.NewTicker(2 * time.Second)
@@ -378,14 +407,14 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
 	switch {
 	case isKnown && was.Done && !raised:
-		t.progress.Done, t.progress.Rows = true, was.Rows
-	case s.config.Snapshot.Mode == "never":
+		t.progress.Done, t.progress.Rows, t.progress.Asked, t.progress.Where = true, was.Rows, was.Asked, was.Where
+	case s.config.Snapshot.Mode == "never" && was.Asked == "":
 		t.progress.Done = true
 		s.changed[rel.OID] = true
 	case isKnown && !raised:
 		t.progress = was
 		t.progress.Level = levelOf(known)
-		s.want(t, after, len(rel.Key) == 0)
+		s.want(t, after, was.Reload || len(rel.Key) == 0)
 	default:
 		s.want(t, after, hadRows || raised)
 	}

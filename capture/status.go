@@ -23,6 +23,7 @@ type Status struct {
 	Instance string `json:"instance"`
 	State    string `json:"state"`
 	Slot     string `json:"slot"`
+	Holder   string `json:"holder,omitempty"` // who streams from the slot, where it is not this instance
 	SystemID string `json:"system_id,omitempty"`
 	Timeline uint32 `json:"timeline,omitempty"`
 	Era      uint16 `json:"era,omitempty"`
@@ -37,7 +38,8 @@ type Status struct {
 	Snapshot SnapshotStatus       `json:"snapshot"`
 	Tables   []TableStatus        `json:"tables"`
 	Stages   []service.StageState `json:"stages"`
-	Trouble  *TroubleStatus       `json:"trouble"`
+	Trouble  *TroubleStatus       `json:"trouble"` // why nothing is published at present
+	Alarms   []TroubleStatus      `json:"alarms"`  // what is wrong while it goes on
 }
 
 // WAL is what the source keeps for us.
@@ -46,6 +48,9 @@ type WAL struct {
 	BudgetBytes   int64  `json:"budget_bytes"`
 	SafeBytes     *int64 `json:"safe_bytes"` // what the server still allows; null: no limit
 	SlotStatus    string `json:"slot_status"`
+	// GrowthBytesPerSecond is over the last ten minutes; negative while less is kept.
+	GrowthBytesPerSecond float64  `json:"growth_bytes_per_second"`
+	FullInSeconds        *float64 `json:"full_in_seconds"` // until the budget is used up at this rate; null: it does not grow
 }
 
 // SnapshotStatus sums up what is still to be read.
@@ -82,17 +87,24 @@ type TroubleStatus struct {
 func (c *Capture) Status() Status {
 	st := *c.status.Load()
 	st.Stages = c.stages.Snapshot()
+	c.budget.tell(&st)
 	if t := c.trouble.Load(); t != nil {
-		cause := ""
-		if t.Cause != nil {
-			cause = t.Cause.Error()
-		}
-		st.Trouble = &TroubleStatus{t.Code, t.Op, t.Subject, cause, t.Means, t.Hint}
+		told := tell(t)
+		st.Trouble = &told
 		if st.State != "stopped" {
 			st.State = "waiting"
 		}
 	}
 	return st
+}
+
+// tell gives t as the status tells it.
+func tell(t *trouble.Error) TroubleStatus {
+	told := TroubleStatus{Code: t.Code, Op: t.Op, Subject: t.Subject, Means: t.Means, Hint: t.Hint}
+	if t.Cause != nil {
+		told.Cause = t.Cause.Error()
+	}
+	return told
 }
 
 func (c *Capture) stopped(error) *Status {
@@ -108,16 +120,15 @@ func (c *Capture) publishStatus(s *session) {
 		Schema: statusSchema, Source: c.config.Source.Name, Instance: c.instance, State: h.State, Slot: c.config.Source.slot(),
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Era: s.era,
 		LagSeconds: h.BehindSeconds, ToPublish: h.ToPublish,
-		WAL:          WAL{RetainedBytes: h.WALKept, BudgetBytes: h.WALBudget, SafeBytes: h.WALSafe},
 		PublishedLSN: s.progressEnd.String(), ServerLSN: s.facts.wal.String(),
 		Snapshot: SnapshotStatus{h.SnapshotDone, h.SnapshotOf, h.RowsDone, h.RowsExpected},
-		Tables:   []TableStatus{},
+		Tables:   []TableStatus{}, Alarms: []TroubleStatus{},
+	}
+	for _, t := range s.alarms {
+		st.Alarms = append(st.Alarms, tell(t))
 	}
 	if s.commitTime != 0 {
 		st.PublishedTime = time.UnixMicro(s.commitTime).UTC()
-	}
-	if s.facts.slot != nil {
-		st.WAL.SlotStatus = s.facts.slot.WALStatus
 	}
 	for _, t := range s.tables {
 		if t.catalog == nil || t.pub == nil {
@@ -191,6 +202,8 @@ type meter struct {
 	lagSeconds        prometheus.Gauge
 	walRetained       prometheus.Gauge
 	walBudget         prometheus.Gauge
+	walAlarm          prometheus.Gauge
+	walSecondsLeft    prometheus.Gauge
 }
 
 const namespace = "tributary_capture_"
@@ -222,10 +235,13 @@ func newMeter(source string) *meter {
 		lagSeconds:        gauge("lag_seconds", "How far the newest published commit is behind while more is known."),
 		walRetained:       gauge("wal_retained_bytes", "WAL that the source keeps for the slot."),
 		walBudget:         gauge("wal_budget_bytes", "WAL that the source may keep for the slot."),
+		walAlarm:          gauge("wal_budget_alarm", "0: less than half of the budget is used; 1: half of it; 2: four fifths."),
+		walSecondsLeft:    gauge("wal_budget_left_seconds", "Time until the budget is used up at the present growth; infinite while it does not grow."),
 	}
 	m.registry = []prometheus.Collector{
 		m.changes, m.rows, m.errors, m.transactions, m.kafkaTransactions, m.skipped, m.rereads, m.schemaChanges, m.reconnects,
 		m.confirmed, m.lastCommit, m.lagBytes, m.lagSeconds, m.walRetained, m.walBudget,
+		m.walAlarm, m.walSecondsLeft,
 	}
 	return m
 }
@@ -268,6 +284,4 @@ func (m *meter) published(pr *record.Progress) {
 	m.lastCommit.Set(float64(pr.CommitTime) / 1e6)
 	m.lagBytes.Set(float64(pr.Health.ToPublish))
 	m.lagSeconds.Set(pr.Health.BehindSeconds)
-	m.walRetained.Set(float64(pr.Health.WALKept))
-	m.walBudget.Set(float64(pr.Health.WALBudget))
 }

@@ -130,6 +130,11 @@ func TestSlotGoneOrAdvancedIsAGap(t *testing.T) {
 	r.fence()
 	must(t, stop())
 	slot := r.config.Source.slot()
+	eventually(t, "the server has noticed that nobody streams any more", func() bool {
+		var active bool
+		must(t, r.conn.QueryRow(t.Context(), "select active from pg_replication_slots where slot_name = $1", slot).Scan(&active))
+		return !active
+	})
 	r.exec("update item set name = 'missed' where id = 1; delete from item where id = 2; delete from full_bag where ctid = (select min(ctid) from full_bag)")
 	r.exec(fmt.Sprintf("select pg_replication_slot_advance('%s', pg_current_wal_lsn())", slot))
 	r.fails(trouble.Gap)

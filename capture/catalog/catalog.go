@@ -29,6 +29,12 @@ func Open(ctx context.Context, dsn, application string) (*Catalog, error) {
 	if err != nil {
 		return nil, Unreachable("connect to source", postgres.Redact(dsn), err)
 	}
+	// Publications and heartbeats do not wait for a standby: a failover that loses them is noticed, and they are made
+	// again. While they waited, capture would stand still with the application.
+	if _, err := conn.Exec(ctx, `set synchronous_commit = local`); err != nil {
+		_ = conn.Close(ctx)
+		return nil, Unreachable("connect to source", postgres.Redact(dsn), err)
+	}
 	return &Catalog{conn: conn, types: map[schema.OID]*pgType{}}, nil
 }
 

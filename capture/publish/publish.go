@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
@@ -306,7 +307,7 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 		return err
 	}
 	pr.Source, pr.N, pr.WrittenAt = p.source, p.n+1, time.Now().UnixMicro()
-	pr.Vector = p.vector(pr.Full)
+	pr.Vector = p.vector(pr.Full, Reached(pr))
 	value, err := pr.Encode()
 	if err != nil {
 		return fmt.Errorf("encode progress of source %q: %w", p.source, err)
@@ -316,6 +317,11 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 		return kafka.Trouble("produce to", fmt.Sprintf("topic %q", r.Topic), err)
 	}
 	if err := p.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+		if errors.Is(err, kerr.InvalidTxnState) {
+			// The transaction is aborted already, and not by us: that is how a broker answers (KIP-890) where a newer
+			// instance has taken over in the middle of it.
+			err = fmt.Errorf("%w (%w)", kerr.ProducerFenced, err)
+		}
 		return kafka.Trouble("commit a transaction for", fmt.Sprintf("source %q", p.source), err)
 	}
 	p.open, p.n = false, pr.N
@@ -327,12 +333,13 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 	return nil
 }
 
-// vector gives the next offsets of the partitions of touched topics, or of all.
-func (p *Publisher) vector(all bool) map[string][]int64 {
+// vector gives the next offsets of the partitions of touched topics, or of all, as of reached.
+func (p *Publisher) vector(all bool, reached change.Position) map[string][]int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	v := map[string][]int64{}
 	for name, top := range p.known {
+		top.mend(reached)
 		if all || top.touched {
 			v[name] = append([]int64(nil), top.next...)
 			top.touched = false

@@ -132,10 +132,7 @@ func (p *Publisher) foldProgress(ctx context.Context, name string, from, to int6
 func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) error {
 	floor := change.Position{}
 	if last != nil {
-		floor = change.Position{Era: last.Era, CommitLSN: change.LSN(last.CommitLSN), Seq: last.Inside}
-		if last.Inside == 0 { // the transaction is whole, and so are the snapshot rows behind it
-			floor.Seq = max(change.SnapshotSeq, last.SnapshotSeq) - 1
-		}
+		floor = Reached(last)
 	}
 	topics, err := p.ownTopics(ctx)
 	if err != nil {
@@ -158,9 +155,9 @@ func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) error
 		}
 	}
 	return p.read(ctx, spans, func(r *kgo.Record) error {
+		// Not in the vector yet: that is what belongs to the progress, which these records are ahead of.
 		top := p.known[r.Topic]
-		top.next[r.Partition] = r.Offset + 1
-		top.touched = true
+		top.torn[r.Partition] = r.Offset + 1
 		for _, h := range r.Headers {
 			if h.Key != record.HeaderPosition {
 				continue
@@ -175,6 +172,15 @@ func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) error
 		}
 		return nil
 	})
+}
+
+// Reached gives the newest position that pr says is published.
+func Reached(pr *record.Progress) change.Position {
+	at := change.Position{Era: pr.Era, CommitLSN: change.LSN(pr.CommitLSN), Seq: pr.Inside}
+	if pr.Inside == 0 { // the transaction is whole, and so are the snapshot rows behind it
+		at.Seq = max(change.SnapshotSeq, pr.SnapshotSeq) - 1
+	}
+	return at
 }
 
 // ownTopics gives the ends of the source's table topics.

@@ -68,6 +68,7 @@ type topic struct {
 	maxBytes  int
 	floors    []change.Position // of each partition: the newest event that it holds
 	next      []int64           // of each partition: the offset behind our newest record, -1 for none
+	torn      []int64           // of each partition: the offset behind what a torn commit has left there, 0 for nothing
 	touched   bool              // since the last progress record
 }
 
@@ -117,11 +118,21 @@ func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation
 }
 
 func newTopic(name string, partitions int) *topic {
-	t := &topic{name: name, floors: make([]change.Position, partitions), next: make([]int64, partitions)}
+	t := &topic{name: name, floors: make([]change.Position, partitions), next: make([]int64, partitions), torn: make([]int64, partitions)}
 	for i := range t.next {
 		t.next[i] = -1
 	}
 	return t
+}
+
+// mend takes what a torn commit has left into next, where reached is past it: from then on it belongs to what is
+// published.
+func (t *topic) mend(reached change.Position) {
+	for i, behind := range t.torn {
+		if behind > 0 && t.floors[i].Compare(reached) <= 0 {
+			t.next[i], t.torn[i], t.touched = max(t.next[i], behind), 0, true
+		}
+	}
 }
 
 // ensureProgressTopic makes the source's progress topic.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -65,15 +66,19 @@ var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 // so no other name ever reaches them.
 func ValidSlotName(name string) bool { return slotName.MatchString(name) }
 
-// CreateSlot makes a logical slot for pgoutput and gives its consistent point. It waits for all transactions that
-// are running on the server; cancel ctx to give up. The publications must exist already: decoding looks them up as
-// of the WAL that it reads.
-func (c *Conn) CreateSlot(ctx context.Context, name string) (change.LSN, error) {
+// CreateSlot makes a logical slot for pgoutput and gives its consistent point. With failover, which PostgreSQL 17 and
+// later know, the server's standbys may keep a copy of it. It waits for all transactions that are running on the server;
+// cancel ctx to give up. The publications must exist already: decoding looks them up as of the WAL that it reads.
+func (c *Conn) CreateSlot(ctx context.Context, name string, failover bool) (change.LSN, error) {
 	if !ValidSlotName(name) {
 		return 0, fmt.Errorf("create slot %q: not a slot name", name)
 	}
-	r, err := pglogrepl.CreateReplicationSlot(ctx, c.pg, name, "pgoutput",
-		pglogrepl.CreateReplicationSlotOptions{Mode: pglogrepl.LogicalReplication, SnapshotAction: "NOEXPORT_SNAPSHOT"})
+	// The command is our own: pglogrepl knows no FAILOVER.
+	command := "CREATE_REPLICATION_SLOT " + name + " LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+	if failover {
+		command = "CREATE_REPLICATION_SLOT " + name + " LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER true)"
+	}
+	r, err := pglogrepl.ParseCreateReplicationSlot(c.pg.Exec(ctx, command))
 	if err != nil {
 		return 0, fmt.Errorf("create slot %q: %w", name, err)
 	}
@@ -82,6 +87,58 @@ func (c *Conn) CreateSlot(ctx context.Context, name string) (change.LSN, error) 
 		return 0, fmt.Errorf("create slot %q: %w", name, err)
 	}
 	return lsn, nil
+}
+
+// History says where a server's timelines ended, the oldest first.
+type History []Switch
+
+// Switch is the end of a timeline: what is in its WAL from At on does not belong to the server's past.
+type Switch struct {
+	Timeline uint32
+	At       change.LSN
+}
+
+// Left gives where the server's past leaves timeline; ok is false if it never was on it.
+func (h History) Left(timeline uint32) (at change.LSN, ok bool) {
+	for _, s := range h {
+		if s.Timeline == timeline {
+			return s.At, true
+		}
+	}
+	return 0, false
+}
+
+// History asks how the server came to be on timeline, which must not be the first one: that has no history.
+func (c *Conn) History(ctx context.Context, timeline uint32) (History, error) {
+	r, err := pglogrepl.TimelineHistory(ctx, c.pg, int32(timeline)) //nolint:gosec // as the server counts them
+	if err != nil {
+		return nil, fmt.Errorf("ask the history of timeline %d: %w", timeline, err)
+	}
+	return parseHistory(r.Content)
+}
+
+// parseHistory reads a timeline history file: a timeline, the LSN at which it was left, and a reason a line.
+func parseHistory(content []byte) (History, error) {
+	var h History
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		if len(fields) < 2 {
+			return nil, fmt.Errorf("read a timeline history: the line %q has no LSN", strings.TrimSpace(line))
+		}
+		timeline, err := strconv.ParseUint(fields[0], 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("read a timeline history: %q is no timeline", fields[0])
+		}
+		at, err := change.ParseLSN(fields[1])
+		if err != nil {
+			return nil, fmt.Errorf("read a timeline history: %w", err)
+		}
+		h = append(h, Switch{uint32(timeline), at})
+	}
+	return h, nil
 }
 
 // DropSlot removes a slot that nobody streams from.

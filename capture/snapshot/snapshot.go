@@ -93,6 +93,9 @@ func AppendKey(dst []byte, rel *schema.Relation, row change.Tuple) []byte {
 // ErrSchemaChanged says that the table is not any more what the relation says: read it again with the new one.
 var ErrSchemaChanged = errors.New("the table has changed since")
 
+// ErrCondition says that the rows cannot be read because of Source.Where.
+var ErrCondition = errors.New("the condition cannot be used")
+
 // Reader is one connection that reads rows. One goroutine at a time.
 type Reader struct {
 	conn *pgx.Conn
@@ -104,8 +107,9 @@ func Open(ctx context.Context, dsn, application string) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	// With row security on, a policy would silently hide rows from us; off, the server refuses the read.
-	if _, err := conn.Exec(ctx, `set row_security = off`); err != nil {
+	// With row security on, a policy would silently hide rows from us; off, the server refuses the read. And the message
+	// behind a chunk must not wait for a standby: nothing that we write at the source needs to survive a failover.
+	if _, err := conn.Exec(ctx, `set row_security = off; set synchronous_commit = local`); err != nil {
 		_ = conn.Close(ctx)
 		return nil, fmt.Errorf("prepare a snapshot connection: %w", postgres.Describe(err))
 	}
@@ -119,6 +123,7 @@ func (r *Reader) Close(ctx context.Context) error { return r.conn.Close(ctx) }
 type Source struct {
 	Relation    *schema.Relation
 	Partitioned bool
+	Where       string // a condition in SQL to which the rows are limited, "" for none
 }
 
 // from gives the table as it stands in FROM: a partitioned one with its partitions, any other without the children
@@ -150,7 +155,7 @@ func (r *Reader) Chunk(ctx context.Context, s Source, rng Range, limits Limits) 
 	where, params := s.where(rng)
 	sql := "declare chunk no scroll cursor for select " + s.columns() + " from " + s.from() + where + " order by " + s.order()
 	c := &Chunk{Relation: s.Relation}
-	err := r.inSnapshot(ctx, &c.Visibility, &c.LSN, func() error {
+	err := r.inSnapshot(ctx, s.Where, &c.Visibility, &c.LSN, func() error {
 		if _, err := r.conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Close(); err != nil {
 			return err
 		}
@@ -191,7 +196,7 @@ func KeyTexts(rel *schema.Relation, row change.Tuple) []string {
 func (r *Reader) Whole(ctx context.Context, s Source, begin func(Visibility, change.LSN) error, piece func([]change.Tuple) error) error {
 	var seen Visibility
 	var lsn change.LSN
-	err := r.inSnapshot(ctx, &seen, &lsn, func() error {
+	err := r.inSnapshot(ctx, s.Where, &seen, &lsn, func() error {
 		if err := begin(seen, lsn); err != nil {
 			return err
 		}
@@ -218,7 +223,7 @@ func (r *Reader) Whole(ctx context.Context, s Source, begin func(Visibility, cha
 
 // inSnapshot runs read in a transaction whose snapshot it reports. When it has ended, a message in the WAL makes
 // sure that the stream will get past lsn even if nothing else happens.
-func (r *Reader) inSnapshot(ctx context.Context, seen *Visibility, lsn *change.LSN, read func() error) (err error) {
+func (r *Reader) inSnapshot(ctx context.Context, where string, seen *Visibility, lsn *change.LSN, read func() error) (err error) {
 	tx, err := r.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return postgres.Describe(err)
@@ -235,7 +240,11 @@ func (r *Reader) inSnapshot(ctx context.Context, seen *Visibility, lsn *change.L
 		return err
 	}
 	if err := read(); err != nil {
-		switch postgres.SQLState(err) {
+		state := postgres.SQLState(err)
+		if where != "" && (strings.HasPrefix(state, "42") || strings.HasPrefix(state, "22")) { // syntax and rights, data
+			return fmt.Errorf("%w: %w", ErrCondition, postgres.Describe(err))
+		}
+		switch state {
 		case "42703", "42P01", "42704", "42883": // column, table, type or operator is gone
 			return fmt.Errorf("%w: %w", ErrSchemaChanged, postgres.Describe(err))
 		case "":
@@ -311,15 +320,46 @@ func (s Source) where(rng Range) (string, [][]byte) {
 	if rng.Up != nil {
 		conditions = append(conditions, compare("<=", rng.Up))
 	}
+	if s.Where != "" && rng.At == nil { // one row that is asked for by its key is wanted whatever it holds
+		conditions = append(conditions, s.condition())
+	}
 	if len(conditions) == 0 {
 		return "", nil
 	}
 	return " where " + strings.Join(conditions, " and "), params
 }
 
+// condition gives Where so that it can stand beside others: a comment in it ends before the bracket does.
+func (s Source) condition() string { return "(" + s.Where + "\n)" }
+
+// Check says whether Where can be used: ErrCondition if not. It reads nothing.
+func (r *Reader) Check(ctx context.Context, s Source) error {
+	if s.Where == "" {
+		return nil
+	}
+	// With brackets it could close ours and open others, without them it could go on behind WHERE; it must be right in
+	// both forms.
+	for _, condition := range []string{s.Where + "\n", s.condition()} {
+		prepared, err := r.conn.PgConn().Prepare(ctx, "", "select 1 from "+s.from()+" where "+condition, nil)
+		if postgres.SQLState(err) != "" {
+			return fmt.Errorf("%w: %w", ErrCondition, postgres.Describe(err))
+		}
+		if err != nil {
+			return fmt.Errorf("check a condition on table %q: %w", s.Relation.QualifiedName(), err)
+		}
+		if len(prepared.ParamOIDs) > 0 {
+			return fmt.Errorf("%w: it has parameters", ErrCondition)
+		}
+	}
+	return nil
+}
+
 // Split cuts a table into up to n ranges of about the same size, by the planner's histogram of the key's first
-// column; one range where there is none.
+// column; one range where there is none. It checks Where first.
 func (r *Reader) Split(ctx context.Context, s Source, n int) ([]Range, error) {
+	if err := r.Check(ctx, s); err != nil {
+		return nil, err
+	}
 	first := s.Relation.Columns[s.Relation.Key[0]].Name
 	var bounds []string
 	err := r.conn.QueryRow(ctx, `

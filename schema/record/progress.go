@@ -65,6 +65,12 @@ type TableProgress struct {
 	Rows   int64           `json:"rows"`             // snapshot rows published
 	Ranges []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
 	Level  string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
+	// Reload: a truncate is still to be published before the rows.
+	Reload bool `json:"reload,omitempty"`
+	// Where is the condition, in SQL, to which the rows that are read are limited; "" for none.
+	Where string `json:"where,omitempty"`
+	// Asked is the id of the request for the read that is under way or done; "" for the first one of the table.
+	Asked string `json:"asked,omitempty"`
 }
 
 // RangeProgress is one range of keys of a snapshot that is still to be read: after (exclusive) to up (inclusive),

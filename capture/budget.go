@@ -1,0 +1,243 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// budget watches how much WAL the source keeps for us against what it may keep. It does not depend on a session: the
+// WAL piles up just when there is none. Its methods are safe for concurrent use.
+type budget struct {
+	slot  string // name
+	limit int64
+	log   *slog.Logger
+	meter *meter
+
+	mu      sync.Mutex
+	samples []keptSample // of the last growthWindow, oldest first
+	wal     WAL          // zero until the first look
+	level   int          // index into budgetLevels of the alarm that is on, -1 for none
+	alarm   *trouble.Error
+}
+
+// keptSample is what was kept at one moment.
+type keptSample struct {
+	at   time.Time
+	kept int64
+}
+
+const (
+	// growthWindow is how far back growth is measured.
+	growthWindow = 10 * time.Minute
+	// hysteresis keeps an alarm from going on and off around its level.
+	hysteresis = 0.05
+	// oldTransaction is how long a transaction must be open to be called the cause.
+	oldTransaction = time.Minute
+)
+
+// budgetLevels are the parts of the budget at which the alarm goes on.
+var budgetLevels = []float64{0.5, 0.8}
+
+func newBudget(config *Config, log *slog.Logger, meter *meter) *budget {
+	b := &budget{slot: config.Source.slot(), limit: int64(config.Source.WALBudget), log: log, meter: meter, level: -1}
+	b.wal.BudgetBytes = b.limit
+	meter.walBudget.Set(float64(b.limit))
+	meter.walSecondsLeft.Set(math.Inf(1))
+	return b
+}
+
+// watchBudget looks at the slot until ctx ends. While the source cannot be reached it is the session that says so.
+func (c *Capture) watchBudget(ctx context.Context) {
+	tick := time.NewTicker(c.config.Source.Refresh)
+	defer tick.Stop()
+	var cat *catalog.Catalog
+	defer func() {
+		if cat != nil {
+			_ = cat.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	for {
+		if err := c.lookAtBudget(ctx, &cat); err != nil && ctx.Err() == nil {
+			c.log.Debug("the slot's WAL is not known", service.Err(err))
+			if cat != nil {
+				_ = cat.Close(ctx)
+				cat = nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error {
+	if *cat == nil {
+		opened, err := c.open(ctx, "budget")
+		if err != nil {
+			return err
+		}
+		*cat = opened
+	}
+	slot, err := (*cat).Slot(ctx, c.budget.slot)
+	if err != nil {
+		return err
+	}
+	var old []catalog.Blocker
+	if slot != nil && float64(slot.KeptBytes) >= budgetLevels[0]*float64(c.budget.limit)*(1-hysteresis) {
+		if old, err = (*cat).Blockers(ctx, oldTransaction); err != nil {
+			return err
+		}
+	}
+	c.budget.observe(time.Now(), slot, c.holdsUp(slot, old))
+	return nil
+}
+
+// reason is why WAL is kept, and what to do about it.
+type reason struct{ cause, hint string }
+
+// holdsUp finds why the source keeps WAL for slot.
+func (c *Capture) holdsUp(slot *catalog.Slot, old []catalog.Blocker) reason {
+	if t := c.trouble.Load(); t != nil {
+		return reason{fmt.Sprintf("nothing is published: %s", t.Code), fmt.Sprintf("see docs/runbooks/%s.md: capture goes on by itself when that is mended", t.Code)}
+	}
+	for _, st := range c.stages.Snapshot() {
+		if st.WaitingOn != "" && time.Since(st.Since) > longestOpen {
+			return reason{fmt.Sprintf("capture has been waiting for %s for %s", st.WaitingOn, service.FormatDuration(time.Since(st.Since))),
+				fmt.Sprintf("look at %s; capture goes on by itself", st.WaitingOn)}
+		}
+	}
+	// The slot keeps WAL from the oldest open transaction on, also where all that has ended is published.
+	if slot != nil && len(old) > 0 && slot.ToPublishBytes < slot.KeptBytes/2 {
+		b := old[0]
+		return reason{fmt.Sprintf("pid %d (%q) has a transaction open for %s", b.PID, b.Application, service.FormatDuration(b.Age)),
+			fmt.Sprintf("wait, or SELECT pg_terminate_backend(%d);", b.PID)}
+	}
+	return reason{"the source writes faster than capture publishes", "see in /status which stage waits for what; or spread the tables over several captures"}
+}
+
+// observe takes one look at the slot, nil if it is not there, and sets the alarm.
+func (b *budget) observe(now time.Time, slot *catalog.Slot, why reason) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if slot == nil {
+		b.samples, b.wal, b.level, b.alarm = nil, WAL{BudgetBytes: b.limit}, -1, nil
+		return
+	}
+	b.samples = append(b.samples, keptSample{now, slot.KeptBytes})
+	for len(b.samples) > 2 && now.Sub(b.samples[1].at) >= growthWindow {
+		b.samples = b.samples[1:]
+	}
+	growth := b.growth()
+	b.wal = WAL{
+		RetainedBytes: slot.KeptBytes, BudgetBytes: b.limit, SafeBytes: slot.SafeBytes, SlotStatus: slot.WALStatus,
+		GrowthBytesPerSecond: growth,
+	}
+	if left := b.limit - slot.KeptBytes; left <= 0 {
+		b.wal.FullInSeconds = new(float64)
+	} else if growth > 0 {
+		seconds := float64(left) / growth
+		b.wal.FullInSeconds = &seconds
+	}
+	b.measure()
+	b.raise(slot, why)
+}
+
+// growth gives bytes a second over the window, 0 while it is not known.
+func (b *budget) growth() float64 {
+	first, last := b.samples[0], b.samples[len(b.samples)-1]
+	if seconds := last.at.Sub(first.at).Seconds(); seconds > 0 {
+		return float64(last.kept-first.kept) / seconds
+	}
+	return 0
+}
+
+func (b *budget) measure() {
+	b.meter.walRetained.Set(float64(b.wal.RetainedBytes))
+	left := math.Inf(1)
+	if b.wal.FullInSeconds != nil {
+		left = *b.wal.FullInSeconds
+	}
+	b.meter.walSecondsLeft.Set(left)
+}
+
+// raise sets, changes or ends the alarm.
+func (b *budget) raise(slot *catalog.Slot, why reason) {
+	used := float64(slot.KeptBytes) / float64(b.limit)
+	level := -1
+	for i, at := range budgetLevels {
+		if used >= at || i <= b.level && used >= at-hysteresis {
+			level = i
+		}
+	}
+	was := b.level
+	b.level = level
+	b.meter.walAlarm.Set(float64(level + 1))
+	if level < 0 {
+		if was >= 0 {
+			b.log.Info("the source keeps less WAL again", "slot", b.slot, "kept_bytes", slot.KeptBytes, "budget_bytes", b.limit)
+		}
+		b.alarm = nil
+		return
+	}
+	b.alarm = &trouble.Error{
+		Code: trouble.WALBudget, Op: "keep WAL within the budget for", Subject: fmt.Sprintf("slot %q", b.slot),
+		Cause: errors.New(b.describe(used) + "; " + why.cause), Means: b.means(slot), Hint: why.hint,
+	}
+	if level > was {
+		b.meter.errors.WithLabelValues(string(trouble.WALBudget)).Inc()
+		b.log.Warn("the source keeps much WAL", service.Err(b.alarm), "means", b.alarm.Means, "hint", why.hint)
+	}
+}
+
+func (b *budget) describe(used float64) string {
+	text := fmt.Sprintf("%s of %s are kept (%.0f %%)", service.FormatBytes(b.wal.RetainedBytes), service.FormatBytes(b.limit), 100*used)
+	if growth := int64(b.wal.GrowthBytesPerSecond); growth > 0 {
+		text += fmt.Sprintf(", growing by %s/s", service.FormatBytes(growth))
+	}
+	return text
+}
+
+func (b *budget) means(slot *catalog.Slot) string {
+	var text string
+	switch left := b.wal.FullInSeconds; {
+	case left == nil:
+		text = "it does not grow at present"
+	case *left == 0:
+		text = "the budget is used up"
+	default:
+		text = "at this rate the budget is used up in " + service.FormatDuration(seconds(*left))
+	}
+	if slot.SafeBytes == nil {
+		return text + "; the server has no limit of its own: its disk fills"
+	}
+	text += fmt.Sprintf("; the server drops the slot after another %s", service.FormatBytes(*slot.SafeBytes))
+	if growth := b.wal.GrowthBytesPerSecond; growth > 0 {
+		text += ", in " + service.FormatDuration(seconds(float64(*slot.SafeBytes)/growth))
+	}
+	return text
+}
+
+func seconds(n float64) time.Duration {
+	return time.Duration(min(n, math.MaxInt64/float64(time.Second)-1) * float64(time.Second))
+}
+
+// tell puts what is known into st.
+func (b *budget) tell(st *Status) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st.WAL = b.wal
+	if b.alarm != nil {
+		st.Alarms = append([]TroubleStatus{tell(b.alarm)}, st.Alarms...)
+	}
+}

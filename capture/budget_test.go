@@ -1,0 +1,94 @@
+package capture
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+func TestBudgetAlarm(t *testing.T) {
+	const gib = 1 << 30
+	config := Config{}
+	config.Source.Name, config.Source.WALBudget = "shop", 50*gib
+	b := newBudget(&config, slog.New(slog.DiscardHandler), newMeter("shop"))
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	safe := int64(20 * gib)
+	look := func(after time.Duration, kept int64, limit *int64) (alarm *TroubleStatus, wal WAL) {
+		now = now.Add(after)
+		b.observe(now, &catalog.Slot{KeptBytes: kept, SafeBytes: limit}, reason{"why", "what to do"})
+		var st Status
+		b.tell(&st)
+		if len(st.Alarms) > 0 {
+			alarm = &st.Alarms[0]
+		}
+		return alarm, st.WAL
+	}
+	f := func(after time.Duration, keptGiB float64, limit *int64, wantLevel float64, parts ...string) {
+		t.Helper()
+		alarm, _ := look(after, int64(keptGiB*gib), limit)
+		if got := gaugeValue(t, b.meter.walAlarm); got != wantLevel {
+			t.Fatalf("%v GiB: alarm %v, want %v", keptGiB, got, wantLevel)
+		}
+		if (alarm != nil) != (wantLevel > 0) {
+			t.Fatalf("%v GiB: the status says %+v", keptGiB, alarm)
+		}
+		for _, part := range parts {
+			if text := alarm.Cause + "|" + alarm.Means + "|" + alarm.Hint; !strings.Contains(text, part) {
+				t.Errorf("%v GiB: %q does not say %q", keptGiB, text, part)
+			}
+		}
+	}
+	f(0, 24, nil, 0)
+	f(time.Minute, 25, nil, 1, "25.0 GiB of 50.0 GiB are kept (50 %)", "growing by 17.1 MiB/s", "used up in 25 min 0 s", "disk fills", "why", "what to do")
+	f(time.Minute, 24, nil, 1, "does not grow")
+	f(time.Minute, 22, nil, 0)
+	f(time.Minute, 41, &safe, 2, "82 %", "drops the slot after another 20.0 GiB, in ")
+	f(time.Minute, 38, &safe, 2) // not off before it is clearly below
+	f(time.Minute, 30, &safe, 1)
+	f(time.Minute, 60, &safe, 2, "the budget is used up;")
+	f(time.Hour, 60, &safe, 2)
+	if _, wal := look(growthWindow, 60*gib, &safe); wal.GrowthBytesPerSecond != 0 || wal.FullInSeconds == nil || *wal.FullInSeconds != 0 {
+		t.Errorf("%+v: what is older than the window still counts", wal)
+	}
+	b.observe(now, nil, reason{})
+	var st Status
+	if b.tell(&st); len(st.Alarms) != 0 || st.WAL.RetainedBytes != 0 || st.WAL.BudgetBytes != 50*gib {
+		t.Errorf("without a slot: %+v", st)
+	}
+}
+
+// While Kafka is away there is no session, and it is then that WAL piles up.
+func TestBudgetAlarmWhileKafkaIsAway(t *testing.T) {
+	kafka := kafkatest.Fake(t)
+	r := newRig(t, 0, kafka, tables)
+	r.own(0, nil)
+	r.exec(tables)
+	r.config.Source.WALBudget = 32 << 20
+	c, stop := r.start()
+	r.fence()
+	must(t, kafka.Stop())
+	alarm := func() *TroubleStatus {
+		for _, a := range c.Status().Alarms {
+			if a.Code == trouble.WALBudget {
+				return &a
+			}
+		}
+		return nil
+	}
+	eventually(t, "the alarm goes on", func() bool {
+		r.exec(`insert into item select i, repeat('x', 1000) from generate_series(1, 2000) i; delete from item`)
+		a := alarm()
+		return a != nil && a.Means != "" && a.Hint != "" && strings.Contains(a.Cause, "kafka")
+	})
+	must(t, kafka.Restart(t.Context()))
+	eventually(t, "the alarm goes off", func() bool {
+		r.exec(`insert into item values (1); delete from item; checkpoint`)
+		return alarm() == nil
+	})
+	must(t, stop())
+}

@@ -1,0 +1,174 @@
+package capture
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// signal is what a logical message with our prefix asks for or says.
+type signal struct {
+	Fence     string           `json:"fence,omitempty"`     // to be reported as reached
+	Heartbeat int64            `json:"heartbeat,omitempty"` // when it was written, microseconds since 1970, by the source's clock
+	Snapshot  *SnapshotRequest `json:"snapshot,omitempty"`
+}
+
+// SnapshotRequest asks, in the source's WAL, that tables be read again while the stream goes on:
+//
+//	SELECT pg_logical_emit_message(true, 'tributary', '{"snapshot": {"tables": ["public.orders"]}}');
+type SnapshotRequest struct {
+	// ID is told in the progress of the tables; "" where nobody wants to know.
+	ID     string   `json:"id,omitempty"`
+	Tables []string `json:"tables"`          // patterns, as in source.tables
+	Where  string   `json:"where,omitempty"` // a condition in SQL; "" reads all rows
+	// Reload publishes a truncate first, so that rows that are gone at the source go downstream too. A table without key
+	// is always read so.
+	Reload bool `json:"reload,omitempty"`
+}
+
+// check finds what is wrong with a request whoever wrote it.
+func (q *SnapshotRequest) check(conditions bool) (catalog.Patterns, error) {
+	patterns, err := catalog.ParsePatterns(q.Tables)
+	switch {
+	case err != nil:
+		return patterns, err
+	case len(q.Tables) == 0:
+		return patterns, errors.New("it names no tables")
+	case q.Where != "" && q.Reload:
+		return patterns, errors.New("a reload voids the whole table, a condition would bring back a part of it")
+	case q.Where != "" && !conditions:
+		return patterns, errors.New("conditions are not allowed: snapshot.conditions is false")
+	}
+	return patterns, nil
+}
+
+// message takes a logical message. Only transactional ones count: the others come outside the order of commits.
+func (s *session) message() error {
+	m := &s.decode.Logical
+	if !m.Transactional || string(m.Prefix) != catalog.MessagePrefix {
+		return nil
+	}
+	var sig signal
+	if err := json.Unmarshal(m.Content, &sig); err != nil {
+		s.log.Warn("a message in the WAL is passed over: it is not what capture understands", "lsn", m.LSN.String(), "error", err.Error())
+		return nil
+	}
+	if sig.Fence != "" {
+		s.fences = append(s.fences, sig.Fence)
+	}
+	if sig.Snapshot != nil {
+		s.requests = append(s.requests, *sig.Snapshot) // at the end of the transaction: its rows are still to come
+	}
+	return nil
+}
+
+// takeRequests begins the reads that the transaction which has just ended asks for. Whatever is wrong with a request
+// is its author's fault, and never stops the stream.
+func (s *session) takeRequests() {
+	for i := range s.requests {
+		q := &s.requests[i]
+		patterns, err := q.check(s.config.Snapshot.Conditions)
+		if err != nil {
+			s.refuse(q, err)
+			continue
+		}
+		var tables []*table
+		for _, t := range s.tables {
+			if t.catalog != nil && t.pub != nil && patterns.Match(t.pub.Relation.Schema, t.pub.Relation.Name) {
+				tables = append(tables, t)
+			}
+		}
+		if len(tables) == 0 {
+			s.refuse(q, fmt.Errorf("no captured table matches %q", q.Tables))
+			continue
+		}
+		slices.SortFunc(tables, func(a, b *table) int {
+			return cmp.Compare(a.pub.Relation.QualifiedName(), b.pub.Relation.QualifiedName())
+		})
+		for _, t := range tables {
+			s.request(t, q)
+		}
+	}
+	s.requests = s.requests[:0]
+}
+
+// request begins to read t again. A read that is under way begins anew, and what it was to bring is brought still.
+func (s *session) request(t *table, q *SnapshotRequest) {
+	keyless := len(t.pub.Relation.Key) == 0
+	where, reload, after := q.Where, q.Reload || keyless, uint32(0)
+	if keyless {
+		where = "" // its rows cannot be told apart: all or none
+	}
+	if t.snapshot != nil {
+		after = t.snapshot.after
+		reload = reload || t.progress.Reload
+		switch {
+		case where == "" || t.progress.Where == "":
+			where = ""
+		case where != t.progress.Where:
+			where = "(" + t.progress.Where + "\n) or (" + where + "\n)"
+		}
+		s.abandon(t)
+	}
+	s.log.Info("table is read again", "table", t.pub.Relation.QualifiedName(), "request", q.ID, "where", where, "reload", reload)
+	t.progress.Done = true // what was read before does not count
+	s.want(t, after, reload)
+	t.progress.Asked, t.progress.Where = q.ID, where
+	s.alarms.clear(trouble.SnapshotFailed, snapshotSubject(t))
+}
+
+func (s *session) refuse(q *SnapshotRequest, err error) {
+	s.raise(&trouble.Error{
+		Code: trouble.SnapshotFailed, Op: "take a request for a snapshot of", Subject: fmt.Sprintf("tables %q", q.Tables), Cause: err,
+		Means: "nothing is read; the stream goes on", Hint: "ask again: capture snapshot --table schema.table",
+	})
+}
+
+// giveUp ends a read that its condition makes impossible. The table was complete before it was asked for.
+func (s *session) giveUp(t *table, err error) {
+	s.abandon(t)
+	t.progress.Done, t.progress.Ranges = true, nil
+	s.changed[t.pub.Relation.OID] = true
+	s.raise(&trouble.Error{
+		Code: trouble.SnapshotFailed, Op: "read the rows of", Subject: snapshotSubject(t), Cause: err,
+		Means: "the read that was asked for is given up; the stream goes on", Hint: "ask again with another condition",
+	})
+}
+
+func snapshotSubject(t *table) string { return fmt.Sprintf("table %q", t.pub.Relation.QualifiedName()) }
+
+// raise makes something visible that is wrong and stops nothing.
+func (s *session) raise(t *trouble.Error) {
+	if s.alarms.set(t) {
+		s.meter.errors.WithLabelValues(string(t.Code)).Inc()
+		s.log.Warn("something is wrong", service.Err(t))
+	}
+}
+
+// alarms are the troubles that stop nothing, at most one for each code and subject. The zero alarms is empty.
+type alarms []*trouble.Error
+
+// maxAlarms bounds what a flood of bad requests can leave behind: the oldest go.
+const maxAlarms = 20
+
+// set adds t, or puts it in the place of the one with its code and subject; new says that there was none.
+func (a *alarms) set(t *trouble.Error) (fresh bool) {
+	had := len(*a)
+	a.clear(t.Code, t.Subject)
+	fresh = len(*a) == had
+	*a = append(*a, t)
+	if n := len(*a); n > maxAlarms {
+		*a = slices.Delete(*a, 0, n-maxAlarms)
+	}
+	return fresh
+}
+
+func (a *alarms) clear(code trouble.Code, subject string) {
+	*a = slices.DeleteFunc(*a, func(t *trouble.Error) bool { return t.Code == code && t.Subject == subject })
+}

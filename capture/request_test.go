@@ -1,0 +1,164 @@
+package capture
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+func (r *rig) request(q SnapshotRequest) {
+	r.t.Helper()
+	text, err := json.Marshal(map[string]any{"snapshot": q})
+	must(r.t, err)
+	_, err = r.conn.Exec(r.t.Context(), `select pg_logical_emit_message(true, 'tributary', $1)`, string(text))
+	must(r.t, err)
+}
+
+// tableProgress gives what the topic says of a table by now.
+func (r *rig) tableProgress(name string) record.TableProgress {
+	r.t.Helper()
+	var found record.TableProgress
+	for _, pr := range r.progresses() {
+		for _, t := range pr.Tables {
+			if t.Schema+"."+t.Table == name {
+				found = t
+			}
+		}
+	}
+	return found
+}
+
+func TestSnapshotIsAskedForInTheWAL(t *testing.T) {
+	for _, major := range pgtest.Majors(t) {
+		r := newRig(t, major, kafkatest.Fake(t), tables)
+		r.config.Snapshot.Conditions = true
+		r.exec(`insert into item select i, 'item ' || i, 1, '{}', now(), repeat('x', 3000) from generate_series(1, 1000) i;
+			insert into full_bag select i % 10, 'same' from generate_series(1, 300) i; insert into pair values (1, 'a', 'b')`)
+		c, stop := r.start()
+		r.fence()
+		before := r.same("public", "item")
+		reads := func(table string) int { return r.same("public", table).reads }
+
+		// All rows again, while they change.
+		r.request(SnapshotRequest{ID: "one", Tables: []string{"public.*_bag", "public.item"}})
+		for i := range 30 {
+			r.exec(fmt.Sprintf(`update item set name = 'new %[1]d' where id %% 30 = %[1]d; delete from full_bag where ctid = (select min(ctid) from full_bag);
+				insert into full_bag values (%[1]d, 'n'); update item set id = id + 5000 where id = %[1]d`, i))
+		}
+		r.fence()
+		if got := reads("item") - before.reads; got < 900 || got > 1100 {
+			t.Errorf("%d rows were read again, want about 1,000", got)
+		}
+		reads("full_bag")
+		if got := r.tableProgress("public.item"); !got.Done || got.Asked != "one" || got.Where != "" {
+			t.Errorf("progress of item: %+v", got)
+		}
+		if got := r.tableProgress("public.pair"); got.Asked != "" {
+			t.Errorf("pair was not asked for: %+v", got)
+		}
+
+		// A part of them.
+		n := reads("item")
+		r.request(SnapshotRequest{ID: "two", Tables: []string{"public.item"}, Where: "id between 101 and 200 -- a comment"})
+		r.fence()
+		if got := reads("item") - n; got != 100 {
+			t.Errorf("%d rows were read by condition, want 100", got)
+		}
+
+		// Behind a truncate: what a reader of the topic has too much goes.
+		n = len(r.read("public", "item").events)
+		r.request(SnapshotRequest{Tables: []string{"public.item"}, Reload: true})
+		r.fence()
+		if got := r.same("public", "item").events[n:]; !strings.HasPrefix(got[0], "t ") || len(got) != 1+1000 {
+			t.Errorf("a reload is %d events, first %q; want a truncate and 1,000 rows", len(got), got[0])
+		}
+
+		// What is wrong with a request is said, and stops nothing.
+		for _, bad := range []SnapshotRequest{
+			{Tables: []string{"public.nowhere"}},
+			{Tables: []string{"item"}},
+			{},
+			{Tables: []string{"public.item"}, Where: "id = 1", Reload: true},
+			{Tables: []string{"public.item"}, Where: "no_such_column = 1"},
+			{Tables: []string{"public.item"}, Where: "1 / (id - id) = 1"},
+			{Tables: []string{"public.item"}, Where: "true) or (true"},
+			{Tables: []string{"public.item"}, Where: "true limit 1"},
+			{Tables: []string{"public.item"}, Where: "id = $1"},
+			{Tables: []string{"public.item"}, Where: "true /*"},
+		} {
+			n = len(r.read("public", "item").events)
+			r.request(bad)
+			r.fence()
+			eventually(t, fmt.Sprintf("the status says what is wrong with %+v", bad), func() bool {
+				for _, a := range c.Status().Alarms {
+					if a.Code == trouble.SnapshotFailed && (strings.Contains(a.Subject, fmt.Sprintf("%q", bad.Tables)) || len(bad.Tables) == 1 && strings.Contains(a.Subject, bad.Tables[0])) {
+						return true
+					}
+				}
+				return false
+			})
+			if got := r.same("public", "item"); len(got.events) != n {
+				t.Errorf("%+v: %d rows were read", bad, len(got.events)-n)
+			}
+			r.request(SnapshotRequest{Tables: []string{"public.item"}, Where: "false"})
+			r.fence()
+		}
+		must(t, stop())
+	}
+}
+
+func TestConditionsOfRequestsAreOffByDefault(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item (id) values (1)`)
+	c, stop := r.start()
+	r.fence()
+	n := len(r.read("public", "item").events)
+	r.request(SnapshotRequest{Tables: []string{"public.item"}, Where: "id = 1"})
+	r.fence()
+	eventually(t, "the refusal is told", func() bool {
+		a := c.Status().Alarms
+		return len(a) == 1 && strings.Contains(a[0].Cause, "snapshot.conditions")
+	})
+	if got := r.read("public", "item"); len(got.events) != n {
+		t.Error("the condition was used")
+	}
+	must(t, stop())
+}
+
+// A restart goes on where the read that was asked for stood, and does not read the first snapshot's rows for it.
+func TestAskedSnapshotIsResumed(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	r.exec(`insert into item select i, 'item ' || i from generate_series(1, 3000) i; insert into full_bag select i % 10, 'same' from generate_series(1, 300) i`)
+	r.config.Snapshot.Workers, r.config.Snapshot.ChunkRows = 1, 20
+	_, stop := r.start()
+	r.fence()
+	before := r.same("public", "item").reads
+	r.request(SnapshotRequest{ID: "again", Tables: []string{"public.item", "public.full_bag"}, Reload: true})
+	rounds := 0
+	for ; !r.tableProgress("public.item").Done || rounds == 0; rounds++ {
+		must(t, stop())
+		r.exec(`delete from item where id in (select min(id) from item); update item set name = 'later' where id % 100 = 7; delete from full_bag where ctid = (select min(ctid) from full_bag)`)
+		if r.config.Snapshot.Mode = "never"; rounds%2 == 0 { // says nothing of reads that were asked for
+			r.config.Snapshot.Mode = "initial"
+		}
+		_, stop = r.start()
+	}
+	r.fence()
+	got := r.same("public", "item")
+	if n := got.reads - before; n < 3000-rounds || n > 3000 {
+		t.Errorf("%d rows were read again in %d rounds, want each of 3,000 once", n, rounds)
+	}
+	r.same("public", "full_bag")
+	if p := r.tableProgress("public.full_bag"); p.Asked != "again" {
+		t.Errorf("full_bag: %+v", p)
+	}
+	if rounds < 2 {
+		t.Errorf("it was over after %d rounds", rounds)
+	}
+	must(t, stop())
+}

@@ -1,0 +1,124 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/replication"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// ShowSlot prints what capture has made at the source.
+func (c *Capture) ShowSlot(ctx context.Context, out io.Writer) error {
+	cat, err := c.open(ctx, "slot")
+	if err != nil {
+		return err
+	}
+	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	slot, err := cat.Slot(ctx, c.config.Source.slot())
+	if err != nil {
+		return err
+	}
+	pubs := c.config.Source.publications()
+	have, err := cat.HavePublications(ctx, pubs)
+	if err != nil {
+		return err
+	}
+	if slot == nil {
+		fmt.Fprintf(out, "slot         %s   there is none\n", c.config.Source.slot())
+	} else {
+		fmt.Fprintf(out, "slot         %s   %s, %s\n", slot.Name, slot.WALStatus, activity(slot))
+		fmt.Fprintf(out, "confirmed    %s   %s to publish\n", slot.ConfirmedFlushLSN, service.FormatBytes(slot.ToPublishBytes))
+		fmt.Fprintf(out, "WAL kept     %s   budget %s, %s\n", service.FormatBytes(slot.KeptBytes), service.FormatBytes(int64(c.config.Source.WALBudget)), serverLimit(slot))
+	}
+	fmt.Fprintf(out, "publications %s, %s   %s\n", pubs.Full, pubs.Insert, map[bool]string{true: "there", false: "not there, or one of them only"}[have])
+	return nil
+}
+
+func activity(slot *catalog.Slot) string {
+	if slot.Active {
+		return fmt.Sprintf("pid %d streams: %s", slot.ActivePID, slot.Holder)
+	}
+	return "nobody streams"
+}
+
+func serverLimit(slot *catalog.Slot) string {
+	if slot.SafeBytes == nil {
+		return "the server has no limit"
+	}
+	return fmt.Sprintf("the server drops it after another %s", service.FormatBytes(*slot.SafeBytes))
+}
+
+// DropSlot removes the slot and the publications, so that nothing of capture is left at the source, and prints what it
+// did. What is not published then never will be; a later start finds a gap. It refuses while somebody streams.
+func (c *Capture) DropSlot(ctx context.Context, out io.Writer) error {
+	cat, err := c.open(ctx, "slot")
+	if err != nil {
+		return err
+	}
+	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	name, pubs := c.config.Source.slot(), c.config.Source.publications()
+	slot, err := cat.Slot(ctx, name)
+	if err != nil {
+		return err
+	}
+	if slot != nil {
+		if err := c.dropSlot(ctx, slot); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "dropped slot %s: the source keeps %s less\n", name, service.FormatBytes(slot.KeptBytes))
+	} else {
+		fmt.Fprintf(out, "there is no slot %s\n", name)
+	}
+	if err := cat.DropPublications(ctx, pubs); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "dropped publications %s, %s, where they were\n", pubs.Full, pubs.Insert)
+	return nil
+}
+
+func (c *Capture) dropSlot(ctx context.Context, slot *catalog.Slot) error {
+	subject := fmt.Sprintf("slot %q", slot.Name)
+	inUse := &trouble.Error{
+		Code: trouble.SlotInUse, Op: "drop", Subject: subject, Cause: fmt.Errorf("pid %d streams from it: %s", slot.ActivePID, slot.Holder),
+		Means: "nothing was changed", Hint: "stop that capture first",
+	}
+	if slot.Active {
+		return inUse
+	}
+	dsn, err := c.dsn()
+	if err != nil {
+		return err
+	}
+	conn, err := replication.Open(ctx, dsn, "tributary slot "+c.instance, c.notice)
+	if err != nil {
+		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	system, err := conn.Identify(ctx)
+	if err != nil {
+		return catalog.Unreachable("identify", "source", err)
+	}
+	if !ours(slot, system) {
+		return &trouble.Error{
+			Code: trouble.Gap, Op: "drop", Subject: subject, Cause: fmt.Errorf("it is not a slot of ours: plugin %q, database %q", slot.Plugin, slot.Database),
+			Means: "nothing was changed", Hint: "set source.slot to the name of capture's own slot",
+		}
+	}
+	// It waits while somebody who has come meanwhile streams: not for long.
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := conn.DropSlot(ctx, slot.Name); err != nil {
+		if ctx.Err() != nil {
+			inUse.Cause = err
+			return inUse
+		}
+		return catalog.Unreachable("drop", subject, err)
+	}
+	return nil
+}

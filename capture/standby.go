@@ -1,0 +1,70 @@
+package capture
+
+import (
+	"context"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+)
+
+// standbyPatience is how long the slot must have been free before a standby takes over: an instance that begins a new
+// session, because a broker or the source went away for a moment, leaves it for a while.
+var standbyPatience = 5 * time.Second
+
+// fencedPatience is the same for one that has been fenced: there is another, which may take its time to begin.
+const fencedPatience = time.Minute
+
+// standBy returns when nobody has streamed from the slot for a while. It fences nobody. Where two standbys return
+// at once, the later one fences the other, which stands by again.
+func (c *Capture) standBy(ctx context.Context, cat *catalog.Catalog, fenced bool) error {
+	name := c.config.Source.slot()
+	tick := time.NewTicker(min(c.config.Source.Refresh, standbyPatience/4))
+	defer tick.Stop()
+	done := c.stage.Wait(waitSlot)
+	defer done()
+	holder, freeSince, patience := -1, time.Now(), standbyPatience
+	if fenced {
+		patience = fencedPatience
+	}
+	for {
+		slot, err := cat.Slot(ctx, name)
+		if err != nil {
+			return err
+		}
+		pid := 0
+		if slot != nil && slot.Active {
+			pid, freeSince, patience = slot.ActivePID, time.Now(), standbyPatience
+		}
+		if pid != holder {
+			holder = pid
+			if pid != 0 {
+				c.log.Info("standing by: another instance streams", "slot", name, "pid", pid, "holder", slot.Holder)
+			} else {
+				c.log.Info("standing by: nobody streams", "slot", name)
+			}
+		}
+		c.standing(slot)
+		if time.Since(freeSince) >= patience {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// standing makes a standby's state visible.
+func (c *Capture) standing(slot *catalog.Slot) {
+	c.trouble.Store(nil)
+	st := &Status{
+		Schema: statusSchema, Source: c.config.Source.Name, Instance: c.instance, State: "standby", Slot: c.config.Source.slot(),
+		Tables: []TableStatus{}, Alarms: []TroubleStatus{},
+	}
+	if slot != nil {
+		st.PublishedLSN, st.Holder = slot.ConfirmedFlushLSN.String(), slot.Holder
+	}
+	c.status.Store(st)
+	c.ready() // as ready as a standby can be; a rolling update waits for no more
+}

@@ -1,0 +1,151 @@
+package capture
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/capture/snapshot"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+func (c *Capture) dsn() (string, error) {
+	dsn, err := c.config.Source.DSN.Reveal()
+	if err != nil {
+		return "", &trouble.Error{Code: trouble.Config, Op: "read", Subject: "source.dsn", Cause: err}
+	}
+	return dsn, nil
+}
+
+// RequestSnapshot writes q, which gets an ID of its own, into the source's WAL, where the capture that runs, or the next
+// one, finds it. With wait it returns when the rows are published. It prints what happens.
+func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait bool, out io.Writer) error {
+	patterns, err := q.check(c.config.Snapshot.Conditions)
+	if err != nil {
+		return service.Usage(fmt.Errorf("ask for a snapshot: %w", err))
+	}
+	cat, err := c.open(ctx, "snapshot")
+	if err != nil {
+		return err
+	}
+	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	names, err := c.askedTables(ctx, cat, patterns, q)
+	if err != nil {
+		return err
+	}
+	slot, err := cat.Slot(ctx, c.config.Source.slot())
+	if err != nil {
+		return err
+	}
+	if slot == nil {
+		return &trouble.Error{
+			Code: trouble.SlotMissing, Op: "ask for a snapshot of", Subject: strings.Join(names, ", "), Cause: fmt.Errorf("there is no slot %q: no capture has run yet", c.config.Source.slot()),
+			Means: "nothing was changed", Hint: "capture run reads all tables when it first starts",
+		}
+	}
+	q.ID = rand.Text()
+	text, err := json.Marshal(signal{Snapshot: &q})
+	if err != nil {
+		return fmt.Errorf("write the request: %w", err)
+	}
+	if err := cat.EmitMessage(ctx, string(text)); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "asked for %s: %s\n", plural(len(names), "table"), strings.Join(names, ", "))
+	if !slot.Active {
+		fmt.Fprintln(out, "no capture runs at present; the next one finds the request")
+	}
+	if !wait {
+		return nil
+	}
+	return c.awaitSnapshot(ctx, q.ID, len(names), out)
+}
+
+// askedTables gives the names of the captured tables that are asked for, and tries the condition on each.
+func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, patterns catalog.Patterns, q SnapshotRequest) ([]string, error) {
+	captured, err := catalog.ParsePatterns(c.config.Source.Tables)
+	if err != nil {
+		return nil, err
+	}
+	tables, err := cat.Tables(ctx, captured)
+	if err != nil {
+		return nil, err
+	}
+	failed := func(subject string, err error) error {
+		return &trouble.Error{
+			Code: trouble.SnapshotFailed, Op: "ask for a snapshot of", Subject: subject, Cause: err,
+			Means: "nothing was changed", Hint: "capture check lists the tables; a condition is what may stand behind WHERE",
+		}
+	}
+	var names []string
+	var reader *snapshot.Reader
+	for _, t := range tables {
+		if t.Level == catalog.LeftOut || !patterns.Match(t.Relation.Schema, t.Relation.Name) {
+			continue
+		}
+		name := t.Relation.QualifiedName()
+		names = append(names, name)
+		if q.Where == "" {
+			continue
+		}
+		if len(t.Relation.Key) == 0 {
+			return nil, failed(name, errors.New("it has no key, and is always read whole: leave the condition out"))
+		}
+		if reader == nil {
+			dsn, err := c.dsn()
+			if err != nil {
+				return nil, err
+			}
+			if reader, err = snapshot.Open(ctx, dsn, "tributary snapshot "+c.instance); err != nil {
+				return nil, catalog.Unreachable("connect to source", "", err)
+			}
+			defer reader.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+		}
+		if err := reader.Check(ctx, snapshot.Source{Relation: &t.Relation, Partitioned: t.Partitioned, Where: q.Where}); err != nil {
+			return nil, failed(name, err)
+		}
+	}
+	if len(names) == 0 {
+		return nil, failed(fmt.Sprintf("%q", q.Tables), fmt.Errorf("no captured table matches; %s captured", plural(len(tables), "table")))
+	}
+	return names, nil
+}
+
+// awaitSnapshot follows the progress topic until all tables have been read for the request.
+func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out io.Writer) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	told := map[uint32]bool{}
+	for {
+		pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
+		if err != nil {
+			return err
+		}
+		if pr == nil {
+			pr = &record.Progress{}
+		}
+		for _, t := range pr.Tables {
+			if t.Asked == id && t.Done && !told[t.OID] {
+				told[t.OID] = true
+				fmt.Fprintf(out, "%s.%s: %s rows published\n", t.Schema, t.Table, service.FormatCount(t.Rows))
+			}
+		}
+		if len(told) >= tables {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
