@@ -10,6 +10,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -22,6 +23,7 @@ type metrics struct {
 	duration  prometheus.Histogram
 	batchRows prometheus.Histogram
 	errors    *prometheus.CounterVec
+	aside     *prometheus.CounterVec
 	retries   *prometheus.CounterVec
 }
 
@@ -52,12 +54,13 @@ func newMetrics(s *Sink) *metrics {
 			Help: "Changes in a transaction.", ConstLabels: group, Buckets: []float64{1, 10, 100, 1e3, 1e4, 1e5, 1e6},
 		}),
 		errors:  counter("errors_total", "Errors by their code.", "code"),
+		aside:   counter("parked_rows_total", "Records that were put aside.", "source", "table", "code"),
 		retries: counter("retries_total", "Tries that failed and were repeated.", "reason"),
 	}
 	for _, result := range []string{"committed", "fenced", "failed", "unknown"} {
 		m.commits.WithLabelValues(result)
 	}
-	s.server.Registry().MustRegister(m.latency, m.changes, m.rows, m.commits, m.duration, m.batchRows, m.errors, m.retries,
+	s.server.Registry().MustRegister(m.latency, m.changes, m.rows, m.commits, m.duration, m.batchRows, m.errors, m.aside, m.retries,
 		s.stages.Collector(namespace, group), &gauges{s: s})
 	return m
 }
@@ -76,28 +79,63 @@ func (m *metrics) applied(s *Sink, o *outcome, effects []warehouse.Effect, rows 
 	now := time.Now()
 	for i := range o.parts {
 		pt := &o.parts[i]
-		s.table(pt.p.Topic).applied(pt)
+		s.table(pt.p.Topic).moved(pt.advance)
 		if pt.first != 0 {
 			m.latency.ObserveDuration(now.Sub(time.UnixMicro(pt.first)))
 		}
 	}
 	for i := range o.units {
-		plan, counts, e := o.units[i].plan, o.units[i].fold.Counts(), effects[i]
-		table := plan.Schema + "." + plan.Table
-		for op, name := range opNames {
-			for outcome, n := range map[string]int64{"applied": counts.Applied[op], "ignored": counts.Ignored[op]} {
-				if n > 0 {
-					m.changes.WithLabelValues(plan.Source, table, name, outcome).Add(float64(n))
-				}
-			}
-		}
-		if e.LeftOut > 0 {
-			m.changes.WithLabelValues(plan.Source, table, "update", "left_out").Add(float64(e.LeftOut))
-		}
-		for effect, n := range map[string]int64{"inserted": e.Inserted, "updated": e.Updated, "deleted": e.Deleted} {
+		m.written(o.units[i].plan, o.units[i].fold.Counts(), effects[i])
+	}
+}
+
+// written counts what became of the changes and rows of one unit.
+func (m *metrics) written(plan *rule.Plan, counts batch.Counts, e warehouse.Effect) {
+	table := plan.Schema + "." + plan.Table
+	for op, name := range opNames {
+		for outcome, n := range map[string]int64{"applied": counts.Applied[op], "ignored": counts.Ignored[op]} {
 			if n > 0 {
-				m.rows.WithLabelValues(plan.Target.String(), effect).Add(float64(n))
+				m.changes.WithLabelValues(plan.Source, table, name, outcome).Add(float64(n))
 			}
+		}
+	}
+	if e.LeftOut > 0 {
+		m.changes.WithLabelValues(plan.Source, table, "update", "left_out").Add(float64(e.LeftOut))
+	}
+	for effect, n := range map[string]int64{"inserted": e.Inserted, "updated": e.Updated, "deleted": e.Deleted} {
+		if n > 0 {
+			m.rows.WithLabelValues(plan.Target.String(), effect).Add(float64(n))
+		}
+	}
+}
+
+// whole counts a cut.
+func (m *metrics) whole(s *Sink, w *wholeCut, took time.Duration) {
+	m.duration.Observe(took.Seconds())
+	m.commits.WithLabelValues("committed").Inc()
+	rows := int64(0)
+	for k, move := range w.moved {
+		rows += move.advance.Rows
+		s.table(k.topic).moved(move.advance)
+	}
+	m.batchRows.Observe(float64(rows))
+	if w.oldest != 0 {
+		m.latency.ObserveDuration(time.Since(time.UnixMicro(w.oldest)))
+	}
+	for _, c := range w.counts {
+		m.written(c.plan, c.counts, c.effect)
+	}
+}
+
+// parked counts what a part put aside. Those that wait behind another record have no code.
+func (m *metrics) parked(s *Sink, pt *part) {
+	for i := range pt.aside {
+		r := &pt.aside[i]
+		m.aside.WithLabelValues(r.Source, r.Table, string(r.Reason.Code)).Inc()
+		if r.Behind == nil {
+			m.errors.WithLabelValues(string(r.Reason.Code)).Inc()
+			s.log.Error("record is parked, its table goes on", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset,
+				"code", string(r.Reason.Code), "error", r.Reason.Message)
 		}
 	}
 }
@@ -133,12 +171,12 @@ func (t *tableStats) duplicate() {
 	t.mu.Unlock()
 }
 
-func (t *tableStats) applied(pt *part) {
+func (t *tableStats) moved(a warehouse.Advance) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.changes += pt.advance.Rows
-	if pt.advance.CommitTime != 0 {
-		t.lastCommit = pt.advance.CommitTime
+	t.changes += a.Rows
+	if a.CommitTime != 0 {
+		t.lastCommit = a.CommitTime
 	}
 }
 
@@ -190,11 +228,13 @@ var (
 	descLag        = prometheus.NewDesc(namespace+"_lag_seconds", "Age of the oldest change known and not applied.", tableLabels, nil)
 	descRecords    = prometheus.NewDesc(namespace+"_lag_records", "Records between checkpoint and end of the topic, commit markers included.", tableLabels, nil)
 	descQuarantine = prometheus.NewDesc(namespace+"_table_quarantined", "1 if a partition of the table is held by an error.", tableLabels, nil)
+	descPaused     = prometheus.NewDesc(namespace+"_table_paused", "1 if somebody paused the table.", tableLabels, nil)
+	descParked     = prometheus.NewDesc(namespace+"_parked_rows", "Records of the table that are put aside.", tableLabels, nil)
 	descComplete   = prometheus.NewDesc(namespace+"_complete_lag_seconds", "Age of the newest commit up to which the source is complete.", []string{"group", "source"}, nil)
 )
 
 func (g *gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descAssigned, descRebalances, descBuffer, descLimit, descUp, descFreshness, descLag, descRecords, descQuarantine, descComplete} {
+	for _, d := range []*prometheus.Desc{descAssigned, descRebalances, descBuffer, descLimit, descUp, descFreshness, descLag, descRecords, descQuarantine, descPaused, descParked, descComplete} {
 		out <- d
 	}
 }
@@ -218,6 +258,8 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		send(descLag, prometheus.GaugeValue, t.BehindSeconds, t.Source, t.Table)
 		send(descRecords, prometheus.GaugeValue, float64(t.Records), t.Source, t.Table)
 		send(descQuarantine, prometheus.GaugeValue, float64(boolNumber(t.State == StateQuarantined)), t.Source, t.Table)
+		send(descPaused, prometheus.GaugeValue, float64(boolNumber(t.State == StatePaused)), t.Source, t.Table)
+		send(descParked, prometheus.GaugeValue, float64(t.Parked), t.Source, t.Table)
 	}
 	for _, src := range st.Sources {
 		if src.AgeSeconds != nil && s.follows(src.Name) {

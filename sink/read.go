@@ -15,6 +15,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/registry"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -22,6 +23,9 @@ import (
 // table; what is wrong with a record only ends its partition's part before it.
 func (w *worker) read(ctx context.Context, batches []consume.Batch) (*outcome, error) {
 	o := &outcome{}
+	if err := w.loadParked(ctx, batches); err != nil {
+		return o, err
+	}
 	for _, b := range batches {
 		if err := w.readPartition(ctx, o, b); err != nil {
 			return o, err
@@ -34,14 +38,20 @@ func (w *worker) readPartition(ctx context.Context, o *outcome, b consume.Batch)
 	p := b.Partition
 	o.parts = append(o.parts, part{p: p, unit: -1, advance: warehouse.Advance{
 		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
+		ParkedN: w.parked[p].N,
 	}})
 	pt := &o.parts[len(o.parts)-1]
-	records := b.Records
-	for pt.records < len(records) {
+	records := w.window(b)
+	// What other adds to records, to look for the second half of a key's change, is not the window's unless it is that half.
+	for window := len(records); pt.records < window; {
 		n, err := w.readRecord(ctx, o, pt, &records)
+		if n == 0 && pt.stop != nil && w.putAside(pt, records[pt.records], pt.stop) {
+			n, pt.stop = 1, nil
+		}
 		if err != nil || n == 0 {
 			return err
 		}
+		pt.steps++
 		for range n {
 			pt.advance.Next = records[pt.records].Offset + 1
 			pt.records++
@@ -64,6 +74,11 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 		w.s.table(r.Topic).duplicate()
 		return 1, nil
 	}
+	if aside, err := w.aside(pt, r, h); err != nil {
+		return pt.end(err)
+	} else if aside {
+		return 1, nil
+	}
 	v, err := w.version(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil || retry.Transient(err) {
@@ -84,7 +99,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 			return 0, nil
 		}
 		if pt.p.Number != 0 {
-			pt.take(ev, h) // partition 0 has done it
+			pt.take(ev, h) // partition 0 has done it, and counted the change of what is parked here
 			return 1, nil
 		}
 	}
@@ -124,6 +139,9 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 	}
 	if err := u.fold.Add(ev, h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
 		return pt.end(invalid(r, err))
+	}
+	if ev.Op == change.Truncate && u.plan.Ignore&rule.Truncates == 0 {
+		pt.aside, pt.keys, pt.cleared = nil, nil, true // rows that are gone need no retry
 	}
 	pt.take(ev, h)
 	return 1, nil
@@ -207,44 +225,6 @@ func (w *worker) unit(ctx context.Context, o *outcome, pt *part, topic string, v
 	return &o.units[pt.unit], true, nil
 }
 
-// version gives decoder and plan for the schema of a record.
-func (w *worker) version(ctx context.Context, r *kgo.Record) (*versionPlan, error) {
-	id, _, err := record.ParseFrame(r.Value)
-	if err != nil {
-		return nil, invalid(r, err)
-	}
-	k := planKey{r.Topic, id}
-	if v := w.plans[k]; v != nil {
-		return v, nil
-	}
-	text, err := w.s.registry.Schema(ctx, id)
-	if err != nil {
-		return nil, schemaTrouble(r, id, err)
-	}
-	w.s.retrying("registry", nil)
-	decoder, err := record.NewDecoder(text)
-	if err != nil {
-		return nil, invalid(r, err)
-	}
-	route, ok := w.s.match(r.Topic)
-	if !ok {
-		return nil, &trouble.Error{Code: trouble.Internal, Op: "apply", Subject: where(r), Cause: errors.New("no rule matches the topic")}
-	}
-	plan, err := route.Compile(decoder.Relation())
-	if err != nil {
-		return nil, err
-	}
-	// The same relation under another id (another source's, or registered twice) is the same plan.
-	for other, v := range w.plans {
-		if other.topic == r.Topic && v.plan.Relation.Equal(plan.Relation) {
-			plan = v.plan
-		}
-	}
-	v := &versionPlan{decoder: decoder, plan: plan}
-	w.plans[k] = v
-	return v, nil
-}
-
 // headers are what a record says beside its value.
 type headers struct {
 	position       change.Position
@@ -281,7 +261,7 @@ func invalid(r *kgo.Record, err error) error {
 	return &trouble.Error{
 		Code: trouble.RecordInvalid, Op: "decode", Subject: where(r), Cause: err,
 		Means: "the record was damaged, or is not of a capture; its table is held before it, all others go on",
-		Hint:  "look at who else writes the topic; to try again: DELETE FROM tributary.quarantine for the table",
+		Hint:  "look at who else writes the topic; to try again: sink resume SOURCE/TABLE; to put the record aside: sink resume SOURCE/TABLE --park",
 	}
 }
 
@@ -290,7 +270,7 @@ func schemaTrouble(r *kgo.Record, id int, err error) error {
 	if errors.Is(err, registry.ErrUnknownSchema) || errors.Is(err, registry.ErrInvalidSchema) {
 		t.Code = trouble.SchemaUnknown
 		t.Means = fmt.Sprintf("without schema %d the record cannot be read; its table is held before it, all others go on", id)
-		t.Hint = "point registry.url to the registry that capture uses, or restore its schemas; then DELETE FROM tributary.quarantine for the table"
+		t.Hint = "point registry.url to the registry that capture uses, or restore its schemas; then sink resume SOURCE/TABLE"
 		return t
 	}
 	t.Code = trouble.RegistryUnreachable

@@ -6,6 +6,7 @@
 //	find topics, fetch, commit offsets   package consume
 //	one worker a lane                    worker.go, read.go: decode, fold, apply; a target belongs to one lane
 //	progress                             progress.go: applies the progress topics
+//	sources written as a whole           whole.go: progress decides what becomes visible together
 //	supervisor                           supervise.go: quarantine, barriers, lost partitions, what /status shows
 package sink
 
@@ -17,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -47,7 +49,9 @@ type Sink struct {
 	waiting  map[string]*wait       // what is being retried
 	sources  []warehouse.Source     // as last read
 	troubles []warehouse.Quarantine
-	step     string // of the start, "" once running
+	pauses   []warehouse.Pause
+	parked   map[string]int64 // records, by topic
+	step     string           // of the start, "" once running
 	unlisted map[string]bool
 }
 
@@ -69,15 +73,8 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 		cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: "connecting to the warehouse", started: time.Now(),
 		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[string]*wait{}, unlisted: map[string]bool{},
 	}
-	tlsConfig, err := cfg.Registry.TLS.Config()
-	if err != nil {
-		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry.tls", Cause: err}
-	}
-	s.registry, err = registry.New(registry.Config{
-		URLs: []string{cfg.Registry.URL}, TLS: tlsConfig, Username: cfg.Registry.Username, Password: cfg.Registry.Password.Reveal,
-	})
-	if err != nil {
-		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry", Cause: err}
+	if s.registry, err = newRegistry(cfg.Registry); err != nil {
+		return nil, err
 	}
 	s.warehouse = warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: s.instance, Log: log})
 	s.consumer, err = consume.New(consume.Config{
@@ -94,6 +91,20 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	return s, nil
 }
 
+func newRegistry(cfg config.Registry) (*registry.Client, error) {
+	tlsConfig, err := cfg.TLS.Config()
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry.tls", Cause: err}
+	}
+	client, err := registry.New(registry.Config{
+		URLs: []string{cfg.URL}, TLS: tlsConfig, Username: cfg.Username, Password: cfg.Password.Reveal,
+	})
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry", Cause: err}
+	}
+	return client, nil
+}
+
 // What stages wait for.
 const (
 	waitMemory    = "room in memory"
@@ -102,20 +113,26 @@ const (
 	waitProgress  = "progress of the source"
 )
 
-// lanes gives how many there are: one for each connection, and one for progress.
-func (s *Sink) lanes() int { return s.cfg.Warehouse.Connections + 1 }
+// lanes gives how many there are: one for each connection, one for progress, and one for the progress of sources that
+// are written as a whole.
+func (s *Sink) lanes() int { return s.cfg.Warehouse.Connections + 2 }
 
 func (s *Sink) progressLane() int { return s.cfg.Warehouse.Connections }
+
+func (s *Sink) wholeLane() int { return s.cfg.Warehouse.Connections + 1 }
 
 // route says which lane a topic belongs to: all topics that write one target belong to one, so that a target has one
 // writer in each process.
 func (s *Sink) route(topic string) (lane int, ok bool) {
 	if source, ok := record.ParseProgressTopic(topic); ok {
 		_, ok := s.rules.Source(source)
+		if s.rules.Whole(source) {
+			return s.wholeLane(), ok
+		}
 		return s.progressLane(), ok
 	}
 	r, ok := s.match(topic)
-	if !ok {
+	if !ok || s.rules.Whole(r.Source) {
 		return 0, false
 	}
 	h := fnv.New32a()
@@ -124,12 +141,14 @@ func (s *Sink) route(topic string) (lane int, ok bool) {
 }
 
 // match gives the rule for a topic of changes.
-func (s *Sink) match(topic string) (*rule.Route, bool) {
+func (s *Sink) match(topic string) (*rule.Route, bool) { return matchTopic(s.rules, topic) }
+
+func matchTopic(rules *rule.Set, topic string) (*rule.Route, bool) {
 	source, schema, table, ok := record.ParseTopic(topic)
 	if !ok {
 		return nil, false
 	}
-	return s.rules.Match(source, schema, table)
+	return rules.Match(source, schema, table)
 }
 
 // consumed says whether this group writes what is in the topic.
@@ -173,6 +192,9 @@ func (s *Sink) work(ctx context.Context) error {
 		group.Go(fmt.Sprintf("worker %d", lane), newWorker(s, lane).run)
 	}
 	group.Go("progress", newFollower(s).run)
+	if s.rules.AnyWhole() {
+		group.Go("whole sources", newWhole(s).run)
+	}
 	group.Go("supervisor", newSupervisor(s).run)
 	return group.Wait()
 }
@@ -232,9 +254,24 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 	if err != nil {
 		return nil, err
 	}
+	session := s.warehouse.Session()
+	defer session.Close(context.WithoutCancel(ctx))
+	pauses, err := session.Pauses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.pauses = pauses
+	s.mu.Unlock()
 	starts := make([]consume.Start, len(claims))
 	for i, c := range claims {
 		starts[i] = consume.Start{Epoch: c.Epoch, Next: c.Next, Position: c.Position, Attempt: c.Attempt, Err: c.Err}
+		if c.Park != nil {
+			starts[i].Park = c.Park
+		}
+		if s.pausedTopic(c.Topic) {
+			starts[i].Hold = errPaused
+		}
 	}
 	return starts, nil
 }

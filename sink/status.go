@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -11,6 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // The states of a table, a source and the sink itself: the words of every page, metric and log line.
@@ -18,6 +20,7 @@ const (
 	StateLeftOut      = "left_out"
 	StateStopped      = "stopped"
 	StateQuarantined  = "quarantined"
+	StatePaused       = "paused"
 	StateStarting     = "starting"
 	StateWaiting      = "waiting"
 	StateBehind       = "falling_behind"
@@ -28,12 +31,14 @@ const (
 
 // severity orders states, worst first.
 var severity = []string{
-	StateStopped, StateQuarantined, StateStarting, StateWaiting, StateBehind, StateCatchingUp, StateSnapshotting, StateUpToDate, StateLeftOut,
+	StateStopped, StateQuarantined, StatePaused, StateStarting, StateWaiting, StateBehind, StateCatchingUp, StateSnapshotting, StateUpToDate, StateLeftOut,
 }
+
+const statusSchema = "tributary.sink.status/1"
 
 // Status is what /status shows. Times are UTC, durations seconds, sizes bytes. Fields are added, never renamed or removed.
 type Status struct {
-	Schema      string               `json:"schema"` // "tributary.sink.status/1"
+	Schema      string               `json:"schema"`
 	Group       string               `json:"group"`
 	Instance    string               `json:"instance"`
 	Build       service.Build        `json:"build"`
@@ -92,6 +97,9 @@ type TableStatus struct {
 	LastCommit    *time.Time `json:"last_commit,omitempty"` // at the source, of the last change applied
 	Position      string     `json:"position,omitempty"`
 	Partitions    int        `json:"partitions"` // of this sink; 0: the table is another member's
+	Parked        int64      `json:"parked"`     // records put aside
+	PausedSince   *time.Time `json:"paused_since,omitempty"`
+	PausedReason  string     `json:"paused_reason,omitempty"`
 	Trouble       *Trouble   `json:"trouble,omitempty"`
 	WaitingOn     string     `json:"waiting_on,omitempty"`
 }
@@ -115,7 +123,7 @@ func (s *Sink) Status() *Status {
 	overview := s.consumer.Overview()
 	views := s.consumer.Views()
 	st := &Status{
-		Schema: "tributary.sink.status/1", Group: s.cfg.Group, Instance: s.instance, Build: service.ThisBuild(), Since: s.started.UTC(),
+		Schema: statusSchema, Group: s.cfg.Group, Instance: s.instance, Build: service.ThisBuild(), Since: s.started.UTC(),
 		WarehouseUp: true, Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
 	}
@@ -140,7 +148,7 @@ func (s *Sink) Status() *Status {
 		troubles[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
 	}
 	for p, h := range s.held {
-		if t := troubles[p.Topic]; t == nil && h.barrier.IsZero() && !h.fenced {
+		if t := troubles[p.Topic]; t == nil && h.barrier.IsZero() && !h.fenced && !h.paused {
 			troubles[p.Topic] = &Trouble{Code: string(trouble.CodeOf(h.err)), Message: h.err.Error(), Topic: p.Topic, Partition: p.Number, Offset: h.next, Since: h.since.UTC()}
 		}
 	}
@@ -155,7 +163,14 @@ func (s *Sink) Status() *Status {
 			snapshots[topic] = !t.Done && t.Level != "left out"
 		}
 	}
-	for _, topic := range overview.Topics {
+	topics := slices.Clone(overview.Topics)
+	for _, topic := range overview.Unrouted {
+		if s.consumed(topic) {
+			topics = append(topics, topic) // of a source that is written as a whole
+		}
+	}
+	slices.Sort(topics)
+	for _, topic := range topics {
 		if t, ok := s.tableStatus(topic, views, troubles[topic], snapshots[topic], waits); ok {
 			if t.Partitions == 0 && t.State == StateUpToDate && late[t.Source] {
 				t.State = StateCatchingUp // as far as the source's progress tells; its member knows better
@@ -165,10 +180,17 @@ func (s *Sink) Status() *Status {
 		}
 	}
 	for _, topic := range overview.Unrouted {
-		if source, schema, table, ok := record.ParseTopic(topic); ok && !s.rules.Skipped(source, schema, table) {
+		if source, schema, table, ok := record.ParseTopic(topic); ok && !s.consumed(topic) && !s.rules.Skipped(source, schema, table) {
 			st.Unmatched = append(st.Unmatched, topic)
 		}
 	}
+	st.addSources(sources)
+	s.summarise(st, overview, waits)
+	return st
+}
+
+// addSources adds the sources behind the tables, from whose states theirs comes.
+func (st *Status) addSources(sources []warehouse.Source) {
 	for _, src := range sources {
 		out := SourceStatus{
 			Name: src.Name, State: StateUpToDate, CompleteLSN: src.CompleteLSN, CompleteAt: src.CompleteAt, Fences: src.Fences,
@@ -186,8 +208,27 @@ func (s *Sink) Status() *Status {
 		}
 		st.Sources = append(st.Sources, out)
 	}
-	s.summarise(st, overview, waits)
-	return st
+}
+
+// troubleState is the state of a table that an error holds.
+func troubleState(t *Trouble) string {
+	switch trouble.Code(t.Code) {
+	case trouble.TopicRecreated, trouble.TopicTruncated, trouble.TopicPartitionsChanged:
+		return StateStopped
+	}
+	return StateQuarantined
+}
+
+// pausedBy notes the pause that holds the table, if one does.
+func (t *TableStatus) pausedBy(pauses []warehouse.Pause) bool {
+	for i := range pauses {
+		if p := &pauses[i]; p.Covers(t.Source, t.Table) {
+			since := p.Since.UTC()
+			t.PausedSince, t.PausedReason = &since, p.Reason
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, snapshot, waits bool) (TableStatus, bool) {
@@ -198,6 +239,10 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, snaps
 	out := TableStatus{
 		Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: StateUpToDate, Trouble: t,
 	}
+	s.mu.Lock()
+	out.Parked = s.parked[topic]
+	paused := out.pausedBy(s.pauses)
+	s.mu.Unlock()
 	stats := s.table(topic)
 	stats.mu.Lock()
 	out.Applied, out.Duplicates = stats.changes, stats.duplicates
@@ -228,10 +273,9 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, snaps
 	}
 	switch {
 	case t != nil:
-		out.State = StateQuarantined
-		if t.Code == string(trouble.TopicRecreated) || t.Code == string(trouble.TopicTruncated) || t.Code == string(trouble.TopicPartitionsChanged) {
-			out.State = StateStopped
-		}
+		out.State = troubleState(t)
+	case paused:
+		out.State = StatePaused
 	case barrier:
 		out.State, out.WaitingOn = StateWaiting, "the other partitions of a TRUNCATE"
 	case waits && out.Records > 0:
@@ -253,23 +297,32 @@ func worst(a, b string) string {
 	return b
 }
 
-// summarise gives the sink's own state, and the sentence that says it.
-func (s *Sink) summarise(st *Status, overview consume.Overview, waits bool) {
+// summarise gives the group's state as far as its tables tell, and the sentence that says it. It gives false if nothing
+// needs anybody.
+func (st *Status) summarise() bool {
 	st.State = StateUpToDate
-	bad := 0
+	bad, parked := 0, int64(0)
 	for i := range st.Tables {
+		parked += st.Tables[i].Parked
 		st.State = worst(st.State, st.Tables[i].State)
 		if state := st.Tables[i].State; state == StateQuarantined || state == StateStopped {
 			bad++
 		}
 	}
+	if bad > 0 || parked > 0 {
+		st.Headline = needsYou(bad, len(st.Tables), parked)
+		return true
+	}
+	st.Headline = "healthy: " + st.State
+	return false
+}
+
+// summarise gives the sink's own state, and the sentence that says it.
+func (s *Sink) summarise(st *Status, overview consume.Overview, waits bool) {
+	if st.summarise() {
+		return
+	}
 	switch {
-	case bad > 0:
-		tables := "tables are"
-		if bad == 1 {
-			tables = "table is"
-		}
-		st.Headline = fmt.Sprintf("needs you: %d %s quarantined. The other %d go on.", bad, tables, len(st.Tables)-bad)
 	case st.Step != "" && !waits && len(overview.Topics) > 0:
 		st.State, st.Headline = StateStarting, "starting: "+st.Step
 	case waits:
@@ -278,9 +331,29 @@ func (s *Sink) summarise(st *Status, overview consume.Overview, waits bool) {
 	case overview.Ready && len(overview.Topics) == 0:
 		st.State = StateWaiting
 		st.Headline = "waiting for topics: none matches the rules"
-	default:
-		st.Headline = "healthy: " + st.State
 	}
+}
+
+// needsYou is the sentence about quarantined tables and parked records.
+func needsYou(bad, tables int, parked int64) string {
+	var what []string
+	switch {
+	case bad == 1:
+		what = append(what, "1 table is quarantined")
+	case bad > 1:
+		what = append(what, fmt.Sprintf("%d tables are quarantined", bad))
+	}
+	switch {
+	case parked == 1:
+		what = append(what, "1 row is parked")
+	case parked > 1:
+		what = append(what, service.FormatCount(parked)+" rows are parked")
+	}
+	rest := "All tables go on."
+	if bad > 0 {
+		rest = fmt.Sprintf("The other %d go on.", tables-bad)
+	}
+	return fmt.Sprintf("needs you: %s. %s", strings.Join(what, ", "), rest)
 }
 
 // notice says what /readyz lacks, and logs once of topics that no rule wants.

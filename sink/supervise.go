@@ -24,7 +24,10 @@ type hold struct {
 	written bool            // it is in tributary.quarantine
 	barrier change.Position // it waits for the other partitions at this TRUNCATE; zero otherwise
 	fenced  bool            // somebody else claimed it
+	paused  bool            // somebody asked for it
 }
+
+var errPaused = errors.New("is paused")
 
 var errBarrier = errors.New("waits for the other partitions at a TRUNCATE")
 
@@ -213,7 +216,7 @@ func (v *supervisor) barriers(ctx context.Context) error {
 func (v *supervisor) look(ctx context.Context) error {
 	held := v.heldNow()
 	for p, h := range held {
-		if !h.written && !h.fenced && h.barrier.IsZero() {
+		if !h.written && !h.fenced && !h.paused && h.barrier.IsZero() {
 			v.s.mu.Lock()
 			real := v.s.held[p]
 			v.s.mu.Unlock()
@@ -230,17 +233,26 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	pauses, err := v.session.Pauses(ctx)
+	if err != nil {
+		return err
+	}
+	parked, err := v.session.CountParked(ctx)
+	if err != nil {
+		return err
+	}
 	v.s.mu.Lock()
-	v.s.troubles, v.s.sources = quarantines, sources
+	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked = quarantines, sources, pauses, parked
 	v.s.mu.Unlock()
+	v.pause(held)
 	for p, h := range held {
 		over := h.fenced && time.Since(h.since) >= reclaimAfter
 		if h.written {
 			over = !slices.ContainsFunc(quarantines, func(q warehouse.Quarantine) bool {
-				return q.Topic == p.Topic && q.Partition == p.Number
+				return q.Topic == p.Topic && q.Partition == p.Number && !q.Park
 			})
 		}
-		if over {
+		if over && !v.s.pausedTopic(p.Topic) {
 			if err := v.reclaim(ctx, p); err != nil {
 				return err
 			}
@@ -250,6 +262,47 @@ func (v *supervisor) look(ctx context.Context) error {
 		v.s.setStep("") // also without partitions: there may be more sinks than these
 	}
 	v.s.notice()
+	return nil
+}
+
+// pause holds the partitions that somebody paused, and lets those go on whose pause is over. What is being written is
+// finished; nothing is written after it. The progress topics are read on: they say how far the source is.
+func (v *supervisor) pause(held map[*consume.Partition]*hold) {
+	for _, view := range v.s.consumer.Views() {
+		p := view.Partition
+		paused, known := v.s.pausedTopic(view.Topic), held[p] != nil
+		switch {
+		case paused && (view.Held == nil || !known && errors.Is(view.Held, errPaused)):
+			v.s.mu.Lock()
+			v.s.held[p] = &hold{err: errPaused, since: time.Now(), paused: true}
+			v.s.mu.Unlock()
+			v.s.consumer.Hold(p, errPaused)
+			v.s.log.Info("table is paused", "topic", p.Topic, "partition", p.Number)
+		case !paused && errors.Is(view.Held, errPaused):
+			v.released(p)
+			v.s.consumer.Release(p, nil)
+			v.s.log.Info("pause is over", "topic", p.Topic, "partition", p.Number)
+		}
+	}
+}
+
+func (s *Sink) pausedTopic(topic string) bool {
+	if source, ok := record.ParseProgressTopic(topic); ok {
+		return s.rules.Whole(source) && s.pausedBy(source, "") != nil // its tables can only be paused together
+	}
+	source, schema, table, ok := record.ParseTopic(topic)
+	return ok && s.pausedBy(source, schema+"."+table) != nil
+}
+
+// pausedBy gives the pause that holds a table, nil for none.
+func (s *Sink) pausedBy(source, table string) *warehouse.Pause {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.pauses {
+		if p := &s.pauses[i]; p.Covers(source, table) {
+			return p
+		}
+	}
 	return nil
 }
 
@@ -268,6 +321,6 @@ func (v *supervisor) reclaim(ctx context.Context, p *consume.Partition) error {
 		return nil
 	}
 	v.s.log.Info("trying a held partition again", "topic", p.Topic, "partition", p.Number, "offset", starts[0].Next)
-	v.s.consumer.Release(p, func(p *consume.Partition) { p.Start = starts[0] })
+	v.s.consumer.Release(p, func(p *consume.Partition) { p.Start = starts[0] }) // not paused: see look
 	return nil
 }

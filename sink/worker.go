@@ -9,7 +9,6 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
-	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -24,31 +23,24 @@ type worker struct {
 	session *warehouse.Session
 	decode  *service.Stage
 	apply   *service.Stage
-	plans   map[planKey]*versionPlan
-	folds   []*batch.Fold // for reuse
+	*versions
+	folds  []*batch.Fold // for reuse
+	parked map[*consume.Partition]*warehouse.Parked
+	probes map[*consume.Partition]*probe
 
 	event, second change.Event
 	arena         []byte
 	arena2        []byte
 }
 
-type planKey struct {
-	topic string
-	id    int // of the schema
-}
-
-// versionPlan is what one schema of one topic needs. A decoder is one goroutine's.
-type versionPlan struct {
-	decoder *record.Decoder
-	plan    *rule.Plan
-}
-
 func newWorker(s *Sink, lane int) *worker {
 	return &worker{
 		s: s, lane: lane, session: s.warehouse.Session(),
-		decode: s.stages.Stage("decode and fold", waitRegistry),
-		apply:  s.stages.Stage("apply", waitWarehouse, waitProgress),
-		plans:  map[planKey]*versionPlan{},
+		decode:   s.stages.Stage("decode and fold", waitRegistry),
+		apply:    s.stages.Stage("apply", waitWarehouse, waitProgress),
+		versions: newVersions(s.registry, s.rules),
+		parked:   map[*consume.Partition]*warehouse.Parked{},
+		probes:   map[*consume.Partition]*probe{},
 	}
 }
 
@@ -70,12 +62,18 @@ func (w *worker) run(ctx context.Context) error {
 type part struct {
 	p       *consume.Partition
 	records int // read, counted from the front of the queue
+	steps   int // in which they were read: what makes one step cannot be applied apart
 	advance warehouse.Advance
 	unit    int // index into the flush's units, -1 for none
 	more    bool
 	stop    error // why the partition cannot go on behind what was read
 	barrier bool  // it waits at a TRUNCATE
 	first   int64 // commit time of the oldest change, microseconds; 0 for none
+
+	met     bool // a record with a change in it has been read
+	aside   []warehouse.ParkedRecord
+	keys    map[string]int64 // identities of aside, like those of warehouse.Parked
+	cleared bool             // by a TRUNCATE: what was parked before counts no more
 }
 
 // unit is the rows of one topic under one plan.
@@ -117,8 +115,17 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch) {
 			clear(w.plans) // a Target belongs to a plan: new plans are prepared anew
 		case errors.Is(err, warehouse.ErrProgressBehind), retry.Transient(err):
 			w.pause(ctx, err, try)
+		case isUnit && len(batches) > 1:
+			// The rest goes on; the partitions of this table go one by one, to find the record.
+			topic := o.units[unit.Unit].topic
+			for _, b := range only(batches, topic) {
+				w.flush(ctx, []consume.Batch{b})
+			}
+			batches = without(batches, topic)
 		case isUnit:
-			batches = w.quarantine(ctx, batches, o.units[unit.Unit].topic, unit.Err)
+			if !w.narrow(ctx, batches[0], &o.parts[0], unit.Err) {
+				return
+			}
 		case len(topicsOf(batches)) > 1:
 			// Which table is to blame shows when each goes by itself.
 			for _, topic := range topicsOf(batches) {
@@ -215,7 +222,6 @@ func (w *worker) fenced(ctx context.Context, batches []consume.Batch, o *outcome
 	for i := range o.parts {
 		advances = append(advances, o.parts[i].advance)
 	}
-	w.s.metrics.commits.WithLabelValues("fenced").Inc()
 	standings, err := w.session.Standings(ctx, advances)
 	if err != nil {
 		return batches // it comes up again with the next try
@@ -223,10 +229,12 @@ func (w *worker) fenced(ctx context.Context, batches []consume.Batch, o *outcome
 	var rest []consume.Batch
 	for i, b := range batches {
 		p := b.Partition
+		delete(w.parked, p) // if nobody took the partition, what is parked of it has changed
 		if standings[i] == warehouse.Behind {
 			rest = append(rest, b)
 			continue
 		}
+		w.s.metrics.commits.WithLabelValues("fenced").Inc()
 		w.s.lost(p)
 		w.s.consumer.Finish(p, consume.Nothing(p))
 	}
@@ -247,6 +255,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, impatient
 	f := &warehouse.Flush{Impatient: impatient}
 	for i := range o.parts {
 		if a := &o.parts[i].advance; a.Next != a.Expected || o.parts[i].barrier {
+			a.Parks = len(o.parts[i].aside) > 0 || o.parts[i].cleared
 			f.Advances = append(f.Advances, *a)
 		}
 	}
@@ -259,6 +268,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, impatient
 	}
 	for i := range o.parts {
 		rows += int(o.parts[i].advance.Rows)
+		f.Parked = append(f.Parked, o.parts[i].aside...)
 	}
 	// A transaction that has begun is finished even when the sink is told to stop, within limits.
 	applying, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -311,13 +321,14 @@ func (w *worker) finish(ctx context.Context, o *outcome) {
 	for i := range o.parts {
 		pt := &o.parts[i]
 		p := pt.p
-		if attempt := p.Attempt; attempt != 0 && pt.records > 0 && pt.stop == nil {
+		if attempt := p.Attempt; attempt != 0 && pt.records > 0 {
 			if err := w.session.Recovered(ctx, p.Topic, p.Number, attempt); err != nil {
 				w.s.log.Warn("quarantine is over, its row could not be deleted", "topic", p.Topic, "partition", p.Number, service.Err(err))
 			} else {
 				w.s.log.Info("goes on after quarantine", "topic", p.Topic, "partition", p.Number)
 			}
 		}
+		w.passed(pt)
 		if pt.barrier {
 			w.s.holdAtBarrier(p, pt.advance.Barrier)
 		} else if pt.stop != nil {

@@ -217,6 +217,7 @@ type source struct {
 	encoder map[*schema.Relation]*record.Encoder
 	tables  []record.TableProgress
 	quiet   bool // write no progress
+	damage  bool // cut values off
 	last    *record.Progress
 }
 
@@ -382,6 +383,9 @@ func (s *source) publish(lsn change.LSN, at time.Time, events ...event) {
 				s.produce(&copied)
 			}
 			continue
+		}
+		if s.damage {
+			r.Value = r.Value[:len(r.Value)/2]
 		}
 		if len(e.rel.Key) > 0 {
 			row := ev.After

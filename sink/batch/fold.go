@@ -182,21 +182,14 @@ func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 		if err := f.check(ev.Before, "old row"); err != nil {
 			return err
 		}
-		s, err := f.slot(ev.Before)
-		if err != nil {
-			return err
-		}
-		f.slots[s].occupant = vacant
+		f.slots[f.slot(ev.Before)].occupant = vacant
 		return nil
 	}
 	if err := f.check(ev.After, "new row"); err != nil {
 		return err
 	}
 	known := len(f.slots)
-	s, err := f.slot(ev.After)
-	if err != nil {
-		return err
-	}
+	s := f.slot(ev.After)
 	f.overlay(s, s, int(s) == known, ev)
 	return nil
 }
@@ -218,15 +211,9 @@ func (f *Fold) Move(del, ins *change.Event) error {
 		return fmt.Errorf("%w: a key changes in a table without one", ErrEvent)
 	}
 	known := len(f.slots)
-	from, err := f.slot(del.Before)
-	if err != nil {
-		return err
-	}
+	from := f.slot(del.Before)
 	unknown := int(from) == known
-	to, err := f.slot(ins.After)
-	if err != nil {
-		return err
-	}
+	to := f.slot(ins.After)
 	f.overlay(from, to, unknown, ins)
 	return nil
 }
@@ -268,17 +255,19 @@ func (f *Fold) check(t change.Tuple, what string) error {
 	if len(t) != len(f.plan.Relation.Columns) {
 		return fmt.Errorf("%w: the %s has %d columns, want %d", ErrEvent, what, len(t), len(f.plan.Relation.Columns))
 	}
+	for _, k := range f.plan.Key {
+		if t[f.sources[k]].State != change.Present {
+			return fmt.Errorf("%w: no value for key column %q", ErrEvent, f.plan.Column(k).Name)
+		}
+	}
 	return nil
 }
 
-// slot finds the slot of row's key, or makes one at the end of f.slots.
-func (f *Fold) slot(row change.Tuple) (int32, error) {
+// slot finds the slot of row's key, or makes one at the end of f.slots. The row has passed check.
+func (f *Fold) slot(row change.Tuple) int32 {
 	f.scratch = f.scratch[:0]
 	for _, k := range f.plan.Key {
 		v := &row[f.sources[k]]
-		if v.State != change.Present {
-			return 0, fmt.Errorf("%w: no value for key column %q", ErrEvent, f.plan.Column(k).Name)
-		}
 		start := len(f.scratch)
 		f.scratch = append(f.scratch, 0, 0, 0, 0)
 		f.scratch = f.plan.Column(k).Type.AppendCanonical(f.scratch, v.Text)
@@ -291,7 +280,7 @@ func (f *Fold) slot(row change.Tuple) (int32, error) {
 	}
 	for s := first; s >= 0; s = f.slots[s].next {
 		if bytes.Equal(f.text(f.slots[s].canonical), f.scratch) {
-			return s, nil
+			return s
 		}
 	}
 	s := int32(len(f.slots))
@@ -305,7 +294,7 @@ func (f *Fold) slot(row change.Tuple) (int32, error) {
 		f.keys = append(f.keys, f.keep(row[f.sources[k]].Text, change.Present))
 	}
 	f.index[hash] = s
-	return s, nil
+	return s
 }
 
 // putSize makes the parts of a key self-delimiting: ("a","bc") is not ("ab","c").

@@ -64,6 +64,8 @@ type Start struct {
 	Position change.Position
 	Attempt  int64
 	Err      error // not nil: the partition is held from the start
+	Hold     error // not nil: the partition is held from the start, by the caller who says so
+	Park     error // not nil: why the first record is not to be applied, but put aside
 }
 
 // Partition is an assigned partition. The exported fields may be read by whoever took it, until Finish; they are
@@ -105,6 +107,7 @@ type Consumer struct {
 	topics   map[string]topic
 	unrouted []string
 	bytes    int64
+	largest  int64              // bytes of the largest record of late; what was longer ago counts less
 	wake     context.CancelFunc // ends the poll under way
 	ready    bool               // topics have been looked for
 	moves    int64              // rebalances
@@ -126,7 +129,7 @@ func New(cfg Config) (*Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{cfg: cfg, changed: make(chan struct{}), parts: map[key]*Partition{}, topics: map[string]topic{}}
+	c := &Consumer{cfg: cfg, largest: firstGuess, changed: make(chan struct{}), parts: map[key]*Partition{}, topics: map[string]topic{}}
 	fetch := int32(min(max(cfg.Memory/4, 1<<20), 32<<20))
 	opts = append(opts,
 		kgo.ConsumerGroup(cfg.Group),
@@ -167,6 +170,7 @@ const (
 	// since the checkpoint fences us, but then the flush is for nothing.
 	revokePatience = 20 * time.Second
 	pollRecords    = 10_000
+	firstGuess     = 64 << 10 // bytes of a record, before one was seen
 	fetchMaxWait   = 100 * time.Millisecond
 	commitEvery    = time.Second
 	// minMetadataAge is the least that the client takes.
@@ -240,7 +244,10 @@ func (c *Consumer) assign(ctx context.Context, offsets map[string]map[int32]kgo.
 		}
 		c.parts[k] = p
 		offsets[r.Topic][r.Number] = kgo.NewOffset().At(p.Next)
-		if p.Err != nil {
+		if p.Err == nil && p.Hold != nil {
+			p.held = p.Hold
+			hold[r.Topic] = append(hold[r.Topic], r.Number)
+		} else if p.Err != nil {
 			p.held = p.Err
 			hold[r.Topic] = append(hold[r.Topic], r.Number)
 			faults = append(faults, func() { c.cfg.Fault(p, p.Err) })
@@ -319,7 +326,7 @@ func (c *Consumer) fetch(ctx context.Context) error {
 		poll, cancel := context.WithCancel(ctx)
 		c.mu.Lock()
 		c.wake = cancel
-		for c.bytes >= c.cfg.Memory && !c.anyRelease() && ctx.Err() == nil {
+		for c.bytes+min(c.largest, c.share()) > c.cfg.Memory && !c.anyRelease() && ctx.Err() == nil {
 			changed := c.changed
 			c.mu.Unlock()
 			done := c.cfg.Stage.Wait("room in memory")
@@ -333,8 +340,9 @@ func (c *Consumer) fetch(ctx context.Context) error {
 		if c.anyRelease() {
 			cancel() // do it now, then poll again
 		}
+		room := c.room()
 		c.mu.Unlock()
-		fetches := c.client.PollRecords(poll, pollRecords)
+		fetches := c.client.PollRecords(poll, room)
 		cancel()
 		c.cfg.Stage.Busy()
 		faults := c.dispatch(fetches)
@@ -350,6 +358,13 @@ func (c *Consumer) fetch(ctx context.Context) error {
 	}
 }
 
+// room gives how many records may be taken from the client now, so that those held stay within the memory: as many as
+// would fit if each were as large as the largest of those that came lately. After a long time of small records a poll of
+// large ones may go over it, by what the client has fetched at most. c.mu is held.
+func (c *Consumer) room() int {
+	return int(min(max((c.cfg.Memory-c.bytes)/c.largest, 1), pollRecords))
+}
+
 func (c *Consumer) anyRelease() bool {
 	for _, p := range c.parts {
 		if p.release && !p.busy {
@@ -363,6 +378,7 @@ func (c *Consumer) anyRelease() bool {
 func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 	now := time.Now()
 	pause := map[string][]int32{}
+	largest := int64(0)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
@@ -394,6 +410,7 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 			size := recordSize(r)
 			p.bytes += size
 			c.bytes += size
+			largest = max(largest, size)
 			p.polled = r.Offset + 1
 		}
 		if p.bytes > c.share() && !p.paused {
@@ -403,6 +420,9 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 	})
 	if len(pause) > 0 {
 		c.client.PauseFetchPartitions(pause)
+	}
+	if largest > 0 {
+		c.largest = max(largest, c.largest-c.largest/16)
 	}
 	c.notify()
 	return faults
@@ -432,7 +452,7 @@ func fetchTrouble(p *Partition, err error) error {
 		return &trouble.Error{
 			Code: trouble.TopicTruncated, Op: "read", Subject: subject, Cause: cause,
 			Means: "records between the checkpoint and the first one that Kafka still has are gone; nothing was skipped, the table is held",
-			Hint:  "read the table anew: capture snapshot --table …; then move next_offset in tributary.checkpoint and delete the row from tributary.quarantine",
+			Hint:  "read the table anew: docs/reload.md; then move next_offset in tributary.checkpoint, and sink resume SOURCE/TABLE",
 		}
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
 		return &trouble.Error{

@@ -70,7 +70,7 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 		if i < 0 {
 			return refuse("mend columns of the rule; there are "+names(rel), "the table has no column %q", c.From)
 		}
-		p.Columns = append(p.Columns, PlanColumn{Name: c.As, Source: i})
+		p.Columns = append(p.Columns, PlanColumn{Name: c.into(), Source: i})
 	}
 	at := map[string]int{}
 	for i, c := range p.Columns {

@@ -7,6 +7,7 @@ package rule
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -15,8 +16,9 @@ import (
 // Source is one entry of the configuration's "sources": whose topics are read, and by which value their rows are told
 // apart in a target that several sources share.
 type Source struct {
-	Name string `mapstructure:"name" required:"true" doc:"Name of a source, as its capture was configured; * and ? stand for any characters."`
-	SID  string `mapstructure:"sid" default:"" doc:"Value of the sid column for rows of this source; its name if empty. Not together with * or ? in the name."`
+	Name        string `mapstructure:"name" required:"true" doc:"Name of a source, as its capture was configured; * and ? stand for any characters."`
+	Consistency string `mapstructure:"consistency" default:"table" oneof:"table,source" doc:"table: each table is written as soon as its changes are there. source: whole source transactions over all tables become visible in the warehouse at once; one sink writes all tables of the source, and an error of one stops all of them."`
+	SID         string `mapstructure:"sid" default:"" doc:"Value of the sid column for rows of this source; its name if empty. Not together with * or ? in the name."`
 }
 
 // Check refuses one value for many sources.
@@ -35,16 +37,25 @@ type Table struct {
 	Mode    string   `mapstructure:"mode" default:"clone" doc:"clone keeps the target equal to the source; append is clone without delete and truncate."`
 	Ignore  []string `mapstructure:"ignore" default:"" oneof:"insert,update,delete,truncate" doc:"Operations that are left out. A change of a key counts as update."`
 	SID     string   `mapstructure:"sid" default:"" doc:"Name of a column to add to the target and its key, holding the source's sid; needed where several sources share a target."`
-	Columns []Column `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email for another name. The columns of the key must be among them."`
+	Columns []Column `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email, or {from: mail, as: email} for another name. The columns of the key must be among them."`
+	OnError string   `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
 	Create  bool     `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
 	Skip    bool     `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
 }
 
 // Column picks one column of the source. It is written "id", or "mail as email" where the target's has another name; a
-// name that holds " as " is put in double quotes.
+// name that holds " as " is put in double quotes. It can be written as a block as well: {from: mail, as: email}.
 type Column struct {
-	From string // at the source
-	As   string // in the target
+	From string `mapstructure:"from" required:"true" doc:"Name of the column at the source."`
+	As   string `mapstructure:"as" default:"" doc:"Name of the column in the target; the same if empty."`
+}
+
+// into gives the name of the column in the target.
+func (c Column) into() string {
+	if c.As == "" {
+		return c.From
+	}
+	return c.As
 }
 
 var errColumn = errors.New(`not a column; write id, or mail as email; in double quotes where a name holds " as "`)
@@ -89,7 +100,7 @@ func (c Column) MarshalText() ([]byte, error) {
 		}
 		return name
 	}
-	if c.From == c.As {
+	if c.From == c.into() {
 		return []byte(quote(c.From)), nil
 	}
 	return []byte(quote(c.From) + " as " + quote(c.As)), nil
@@ -107,6 +118,12 @@ const (
 const (
 	modeClone  = "clone"
 	modeAppend = "append"
+)
+
+// The values of Table.OnError.
+const (
+	onErrorStop = "stop"
+	onErrorPark = "park"
 )
 
 // Check gives everything wrong with the entry that can be seen without a table.
@@ -132,6 +149,11 @@ func (t Table) Check() []config.Fault {
 	default:
 		fault("mode", t.Mode, "not a mode; write clone or append")
 	}
+	switch t.OnError {
+	case "", onErrorStop, onErrorPark:
+	default:
+		fault("on_error", t.OnError, "not known; write stop or park")
+	}
 	for i, op := range t.Ignore {
 		switch op {
 		case insertOp, updateOp, deleteOp, truncateOp:
@@ -141,7 +163,7 @@ func (t Table) Check() []config.Fault {
 	}
 	into := map[string]bool{}
 	for i, c := range t.Columns {
-		name := c.As
+		name := c.into()
 		switch {
 		case into[name]:
 			fault(fmt.Sprintf("columns[%d]", i), name, "two columns of the source into one of the target")
@@ -216,6 +238,9 @@ type Route struct {
 	rule                  *compiled
 }
 
+// Parks says whether changes that cannot be written are put aside.
+func (r *Route) Parks() bool { return r.rule.OnError == onErrorPark }
+
 // Source says whether the source called name is read, and its sid.
 func (s *Set) Source(name string) (sid string, ok bool) {
 	if len(s.sources) == 0 {
@@ -231,6 +256,23 @@ func (s *Set) Source(name string) (sid string, ok bool) {
 	}
 	return "", false
 }
+
+// Whole says whether the source's transactions are to become visible as a whole.
+func (s *Set) Whole(name string) bool {
+	for _, src := range s.sources {
+		if glob(src.Name, name) {
+			return src.Consistency == consistencySource
+		}
+	}
+	return false
+}
+
+// AnyWhole says whether there may be such a source.
+func (s *Set) AnyWhole() bool {
+	return slices.ContainsFunc(s.sources, func(src Source) bool { return src.Consistency == consistencySource })
+}
+
+const consistencySource = "source"
 
 // Match finds the rule for a table. It gives false where no rule matches, or the one that does says skip.
 func (s *Set) Match(source, schema, table string) (*Route, bool) {

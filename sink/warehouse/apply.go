@@ -17,6 +17,7 @@ import (
 type Flush struct {
 	Advances []Advance // in order of topic and partition
 	Units    []Unit
+	Parked   []ParkedRecord // put aside instead of applied
 	// Impatient says not to wait for the first progress record of a source: what only it could explain is trouble.
 	Impatient bool
 }
@@ -133,10 +134,21 @@ func (a *flushing) write(ctx context.Context) error {
 	}
 	a.queue = append(a.queue, statement{unit: -1, sql: "BEGIN"})
 	a.queue = append(a.queue, a.s.w.advance(a.f.Advances))
+	return a.writeUnits(ctx)
+}
+
+// writeUnits writes all but the checkpoints.
+func (a *flushing) writeUnits(ctx context.Context) error {
 	for i := range a.f.Units {
 		if err := a.unit(ctx, i); err != nil {
 			return err
 		}
+		if u := &a.f.Units[i]; u.Result.Truncate {
+			a.queue = append(a.queue, a.s.w.clearParked(u.Topic))
+		}
+	}
+	if len(a.f.Parked) > 0 {
+		a.queue = append(a.queue, a.s.w.park(a.f.Parked))
 	}
 	return a.run(ctx)
 }
@@ -417,7 +429,7 @@ func exactly(u *Unit, verb string, want, got int64) error {
 		Code: trouble.RowCount, Op: "write to", Subject: targetName(u.Result.Plan),
 		Cause: fmt.Errorf("%d rows were %s, %d were expected", got, verb, want),
 		Means: "the target is not what the changes so far make of it; this batch was rolled back",
-		Hint:  "look for triggers, rules, policies and other writers of the table; to load it anew: capture snapshot --table …",
+		Hint:  "look for triggers, rules, policies and other writers of the table; to load it anew: docs/reload.md",
 	}
 }
 
@@ -444,7 +456,7 @@ func (a *flushing) left(ctx context.Context, i int, lsns []change.LSN) error {
 				Code: trouble.UnresolvedToast, Op: "update", Subject: targetName(u.Result.Plan),
 				Cause: fmt.Errorf("%d rows are not there, and their updates, up to %s, do not carry every value", len(lsns), lsn),
 				Means: "values that the source did not send (unchanged TOAST) are nowhere to be found; the table is held, nothing was written",
-				Hint:  "load the table anew: capture snapshot --table …; ALTER TABLE … REPLICA IDENTITY FULL at the source avoids it",
+				Hint:  "load the table anew: docs/reload.md; ALTER TABLE … REPLICA IDENTITY FULL at the source avoids it",
 			}}
 		}
 	}

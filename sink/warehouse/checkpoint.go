@@ -30,6 +30,8 @@ type Claim struct {
 	// Attempt is not 0 where the partition was quarantined before: this claim is a new attempt, see Quarantined.
 	Attempt int64
 	Err     error // the partition must not be consumed, though claimed: trouble
+	// Park is not nil where somebody asked that the first record be parked: the reason for which it was quarantined.
+	Park *Reason
 }
 
 // claimPatience is how long a claim waits for the transaction of an owner before it. A live owner has finished by
@@ -114,12 +116,22 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 			UPDATE tributary.checkpoint c
 			   SET owner_epoch = owner_epoch + 1, owner = $4, owner_pid = NULL, owner_backend_start = NULL
 			 WHERE grp = $1 AND topic = $2 AND partition = $3
-			RETURNING owner_epoch, next_offset, era, lsn::text, seq, topic_id, coalesce((
-			       SELECT q.attempt FROM tributary.quarantine q
-			        WHERE q.grp = c.grp AND q.topic = c.topic AND q.partition = c.partition), 0)`,
-			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance).Scan(&c.Epoch, &c.Next, &era, &lsn, &seq, &id, &c.Attempt)
+			RETURNING owner_epoch, next_offset, era, lsn::text, seq, topic_id`,
+			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance).Scan(&c.Epoch, &c.Next, &era, &lsn, &seq, &id)
 		if err != nil {
 			return nil, err
+		}
+		var park bool
+		var why Reason
+		err = tx.QueryRow(ctx, `
+			SELECT attempt, park AND next_offset = $4, code, message FROM tributary.quarantine
+			 WHERE grp = $1 AND topic = $2 AND partition = $3`, w.cfg.Group, p.Topic, p.Number, c.Next).
+			Scan(&c.Attempt, &park, &why.Code, &why.Message)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return nil, err
+		}
+		if park {
+			c.Park = &why
 		}
 		if c.Position, err = position(era, lsn, seq); err != nil {
 			return nil, err
@@ -161,10 +173,12 @@ type Advance struct {
 	Barrier    change.Position // of the TRUNCATE that the partition now waits at; zero for none
 	Rows       int64           // applied by this advance
 	CommitTime int64           // of the last record, microseconds since 1970; 0 if there is none
+	ParkedN    int64           // as Parked gave it
+	Parks      bool            // what is parked of the partition changes
 }
 
-// ErrFenced says that a checkpoint was not where its owner left it: somebody else owns the partition. Nothing was
-// written.
+// ErrFenced says that a checkpoint was not where its owner left it: somebody else owns the partition, or (its standing
+// is Behind) what is parked of it has changed. Nothing was written.
 var ErrFenced = errors.New("checkpoint belongs to another owner")
 
 // advanceSQL is the compare-and-set. Its plan can only be a nested loop (see connect), in the order of the arrays or
@@ -173,14 +187,15 @@ const advanceSQL = `
 UPDATE tributary.checkpoint c
    SET next_offset = s.next::bigint, era = s.era::int, lsn = s.lsn::pg_lsn, seq = s.seq::bigint,
        barrier_era = s.bera::int, barrier_lsn = s.blsn::pg_lsn, barrier_seq = s.bseq::bigint,
-       applied_rows = c.applied_rows + s.rows::bigint, applied_at = clock_timestamp(),
+       parked_n = c.parked_n + s.parks::bigint, applied_rows = c.applied_rows + s.rows::bigint, applied_at = clock_timestamp(),
        last_commit_ts = coalesce('epoch'::timestamptz + s.ts::bigint * interval '1 microsecond', c.last_commit_ts),
        owner_pid = pg_backend_pid(), owner_backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
   FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-              $10::text[], $11::text[], $12::text[], $13::text[], $14::text[])
-    AS s(topic, partition, epoch, expected, next, era, lsn, seq, bera, blsn, bseq, rows, ts)
+              $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[])
+    AS s(topic, partition, epoch, expected, next, era, lsn, seq, bera, blsn, bseq, rows, ts, parked, parks)
  WHERE c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition::int
-   AND c.owner_epoch = s.epoch::bigint AND c.next_offset = s.expected::bigint`
+   AND c.owner_epoch = s.epoch::bigint AND c.next_offset = s.expected::bigint
+   AND c.parked_n = s.parked::bigint`
 
 func (w *Warehouse) advance(advances []Advance) statement {
 	column := func(text func(a *Advance) string) []byte {
@@ -213,6 +228,13 @@ func (w *Warehouse) advance(advances []Advance) statement {
 					return ""
 				}
 				return strconv.FormatInt(a.CommitTime, 10)
+			})},
+			{array: number(func(a *Advance) int64 { return a.ParkedN })},
+			{array: number(func(a *Advance) int64 {
+				if a.Parks {
+					return 1
+				}
+				return 0
 			})},
 		},
 		check: func(rows int64) error {

@@ -117,7 +117,15 @@ func (s *Session) Follow(ctx context.Context, adv Advance, source string, record
 }
 
 func (s *Session) follow(ctx context.Context, adv Advance, source string, records []ProgressRecord, consumed func(topic string) bool) error {
-	if err := s.run(ctx, []statement{{unit: -1, sql: "BEGIN"}, s.w.advance([]Advance{adv})}); err != nil {
+	if err := s.run(ctx, []statement{{unit: -1, sql: "BEGIN"}}); err != nil {
+		return err
+	}
+	return s.followIn(ctx, adv, source, records, consumed)
+}
+
+// followIn is follow in a transaction that is open.
+func (s *Session) followIn(ctx context.Context, adv Advance, source string, records []ProgressRecord, consumed func(topic string) bool) error {
+	if err := s.run(ctx, []statement{s.w.advance([]Advance{adv})}); err != nil {
 		return err
 	}
 	at, err := s.standing(ctx, source)
@@ -367,4 +375,29 @@ func (s *Session) Sources(ctx context.Context) ([]Source, error) {
 		return nil, s.broken("read", "tributary.progress", err)
 	}
 	return sources, nil
+}
+
+// Table is what the checkpoints say of one topic.
+type Table struct {
+	Topic      string
+	LastCommit *time.Time // at the source, of the last change applied
+}
+
+// Tables lists the topics that any sink of the group has ever claimed.
+func (s *Session) Tables(ctx context.Context) ([]Table, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := s.conn.Query(ctx, `SELECT topic, max(last_commit_ts) FROM tributary.checkpoint WHERE grp = $1 GROUP BY 1 ORDER BY 1`, s.w.cfg.Group)
+	if err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Table, err error) {
+		err = row.Scan(&t.Topic, &t.LastCommit)
+		return t, err
+	})
+	if err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	return out, nil
 }

@@ -17,6 +17,7 @@ type Session struct {
 	prepared map[string]string // SQL text: name of the statement
 	names    int               // how many were given
 	stages   map[string]string // columns: name of the temporary table
+	cut      pgx.Tx            // of a Cut that is open, else nil
 
 	inspecting bool     // by Inspect: changes of targets are listed and rolled back
 	changes    []string // statements

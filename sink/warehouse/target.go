@@ -51,7 +51,13 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string) (*
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	tx, err := s.conn.Begin(ctx)
+	var tx pgx.Tx
+	var err error
+	if s.cut != nil {
+		tx, err = s.cut.Begin(ctx) // a savepoint
+	} else {
+		tx, err = s.conn.Begin(ctx)
+	}
 	if err != nil {
 		return nil, s.broken("prepare target", targetName(plan), err)
 	}
@@ -303,7 +309,7 @@ func (s *Session) evolve(ctx context.Context, tx pgx.Tx, plan *rule.Plan, have c
 				Code: trouble.SchemaChangeBlocked, Op: "write to", Subject: targetName(plan),
 				Cause: fmt.Errorf(reason, args...),
 				Means: "the table is held before the first change that needs it; nothing is lost",
-				Hint:  sql + "; then DELETE FROM tributary.quarantine for the table; or say create: true in the rule",
+				Hint:  sql + "; then sink resume SOURCE/TABLE; or say create: true in the rule",
 			}
 		}
 		return s.alter(ctx, tx, plan, sql)

@@ -114,10 +114,10 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 		t.Means = "nothing is lost: Kafka keeps the changes, and the sink goes on by itself"
 	case strings.HasPrefix(state, "23"):
 		t.Code = trouble.ConstraintViolation
-		t.Hint = "drop the constraint from the target, or mend its rows; then delete the row from tributary.quarantine"
+		t.Hint = "drop the constraint from the target, or mend its rows; then sink resume SOURCE/TABLE\nor put the row aside: sink resume SOURCE/TABLE --park"
 	case strings.HasPrefix(state, "22"):
 		t.Code = trouble.ValueOutOfRange
-		t.Hint = "widen the target's column; then delete the row from tributary.quarantine"
+		t.Hint = "widen the target's column; then sink resume SOURCE/TABLE\nor put the row aside: sink resume SOURCE/TABLE --park"
 	case strings.HasPrefix(state, "42804"), state == "42846":
 		t.Code = trouble.TargetType
 	default:

@@ -157,7 +157,7 @@ func (m *machine) run(ctx context.Context) (err error) {
 			return err
 		}
 		if m.broken() {
-			return nil // what follows a defect only confuses
+			return nil
 		}
 	}
 	return nil
@@ -165,26 +165,33 @@ func (m *machine) run(ctx context.Context) (err error) {
 
 // round is load and faults, healing, and comparing.
 func (m *machine) round(ctx context.Context, n int) error {
-	loading, stopLoad := context.WithCancel(ctx)
-	defer stopLoad()
+	loading, cancelLoad := context.WithCancel(ctx)
 	var working sync.WaitGroup
 	working.Go(func() { m.load.run(loading, n) })
+	stopLoad := func() {
+		cancelLoad()
+		working.Wait()
+	}
+	defer stopLoad()
 	striking, heal := context.WithTimeout(ctx, m.Round)
 	err := m.strike(striking, rand.New(rand.NewPCG(m.Seed, 1000+uint64(n)))) //nolint:gosec // it is to be repeatable
 	heal()
 	healed := time.Now()
 	if err != nil {
-		stopLoad()
-		working.Wait()
 		return err
+	}
+	if m.broken() {
+		return nil // what follows a defect only confuses
 	}
 	// The load goes on for a moment: that it flows again is a part of being healed.
 	wait(ctx, time.Second)
 	stopLoad()
-	working.Wait()
 	if err := m.checker.fence(ctx, fmt.Sprintf("round-%d", n)); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if errors.Is(err, errBroken) {
+			return nil
 		}
 		m.dump() // where the services hang
 		m.find("round %d: after everything was healed the warehouse did not become complete: %v", n, err)

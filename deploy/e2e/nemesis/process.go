@@ -38,9 +38,8 @@ type service struct {
 
 	mu      sync.Mutex
 	wanted  bool
-	pid     int  // of the running process, 0 for none
-	asked   bool // that it ends now is our doing
-	paused  bool
+	pid     int           // of the running process, 0 for none
+	asked   bool          // that it ends now is our doing
 	running chan struct{} // closed when the supervisor has ended
 	wake    chan struct{} // closed to end the pause before the next start
 }
@@ -79,7 +78,7 @@ func (s *service) supervise(done, wake chan struct{}) {
 		_ = cmd.Wait() // how it ended is in ProcessState
 		s.mu.Lock()
 		asked, wanted := s.asked, s.wanted
-		s.pid, s.asked, s.paused = 0, false, false
+		s.pid, s.asked = 0, false
 		s.mu.Unlock()
 		if !asked {
 			s.ended(cmd.ProcessState)

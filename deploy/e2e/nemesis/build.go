@@ -1,0 +1,160 @@
+package nemesis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+)
+
+// build starts the servers and the proxies, makes the tables, and prepares the services.
+func (m *machine) build(ctx context.Context) (err error) {
+	settings := map[string]string{
+		"fsync": "on", "full_page_writes": "on", // servers are killed
+		"wal_sender_timeout": strconv.Itoa(int(senderLimit.Milliseconds())),
+	}
+	if m.source, err = pgtest.Start(ctx, pgtest.Options{Settings: settings}); err != nil {
+		return err
+	}
+	warehouse := map[string]string{"fsync": "on", "full_page_writes": "on", "max_connections": "60"}
+	if m.warehouse, err = pgtest.Start(ctx, pgtest.Options{Settings: warehouse}); err != nil {
+		return err
+	}
+	if m.sourceNet, err = newProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(m.source.Port()))); err != nil {
+		return fmt.Errorf("start proxy: %w", err)
+	}
+	if m.warehouseNet, err = newProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(m.warehouse.Port()))); err != nil {
+		return fmt.Errorf("start proxy: %w", err)
+	}
+	if err := m.createTables(ctx); err != nil {
+		return err
+	}
+	if m.checker, err = newChecker(m); err != nil {
+		return err
+	}
+	m.load = &load{
+		dsn: m.source.DSN("postgres"), seed: m.Seed, rows: m.Rows, large: m.Large,
+		failed: func(err error) { m.tell("load: %v", postgres.Describe(err)) },
+	}
+	return m.configure()
+}
+
+func (m *machine) createTables(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, m.source.DSN("postgres"))
+	if err != nil {
+		return fmt.Errorf("connect to source: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	script := ledgerSQL
+	for i := range tables {
+		script += tables[i].createSQL(m.Rows) + tables[i].triggerSQL()
+	}
+	if _, err := conn.Exec(ctx, script, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return fmt.Errorf("make tables: %w", err)
+	}
+	return nil
+}
+
+// configure writes the services' configurations. Everything is small, so that what happens at a limit happens often:
+// large transactions are cut, chunks are many, batches are several.
+func (m *machine) configure() error {
+	var overrides []string
+	for _, t := range tables {
+		overrides = append(overrides, fmt.Sprintf("{table: public.%s, partitions: %d}", t.name, t.partitions))
+	}
+	brokers := strings.Join(m.Broker.Addrs(), ", ")
+	capture := fmt.Sprintf(`
+source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 500ms, heartbeat: 1s}
+snapshot: {workers: 2, chunk_rows: 200, chunk_bytes: 128KiB}
+publish: {linger: 50ms, bytes: 128KiB}
+kafka: {brokers: [%s]}
+topics: {overrides: [%s]}
+registry: {url: %q}
+http: {listen: "127.0.0.1:0"}
+`, sourceName, through(m.source, m.sourceNet), brokers, strings.Join(overrides, ", "), m.Registry)
+	sink := fmt.Sprintf(`
+group: %s
+warehouse: {dsn: %q, connections: 3}
+kafka: {brokers: [%s]}
+registry: {url: %q}
+batch: {rows: 1000, bytes: 1MiB, memory: 4MiB}
+refresh: 500ms
+session: %s
+http: {listen: "127.0.0.1:0"}
+tables: [{from: "public.*", to: "dwh.{table}"}]
+`, group, through(m.warehouse, m.warehouseNet), brokers, m.Registry, sinkSession)
+	for file, text := range map[string]string{"capture.yaml": capture, "sink.yaml": sink} {
+		if err := os.WriteFile(m.path(file), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("write configuration: %w", err)
+		}
+	}
+	for _, name := range []string{"capture-a", "capture-b", "sink-a", "sink-b", "sink-c"} {
+		s := &service{m: m, name: name, path: m.Programs.Sink, log: m.path(name + ".log"), args: []string{"run", "-c", m.path("sink.yaml")}}
+		if strings.HasPrefix(name, "capture") {
+			s.path, s.args[2] = m.Programs.Capture, m.path("capture.yaml")
+		}
+		m.services[name] = s
+	}
+	return nil
+}
+
+// through gives the address of a server by way of its proxy.
+func through(c *pgtest.Cluster, p *proxy) string {
+	return strings.Replace(c.DSN("postgres"), net.JoinHostPort("127.0.0.1", strconv.Itoa(c.Port())), p.addr(), 1)
+}
+
+// tearDown stops everything that build and the run have started, and keeps the servers' logs.
+func (m *machine) tearDown(ctx context.Context) error {
+	for _, s := range m.services {
+		s.resume()
+	}
+	for _, name := range []string{"capture-a", "capture-b", "sink-a", "sink-b", "sink-c"} {
+		if s := m.services[name]; s != nil {
+			s.stop()
+		}
+	}
+	var errs []error
+	for _, p := range []*proxy{m.sourceNet, m.warehouseNet} {
+		if p != nil {
+			p.close()
+		}
+	}
+	if m.checker != nil {
+		m.checker.close()
+	}
+	for name, c := range map[string]*pgtest.Cluster{"source": m.source, "warehouse": m.warehouse} {
+		if c == nil {
+			continue
+		}
+		errs = append(errs, keep(c.Log(), m.path(name+".log")), c.Remove())
+	}
+	if m.load != nil {
+		m.mu.Lock()
+		m.report.Transactions, m.report.RolledBack = m.load.committed.Load(), m.load.rolledBack.Load()
+		m.mu.Unlock()
+	}
+	return errors.Join(append(errs, context.Cause(ctx))...)
+}
+
+func keep(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}

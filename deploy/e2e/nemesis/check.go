@@ -1,0 +1,300 @@
+package nemesis
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// checker compares, when nothing moves, what the source did with what arrived.
+type checker struct {
+	m      *machine
+	reader *topicReader
+	ledger int64                // id of the last entry that was checked
+	topics map[string]*topicLog // by table
+	fences int
+
+	created   change.LSN     // where the slot was made
+	published []confirmation // the newest of the round before, and those of this one
+
+	mu        sync.Mutex
+	confirmed []confirmation
+}
+
+// confirmation is what the slot was told at some time.
+type confirmation struct {
+	at  time.Time
+	lsn change.LSN
+}
+
+func newChecker(m *machine) (*checker, error) {
+	r, err := newTopicReader(m)
+	if err != nil {
+		return nil, err
+	}
+	c := &checker{m: m, reader: r, topics: map[string]*topicLog{}}
+	for i := range tables {
+		c.topics[tables[i].name] = newTopicLog(m, &tables[i])
+	}
+	return c, nil
+}
+
+func (c *checker) close() { c.reader.close() }
+
+// awaitSlot waits until the slot is there: from then on the stream has every change, and the load may begin.
+func (c *checker) awaitSlot(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, c.m.source.DSN("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	err = poll(ctx, startTimeout, func(ctx context.Context) (bool, error) {
+		var lsn string
+		err := conn.QueryRow(ctx, `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn IS NOT NULL`, slotName).Scan(&lsn)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return false, nil
+		}
+		if err == nil {
+			c.created, err = change.ParseLSN(lsn)
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		return fmt.Errorf("wait for capture to stream: %w", err)
+	}
+	return nil
+}
+
+// confirmedAt notes what the slot was told by then.
+func (c *checker) confirmedAt(at time.Time, lsn change.LSN) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.confirmed); n > 0 && lsn <= c.confirmed[n-1].lsn {
+		return // also after a crash of the server, which may forget some of it
+	}
+	c.confirmed = append(c.confirmed, confirmation{at, lsn})
+}
+
+// errBroken says that there is no point in waiting: something was found meanwhile.
+var errBroken = errors.New("something is wrong already")
+
+// fence waits until the warehouse says that it has everything, reads that are still under way included.
+func (c *checker) fence(ctx context.Context, id string) error {
+	var last string
+	err := poll(ctx, fenceTimeout, func(ctx context.Context) (bool, error) {
+		c.fences++
+		one := fmt.Sprintf("%s-%d", id, c.fences)
+		var done bool
+		var err error
+		done, last, err = c.tryFence(ctx, one)
+		if c.m.broken() {
+			return false, errBroken
+		}
+		if err != nil && ctx.Err() == nil {
+			last = err.Error()
+			wait(ctx, time.Second)
+			return false, nil // somebody still gets up
+		}
+		return done, err
+	})
+	if err != nil {
+		return fmt.Errorf("%w; at last: %s", err, last)
+	}
+	return nil
+}
+
+// tryFence waits for one fence; done says that no snapshot was under way when it was reached.
+func (c *checker) tryFence(ctx context.Context, id string) (done bool, state string, err error) {
+	source, err := pgx.Connect(ctx, c.m.source.DSN("postgres"))
+	if err != nil {
+		return false, "", err
+	}
+	defer source.Close(context.WithoutCancel(ctx))
+	if _, err := source.Exec(ctx, `SELECT pg_logical_emit_message(true, 'tributary', $1)`, fmt.Sprintf(`{"fence": %q}`, id)); err != nil {
+		return false, "", err
+	}
+	warehouse, err := pgx.Connect(ctx, c.m.warehouse.DSN("postgres"))
+	if err != nil {
+		return false, "", err
+	}
+	defer warehouse.Close(context.WithoutCancel(ctx))
+	for {
+		var reached bool
+		var health []byte
+		var missing string
+		err := warehouse.QueryRow(ctx, `
+			SELECT coalesce($2 = ANY (fences), false), capture::text, coalesce((
+			       SELECT string_agg(format('%s/%s has %s, needs %s', p.topic, p.partition, c.next_offset, p.next_offset), ', ')
+			         FROM tributary.milestone_part p LEFT JOIN tributary.checkpoint c USING (grp, topic, partition)
+			        WHERE coalesce(c.next_offset, 0) < p.next_offset
+			          AND p.progress_offset = (SELECT min(m.progress_offset) FROM tributary.milestone m WHERE m.commit_lsn > v.commit_lsn)), '')
+			  FROM tributary.progress v WHERE grp = $1`, group, id).Scan(&reached, &health, &missing)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return false, "", postgres.Describe(err)
+		}
+		var h record.Health
+		if err == nil {
+			if err := json.Unmarshal(health, &h); err != nil {
+				return false, "", err
+			}
+		}
+		state = fmt.Sprintf("fence reached: %t; capture is %s, has read %d of %d tables, %s; behind: %s",
+			reached, h.State, h.SnapshotDone, h.SnapshotOf, h.WaitingOn, missing)
+		if reached {
+			return h.SnapshotOf > 0 && h.SnapshotDone == h.SnapshotOf, state, nil
+		}
+		if ctx.Err() != nil || c.m.broken() {
+			return false, state, nil
+		}
+		wait(ctx, 20*time.Millisecond)
+	}
+}
+
+// round compares everything. Nobody writes, and the warehouse is complete.
+func (c *checker) round(ctx context.Context) error {
+	if err := c.rows(ctx); err != nil {
+		return fmt.Errorf("compare rows: %w", err)
+	}
+	if err := c.takeLedger(ctx); err != nil {
+		return fmt.Errorf("read ledger: %w", err)
+	}
+	if err := c.reader.read(ctx, c.topics); err != nil {
+		return fmt.Errorf("read topics: %w", err)
+	}
+	for _, log := range c.topics {
+		log.finish()
+	}
+	return c.confirmations(ctx)
+}
+
+// rows compares every table row for row, both ways, by the texts of its values.
+func (c *checker) rows(ctx context.Context) error {
+	texts := func(dsn, schema string, t *table) ([]string, error) {
+		conn, err := postgres.Connect(ctx, dsn, "nemesis check")
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close(context.WithoutCancel(ctx))
+		var columns []string
+		for part := range strings.SplitSeq(t.columns, ",") {
+			if name := strings.Fields(part)[0]; name != "PRIMARY" && !strings.HasSuffix(part, ")") {
+				columns = append(columns, fmt.Sprintf("coalesce(%s::text, '%s')", name, null))
+			}
+		}
+		rows, err := conn.Query(ctx, fmt.Sprintf(`SELECT r FROM (SELECT concat_ws('|', %s) AS r FROM %s.%s) q ORDER BY r COLLATE "C"`,
+			strings.Join(columns, ", "), schema, t.name))
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	for i := range tables {
+		t := &tables[i]
+		want, err := texts(c.m.source.DSN("postgres"), "public", t)
+		if err != nil {
+			return err
+		}
+		got, err := texts(c.m.warehouse.DSN("postgres"), "dwh", t)
+		if err != nil {
+			return err
+		}
+		c.m.mu.Lock()
+		c.m.report.Rows += int64(len(want))
+		c.m.mu.Unlock()
+		missing, extra := difference(want, got)
+		if len(missing)+len(extra) > 0 {
+			c.m.find("table %s: of %d rows %d are missing in the warehouse, %d are there and not at the source; missing: %s; extra: %s",
+				t.name, len(want), len(missing), len(extra), few(missing), few(extra))
+		}
+	}
+	return nil
+}
+
+// difference gives what only one of two sorted lists has, each row as often as it is there.
+func difference(want, got []string) (missing, extra []string) {
+	for len(want) > 0 || len(got) > 0 {
+		switch {
+		case len(got) == 0 || len(want) > 0 && want[0] < got[0]:
+			missing = append(missing, want[0])
+			want = want[1:]
+		case len(want) == 0 || got[0] < want[0]:
+			extra = append(extra, got[0])
+			got = got[1:]
+		default:
+			want, got = want[1:], got[1:]
+		}
+	}
+	return missing, extra
+}
+
+// few gives the first rows for a person.
+func few(rows []string) string {
+	var out []string
+	for _, r := range rows[:min(len(rows), 4)] {
+		out = append(out, fmt.Sprintf("%.60q", r))
+	}
+	return strings.Join(out, " ")
+}
+
+// takeLedger gives the logs what the load has done in this round.
+func (c *checker) takeLedger(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, c.m.source.DSN("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, `SELECT id, xid, tbl, op, coalesce(old_key, ''), coalesce(new_key, ''), coalesce(ver, 0)
+		FROM nemesis.ledger WHERE id > $1 ORDER BY id`, c.ledger)
+	if err != nil {
+		return err
+	}
+	var e entry
+	var table string
+	n := int64(0)
+	_, err = pgx.ForEachRow(rows, []any{&e.id, &e.xid, &table, &e.op, &e.oldKey, &e.newKey, &e.ver}, func() error {
+		c.ledger = e.id
+		c.topics[table].expect(e)
+		n++
+		return nil
+	})
+	c.m.mu.Lock()
+	c.m.report.Changes += n
+	c.m.mu.Unlock()
+	return err
+}
+
+// confirmations checks that the slot was never told more than was published by then.
+func (c *checker) confirmations(ctx context.Context) error {
+	added, err := c.reader.progress(ctx)
+	if err != nil {
+		return fmt.Errorf("read progress topic: %w", err)
+	}
+	c.published = append(c.published[max(0, len(c.published)-1):], added...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, confirmed := range c.confirmed {
+		if confirmed.lsn <= c.created {
+			continue
+		}
+		ok := slices.ContainsFunc(c.published, func(p confirmation) bool {
+			return p.lsn >= confirmed.lsn && !p.at.After(confirmed.at)
+		})
+		if !ok {
+			c.m.find("the slot was told %s when that was not published yet, at %s", confirmed.lsn, confirmed.at.Format("15:04:05.000"))
+			break
+		}
+	}
+	c.confirmed = c.confirmed[:0]
+	return nil
+}

@@ -1,0 +1,125 @@
+package nemesis
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// sampleEvery is how often the sampler looks.
+const sampleEvery = 100 * time.Millisecond
+
+// sampler looks at what must hold at any moment, while everything breaks.
+type sampler struct {
+	m           *machine
+	checkpoints map[string]checkpoint
+	complete    change.LSN // of tributary.progress
+	troubles    map[string]bool
+}
+
+type checkpoint struct {
+	epoch, next int64
+	position    change.Position
+}
+
+// sample looks until ctx ends. A server that does not answer is no news.
+func (m *machine) sample(ctx context.Context) {
+	s := &sampler{m: m, checkpoints: map[string]checkpoint{}, troubles: map[string]bool{}}
+	var source, warehouse *pgx.Conn
+	look := func(conn **pgx.Conn, dsn string, what func(context.Context, *pgx.Conn) error) {
+		bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		var err error
+		if *conn == nil {
+			*conn, err = pgx.Connect(bounded, dsn)
+		}
+		if err == nil {
+			err = what(bounded, *conn)
+		}
+		if err != nil && *conn != nil {
+			_ = (*conn).Close(bounded)
+			*conn = nil
+		}
+	}
+	defer func() {
+		for _, conn := range []*pgx.Conn{source, warehouse} {
+			if conn != nil {
+				_ = conn.Close(context.WithoutCancel(ctx))
+			}
+		}
+	}()
+	for ctx.Err() == nil {
+		look(&warehouse, m.warehouse.DSN("postgres"), s.warehouse)
+		look(&source, m.source.DSN("postgres"), s.source)
+		wait(ctx, sampleEvery)
+	}
+}
+
+func (s *sampler) warehouse(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `SELECT topic || '/' || partition, owner_epoch, next_offset, era, lsn::text, seq FROM tributary.checkpoint`)
+	if err != nil {
+		return err
+	}
+	var name, lsn string
+	var now checkpoint
+	var era int32
+	var seq int64
+	_, err = pgx.ForEachRow(rows, []any{&name, &now.epoch, &now.next, &era, &lsn, &seq}, func() error {
+		commit, err := change.ParseLSN(lsn)
+		now.position = change.Position{Era: uint16(era), CommitLSN: commit, Seq: uint64(seq)}
+		was := s.checkpoints[name]
+		if now.epoch < was.epoch || now.next < was.next || now.position.Compare(was.position) < 0 {
+			s.m.find("checkpoint of %s went back: from epoch %d offset %d position %s to epoch %d offset %d position %s",
+				name, was.epoch, was.next, was.position, now.epoch, now.next, now.position)
+		}
+		s.checkpoints[name] = now
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var complete *string
+	if err := conn.QueryRow(ctx, `SELECT max(complete_lsn)::text FROM tributary.progress WHERE grp = $1`, group).Scan(&complete); err != nil {
+		return err
+	}
+	if complete != nil {
+		to, err := change.ParseLSN(*complete)
+		if err != nil {
+			return err
+		}
+		if to < s.complete {
+			s.m.find("tributary.progress went back from %s to %s", s.complete, to)
+		}
+		s.complete = to
+	}
+	rows, err = conn.Query(ctx, `SELECT topic || '/' || partition || ' at ' || next_offset || ': ' || code || ': ' || message FROM tributary.quarantine`)
+	if err != nil {
+		return err
+	}
+	troubles, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, t := range troubles {
+		if !s.troubles[t] {
+			s.troubles[t] = true
+			s.m.find("quarantine: %s", t)
+		}
+	}
+	return err
+}
+
+func (s *sampler) source(ctx context.Context, conn *pgx.Conn) error {
+	var lsn *string
+	err := conn.QueryRow(ctx, `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1`, slotName).Scan(&lsn)
+	if err != nil || lsn == nil {
+		return err
+	}
+	confirmed, err := change.ParseLSN(*lsn)
+	if err != nil {
+		return fmt.Errorf("read confirmed LSN: %w", err)
+	}
+	s.m.checker.confirmedAt(time.Now(), confirmed)
+	return nil
+}

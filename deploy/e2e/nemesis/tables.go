@@ -1,0 +1,123 @@
+package nemesis
+
+import (
+	"fmt"
+	"strings"
+)
+
+// table is a table of the source that the load writes to and the checker compares.
+type table struct {
+	name       string
+	columns    string // in SQL
+	after      string // statements behind CREATE TABLE
+	key        []string
+	rows       string // one row for the start, in SQL, of the number i
+	partitions int
+}
+
+// tables are all kinds that matter: each replica identity, values kept in TOAST tables, keys of several columns,
+// no key and equal rows. ver, set by a trigger, makes each version of a row one of its own.
+var tables = []table{
+	{
+		name: "plain", columns: `id int PRIMARY KEY, ver bigint NOT NULL, n int, t text`,
+		key: []string{"id"}, rows: `i, 0, i % 7, 'row ' || i`, partitions: 4,
+	},
+	{
+		name: "wide", columns: `id int PRIMARY KEY, ver bigint NOT NULL, n int, big text, big2 text`,
+		after: `ALTER TABLE wide ALTER big SET STORAGE EXTERNAL, ALTER big2 SET STORAGE EXTERNAL`,
+		key:   []string{"id"}, rows: `i, 0, i % 7, repeat(md5(i::text), 80), repeat(md5(i::text || 'b'), 90)`,
+		partitions: 1, // else a change of a key that leaves out what is in TOAST is refused: the new partition could not know it
+	},
+	{
+		name: "whole", columns: `id int PRIMARY KEY, ver bigint NOT NULL, n int, big text, big2 text`,
+		after: `ALTER TABLE whole REPLICA IDENTITY FULL; ALTER TABLE whole ALTER big SET STORAGE EXTERNAL`,
+		key:   []string{"id"}, rows: `i, 0, i % 7, repeat(md5(i::text), 80), NULL`, partitions: 4,
+	},
+	{
+		name: "coded", columns: `id int PRIMARY KEY, ver bigint NOT NULL, code text NOT NULL UNIQUE, n int`,
+		after: `ALTER TABLE coded REPLICA IDENTITY USING INDEX coded_code_key`,
+		key:   []string{"code"}, rows: `i, 0, 'c' || i, i % 7`, partitions: 4,
+	},
+	{
+		name: "pair", columns: `a int, b text, ver bigint NOT NULL, n int, PRIMARY KEY (b, a)`,
+		key: []string{"b", "a"}, rows: `i, 'b' || i % 3, 0, i % 7`, partitions: 4,
+	},
+	{
+		name: "bag", columns: `a int, b text`, after: `ALTER TABLE bag REPLICA IDENTITY FULL`,
+		rows: `i % 10, CASE WHEN i % 3 > 0 THEN 'same' END`, partitions: 4,
+	},
+}
+
+func (t *table) keyless() bool { return t.key == nil }
+
+// keyText is an expression for the key of a row, as checker writes keys; of a table without key, for the whole row.
+func (t *table) keyText(row string) string {
+	columns := t.key
+	if t.keyless() {
+		columns = []string{"a", "b"}
+	}
+	var parts []string
+	for _, c := range columns {
+		parts = append(parts, fmt.Sprintf("coalesce(%s.%s::text, '%s')", row, c, null))
+	}
+	return "concat_ws('|', " + strings.Join(parts, ", ") + ")"
+}
+
+// null stands for null in keyText.
+const null = "∅"
+
+// ledgerSQL makes the ledger: one row for each change of a row, and one for each table that was truncated. Its ids
+// grow, for each key, in the order in which the changes take effect: they are taken after the change, when the locks
+// that order it are held.
+const ledgerSQL = `
+CREATE SCHEMA nemesis;
+CREATE SEQUENCE nemesis.ver;
+CREATE TABLE nemesis.ledger (
+    id      bigserial PRIMARY KEY,
+    xid     bigint NOT NULL,
+    tbl     text NOT NULL,
+    op      text NOT NULL, -- c, u, d, t
+    old_key text,
+    new_key text,
+    ver     bigint
+);
+CREATE FUNCTION nemesis.stamp() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.ver := nextval('nemesis.ver');
+    RETURN NEW;
+END $$;`
+
+// createSQL makes the table with its first rows.
+func (t *table) createSQL(rows int) string {
+	return fmt.Sprintf(`CREATE TABLE %s (%s); %s; INSERT INTO %[1]s SELECT %[4]s FROM generate_series(1, %[5]d) i;`,
+		t.name, t.columns, t.after, t.rows, rows)
+}
+
+// triggerSQL lets the ledger know of the table's changes from here on.
+func (t *table) triggerSQL() string {
+	ver := "NEW.ver"
+	stamp := fmt.Sprintf(`CREATE TRIGGER stamp BEFORE INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION nemesis.stamp();`, t.name)
+	if t.keyless() {
+		ver, stamp = "NULL", ""
+	}
+	return fmt.Sprintf(`
+CREATE FUNCTION nemesis.note_%[1]s() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    xid bigint := pg_current_xact_id()::text::bigint;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO nemesis.ledger (xid, tbl, op, new_key, ver) VALUES (xid, '%[1]s', 'c', %[3]s, %[4]s);
+    ELSIF TG_OP = 'UPDATE' THEN
+        INSERT INTO nemesis.ledger (xid, tbl, op, old_key, new_key, ver) VALUES (xid, '%[1]s', 'u', %[2]s, %[3]s, %[4]s);
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO nemesis.ledger (xid, tbl, op, old_key) VALUES (xid, '%[1]s', 'd', %[2]s);
+    ELSE
+        INSERT INTO nemesis.ledger (xid, tbl, op) VALUES (xid, '%[1]s', 't');
+    END IF;
+    RETURN NULL;
+END $$;
+%[5]s
+CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON %[1]s FOR EACH ROW EXECUTE FUNCTION nemesis.note_%[1]s();
+CREATE TRIGGER note_all AFTER TRUNCATE ON %[1]s FOR EACH STATEMENT EXECUTE FUNCTION nemesis.note_%[1]s();
+`, t.name, t.keyText("OLD"), t.keyText("NEW"), ver, stamp)
+}

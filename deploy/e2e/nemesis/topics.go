@@ -1,0 +1,172 @@
+package nemesis
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/schema/registry"
+)
+
+// topicReader reads, in read_committed, what was added to the topics.
+type topicReader struct {
+	m        *machine
+	client   *kgo.Client
+	registry *registry.Client
+	decoders map[int]*record.Decoder
+	next     map[string]map[int32]int64 // offset up to which each partition was read
+}
+
+func newTopicReader(m *machine) (*topicReader, error) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(m.Broker.Addrs()...), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
+		kgo.MetadataMinAge(100*time.Millisecond))
+	if err != nil {
+		return nil, fmt.Errorf("make a Kafka client: %w", err)
+	}
+	schemas, err := registry.New(registry.Config{URLs: []string{m.Registry}})
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	return &topicReader{m: m, client: client, registry: schemas, decoders: map[int]*record.Decoder{}, next: map[string]map[int32]int64{}}, nil
+}
+
+func (r *topicReader) close() {
+	r.client.Close()
+	r.registry.Close()
+}
+
+// readLimit bounds the reading of all topics.
+const readLimit = 3 * time.Minute
+
+// added calls do for each record, markers left out, that was added to a topic since the last call, in the order of
+// each partition.
+func (r *topicReader) added(ctx context.Context, topic string, do func(*kgo.Record) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	ends, err := kadm.NewClient(r.client).ListCommittedOffsets(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("ask how far topic %q goes: %w", topic, err)
+	}
+	next := r.next[topic]
+	if next == nil {
+		next = map[int32]int64{}
+		r.next[topic] = next
+	}
+	from := map[string]map[int32]kgo.Offset{topic: {}}
+	open := 0
+	ends.Each(func(end kadm.ListedOffset) {
+		if next[end.Partition] < end.Offset {
+			from[topic][end.Partition] = kgo.NewOffset().At(next[end.Partition])
+			open++
+		}
+	})
+	r.client.AddConsumePartitions(from)
+	defer func() {
+		remove := map[string][]int32{}
+		for p := range from[topic] {
+			remove[topic] = append(remove[topic], p)
+		}
+		r.client.RemoveConsumePartitions(remove)
+	}()
+	for open > 0 {
+		fetches := r.client.PollFetches(ctx)
+		if err := fetches.Err0(); err != nil {
+			return fmt.Errorf("read topic %q: %w", topic, err)
+		}
+		for iter := fetches.RecordIter(); !iter.Done(); {
+			rec := iter.Next()
+			end, _ := ends.Lookup(rec.Topic, rec.Partition)
+			if rec.Topic != topic || rec.Offset >= end.Offset || rec.Offset < next[rec.Partition] {
+				continue
+			}
+			next[rec.Partition] = rec.Offset + 1
+			if rec.Offset+1 == end.Offset {
+				open--
+			}
+			if rec.Attrs.IsControl() || rec.Value == nil {
+				continue
+			}
+			if err := do(rec); err != nil {
+				return fmt.Errorf("topic %q partition %d offset %d: %w", topic, rec.Partition, rec.Offset, err)
+			}
+		}
+	}
+	return nil
+}
+
+// read gives the logs what was added to their topics.
+func (r *topicReader) read(ctx context.Context, logs map[string]*topicLog) error {
+	for _, log := range logs {
+		topic, err := record.Topic(sourceName, "public", log.table.name)
+		if err != nil {
+			return err
+		}
+		var ev change.Event
+		var arena []byte
+		records, rows := int64(0), int64(0)
+		err = r.added(ctx, topic, func(rec *kgo.Record) error {
+			d, err := r.decoder(ctx, rec.Value)
+			if err != nil {
+				return err
+			}
+			if arena, err = d.Decode(rec.Value, &ev, arena[:0]); err != nil {
+				return err
+			}
+			records++
+			if ev.Op == change.Read {
+				rows++
+			}
+			log.take(rec, d.Relation(), &ev)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		r.m.mu.Lock()
+		r.m.report.Records += records
+		r.m.report.Read += rows
+		r.m.mu.Unlock()
+	}
+	return nil
+}
+
+func (r *topicReader) decoder(ctx context.Context, value []byte) (*record.Decoder, error) {
+	id, _, err := record.ParseFrame(value)
+	if err != nil {
+		return nil, err
+	}
+	d := r.decoders[id]
+	if d == nil {
+		text, err := r.registry.Schema(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if d, err = record.NewDecoder(text); err != nil {
+			return nil, err
+		}
+		r.decoders[id] = d
+	}
+	return d, nil
+}
+
+// progress gives what the progress records added say: when at the earliest everything up to which LSN was published.
+func (r *topicReader) progress(ctx context.Context) (published []confirmation, err error) {
+	err = r.added(ctx, record.ProgressTopic(sourceName), func(rec *kgo.Record) error {
+		p, err := record.ParseProgress(rec.Value)
+		if err != nil {
+			return err
+		}
+		published = append(published, confirmation{time.UnixMicro(p.WrittenAt), change.LSN(p.EndLSN)})
+		return nil
+	})
+	return published, err
+}

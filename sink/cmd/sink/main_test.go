@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/sink"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// TestVerbs: on a warehouse that no sink is writing, as operators may find it.
+func TestVerbs(t *testing.T) {
+	dsn := pgtest.Database(t, pgtest.Shared(t, 0))
+	file := filepath.Join(t.TempDir(), "sink.yaml")
+	text := "warehouse: {dsn: \"" + dsn + "\"}\nkafka: {brokers: [\"localhost:1\"]}\nregistry: {url: http://127.0.0.1:1}\nhttp: {listen: \"127.0.0.1:1\"}\ntables: [{from: \"*.*\"}]\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := sink.Default()
+	w := warehouse.New(warehouse.Config{DSN: func() (string, error) { return dsn, nil }, Group: cfg.Group})
+	if err := w.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(t.Context()) }()
+	if _, err := conn.Exec(t.Context(), `
+		INSERT INTO tributary.checkpoint (grp, topic, partition, topic_id, parked_n) VALUES ('warehouse', 'shop.public.t', 0, 'x', 1);
+		INSERT INTO tributary.quarantine (grp, topic, partition, next_offset, source, table_name, code, message, hint, instance)
+		VALUES ('warehouse', 'shop.public.t', 0, 7, 'shop', 'public.t', 'constraint-violation', 'cannot be', 'sink resume SOURCE/TABLE', 'x');
+		INSERT INTO tributary.parked (grp, topic, partition, "offset", source, table_name, identity, headers, code, message)
+		VALUES ('warehouse', 'shop.public.t', 0, 3, 'shop', 'public.t', 'x', '{}', 'record-invalid', 'damaged')`); err != nil {
+		t.Fatal(err)
+	}
+	run := func(fails string, args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		cmd := command()
+		cmd.SetOut(&out)
+		cmd.SetErr(&bytes.Buffer{})
+		cmd.SetArgs(append(args, "-c", file))
+		err := cmd.ExecuteContext(t.Context())
+		switch {
+		case fails == "" && err != nil:
+			t.Errorf("%v: %v", args, err)
+		case fails != "" && (err == nil || !strings.Contains(err.Error(), fails)):
+			t.Errorf("%v: error %v, want %q", args, err, fails)
+		}
+		return out.String()
+	}
+	want := func(got string, parts ...string) {
+		t.Helper()
+		for _, part := range parts {
+			if !strings.Contains(got, part) {
+				t.Errorf("no %q in:\n%s", part, got)
+			}
+		}
+	}
+	want(run("somebody has to look", "status"), "warehouse needs you: 1 table is quarantined, 1 row is parked. The other 0 go on.",
+		"shop/public.t\tquarantined", "held at offset 7 of partition 0", "next   sink resume shop/public.t\n", "sink parked retry shop/public.t")
+	want(run("somebody has to look", "status", "--json"), `"schema": "tributary.sink.status/1"`, `"parked": 1`)
+	want(run("", "parked", "list"), "shop/public.t\t0\t3\t", "damaged")
+	want(run("", "parked", "list", "other", "--json"), `"parked": []`)
+	want(run("", "parked", "show", "shop/public.t"), "offset 3: cannot be decoded")
+	want(run("", "parked", "discard", "shop/public.t", "--plan"), "1 records from offset 3 on are given up")
+	want(run("stay parked", "parked", "retry", "shop/public.t", "--yes"), "0 records written")
+	want(run("", "parked", "discard", "shop/public.t", "--yes"), "1 records discarded")
+	run("nothing is parked there", "parked", "discard", "shop/public.t", "--yes")
+	want(run("", "resume", "shop/public.t", "--park", "--plan"), "offset 7 is put aside")
+	want(run("", "pause", "shop", "--reason", "vacation", "--for", "1h", "--yes"), "for 1h0m0s", "paused")
+	want(run("", "resume", "shop/public.t", "--yes"), "1 partitions are tried again")
+	want(run("", "status", "--direct"), "healthy: paused", "vacation")
+	want(run("", "resume", "shop", "--yes"), "1 pauses ended")
+	run("nothing to resume", "resume", "--yes")
+	run("not SOURCE/TABLE", "parked", "retry", "shop")
+	run("unknown verb", "parked", "retyr")
+	var verbs string
+	if err := conn.QueryRow(t.Context(), `SELECT string_agg(verb || ' ' || subject, ', ' ORDER BY at) FROM tributary.operation`).Scan(&verbs); err != nil {
+		t.Fatal(err)
+	}
+	if verbs != "parked discard shop/public.t, pause shop, resume shop/public.t, resume shop" {
+		t.Errorf("operations: %s", verbs)
+	}
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/sink"
+)
+
+// askPatience is how long the service may take to answer before the warehouse is asked.
+const askPatience = 2 * time.Second
+
+func statusCommand(load loader) *cobra.Command {
+	var asJSON, all, direct bool
+	cmd := &cobra.Command{
+		Use: "status", Short: "How the group does; asks the sink on this host, else the warehouse",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return service.Usage(fmt.Errorf("unexpected argument %q", args[0]))
+			}
+			return operate(cmd, load, func(o *sink.Operator, cfg sink.Config) error {
+				var st *sink.Status
+				err := errors.New("not asked")
+				if !direct {
+					st, err = ask(cmd.Context(), cfg)
+				}
+				if err != nil {
+					if !direct {
+						_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "(asked the warehouse: no sink answers at http://%s)\n", cfg.HTTP.Listen)
+					}
+					if st, err = o.Status(cmd.Context(), cfg); err != nil {
+						return err
+					}
+				}
+				if asJSON {
+					err = printJSON(cmd.OutOrStdout(), st)
+				} else {
+					err = writeStatus(cmd.OutOrStdout(), st, all)
+				}
+				if err == nil && strings.HasPrefix(st.Headline, "needs you") {
+					err = errors.New("not healthy: somebody has to look")
+				}
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	cmd.Flags().BoolVar(&all, "all", false, "with every source and table that is up to date")
+	cmd.Flags().BoolVar(&direct, "direct", false, "ask the warehouse, not the service")
+	return cmd
+}
+
+// ask asks the sink that the configuration is of.
+func ask(ctx context.Context, cfg sink.Config) (*sink.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+cfg.HTTP.Listen+"/status", nil)
+	if err != nil {
+		return nil, err
+	}
+	token, err := cfg.HTTP.Token.Reveal()
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var st sink.Status
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask %s: %s", req.URL, resp.Status)
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&st); err != nil {
+		return nil, fmt.Errorf("read answer of %s: %w", req.URL, err)
+	}
+	if st.Group != cfg.Group {
+		return nil, fmt.Errorf("ask %s: it is of group %q", req.URL, st.Group)
+	}
+	return &st, nil
+}
+
+// writeStatus writes a status for people: what needs them first, what is up to date counted, unless all is set.
+func writeStatus(out io.Writer, st *sink.Status, all bool) error {
+	w, flush := columns(out)
+	_, _ = fmt.Fprintf(w, "%s %s\n", st.Group, st.Headline)
+	if st.Instance != "" {
+		_, _ = fmt.Fprintf(w, "\n  applied\t%.0f rows/s, last minute, by this sink\n", st.RowsPerSec)
+		if st.LatencyP50 != nil && st.LatencyP99 != nil {
+			_, _ = fmt.Fprintf(w, "  latency\tp50 %s  p99 %s, commit at the source to commit here, last 5 min\n", seconds(*st.LatencyP50), seconds(*st.LatencyP99))
+		}
+		_, _ = fmt.Fprintf(w, "  memory\t%s of %s\n", service.FormatBytes(st.BufferBytes), service.FormatBytes(st.BufferLimit))
+	}
+	for _, wait := range st.Waiting {
+		_, _ = fmt.Fprintf(w, "  waiting\tfor %s since %s, try %d: %s\n", wait.For, wait.Since.Format(time.RFC3339), wait.Tries, wait.Error)
+	}
+	_, _ = fmt.Fprintln(w, "\nSOURCE\tSTATE\tCOMPLETE UP TO\tAGE\tCAPTURE\tTABLES")
+	hidden := 0
+	for _, s := range st.Sources {
+		if s.State == sink.StateUpToDate && !all {
+			hidden++
+			continue
+		}
+		complete, age := "-", "-"
+		if s.CompleteAt != nil {
+			complete = s.CompleteAt.UTC().Format(time.RFC3339Nano)
+		}
+		if s.AgeSeconds != nil {
+			age = seconds(*s.AgeSeconds)
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", s.Name, word(s.State), complete, age, s.Capture.State, s.Tables)
+	}
+	rest(w, hidden)
+	_, _ = fmt.Fprintln(w, "\nTABLE\tSTATE\tBEHIND\tRECORDS\tTARGET\tNOTE")
+	hidden = 0
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		note := noteOf(t)
+		if t.State == sink.StateUpToDate && note == "" && !all {
+			hidden++
+			continue
+		}
+		_, _ = fmt.Fprintf(w, "%s/%s\t%s\t%s\t%d\t%s\t%s\n", t.Source, t.Table, word(t.State), seconds(t.BehindSeconds), t.Records, t.Target, note)
+	}
+	rest(w, hidden)
+	if err := flush(); err != nil {
+		return err
+	}
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		name := t.Source + "/" + t.Table
+		if t.Trouble != nil {
+			_, _ = fmt.Fprintf(out, "\n%s is held at offset %d of partition %d since %s\n  error  %s\n", name, t.Trouble.Offset, t.Trouble.Partition,
+				t.Trouble.Since.Format(time.RFC3339), t.Trouble.Message)
+			for line := range strings.SplitSeq(strings.ReplaceAll(t.Trouble.Hint, "SOURCE/TABLE", name), "\n") {
+				_, _ = fmt.Fprintf(out, "  next   %s\n", line)
+			}
+			_, _ = fmt.Fprintf(out, "  see    docs/runbooks/%s.md\n", t.Trouble.Code)
+		}
+		if t.Parked > 0 {
+			_, _ = fmt.Fprintf(out, "\n%s: %d records are parked\n  next   sink parked show %s\n         sink parked retry %s\n", name, t.Parked, name, name)
+		}
+	}
+	return nil
+}
+
+func rest(w io.Writer, hidden int) {
+	if hidden > 0 {
+		_, _ = fmt.Fprintf(w, "... %d more, all up to date (--all)\n", hidden)
+	}
+}
+
+func noteOf(t *sink.TableStatus) string {
+	var notes []string
+	if t.Parked > 0 {
+		notes = append(notes, fmt.Sprintf("parked: %d", t.Parked))
+	}
+	if t.PausedSince != nil {
+		notes = append(notes, strings.TrimSuffix("since "+t.PausedSince.Format(time.RFC3339)+": "+t.PausedReason, ": "))
+	}
+	if t.WaitingOn != "" {
+		notes = append(notes, "waits for "+t.WaitingOn)
+	}
+	return strings.Join(notes, ", ")
+}
+
+func word(state string) string { return strings.ReplaceAll(state, "_", " ") }
+
+func seconds(s float64) string {
+	return service.FormatDuration(time.Duration(s * float64(time.Second)))
+}

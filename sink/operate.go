@@ -1,0 +1,337 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/registry"
+	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// Operator does what people ask of a group from outside: it works on the warehouse, whether or not a sink runs, and
+// every running one takes notice. What it changes leaves a row in tributary.operation. It is not safe for concurrent
+// use. Close it.
+type Operator struct {
+	warehouse *warehouse.Warehouse
+	session   *warehouse.Session
+	registry  *registry.Client
+	versions  *versions
+	rules     *rule.Set
+}
+
+// NewOperator makes an operator. It does no I/O beyond reading files that the configuration names.
+func NewOperator(cfg Config) (*Operator, error) {
+	rules, err := rule.New(cfg.Sources, cfg.Tables)
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "rules", Cause: err}
+	}
+	client, err := newRegistry(cfg.Registry)
+	if err != nil {
+		return nil, err
+	}
+	w := warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: service.Instance(), Log: service.Log(cfg.Log)})
+	return &Operator{warehouse: w, session: w.Session(), registry: client, versions: newVersions(client, rules), rules: rules}, nil
+}
+
+// Close ends its connections.
+func (o *Operator) Close(ctx context.Context) {
+	o.session.Close(ctx)
+	o.registry.Close()
+}
+
+// Parked lists what is parked, at most limit records (0: all), in order of table, partition and offset.
+func (o *Operator) Parked(ctx context.Context, sel warehouse.Selection, limit int) ([]warehouse.ParkedRecord, error) {
+	return o.session.ListParked(ctx, sel, limit)
+}
+
+// Shown is a parked record as people are shown it.
+type Shown struct {
+	Op      string        // "insert"; "" if the record cannot be decoded
+	Key     string        // ", key (id) = (4711)", "" likewise
+	Columns []ShownColumn // what it would write
+}
+
+// ShownColumn is a column of a record. Value is nil for NULL.
+type ShownColumn struct {
+	Name      string
+	Value     *string
+	Unchanged bool // the source did not send the value
+}
+
+// Show decodes a parked record. Without values only the key is taken from it.
+func (o *Operator) Show(ctx context.Context, p *warehouse.ParkedRecord, values bool) (Shown, error) {
+	var ev change.Event
+	v, err := o.versions.version(ctx, recordOf(p))
+	if err != nil {
+		return Shown{}, err
+	}
+	if _, err := v.decoder.Decode(p.Value, &ev, nil); err != nil {
+		return Shown{}, err
+	}
+	out := Shown{Op: ev.Op.String(), Key: keyText(v, &ev)}
+	row := ev.After
+	if row == nil {
+		row = ev.Before
+	}
+	if !values {
+		return out, nil
+	}
+	for i, c := range v.plan.Relation.Columns {
+		if i >= len(row) {
+			break
+		}
+		shown := ShownColumn{Name: c.Name, Unchanged: row[i].State == change.Unchanged}
+		if row[i].State == change.Present {
+			text := printable(string(row[i].Text))
+			shown.Value = &text
+		}
+		out.Columns = append(out.Columns, shown)
+	}
+	return out, nil
+}
+
+// Retried is what became of a retry.
+type Retried struct {
+	Applied int // records
+	Failed  []RetryFailure
+}
+
+// RetryFailure is one group of records that stays parked: all of one key, and of the keys it moved to and from.
+type RetryFailure struct {
+	Topic     string
+	Partition int32
+	Offsets   []int64
+	Err       error
+}
+
+// Retry applies parked records, each with all that is parked of its key, in their order. What fails stays parked. The
+// error is of the warehouse as a whole, or a failure that concerns every record.
+func (o *Operator) Retry(ctx context.Context, sel warehouse.Selection) (out Retried, err error) {
+	records, err := o.session.ListParked(ctx, sel, 0)
+	if err != nil {
+		return out, err
+	}
+	type place struct {
+		topic     string
+		partition int32
+		offset    int64
+	}
+	dealtWith := map[place]bool{}
+	for i := range records {
+		at := &records[i]
+		if dealtWith[place{at.Topic, at.Partition, at.Offset}] {
+			continue
+		}
+		at.Value = nil // it is read anew with the others of its key
+		// Targets are looked up on a connection of its own: the other one holds the transaction.
+		lookup := o.warehouse.Session()
+		done, err := o.session.Retry(ctx, *at, func(records []warehouse.ParkedRecord) ([]warehouse.Unit, error) {
+			return o.fold(ctx, lookup, records)
+		})
+		lookup.Close(ctx)
+		if errors.Is(err, warehouse.ErrNotParked) {
+			continue
+		}
+		if err != nil && (ctx.Err() != nil || len(done) == 0 || retry.Transient(err)) {
+			return out, err
+		}
+		failure := RetryFailure{Topic: at.Topic, Partition: at.Partition, Err: err}
+		for j := range done {
+			dealtWith[place{at.Topic, at.Partition, done[j].Offset}] = true
+			failure.Offsets = append(failure.Offsets, done[j].Offset)
+		}
+		if err != nil {
+			out.Failed = append(out.Failed, failure)
+		} else {
+			out.Applied += len(done)
+		}
+	}
+	return out, nil
+}
+
+// fold makes units of parked records, in their order.
+func (o *Operator) fold(ctx context.Context, lookup *warehouse.Session, records []warehouse.ParkedRecord) ([]warehouse.Unit, error) {
+	type folded struct {
+		topic string
+		fold  *batch.Fold
+		plan  *rule.Plan
+	}
+	var units []folded
+	var events [2]change.Event
+	for i := 0; i < len(records); i++ {
+		r := recordOf(&records[i])
+		h, err := headersOf(r)
+		if err != nil {
+			return nil, invalid(r, err)
+		}
+		v, err := o.versions.version(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := v.decoder.Decode(r.Value, &events[0], nil); err != nil {
+			return nil, invalid(r, err)
+		}
+		if n := len(units); n == 0 || units[n-1].plan != v.plan {
+			f := &batch.Fold{}
+			f.Begin(v.plan)
+			units = append(units, folded{r.Topic, f, v.plan})
+		}
+		fold := units[len(units)-1].fold
+		if h.newKey != nil && i+1 < len(records) {
+			other := recordOf(&records[i+1])
+			second, err := headersOf(other)
+			if err == nil && second.oldKey != nil && follows(h.position, second.position) {
+				if v2, err := o.versions.version(ctx, other); err != nil || v2.plan != v.plan {
+					return nil, invalid(other, errors.New("the halves of a change of a key have different schemas"))
+				}
+				if _, err := v.decoder.Decode(other.Value, &events[1], nil); err != nil {
+					return nil, invalid(other, err)
+				}
+				if err := fold.Move(&events[0], &events[1]); err != nil {
+					return nil, invalid(r, err)
+				}
+				i++
+				continue
+			}
+		}
+		if err := fold.Add(&events[0], h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
+			return nil, invalid(r, err)
+		}
+	}
+	var out []warehouse.Unit
+	for _, u := range units {
+		target, err := lookup.Prepare(ctx, u.plan, u.topic)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, warehouse.Unit{Topic: u.topic, Result: u.fold.Result(), Target: target})
+	}
+	return out, nil
+}
+
+// recordOf gives a parked record back as Kafka had it.
+func recordOf(p *warehouse.ParkedRecord) *kgo.Record {
+	r := &kgo.Record{Topic: p.Topic, Partition: p.Partition, Offset: p.Offset, Key: p.Key, Value: p.Value}
+	for name, value := range p.Headers {
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: name, Value: value})
+	}
+	return r
+}
+
+// Discard deletes parked records, and gives how many. They will not be applied: the warehouse lacks them, Kafka keeps
+// them.
+func (o *Operator) Discard(ctx context.Context, sel warehouse.Selection, reason string) (int64, error) {
+	return o.session.Discard(ctx, sel, reason)
+}
+
+// Pause asks every sink of the group to stop writing a table, a source, or everything ("", ""), for a time or, with 0,
+// until Resume. They do so within a second or two, after what they are writing.
+func (o *Operator) Pause(ctx context.Context, source, table, reason string, d time.Duration) error {
+	p := warehouse.Pause{Source: source, Table: table, Reason: reason}
+	if d > 0 {
+		until := time.Now().Add(d)
+		p.Until = &until
+	}
+	return o.session.SetPause(ctx, p)
+}
+
+// Pauses lists what is paused.
+func (o *Operator) Pauses(ctx context.Context) ([]warehouse.Pause, error) {
+	return o.session.Pauses(ctx)
+}
+
+// Quarantines lists what is quarantined of a source and table; "" stands for all.
+func (o *Operator) Quarantines(ctx context.Context, source, table string) ([]warehouse.Quarantine, error) {
+	all, err := o.session.Quarantines(ctx)
+	return slices.DeleteFunc(all, func(q warehouse.Quarantine) bool {
+		return source != "" && q.Source != source || table != "" && q.Table != table
+	}), err
+}
+
+// Resume ends a pause and has quarantined tables tried again; with park the record each is held at is parked first.
+func (o *Operator) Resume(ctx context.Context, source, table string, park bool) (warehouse.Resumed, error) {
+	return o.session.Resume(ctx, source, table, park)
+}
+
+// Status gives what the warehouse alone knows of the group, for when no sink answers.
+func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
+	sources, err := o.session.Sources(ctx)
+	if err != nil {
+		return nil, err
+	}
+	quarantines, err := o.session.Quarantines(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pauses, err := o.session.Pauses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	parked, err := o.session.CountParked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tables, err := o.session.Tables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st := &Status{
+		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: StateUpToDate, WarehouseUp: true,
+		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: []service.StageState{},
+	}
+	quarantined := map[string]*Trouble{}
+	for _, q := range quarantines {
+		quarantined[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
+	}
+	late := map[string]bool{}
+	for _, src := range sources {
+		late[src.Name] = src.Lag == nil || *src.Lag > cfg.Freshness
+	}
+	for _, t := range tables {
+		route, ok := matchTopic(o.rules, t.Topic)
+		if !ok {
+			continue
+		}
+		out := TableStatus{
+			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: StateUpToDate,
+			LastCommit: t.LastCommit, Parked: parked[t.Topic], Trouble: quarantined[t.Topic],
+		}
+		switch {
+		case out.Trouble != nil:
+			out.State = troubleState(out.Trouble)
+		case out.pausedBy(pauses):
+			out.State = StatePaused
+		case late[out.Source]:
+			out.State = StateCatchingUp
+		}
+		st.Tables = append(st.Tables, out)
+	}
+	st.addSources(sources)
+	st.summarise()
+	return st, nil
+}
+
+// Subject takes SOURCE/TABLE apart, as verbs are given it; either may be missing ("shop", "shop/public.orders", "").
+func Subject(text string) (source, table string, err error) {
+	for i := range len(text) {
+		if text[i] == '/' {
+			source, table = text[:i], text[i+1:]
+			if source == "" || table == "" {
+				return "", "", fmt.Errorf("%q is not SOURCE/TABLE; write shop/public.orders, or shop for all its tables", text)
+			}
+			return source, table, nil
+		}
+	}
+	return text, "", nil
+}

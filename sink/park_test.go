@@ -1,0 +1,329 @@
+package sink_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/sink"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// checked makes a table that refuses a note.
+func (w *world) checked(name string) *schema.Relation {
+	w.t.Helper()
+	w.exec(`CREATE TABLE public.` + name + ` (id integer PRIMARY KEY, note text CONSTRAINT fine CHECK (note <> 'poison'))`)
+	return relation(name, "id integer key", "note text")
+}
+
+func (w *world) operator() *sink.Operator {
+	w.t.Helper()
+	o, err := sink.NewOperator(w.cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { o.Close(w.t.Context()) })
+	return o
+}
+
+// retry retries all that is parked of a table of "shop".
+func (w *world) retry(o *sink.Operator, table string) sink.Retried {
+	w.t.Helper()
+	out, err := o.Retry(w.t.Context(), warehouse.Selection{Source: "shop", Table: table})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return out
+}
+
+func note(poison bool) string {
+	if poison {
+		return "poison"
+	}
+	return "fine"
+}
+
+// TestPoisonIsHeldExactly: in one batch, what is before the record that cannot be written is written.
+func TestPoisonIsHeldExactly(t *testing.T) {
+	for _, n := range []int{1, 2, 500} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			w := newWorld(t)
+			r := w.checked("checked")
+			other := relation("other", "id integer key")
+			shop := w.source("shop")
+			at := n * 2 / 3
+			shop.tx(append(many(n, func(i int) event { return ins(r, i, note(i == at)) }), ins(other, 1))...)
+			w.start(w.cfg)
+			w.rows(`SELECT code, next_offset, message LIKE '%offset `+fmt.Sprintf("%d, key (id) = (%d)", at, at)+`%', message LIKE '%poison%' FROM tributary.quarantine`,
+				fmt.Sprintf("constraint-violation|%d|t|f", at))
+			w.rows(`SELECT count(*) FROM public.checked`, fmt.Sprint(at))
+			w.rows(`SELECT id FROM public.other`, "1")
+			w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
+			if _, err := w.operator().Resume(t.Context(), "shop", "public.checked", false); err != nil {
+				t.Fatal(err)
+			}
+			w.complete(shop)
+			w.rows(`SELECT count(*) FROM public.checked`, fmt.Sprint(n))
+			w.rows(`SELECT verb, subject, outcome FROM tributary.operation`, "resume|shop/public.checked|0 pauses ended, 1 partitions to be tried again")
+		})
+	}
+}
+
+// TestPark: what cannot be written goes aside with all that follows of its key; the rest goes on.
+func TestPark(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
+	r := w.checked("checked")
+	shop := w.source("shop")
+	shop.tx(many(300, func(i int) event { return ins(r, i, note(i%100 == 50)) })...)
+	s := w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM public.checked`, "297")
+	w.rows(`SELECT "offset", source, table_name, code, behind FROM tributary.parked ORDER BY 1`,
+		"50|shop|public.checked|constraint-violation|∅", "150|shop|public.checked|constraint-violation|∅", "250|shop|public.checked|constraint-violation|∅")
+	// Later changes of the same keys wait behind, also those that could be written.
+	shop.tx(upd(r, 50, "mended"), upd(r, 51, "changed"), del(r, 150, nil), ins(r, 150, "again"))
+	w.complete(shop)
+	w.rows(`SELECT note FROM public.checked WHERE id IN (50, 51, 150)`, "changed")
+	w.rows(`SELECT behind, message FROM tributary.parked WHERE behind IS NOT NULL ORDER BY "offset"`,
+		"50|waits behind offset 50, which is parked", "150|waits behind offset 150, which is parked", "150|waits behind offset 150, which is parked")
+	w.rows(`SELECT count(*) FROM tributary.parked WHERE message LIKE '%poison%'`, "0")
+	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+	w.eventually("needs you: 6 rows are parked. All tables go on.", func() any { return s.Status().Headline })
+
+	// Two keys are whole again by what follows; the third stays.
+	o := w.operator()
+	out := w.retry(o, "public.checked")
+	if out.Applied != 5 || len(out.Failed) != 1 || !slices.Equal(out.Failed[0].Offsets, []int64{250}) {
+		t.Fatalf("got %+v", out)
+	}
+	w.rows(`SELECT id, note FROM public.checked WHERE id IN (50, 150, 250) ORDER BY 1`, "50|mended", "150|again")
+	// The running sink takes notice: what was parked is free, what still is not.
+	shop.tx(upd(r, 50, "free"), upd(r, 250, "behind"))
+	w.complete(shop)
+	w.rows(`SELECT id, note FROM public.checked WHERE id IN (50, 250)`, "50|free")
+	shown, err := o.Parked(t.Context(), warehouse.Selection{Code: "constraint-violation"}, 10)
+	if err != nil || len(shown) != 1 {
+		t.Fatalf("got %+v, %v", shown, err)
+	}
+	record, err := o.Show(t.Context(), &shown[0], true)
+	if err != nil || record.Op != "insert" || record.Key != ", key (id) = (250)" || *record.Columns[1].Value != "poison" {
+		t.Fatalf("got %+v, %v", record, err)
+	}
+	offset := int64(250)
+	if n, err := o.Discard(t.Context(), warehouse.Selection{Source: "shop", Table: "public.checked", Offset: &offset}, "not needed"); err != nil || n != 1 {
+		t.Fatalf("discarded %d, %v", n, err)
+	}
+	if out := w.retry(o, "public.checked"); out.Applied != 1 || len(out.Failed) > 0 {
+		t.Fatalf("got %+v", out)
+	}
+	w.rows(`SELECT note FROM public.checked WHERE id = 250`, "behind")
+	w.rows(`SELECT count(*) FROM tributary.parked`, "0")
+	w.rows(`SELECT verb, count(*) FROM tributary.operation GROUP BY 1 ORDER BY 1`, "parked discard|1", "parked retry|3")
+}
+
+// TestParkedRetryEqualsAll: random changes, of keys too, with records in between that cannot be written, in four
+// partitions and small batches, with restarts. Once the reason is gone, a retry makes of the target what it would be.
+func TestParkedRetryEqualsAll(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
+			w.cfg.Batch.Rows = 40
+			w.cfg.Member = "one"
+			r := w.checked("checked")
+			shop := w.source("shop")
+			partitions := int32(1)
+			if seed%2 == 1 {
+				partitions = 4
+			}
+			shop.table(r, partitions)
+			random := rand.New(rand.NewPCG(seed, 0))
+			model := map[int]string{}
+			value := func() string {
+				if random.IntN(8) == 0 {
+					return "poison"
+				}
+				return fmt.Sprint("v", random.IntN(1000))
+			}
+			s := w.start(w.cfg)
+			for step := range 30 {
+				var events []event
+				for range 1 + random.IntN(20) {
+					id := random.IntN(40)
+					v := value()
+					_, there := model[id]
+					switch {
+					case !there:
+						events = append(events, ins(r, id, v))
+						model[id] = v
+					case random.IntN(5) == 0:
+						events = append(events, del(r, id, nil))
+						delete(model, id)
+					case random.IntN(4) == 0:
+						to := random.IntN(40)
+						if _, taken := model[to]; taken {
+							continue
+						}
+						events = append(events, move(r, []any{id, nil}, to, v)...)
+						delete(model, id)
+						model[to] = v
+					default:
+						events = append(events, upd(r, id, v))
+						model[id] = v
+					}
+				}
+				shop.tx(events...)
+				switch {
+				case step == 20 && seed > 1:
+					shop.tx(trunc(r))
+					clear(model)
+				case step%10 == 9:
+					s.stop()
+					s = w.start(w.cfg)
+				case step == 15:
+					w.complete(shop)
+					w.retry(w.operator(), "public.checked") // most of it fails
+				}
+			}
+			w.complete(shop)
+			w.rows(`SELECT count(*) > 0 FROM tributary.parked WHERE behind IS NULL`, "t")
+			w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+			w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
+			if out := w.retry(w.operator(), "public.checked"); len(out.Failed) > 0 {
+				t.Fatalf("got %+v: %v", out, out.Failed[0].Err)
+			}
+			want := []string{}
+			for id, v := range model {
+				want = append(want, fmt.Sprintf("%02d|%s", id, v))
+			}
+			slices.Sort(want)
+			w.rows(`SELECT to_char(id, 'FM00'), note FROM public.checked ORDER BY id`, want...)
+		})
+	}
+}
+
+// TestTruncateClearsParked: of all partitions, and not what came after it.
+func TestTruncateClearsParked(t *testing.T) {
+	for _, partitions := range []int32{1, 4} {
+		t.Run(fmt.Sprint(partitions), func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
+			r := w.checked("checked")
+			shop := w.source("shop")
+			shop.table(r, partitions)
+			shop.tx(many(20, func(i int) event { return ins(r, i, "poison") })...)
+			one := w.start(w.cfg)
+			w.complete(shop)
+			w.rows(`SELECT count(*) FROM tributary.parked`, "20")
+			if partitions > 1 {
+				w.start(w.cfg)
+				w.eventually(true, func() any { return one.Status().Partitions < 5 })
+			}
+			shop.tx(append(many(20, func(i int) event { return upd(r, i, "behind") }), trunc(r), ins(r, 1, "poison"), ins(r, 2, "fine"), upd(r, 1, "poison"))...)
+			w.complete(shop)
+			w.rows(`SELECT id, note FROM public.checked ORDER BY 1`, "2|fine")
+			w.rows(`SELECT count(*), count(behind) FROM tributary.parked`, "2|1")
+			shop.tx(many(20, func(i int) event { return upd(r, i, "new") })...)
+			w.complete(shop)
+			w.rows(`SELECT count(*) FROM public.checked`, "19")
+			w.rows(`SELECT count(*), count(behind) FROM tributary.parked`, "3|2")
+		})
+	}
+}
+
+// TestResumePark: a table that stops goes on behind the record when somebody says so; one without key cannot.
+func TestResumePark(t *testing.T) {
+	w := newWorld(t)
+	r := w.checked("checked")
+	w.exec(`CREATE TABLE public.log (id integer CHECK (id <> 2))`)
+	log := relation("log", "id integer")
+	shop := w.source("shop")
+	shop.tx(ins(r, 1, "fine"), ins(r, 2, "poison"), ins(r, 3, "fine"), ins(log, 1), ins(log, 2), ins(log, 3))
+	w.start(w.cfg)
+	w.rows(`SELECT table_name, next_offset FROM tributary.quarantine ORDER BY 1`, "public.checked|1", "public.log|1")
+	shop.tx(upd(r, 2, "mended"))
+	attempt := w.query(`SELECT attempt FROM tributary.quarantine WHERE table_name = 'public.log'`)
+	o := w.operator()
+	if _, err := o.Resume(t.Context(), "shop", "", true); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT id FROM public.checked ORDER BY 1`, "1", "3")
+	w.rows(`SELECT "offset", code, behind FROM tributary.parked ORDER BY 1`, "1|constraint-violation|∅", "4||1")
+	w.eventually(true, func() any {
+		now := w.query(`SELECT attempt FROM tributary.quarantine`)
+		return len(now) == 1 && now[0] != attempt[0]
+	})
+	w.rows(`SELECT code, message LIKE '%it has no key%', park FROM tributary.quarantine`, "constraint-violation|t|f")
+	w.rows(`SELECT id FROM public.log`, "1")
+	// The table goes on stopping: only that record was put aside.
+	shop.tx(ins(r, 4, "poison"))
+	w.rows(`SELECT table_name FROM tributary.quarantine ORDER BY 1`, "public.checked", "public.log")
+}
+
+// TestDamagedRecordIsParked: it has a key, so that what follows can be told to be behind it.
+func TestDamagedRecordIsParked(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
+	r := relation("t", "id integer key", "note text")
+	shop := w.source("shop")
+	shop.tx(ins(r, 1, "a"))
+	shop.damage = true
+	shop.tx(ins(r, 2, "damaged"))
+	shop.damage = false
+	shop.tx(ins(r, 3, "c"), upd(r, 2, "behind"))
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "3")
+	w.rows(`SELECT code, behind IS NULL FROM tributary.parked ORDER BY "offset"`, "record-invalid|t", "|f")
+	if out := w.retry(w.operator(), "public.t"); len(out.Failed) != 1 || !strings.Contains(out.Failed[0].Err.Error(), "offset") {
+		t.Fatalf("got %+v", out)
+	}
+}
+
+func TestPause(t *testing.T) {
+	w := newWorld(t)
+	a, b := relation("a", "id integer key"), relation("b", "id integer key")
+	shop := w.source("shop")
+	shop.tx(ins(a, 1), ins(b, 1))
+	one := w.start(w.cfg)
+	w.complete(shop)
+	o := w.operator()
+	if err := o.Pause(t.Context(), "shop", "public.a", "index build", 0); err != nil {
+		t.Fatal(err)
+	}
+	state := func(s *sink.Sink) any {
+		for _, table := range s.Status().Tables {
+			if table.Table == "public.a" {
+				return table.State + " " + table.PausedReason
+			}
+		}
+		return ""
+	}
+	w.eventually("paused index build", func() any { return state(one.Sink) })
+	shop.tx(ins(a, 2), ins(b, 2))
+	w.rows(`SELECT id FROM public.b ORDER BY 1`, "1", "2")
+	// A restart keeps it.
+	one.stop()
+	two := w.start(w.cfg)
+	shop.tx(ins(a, 3), ins(b, 3))
+	w.rows(`SELECT id FROM public.b ORDER BY 1`, "1", "2", "3")
+	w.eventually("paused index build", func() any { return state(two.Sink) })
+	w.rows(`SELECT id FROM public.a`, "1")
+	if _, err := o.Resume(t.Context(), "shop", "public.a", false); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.a ORDER BY 1`, "1", "2", "3")
+	// One that ends by itself, of everything.
+	if err := o.Pause(t.Context(), "", "", "", 1); err != nil {
+		t.Fatal(err)
+	}
+	shop.tx(ins(a, 4))
+	w.complete(shop)
+	w.rows(`SELECT verb, subject FROM tributary.operation ORDER BY at`, "pause|shop/public.a", "resume|shop/public.a", "pause|everything")
+	st, err := o.Status(t.Context(), w.cfg)
+	if err != nil || len(st.Tables) != 2 || st.Headline != "healthy: up_to_date" {
+		t.Fatalf("got %+v, %v", st, err)
+	}
+}

@@ -1,0 +1,72 @@
+package sink
+
+import (
+	"context"
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/schema/registry"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// versions remembers decoder and plan of each schema of each topic. It is one goroutine's, as a decoder is.
+type versions struct {
+	registry *registry.Client
+	rules    *rule.Set
+	plans    map[planKey]*versionPlan
+}
+
+type planKey struct {
+	topic string
+	id    int // of the schema
+}
+
+// versionPlan is what one schema of one topic needs.
+type versionPlan struct {
+	decoder *record.Decoder
+	plan    *rule.Plan
+}
+
+func newVersions(client *registry.Client, rules *rule.Set) *versions {
+	return &versions{registry: client, rules: rules, plans: map[planKey]*versionPlan{}}
+}
+
+// version gives decoder and plan for the schema of a record.
+func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, error) {
+	id, _, err := record.ParseFrame(r.Value)
+	if err != nil {
+		return nil, invalid(r, err)
+	}
+	k := planKey{r.Topic, id}
+	if v := vs.plans[k]; v != nil {
+		return v, nil
+	}
+	text, err := vs.registry.Schema(ctx, id)
+	if err != nil {
+		return nil, schemaTrouble(r, id, err)
+	}
+	decoder, err := record.NewDecoder(text)
+	if err != nil {
+		return nil, invalid(r, err)
+	}
+	route, ok := matchTopic(vs.rules, r.Topic)
+	if !ok {
+		return nil, &trouble.Error{Code: trouble.Internal, Op: "apply", Subject: where(r), Cause: errors.New("no rule matches the topic")}
+	}
+	plan, err := route.Compile(decoder.Relation())
+	if err != nil {
+		return nil, err
+	}
+	// The same relation under another id (another source's, or registered twice) is the same plan.
+	for other, v := range vs.plans {
+		if other.topic == r.Topic && v.plan.Relation.Equal(plan.Relation) {
+			plan = v.plan
+		}
+	}
+	v := &versionPlan{decoder: decoder, plan: plan}
+	vs.plans[k] = v
+	return v, nil
+}

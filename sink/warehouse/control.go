@@ -1,0 +1,170 @@
+package warehouse
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Operation is what a person did to the pipeline. It is written to tributary.operation in the transaction of the change.
+type Operation struct {
+	Verb    string
+	Subject string // SOURCE/TABLE
+	Before  any    // as JSON; nil for none
+	After   any
+	Reason  string
+	Outcome string
+}
+
+func (s *Session) operation(ctx context.Context, tx pgx.Tx, op Operation) error {
+	text := func(v any) (*string, error) {
+		if v == nil {
+			return nil, nil
+		}
+		b, err := json.Marshal(v)
+		out := string(b)
+		return &out, err
+	}
+	before, err := text(op.Before)
+	if err != nil {
+		return err
+	}
+	after, err := text(op.After)
+	if err != nil {
+		return err
+	}
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO tributary.operation (who, verb, subject, before, after, reason, outcome)
+		VALUES (session_user || coalesce(' from ' || host(inet_client_addr()), '') || ' as ' || $1::text,
+		        $2, $3, $4::text::jsonb, $5::text::jsonb, nullif($6, ''), $7)`,
+		name, op.Verb, op.Subject, before, after, op.Reason, op.Outcome)
+	return err
+}
+
+// inTx runs do in a transaction.
+func (s *Session) inTx(ctx context.Context, op, subject string, do func(tx pgx.Tx) error) error {
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	if err := pgx.BeginFunc(ctx, s.conn, do); err != nil {
+		return s.broken(op, subject, err)
+	}
+	return nil
+}
+
+// Pause is a stop that a person asked for.
+type Pause struct {
+	Source string     `json:"source"` // "" for all
+	Table  string     `json:"table"`  // schema.table, "" for all
+	Until  *time.Time `json:"until,omitempty"`
+	Reason string     `json:"reason"`
+	Since  time.Time  `json:"since"`
+}
+
+// Covers says whether the pause is of a table.
+func (p *Pause) Covers(source, table string) bool {
+	return (p.Source == "" || p.Source == source) && (p.Table == "" || p.Table == table)
+}
+
+// Subject names what is paused: SOURCE/TABLE, or everything.
+func (p *Pause) Subject() string {
+	if p.Source == "" && p.Table == "" {
+		return "everything"
+	}
+	return strings.TrimSuffix(p.Source+"/"+p.Table, "/")
+}
+
+// Pauses lists those that hold now.
+func (s *Session) Pauses(ctx context.Context) ([]Pause, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := s.conn.Query(ctx, `SELECT source, "table", until, reason, since FROM tributary.control
+		WHERE grp = $1 AND (until IS NULL OR until > now()) ORDER BY 1, 2`, s.w.cfg.Group)
+	if err != nil {
+		return nil, s.broken("read", "tributary.control", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Pause, err error) {
+		err = row.Scan(&p.Source, &p.Table, &p.Until, &p.Reason, &p.Since)
+		return p, err
+	})
+	if err != nil {
+		return nil, s.broken("read", "tributary.control", err)
+	}
+	return out, nil
+}
+
+// SetPause writes a pause; one for the same subject is replaced.
+func (s *Session) SetPause(ctx context.Context, p Pause) error {
+	return s.inTx(ctx, "pause", p.Subject(), func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `
+			INSERT INTO tributary.control (grp, source, "table", until, reason) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT (grp, source, "table") DO UPDATE SET until = excluded.until, reason = excluded.reason, since = now()`,
+			s.w.cfg.Group, p.Source, p.Table, p.Until, p.Reason); err != nil {
+			return err
+		}
+		return s.operation(ctx, tx, Operation{Verb: "pause", Subject: p.Subject(), After: p, Reason: p.Reason, Outcome: "paused"})
+	})
+}
+
+// Resumed is what Resume did.
+type Resumed struct {
+	Pauses      []string
+	Quarantines []Quarantine
+}
+
+// Resume ends the pauses of exactly a subject, and lets quarantined partitions of its tables be tried again. With park
+// the record that each is held at is parked first. source and table "" stand for all.
+func (s *Session) Resume(ctx context.Context, source, table string, park bool) (out Resumed, err error) {
+	subject := (&Pause{Source: source, Table: table}).Subject()
+	err = s.inTx(ctx, "resume", subject, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, `DELETE FROM tributary.control WHERE grp = $1 AND source = $2 AND "table" = $3 RETURNING source, "table"`,
+			s.w.cfg.Group, source, table)
+		if err != nil {
+			return err
+		}
+		if out.Pauses, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
+			var p Pause
+			err := row.Scan(&p.Source, &p.Table)
+			return p.Subject(), err
+		}); err != nil {
+			return err
+		}
+		change := `DELETE FROM tributary.quarantine`
+		if park {
+			change = `UPDATE tributary.quarantine SET park = true`
+		}
+		rows, err = tx.Query(ctx, change+` WHERE grp = $1 AND ($2 = '' OR source = $2) AND ($3 = '' OR table_name = $3)
+			RETURNING topic, partition, next_offset, source, table_name, code, message`, s.w.cfg.Group, source, table)
+		if err != nil {
+			return err
+		}
+		if out.Quarantines, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (q Quarantine, err error) {
+			err = row.Scan(&q.Topic, &q.Partition, &q.Next, &q.Source, &q.Table, &q.Code, &q.Message)
+			return q, err
+		}); err != nil {
+			return err
+		}
+		if len(out.Pauses)+len(out.Quarantines) == 0 {
+			return nil
+		}
+		verb := "resume"
+		if park {
+			verb = "resume --park"
+		}
+		return s.operation(ctx, tx, Operation{
+			Verb: verb, Subject: subject, Before: map[string]any{"pauses": out.Pauses, "quarantines": out.Quarantines},
+			Outcome: fmt.Sprintf("%d pauses ended, %d partitions to be tried again", len(out.Pauses), len(out.Quarantines)),
+		})
+	})
+	return out, err
+}

@@ -1,0 +1,485 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// whole writes the sources whose transactions become visible as a whole. Whoever owns the progress partition of such a
+// source writes all of it: each progress record says up to which offsets the topics make up a state of the source, and
+// everything up to there is written in one transaction of the warehouse (a warehouse.Cut). The data topics are read
+// outside of the group; their checkpoints fence an owner before, as everywhere.
+type whole struct {
+	s       *Sink
+	session *warehouse.Session
+	stage   *service.Stage
+	*versions
+	reader *consume.Reader
+	parts  map[string]map[partKey]*wholePart // by source
+}
+
+type partKey struct {
+	topic  string
+	number int32
+}
+
+// wholePart is a claimed partition of a data topic.
+type wholePart struct {
+	consume.Start
+	count   int32
+	parkedN int64 // what was parked before the source was written as a whole
+}
+
+func newWhole(s *Sink) *whole {
+	return &whole{
+		s: s, session: s.warehouse.Session(), stage: s.stages.Stage("apply whole", waitWarehouse),
+		versions: newVersions(s.registry, s.rules), parts: map[string]map[partKey]*wholePart{},
+	}
+}
+
+func (g *whole) run(ctx context.Context) error {
+	defer g.session.Close(context.WithoutCancel(ctx))
+	reader, err := consume.NewReader(g.s.cfg.Kafka, int64(g.s.cfg.Batch.Bytes), g.s.log)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	g.reader = reader
+	for {
+		batches := g.s.consumer.Take(ctx, g.s.wholeLane(), g.s.cfg.Batch.Rows, int64(g.s.cfg.Batch.Bytes))
+		if batches == nil {
+			return nil
+		}
+		g.stage.Busy()
+		for _, b := range batches {
+			g.partition(ctx, b)
+		}
+		g.stage.Idle()
+	}
+}
+
+// partition goes to a later state of the source of a progress partition.
+func (g *whole) partition(ctx context.Context, b consume.Batch) {
+	p := b.Partition
+	source, _ := record.ParseProgressTopic(p.Topic)
+	var records []warehouse.ProgressRecord
+	var ends []int // of records: how many of the batch are passed with it
+	var stop error
+	for i, r := range b.Records {
+		if !r.Attrs.IsControl() && r.Value != nil {
+			progress, err := record.ParseProgress(r.Value)
+			if err != nil {
+				stop = invalid(r, err)
+				break
+			}
+			records, ends = append(records, warehouse.ProgressRecord{Offset: r.Offset, Progress: progress}), append(ends, i+1)
+		} else if len(ends) > 0 {
+			ends[len(ends)-1] = i + 1
+		}
+	}
+	done := consume.Nothing(p)
+	switch {
+	case len(records) > 0:
+		var n int
+		err := retry.Do(ctx, backoff, func(ctx context.Context) (err error) {
+			if g.s.consumer.Gone(p) {
+				return warehouse.ErrFenced
+			}
+			n, err = g.cut(ctx, p, source, b.Records, records, ends)
+			return err
+		}, func(err error, _ int, _ time.Duration) { g.s.retrying("warehouse", err) })
+		switch {
+		case err == nil && n > 0:
+			g.s.retrying("warehouse", nil)
+			done = consume.Done{Records: n, Next: b.Records[n-1].Offset + 1, Position: p.Position}
+		case err == nil:
+			done.WantMore = stop == nil // the rest of a source transaction is on the way
+		case ctx.Err() != nil:
+		case errors.Is(err, warehouse.ErrFenced):
+			delete(g.parts, source)
+			g.s.lost(p)
+		default:
+			delete(g.parts, source)
+			g.s.hold(ctx, g.session, p, p.Next, err)
+		}
+	case stop == nil: // commit markers
+		done.WantMore = true
+	}
+	if stop != nil && done.Records == 0 && len(records) == 0 {
+		g.s.hold(ctx, g.session, p, p.Next, stop)
+	}
+	g.s.consumer.Finish(p, done)
+}
+
+// cut applies everything up to one of the progress records, and gives how many records of the batch are passed; 0 if
+// there is none to go to yet.
+func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, all []*kgo.Record, records []warehouse.ProgressRecord, ends []int) (int, error) {
+	parts := g.parts[source]
+	n, vector, err := g.session.NextCut(ctx, source, records, int64(g.s.cfg.Batch.Rows), func(vector map[string][]int64) (size int64) {
+		for topic, offsets := range vector {
+			for i, to := range offsets {
+				if part := parts[partKey{topic, int32(i)}]; part != nil && g.s.consumed(topic) {
+					size += max(to-part.Next, 0)
+				} else if g.s.consumed(topic) {
+					size += max(to, 0)
+				}
+			}
+		}
+		return size
+	})
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	if parts, err = g.claim(ctx, source, vector); err != nil {
+		return 0, err
+	}
+	read := ends[n-1]
+	progress := warehouse.Advance{
+		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: all[read-1].Offset + 1, Position: p.Position, Rows: int64(n),
+	}
+	w := &wholeCut{g: g, parts: parts, moved: map[partKey]*wholeMove{}}
+	for k, part := range parts {
+		offsets := vector[k.topic]
+		if int(k.number) >= len(offsets) || offsets[k.number] <= part.Next {
+			continue
+		}
+		w.ranges = append(w.ranges, consume.Range{Topic: k.topic, Partition: k.number, From: part.Next, To: offsets[k.number]})
+		w.moved[k] = &wholeMove{advance: warehouse.Advance{
+			Topic: k.topic, Partition: k.number, Epoch: part.Epoch, Expected: part.Next, Next: part.Next, Position: part.Position, ParkedN: part.parkedN,
+		}}
+	}
+	slices.SortFunc(w.ranges, func(a, b consume.Range) int {
+		if c := strings.Compare(a.Topic, b.Topic); c != 0 {
+			return c
+		}
+		return int(a.Partition) - int(b.Partition)
+	})
+	// A transaction that has begun is finished even when the sink is told to stop, within limits.
+	applying, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, cancel) })()
+	begin := time.Now()
+	if err := w.apply(applying, progress, source, records[:n]); err != nil {
+		if errors.Is(err, warehouse.ErrUnknownOutcome) {
+			err = g.resolve(applying, w, progress, err)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	for k, m := range w.moved {
+		parts[k].Next, parts[k].Position = m.advance.Next, m.advance.Position
+	}
+	g.s.metrics.whole(g.s, w, time.Since(begin))
+	return read, nil
+}
+
+// claim takes over the partitions of the vector that are not ours yet.
+func (g *whole) claim(ctx context.Context, source string, vector map[string][]int64) (map[partKey]*wholePart, error) {
+	parts := g.parts[source]
+	if parts == nil {
+		parts = map[partKey]*wholePart{}
+	}
+	var topics []string
+	for topic, offsets := range vector {
+		if g.s.consumed(topic) && slices.ContainsFunc(offsets, func(o int64) bool { return o > 0 }) && parts[partKey{topic, 0}] == nil {
+			topics = append(topics, topic)
+		}
+	}
+	if len(topics) == 0 {
+		return parts, nil
+	}
+	slices.Sort(topics)
+	ids, counts, err := g.reader.Topics(ctx, topics...)
+	if err != nil {
+		return nil, err
+	}
+	var requests []consume.Request
+	for _, topic := range topics {
+		if counts[topic] == 0 {
+			return nil, &trouble.Error{
+				Code: trouble.TopicRecreated, Op: "read", Subject: fmt.Sprintf("topic %q", topic), Cause: errors.New("it does not exist"),
+				Means: "the topic was deleted; its source is held, since its tables are written as a whole",
+			}
+		}
+		for number := range counts[topic] {
+			requests = append(requests, consume.Request{Topic: topic, Number: number, TopicID: ids[topic]})
+		}
+	}
+	starts, err := g.s.claim(ctx, requests)
+	if err != nil {
+		return nil, err
+	}
+	var numbers []warehouse.Partition
+	for i, start := range starts {
+		if start.Err != nil {
+			return nil, start.Err
+		}
+		numbers = append(numbers, warehouse.Partition{Topic: requests[i].Topic, Number: requests[i].Number})
+	}
+	parked, err := g.session.Parked(ctx, numbers)
+	if err != nil {
+		return nil, err
+	}
+	for i, start := range starts {
+		parts[partKey{requests[i].Topic, requests[i].Number}] = &wholePart{Start: start, count: counts[requests[i].Topic], parkedN: parked[i].N}
+	}
+	g.parts[source] = parts
+	return parts, nil
+}
+
+// resolve finds out whether a transaction was committed whose COMMIT was not answered.
+func (g *whole) resolve(ctx context.Context, w *wholeCut, progress warehouse.Advance, unknown error) error {
+	standings, err := g.session.Standings(ctx, []warehouse.Advance{progress})
+	if err != nil {
+		return err
+	}
+	switch standings[0] {
+	case warehouse.Past:
+		return nil // all of it is one transaction
+	case warehouse.Lost:
+		return warehouse.ErrFenced
+	}
+	if cause, ok := errors.AsType[*trouble.Error](unknown); ok {
+		return cause
+	}
+	return unknown
+}
+
+// wholeCut is one cut under way.
+type wholeCut struct {
+	g      *whole
+	parts  map[partKey]*wholePart
+	ranges []consume.Range
+	moved  map[partKey]*wholeMove
+	cut    *warehouse.Cut
+	units  []unit
+	bytes  int64
+	oldest int64 // commit time of the oldest change, microseconds; 0 for none
+	counts []wholeCount
+
+	event, second change.Event
+	arena, arena2 []byte
+}
+
+// wholeCount is what one piece did, for metrics.
+type wholeCount struct {
+	plan   *rule.Plan
+	counts batch.Counts
+	effect warehouse.Effect
+}
+
+// wholeMove is how far one partition has come in the cut.
+type wholeMove struct {
+	advance warehouse.Advance
+	barrier change.Position // the TRUNCATE that it waits at
+	pass    change.Position // the TRUNCATE that has been done
+}
+
+func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source string, records []warehouse.ProgressRecord) error {
+	var locks, advances []warehouse.Advance
+	for _, r := range w.ranges {
+		locks = append(locks, w.moved[partKey{r.Topic, r.Partition}].advance)
+	}
+	var err error
+	if w.cut, err = w.g.session.BeginCut(ctx, locks, progress, source, records, w.g.s.consumed); err != nil {
+		return err
+	}
+	if len(w.ranges) > 0 {
+		err = w.g.reader.Read(ctx, w.ranges, func(topic string, number int32, records []*kgo.Record) (int, error) {
+			return w.take(ctx, partKey{topic, number}, records)
+		})
+		if err == nil {
+			err = w.write(ctx)
+		}
+		if err != nil {
+			w.cut.Rollback(ctx)
+			if unit, ok := errors.AsType[*warehouse.UnitError](err); ok && !errors.Is(err, warehouse.ErrTargetChanged) {
+				return unit.Err
+			}
+			clear(w.g.plans) // a Target belongs to a plan; those of this transaction are gone
+			if errors.Is(err, warehouse.ErrTargetChanged) {
+				return &trouble.Error{Code: trouble.WarehouseUnreachable, Op: "write to", Subject: fmt.Sprintf("tables of source %q", source), Cause: warehouse.ErrTargetChanged}
+			}
+			return err
+		}
+	}
+	for _, r := range w.ranges {
+		a := &w.moved[partKey{r.Topic, r.Partition}].advance
+		a.Next = r.To
+		advances = append(advances, *a)
+	}
+	return w.cut.Commit(ctx, advances)
+}
+
+// take folds records of one partition. It stops at a TRUNCATE until the other partitions have come to it, and before the
+// first half of a change of a key whose second half is not there yet.
+func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (int, error) {
+	m, part := w.moved[k], w.parts[k]
+	for i := 0; i < len(records); i++ {
+		r := records[i]
+		if r.Attrs.IsControl() || r.Value == nil {
+			continue
+		}
+		h, err := headersOf(r)
+		if err != nil {
+			return 0, invalid(r, err)
+		}
+		if h.known && h.position.Compare(m.advance.Position) <= 0 {
+			w.g.s.table(r.Topic).duplicate()
+			continue
+		}
+		v, err := w.g.version(ctx, r)
+		if err != nil {
+			return 0, err
+		}
+		if w.arena, err = v.decoder.Decode(r.Value, &w.event, w.arena[:0]); err != nil {
+			return 0, invalid(r, err)
+		}
+		ev := &w.event
+		if ev.Op == change.Truncate && part.count > 1 && m.pass.Compare(h.position) < 0 {
+			if !h.known {
+				return 0, invalid(r, errors.New("a TRUNCATE of several partitions without a position: where it stands in the others cannot be told"))
+			}
+			m.barrier = h.position
+			if !w.allAt(k.topic, part.count, h.position) {
+				return i, nil
+			}
+			for other, om := range w.moved {
+				if other.topic == k.topic {
+					om.pass = h.position // they skip theirs
+				}
+			}
+		} else if ev.Op == change.Truncate && part.count > 1 {
+			m.took(ev, h)
+			continue
+		}
+		if w.bytes >= int64(w.g.s.cfg.Batch.Bytes) {
+			if err := w.write(ctx); err != nil {
+				return 0, err
+			}
+		}
+		fold, err := w.fold(ctx, r.Topic, v)
+		if err != nil {
+			return 0, err
+		}
+		w.bytes += int64(len(r.Value))
+		if h.newKey != nil && record.Partition(h.newKey, part.count) == k.number {
+			j := i + 1
+			for j < len(records) && (records[j].Attrs.IsControl() || records[j].Value == nil) {
+				j++
+			}
+			if j == len(records) && i > 0 {
+				return i, nil
+			}
+			if j < len(records) {
+				second, err := headersOf(records[j])
+				if err == nil && second.oldKey != nil && second.known && follows(h.position, second.position) {
+					if w.arena2, err = v.decoder.Decode(records[j].Value, &w.second, w.arena2[:0]); err != nil {
+						return 0, invalid(records[j], err)
+					}
+					if err := fold.Move(ev, &w.second); err != nil {
+						return 0, invalid(r, err)
+					}
+					m.took(ev, h)
+					m.took(&w.second, second)
+					i = j
+					continue
+				}
+			}
+		}
+		if err := fold.Add(ev, h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
+			return 0, invalid(r, err)
+		}
+		if t := ev.Tx.CommitTime; t != 0 && ev.Op != change.Read && (w.oldest == 0 || t < w.oldest) {
+			w.oldest = t
+		}
+		m.took(ev, h)
+	}
+	return len(records), nil
+}
+
+// allAt says whether every partition of a topic has come to a TRUNCATE, or is past it.
+func (w *wholeCut) allAt(topic string, count int32, at change.Position) bool {
+	for number := range count {
+		k := partKey{topic, number}
+		m := w.moved[k]
+		switch {
+		case m != nil && m.barrier.Compare(at) >= 0:
+		case m == nil && w.parts[k] != nil && w.parts[k].Position.Compare(at) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func (m *wholeMove) took(ev *change.Event, h headers) {
+	if h.known {
+		m.advance.Position = h.position
+	}
+	m.advance.Rows++
+	if ev.Tx.CommitTime != 0 {
+		m.advance.CommitTime = ev.Tx.CommitTime
+	}
+}
+
+// fold gives the fold for a version of a topic. Another version of the same topic is written before.
+func (w *wholeCut) fold(ctx context.Context, topic string, v *versionPlan) (*batch.Fold, error) {
+	for i := range w.units {
+		if w.units[i].topic == topic {
+			if w.units[i].plan == v.plan {
+				return w.units[i].fold, nil
+			}
+			if err := w.write(ctx); err != nil {
+				return nil, err
+			}
+			break
+		}
+	}
+	target, err := w.g.session.Prepare(ctx, v.plan, topic)
+	if err != nil {
+		return nil, err
+	}
+	f := &batch.Fold{}
+	f.Begin(v.plan)
+	w.units = append(w.units, unit{topic: topic, plan: v.plan, target: target, fold: f})
+	return f, nil
+}
+
+// write writes what is folded into the open transaction.
+func (w *wholeCut) write(ctx context.Context) error {
+	if len(w.units) == 0 {
+		return nil
+	}
+	var units []warehouse.Unit
+	for i := range w.units {
+		u := &w.units[i]
+		units = append(units, warehouse.Unit{Topic: u.topic, Result: u.fold.Result(), Target: u.target})
+	}
+	effects, err := w.cut.Write(ctx, units)
+	if err != nil {
+		return err
+	}
+	for i := range w.units {
+		w.counts = append(w.counts, wholeCount{w.units[i].plan, w.units[i].fold.Counts(), effects[i]})
+	}
+	w.units, w.bytes = nil, 0
+	return nil
+}
