@@ -64,7 +64,7 @@ func TestLargeTransactionIsCut(t *testing.T) {
 		published(rows / 6)
 		r.exec(fmt.Sprintf(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '%s'`, r.config.Source.slot()))
 		// When it streams again, and not while it is about to: it would fence the other.
-		published(r.ends(topic)[0] + 500)
+		published(r.ends(topic)[0] + 5000)
 
 		// It is fenced by another instance.
 		second, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))

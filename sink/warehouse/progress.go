@@ -308,10 +308,10 @@ func (s *Session) snapshotDone(ctx context.Context, source, topic string, lsn ch
 		}
 	}
 	switch {
+	case knownUpTo < lsn: // a table that was done may be read anew since
+		return 0, false, ErrProgressBehind
 	case state.Done:
 		return change.LSN(state.DoneLSN), true, nil
-	case knownUpTo < lsn:
-		return 0, false, ErrProgressBehind
 	case table == nil:
 		return 0, false, nil
 	}
