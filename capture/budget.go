@@ -113,15 +113,19 @@ func (c *Capture) holdsUp(slot *catalog.Slot, old []catalog.Blocker) reason {
 	}
 	for _, st := range c.stages.Snapshot() {
 		if st.WaitingOn != "" && time.Since(st.Since) > longestOpen {
-			return reason{fmt.Sprintf("capture has been waiting for %s for %s", st.WaitingOn, service.FormatDuration(time.Since(st.Since))),
-				fmt.Sprintf("look at %s; capture goes on by itself", st.WaitingOn)}
+			return reason{
+				fmt.Sprintf("capture has been waiting for %s for %s", st.WaitingOn, service.FormatDuration(time.Since(st.Since))),
+				fmt.Sprintf("look at %s; capture goes on by itself", st.WaitingOn),
+			}
 		}
 	}
 	// The slot keeps WAL from the oldest open transaction on, also where all that has ended is published.
 	if slot != nil && len(old) > 0 && slot.ToPublishBytes < slot.KeptBytes/2 {
 		b := old[0]
-		return reason{fmt.Sprintf("pid %d (%q) has a transaction open for %s", b.PID, b.Application, service.FormatDuration(b.Age)),
-			fmt.Sprintf("wait, or SELECT pg_terminate_backend(%d);", b.PID)}
+		return reason{
+			fmt.Sprintf("pid %d (%q) has a transaction open for %s", b.PID, b.Application, service.FormatDuration(b.Age)),
+			fmt.Sprintf("wait, or SELECT pg_terminate_backend(%d);", b.PID),
+		}
 	}
 	return reason{"the source writes faster than capture publishes", "see in /status which stage waits for what; or spread the tables over several captures"}
 }

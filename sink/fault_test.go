@@ -690,8 +690,10 @@ tables:
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{`did you mean "mode"`, "not schema.table", "not one of insert", "unknown name in braces", "name of the sid column", "between 1 and",
-		"tables[4].columns[0].ass", "tables[4].columns[1].from", "tables[4].columns[2]", "must be one value"} {
+	for _, want := range []string{
+		`did you mean "mode"`, "not schema.table", "not one of insert", "unknown name in braces", "name of the sid column", "between 1 and",
+		"tables[4].columns[0].ass", "tables[4].columns[1].from", "tables[4].columns[2]", "must be one value",
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in: %v", want, err)
 		}

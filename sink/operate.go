@@ -305,7 +305,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		}
 		out := TableStatus{
 			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: StateUpToDate,
-			LastCommit: t.LastCommit, Parked: parked[t.Topic], Trouble: quarantined[t.Topic],
+			LastCommit: t.LastCommit, Parked: parked[t.Topic], Trouble: troubleOf(o.rules, quarantined, t.Topic),
 		}
 		switch {
 		case out.Trouble != nil:

@@ -12,6 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -171,7 +172,7 @@ func (s *Sink) Status() *Status {
 	}
 	slices.Sort(topics)
 	for _, topic := range topics {
-		if t, ok := s.tableStatus(topic, views, troubles[topic], snapshots[topic], waits); ok {
+		if t, ok := s.tableStatus(topic, views, troubleOf(s.rules, troubles, topic), snapshots[topic], waits); ok {
 			if t.Partitions == 0 && t.State == StateUpToDate && late[t.Source] {
 				t.State = StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
@@ -208,6 +209,14 @@ func (st *Status) addSources(sources []warehouse.Source) {
 		}
 		st.Sources = append(st.Sources, out)
 	}
+}
+
+// troubleOf gives the trouble of a topic's table: its own, or that of its source if that is written as a whole.
+func troubleOf(rules *rule.Set, troubles map[string]*Trouble, topic string) *Trouble {
+	if source, _, _, ok := record.ParseTopic(topic); ok && rules.Whole(source) {
+		topic = record.ProgressTopic(source)
+	}
+	return troubles[topic]
 }
 
 // troubleState is the state of a table that an error holds.

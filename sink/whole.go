@@ -32,6 +32,8 @@ type whole struct {
 	*versions
 	reader *consume.Reader
 	parts  map[string]map[partKey]*wholePart // by source
+
+	changed int // times in a row that a target turned out to have changed
 }
 
 type partKey struct {
@@ -103,10 +105,14 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 			}
 			n, err = g.cut(ctx, p, source, b.Records, records, ends)
 			return err
-		}, func(err error, _ int, _ time.Duration) { g.s.retrying("warehouse", err) })
+		}, func(err error, _ int, _ time.Duration) { g.s.retrying(waitedFor(err), err) })
+		for _, what := range []string{"warehouse", "registry", "kafka"} {
+			if err == nil {
+				g.s.retrying(what, nil)
+			}
+		}
 		switch {
 		case err == nil && n > 0:
-			g.s.retrying("warehouse", nil)
 			done = consume.Done{Records: n, Next: b.Records[n-1].Offset + 1, Position: p.Position}
 		case err == nil:
 			done.WantMore = stop == nil // the rest of a source transaction is on the way
@@ -125,6 +131,17 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 		g.s.hold(ctx, g.session, p, p.Next, stop)
 	}
 	g.s.consumer.Finish(p, done)
+}
+
+// waitedFor says who is to blame for an error that is waited out.
+func waitedFor(err error) string {
+	switch code := trouble.CodeOf(err); {
+	case code == trouble.RegistryUnreachable:
+		return "registry"
+	case strings.HasPrefix(string(code), "kafka"):
+		return "kafka"
+	}
+	return "warehouse"
 }
 
 // cut applies everything up to one of the progress records, and gives how many records of the batch are passed; 0 if
@@ -160,9 +177,6 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 			continue
 		}
 		w.ranges = append(w.ranges, consume.Range{Topic: k.topic, Partition: k.number, From: part.Next, To: offsets[k.number]})
-		w.moved[k] = &wholeMove{advance: warehouse.Advance{
-			Topic: k.topic, Partition: k.number, Epoch: part.Epoch, Expected: part.Next, Next: part.Next, Position: part.Position, ParkedN: part.parkedN,
-		}}
 	}
 	slices.SortFunc(w.ranges, func(a, b consume.Range) int {
 		if c := strings.Compare(a.Topic, b.Topic); c != 0 {
@@ -177,7 +191,7 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 	begin := time.Now()
 	if err := w.apply(applying, progress, source, records[:n]); err != nil {
 		if errors.Is(err, warehouse.ErrUnknownOutcome) {
-			err = g.resolve(applying, w, progress, err)
+			err = g.resolve(applying, progress, err)
 		}
 		if err != nil {
 			return 0, err
@@ -186,6 +200,7 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 	for k, m := range w.moved {
 		parts[k].Next, parts[k].Position = m.advance.Next, m.advance.Position
 	}
+	g.changed = 0
 	g.s.metrics.whole(g.s, w, time.Since(begin))
 	return read, nil
 }
@@ -198,6 +213,13 @@ func (g *whole) claim(ctx context.Context, source string, vector map[string][]in
 	}
 	var topics []string
 	for topic, offsets := range vector {
+		if part := parts[partKey{topic, 0}]; part != nil && len(offsets) > int(part.count) {
+			return nil, &trouble.Error{
+				Code: trouble.TopicPartitionsChanged, Op: "go on with", Subject: fmt.Sprintf("topic %q", topic),
+				Cause: fmt.Errorf("it had %d partitions and has %d", part.count, len(offsets)),
+				Means: "keys would change their partition and rows their order; its source is held, since its tables are written as a whole",
+			}
+		}
 		if g.s.consumed(topic) && slices.ContainsFunc(offsets, func(o int64) bool { return o > 0 }) && parts[partKey{topic, 0}] == nil {
 			topics = append(topics, topic)
 		}
@@ -245,7 +267,7 @@ func (g *whole) claim(ctx context.Context, source string, vector map[string][]in
 }
 
 // resolve finds out whether a transaction was committed whose COMMIT was not answered.
-func (g *whole) resolve(ctx context.Context, w *wholeCut, progress warehouse.Advance, unknown error) error {
+func (g *whole) resolve(ctx context.Context, progress warehouse.Advance, unknown error) error {
 	standings, err := g.session.Standings(ctx, []warehouse.Advance{progress})
 	if err != nil {
 		return err
@@ -294,8 +316,14 @@ type wholeMove struct {
 
 func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source string, records []warehouse.ProgressRecord) error {
 	var locks, advances []warehouse.Advance
+	w.units, w.counts, w.bytes = nil, nil, 0
 	for _, r := range w.ranges {
-		locks = append(locks, w.moved[partKey{r.Topic, r.Partition}].advance)
+		k := partKey{r.Topic, r.Partition}
+		part := w.parts[k]
+		w.moved[k] = &wholeMove{advance: warehouse.Advance{
+			Topic: k.topic, Partition: k.number, Epoch: part.Epoch, Expected: part.Next, Next: part.Next, Position: part.Position, ParkedN: part.parkedN,
+		}}
+		locks = append(locks, w.moved[k].advance)
 	}
 	var err error
 	if w.cut, err = w.g.session.BeginCut(ctx, locks, progress, source, records, w.g.s.consumed); err != nil {
@@ -310,12 +338,12 @@ func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source
 		}
 		if err != nil {
 			w.cut.Rollback(ctx)
-			if unit, ok := errors.AsType[*warehouse.UnitError](err); ok && !errors.Is(err, warehouse.ErrTargetChanged) {
-				return unit.Err
+			if errors.Is(err, warehouse.ErrTargetChanged) && w.g.changed < 3 {
+				w.g.changed++ // Rollback has had it forgotten
+				return w.apply(ctx, progress, source, records)
 			}
-			clear(w.g.plans) // a Target belongs to a plan; those of this transaction are gone
-			if errors.Is(err, warehouse.ErrTargetChanged) {
-				return &trouble.Error{Code: trouble.WarehouseUnreachable, Op: "write to", Subject: fmt.Sprintf("tables of source %q", source), Cause: warehouse.ErrTargetChanged}
+			if unit, ok := errors.AsType[*warehouse.UnitError](err); ok {
+				return unit.Err
 			}
 			return err
 		}
@@ -385,23 +413,21 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 			for j < len(records) && (records[j].Attrs.IsControl() || records[j].Value == nil) {
 				j++
 			}
-			if j == len(records) && i > 0 {
-				return i, nil
+			if j == len(records) {
+				return i, nil // its other half is on the way
 			}
-			if j < len(records) {
-				second, err := headersOf(records[j])
-				if err == nil && second.oldKey != nil && second.known && follows(h.position, second.position) {
-					if w.arena2, err = v.decoder.Decode(records[j].Value, &w.second, w.arena2[:0]); err != nil {
-						return 0, invalid(records[j], err)
-					}
-					if err := fold.Move(ev, &w.second); err != nil {
-						return 0, invalid(r, err)
-					}
-					m.took(ev, h)
-					m.took(&w.second, second)
-					i = j
-					continue
+			second, err := headersOf(records[j])
+			if err == nil && second.oldKey != nil && second.known && follows(h.position, second.position) {
+				if w.arena2, err = v.decoder.Decode(records[j].Value, &w.second, w.arena2[:0]); err != nil {
+					return 0, invalid(records[j], err)
 				}
+				if err := fold.Move(ev, &w.second); err != nil {
+					return 0, invalid(r, err)
+				}
+				m.took(ev, h)
+				m.took(&w.second, second)
+				i = j
+				continue
 			}
 		}
 		if err := fold.Add(ev, h.newKey != nil || h.oldKey != nil, h.reload); err != nil {

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // Reader reads ranges of partitions outside of any group: who may read what is decided elsewhere. What was fetched
@@ -76,6 +78,14 @@ func (r *Reader) Topics(ctx context.Context, names ...string) (ids map[string]st
 	return ids, partitions, nil
 }
 
+const (
+	// fewest records are handed out together if they are there, however large: the halves of a change of a key, with
+	// commit markers between them.
+	fewest = 4
+	// readPatience is how long Read waits for a record that must be there.
+	readPatience = 30 * time.Second
+)
+
 // Read hands the records of all ranges to take, a partition's in their order, commit markers among them. take says how
 // many it has taken; the rest is handed out again after records of other partitions. Its error ends Read.
 func (r *Reader) Read(ctx context.Context, ranges []Range, take func(topic string, partition int32, records []*kgo.Record) (int, error)) error {
@@ -92,6 +102,7 @@ func (r *Reader) Read(ctx context.Context, ranges []Range, take func(topic strin
 			done = done && t.handed >= g.To
 		}
 		if done {
+			r.shrink(ranges)
 			return nil
 		}
 		if progress {
@@ -136,7 +147,7 @@ func (r *Reader) begin(ranges []Range) {
 // hand hands out what is there of a range.
 func (r *Reader) hand(t *tail, g Range, take func(string, int32, []*kgo.Record) (int, error)) (moved bool, err error) {
 	n, bytes := 0, int64(0)
-	for n < len(t.queue) && t.queue[n].Offset < g.To && bytes < r.chunk {
+	for n < len(t.queue) && t.queue[n].Offset < g.To && (bytes < r.chunk || n < fewest) {
 		bytes += recordSize(t.queue[n])
 		n++
 	}
@@ -159,6 +170,35 @@ func (r *Reader) hand(t *tail, g Range, take func(string, int32, []*kgo.Record) 
 	return moved, nil
 }
 
+// shrink lets go of what was read ahead, behind the ranges, if it has become much. It is read again when its turn comes.
+func (r *Reader) shrink(ranges []Range) {
+	total := int64(0)
+	for _, t := range r.tails {
+		total += t.bytes
+	}
+	if total <= 4*r.chunk {
+		return
+	}
+	to := map[key]int64{}
+	for _, g := range ranges {
+		to[key{g.Topic, g.Partition}] = g.To
+	}
+	back := map[string]map[int32]kgo.EpochOffset{}
+	for k, t := range r.tails {
+		if len(t.queue) == 0 || t.queue[0].Offset < to[k] {
+			continue
+		}
+		t.queue, t.bytes, t.next = nil, 0, t.handed
+		if back[k.topic] == nil {
+			back[k.topic] = map[int32]kgo.EpochOffset{}
+		}
+		back[k.topic][k.number] = kgo.EpochOffset{Epoch: -1, Offset: t.handed}
+	}
+	if len(back) > 0 {
+		r.client.SetOffsets(back)
+	}
+}
+
 // poll fetches more. Partitions of which enough is there are left alone.
 func (r *Reader) poll(ctx context.Context, ranges []Range) error {
 	wanted := map[key]bool{}
@@ -167,6 +207,7 @@ func (r *Reader) poll(ctx context.Context, ranges []Range) error {
 			wanted[key{g.Topic, g.Partition}] = true
 		}
 	}
+	r.shrink(ranges)
 	if len(wanted) == 0 {
 		return errors.New("partitions wait for each other") // a TRUNCATE that is not in all of them
 	}
@@ -187,11 +228,19 @@ func (r *Reader) poll(ctx context.Context, ranges []Range) error {
 	if len(resume) > 0 {
 		r.client.ResumeFetchPartitions(resume)
 	}
-	fetches := r.client.PollRecords(ctx, pollRecords)
+	waiting, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	fetches := r.client.PollRecords(waiting, pollRecords)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	var failure error
+	if waiting.Err() != nil {
+		failure = &trouble.Error{
+			Code: trouble.KafkaUnreachable, Op: "read", Subject: fmt.Sprintf("topic %q", ranges[0].Topic), Cause: waiting.Err(),
+			Means: "nothing is lost; what was written was rolled back, and is tried again",
+		}
+	}
 	fetches.EachPartition(func(fp kgo.FetchTopicPartition) {
 		t := r.tails[key{fp.Topic, fp.Partition}]
 		if fp.Err != nil {

@@ -1,0 +1,165 @@
+package sink_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// newWholeWorld makes one whose source "shop" becomes visible as a whole.
+func newWholeWorld(t testing.TB) *world {
+	w := newWorld(t)
+	w.cfg.Sources = []rule.Source{{Name: "shop", Consistency: "source"}, {Name: "*"}}
+	return w
+}
+
+// TestTransfers: money goes to and fro between accounts in two tables, while sinks come and go. Whoever reads the
+// warehouse sees the same total, at any time.
+func TestTransfers(t *testing.T) {
+	w := newWholeWorld(t)
+	w.cfg.Batch.Rows = 50 // several source transactions at once, and not all
+	shop := w.source("shop")
+	a, b := relation("a", "id integer key", "v integer"), relation("b", "id integer key", "v integer")
+	shop.table(a, 1)
+	shop.table(b, 4)
+	const accounts, total = 20, 2 * 20 * 100
+	shop.tx(append(many(accounts, func(i int) event { return ins(a, i, 100) }), many(accounts, func(i int) event { return ins(b, i, 100) })...)...)
+	one := w.start(w.cfg)
+	w.complete(shop)
+	ctx, cancel := context.WithCancel(t.Context())
+	wrong, reads := make(chan string, 1), make(chan int, 1)
+	reader := w.connect(w.dsn)
+	go func() {
+		n := 0
+		defer func() { reads <- n; close(wrong) }()
+		for ; ctx.Err() == nil; n++ {
+			var sum int
+			if err := reader.QueryRow(context.Background(), `SELECT (SELECT sum(v) FROM public.a) + (SELECT sum(v) FROM public.b)`).Scan(&sum); err != nil {
+				wrong <- err.Error()
+				return
+			}
+			if sum != total {
+				wrong <- fmt.Sprintf("read %d: the total is %d", n, sum)
+				return
+			}
+		}
+	}()
+	random := rand.New(rand.NewPCG(1, 1))
+	money := [2][accounts]int{}
+	for i := range accounts {
+		money[0][i], money[1][i] = 100, 100
+	}
+	for step := range 300 {
+		from, to, amount := random.IntN(accounts), random.IntN(accounts), random.IntN(50)
+		money[0][from] -= amount
+		money[1][to] += amount
+		shop.tx(upd(a, from, money[0][from]), upd(b, to, money[1][to]))
+		switch step {
+		case 60:
+			one.stop()
+		case 100:
+			one = w.start(w.cfg)
+		case 150:
+			w.start(w.cfg)
+		case 200:
+			one.stop()
+		case 250: // somebody takes the partitions over
+			w.exec(`UPDATE tributary.checkpoint SET owner_epoch = owner_epoch + 1 WHERE topic LIKE '%.public.a'`)
+		}
+	}
+	w.complete(shop)
+	cancel()
+	if n := <-reads; n < 20 {
+		t.Errorf("only %d reads", n)
+	}
+	if problem, ok := <-wrong; ok {
+		t.Error(problem)
+	}
+	w.rows(`SELECT string_agg(v::text, ' ' ORDER BY id) FROM public.a`, strings.Trim(fmt.Sprint(money[0]), "[]"))
+	w.rows(`SELECT string_agg(v::text, ' ' ORDER BY id) FROM public.b`, strings.Trim(fmt.Sprint(money[1]), "[]"))
+}
+
+// TestWholeSource: what a cut has to cope with: more than fits into memory, a TRUNCATE of four partitions, changes of
+// keys, a column that is added in the middle; and a source beside it that is written as ever.
+func TestWholeSource(t *testing.T) {
+	w := newWholeWorld(t)
+	w.cfg.Batch.Bytes = 64 << 10
+	shop, other := w.source("shop"), w.source("other")
+	r, wider := relation("t", "id integer key", "big text"), relation("t", "id integer key", "big text", "more text")
+	log := relation("log", "id integer")
+	plain := relation("plain", "id integer key")
+	shop.table(r, 4)
+	w.start(w.cfg)
+	other.tx(ins(plain, 1))
+	shop.tx(append(many(100, func(i int) event { return ins(r, i, "before") }), ins(log, 1))...)
+	big := strings.Repeat("x", 5000)
+	events := append(many(100, func(i int) event { return upd(r, i, "gone") }), trunc(r))
+	events = append(events, many(200, func(i int) event { return ins(r, 1000+i, big) })...)
+	for i := range 50 {
+		events = append(events, move(r, []any{1000 + i}, 2000+i, big)...)
+	}
+	events = append(events, ins(log, 2), ins(wider, 1, "a", "b"), upd(wider, 1100, keep, "new"))
+	shop.tx(events...)
+	w.complete(shop)
+	w.complete(other)
+	w.rows(`SELECT count(*), count(*) FILTER (WHERE big = repeat('x', 5000)), min(id), max(id), count(more) FROM public.t`, "201|200|1|2049|2")
+	w.rows(`SELECT id FROM public.log ORDER BY 1`, "1", "2")
+	w.rows(`SELECT id FROM public.plain`, "1")
+}
+
+// TestWholeSourceStops: an error of one table holds all of the source, and it goes on as a whole.
+func TestWholeSourceStops(t *testing.T) {
+	w := newWholeWorld(t)
+	r := w.checked("checked")
+	fine := relation("fine", "id integer key")
+	shop := w.source("shop")
+	s := w.start(w.cfg)
+	shop.tx(ins(r, 1, "fine"), ins(fine, 1))
+	w.complete(shop)
+	shop.tx(ins(fine, 2), ins(r, 2, "poison"))
+	shop.tx(ins(fine, 3))
+	w.rows(`SELECT code, source, topic FROM tributary.quarantine`, "constraint-violation|shop|shop.tributary.progress")
+	w.rows(`SELECT id FROM public.fine`, "1")
+	w.eventually("quarantined", func() any { return s.Status().State })
+	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
+	o := w.operator()
+	if _, err := o.Resume(t.Context(), "shop", "", false); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.fine ORDER BY 1`, "1", "2", "3")
+	if err := o.Pause(t.Context(), "shop", "", "", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("paused", func() any { return s.Status().State })
+	shop.tx(ins(fine, 4))
+	if _, err := o.Resume(t.Context(), "shop", "", false); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM public.fine`, "4")
+}
+
+// TestWholeSourceCatchesUp: much more lies there than is read ahead, in every partition; it is taken in many cuts.
+func TestWholeSourceCatchesUp(t *testing.T) {
+	w := newWholeWorld(t)
+	w.cfg.Batch.Rows, w.cfg.Batch.Bytes = 50, 64<<10
+	shop := w.source("shop")
+	r, log := relation("t", "id integer key", "big text"), relation("log", "id integer")
+	shop.table(r, 8)
+	big := strings.Repeat("x", 5000)
+	const steps = 60
+	for step := range steps {
+		shop.tx(append(many(20, func(i int) event { return ins(r, 20*step+i, big) }), ins(log, step))...)
+	}
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT count(*), sum(length(big)) FROM public.t`, fmt.Sprintf("%d|%d", 20*steps, 20*steps*5000))
+	w.rows(`SELECT count(*), count(DISTINCT id) FROM public.log`, fmt.Sprintf("%d|%d", steps, steps))
+	w.rows(`SELECT sum(applied_rows) FROM tributary.checkpoint WHERE topic LIKE '%.public.%'`, fmt.Sprint(21*steps))
+}
