@@ -73,7 +73,7 @@ func (c *Capture) askService(ctx context.Context) (*Status, error) {
 		}
 		return nil, err
 	}
-	defer response.Body.Close()
+	defer response.Body.Close() //nolint:errcheck // it was only read
 	if response.StatusCode != http.StatusOK {
 		return nil, errors.New(response.Status)
 	}
