@@ -410,9 +410,21 @@ func (s *Stream) sendStatus() error {
 	if lsn == 0 {
 		return nil // a zero flush position would be replaced by the write position
 	}
-	return pglogrepl.SendStandbyStatusUpdate(context.Background(), s.pg, pglogrepl.StandbyStatusUpdate{
-		WALWritePosition: lsn, WALFlushPosition: lsn, WALApplyPosition: lsn,
-	})
+	// Written to the connection itself, which takes concurrent calls: pgconn's writer is used by the receiver, too,
+	// when it finds the connection broken and takes leave of the server.
+	const payload = 1 + 3*8 + 8 + 1
+	msg := make([]byte, 0, 5+payload)
+	msg = append(msg, 'd')
+	msg = binary.BigEndian.AppendUint32(msg, 4+payload)
+	msg = append(msg, pglogrepl.StandbyStatusUpdateByteID)
+	for range 3 { // write, flush and apply position: a flush position of zero would be a received one to the server
+		msg = binary.BigEndian.AppendUint64(msg, uint64(lsn))
+	}
+	const postgresEpoch = 946684800000000 // 2000-01-01 in microseconds since 1970
+	msg = binary.BigEndian.AppendUint64(msg, uint64(time.Now().UnixMicro()-postgresEpoch))
+	msg = append(msg, 0)
+	_, err := s.pg.Conn().Write(msg)
+	return err
 }
 
 // Close tells the server once more what is confirmed, ends the connection and waits for the stream's goroutines.
