@@ -59,7 +59,7 @@ func Unreachable(op, subject string, err error) error {
 // Close ends the connection.
 func (c *Catalog) Close(ctx context.Context) error { return c.conn.Close(ctx) }
 
-// EmitMessage writes a transactional logical message with our prefix into the source's WAL and gives its LSN. It
+// EmitMessage writes a transactional logical message with our prefix into the source's WAL. It
 // makes an idle server send something, and carries signals.
 func (c *Catalog) EmitMessage(ctx context.Context, content string) error {
 	if _, err := c.conn.Exec(ctx, `select pg_logical_emit_message(true, $1, $2)`, MessagePrefix, content); err != nil {

@@ -337,24 +337,30 @@ func describe(cmd *cobra.Command, o *sink.Operator, picked warehouse.Selection, 
 	return err
 }
 
+// changeParked does act to the records that args and sel pick, once it has said what happens to them and got leave.
+func changeParked(cmd *cobra.Command, args []string, load loader, sel *selection, c *change, what string, act func(*sink.Operator, warehouse.Selection) error) error {
+	picked, err := sel.of(args, true)
+	if err != nil {
+		return err
+	}
+	return operate(cmd, load, func(o *sink.Operator, _ sink.Config) error {
+		if err := describe(cmd, o, picked, what); err != nil {
+			return err
+		}
+		if ok, err := c.agreed(cmd); err != nil || !ok {
+			return err
+		}
+		return act(o, picked)
+	})
+}
+
 func parkedRetry(load loader) *cobra.Command {
 	var sel selection
 	var c change
 	cmd := &cobra.Command{
 		Use: "retry SOURCE/TABLE", Short: "Write parked records, each with all that waits behind it, in order; what fails stays parked",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			picked, err := sel.of(args, true)
-			if err != nil {
-				return err
-			}
-			return operate(cmd, load, func(o *sink.Operator, _ sink.Config) error {
-				if err := describe(cmd, o, picked, "are written, each with all that waits behind it"); err != nil {
-					return err
-				}
-				ok, err := c.agreed(cmd)
-				if err != nil || !ok {
-					return err
-				}
+			return changeParked(cmd, args, load, &sel, &c, "are written, each with all that waits behind it", func(o *sink.Operator, picked warehouse.Selection) error {
 				done, err := o.Retry(cmd.Context(), picked)
 				_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%d records written\n", done.Applied)
 				for _, f := range done.Failed {
@@ -379,18 +385,7 @@ func parkedDiscard(load loader) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "discard SOURCE/TABLE", Short: "Give parked records up: the warehouse will not have them",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			picked, err := sel.of(args, true)
-			if err != nil {
-				return err
-			}
-			return operate(cmd, load, func(o *sink.Operator, _ sink.Config) error {
-				if err := describe(cmd, o, picked, "are given up; the warehouse will not have them"); err != nil {
-					return err
-				}
-				ok, err := c.agreed(cmd)
-				if err != nil || !ok {
-					return err
-				}
+			return changeParked(cmd, args, load, &sel, &c, "are given up; the warehouse will not have them", func(o *sink.Operator, picked warehouse.Selection) error {
 				n, err := o.Discard(cmd.Context(), picked, reason)
 				if err == nil {
 					_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d records discarded\n", n)
