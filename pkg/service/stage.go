@@ -29,7 +29,7 @@ type kind struct {
 type Stage struct {
 	kind *kind
 
-	mu        sync.Mutex
+	mu        sync.Mutex    // the clock is read behind it: what is busy never seems to shrink
 	busy      time.Duration // until busySince
 	busySince time.Time     // zero: not busy
 	waits     []wait        // innermost last
@@ -70,7 +70,6 @@ func (s *Stages) Stage(name string, waitsFor ...string) *Stage {
 
 // Remove takes a stage out when its goroutine has ended. What it was busy with stays counted under its name.
 func (s *Stages) Remove(st *Stage) {
-	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.mu.Lock()
@@ -80,7 +79,7 @@ func (s *Stages) Remove(st *Stage) {
 		return
 	}
 	st.kind.workers = slices.Delete(st.kind.workers, i, i+1)
-	st.kind.past += st.busyUntil(now)
+	st.kind.past += st.busyUntil(time.Now())
 	st.kind.knows(st.waited)
 }
 
@@ -94,28 +93,26 @@ func (k *kind) knows(waitsFor []string) {
 
 // Busy says that work begins; nothing changes if it has begun.
 func (st *Stage) Busy() {
-	now := time.Now()
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.busySince.IsZero() && len(st.waits) == 0 {
-		st.busySince = now
+		st.busySince = time.Now()
 	}
 }
 
 // Idle says that there is nothing to do; nothing changes if there was nothing.
 func (st *Stage) Idle() {
-	now := time.Now()
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.stop(now)
+	st.stop(time.Now())
 }
 
 // Wait says that the work waits for somebody (see Stages.Stage for the names) until done is called; time in between is
 // not busy. After it the stage is busy again if it was. Waits may be nested; done is called once, innermost first.
 func (st *Stage) Wait(on string) (done func()) {
-	now := time.Now()
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	now := time.Now()
 	wasBusy := !st.busySince.IsZero()
 	st.stop(now)
 	st.waits = append(st.waits, wait{on, now})
@@ -123,12 +120,11 @@ func (st *Stage) Wait(on string) (done func()) {
 		st.waited = append(st.waited, on)
 	}
 	return func() {
-		now := time.Now()
 		st.mu.Lock()
 		defer st.mu.Unlock()
 		st.waits = st.waits[:len(st.waits)-1]
 		if wasBusy {
-			st.busySince = now
+			st.busySince = time.Now()
 		}
 	}
 }
@@ -157,14 +153,13 @@ func (s *Stages) Snapshot() []StageState {
 func (s *Stages) read() (states []StageState, waiting map[string]time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now()
 	waiting = map[string]time.Time{}
 	for _, k := range s.kinds {
 		state := StageState{Name: k.name, Workers: len(k.workers)}
 		busy := k.past
 		for _, st := range k.workers {
 			st.mu.Lock()
-			busy += st.busyUntil(now)
+			busy += st.busyUntil(time.Now())
 			k.knows(st.waited)
 			if n := len(st.waits); n > 0 {
 				w := st.waits[n-1]
