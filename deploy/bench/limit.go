@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -16,19 +18,47 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/schemaregistry"
 )
 
-// drain reads everything that a slot has up to the present, as pg_recvlogical to /dev/null does, and gives how long it
-// took.
-func drain(ctx context.Context, dsn, slot, publication string) (time.Duration, error) {
+// receiver finds pg_recvlogical: in the path, or where Debian's packages put it.
+func receiver() (path string, found bool) {
+	if path, err := exec.LookPath("pg_recvlogical"); err == nil {
+		return path, true
+	}
+	paths, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_recvlogical") // the pattern is a good one
+	if len(paths) == 0 {
+		return "", false
+	}
+	return paths[len(paths)-1], true
+}
+
+// drain reads everything that a slot has up to the present to nowhere, and gives how long it took and who did it:
+// pg_recvlogical, or where that is not installed a loop of our own that does no more.
+func drain(ctx context.Context, dsn, slot, publication string) (took time.Duration, who string, err error) {
 	conn, err := postgres.Connect(ctx, dsn, "limit")
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	var end int64
-	err = conn.QueryRow(ctx, `select (pg_current_wal_flush_lsn() - '0/0')::int8`).Scan(&end)
+	var lsn string
+	err = conn.QueryRow(ctx, `select (l - '0/0')::int8, l::text from pg_current_wal_flush_lsn() l`).Scan(&end, &lsn)
 	_ = conn.Close(ctx)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
+	if path, found := receiver(); found {
+		cmd := exec.CommandContext(ctx, path, "--dbname", dsn, "--slot", slot, "--start", "--endpos", lsn, "--file", os.DevNull, "--no-loop",
+			"--option", "proto_version=1", "--option", "publication_names="+publication)
+		began := time.Now()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return 0, "", fmt.Errorf("%s: %w\n%s", path, err, out)
+		}
+		return time.Since(began), "pg_recvlogical", nil
+	}
+	took, err = receive(ctx, dsn, slot, publication, uint64(end))
+	return took, "a bare receiver", err
+}
+
+// receive is the loop of drain.
+func receive(ctx context.Context, dsn, slot, publication string, end uint64) (time.Duration, error) {
 	pg, err := postgres.ConnectReplication(ctx, dsn, "limit", nil)
 	if err != nil {
 		return 0, err
@@ -47,7 +77,7 @@ func drain(ctx context.Context, dsn, slot, publication string) (time.Duration, e
 		}
 		switch msg := msg.(type) {
 		case *pgproto3.CopyData:
-			if msg.Data[0] == 'k' && binary.BigEndian.Uint64(msg.Data[1:]) >= uint64(end) {
+			if msg.Data[0] == 'k' && binary.BigEndian.Uint64(msg.Data[1:]) >= end {
 				return time.Since(began), nil
 			}
 		case *pgproto3.ErrorResponse:

@@ -192,7 +192,7 @@ func (b *bench) stream(ctx context.Context, src, dst *pgx.Conn) error {
 			return err
 		}
 	}
-	nowhere, err := drain(ctx, b.source.DSN("postgres"), "limit", "tributary_bench")
+	nowhere, who, err := drain(ctx, b.source.DSN("postgres"), "limit", "tributary_bench")
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (b *bench) stream(ctx context.Context, src, dst *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	b.row("stream: WAL to topic", b.changes, took, limit, "the same slot messages, read to nowhere")
+	b.row("stream: WAL to topic", b.changes, took, limit, "the same messages, read to nowhere by "+who)
 	if took, err = b.sink(ctx, dst, "second"); err != nil {
 		return err
 	}
