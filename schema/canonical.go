@@ -39,8 +39,8 @@ const (
 
 // ByteEqual says whether two values of t are equal for Postgres exactly when AppendCanonical gives the same bytes
 // for both. Where it is false, equal keys may have different bytes: a table with such a key must stay in one
-// partition. It is false for every type whose equality is not known here, such as those of extensions (citext);
-// a collation that is not deterministic is not seen from here either.
+// partition, see Relation.ByteEqualKey. It is false for every type whose equality is not known here, such as those of
+// extensions (citext).
 func (t *Type) ByteEqual() bool {
 	t = t.plain()
 	if t.Elem != nil {

@@ -49,11 +49,24 @@ type Column struct {
 	AttNum  int16 // pg_attribute.attnum; 0 where it is not known
 	Type    Type
 	NotNull bool
+	// Loose: texts that differ may be equal, by a collation that is not deterministic. Known to capture only.
+	Loose bool
 	// Default is the constant that rows older than the column have (pg_attribute.attmissingval) as Postgres
 	// text; nil where there is none.
 	Default *string
 	// Generated is the expression of a generated column, "" for an ordinary one.
 	Generated string
+}
+
+// ByteEqualKey says whether two keys are equal for Postgres exactly when their canonical bytes are: only then may the
+// rows be spread over partitions by them.
+func (r *Relation) ByteEqualKey() bool {
+	for _, k := range r.Key {
+		if c := &r.Columns[k]; c.Loose || !c.Type.ByteEqual() {
+			return false
+		}
+	}
+	return true
 }
 
 // QualifiedName gives schema.name for people and logs. It is not quoted: never put it into SQL, and never
@@ -103,6 +116,6 @@ func (r *Relation) Equal(o *Relation) bool {
 func (c *Column) equal(o *Column) bool {
 	sameDefault := c.Default == nil && o.Default == nil ||
 		c.Default != nil && o.Default != nil && *c.Default == *o.Default
-	return c.Name == o.Name && c.AttNum == o.AttNum && c.NotNull == o.NotNull &&
+	return c.Name == o.Name && c.AttNum == o.AttNum && c.NotNull == o.NotNull && c.Loose == o.Loose &&
 		c.Generated == o.Generated && sameDefault && c.Type.equal(&o.Type)
 }

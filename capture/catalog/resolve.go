@@ -30,7 +30,7 @@ func (c *Catalog) Resolve(ctx context.Context, msg *pgoutput.Relation, table *Ta
 		if table != nil {
 			if at := table.Relation.Column(one.Name); at >= 0 {
 				known := &table.Relation.Columns[at]
-				one.AttNum, one.NotNull, one.Default = known.AttNum, known.NotNull, known.Default
+				one.AttNum, one.NotNull, one.Loose, one.Default = known.AttNum, known.NotNull, known.Loose, known.Default
 			}
 		}
 		rel.Columns = append(rel.Columns, one)

@@ -66,6 +66,7 @@ type attribute struct {
 	name      string
 	typ       columnType
 	notNull   bool
+	loose     bool   // see schema.Column
 	generated string // expression
 	missing   *string
 }
@@ -135,7 +136,7 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 	}
 	for i, a := range kept {
 		t.Relation.Columns = append(t.Relation.Columns, schema.Column{
-			Name: a.name, AttNum: a.num, Type: types[i], NotNull: a.notNull, Default: a.missing,
+			Name: a.name, AttNum: a.num, Type: types[i], NotNull: a.notNull, Loose: a.loose, Default: a.missing,
 		})
 	}
 	for _, l := range leaves {
@@ -296,9 +297,10 @@ func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation
 	}
 	list, err := query(ctx, c.conn, "list columns", func(row pgx.CollectableRow) (found, error) {
 		var f found
-		err := row.Scan((*uint32)(&f.relation), &f.num, &f.name, (*uint32)(&f.typ.oid), &f.typ.typmod, &f.notNull, &f.generated, &f.missing)
+		err := row.Scan((*uint32)(&f.relation), &f.num, &f.name, (*uint32)(&f.typ.oid), &f.typ.typmod, &f.notNull, &f.loose, &f.generated, &f.missing)
 		return f, err
 	}, `select a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
+	           exists (select from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic),
 	           case when a.attgenerated <> '' then coalesce(pg_get_expr(d.adbin, d.adrelid), '') else '' end,
 	           case when a.atthasmissing then (a.attmissingval::text::text[])[1] end
 	      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace

@@ -14,7 +14,8 @@ type pgType struct {
 	class      schema.Class
 	base, elem schema.OID
 	baseTypmod int32
-	name       string // format_type(oid, NULL)
+	baseName   string // of what a domain is over, with the modifier that the domain gives it
+	name       string // format_type(oid, -1): "bpchar" where NULL would give "character", which in DDL is one character
 }
 
 // columnType is a type as one column uses it.
@@ -39,13 +40,14 @@ func (c *Catalog) loadTypes(ctx context.Context, oids []schema.OID) error {
 		found, err := query(ctx, c.conn, "look up types", func(row pgx.CollectableRow) (*pgType, error) {
 			var t pgType
 			var class string
-			err := row.Scan((*uint32)(&t.oid), &class, (*uint32)(&t.base), &t.baseTypmod, (*uint32)(&t.elem), &t.name)
+			err := row.Scan((*uint32)(&t.oid), &class, (*uint32)(&t.base), &t.baseTypmod, (*uint32)(&t.elem), &t.name, &t.baseName)
 			if err == nil {
 				t.class = schema.Class(class[0])
 			}
 			return &t, err
 		}, `select t.oid, t.typtype::text, t.typbasetype, t.typtypmod,
-		           case when t.typcategory = 'A' and t.typlen = -1 then t.typelem else 0 end, format_type(t.oid, null)
+		           case when t.typcategory = 'A' and t.typlen = -1 then t.typelem else 0 end, format_type(t.oid, -1),
+		           case when t.typbasetype = 0 then '' else format_type(t.typbasetype, t.typtypmod) end
 		      from pg_type t where t.oid = any($1::oid[])`, missing)
 		if err != nil {
 			for _, oid := range missing {
@@ -91,6 +93,7 @@ func (c *Catalog) build(oid schema.OID, typmod int32) *schema.Type {
 	t := &schema.Type{OID: oid, Typmod: typmod, Name: p.name, Class: p.class}
 	if p.base != 0 {
 		t.Base = c.build(p.base, p.baseTypmod)
+		t.Base.Name = p.baseName
 	}
 	if p.elem != 0 {
 		t.Elem = c.build(p.elem, typmod)

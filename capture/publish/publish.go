@@ -114,11 +114,17 @@ type Table struct {
 	topic    *topic
 }
 
-// Topic gives the name of the table's topic, Partitions how many it has.
+// Topic gives the name of the table's topic.
 func (t *Table) Topic() string { return t.topic.name }
 
-// Partitions gives the number of partitions of the table's topic.
-func (t *Table) Partitions() int { return len(t.topic.floors) }
+// partition gives the partition of a row by its key. All rows are in the first one where keys that are equal for
+// Postgres may have different bytes: the delete of 'Abc' must not come after the insert of 'ABC'.
+func (t *Table) partition(key []byte) int32 {
+	if !t.Relation.ByteEqualKey() {
+		return 0
+	}
+	return record.Partition(key, int32(len(t.topic.floors)))
+}
 
 // Table compiles rel, makes its topic where it is missing, and registers its schemas.
 func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, error) {
@@ -166,7 +172,7 @@ func (p *Publisher) Publish(ctx context.Context, t *Table, ev *change.Event, hea
 	if err != nil {
 		return false, err
 	}
-	return p.produce(ctx, t, ev, key, record.Partition(key, int32(len(t.topic.floors))), headers)
+	return p.produce(ctx, t, ev, key, t.partition(key), headers)
 }
 
 // PublishMove produces the two halves of a key change, next to each other, each naming the other's key.
@@ -179,8 +185,7 @@ func (p *Publisher) PublishMove(ctx context.Context, t *Table, old, fresh *chang
 	if err != nil {
 		return false, err
 	}
-	partitions := int32(len(t.topic.floors))
-	from, to := record.Partition(oldKey, partitions), record.Partition(newKey, partitions)
+	from, to := t.partition(oldKey), t.partition(newKey)
 	if from != to {
 		for i, v := range fresh.After {
 			if v.State == change.Unchanged {

@@ -86,6 +86,9 @@ func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation
 			break
 		}
 	}
+	if !rel.ByteEqualKey() {
+		partitions = 1
+	}
 	settings := map[string]string{"max.message.bytes": strconv.Itoa(int(p.topics.MaxMessageBytes))}
 	if keep == keepLatest {
 		settings["cleanup.policy"] = "compact"

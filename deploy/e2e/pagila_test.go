@@ -40,7 +40,7 @@ func TestPagila(t *testing.T) {
 	kafka := kafkatest.Fake(t)
 	registry := kafkatest.Registry(t)
 	warehouse := pgtest.Database(t, pgtest.Shared(t, 17))
-	var sources []*pagilaSource
+	var sources []*source
 	for _, major := range []int{14, 15, 16, 17, 18} {
 		sources = append(sources, newPagilaSource(t, major, kafka, registry))
 	}
@@ -108,7 +108,8 @@ tables:
 	}
 }
 
-type pagilaSource struct {
+// source is a database with a capture.
+type source struct {
 	name    string
 	dsn     string
 	conn    *pgx.Conn
@@ -116,14 +117,20 @@ type pagilaSource struct {
 	capture *capture.Capture
 }
 
-func newPagilaSource(t *testing.T, major int, kafka kafkatest.Cluster, registry string) *pagilaSource {
+func newPagilaSource(t *testing.T, major int, kafka kafkatest.Cluster, registry string) *source {
 	t.Helper()
-	s := &pagilaSource{name: fmt.Sprintf("pg%d", major), dsn: pgtest.Database(t, pgtest.New(t, pgtest.Options{Major: major}))}
-	loader := connect(t, s.dsn)
+	dsn := pgtest.Database(t, pgtest.New(t, pgtest.Options{Major: major}))
+	loader := connect(t, dsn)
 	// JSON_TABLE and transaction_timeout came with 17; see the data's README.
 	load(t.Context(), t, loader, filepath.Join(pagila, "schema.sql"), "transaction_timeout", "films_per_customer_rental", "JSON_TABLE")
 	load(t.Context(), t, loader, filepath.Join(pagila, "data.sql"))
-	s.conn = connect(t, s.dsn)
+	return newSource(t, fmt.Sprintf("pg%d", major), dsn, kafka, registry)
+}
+
+// newSource configures a capture of all tables in the schema public of a database.
+func newSource(t *testing.T, name, dsn string, kafka kafkatest.Cluster, registry string) *source {
+	t.Helper()
+	s := &source{name: name, dsn: dsn, conn: connect(t, dsn)}
 	must(t, config.Decode("capture.yaml", []byte(fmt.Sprintf(`
 source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 300ms, heartbeat: 1s}
 snapshot: {workers: 2, chunk_rows: 2000}
@@ -142,7 +149,7 @@ func quiet() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
-func (s *pagilaSource) startCapture(t *testing.T) {
+func (s *source) startCapture(t *testing.T) {
 	t.Helper()
 	var err error
 	s.capture, err = capture.New(s.config, capture.Options{}, quiet())
@@ -196,7 +203,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 }
 
 // levels names the tables that are captured for INSERT and TRUNCATE only.
-func (s *pagilaSource) levels() []string {
+func (s *source) levels() []string {
 	var names []string
 	for _, table := range s.capture.Status().Tables {
 		if table.Level == "insert" {
@@ -207,7 +214,7 @@ func (s *pagilaSource) levels() []string {
 }
 
 // help runs the statements that the status suggests and waits until they have been noticed.
-func (s *pagilaSource) help(t *testing.T) {
+func (s *source) help(t *testing.T) {
 	t.Helper()
 	for _, table := range s.capture.Status().Tables {
 		if table.Help != "" {
@@ -218,7 +225,7 @@ func (s *pagilaSource) help(t *testing.T) {
 }
 
 // applicationWorks proves that UPDATE and DELETE are refused on no table and no partition, because of us.
-func (s *pagilaSource) applicationWorks(t *testing.T) {
+func (s *source) applicationWorks(t *testing.T) {
 	t.Helper()
 	rows, err := s.conn.Query(t.Context(), `select format('%I.%I', n.nspname, c.relname), a.attname::text
 		from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -245,7 +252,7 @@ func (s *pagilaSource) applicationWorks(t *testing.T) {
 }
 
 // work writes to all sources at once: what a shop does, n times.
-func work(t *testing.T, sources []*pagilaSource, n int) {
+func work(t *testing.T, sources []*source, n int) {
 	t.Helper()
 	var wg sync.WaitGroup
 	for i, s := range sources {
@@ -284,7 +291,7 @@ var shop = []string{
 }
 
 // fence waits until everything that the sources have committed is in the warehouse, snapshots included.
-func fence(t *testing.T, dwh *pgx.Conn, group string, sources []*pagilaSource, id string) {
+func fence(t *testing.T, dwh *pgx.Conn, group string, sources []*source, id string) {
 	t.Helper()
 	for _, s := range sources {
 		eventually(t, s.name+" has read all tables", func() bool {
@@ -303,7 +310,7 @@ func fence(t *testing.T, dwh *pgx.Conn, group string, sources []*pagilaSource, i
 
 // compare fails the test unless the warehouse holds exactly the source's rows of a table under its sid, and gives how
 // many they are. Columns that the warehouse does not have (generated ones) are left out.
-func compare(t *testing.T, s *pagilaSource, dwh *pgx.Conn, group, table string) int {
+func compare(t *testing.T, s *source, dwh *pgx.Conn, group, table string) int {
 	t.Helper()
 	columns := scalar[[]string](t, dwh, `select array_agg(attname::text order by attnum) from pg_attribute
 		where attrelid = ($1 || '.' || $2)::regclass and attnum > 0 and not attisdropped and attname <> 'sid'`, group, table)
