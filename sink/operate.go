@@ -166,6 +166,7 @@ func (o *Operator) fold(ctx context.Context, lookup *warehouse.Session, records 
 		topic string
 		fold  *batch.Fold
 		plan  *rule.Plan
+		at    change.Position // of the first of its records
 	}
 	var units []folded
 	var events [2]change.Event
@@ -185,7 +186,7 @@ func (o *Operator) fold(ctx context.Context, lookup *warehouse.Session, records 
 		if n := len(units); n == 0 || units[n-1].plan != v.plan {
 			f := &batch.Fold{}
 			f.Begin(v.plan)
-			units = append(units, folded{r.Topic, f, v.plan})
+			units = append(units, folded{r.Topic, f, v.plan, h.position})
 		}
 		fold := units[len(units)-1].fold
 		if h.newKey != nil && i+1 < len(records) {
@@ -211,7 +212,7 @@ func (o *Operator) fold(ctx context.Context, lookup *warehouse.Session, records 
 	}
 	var out []warehouse.Unit
 	for _, u := range units {
-		target, err := lookup.Prepare(ctx, u.plan, u.topic)
+		target, err := lookup.Prepare(ctx, u.plan, u.topic, u.at)
 		if err != nil {
 			return nil, err
 		}

@@ -103,7 +103,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 			return 1, nil
 		}
 	}
-	u, ok, err := w.unit(ctx, o, pt, r.Topic, v)
+	u, ok, err := w.unit(ctx, o, pt, r.Topic, v, h.position)
 	if err != nil {
 		if ctx.Err() != nil || retry.Transient(err) {
 			return 0, err
@@ -199,8 +199,8 @@ func (pt *part) atBarrier(at change.Position) bool {
 	return true
 }
 
-// unit gives the unit for a topic's version; false if the part has begun with another one.
-func (w *worker) unit(ctx context.Context, o *outcome, pt *part, topic string, v *versionPlan) (*unit, bool, error) {
+// unit gives the unit for a topic's version, of which the record at a position is; false if the part has begun with another one.
+func (w *worker) unit(ctx context.Context, o *outcome, pt *part, topic string, v *versionPlan, at change.Position) (*unit, bool, error) {
 	if pt.unit >= 0 {
 		u := &o.units[pt.unit]
 		return u, u.plan == v.plan, nil
@@ -211,7 +211,7 @@ func (w *worker) unit(ctx context.Context, o *outcome, pt *part, topic string, v
 			return &o.units[i], true, nil
 		}
 	}
-	target, err := w.session.Prepare(ctx, v.plan, topic)
+	target, err := w.session.Prepare(ctx, v.plan, topic, at)
 	if err != nil {
 		return nil, false, err
 	}

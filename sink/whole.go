@@ -403,7 +403,7 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 				return 0, err
 			}
 		}
-		fold, err := w.fold(ctx, r.Topic, v)
+		fold, err := w.fold(ctx, r.Topic, v, h.position)
 		if err != nil {
 			return 0, err
 		}
@@ -467,7 +467,7 @@ func (m *wholeMove) took(ev *change.Event, h headers) {
 }
 
 // fold gives the fold for a version of a topic. Another version of the same topic is written before.
-func (w *wholeCut) fold(ctx context.Context, topic string, v *versionPlan) (*batch.Fold, error) {
+func (w *wholeCut) fold(ctx context.Context, topic string, v *versionPlan, at change.Position) (*batch.Fold, error) {
 	for i := range w.units {
 		if w.units[i].topic == topic {
 			if w.units[i].plan == v.plan {
@@ -479,7 +479,7 @@ func (w *wholeCut) fold(ctx context.Context, topic string, v *versionPlan) (*bat
 			break
 		}
 	}
-	target, err := w.g.session.Prepare(ctx, v.plan, topic)
+	target, err := w.g.session.Prepare(ctx, v.plan, topic, at)
 	if err != nil {
 		return nil, err
 	}

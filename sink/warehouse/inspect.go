@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -76,7 +78,7 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 			WHERE n.nspname = $1 AND c.relname = $2), -1)`, plan.Target.Schema, plan.Target.Table).Scan(&in.Rows)
 	}
 	if err == nil {
-		target, err = s.shape(ctx, tx, plan)
+		target, err = s.inspectShape(ctx, tx, plan)
 	}
 	if err != nil {
 		return in, s.broken("look at", targetName(plan), err)
@@ -93,4 +95,17 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 		in.Index = fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);", target.name, strings.Join(key, ", "))
 	}
 	return in, nil
+}
+
+// inspectShape is shape, as if the plan's version were the newest.
+func (s *Session) inspectShape(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*Target, error) {
+	sid := ""
+	if plan.SIDColumn != "" {
+		sid = plan.SID
+	}
+	f, err := s.readFeed(ctx, tx, plan, sid)
+	if err != nil {
+		return nil, err
+	}
+	return s.shape(ctx, tx, plan, f, newest)
 }

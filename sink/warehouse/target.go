@@ -10,6 +10,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
@@ -37,10 +38,10 @@ type targetColumn struct {
 	written bool   // false for generated columns
 }
 
-// Prepare looks up the target of a plan, and creates or extends it where the rule says so. It is remembered until
-// something turns out to have changed. Errors are trouble: target-missing, target-type, schema-change-blocked,
+// Prepare looks up the target of a plan, and creates or changes it where the rule says so; at is the position of the
+// record that wants it, zero where that is not known. The target is remembered until something turns out to have changed. Errors are trouble: target-missing, target-type, schema-change-blocked,
 // rule-conflict, warehouse-rights, or a reason to try again (package retry knows which).
-func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string) (*Target, error) {
+func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at change.Position) (*Target, error) {
 	w := s.w
 	w.mu.Lock()
 	t := w.targets[plan]
@@ -64,11 +65,12 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string) (*
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	// Sinks that see a new table or column at the same time take turns.
 	_, err = tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('tributary target'), hashtext($1))`, plan.Target.Schema)
+	var f *feed
 	if err == nil {
-		err = s.feed(ctx, tx, plan, topic)
+		f, err = s.feed(ctx, tx, plan, topic)
 	}
 	if err == nil {
-		t, err = s.shape(ctx, tx, plan)
+		t, err = s.shape(ctx, tx, plan, f, at)
 	}
 	if err == nil {
 		err = tx.Commit(ctx)
@@ -85,54 +87,61 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string) (*
 func targetName(plan *rule.Plan) string { return fmt.Sprintf("table %q", plan.Target.String()) }
 
 // feed makes sure that no other topic writes the rows of this one.
-func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic string) error {
+func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic string) (*feed, error) {
 	sid := ""
 	if plan.SIDColumn != "" {
 		sid = plan.SID
 	}
-	var owner string
-	err := tx.QueryRow(ctx, `
-		WITH i AS (INSERT INTO tributary.feed VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING topic)
-		SELECT topic FROM i UNION ALL
-		SELECT topic FROM tributary.feed WHERE grp = $1 AND target_schema = $2 AND target_table = $3 AND sid = $4`,
-		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, sid, topic).Scan(&owner)
-	if err != nil {
-		return err
+	if _, err := tx.Exec(ctx, `INSERT INTO tributary.feed VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, sid, topic); err != nil {
+		return nil, err
 	}
-	if owner == topic {
-		return nil
+	f, err := s.readFeed(ctx, tx, plan, sid)
+	if err != nil {
+		return nil, err
+	}
+	if f.topic == topic {
+		return f, nil
 	}
 	hint := fmt.Sprintf("add sid: <column> to tables[%d], or give the sources different targets ({source} in to)", plan.Rule)
 	if plan.SIDColumn != "" {
 		hint = "give the sources different values of sid"
 	}
-	return &trouble.Error{
+	return nil, &trouble.Error{
 		Code: trouble.RuleConflict, Op: "apply rule", Subject: fmt.Sprintf("tables[%d] to topic %q", plan.Rule, topic),
-		Cause: fmt.Errorf("topic %q already writes table %q with the same sid", owner, plan.Target.String()),
+		Cause: fmt.Errorf("topic %q already writes table %q with the same sid", f.topic, plan.Target.String()),
 		Means: "the rows of the one would overwrite those of the other; this table is not written, nothing is lost",
-		Hint:  hint + fmt.Sprintf("\nif the other is gone for good: DELETE FROM tributary.feed WHERE topic = %s;", postgres.Literal(owner)),
+		Hint:  hint + fmt.Sprintf("\nif the other is gone for good: DELETE FROM tributary.feed WHERE topic = %s;", postgres.Literal(f.topic)),
 	}
 }
 
-// shape makes the target fit the plan and describes it.
-func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*Target, error) {
+// shape makes the target fit the plan and describes it. f is nil where nothing was ever written.
+func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed, at change.Position) (*Target, error) {
+	e := &evolution{s: s, tx: tx, plan: plan, feed: f, table: postgres.Ident(plan.Target.Schema, plan.Target.Table)}
+	for i := range plan.Columns {
+		e.names = append(e.names, plan.Columns[i].Name)
+	}
 	have, err := readColumns(ctx, tx, plan.Target)
 	if err != nil {
 		return nil, err
 	}
-	if len(have) == 0 {
-		if !plan.Create {
-			return nil, &trouble.Error{
-				Code: trouble.TargetMissing, Op: "write to", Subject: targetName(plan),
-				Cause: fmt.Errorf("it does not exist, and the rule says create: false"),
-				Means: "the table is not written; nothing is lost",
-				Hint:  "create it, or say create: true",
-			}
+	switch {
+	case len(have) > 0:
+		err = e.run(ctx, have, at)
+	case plan.Create:
+		err = s.create(ctx, tx, plan)
+	default:
+		err = &trouble.Error{
+			Code: trouble.TargetMissing, Op: "write to", Subject: targetName(plan),
+			Cause: fmt.Errorf("it does not exist, and the rule says create: false"),
+			Means: "the table is not written; nothing is lost",
+			Hint:  "create it, or say create: true",
 		}
-		if err := s.create(ctx, tx, plan); err != nil {
-			return nil, err
-		}
-	} else if err := s.evolve(ctx, tx, plan, have); err != nil {
+	}
+	if err == nil {
+		err = e.remember(ctx, at)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if have, err = readColumns(ctx, tx, plan.Target); err != nil {
@@ -150,23 +159,23 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*Targe
 		used[plan.SIDColumn] = true
 		key = append(key, plan.SIDColumn)
 	}
-	for i, pc := range plan.Columns {
-		c := have.column(pc.Name)
-		used[pc.Name] = true
+	for i, name := range e.names {
+		c := have.column(name)
+		used[name] = true
 		tc := c.target()
 		if tc.written && plan.Column(i).Type.Name != "" {
-			if err := fits(plan, pc.Name, sourceType(ctx, tx, plan, i), c.full); err != nil {
+			if err := fits(plan, name, sourceType(ctx, tx, plan, i), c.full); err != nil {
 				return nil, err
 			}
 		}
 		t.columns = append(t.columns, *tc)
 	}
 	for _, k := range plan.Key {
-		key = append(key, plan.Columns[k].Name)
+		key = append(key, e.names[k])
 		if !t.columns[k].written {
 			return nil, &trouble.Error{
 				Code: trouble.TargetType, Op: "write to", Subject: targetName(plan),
-				Cause: fmt.Errorf("key column %q is generated there", plan.Columns[k].Name),
+				Cause: fmt.Errorf("key column %q is generated there", e.names[k]),
 				Means: "rows could not be found again; the table is not written, nothing is lost",
 				Hint:  "make it an ordinary column, or write to another table",
 			}
@@ -298,78 +307,6 @@ func (s *Session) alter(ctx context.Context, tx pgx.Tx, plan *rule.Plan, sql str
 	}
 	_, err := tx.Exec(ctx, sql)
 	return err
-}
-
-// evolve adds what the plan has and the table lacks, and widens what has become too narrow.
-func (s *Session) evolve(ctx context.Context, tx pgx.Tx, plan *rule.Plan, have catalogColumns) error {
-	table := postgres.Ident(plan.Target.Schema, plan.Target.Table)
-	run := func(sql string, reason string, args ...any) error {
-		if !plan.Create {
-			return &trouble.Error{
-				Code: trouble.SchemaChangeBlocked, Op: "write to", Subject: targetName(plan),
-				Cause: fmt.Errorf(reason, args...),
-				Means: "the table is held before the first change that needs it; nothing is lost",
-				Hint:  sql + "; then sink resume SOURCE/TABLE; or say create: true in the rule",
-			}
-		}
-		return s.alter(ctx, tx, plan, sql)
-	}
-	if plan.SIDColumn != "" && have.column(plan.SIDColumn) == nil {
-		return &trouble.Error{
-			Code: trouble.SchemaChangeBlocked, Op: "write to", Subject: targetName(plan),
-			Cause: fmt.Errorf("it has no column %q for the sid", plan.SIDColumn),
-			Means: "which source the rows already there belong to cannot be known; the table is not written",
-			Hint:  fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s text, fill it, and add it to the key", table, postgres.Ident(plan.SIDColumn)),
-		}
-	}
-	written := map[string]bool{plan.SIDColumn: true}
-	for i, c := range plan.Columns {
-		written[c.Name] = true
-		src := plan.Column(i)
-		typ := sourceType(ctx, tx, plan, i)
-		old := have.column(c.Name)
-		if old == nil {
-			sql := fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s %s", table, postgres.Ident(c.Name), typ)
-			if src.Default != nil {
-				// What the rows had that are already here: the source never sends them again.
-				sql += " DEFAULT " + postgres.Literal(*src.Default)
-			}
-			if err := run(sql, "it has no column %q", c.Name); err != nil {
-				return err
-			}
-			continue
-		}
-		if !old.generated && widens(old.full, typ) {
-			sql := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s", table, postgres.Ident(c.Name), typ)
-			if err := run(sql, "column %q is %s and has become %s at the source", c.Name, old.full, typ); err != nil {
-				return err
-			}
-		}
-		if old.notNull && !old.hasDefault && !src.NotNull && !slices.Contains(plan.Key, i) {
-			sql := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL", table, postgres.Ident(c.Name))
-			if err := run(sql, "column %q may be null at the source, and must not here", c.Name); err != nil {
-				return err
-			}
-		}
-	}
-	for i := range have {
-		c := &have[i]
-		if !written[c.name] && c.notNull && !c.hasDefault && !c.generated {
-			if c.primary {
-				return &trouble.Error{
-					Code: trouble.SchemaChangeBlocked, Op: "write to", Subject: targetName(plan),
-					Cause: fmt.Errorf("column %q belongs to its primary key, and no rule writes it", c.name),
-					Means: "rows could not be inserted; the table is not written, nothing is lost",
-					Hint:  "write the column with columns or sid, give it a default, or give the table another key",
-				}
-			}
-			sql := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL", table, postgres.Ident(c.name))
-			if err := run(sql, "column %q must not be null, and no rule writes it", c.name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // sourceType gives the type that column i of the plan has, or would get, in the warehouse: the source's own where the

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -142,7 +143,7 @@ func fits(plan *rule.Plan, column, source, target string) error {
 		Code: trouble.TargetType, Op: "write to", Subject: fmt.Sprintf("column %q of table %q", column, plan.Target.String()),
 		Cause: fmt.Errorf("it is %s there and %s in table %q of source %q", target, source, plan.Schema+"."+plan.Table, plan.Source),
 		Means: "values could not be stored as they are; the table is held, all others go on",
-		Hint: fmt.Sprintf("ALTER TABLE … ALTER COLUMN … TYPE %s, or leave the column out with columns in tables[%d]; then sink resume SOURCE/TABLE",
-			source, plan.Rule),
+		Hint: fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s; or leave the column out with columns in tables[%d]; then sink resume SOURCE/TABLE",
+			postgres.Ident(plan.Target.Schema, plan.Target.Table), postgres.Ident(column), source, plan.Rule),
 	}
 }

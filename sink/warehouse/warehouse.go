@@ -118,6 +118,10 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 	case strings.HasPrefix(state, "22"):
 		t.Code = trouble.ValueOutOfRange
 		t.Hint = "widen the target's column; then sink resume SOURCE/TABLE\nor put the row aside: sink resume SOURCE/TABLE --park"
+		if _, rest, is := strings.Cut(t.Cause.Error(), "invalid input value for enum "); is {
+			enum, _, _ := strings.Cut(rest, ": ")
+			t.Hint = "ALTER TYPE " + enum + " ADD VALUE the label that the source's type has been given; then sink resume SOURCE/TABLE"
+		}
 	case strings.HasPrefix(state, "42804"), state == "42846":
 		t.Code = trouble.TargetType
 	default:

@@ -1,0 +1,347 @@
+package warehouse
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// feed is what is known of a topic that writes a target.
+type feed struct {
+	topic string
+	sole  bool   // no other topic writes the target
+	shape *shape // nil before the first time
+}
+
+// shape is what a target was last made to fit, for one topic: the columns of the source by their attnum, which stays
+// what it is when a column is renamed.
+type shape struct {
+	At      change.Position        `json:"at"` // of the first record of this version
+	Columns map[string]shapeColumn `json:"columns"`
+	Key     []string               `json:"key"` // columns of the target, the sid column with them
+}
+
+type shapeColumn struct {
+	Source string `json:"source"` // name at the source
+	Target string `json:"target"`
+}
+
+// newest is a position behind all others.
+var newest = change.Position{Era: math.MaxUint16, CommitLSN: math.MaxUint64, Seq: 1<<48 - 1}
+
+// readFeed gives nil where no topic writes the plan's target with this sid.
+func (s *Session) readFeed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, sid string) (*feed, error) {
+	var known *string
+	var raw []byte
+	f := &feed{}
+	// Without a lock: whoever prepares a target has the advisory lock of its schema.
+	err := tx.QueryRow(ctx, `
+		SELECT max(topic) FILTER (WHERE grp = $1 AND sid = $4), count(*) <= 1, (array_agg(shape::text) FILTER (WHERE grp = $1 AND sid = $4))[1]
+		  FROM tributary.feed WHERE target_schema = $2 AND target_table = $3`,
+		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, sid).Scan(&known, &f.sole, &raw)
+	if err != nil || known == nil {
+		return nil, err
+	}
+	f.topic = *known
+	if raw != nil {
+		f.shape = &shape{}
+		if err := json.Unmarshal(raw, f.shape); err != nil {
+			return nil, fmt.Errorf("read tributary.feed of topic %q: %w", f.topic, err)
+		}
+	}
+	return f, nil
+}
+
+// evolution makes a target that is there fit a plan.
+type evolution struct {
+	s     *Session
+	tx    pgx.Tx
+	plan  *rule.Plan
+	feed  *feed // nil where nothing was ever written
+	table string
+	// names are the columns of the target that the plan's are written to. They are the plan's own names, but where the
+	// source has renamed a column since: a record of before is written to where its column is now.
+	names []string
+	older bool // the target was made to fit a later version
+}
+
+// run does what the new version needs: columns that the source has renamed are renamed, those that it has added are
+// added, types are widened, the primary key follows the source's key, and what may be null at the source may be null
+// here. In this order, since each needs those before it.
+func (e *evolution) run(ctx context.Context, have catalogColumns, at change.Position) error {
+	if e.plan.SIDColumn != "" && have.column(e.plan.SIDColumn) == nil {
+		return e.blocked(fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s text, fill it, and add it to the key", e.table, postgres.Ident(e.plan.SIDColumn)),
+			"which source the rows already there belong to cannot be known; the table is not written",
+			"it has no column %q for the sid", e.plan.SIDColumn)
+	}
+	if e.feed != nil && e.feed.shape != nil {
+		e.older = at.Compare(e.feed.shape.At) < 0
+		if err := e.rename(ctx, have); err != nil {
+			return err
+		}
+	}
+	for _, step := range []func(context.Context, catalogColumns) error{e.columns, e.rekey, e.nullable} {
+		have, err := readColumns(ctx, e.tx, e.plan.Target)
+		if err == nil {
+			err = step(ctx, have)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alter runs a statement that the plan needs because of reason, or says that it would be needed.
+func (e *evolution) alter(ctx context.Context, sql string, reason string, args ...any) error {
+	if !e.plan.Create {
+		return e.blocked(sql+"; then sink resume SOURCE/TABLE; or say create: true in the rule",
+			"the table is held before the first change that needs it; nothing is lost", reason, args...)
+	}
+	return e.s.alter(ctx, e.tx, e.plan, sql)
+}
+
+func (e *evolution) blocked(hint, means, cause string, args ...any) error {
+	return &trouble.Error{
+		Code: trouble.SchemaChangeBlocked, Op: "write to", Subject: targetName(e.plan),
+		Cause: fmt.Errorf(cause, args...), Means: means, Hint: hint,
+	}
+}
+
+// renamed is a column that has another name at the source than when the target was made to fit last.
+type renamed struct{ from, to string }
+
+// rename brings the columns along that the source has renamed.
+func (e *evolution) rename(ctx context.Context, have catalogColumns) error {
+	var list []renamed
+	for i := range e.plan.Columns {
+		src := e.plan.Column(i)
+		was, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]
+		// A name that only the rule has changed is no rename: what is asked for is another column.
+		if src.AttNum == 0 || !known || was.Source == src.Name || was.Target == e.names[i] || have.column(was.Target) == nil {
+			continue
+		}
+		if e.older {
+			e.names[i] = was.Target
+		} else {
+			list = append(list, renamed{was.Target, e.names[i]})
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	leaves := func(name string) bool {
+		return slices.ContainsFunc(list, func(r renamed) bool { return r.from == name })
+	}
+	for _, r := range list {
+		if !e.feed.sole || have.column(r.to) != nil && !leaves(r.to) {
+			return e.copyColumns(ctx, have, list)
+		}
+	}
+	for step := range 2 { // by a name in between: two columns may have changed theirs with each other
+		for i, r := range list {
+			between := fmt.Sprintf("tributary_rename_%d", i)
+			from, to := r.from, between
+			if step == 1 {
+				from, to = between, r.to
+			} else if have.column(r.to) == nil {
+				to = r.to
+			}
+			if step == 1 && have.column(r.to) == nil {
+				continue
+			}
+			if err := e.alter(ctx, fmt.Sprintf("ALTER TABLE %s RENAME COLUMN %s TO %s", e.table, postgres.Ident(from), postgres.Ident(to)),
+				"column %q is called %q at the source now", r.from, r.to); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// copyColumns does for the rows of one source what a rename would do for all, where other sources still write the column
+// under its old name, or where the new name is taken by what a column was that the source has dropped.
+func (e *evolution) copyColumns(ctx context.Context, have catalogColumns, list []renamed) error {
+	var sets []string
+	for _, r := range list {
+		if have.column(r.to) == nil {
+			if err := e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s %s", e.table, postgres.Ident(r.to), have.column(r.from).full),
+				"it has no column %q", r.to); err != nil {
+				return err
+			}
+		}
+		sets = append(sets, postgres.Ident(r.to)+" = "+postgres.Ident(r.from))
+		if from := have.column(r.from); !slices.Contains(e.names, r.from) && !from.notNull {
+			sets = append(sets, postgres.Ident(r.from)+" = NULL")
+		}
+	}
+	sql := fmt.Sprintf("UPDATE %s SET %s", e.table, strings.Join(sets, ", "))
+	if e.plan.SIDColumn != "" {
+		sql += fmt.Sprintf(" WHERE %s = %s", postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
+	}
+	return e.alter(ctx, sql, "columns have other names at the source now")
+}
+
+// columns adds what is missing and widens what has become too narrow.
+func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
+	for i, name := range e.names {
+		src := e.plan.Column(i)
+		typ := sourceType(ctx, e.tx, e.plan, i)
+		old := have.column(name)
+		if old == nil {
+			sql := fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s %s", e.table, postgres.Ident(name), typ)
+			if src.Default != nil {
+				// What the rows had that are already here: the source never sends them again.
+				sql += " DEFAULT " + postgres.Literal(*src.Default)
+			}
+			if err := e.alter(ctx, sql, "it has no column %q", name); err != nil {
+				return err
+			}
+			continue
+		}
+		if !e.older && !old.generated && widens(old.full, typ) {
+			if err := e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s", e.table, postgres.Ident(name), typ),
+				"column %q is %s and has become %s at the source", name, old.full, typ); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// keyColumns are the columns of the target that tell its rows apart for this plan.
+func (e *evolution) keyColumns() (key []string) {
+	if len(e.plan.Key) == 0 {
+		return nil
+	}
+	if e.plan.SIDColumn != "" {
+		key = append(key, e.plan.SIDColumn)
+	}
+	for _, k := range e.plan.Key {
+		key = append(key, e.names[k])
+	}
+	return key
+}
+
+func sameColumns(a, b []string) bool {
+	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
+	return slices.Equal(a, b)
+}
+
+// rekey lets the primary key follow the source's, if it was the source's before.
+func (e *evolution) rekey(ctx context.Context, _ catalogColumns) error {
+	want := e.keyColumns()
+	if e.feed == nil || e.feed.shape == nil || e.older || sameColumns(want, e.formerKey()) {
+		return nil
+	}
+	var name string
+	var columns []string
+	err := e.tx.QueryRow(ctx, `
+		SELECT c.conname::text, ARRAY(SELECT a.attname::text FROM unnest(c.conkey) k JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k)
+		  FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid JOIN pg_namespace n ON n.oid = r.relnamespace
+		 WHERE n.nspname = $1 AND r.relname = $2 AND c.contype = 'p'`, e.plan.Target.Schema, e.plan.Target.Table).Scan(&name, &columns)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	if sameColumns(columns, want) || !sameColumns(columns, e.formerKey()) {
+		return nil // somebody has done it; or it is a key of their own
+	}
+	var steps []string
+	if name != "" {
+		steps = append(steps, "DROP CONSTRAINT "+postgres.Ident(name))
+	}
+	if len(want) > 0 {
+		quoted := make([]string, len(want))
+		for i := range want {
+			quoted[i] = postgres.Ident(want[i])
+		}
+		steps = append(steps, "ADD PRIMARY KEY ("+strings.Join(quoted, ", ")+")")
+	}
+	sql := "ALTER TABLE " + e.table + " " + strings.Join(steps, ", ")
+	if !e.feed.sole {
+		return e.blocked("when all its sources have the new key: "+sql+"; then sink resume SOURCE/TABLE",
+			"the table is held before the first change that needs it; nothing is lost",
+			"the key at the source has become (%s), and other sources write the table by the one before", strings.Join(want, ", "))
+	}
+	return e.alter(ctx, sql, "the key at the source has become (%s)", strings.Join(want, ", "))
+}
+
+// formerKey gives the columns that the key had, under the names that they have now.
+func (e *evolution) formerKey() []string {
+	now := map[string]string{}
+	for i := range e.plan.Columns {
+		if was, known := e.feed.shape.Columns[fmt.Sprint(e.plan.Column(i).AttNum)]; known {
+			now[was.Target] = e.names[i]
+		}
+	}
+	var key []string
+	for _, name := range e.feed.shape.Key {
+		if n, ok := now[name]; ok {
+			name = n
+		}
+		key = append(key, name)
+	}
+	return key
+}
+
+// nullable drops NOT NULL where the source may send null, or nothing.
+func (e *evolution) nullable(ctx context.Context, have catalogColumns) error {
+	drop := func(column, reason string) error {
+		return e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL", e.table, postgres.Ident(column)), reason, column)
+	}
+	written := map[string]bool{e.plan.SIDColumn: true}
+	for i, name := range e.names {
+		written[name] = true
+		if c := have.column(name); c.notNull && !c.hasDefault && !c.primary && !e.plan.Column(i).NotNull && !slices.Contains(e.plan.Key, i) {
+			if err := drop(name, "column %q may be null at the source, and must not here"); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range have {
+		c := &have[i]
+		if written[c.name] || !c.notNull || c.hasDefault || c.generated {
+			continue
+		}
+		if c.primary {
+			return e.blocked("write the column with columns or sid, give it a default, or give the table another key",
+				"rows could not be inserted; the table is not written, nothing is lost",
+				"column %q belongs to its primary key, and no rule writes it", c.name)
+		}
+		if err := drop(c.name, "column %q must not be null, and no rule writes it"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remember writes down what the target was made to fit.
+func (e *evolution) remember(ctx context.Context, at change.Position) error {
+	if e.feed == nil || e.older || e.s.inspecting {
+		return nil
+	}
+	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns()}
+	for i := range e.plan.Columns {
+		if src := e.plan.Column(i); src.AttNum != 0 {
+			now.Columns[fmt.Sprint(src.AttNum)] = shapeColumn{src.Name, e.names[i]}
+		}
+	}
+	raw, err := json.Marshal(now)
+	if err != nil {
+		return err
+	}
+	_, err = e.tx.Exec(ctx, `UPDATE tributary.feed SET shape = $1::text::jsonb WHERE grp = $2 AND topic = $3 AND target_schema = $4 AND target_table = $5`,
+		string(raw), e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table)
+	return err
+}
