@@ -31,6 +31,7 @@ type Source struct {
 	Failover  bool          `mapstructure:"failover" default:"true" doc:"On PostgreSQL 17 and later: let standbys that synchronise slots keep a copy of a new slot, so that capture can go on after a failover."`
 	Heartbeat time.Duration `mapstructure:"heartbeat" default:"5s" doc:"How often a small message is written into the source's WAL, so that an idle database gets on and latency is measured; 0s: never."`
 	WALBudget config.Bytes  `mapstructure:"wal_budget" default:"50GiB" doc:"How much WAL the source may keep for us before it is an alarm."`
+	OnError   string        `mapstructure:"on_error" default:"hold" oneof:"hold,stop" doc:"What a table that cannot go on does (a row that is too large, a schema that the registry refuses): hold: that table alone is held until it is loaded anew; stop: capture ends, and the source keeps its WAL."`
 	Refresh   time.Duration `mapstructure:"refresh" default:"2s" doc:"How often the source's catalog is looked at for new tables and changed replica identities."`
 }
 
@@ -50,6 +51,9 @@ type Publish struct {
 
 	TransactionTimeout time.Duration `mapstructure:"transaction_timeout" default:"1m" doc:"How long the brokers keep a Kafka transaction open when capture says nothing; the brokers' transaction.max.timeout.ms bounds it."`
 }
+
+// onErrorHold is the value of Source.OnError by which a table is held alone.
+const onErrorHold = "hold"
 
 // Check finds what no tag can say.
 func (s Source) Check() []config.Fault {
