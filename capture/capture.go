@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -39,6 +40,8 @@ type Capture struct {
 	status   atomic.Pointer[Status]
 	trouble  atomic.Pointer[trouble.Error] // of the last attempt; nil while a session runs
 	instance string
+	wrote    uint64 // number of the newest progress record that a session of ours has seen or written
+	refused  publish.Refusals
 	ready    func(missing ...string) // tells /readyz what is missing
 }
 
@@ -86,6 +89,7 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 	c := &Capture{
 		config: config, options: options, registry: client, instance: service.Instance(),
 		log: log.With("source", config.Source.Name), ready: func(...string) {},
+		refused: publish.Refusals{},
 	}
 	c.stage = c.stages.Stage("publish", waitSource, waitSlot, waitOld, waitKafka, waitRegistry, waitSnapshot, waitRetry)
 	c.meter = newMeter(config.Source.Name)
@@ -122,14 +126,25 @@ func (c *Capture) sessions(ctx context.Context) error {
 		if err == nil {
 			err = errors.New("the session ended by itself")
 		}
-		fenced = trouble.CodeOf(err) == trouble.Fenced
+		if fenced = trouble.CodeOf(err) == trouble.Fenced; fenced {
+			err = c.whoFenced(ctx, err)
+			fenced = trouble.CodeOf(err) == trouble.Fenced
+		}
+		if ctx.Err() != nil {
+			c.log.Info("stopped")
+			return nil
+		}
 		if c.options.Standby && fenced {
 			c.log.Warn("another instance has taken over", service.Err(err))
 			continue // and wait for it to go
 		}
 		c.note(err)
 		c.ready(string(trouble.CodeOf(err)))
-		if !retry.Transient(err) {
+		refusal, refused := errors.AsType[*publish.Refusal](err)
+		if refused = refused && c.config.Source.OnError == onErrorHold; refused {
+			c.refused.Add(refusal) // the next session holds that table
+		}
+		if !refused && !retry.Transient(err) {
 			c.status.Store(c.stopped(err))
 			return err
 		}

@@ -3,7 +3,6 @@ package capture
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -225,7 +224,7 @@ func (s *session) snapshots(ctx context.Context) error {
 		}
 	}
 	for _, t := range slices.Clone(s.chunks.reading) {
-		if err := s.settle(ctx, t); err != nil {
+		if err := s.setAside(t, s.settle(ctx, t)); err != nil {
 			return err
 		}
 		if t.snapshot == nil || len(t.snapshot.windows) == 0 && t.snapshot.hold == nil {
@@ -257,7 +256,7 @@ func (s *session) settle(ctx context.Context, t *table) error {
 		case w.err != nil && !errors.Is(w.err, snapshot.ErrSchemaChanged):
 			return snapshotTrouble(t, w.err)
 		case w.err != nil:
-			if err := s.refresh(ctx, t); err != nil {
+			if there, err := s.refresh(ctx, t); err != nil || !there {
 				return err
 			}
 			fallthrough
@@ -301,20 +300,25 @@ func (w *window) truncatedUnseen() bool {
 	return slices.ContainsFunc(w.truncated, func(xid uint32) bool { return !w.chunk.Visibility.Sees(xid) })
 }
 
-// refresh takes the table's relation from the catalog when a read has found it changed; the stream will tell the same
-// with its next Relation message.
-func (s *session) refresh(ctx context.Context, t *table) error {
+// refresh takes the table's relation from the catalog, when a read has found it changed. What the stream still brings
+// from before the change has the form that its last Relation message said. there is false for a table that has been
+// dropped: nothing of it is read any more, and the watcher takes it out.
+func (s *session) refresh(ctx context.Context, t *table) (there bool, err error) {
 	known, err := s.catalog.Table(ctx, t.catalog.Relation.OID)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if known == nil {
-		return fmt.Errorf("read table %q: it is gone", t.catalog.Relation.QualifiedName())
+		s.abandon(t)
+		return false, nil
 	}
 	t.catalog = known
 	rel := known.Relation
+	if t.pending == nil {
+		t.pending = t.message
+	}
 	t.message = nil
-	return s.setRelation(ctx, t, &rel)
+	return true, s.setRelation(ctx, t, &rel)
 }
 
 // noteRanges writes down what is left, ranges under way included, for the progress record.
@@ -377,10 +381,10 @@ func (s *session) void(ctx context.Context, t *table) error {
 
 // dispatch gives idle readers what is next.
 func (s *session) dispatch(ctx context.Context) error {
-	for _, t := range s.chunks.queue {
+	for _, t := range slices.Clone(s.chunks.queue) {
 		for s.chunks.idle > 0 {
 			next, err := s.nextTask(ctx, t)
-			if err != nil {
+			if err := s.setAside(t, err); err != nil {
 				return err
 			}
 			if next == nil {

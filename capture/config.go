@@ -31,6 +31,7 @@ type Source struct {
 	Failover  bool          `mapstructure:"failover" default:"true" doc:"On PostgreSQL 17 and later: let standbys that synchronise slots keep a copy of a new slot, so that capture can go on after a failover."`
 	Heartbeat time.Duration `mapstructure:"heartbeat" default:"5s" doc:"How often a small message is written into the source's WAL, so that an idle database gets on and latency is measured; 0s: never."`
 	WALBudget config.Bytes  `mapstructure:"wal_budget" default:"50GiB" doc:"How much WAL the source may keep for us before it is an alarm."`
+	OnError   string        `mapstructure:"on_error" default:"hold" oneof:"hold,stop" doc:"What a table that cannot go on does (a row that is too large, a schema that the registry refuses): hold: that table alone is held until it is loaded anew; stop: capture ends, and the source keeps its WAL."`
 	Refresh   time.Duration `mapstructure:"refresh" default:"2s" doc:"How often the source's catalog is looked at for new tables and changed replica identities."`
 }
 
@@ -47,7 +48,12 @@ type Snapshot struct {
 type Publish struct {
 	Linger time.Duration `mapstructure:"linger" default:"100ms" doc:"Longest time that a Kafka transaction stays open under load; when the source pauses it ends at once."`
 	Bytes  config.Bytes  `mapstructure:"bytes" default:"16MiB" doc:"Size at which a Kafka transaction ends, if need be in the middle of a transaction of the source."`
+
+	TransactionTimeout time.Duration `mapstructure:"transaction_timeout" default:"1m" doc:"How long the brokers keep a Kafka transaction open when capture says nothing; the brokers' transaction.max.timeout.ms bounds it."`
 }
+
+// onErrorHold is the value of Source.OnError by which a table is held alone.
+const onErrorHold = "hold"
 
 // Check finds what no tag can say.
 func (s Source) Check() []config.Fault {
@@ -92,6 +98,9 @@ func (p Publish) Check() []config.Fault {
 	}
 	if p.Bytes < 64<<10 || p.Bytes > 1<<30 {
 		faults = append(faults, config.Fault{Path: "bytes", Message: "must be from 64KiB to 1GiB"})
+	}
+	if p.TransactionTimeout < 2*longestOpen || p.TransactionTimeout > time.Hour {
+		faults = append(faults, config.Fault{Path: "transaction_timeout", Message: fmt.Sprintf("must be from %s to 1h", 2*longestOpen)})
 	}
 	return faults
 }

@@ -136,6 +136,7 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 		if !t.Done {
 			one.State = "snapshotting"
 		}
+		one.tellHeld(t.Held)
 		st.Tables = append(st.Tables, one)
 	}
 	slices.SortFunc(st.Tables, func(a, b TableStatus) int { return cmp.Compare(a.Table, b.Table) })
@@ -153,7 +154,18 @@ func (c *Capture) open(ctx context.Context, verb string) (*catalog.Catalog, erro
 
 // Healthy says whether nothing is wrong enough for an exit code.
 func (r *Report) Healthy() bool {
-	return r.Trouble == nil && r.State != "not_running" && r.State != "stopped" && r.WAL.SlotStatus != "lost"
+	return r.Trouble == nil && r.held() == 0 && r.State != "not_running" && r.State != "stopped" && r.WAL.SlotStatus != "lost"
+}
+
+// held counts the tables that are held.
+func (r *Report) held() int {
+	n := 0
+	for i := range r.Tables {
+		if r.Tables[i].Held != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // Print writes the report for people: one sentence, and the rest only where there is something to say.
@@ -165,6 +177,8 @@ func (r *Report) Print(w io.Writer) {
 	}
 	for _, t := range r.Tables {
 		switch {
+		case t.Held != nil:
+			fmt.Fprintf(w, "  %-28s held: nothing of it is published since %s (%s)\n", t.Table, t.HeldLSN, t.Held.Code)
 		case t.State == "snapshotting":
 			fmt.Fprintf(w, "  %-28s snapshot: %s of about %s rows\n", t.Table, service.FormatCount(t.SnapshotRows), service.FormatCount(max(t.ExpectedRows, t.SnapshotRows)))
 		case t.Level == string(catalog.InsertOnly):
@@ -173,6 +187,11 @@ func (r *Report) Print(w io.Writer) {
 	}
 	if r.Trouble != nil {
 		printTrouble(w, "waits because it cannot", r.Trouble)
+	}
+	for i := range r.Tables {
+		if t := r.Tables[i].Held; t != nil && len(r.Alarms) == 0 { // else the service tells it among its alarms
+			printTrouble(w, "alarm: cannot", t)
+		}
 	}
 	for i := range r.Alarms {
 		printTrouble(w, "alarm: cannot", &r.Alarms[i])
@@ -186,6 +205,9 @@ func (r *Report) headline() string {
 	behind := service.FormatDuration(time.Duration(r.LagSeconds * float64(time.Second)))
 	switch r.State {
 	case "up_to_date":
+		if n := r.held(); n > 0 {
+			return fmt.Sprintf("publishes, %s behind, but for %s that cannot go on.", behind, plural(n, "table"))
+		}
 		return fmt.Sprintf("is healthy: %s behind, WAL %s of %s. %s.", behind, service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes), plural(len(r.Tables), "table"))
 	case "catching_up":
 		return fmt.Sprintf("is catching up: %s of WAL to publish, %s behind.", service.FormatBytes(r.ToPublish), behind)

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ func (s *session) message() error {
 
 // takeRequests begins the reads that the transaction which has just ended asks for. Whatever is wrong with a request
 // is its author's fault, and never stops the stream.
-func (s *session) takeRequests() {
+func (s *session) takeRequests(ctx context.Context) error {
 	for i := range s.requests {
 		q := &s.requests[i]
 		patterns, err := q.check(s.config.Snapshot.Conditions)
@@ -80,7 +81,7 @@ func (s *session) takeRequests() {
 		}
 		var tables []*table
 		for _, t := range s.tables {
-			if t.catalog != nil && t.pub != nil && patterns.Match(t.pub.Relation.Schema, t.pub.Relation.Name) {
+			if rel := t.relation(); rel != nil && patterns.Match(rel.Schema, rel.Name) {
 				tables = append(tables, t)
 			}
 		}
@@ -89,13 +90,21 @@ func (s *session) takeRequests() {
 			continue
 		}
 		slices.SortFunc(tables, func(a, b *table) int {
-			return cmp.Compare(a.pub.Relation.QualifiedName(), b.pub.Relation.QualifiedName())
+			return cmp.Compare(a.name(), b.name())
 		})
 		for _, t := range tables {
-			s.request(t, q)
+			if t.progress.Held != nil {
+				if err := s.takeBack(ctx, t, q); err != nil {
+					return err
+				}
+			}
+			if t.progress.Held == nil {
+				s.request(t, q)
+			}
 		}
 	}
 	s.requests = s.requests[:0]
+	return nil
 }
 
 // request begins to read t again. A read that is under way begins anew, and what it was to bring is brought still.
@@ -120,7 +129,7 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 	t.progress.Done = true // what was read before does not count
 	s.want(t, after, reload)
 	t.progress.Asked, t.progress.Where = q.ID, where
-	s.alarms.clear(trouble.SnapshotFailed, snapshotSubject(t))
+	s.alarms.clear(trouble.SnapshotFailed, subject(t.name()))
 }
 
 func (s *session) refuse(q *SnapshotRequest, err error) {
@@ -136,12 +145,13 @@ func (s *session) giveUp(t *table, err error) {
 	t.progress.Done, t.progress.Ranges = true, nil
 	s.changed[t.pub.Relation.OID] = true
 	s.raise(&trouble.Error{
-		Code: trouble.SnapshotFailed, Op: "read the rows of", Subject: snapshotSubject(t), Cause: err,
+		Code: trouble.SnapshotFailed, Op: "read the rows of", Subject: subject(t.name()), Cause: err,
 		Means: "the read that was asked for is given up; the stream goes on", Hint: "ask again with another condition",
 	})
 }
 
-func snapshotSubject(t *table) string { return fmt.Sprintf("table %q", t.pub.Relation.QualifiedName()) }
+// subject gives a table as troubles name it.
+func subject(table string) string { return fmt.Sprintf("table %q", table) }
 
 // raise makes something visible that is wrong and stops nothing.
 func (s *session) raise(t *trouble.Error) {

@@ -29,29 +29,33 @@ func (s *session) relation(data []byte) {
 	t.pending = bytes.Clone(data)
 }
 
-// table gives the captured table with this OID, ready to be published; nil for one that is not captured.
-func (s *session) table(ctx context.Context, oid schema.OID) (*table, error) {
+// publish has an event of the table with this OID published by do, if it is captured and not held.
+func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) error) error {
 	t := s.tables[oid]
 	if t == nil {
-		return nil, &trouble.Error{
+		return &trouble.Error{
 			Code: trouble.StreamBroken, Op: "decode", Subject: fmt.Sprintf("a row of the transaction that commits at %s", s.tx.CommitLSN),
 			Cause: fmt.Errorf("no Relation message came for OID %d", oid), Means: "nothing after it is published; the source keeps its WAL",
 			Hint: "this is a defect: please report it",
 		}
 	}
+	if t.progress.Held != nil {
+		s.meter.heldChanges.WithLabelValues(t.name()).Inc()
+		return nil
+	}
 	if t.pending != nil {
 		if err := s.resolve(ctx, t); err != nil {
-			return nil, err
+			return s.setAside(t, err)
 		}
 	}
 	if t.pub == nil {
-		return nil, nil
+		return nil
 	}
 	if t.txAt != s.tx.CommitLSN {
 		t.txAt, t.txOrdinal = s.tx.CommitLSN, 0
 	}
 	t.txOrdinal++
-	return t, nil
+	return s.setAside(t, do(t))
 }
 
 // resolve takes up a pending Relation message.
@@ -111,11 +115,11 @@ func (s *session) event(op change.Op, t *table) change.Event {
 
 // row publishes an Insert, Update or Delete.
 func (s *session) row(ctx context.Context, kind pgoutput.Kind) error {
+	return s.publish(ctx, s.decode.Row.OID, func(t *table) error { return s.rowOf(ctx, t, kind) })
+}
+
+func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err error) {
 	row := &s.decode.Row
-	t, err := s.table(ctx, row.OID)
-	if err != nil || t == nil {
-		return err
-	}
 	rel := t.pub.Relation
 	if width := len(rel.Columns); row.New != nil && len(row.New) != width || row.Old != nil && len(row.Old) != width {
 		return fmt.Errorf("decode a row of table %q at %s: it has not the %d columns of its Relation message", rel.QualifiedName(), s.tx.CommitLSN, width)
@@ -187,32 +191,25 @@ func keyChanged(rel *schema.Relation, row *pgoutput.Row) bool {
 // truncate publishes a Truncate of one or several tables.
 func (s *session) truncate(ctx context.Context) error {
 	for _, oid := range slices.Clone(s.decode.Truncate.OIDs) {
-		t, err := s.table(ctx, oid)
-		if err != nil {
+		if err := s.publish(ctx, oid, func(t *table) error { return s.truncateOf(ctx, t) }); err != nil {
 			return err
-		}
-		if t == nil {
-			continue
-		}
-		if t.snapshot != nil {
-			drop, err := s.meet(ctx, t, nil)
-			if err != nil {
-				return err
-			}
-			if drop {
-				continue
-			}
-		}
-		ev := s.event(change.Truncate, t)
-		did, err := s.pub.Publish(ctx, t.pub, &ev)
-		if err != nil {
-			return err
-		}
-		if did {
-			t.counters.count(pgoutput.KindTruncate)
 		}
 	}
 	return nil
+}
+
+func (s *session) truncateOf(ctx context.Context, t *table) error {
+	if t.snapshot != nil {
+		if drop, err := s.meet(ctx, t, nil); err != nil || drop {
+			return err
+		}
+	}
+	ev := s.event(change.Truncate, t)
+	did, err := s.pub.Publish(ctx, t.pub, &ev)
+	if did {
+		t.counters.count(pgoutput.KindTruncate)
+	}
+	return err
 }
 
 // levelOf gives the word for the progress record.

@@ -62,6 +62,7 @@ type session struct {
 	fences      []string            // reached since
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
+	refused     publish.Refusals
 	facts       facts // newest from the watcher
 	watched     <-chan facts
 
@@ -83,6 +84,23 @@ type table struct {
 	txOrdinal uint64     // events of the table in the current transaction
 	txAt      change.LSN // commit LSN of the transaction that txOrdinal counts in
 }
+
+// relation gives the version of a captured table that is published, or, of one that cannot be, the catalog's; nil for a
+// table that is not captured.
+func (t *table) relation() *schema.Relation {
+	switch {
+	case t.catalog == nil:
+		return nil
+	case t.pub != nil:
+		return t.pub.Relation
+	case t.progress.Held != nil:
+		return &t.catalog.Relation
+	}
+	return nil
+}
+
+// name gives the name of a captured table.
+func (t *table) name() string { return t.relation().QualifiedName() }
 
 const (
 	// progressInterval: a source that does nothing still says so, and the slot gets on.
@@ -213,7 +231,9 @@ func (s *session) commitMessage(ctx context.Context) error {
 	if mutant(mutantConfirmOnReceipt) {
 		s.stream.Confirm(s.endLSN)
 	}
-	s.takeRequests()
+	if err := s.takeRequests(ctx); err != nil {
+		return err
+	}
 	if err := s.boundary(ctx); err != nil {
 		return err
 	}
@@ -306,7 +326,7 @@ func (s *session) progressRecord(full bool) *record.Progress {
 		s.before = nil
 	}
 	for oid, t := range s.tables {
-		if full || s.changed[oid] {
+		if t.progress.OID != 0 && (full || s.changed[oid]) {
 			pr.Tables = append(pr.Tables, t.progress)
 		}
 	}

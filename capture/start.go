@@ -44,15 +44,17 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	}
 	pub, err := publish.Open(ctx, publish.Options{
 		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
+		TransactionTimeout: c.config.Publish.TransactionTimeout, Refused: c.refused,
 	})
 	if err != nil {
 		return err
 	}
 	defer pub.Close()
-	state, err := pub.Resume(ctx)
+	state, err := c.claim(ctx, pub)
 	if err != nil {
 		return err
 	}
+	defer func() { c.wrote = pub.N() }()
 	conn, err := replication.Open(ctx, dsn, "tributary capture "+c.instance, c.notice)
 	if err != nil {
 		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)
@@ -65,7 +67,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	s := &session{
 		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, catalog: cat, pub: pub, system: system,
 		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus,
-		instance: c.instance, http: c.options.HTTP,
+		instance: c.instance, http: c.options.HTTP, refused: c.refused,
 	}
 	s.patterns, _ = catalog.ParsePatterns(c.config.Source.Tables) // the configuration's check has parsed them
 	pub.SetSource(record.Source{
@@ -399,9 +401,18 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.tables[known.Relation.OID] = t
 	}
 	t.catalog = known
+	if t.progress = newProgress(known); isKnown {
+		t.progress = was
+		t.progress.Level = levelOf(known)
+	}
+	if t.progress.Held != nil {
+		s.changed[known.Relation.OID] = true
+		s.tellHeld(t)
+		return nil
+	}
 	rel := known.Relation
 	if err := s.setRelation(ctx, t, &rel); err != nil {
-		return err
+		return s.setAside(t, err)
 	}
 	t.progress = newProgress(known)
 	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All

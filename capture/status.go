@@ -64,13 +64,17 @@ type SnapshotStatus struct {
 // TableStatus is one table.
 type TableStatus struct {
 	Table        string `json:"table"`
-	State        string `json:"state"` // streaming, snapshotting, left_out
+	State        string `json:"state"` // streaming, snapshotting, held
 	Level        string `json:"level"`
 	Reason       string `json:"reason,omitempty"`
 	Help         string `json:"help,omitempty"`
 	Topic        string `json:"topic,omitempty"`
 	SnapshotRows int64  `json:"snapshot_rows"`
 	ExpectedRows int64  `json:"expected_rows"`
+	// Held is why the table is held, HeldLSN the commit of its first change that is not published; nil and "" where
+	// all is.
+	Held    *TroubleStatus `json:"held,omitempty"`
+	HeldLSN string         `json:"held_lsn,omitempty"`
 }
 
 // TroubleStatus is a trouble as the status tells it.
@@ -131,16 +135,20 @@ func (c *Capture) publishStatus(s *session) {
 		st.PublishedTime = time.UnixMicro(s.commitTime).UTC()
 	}
 	for _, t := range s.tables {
-		if t.catalog == nil || t.pub == nil {
+		if t.relation() == nil {
 			continue
 		}
 		one := TableStatus{
-			Table: t.pub.Relation.QualifiedName(), State: "streaming", Level: t.progress.Level, Reason: t.catalog.Reason, Help: t.catalog.Help,
-			Topic: t.pub.Topic(), SnapshotRows: t.progress.Rows, ExpectedRows: max(t.catalog.EstimatedRows, t.progress.Rows),
+			Table: t.name(), State: "streaming", Level: t.progress.Level, Reason: t.catalog.Reason, Help: t.catalog.Help,
+			SnapshotRows: t.progress.Rows, ExpectedRows: max(t.catalog.EstimatedRows, t.progress.Rows),
+		}
+		if t.pub != nil {
+			one.Topic = t.pub.Topic()
 		}
 		if t.snapshot != nil {
 			one.State = "snapshotting"
 		}
+		one.tellHeld(t.progress.Held)
 		st.Tables = append(st.Tables, one)
 	}
 	slices.SortFunc(st.Tables, func(a, b TableStatus) int { return cmp.Compare(a.Table, b.Table) })
@@ -154,7 +162,11 @@ func (s *session) health() record.Health {
 		WALBudget: int64(s.config.Source.WALBudget),
 	}
 	for _, t := range s.tables {
-		if t.pub == nil || t.catalog == nil {
+		if t.relation() == nil {
+			continue
+		}
+		if t.progress.Held != nil {
+			h.Held++
 			continue
 		}
 		h.SnapshotOf++
@@ -189,6 +201,8 @@ type meter struct {
 	registry          []prometheus.Collector
 	changes           *prometheus.CounterVec
 	rows              *prometheus.CounterVec
+	heldChanges       *prometheus.CounterVec
+	held              prometheus.Gauge
 	errors            *prometheus.CounterVec
 	transactions      prometheus.Counter
 	kafkaTransactions prometheus.Counter
@@ -222,6 +236,8 @@ func newMeter(source string) *meter {
 	m := &meter{
 		changes:           vector("changes_total", "Changes published.", "table", "op"),
 		rows:              vector("snapshot_rows_total", "Rows of snapshots published.", "table"),
+		heldChanges:       vector("held_changes_total", "Changes that were not published because their table is held.", "table"),
+		held:              gauge("held_tables", "Tables that are held: none of their changes is published until they are loaded anew."),
 		errors:            vector("errors_total", "Troubles, by code.", "code"),
 		transactions:      counter("transactions_total", "Transactions read from the source."),
 		kafkaTransactions: counter("kafka_transactions_total", "Kafka transactions committed."),
@@ -239,7 +255,7 @@ func newMeter(source string) *meter {
 		walSecondsLeft:    gauge("wal_budget_left_seconds", "Time until the budget is used up at the present growth; infinite while it does not grow."),
 	}
 	m.registry = []prometheus.Collector{
-		m.changes, m.rows, m.errors, m.transactions, m.kafkaTransactions, m.skipped, m.rereads, m.schemaChanges, m.reconnects,
+		m.changes, m.rows, m.heldChanges, m.held, m.errors, m.transactions, m.kafkaTransactions, m.skipped, m.rereads, m.schemaChanges, m.reconnects,
 		m.confirmed, m.lastCommit, m.lagBytes, m.lagSeconds, m.walRetained, m.walBudget,
 		m.walAlarm, m.walSecondsLeft,
 	}
@@ -284,4 +300,5 @@ func (m *meter) published(pr *record.Progress) {
 	m.lastCommit.Set(float64(pr.CommitTime) / 1e6)
 	m.lagBytes.Set(float64(pr.Health.ToPublish))
 	m.lagSeconds.Set(pr.Health.BehindSeconds)
+	m.held.Set(float64(pr.Health.Held))
 }

@@ -134,6 +134,9 @@ func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out 
 			pr = &record.Progress{}
 		}
 		for _, t := range pr.Tables {
+			if t.Asked == id && t.Held != nil {
+				return heldTrouble(t.Schema+"."+t.Table, t.Held)
+			}
 			if t.Asked == id && t.Done && !told[t.OID] {
 				told[t.OID] = true
 				fmt.Fprintf(out, "%s.%s: %s rows published\n", t.Schema, t.Table, service.FormatCount(t.Rows))

@@ -159,7 +159,7 @@ func (s *session) learn(ctx context.Context, f facts) error {
 				s.abandon(t)
 				was.Done, was.Rows, was.Ranges = false, 0, nil
 			}
-			if err := s.adopt(ctx, known, was, known.Level == catalog.All || was.Done, true, f.after); err != nil {
+			if err := s.adopt(ctx, known, was, known.Level == catalog.All || was.Done || was.Held != nil, true, f.after); err != nil {
 				return err
 			}
 		default:
@@ -170,6 +170,9 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		if t.catalog != nil && !there[oid] {
 			s.log.Warn("table is gone at the source", "table", t.catalog.Relation.QualifiedName())
 			s.abandon(t)
+			if held := t.progress.Held; held != nil {
+				s.alarms.clear(trouble.Code(held.Code), subject(t.name()))
+			}
 			delete(s.tables, oid)
 		}
 	}

@@ -162,6 +162,9 @@ func (s *Sink) Status() *Status {
 		late[src.Name] = src.Lag == nil || *src.Lag > s.cfg.Freshness
 		for topic, t := range src.Tables {
 			snapshots[topic] = !t.Done && t.Level != "left out"
+			if h := t.Held; h != nil && troubles[topic] == nil {
+				troubles[topic] = &Trouble{Code: h.Code, Message: "held by capture: " + h.Message, Hint: h.Hint, Topic: topic, Since: time.UnixMicro(h.Since).UTC()}
+			}
 		}
 	}
 	topics := slices.Clone(overview.Topics)

@@ -35,6 +35,7 @@ type Publisher struct {
 	reading  []kgo.Opt // how to connect a reader
 	registry *registry.Client
 	log      *slog.Logger
+	refused  Refusals
 
 	sender record.Source
 	known  map[string]*topic // by name
@@ -58,12 +59,15 @@ type Options struct {
 	Topics   Topics
 	Registry *registry.Client
 	Log      *slog.Logger
+	// TransactionTimeout is how long the broker keeps a transaction of ours open when we say nothing. A dead instance's
+	// open transaction hides later records from readers for as long, unless a successor fences it.
+	TransactionTimeout time.Duration
+	// Refused is what brokers have refused in earlier sessions. It stays the caller's: an entry that is deleted counts no
+	// more.
+	Refused Refusals
 }
 
 const (
-	// transactionTimeout is how long the broker keeps a transaction of ours open when we say nothing. A dead
-	// instance's open transaction hides later records from readers for as long, unless a successor fences it.
-	transactionTimeout = time.Minute
 	maxBufferedBytes   = 64 << 20
 	maxBufferedRecords = 1 << 20
 	producerLinger     = 5 * time.Millisecond // fills batches under load; a commit does not wait for it
@@ -77,7 +81,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	}
 	client, err := kgo.NewClient(append(slices.Clone(opts),
 		kgo.TransactionalID(TransactionalID(o.Source)),
-		kgo.TransactionTimeout(transactionTimeout),
+		kgo.TransactionTimeout(o.TransactionTimeout),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchMaxBytes(int32(o.Topics.MaxMessageBytes)),
 		kgo.MaxBufferedBytes(maxBufferedBytes),
@@ -89,7 +93,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	}
 	p := &Publisher{
 		source: o.Source, topics: o.Topics, client: client, reading: opts, registry: o.Registry, log: o.Log,
-		known: map[string]*topic{},
+		refused: o.Refused, known: map[string]*topic{},
 	}
 	if _, _, err := client.ProducerID(ctx); err != nil {
 		client.Close()
@@ -130,7 +134,10 @@ func (t *Table) partition(key []byte) int32 {
 func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, error) {
 	enc, err := record.NewEncoder(p.sender, rel)
 	if err != nil {
-		return nil, &trouble.Error{Code: trouble.TopicName, Op: "publish", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err}
+		return nil, &OneTable{&trouble.Error{
+			Code: trouble.TopicName, Op: "publish", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
+			Means: "nothing of the table is published", Hint: "leave the table out of source.tables",
+		}}
 	}
 	top, err := p.topic(ctx, enc.Topic(), rel)
 	if err != nil {
@@ -212,7 +219,7 @@ func (p *Publisher) key(t *Table, row change.Tuple) ([]byte, error) {
 	}
 	key, err := p.memory.build(func(dst []byte) ([]byte, error) { return t.encoder.AppendKey(dst, row) })
 	if err != nil {
-		return nil, fmt.Errorf("encode key of table %q: %w", t.Relation.QualifiedName(), err)
+		return nil, notEncoded("the key of a row of", fmt.Sprintf("table %q", t.Relation.QualifiedName()), err)
 	}
 	return key, nil
 }
@@ -221,10 +228,13 @@ func (p *Publisher) produce(ctx context.Context, t *Table, ev *change.Event, key
 	if ev.Position.Compare(t.topic.floors[partition]) <= 0 {
 		return false, nil
 	}
+	if err := p.refused.of(t.topic.name, ev.Position); err != nil {
+		return false, err
+	}
 	t.topic.floors[partition] = ev.Position
 	value, err := p.memory.build(func(dst []byte) ([]byte, error) { return t.encoder.AppendValue(dst, ev) })
 	if err != nil {
-		return false, fmt.Errorf("encode %s of table %q at %s: %w", ev.Op, t.Relation.QualifiedName(), ev.Position, err)
+		return false, notEncoded("a row of", fmt.Sprintf("table %q at %s", t.Relation.QualifiedName(), ev.Position), err)
 	}
 	if size := len(key) + len(value) + recordOverhead; size > t.topic.maxBytes {
 		return false, tooLarge(t, ev, size)
@@ -261,7 +271,7 @@ func (p *Publisher) promise(r *kgo.Record, err error) {
 	defer p.mu.Unlock()
 	if err != nil {
 		if p.err == nil {
-			p.err = kafka.Trouble("produce to", fmt.Sprintf("topic %q partition %d", r.Topic, r.Partition), err)
+			p.err = refusal(r, kafka.Trouble("produce to", fmt.Sprintf("topic %q partition %d", r.Topic, r.Partition), err))
 		}
 		return
 	}
@@ -297,6 +307,9 @@ func (p *Publisher) FullDue() bool {
 }
 
 const fullInterval = 5 * time.Minute
+
+// N gives the number of the newest progress record that is known to be there: read by Resume, or written by Commit.
+func (p *Publisher) N() uint64 { return p.n }
 
 // Commit makes everything produced since the last Commit, and pr with it, visible at once. Vector, N, Source and
 // WrittenAt of pr are filled here; Full says what the caller has put into Tables. After an error the Publisher is of
@@ -351,27 +364,4 @@ func (p *Publisher) vector(all bool, reached change.Position) map[string][]int64
 		}
 	}
 	return v
-}
-
-func tooLarge(t *Table, ev *change.Event, size int) error {
-	return &trouble.Error{
-		Code: trouble.RecordTooLarge, Op: "publish a row of", Subject: fmt.Sprintf("table %q at %s", t.Relation.QualifiedName(), ev.Position),
-		Cause: fmt.Errorf("it takes %d bytes, topic %q takes %d", size, t.topic.name, t.topic.maxBytes),
-		Means: "nothing after it is published; the source keeps its WAL",
-		Hint:  "raise topics.max_message_bytes, and max.message.bytes of the topic and message.max.bytes of the broker with it",
-	}
-}
-
-func registryTrouble(rel *schema.Relation, err error) error {
-	if errors.Is(err, registry.ErrIncompatible) {
-		return &trouble.Error{
-			Code: trouble.SchemaIncompatible, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
-			Means: "the table has changed in a way that the registry's rules for this subject refuse; nothing after it is published, the source keeps its WAL",
-			Hint:  "set the compatibility of the subject to NONE in the registry: readers of ours use the schema that a record was written with",
-		}
-	}
-	return &trouble.Error{
-		Code: trouble.RegistryUnreachable, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
-		Means: "nothing is lost; capture waits", Hint: "check registry.url, and that the registry allows to register",
-	}
 }

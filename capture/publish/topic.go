@@ -99,7 +99,7 @@ func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation
 		Name: name, Partitions: int32(partitions), Replication: int16(p.topics.Replication), Configs: settings,
 	})
 	if err != nil {
-		return nil, err
+		return nil, topicTrouble(err)
 	}
 	top := p.known[name]
 	if top == nil {
@@ -109,12 +109,12 @@ func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation
 		p.mu.Unlock()
 	}
 	if len(top.floors) != int(got) {
-		return nil, &trouble.Error{
+		return nil, &OneTable{&trouble.Error{
 			Code: trouble.TopicPartitionsChanged, Op: "publish to", Subject: fmt.Sprintf("topic %q", name),
 			Cause: fmt.Errorf("it had %d partitions and has %d", len(top.floors), got),
 			Means: "rows would move between partitions and could overtake each other: nothing was written since",
 			Hint:  "see the runbook: a new topic, or a rebuild",
-		}
+		}}
 	}
 	top.compacted, top.maxBytes = keep == keepLatest, int(p.topics.MaxMessageBytes)
 	return top, nil

@@ -71,6 +71,19 @@ type TableProgress struct {
 	Where string `json:"where,omitempty"`
 	// Asked is the id of the request for the read that is under way or done; "" for the first one of the table.
 	Asked string `json:"asked,omitempty"`
+	// Held says why nothing of the table is published at present; nil where all of it is.
+	Held *Held `json:"held,omitempty"`
+}
+
+// Held is why a table is held: from an event on nothing of it is published, while the source's other tables go on. Of the
+// source transaction with that event, events of the table before it may be published. What is not published in the
+// meantime never is: the table is loaded anew when it goes on.
+type Held struct {
+	Code    string `json:"code"` // of the trouble, the key to its runbook
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+	LSN     LSN    `json:"lsn"`         // commit LSN of the first event that is not published
+	Since   int64  `json:"since_ts_us"` // when that was noticed, microseconds since 1970-01-01
 }
 
 // RangeProgress is one range of keys of a snapshot that is still to be read: after (exclusive) to up (inclusive),
@@ -96,6 +109,7 @@ type Health struct {
 	SnapshotOf    int     `json:"snapshot_tables"`
 	RowsDone      int64   `json:"snapshot_rows"`
 	RowsExpected  int64   `json:"snapshot_rows_expected"`
+	Held          int     `json:"held_tables,omitempty"` // tables with TableProgress.Held
 	WaitingOn     string  `json:"waiting_on,omitempty"`
 	WaitingSince  int64   `json:"waiting_since_ts_us,omitempty"`
 }

@@ -37,6 +37,8 @@ type tableState struct {
 	DoneLSN record.LSN `json:"done_lsn"` // the snapshot was complete at this commit, or before
 	Rows    int64      `json:"rows"`
 	Level   string     `json:"level"`
+
+	Held *record.Held `json:"held,omitempty"`
 }
 
 // add takes a record in. It gives false for one that was taken in before.
@@ -74,7 +76,7 @@ func (s *standing) add(p *record.Progress) bool {
 		if err != nil {
 			continue // has no topic, so nobody asks for it
 		}
-		now := tableState{Done: t.Done, Rows: t.Rows, Level: t.Level}
+		now := tableState{Done: t.Done, Rows: t.Rows, Level: t.Level, Held: t.Held}
 		if t.Done {
 			now.DoneLSN = p.CommitLSN
 			if before := s.tables[topic]; before.Done {
@@ -335,6 +337,7 @@ type TableProgress struct {
 	Done  bool
 	Rows  int64
 	Level string
+	Held  *record.Held // why capture publishes nothing of it; nil where it does
 }
 
 // Sources reads tributary.progress.
@@ -367,7 +370,7 @@ func (s *Session) Sources(ctx context.Context) ([]Source, error) {
 		}
 		src.Tables = map[string]TableProgress{}
 		for topic, t := range states {
-			src.Tables[topic] = TableProgress{Done: t.Done, Rows: t.Rows, Level: t.Level}
+			src.Tables[topic] = TableProgress{Done: t.Done, Rows: t.Rows, Level: t.Level, Held: t.Held}
 		}
 		return src, nil
 	})

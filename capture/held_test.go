@@ -1,0 +1,240 @@
+package capture
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+const huge = `repeat('x', 200000)`
+
+// isHeld checks that table, and no other, is held with this code, and that all who tell it say the same.
+func (r *rig) isHeld(c *Capture, table string, code trouble.Code) *record.Held {
+	r.t.Helper()
+	held := r.tableProgress(table).Held
+	if held == nil || held.Code != string(code) || held.LSN == 0 || held.Since == 0 || held.Message == "" {
+		r.t.Fatalf("progress says %+v, want %s", held, code)
+	}
+	eventually(r.t, "status says that it is held", func() bool {
+		n := 0
+		for _, one := range c.Status().Tables {
+			if one.Held == nil {
+				continue
+			}
+			n++
+			if one.Table != table || one.State != "held" || one.Held.Code != code || one.HeldLSN == "" || !strings.Contains(one.Held.Hint, "--reload") {
+				r.t.Errorf("status says %+v", one)
+			}
+		}
+		return n == 1
+	})
+	if n := gaugeValue(r.t, c.meter.held); n != 1 {
+		r.t.Errorf("the metric says that %v tables are held", n)
+	}
+	report, err := c.Ask(r.t.Context())
+	must(r.t, err)
+	var out strings.Builder
+	report.Print(&out)
+	if report.Healthy() || !strings.Contains(out.String(), "held: nothing of it is published") || !strings.Contains(out.String(), string(code)) {
+		r.t.Errorf("healthy %t:\n%s", report.Healthy(), out.String())
+	}
+	return held
+}
+
+// reload asks for table anew and waits until it goes on.
+func (r *rig) reload(table string) {
+	r.t.Helper()
+	r.request(SnapshotRequest{ID: "again", Tables: []string{table}, Reload: true})
+	r.fence()
+	if p := r.tableProgress(table); p.Held != nil || !p.Done {
+		r.t.Fatalf("it does not go on: %+v", p)
+	}
+}
+
+func (r *rig) count(schemaName, table string, n int) {
+	r.t.Helper()
+	if got := r.read(schemaName, table); len(got.events) != n {
+		r.t.Errorf("%s.%s: %d events, want %d:\n%s", schemaName, table, len(got.events), n, strings.Join(got.events, "\n"))
+	}
+}
+
+// A row that is too large ended capture, for every table.
+func TestRowTooLargeHoldsItsTable(t *testing.T) {
+	each(t, func(t *testing.T, major int, kafka kafkatest.Cluster) {
+		r := newRig(t, major, kafka, tables)
+		r.config.Topics.MaxMessageBytes = 64 << 10
+		_, stop := r.start()
+		r.fence()
+		r.exec(`begin; insert into item (id) values (1), (2); insert into pair values (1, 'a', 'a');
+			update item set id = 3, big = ` + huge + ` where id = 2;
+			insert into item (id) values (4); insert into pair values (2, 'a', 'a'); commit; insert into item (id) values (5); insert into pair values (3, 'a', 'a')`)
+		r.fence()
+		must(t, stop())
+		c, stop := r.start()
+		r.exec(`insert into item (id) values (6); insert into pair values (4, 'a', 'a'); truncate item, full_bag; insert into item values (7, ` + huge + `)`)
+		r.fence()
+		r.count("public", "item", 3) // two rows, and the first half of the key change
+		r.same("public", "pair")
+		r.count("public", "full_bag", 2) // behind the truncate before its snapshot
+		held := r.isHeld(c, "public.item", trouble.RecordTooLarge)
+		if n := counterValue(t, c.meter.heldChanges.WithLabelValues("public.item")); n != 3 {
+			t.Errorf("%v changes are counted as not published, want 3", n)
+		}
+
+		// Rows without those that are gone would be wrong.
+		r.request(SnapshotRequest{Tables: []string{"public.item"}})
+		r.fence()
+		r.count("public", "item", 3)
+		// What is wrong is wrong still.
+		r.request(SnapshotRequest{ID: "early", Tables: []string{"public.item"}, Reload: true})
+		r.fence()
+		again := r.isHeld(c, "public.item", trouble.RecordTooLarge)
+		if again.LSN <= held.LSN {
+			t.Errorf("it is held since %x, want since after %x", again.LSN, held.LSN)
+		}
+		r.exec(`update item set name = 'small' where id = 7`)
+		r.reload("public.item")
+		r.exec(`update item set price = 1`)
+		r.fence()
+		r.same("public", "item")
+		r.same("public", "pair")
+		eventually(t, "nothing is said of it any more", func() bool {
+			return !slices.ContainsFunc(c.Status().Alarms, func(one TroubleStatus) bool { return one.Code == trouble.RecordTooLarge })
+		})
+		must(t, stop())
+	})
+}
+
+func TestRowTooLargeStopsWhereItIsToldTo(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item (id, big) values (1, `+huge+`)`)
+	r.config.Topics.MaxMessageBytes, r.config.Source.OnError = 64<<10, "stop"
+	r.fails(trouble.RecordTooLarge)
+}
+
+// A broker whose limit is lower than ours refuses what we have taken for good.
+func TestRowTooLargeForTheBroker(t *testing.T) {
+	each(t, func(t *testing.T, major int, kafka kafkatest.Cluster) {
+		r := newRig(t, major, kafka, tables)
+		_, stop := r.start()
+		r.fence()
+		topic, err := record.Topic(r.config.Source.Name, "public", "item")
+		must(t, err)
+		limit := func(bytes string) {
+			client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Addrs()...))
+			must(t, err)
+			defer client.Close()
+			answers, err := kadm.NewClient(client).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: "max.message.bytes", Value: &bytes}}, topic)
+			must(t, err)
+			must(t, answers[0].Err)
+		}
+		limit("50000")
+		r.exec(`insert into item (id) values (1)`)
+		r.fence()
+		r.exec(`begin; insert into item (id) values (2); insert into pair values (1, 'a', 'a');
+			insert into item (id, big) values (3, (select string_agg(md5(i::text), '') from generate_series(1, 10000) i));
+			insert into item (id) values (4); insert into pair values (2, 'a', 'a'); commit`)
+		r.fence()
+		must(t, stop())
+		c, stop := r.start()
+		r.exec(`insert into item (id) values (5); insert into pair values (3, 'a', 'a')`)
+		r.fence()
+		r.count("public", "pair", 3)
+		r.isHeld(c, "public.item", trouble.RecordTooLarge)
+		if got := r.read("public", "item"); len(got.events) == 0 || len(got.events) > 2 {
+			t.Errorf("events %q", got.events)
+		}
+		limit("1000000")
+		r.reload("public.item")
+		r.same("public", "item")
+		must(t, stop())
+	})
+}
+
+// Without a topic there is nothing to publish to, from the start on.
+func TestTableWithoutTopicIsHeld(t *testing.T) {
+	name := strings.Repeat("ü", 31)
+	r := newRig(t, 0, kafkatest.Fake(t), tables+`create schema "`+name+`"; create table "`+name+`"."`+name+`" (id int primary key); insert into "`+name+`"."`+name+`" values (1)`)
+	c, stop := r.start()
+	r.exec(`insert into pair values (1, 'a', 'a'); insert into "` + name + `"."` + name + `" values (2); truncate "` + name + `"."` + name + `", item`)
+	r.fence()
+	r.same("public", "pair")
+	r.isHeld(c, name+"."+name, trouble.TopicName)
+	r.request(SnapshotRequest{Tables: []string{name + ".*"}, Reload: true})
+	r.fence()
+	must(t, stop())
+	c, stop = r.start()
+	r.exec(`insert into pair values (2, 'a', 'a'); insert into "` + name + `"."` + name + `" values (3)`)
+	r.fence()
+	r.same("public", "pair")
+	r.isHeld(c, name+"."+name, trouble.TopicName)
+	must(t, stop())
+}
+
+func TestRefusedSchemaHoldsItsTable(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	c, stop := r.start()
+	r.exec(`insert into item (id, price) values (1, 1); insert into pair values (1, 'a', 'a')`)
+	r.fence()
+	topic, err := record.Topic(r.config.Source.Name, "public", "item")
+	must(t, err)
+	compatibility := func(level string) {
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.config.Registry.URL+"/config/"+topic+"-value", strings.NewReader(`{"compatibility": "`+level+`"}`))
+		must(t, err)
+		answer, err := http.DefaultClient.Do(q)
+		must(t, err)
+		must(t, answer.Body.Close())
+		if answer.StatusCode != http.StatusOK {
+			t.Fatal(answer.Status)
+		}
+	}
+	compatibility("BACKWARD")
+	events := len(r.read("public", "item").events)
+	r.exec(`begin; alter table item alter price type boolean using true; insert into item (id, price) values (2, false); insert into pair values (2, 'a', 'a'); commit`)
+	r.exec(`alter table item add more text; insert into item (id, more) values (3, 'more')`)
+	r.fence()
+	r.count("public", "item", events)
+	r.same("public", "pair")
+	r.isHeld(c, "public.item", trouble.SchemaIncompatible)
+	compatibility("NONE")
+	r.reload("public.item")
+	r.exec(`update item set more = 'yet more'`)
+	r.fence()
+	r.same("public", "item")
+	must(t, stop())
+}
+
+func TestChangedPartitionsHoldTheirTable(t *testing.T) {
+	each(t, func(t *testing.T, major int, kafka kafkatest.Cluster) {
+		r := newRig(t, major, kafka, tables)
+		_, stop := r.start()
+		r.exec(`insert into item (id) values (1); insert into pair values (1, 'a', 'a')`)
+		r.fence()
+		must(t, stop())
+		events := len(r.read("public", "item").events)
+		topic, err := record.Topic(r.config.Source.Name, "public", "item")
+		must(t, err)
+		client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Addrs()...))
+		must(t, err)
+		defer client.Close()
+		answers, err := kadm.NewClient(client).UpdatePartitions(t.Context(), 3, topic)
+		must(t, err)
+		must(t, answers.Error())
+		for range 2 {
+			c, stop := r.start()
+			r.exec(`update item set price = 1; update pair set a = a + 1`)
+			r.fence()
+			r.count("public", "item", events)
+			r.same("public", "pair")
+			r.isHeld(c, "public.item", trouble.TopicPartitionsChanged)
+			must(t, stop())
+		}
+	})
+}

@@ -1,0 +1,107 @@
+package publish
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/schema/registry"
+)
+
+// OneTable is a trouble that keeps one table from being published and no other: what is wrong is its row, its schema or
+// its topic. The Kafka transaction with everything else is as good as before.
+type OneTable struct{ Err *trouble.Error }
+
+func (e *OneTable) Error() string { return e.Err.Error() }
+
+// Unwrap gives the trouble.
+func (e *OneTable) Unwrap() error { return e.Err }
+
+// Refusal is a record that the brokers refuse and that no check of ours has found: a limit of theirs is lower than the
+// one that we know. The Kafka transaction with it is lost; the next one must not try again.
+type Refusal struct {
+	Topic string
+	At    change.Position // of the first record that was refused
+	Err   *trouble.Error
+}
+
+func (r *Refusal) Error() string { return r.Err.Error() }
+
+// Unwrap gives the trouble.
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// Refusals are the refusals so far, by topic. One goroutine at a time.
+type Refusals map[string]*Refusal
+
+// Add notes a refusal. A topic that is refused once more, below the position noted, takes nothing at all.
+func (all Refusals) Add(r *Refusal) {
+	if all[r.Topic] != nil {
+		r.At = change.Position{}
+	}
+	all[r.Topic] = r
+}
+
+func (all Refusals) of(topic string, at change.Position) error {
+	if r := all[topic]; r != nil && at.Compare(r.At) >= 0 {
+		return &OneTable{r.Err}
+	}
+	return nil
+}
+
+// refusal gives e as a Refusal of r, if it is one.
+func refusal(r *kgo.Record, e *trouble.Error) error {
+	if e.Code != trouble.RecordTooLarge || len(r.Headers) == 0 || r.Headers[0].Key != record.HeaderPosition {
+		return e
+	}
+	at, err := change.ParsePosition(r.Headers[0].Value)
+	if err != nil {
+		return e
+	}
+	return &Refusal{Topic: r.Topic, At: at, Err: e}
+}
+
+func notEncoded(what, subject string, err error) error {
+	return &OneTable{&trouble.Error{
+		Code: trouble.RecordInvalid, Op: "encode " + what, Subject: subject, Cause: err,
+		Means: "nothing after it is published; the source keeps its WAL",
+		Hint:  "this is a defect of Tributary: please report it",
+	}}
+}
+
+// topicTrouble gives an error of making or finding a table's topic.
+func topicTrouble(err error) error {
+	e, ok := errors.AsType[*trouble.Error](err)
+	if ok && (e.Code == trouble.TopicName || errors.Is(err, kerr.PolicyViolation)) {
+		return &OneTable{e}
+	}
+	return err
+}
+
+func tooLarge(t *Table, ev *change.Event, size int) error {
+	return &OneTable{&trouble.Error{
+		Code: trouble.RecordTooLarge, Op: "publish a row of", Subject: fmt.Sprintf("table %q at %s", t.Relation.QualifiedName(), ev.Position),
+		Cause: fmt.Errorf("it takes %d bytes, topic %q takes %d", size, t.topic.name, t.topic.maxBytes),
+		Means: "nothing after it is published; the source keeps its WAL",
+		Hint:  "raise topics.max_message_bytes, and max.message.bytes of the topic and message.max.bytes of the broker with it",
+	}}
+}
+
+func registryTrouble(rel *schema.Relation, err error) error {
+	if errors.Is(err, registry.ErrIncompatible) {
+		return &OneTable{&trouble.Error{
+			Code: trouble.SchemaIncompatible, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
+			Means: "the table has changed in a way that the registry's rules for this subject refuse; nothing after it is published, the source keeps its WAL",
+			Hint:  "set the compatibility of the subject to NONE in the registry: readers of ours use the schema that a record was written with",
+		}}
+	}
+	return &trouble.Error{
+		Code: trouble.RegistryUnreachable, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
+		Means: "nothing is lost; capture waits", Hint: "check registry.url, and that the registry allows to register",
+	}
+}
