@@ -174,7 +174,7 @@ type Advance struct {
 	Barrier    change.Position // of the TRUNCATE that the partition now waits at; zero for none
 	Rows       int64           // applied by this advance
 	CommitTime int64           // of the last record, microseconds since 1970; 0 if there is none
-	ParkedN    int64           // as Parked gave it
+	ParkedN    int64           // as Parked gave it; -1: whatever is parked, and whether the table is read anew, is known otherwise
 	Parks      bool            // what is parked of the partition changes
 }
 
@@ -199,7 +199,7 @@ UPDATE tributary.checkpoint c
 // compareSQL is what makes it one.
 const compareSQL = `
    AND c.owner_epoch = s.epoch::bigint AND c.next_offset = s.expected::bigint
-   AND c.parked_n = s.parked::bigint`
+   AND (c.parked_n = s.parked::bigint OR s.parked::bigint < 0)`
 
 func (w *Warehouse) advance(advances []Advance) statement {
 	column := func(text func(a *Advance) string) []byte {

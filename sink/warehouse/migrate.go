@@ -16,8 +16,11 @@ var version1 string
 //go:embed schema_2.sql
 var version2 string
 
+//go:embed schema_3.sql
+var version3 string
+
 // migrations lead from one version of the schema tributary to the next. A released one is never changed.
-var migrations = []string{version1, version2}
+var migrations = []string{version1, version2, version3}
 
 // Version is the version of the schema tributary that this binary wants.
 var Version = len(migrations)

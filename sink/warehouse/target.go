@@ -219,8 +219,10 @@ func (c *catalogColumn) target() *targetColumn {
 }
 
 // readColumns gives none where the table does not exist.
-func readColumns(ctx context.Context, tx pgx.Tx, target rule.Target) (catalogColumns, error) {
-	rows, err := tx.Query(ctx, `
+func readColumns(ctx context.Context, db interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}, target rule.Target) (catalogColumns, error) {
+	rows, err := db.Query(ctx, `
 		WITH RECURSIVE base(oid, typ, depth) AS (
 			SELECT t.oid, t.oid, 0 FROM pg_type t
 			UNION ALL
