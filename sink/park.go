@@ -84,10 +84,17 @@ func (w *worker) passed(pt *part) {
 			delete(w.probes, pt.p)
 		}
 	}
+	if pt.reload {
+		w.forgetParked(pt.p.Topic)
+		w.s.log.Info("table is read anew; rows that do not come again are removed at the end", "topic", pt.p.Topic)
+	}
 	if !pt.advance.Parks {
 		return
 	}
 	known := w.parked[pt.p]
+	if known == nil {
+		return // looked up again
+	}
 	known.N++
 	if pt.cleared {
 		known.Keys = map[string]int64{}
@@ -197,6 +204,11 @@ func (w *worker) loadParked(ctx context.Context, batches []consume.Batch) error 
 		w.parked[p] = &parked[i]
 	}
 	return nil
+}
+
+// forgetParked has what is known of the partitions of a topic looked up again.
+func (w *worker) forgetParked(topic string) {
+	maps.DeleteFunc(w.parked, func(p *consume.Partition, _ *warehouse.Parked) bool { return p.Topic == topic })
 }
 
 // aside puts a record aside if one of its key has been before, or if it is the one that somebody wants put aside. Both

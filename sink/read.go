@@ -15,7 +15,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/registry"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/consume"
-	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/mutant"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -137,14 +137,26 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 			}
 		}
 	}
+	if u.begins(ev, h) {
+		if !u.fold.Empty() {
+			return 0, nil // what came before has not come again: the next flush
+		}
+		u.mark = warehouse.Mark{Partition: r.Partition, Offset: r.Offset}
+		pt.reload = true
+	}
 	if err := u.fold.Add(ev, h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
 		return pt.end(invalid(r, err))
 	}
-	if ev.Op == change.Truncate && u.plan.Ignore&rule.Truncates == 0 {
-		pt.aside, pt.keys, pt.cleared = nil, nil, true // rows that are gone need no retry
+	if ev.Op == change.Truncate && u.plan.Voids(h.reload) {
+		pt.aside, pt.keys, pt.cleared = nil, nil, true // rows that are gone, or come again, need no retry
 	}
 	pt.take(ev, h)
 	return 1, nil
+}
+
+// begins says whether an event begins a reload.
+func (u *unit) begins(ev *change.Event, h headers) bool {
+	return ev.Op == change.Truncate && h.reload && len(u.plan.Key) > 0 && u.plan.Voids(true)
 }
 
 // follows says whether q is the second half of the key change whose first half is at p.
@@ -191,7 +203,7 @@ func (pt *part) take(ev *change.Event, h headers) {
 
 // atBarrier says whether the part must end at a TRUNCATE until the other partitions are there.
 func (pt *part) atBarrier(at change.Position) bool {
-	if pt.p.Pass.Compare(at) >= 0 {
+	if pt.p.Pass.Compare(at) >= 0 || mutant.On(mutant.TruncateWithoutBarrier) {
 		return false
 	}
 	pt.barrier = true

@@ -8,6 +8,7 @@
 //	progress                             progress.go: applies the progress topics
 //	sources written as a whole           whole.go: progress decides what becomes visible together
 //	supervisor                           supervise.go: quarantine, barriers, lost partitions, what /status shows
+//	sweep                                sweep.go: removes what did not come again when a table was read anew
 package sink
 
 import (
@@ -51,7 +52,8 @@ type Sink struct {
 	troubles []warehouse.Quarantine
 	pauses   []warehouse.Pause
 	parked   map[string]int64 // records, by topic
-	step     string           // of the start, "" once running
+	reloads  []warehouse.OpenReload
+	step     string // of the start, "" once running
 	unlisted map[string]bool
 }
 
@@ -196,6 +198,7 @@ func (s *Sink) work(ctx context.Context) error {
 		group.Go("whole sources", newWhole(s).run)
 	}
 	group.Go("supervisor", newSupervisor(s).run)
+	group.Go("sweep", newSweeper(s).run)
 	return group.Wait()
 }
 

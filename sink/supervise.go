@@ -241,8 +241,12 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	reloads, err := v.session.Reloads(ctx)
+	if err != nil {
+		return err
+	}
 	v.s.mu.Lock()
-	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked = quarantines, sources, pauses, parked
+	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked, v.s.reloads = quarantines, sources, pauses, parked, reloads
 	v.s.mu.Unlock()
 	v.pause(held)
 	for p, h := range held {

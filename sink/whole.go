@@ -44,8 +44,7 @@ type partKey struct {
 // wholePart is a claimed partition of a data topic.
 type wholePart struct {
 	consume.Start
-	count   int32
-	parkedN int64 // what was parked before the source was written as a whole
+	count int32
 }
 
 func newWhole(s *Sink) *whole {
@@ -248,19 +247,13 @@ func (g *whole) claim(ctx context.Context, source string, vector map[string][]in
 	if err != nil {
 		return nil, err
 	}
-	var numbers []warehouse.Partition
-	for i, start := range starts {
+	for _, start := range starts {
 		if start.Err != nil {
 			return nil, start.Err
 		}
-		numbers = append(numbers, warehouse.Partition{Topic: requests[i].Topic, Number: requests[i].Number})
-	}
-	parked, err := g.session.Parked(ctx, numbers)
-	if err != nil {
-		return nil, err
 	}
 	for i, start := range starts {
-		parts[partKey{requests[i].Topic, requests[i].Number}] = &wholePart{Start: start, count: counts[requests[i].Topic], parkedN: parked[i].N}
+		parts[partKey{requests[i].Topic, requests[i].Number}] = &wholePart{Start: start, count: counts[requests[i].Topic]}
 	}
 	g.parts[source] = parts
 	return parts, nil
@@ -321,7 +314,8 @@ func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source
 		k := partKey{r.Topic, r.Partition}
 		part := w.parts[k]
 		w.moved[k] = &wholeMove{advance: warehouse.Advance{
-			Topic: k.topic, Partition: k.number, Epoch: part.Epoch, Expected: part.Next, Next: part.Next, Position: part.Position, ParkedN: part.parkedN,
+			Topic: k.topic, Partition: k.number, Epoch: part.Epoch, Expected: part.Next, Next: part.Next, Position: part.Position,
+			ParkedN: -1, // nothing is parked of such a source, and the cut looks up which of its tables are read anew
 		}}
 		locks = append(locks, w.moved[k].advance)
 	}
@@ -403,7 +397,7 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 				return 0, err
 			}
 		}
-		fold, err := w.fold(ctx, r.Topic, v, h.position)
+		u, err := w.unit(ctx, r.Topic, v, h.position)
 		if err != nil {
 			return 0, err
 		}
@@ -421,7 +415,7 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 				if w.arena2, err = v.decoder.Decode(records[j].Value, &w.second, w.arena2[:0]); err != nil {
 					return 0, invalid(records[j], err)
 				}
-				if err := fold.Move(ev, &w.second); err != nil {
+				if err := u.fold.Move(ev, &w.second); err != nil {
 					return 0, invalid(r, err)
 				}
 				m.took(ev, h)
@@ -430,7 +424,18 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 				continue
 			}
 		}
-		if err := fold.Add(ev, h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
+		if u.begins(ev, h) {
+			if !u.fold.Empty() { // what came before has not come again
+				if err := w.write(ctx); err != nil {
+					return 0, err
+				}
+				if u, err = w.unit(ctx, r.Topic, v, h.position); err != nil {
+					return 0, err
+				}
+			}
+			u.mark = warehouse.Mark{Partition: r.Partition, Offset: r.Offset}
+		}
+		if err := u.fold.Add(ev, h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
 			return 0, invalid(r, err)
 		}
 		if t := ev.Tx.CommitTime; t != 0 && ev.Op != change.Read && (w.oldest == 0 || t < w.oldest) {
@@ -466,12 +471,12 @@ func (m *wholeMove) took(ev *change.Event, h headers) {
 	}
 }
 
-// fold gives the fold for a version of a topic. Another version of the same topic is written before.
-func (w *wholeCut) fold(ctx context.Context, topic string, v *versionPlan, at change.Position) (*batch.Fold, error) {
+// unit gives the unit for a version of a topic, until the next call. Another version of the same topic is written before.
+func (w *wholeCut) unit(ctx context.Context, topic string, v *versionPlan, at change.Position) (*unit, error) {
 	for i := range w.units {
 		if w.units[i].topic == topic {
 			if w.units[i].plan == v.plan {
-				return w.units[i].fold, nil
+				return &w.units[i], nil
 			}
 			if err := w.write(ctx); err != nil {
 				return nil, err
@@ -486,7 +491,7 @@ func (w *wholeCut) fold(ctx context.Context, topic string, v *versionPlan, at ch
 	f := &batch.Fold{}
 	f.Begin(v.plan)
 	w.units = append(w.units, unit{topic: topic, plan: v.plan, target: target, fold: f})
-	return f, nil
+	return &w.units[len(w.units)-1], nil
 }
 
 // write writes what is folded into the open transaction.
@@ -496,8 +501,7 @@ func (w *wholeCut) write(ctx context.Context) error {
 	}
 	var units []warehouse.Unit
 	for i := range w.units {
-		u := &w.units[i]
-		units = append(units, warehouse.Unit{Topic: u.topic, Result: u.fold.Result(), Target: u.target})
+		units = append(units, w.units[i].unit())
 	}
 	effects, err := w.cut.Write(ctx, units)
 	if err != nil {

@@ -74,6 +74,7 @@ type part struct {
 	aside   []warehouse.ParkedRecord
 	keys    map[string]int64 // identities of aside, like those of warehouse.Parked
 	cleared bool             // by a TRUNCATE: what was parked before counts no more
+	reload  bool             // it has begun one
 }
 
 // unit is the rows of one topic under one plan.
@@ -82,6 +83,11 @@ type unit struct {
 	plan   *rule.Plan
 	target *warehouse.Target
 	fold   *batch.Fold
+	mark   warehouse.Mark // of the reload that the fold begins
+}
+
+func (u *unit) unit() warehouse.Unit {
+	return warehouse.Unit{Topic: u.topic, Result: u.fold.Result(), Target: u.target, Mark: u.mark}
 }
 
 // outcome is what became of a flush.
@@ -252,8 +258,12 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, impatient
 	if err != nil {
 		return o, err
 	}
-	f := &warehouse.Flush{Impatient: impatient}
+	f := &warehouse.Flush{Impatient: impatient, Reloads: map[string]*warehouse.Reload{}}
 	for i := range o.parts {
+		p := o.parts[i].p
+		if r := w.parked[p].Reload; r != nil {
+			f.Reloads[p.Topic] = r
+		}
 		if a := &o.parts[i].advance; a.Next != a.Expected || o.parts[i].barrier {
 			a.Parks = len(o.parts[i].aside) > 0 || o.parts[i].cleared
 			f.Advances = append(f.Advances, *a)
@@ -264,7 +274,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, impatient
 	}
 	rows := 0
 	for i := range o.units {
-		f.Units = append(f.Units, warehouse.Unit{Topic: o.units[i].topic, Result: o.units[i].fold.Result(), Target: o.units[i].target})
+		f.Units = append(f.Units, o.units[i].unit())
 	}
 	for i := range o.parts {
 		rows += int(o.parts[i].advance.Rows)

@@ -27,6 +27,7 @@ type Fold struct {
 	plan     *rule.Plan
 	sources  []int // of each column of the plan, index into the relation's
 	truncate bool
+	reload   bool
 	counts   Counts
 	lost     []change.LSN // commit LSNs of partial updates of rows that are known to be gone
 
@@ -107,7 +108,7 @@ func (f *Fold) Begin(plan *rule.Plan) {
 		f.sources = append(f.sources, plan.Columns[i].Source)
 	}
 	f.arena = f.arena[:0]
-	f.truncate, f.counts, f.lost = false, Counts{}, f.lost[:0]
+	f.truncate, f.reload, f.counts, f.lost = false, false, Counts{}, f.lost[:0]
 	f.forget()
 }
 
@@ -134,14 +135,15 @@ func (f *Fold) Size() int {
 }
 
 // Empty says whether the result would change nothing.
-func (f *Fold) Empty() bool { return !f.truncate && len(f.slots) == 0 && len(f.bags) == 0 }
+func (f *Fold) Empty() bool { return !f.truncate && !f.reload && len(f.slots) == 0 && len(f.bags) == 0 }
 
 // Counts gives what became of the events since Begin.
 func (f *Fold) Counts() Counts { return f.counts }
 
 // Add folds one event. keyChange says that it is one half of a change of a key whose other half went to another
 // partition: it counts as an update and is ignored only where updates are. reload says that a Truncate is not the
-// source's, but precedes a reading anew.
+// source's, but precedes a reading anew: of a table with a key it must be the first event of the fold, since what came
+// before has not come again.
 func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 	op, ignored := Insert, rule.Inserts
 	switch ev.Op {
@@ -153,10 +155,9 @@ func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 	case change.Delete:
 		op, ignored = Delete, rule.Deletes
 	case change.Truncate:
-		op, ignored = Truncate, rule.Truncates
-		if reload && len(f.plan.Key) == 0 {
-			// Rows without a key that are read again would be there twice: no rule wants that.
-			ignored = 0
+		op, ignored = Truncate, 0
+		if !f.plan.Voids(reload) {
+			ignored = rule.Truncates | rule.Deletes
 		}
 	default:
 		return fmt.Errorf("%w: %s", ErrEvent, ev.Op)
@@ -169,6 +170,10 @@ func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 		return nil
 	}
 	f.counts.Applied[op]++
+	if ev.Op == change.Truncate && reload && len(f.plan.Key) > 0 {
+		f.reload = true
+		return nil
+	}
 	if ev.Op == change.Truncate {
 		f.forget()
 		f.arena = f.arena[:0]

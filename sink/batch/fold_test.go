@@ -397,20 +397,21 @@ func TestLost(t *testing.T) {
 }
 
 func TestReload(t *testing.T) {
-	is := func(want bool, plan *rule.Plan) {
+	is := func(reload, truncate bool, plan *rule.Plan) {
 		t.Helper()
 		f := &Fold{}
 		f.Begin(plan)
 		if err := f.Add(&change.Event{Op: change.Truncate}, false, true); err != nil {
 			t.Fatal(err)
 		}
-		if got := f.Result().Truncate; got != want {
-			t.Errorf("truncates: %v", got)
+		if r := f.Result(); r.Reload != reload || r.Truncate != truncate || f.Empty() == (reload || truncate) {
+			t.Errorf("reload %v, truncate %v", r.Reload, r.Truncate)
 		}
 	}
-	is(true, newPlan(t, true))
-	is(false, newPlan(t, true, "truncate"))
-	is(true, newPlan(t, false, "truncate"))
+	is(true, false, newPlan(t, true))
+	is(false, false, newPlan(t, true, "truncate"))
+	is(false, false, newPlan(t, true, "delete"))
+	is(false, true, newPlan(t, false, "truncate"))
 }
 
 func TestIncompleteEvents(t *testing.T) {

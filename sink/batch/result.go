@@ -11,7 +11,8 @@ import (
 // not matter. It is valid until the fold's next Add, Move or Begin.
 type Result struct {
 	Plan     *rule.Plan
-	Truncate bool // first remove all rows of the source
+	Reload   bool // first begin a reading anew
+	Truncate bool // then remove all rows of the source
 
 	// For a plan with a key: no key is in more than one of Moves (as new key), Updates and Upserts.
 	Deletes Set // Key: rows to remove, if they are there
@@ -69,7 +70,7 @@ func (s *Set) LSN(i int) change.LSN { return s.items[i].lsn }
 
 // Result gives what the events since Begin come to.
 func (f *Fold) Result() *Result {
-	r := &Result{Plan: f.plan, Truncate: f.truncate, Lost: f.lost}
+	r := &Result{Plan: f.plan, Reload: f.reload, Truncate: f.truncate, Lost: f.lost}
 	for _, set := range []*Set{&r.Deletes, &r.Moves, &r.Updates, &r.Upserts, &r.Removals, &r.Inserts} {
 		set.f = f
 	}

@@ -43,6 +43,19 @@ type PlanColumn struct {
 // Column gives what the source says of column i of the plan.
 func (p *Plan) Column(i int) *schema.Column { return &p.Relation.Columns[p.Columns[i].Source] }
 
+// Voids says whether a TRUNCATE empties the target. One that stands before a reading anew (reload) makes room for rows
+// that come again: with a key, the others are removed when all have come, which a rule that ignores either way of
+// removing rows does not want; without a key they would be there twice, which no rule wants.
+func (p *Plan) Voids(reload bool) bool {
+	switch {
+	case !reload:
+		return p.Ignore&Truncates == 0
+	case len(p.Key) == 0:
+		return true
+	}
+	return p.Ignore&(Truncates|Deletes) == 0
+}
+
 // maxIdentifier is NAMEDATALEN - 1: Postgres cuts longer names without a word, so that two become one.
 const maxIdentifier = 63
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/mutant"
 )
 
 // Flush is what one transaction writes: rows of some tables, and how far the partitions have come by them.
@@ -18,6 +20,8 @@ type Flush struct {
 	Advances []Advance // in order of topic and partition
 	Units    []Unit
 	Parked   []ParkedRecord // put aside instead of applied
+	// Reloads are those open, by topic, as Parked gave them.
+	Reloads map[string]*Reload
 	// Impatient says not to wait for the first progress record of a source: what only it could explain is trouble.
 	Impatient bool
 }
@@ -27,6 +31,7 @@ type Unit struct {
 	Topic  string
 	Result *batch.Result
 	Target *Target
+	Mark   Mark // the record that Result.Reload stands for
 }
 
 // Effect counts what a unit did.
@@ -65,6 +70,13 @@ type flushing struct {
 	queue   []statement
 	after   []func(ctx context.Context) error // once the queue has run
 	staged  map[string]bool                   // temporary tables with rows in them
+	reloads map[string]*Reload                // open, by topic
+}
+
+func (s *Session) flushing(f *Flush, reloads map[string]*Reload) *flushing {
+	a := &flushing{s: s, f: f, effects: make([]Effect, len(f.Units)), staged: map[string]bool{}, reloads: map[string]*Reload{}}
+	maps.Copy(a.reloads, reloads)
+	return a
 }
 
 // Apply writes a flush in one transaction, whose first statement is the compare-and-set of all its checkpoints. Errors:
@@ -74,7 +86,7 @@ func (s *Session) Apply(ctx context.Context, f *Flush) ([]Effect, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	a := &flushing{s: s, f: f, effects: make([]Effect, len(f.Units)), staged: map[string]bool{}}
+	a := s.flushing(f, f.Reloads)
 	if err := a.write(ctx); err != nil {
 		s.rollback(context.WithoutCancel(ctx))
 		return nil, a.failed(err)
@@ -132,8 +144,16 @@ func (a *flushing) write(ctx context.Context) error {
 	if err := a.makeStages(ctx); err != nil {
 		return err
 	}
-	a.queue = append(a.queue, statement{unit: -1, sql: "BEGIN"})
-	a.queue = append(a.queue, a.s.w.advance(a.f.Advances))
+	begin, advance := statement{unit: -1, sql: "BEGIN"}, a.s.w.advance(a.f.Advances)
+	if mutant.On(mutant.CheckpointApart) {
+		a.queue = append(a.queue, begin)
+		if err := a.writeUnits(ctx); err != nil {
+			return err
+		}
+		a.queue = append(a.queue, statement{unit: -1, sql: "COMMIT"}, begin, advance)
+		return a.run(ctx)
+	}
+	a.queue = append(a.queue, begin, advance)
 	return a.writeUnits(ctx)
 }
 
@@ -143,7 +163,7 @@ func (a *flushing) writeUnits(ctx context.Context) error {
 		if err := a.unit(ctx, i); err != nil {
 			return err
 		}
-		if u := &a.f.Units[i]; u.Result.Truncate {
+		if u := &a.f.Units[i]; u.Result.Truncate || u.Result.Reload {
 			a.queue = append(a.queue, a.s.w.clearParked(u.Topic))
 		}
 	}
@@ -194,6 +214,13 @@ func (a *flushing) makeStages(ctx context.Context) error {
 func (a *flushing) unit(ctx context.Context, i int) error {
 	u := &a.f.Units[i]
 	r, t, effect := u.Result, u.Target, &a.effects[i]
+	if r.Reload {
+		if err := a.beginReload(ctx, i); err != nil {
+			return err
+		}
+	} else if err := a.checkReload(ctx, i); err != nil {
+		return err
+	}
 	if r.Truncate {
 		st := a.statement(i, t.template.truncate, nil)
 		st.check = counted(&effect.Deleted)
@@ -248,6 +275,9 @@ func (a *flushing) unit(ctx context.Context, i int) error {
 func (a *flushing) moves(ctx context.Context, i int) error {
 	u := &a.f.Units[i]
 	moves := &u.Result.Moves
+	if err := a.mark(ctx, i, moves); err != nil {
+		return err
+	}
 	return a.set(ctx, i, byMove, moves, u.Target.template.move, func(rows int64) error {
 		a.effects[i].Updated += rows
 		if rows > int64(moves.Len()) {
@@ -271,6 +301,9 @@ func (a *flushing) moves(ctx context.Context, i int) error {
 func (a *flushing) updates(ctx context.Context, i int) error {
 	u := &a.f.Units[i]
 	updates := &u.Result.Updates
+	if err := a.mark(ctx, i, updates); err != nil {
+		return err
+	}
 	if u.Target.template.update == "" {
 		return nil // nothing but the key is written
 	}
@@ -308,7 +341,11 @@ func (a *flushing) upserts(ctx context.Context, i int) error {
 	u := &a.f.Units[i]
 	r, t, effect := u.Result, u.Target, &a.effects[i]
 	fresh, rest := r.Upserts.Slice(0, r.Inserted), r.Upserts
-	if t.unique && fresh.Len() > fewRows && a.s.w.optimistic(t) {
+	if err := a.mark(ctx, i, &rest); err != nil {
+		return err
+	}
+	// Rows of a table that is read anew are there, most of them.
+	if a.reloads[u.Topic] == nil && t.unique && fresh.Len() > fewRows && a.s.w.optimistic(t) {
 		done, err := a.tryCopy(ctx, i, &fresh)
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/mutant"
 )
 
 // fillStage puts a set into the temporary table of its target.
@@ -92,7 +93,13 @@ func (r *copyReader) line(b []byte, i int) []byte {
 	if r.kind == byCount {
 		b = append(strconv.AppendInt(b, int64(r.set.Times(i)), 10), '\t')
 	}
-	if r.kind != byKey {
+	if r.kind == byFinal {
+		for _, c := range r.t.plan.Key {
+			text, _ := r.set.Value(i, c)
+			b = append(appendCopyText(b, text), '\t')
+		}
+	}
+	if r.kind != byKey && r.kind != byFinal {
 		for c := range r.t.columns {
 			if !r.t.columns[c].written {
 				continue
@@ -138,7 +145,7 @@ func appendCopyText(b, text []byte) []byte {
 // appendMask writes a 1 for each column of the plan that the row sets and a 0 for each that it leaves.
 func appendMask(b []byte, t *Target, set *batch.Set, i int) []byte {
 	for c := range t.columns {
-		if _, state := set.Value(i, c); state == change.Unchanged {
+		if _, state := set.Value(i, c); state == change.Unchanged && !mutant.On(mutant.TOASTAsNull) {
 			b = append(b, '0')
 		} else {
 			b = append(b, '1')
@@ -160,6 +167,14 @@ func arraysOf(t *Target, k kind, set *batch.Set) []param {
 	}
 	switch k {
 	case byKey:
+		return out
+	case byFinal:
+		for _, c := range t.plan.Key {
+			add(func(i int) ([]byte, bool) {
+				text, state := set.Value(i, c)
+				return text, state == change.Present
+			})
+		}
 		return out
 	case byMove, byMask:
 		add(func(i int) ([]byte, bool) { return appendMask(nil, t, set, i), true })

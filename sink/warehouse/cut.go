@@ -14,6 +14,7 @@ import (
 type Cut struct {
 	s       *Session
 	tx      pgx.Tx
+	source  string
 	writing *flushing
 }
 
@@ -64,13 +65,18 @@ func (s *Session) BeginCut(ctx context.Context, locks []Advance, progress Advanc
 	if err != nil {
 		return nil, s.broken("begin transaction in", "warehouse", err)
 	}
-	c := &Cut{s: s, tx: tx, writing: &flushing{s: s, staged: map[string]bool{}}}
+	c := &Cut{s: s, tx: tx, source: source}
 	s.cut = tx
 	if len(locks) > 0 {
 		err = s.run(ctx, []statement{s.w.advance(locks)})
 	}
 	if err == nil {
 		err = s.followIn(ctx, progress, source, records, consumed)
+	}
+	if err == nil {
+		var reloads map[string]*Reload
+		reloads, err = s.openReloads(ctx, source)
+		c.writing = s.flushing(&Flush{}, reloads)
 	}
 	if err != nil {
 		c.Rollback(ctx)
@@ -96,7 +102,8 @@ func (c *Cut) Write(ctx context.Context, units []Unit) ([]Effect, error) {
 	return a.effects, nil
 }
 
-// Commit moves the checkpoints and makes all of it visible. Errors are those of Apply.
+// Commit moves the checkpoints, ends the reloads of which all rows have come, and makes all of it visible. Errors are
+// those of Apply.
 func (c *Cut) Commit(ctx context.Context, advances []Advance) error {
 	if len(advances) > 0 {
 		if err := c.s.run(ctx, []statement{c.s.w.advance(advances)}); err != nil {
@@ -107,11 +114,41 @@ func (c *Cut) Commit(ctx context.Context, advances []Advance) error {
 			return c.s.broken("move checkpoints in", "warehouse", err)
 		}
 	}
+	if err := c.sweep(ctx); err != nil {
+		c.Rollback(ctx)
+		return c.s.broken("remove rows that are gone at the source of", fmt.Sprintf("source %q", c.source), err)
+	}
 	err := c.tx.Commit(ctx)
 	c.s.cut = nil
 	if err != nil {
 		c.Rollback(ctx)
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, c.s.broken("commit to warehouse", "", err))
+	}
+	return nil
+}
+
+// sweep ends the reloads that are due by now. Nobody else writes the source, so there is nobody to lock out.
+func (c *Cut) sweep(ctx context.Context) error {
+	open, err := c.s.reloads(ctx, c.source)
+	if err != nil || len(open) == 0 {
+		return err
+	}
+	if _, err := c.tx.Exec(ctx, planFreely, true); err != nil {
+		return err
+	}
+	for i := range open {
+		if !open[i].Due {
+			continue
+		}
+		sw, err := c.s.sweeping(ctx, &open[i])
+		if err != nil {
+			return err
+		}
+		removed, err := sw.all(ctx)
+		if err != nil {
+			return err
+		}
+		c.s.w.cfg.Log.Info("table has been read anew", "topic", open[i].Topic, "removed_rows", removed)
 	}
 	return nil
 }

@@ -19,8 +19,11 @@ var version2 string
 //go:embed schema_3.sql
 var version3 string
 
+//go:embed schema_4.sql
+var version4 string
+
 // migrations lead from one version of the schema tributary to the next. A released one is never changed.
-var migrations = []string{version1, version2, version3}
+var migrations = []string{version1, version2, version3, version4}
 
 // Version is the version of the schema tributary that this binary wants.
 var Version = len(migrations)

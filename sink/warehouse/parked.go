@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -41,10 +42,12 @@ type Reason struct {
 // Error gives the message.
 func (r *Reason) Error() string { return r.Message }
 
-// Parked is what is put aside of one partition: while N in its checkpoint stays the same, so do the keys.
+// Parked is what is put aside of one partition, and whether its table is read anew: while N in its checkpoint stays the
+// same, so does all of it.
 type Parked struct {
-	N    int64
-	Keys map[string]int64 // Identity: offset of the first record of it
+	N      int64
+	Keys   map[string]int64 // Identity: offset of the first record of it
+	Reload *Reload          // nil for none
 }
 
 // Parked looks up what is put aside. The answer has one entry for each partition; one without a checkpoint has none.
@@ -55,11 +58,12 @@ func (s *Session) Parked(ctx context.Context, parts []Partition) ([]Parked, erro
 	topics, numbers, _ := arrays(parts)
 	// One statement, hence one moment: the number belongs to the keys.
 	rows, err := s.conn.Query(ctx, `
-		SELECT s.i, coalesce(c.parked_n, 0), p.identity, min(p."offset")
+		SELECT s.i, coalesce(c.parked_n, 0), p.identity, min(p."offset"), coalesce(r.id, 0), r.since, r.key, r.types
 		  FROM unnest($2::text[], $3::int[]) WITH ORDINALITY AS s(topic, partition, i)
 		  LEFT JOIN tributary.checkpoint c ON c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition
 		  LEFT JOIN tributary.parked p ON p.grp = $1 AND p.topic = s.topic AND p.partition = s.partition AND c.parked_n > 0
-		 GROUP BY 1, 2, 3`, s.w.cfg.Group, topics, numbers)
+		  LEFT JOIN tributary.reload r ON r.grp = $1 AND r.topic = s.topic
+		 GROUP BY s.i, c.parked_n, p.identity, r.grp, r.topic`, s.w.cfg.Group, topics, numbers)
 	if err != nil {
 		return nil, s.broken("read", "tributary.parked", err)
 	}
@@ -67,9 +71,14 @@ func (s *Session) Parked(ctx context.Context, parts []Partition) ([]Parked, erro
 	var i, n int64
 	var identity []byte
 	var first *int64
-	_, err = pgx.ForEachRow(rows, []any{&i, &n, &identity, &first}, func() error {
+	var r Reload
+	var since *time.Time
+	_, err = pgx.ForEachRow(rows, []any{&i, &n, &identity, &first, &r.ID, &since, &r.key, &r.types}, func() error {
 		p := &out[i-1]
 		p.N = n
+		if since != nil {
+			p.Reload = &Reload{ID: r.ID, Since: *since, key: slices.Clone(r.key), types: slices.Clone(r.types)}
+		}
 		if p.Keys == nil {
 			p.Keys = map[string]int64{}
 		}
@@ -290,7 +299,11 @@ func (s *Session) Retry(ctx context.Context, at ParkedRecord, build func([]Parke
 	if err != nil {
 		return records, err
 	}
-	a := &flushing{s: s, f: &Flush{Units: units, Impatient: true}, effects: make([]Effect, len(units)), staged: map[string]bool{}}
+	reloads, err := s.openReloads(ctx, at.Source)
+	if err != nil {
+		return records, s.broken("retry parked records of", subject, err)
+	}
+	a := s.flushing(&Flush{Units: units, Impatient: true}, reloads)
 	if err = a.makeStages(ctx); err == nil {
 		err = a.writeUnits(ctx)
 	}

@@ -10,10 +10,13 @@ import (
 // templates are the statements of a target. %SRC% stands for where the rows come from: arrays given as parameters, or
 // the temporary table; the columns are the same. $1 is the sid where the target has a sid column.
 type templates struct {
-	truncate, remove, move, update, missing, upsert, clear, insert, takeOut string
+	truncate, remove, move, update, missing, upsert, clear, insert, takeOut, mark string
 }
 
-const source = "%SRC%"
+const (
+	source    = "%SRC%"
+	seenTable = "%SEEN%" // of a reload
+)
 
 // kind says which columns the rows of a statement carry.
 type kind int
@@ -24,6 +27,7 @@ const (
 	byMask              // m, c1…
 	byValue             // c1…
 	byCount             // n, c1…
+	byFinal             // those of c1… that are the key
 )
 
 // stageColumns lists the columns of a kind with their types.
@@ -35,6 +39,11 @@ func (t *Target) stageColumns(k kind) (names, types []string) {
 	}
 	switch k {
 	case byKey:
+		return names, types
+	case byFinal:
+		for _, c := range t.plan.Key {
+			names, types = append(names, fmt.Sprintf("c%d", c+1)), append(types, t.columns[c].typ)
+		}
 		return names, types
 	case byMove, byMask:
 		names, types = append(names, "m"), append(types, "text")
@@ -135,6 +144,12 @@ func (t *Target) compile() {
 		t.template.takeOut = t.takeOut(where)
 		return
 	}
+	var noted []string
+	for _, c := range t.plan.Key {
+		noted = append(noted, fmt.Sprintf("s.c%d", c+1))
+	}
+	t.template.mark = fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s s ON CONFLICT DO NOTHING", seenTable,
+		strings.Join(conflict, ", "), strings.Join(append(append([]string{}, valueSID...), noted...), ", "), source)
 	t.template.remove = fmt.Sprintf("DELETE FROM %s t USING %s s%s", t.name, source, where(byOrigin))
 	t.template.clear = fmt.Sprintf("DELETE FROM %s t USING %s s%s", t.name, source, where(byFinal))
 	t.template.missing = fmt.Sprintf("SELECT s.r FROM (SELECT *, row_number() OVER () AS r FROM %s s) s WHERE NOT EXISTS (SELECT FROM %s t%s)",

@@ -19,6 +19,7 @@ type Target struct {
 	plan    *rule.Plan
 	name    string         // quoted
 	columns []targetColumn // one for each of the plan's
+	names   []string       // of columns, as they are
 	sid     *targetColumn  // nil without a sid column
 	extra   []string       // quoted names of columns that no rule writes
 	unique  bool           // a unique index covers exactly the key, so that ON CONFLICT can be used
@@ -147,7 +148,7 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 	if have, err = readColumns(ctx, tx, plan.Target); err != nil {
 		return nil, err
 	}
-	t := &Target{plan: plan, name: postgres.Ident(plan.Target.Schema, plan.Target.Table)}
+	t := &Target{plan: plan, name: e.table, names: e.names}
 	var key []string
 	used := map[string]bool{}
 	if plan.SIDColumn != "" {
@@ -228,8 +229,10 @@ func (c *catalogColumn) target() *targetColumn {
 }
 
 // readColumns gives none where the table does not exist.
-func readColumns(ctx context.Context, tx pgx.Tx, target rule.Target) (catalogColumns, error) {
-	rows, err := tx.Query(ctx, `
+func readColumns(ctx context.Context, db interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}, target rule.Target) (catalogColumns, error) {
+	rows, err := db.Query(ctx, `
 		WITH RECURSIVE base(oid, typ, depth) AS (
 			SELECT t.oid, t.oid, 0 FROM pg_type t
 			UNION ALL

@@ -1,0 +1,201 @@
+package sink_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// readAnew publishes the record that begins a reload.
+func (s *source) readAnew(rel *schema.Relation) {
+	s.w.t.Helper()
+	s.snapshot(rel, false)
+	s.tx(event{op: change.Truncate, rel: rel, reload: true})
+}
+
+// snapshot has the progress records from now on say how far the reading of a table is.
+func (s *source) snapshot(rel *schema.Relation, done bool) {
+	for i := range s.tables {
+		if s.tables[i].Table == rel.Name {
+			s.tables[i].Done = done
+			return
+		}
+	}
+	s.tables = append(s.tables, record.TableProgress{Schema: rel.Schema, Table: rel.Name, Done: done, Level: "all"})
+}
+
+// swept waits until no reload is open.
+func (w *world) swept() {
+	w.t.Helper()
+	w.rows(`SELECT topic FROM tributary.reload`)
+	w.rows(`SELECT relname FROM pg_class WHERE relname LIKE 'seen\_%'`)
+}
+
+// watch reads a number all the time, until the end is called, which fails the test if it ever was below least.
+func (w *world) watch(least int, sql string) (end func()) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.t.Context())
+	conn := w.connect(w.dsn)
+	type result struct {
+		reads, lowest int
+		err           error
+	}
+	results := make(chan result, 1)
+	go func() {
+		r := result{lowest: 1 << 30}
+		for ; ctx.Err() == nil && r.err == nil; r.reads++ {
+			var n int
+			r.err = conn.QueryRow(context.Background(), sql).Scan(&n)
+			r.lowest = min(r.lowest, n)
+		}
+		results <- r
+	}()
+	return func() {
+		w.t.Helper()
+		cancel()
+		if r := <-results; r.err != nil || r.reads < 10 || r.lowest < least {
+			w.t.Errorf("%d reads, the least was %d rows, want %d: %v", r.reads, r.lowest, least, r.err)
+		}
+	}
+}
+
+// TestReload: a table of four partitions, written by two sinks, is read anew while it changes. No reader ever sees less
+// than what stays, and in the end it is what the source says.
+func TestReload(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", To: "public.t", SID: "tenant"})
+	w.cfg.Batch.Rows = 100
+	shop, other := w.source("shop"), w.source("other")
+	r := relation("t", "id integer key", "v text")
+	shop.table(r, 4)
+	foreign := relation("t", "id integer key", "v text")
+	other.table(foreign, 1)
+	one, two := w.start(w.cfg), w.start(w.cfg)
+	w.eventually(true, func() any {
+		a, b := one.Status().Partitions, two.Status().Partitions
+		return a+b == 7 && a > 0 && b > 0
+	})
+	const rows, stay = 2000, 1500
+	shop.snapshot(r, true)
+	shop.tx(many(rows, func(i int) event { return ins(r, i, "old") })...)
+	other.tx(many(10, func(i int) event { return ins(foreign, i, "other") })...)
+	w.complete(shop)
+	w.complete(other)
+
+	end := w.watch(stay-3, `SELECT count(*) FROM public.t WHERE tenant = 'shop'`) // three are deleted and moved below
+	chunk := func(from, to int, v string) {
+		shop.tx(many(to-from, func(i int) event { return snap(r, from+i, v) })...)
+	}
+	shop.readAnew(r) // 1500 to 1999 are gone at the source, and nobody has said so
+	chunk(0, 500, "new")
+	shop.readAnew(r) // once more from the beginning
+	chunk(0, 300, "newer")
+	shop.tx(upd(r, 0, "changed"), del(r, 1), ins(r, 5000, "inserted"), upd(r, 1000, keep), ins(r, 1999, "again"))
+	shop.tx(move(r, []any{2, nil}, 6000, "moved")...)
+	shop.tx(move(r, []any{1001, nil}, 6001, keep)...)
+	one.stop()
+	chunk(300, 1000, "newer")
+	one = w.start(w.cfg)
+	chunk(1002, 1500, "newer")
+	chunk(1000, 1001, "newer")
+	chunk(6001, 6002, "newer")
+	shop.snapshot(r, true)
+	shop.tx(ins(r, 7000, "late"))
+	shop.tx(del(r, 3))
+	w.complete(shop)
+	w.swept()
+	end()
+	w.rows(`SELECT count(*) FROM public.t WHERE tenant = 'shop'`, fmt.Sprint(stay-1-1-1-1+5))
+	w.rows(`SELECT id, v FROM public.t WHERE tenant = 'shop' AND (v <> 'newer' OR id > 1499) ORDER BY id`,
+		"0|changed", "1999|again", "5000|inserted", "6000|moved", "6001|newer", "7000|late")
+	w.rows(`SELECT count(*) FROM public.t WHERE tenant = 'other'`, "10")
+	w.rows(`SELECT count(*) FROM public.t WHERE tenant = 'shop' AND id IN (1, 2, 3, 1001)`, "0")
+
+	rebuilt := w.cfg
+	rebuilt.Group = "rebuilt"
+	rebuilt.Tables = []rule.Table{{From: "public.t", To: "rebuilt.t", SID: "tenant", Create: true}}
+	w.start(rebuilt)
+	w.rows(`SELECT tributary.wait_for('shop', '`+change.LSN(shop.last.EndLSN).String()+`', '30 s', 'rebuilt')`, "t")
+	w.swept()
+	w.rows(`(TABLE public.t EXCEPT TABLE rebuilt.t) UNION ALL (TABLE rebuilt.t EXCEPT TABLE public.t)`)
+}
+
+// TestReloadOfOneBatch: what came before the mark has not come again, even if it comes in the same batch; and rows few
+// enough for one statement are noted as those are that are copied.
+func TestReloadOfOneBatch(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Batch.Age = 500 * time.Millisecond
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	shop.tx(ins(r, 1, "a"), ins(r, 2, "a"), ins(r, 3, "a"))
+	shop.readAnew(r)
+	shop.tx(snap(r, 2, "b"))
+	shop.snapshot(r, true)
+	shop.tx(ins(r, 4, "b"))
+	w.start(w.cfg)
+	w.complete(shop)
+	w.swept()
+	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "2|b", "4|b")
+	// A TRUNCATE of the source's own in the middle of a reload is what it ever was.
+	shop.readAnew(r)
+	shop.tx(snap(r, 2, "c"), snap(r, 4, "c"))
+	shop.tx(trunc(r))
+	shop.tx(ins(r, 9, "d"))
+	shop.snapshot(r, true)
+	shop.tx()
+	w.complete(shop)
+	w.swept()
+	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "9|d")
+}
+
+// TestReloadKeepsWhatRulesKeep: a target whose rule ignores deletes loses nothing.
+func TestReloadKeepsWhatRulesKeep(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", To: "public.t", Ignore: []string{"delete"}}, rule.Table{From: "*.*", To: "{schema}.{table}"})
+	shop := w.source("shop")
+	r, bag := relation("t", "id integer key", "v text"), relation("bag", "v text")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "a"), ins(r, 2, "a"), ins(bag, "x"), ins(bag, "x"))
+	shop.snapshot(bag, false)
+	shop.readAnew(r)
+	shop.tx(snap(r, 2, "b"), event{op: change.Truncate, rel: bag, reload: true})
+	shop.tx(snap(bag, "x"))
+	shop.snapshot(r, true)
+	shop.snapshot(bag, true)
+	shop.tx(ins(r, 3, "b"))
+	w.complete(shop)
+	w.swept()
+	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|a", "2|b", "3|b")
+	w.rows(`SELECT v FROM public.bag`, "x")
+}
+
+// TestReloadWhole: a source that is written as a whole.
+func TestReloadWhole(t *testing.T) {
+	w := newWholeWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	shop.table(r, 4)
+	w.start(w.cfg)
+	shop.snapshot(r, true)
+	shop.tx(many(1000, func(i int) event { return ins(r, i, "old") })...)
+	w.complete(shop)
+	end := w.watch(800, `SELECT count(*) FROM public.t`)
+	for range 2 {
+		shop.readAnew(r)
+		for from := 0; from < 800; from += 200 {
+			shop.tx(many(200, func(i int) event { return snap(r, from+i, "new") })...)
+		}
+	}
+	shop.tx(ins(r, 2000, "inserted"))
+	w.rows(`SELECT count(*) FROM public.t`, "1001")
+	shop.snapshot(r, true)
+	shop.tx(upd(r, 0, "changed"))
+	w.complete(shop)
+	w.rows(`SELECT v, count(*) FROM public.t GROUP BY 1 ORDER BY 1`, "changed|1", "inserted|1", "new|799")
+	w.swept()
+	end()
+}

@@ -1,0 +1,350 @@
+package warehouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// Reload is a reading anew of a table of which every row comes again. Nothing is removed when it begins: from then on
+// every flush notes the keys that it writes, and once all rows have come those that were not noted are swept. A reader
+// of the target never sees less than what stays.
+//
+// Whether a reload is open is known with what is parked of a partition: its beginning and its end count parked_n of all
+// partitions of the topic up, so that a flush that believes otherwise fails its compare-and-set.
+type Reload struct {
+	ID    int64
+	Since time.Time
+
+	key, types []string // of the target, in the order of the plan's key
+}
+
+// Mark is the record that begins a reload.
+type Mark struct {
+	Partition int32
+	Offset    int64
+}
+
+// seen names the table of the keys that were written since r began.
+func (r *Reload) seen() string { return postgres.Ident("tributary", fmt.Sprintf("seen_%d", r.ID)) }
+
+// fits says whether keys of the target are still what the reload notes.
+func (r *Reload) fits(t *Target) bool {
+	names, types := t.keyColumns()
+	return slices.Equal(r.key, names) && slices.Equal(r.types, types)
+}
+
+func (t *Target) keyColumns() (names, types []string) {
+	for _, k := range t.plan.Key {
+		names, types = append(names, t.names[k]), append(types, t.columns[k].full)
+	}
+	return names, types
+}
+
+// beginReload begins one in the open transaction; one that runs begins anew.
+func (a *flushing) beginReload(ctx context.Context, i int) error {
+	u := &a.f.Units[i]
+	if err := a.run(ctx); err != nil { // the transaction must be open
+		return err
+	}
+	plan, conn := u.Result.Plan, a.s.conn
+	r := &Reload{}
+	r.key, r.types = u.Target.keyColumns()
+	sid := ""
+	columns := quoted(r.key)
+	if u.Target.sid != nil {
+		sid, columns = plan.SID, append([]string{u.Target.sid.name}, columns...)
+	}
+	err := a.s.endReload(ctx, u.Topic)
+	if err == nil {
+		err = conn.QueryRow(ctx, `
+			INSERT INTO tributary.reload (grp, topic, source, topic_id, partition, "offset", target_schema, target_table, sid_column, sid, key, types)
+			SELECT grp, topic, $3, topic_id, partition, $5, $6, $7, $8, $9, $10, $11
+			  FROM tributary.checkpoint WHERE grp = $1 AND topic = $2 AND partition = $4
+			RETURNING id, since`, a.s.w.cfg.Group, u.Topic, plan.Source, u.Mark.Partition, u.Mark.Offset,
+			plan.Target.Schema, plan.Target.Table, plan.SIDColumn, sid, r.key, r.types).Scan(&r.ID, &r.Since)
+	}
+	if err == nil {
+		// Not UNLOGGED: it would be empty after a crash of the warehouse, and the sweep would remove every row.
+		_, err = conn.Exec(ctx, fmt.Sprintf("CREATE TABLE %s AS SELECT %s FROM %s WITH NO DATA", r.seen(), strings.Join(columns, ", "), u.Target.name))
+	}
+	if err == nil {
+		_, err = conn.Exec(ctx, fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s)", r.seen(), strings.Join(columns, ", ")))
+	}
+	if err != nil {
+		return &statementError{i, err}
+	}
+	a.reloads[u.Topic] = r
+	return nil
+}
+
+// endReload ends the reload of a topic, if there is one, without removing anything, and has all who write the topic look
+// again whether there is one. They stand at the barrier or wait for their checkpoints, but for a claim that has taken the
+// one and waits for another that this transaction holds: then Postgres ends one of both, and it is tried again.
+func (s *Session) endReload(ctx context.Context, topic string) error {
+	if _, err := s.conn.Exec(ctx, `UPDATE tributary.checkpoint SET parked_n = parked_n + 1 WHERE grp = $1 AND topic = $2`, s.w.cfg.Group, topic); err != nil {
+		return err
+	}
+	var r Reload
+	err := s.conn.QueryRow(ctx, `DELETE FROM tributary.reload WHERE grp = $1 AND topic = $2 RETURNING id`, s.w.cfg.Group, topic).Scan(&r.ID)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		_, err = s.conn.Exec(ctx, "DROP TABLE "+r.seen())
+	}
+	return err
+}
+
+// checkReload abandons a reload whose keys are not those of the target any more: which rows are gone cannot be told, so
+// all stay.
+func (a *flushing) checkReload(ctx context.Context, i int) error {
+	u := &a.f.Units[i]
+	r := a.reloads[u.Topic]
+	if r == nil || len(u.Result.Plan.Key) > 0 && r.fits(u.Target) {
+		return nil
+	}
+	if err := a.run(ctx); err != nil {
+		return err
+	}
+	if err := a.s.endReload(ctx, u.Topic); err != nil {
+		return &statementError{i, err}
+	}
+	delete(a.reloads, u.Topic)
+	a.s.w.cfg.Log.Warn("the key has changed while the table is read anew: rows that are gone at the source stay until it is read anew again", "topic", u.Topic)
+	return nil
+}
+
+// mark notes the keys that a set is about to write, where a reload is open.
+func (a *flushing) mark(ctx context.Context, i int, set *batch.Set) error {
+	u := &a.f.Units[i]
+	r := a.reloads[u.Topic]
+	if r == nil {
+		return nil
+	}
+	return a.set(ctx, i, byFinal, set, strings.Replace(u.Target.template.mark, seenTable, r.seen(), 1), nil)
+}
+
+// openReloads gives the reloads of a source by topic, in the open transaction.
+func (s *Session) openReloads(ctx context.Context, source string) (map[string]*Reload, error) {
+	rows, err := s.conn.Query(ctx, `SELECT topic, id, since, key, types FROM tributary.reload WHERE grp = $1 AND source = $2`, s.w.cfg.Group, source)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]*Reload{}
+	var topic string
+	var r Reload
+	_, err = pgx.ForEachRow(rows, []any{&topic, &r.ID, &r.Since, &r.key, &r.types}, func() error {
+		found := r
+		out[topic], r = &found, Reload{}
+		return nil
+	})
+	return out, err
+}
+
+// OpenReload is a reload as the supervisor sees it.
+type OpenReload struct {
+	Reload
+	Topic  string
+	Source string
+	Due    bool // all rows have come: Sweep
+
+	target         rule.Target
+	sidColumn, sid string
+}
+
+// Reloads lists those of the group. It notes, too, which offsets have to be passed before the sweep: those of any progress
+// record that says, behind the mark, that the table has been read. Later ones would do as well, but on a busy table there
+// is always a later one; rows that are written between the offsets and the sweep are noted like all others.
+func (s *Session) Reloads(ctx context.Context) ([]OpenReload, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	out, err := s.reloads(ctx, "")
+	if err != nil {
+		return nil, s.broken("read", "tributary.reload", err)
+	}
+	return out, nil
+}
+
+// reloads does that; for one source if it is not "".
+func (s *Session) reloads(ctx context.Context, source string) ([]OpenReload, error) {
+	if _, err := s.conn.Exec(ctx, `
+		UPDATE tributary.reload r
+		   SET vector = ARRAY(SELECT v::bigint FROM jsonb_array_elements_text(s.vector->r.topic) WITH ORDINALITY AS e(v, i) ORDER BY i)
+		  FROM tributary.source s
+		 WHERE r.grp = $1 AND ($2 = '' OR r.source = $2) AND r.vector IS NULL AND s.grp = r.grp AND s.source = r.source AND s.known
+		   AND (s.tables->r.topic->>'done')::boolean AND (s.vector->r.topic->>r.partition)::bigint > r."offset"`, s.w.cfg.Group, source); err != nil {
+		return nil, err
+	}
+	// A checkpoint of another topic id is of a topic that was made anew: what was noted says nothing of its rows.
+	rows, err := s.conn.Query(ctx, `
+		SELECT r.topic, r.source, r.id, r.since, r.key, r.types, r.target_schema, r.target_table, r.sid_column, r.sid,
+		       r.vector IS NOT NULL AND NOT EXISTS (
+		       SELECT FROM unnest(r.vector) WITH ORDINALITY AS v(next, i)
+		         LEFT JOIN tributary.checkpoint c ON c.grp = r.grp AND c.topic = r.topic AND c.partition = v.i - 1 AND c.topic_id = r.topic_id
+		        WHERE v.next > 0 AND coalesce(c.next_offset, 0) < v.next)
+		  FROM tributary.reload r WHERE r.grp = $1 AND ($2 = '' OR r.source = $2) ORDER BY 1`, s.w.cfg.Group, source)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r OpenReload, err error) {
+		err = row.Scan(&r.Topic, &r.Source, &r.ID, &r.Since, &r.key, &r.types, &r.target.Schema, &r.target.Table, &r.sidColumn, &r.sid, &r.Due)
+		return r, err
+	})
+}
+
+// sweepRows is how many rows one transaction of Sweep removes. The topic is not written meanwhile, and a claim of its
+// partitions waits, which must be well below claimPatience.
+const sweepRows = 20_000
+
+// Sweep ends a reload that is due: rows of the target whose keys were not noted are removed. It gives how many.
+//
+// What is gone is looked for first, while the topic is written on: a row that was not noted then and is later is left
+// alone. Then the checkpoints of the topic are locked, and only behind that the keys are compared once more and the rows
+// removed. Without the lock: a DELETE finds that row 7 was not noted; a flush notes 7, updates it and commits; the DELETE
+// has waited for the row, sees that it still is row 7, compares it with the notes as they were when the DELETE
+// began, and removes it.
+func (s *Session) Sweep(ctx context.Context, due OpenReload) (removed int64, err error) {
+	if err := s.open(ctx); err != nil {
+		return 0, err
+	}
+	defer s.Close(context.WithoutCancel(ctx)) // and its temporary table with it
+	sw, err := s.sweeping(ctx, &due)
+	if err == nil {
+		removed, err = sw.run(ctx)
+	}
+	if err != nil {
+		return removed, s.broken("remove rows that are gone at the source from", fmt.Sprintf("table %q", due.target.String()), err)
+	}
+	return removed, nil
+}
+
+// sweeping is one sweep.
+type sweeping struct {
+	s        *Session
+	due      *OpenReload
+	target   string // quoted
+	columns  []string
+	ofSource string                          // condition on t: it is a row of the source
+	same     func(a, b string) string        // the keys of a and b are equal
+	seen     func(alias string) (sql string) // the key of alias was noted
+}
+
+func (s *Session) sweeping(ctx context.Context, due *OpenReload) (*sweeping, error) {
+	sw := &sweeping{s: s, due: due, target: postgres.Ident(due.target.Schema, due.target.Table), columns: quoted(due.key), ofSource: "true"}
+	have, err := readColumns(ctx, s.conn, due.target)
+	if err != nil {
+		return nil, err
+	}
+	names := due.key
+	if due.sidColumn != "" {
+		names = append([]string{due.sidColumn}, names...)
+		sw.columns = append([]string{postgres.Ident(due.sidColumn)}, sw.columns...)
+	}
+	equal := make([]string, len(names))
+	for i, name := range names {
+		c := have.column(name)
+		if c == nil {
+			return nil, fmt.Errorf("it has no column %q any more", name)
+		}
+		equal[i] = c.target().equal
+		if name == due.sidColumn {
+			sw.ofSource = fmt.Sprintf("t.%s %s %s::%s", sw.columns[i], equal[i], postgres.Literal(due.sid), c.base)
+		}
+	}
+	sw.same = func(a, b string) string {
+		var out []string
+		for i, name := range sw.columns {
+			out = append(out, fmt.Sprintf("%s.%s %s %s.%s", a, name, equal[i], b, name))
+		}
+		return strings.Join(out, " AND ")
+	}
+	sw.seen = func(alias string) string {
+		return fmt.Sprintf("EXISTS (SELECT FROM %s s WHERE %s)", due.seen(), sw.same("s", alias))
+	}
+	return sw, nil
+}
+
+// all removes everything at once, in the open transaction, in which the checkpoints have been locked.
+func (sw *sweeping) all(ctx context.Context) (int64, error) {
+	tag, err := sw.s.conn.Exec(ctx, fmt.Sprintf("DELETE FROM %s t WHERE %s AND NOT %s", sw.target, sw.ofSource, sw.seen("t")))
+	if err != nil {
+		return 0, err
+	}
+	return tag.RowsAffected(), sw.s.endReload(ctx, sw.due.Topic)
+}
+
+// planFreely lets the planner choose: see connect for why it may not elsewhere.
+const planFreely = `SELECT set_config('enable_hashjoin', 'on', $1), set_config('enable_mergejoin', 'on', $1), set_config('enable_seqscan', 'on', $1)`
+
+func (sw *sweeping) run(ctx context.Context) (removed int64, err error) {
+	conn := sw.s.conn
+	if _, err := conn.Exec(ctx, planFreely, false); err != nil {
+		return 0, err
+	}
+	if _, err := conn.Exec(ctx, "ANALYZE "+sw.due.seen()); err != nil {
+		return 0, err
+	}
+	tag, err := conn.Exec(ctx, fmt.Sprintf("CREATE TEMPORARY TABLE tributary_gone AS SELECT row_number() OVER () AS tributary_n, t.%s FROM %s t WHERE %s AND NOT %s",
+		strings.Join(sw.columns, ", t."), sw.target, sw.ofSource, sw.seen("t")))
+	if err != nil {
+		return 0, err
+	}
+	if _, err := conn.Exec(ctx, "ANALYZE pg_temp.tributary_gone"); err != nil {
+		return 0, err
+	}
+	gone := tag.RowsAffected()
+	for from := int64(0); ; from += sweepRows {
+		last := from+sweepRows >= gone
+		n, open, err := sw.piece(ctx, from, last)
+		removed += n
+		if err != nil || !open || last {
+			return removed, err
+		}
+	}
+}
+
+// piece removes one piece of what is gone, and ends the reload with the last one. open is false if the reload is over or
+// has begun anew meanwhile.
+func (sw *sweeping) piece(ctx context.Context, from int64, last bool) (removed int64, open bool, err error) {
+	s := sw.s
+	err = pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT FROM tributary.checkpoint WHERE grp = $1 AND topic = $2 ORDER BY partition FOR UPDATE`,
+			s.w.cfg.Group, sw.due.Topic); err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tributary.reload WHERE grp = $1 AND topic = $2 AND id = $3)`,
+			s.w.cfg.Group, sw.due.Topic, sw.due.ID).Scan(&open); err != nil || !open {
+			return err
+		}
+		tag, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s t USING pg_temp.tributary_gone g WHERE g.tributary_n > $1 AND g.tributary_n <= $2 AND %s AND NOT %s",
+			sw.target, sw.same("t", "g"), sw.seen("g")), from, from+sweepRows)
+		if err != nil {
+			return err
+		}
+		removed = tag.RowsAffected()
+		if last {
+			return s.endReload(ctx, sw.due.Topic)
+		}
+		return nil
+	})
+	return removed, open, err
+}
+
+func quoted(names []string) []string {
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = postgres.Ident(name)
+	}
+	return out
+}
