@@ -15,6 +15,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/registry"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/mutant"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -191,7 +192,7 @@ func (pt *part) take(ev *change.Event, h headers) {
 
 // atBarrier says whether the part must end at a TRUNCATE until the other partitions are there.
 func (pt *part) atBarrier(at change.Position) bool {
-	if pt.p.Pass.Compare(at) >= 0 {
+	if pt.p.Pass.Compare(at) >= 0 || mutant.On(mutant.TruncateWithoutBarrier) {
 		return false
 	}
 	pt.barrier = true

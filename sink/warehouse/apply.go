@@ -11,6 +11,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/mutant"
 )
 
 // Flush is what one transaction writes: rows of some tables, and how far the partitions have come by them.
@@ -132,8 +133,16 @@ func (a *flushing) write(ctx context.Context) error {
 	if err := a.makeStages(ctx); err != nil {
 		return err
 	}
-	a.queue = append(a.queue, statement{unit: -1, sql: "BEGIN"})
-	a.queue = append(a.queue, a.s.w.advance(a.f.Advances))
+	begin, advance := statement{unit: -1, sql: "BEGIN"}, a.s.w.advance(a.f.Advances)
+	if mutant.On(mutant.CheckpointApart) {
+		a.queue = append(a.queue, begin)
+		if err := a.writeUnits(ctx); err != nil {
+			return err
+		}
+		a.queue = append(a.queue, statement{unit: -1, sql: "COMMIT"}, begin, advance)
+		return a.run(ctx)
+	}
+	a.queue = append(a.queue, begin, advance)
 	return a.writeUnits(ctx)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/mutant"
 )
 
 // Partition names one partition of one topic.
@@ -193,7 +194,10 @@ UPDATE tributary.checkpoint c
   FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
               $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[])
     AS s(topic, partition, epoch, expected, next, era, lsn, seq, bera, blsn, bseq, rows, ts, parked, parks)
- WHERE c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition::int
+ WHERE c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition::int`
+
+// compareSQL is what makes it one.
+const compareSQL = `
    AND c.owner_epoch = s.epoch::bigint AND c.next_offset = s.expected::bigint
    AND c.parked_n = s.parked::bigint`
 
@@ -207,8 +211,12 @@ func (w *Warehouse) advance(advances []Advance) statement {
 	number := func(n func(a *Advance) int64) []byte {
 		return column(func(a *Advance) string { return strconv.FormatInt(n(a), 10) })
 	}
+	sql := advanceSQL + compareSQL
+	if mutant.On(mutant.NoCompareAndSet) {
+		sql = advanceSQL
+	}
 	return statement{
-		unit: -1, sql: advanceSQL, prepare: true,
+		unit: -1, sql: sql, prepare: true,
 		params: []param{
 			{text: []byte(w.cfg.Group)},
 			{array: column(func(a *Advance) string { return a.Topic })},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/mutant"
 )
 
 // fillStage puts a set into the temporary table of its target.
@@ -138,7 +139,7 @@ func appendCopyText(b, text []byte) []byte {
 // appendMask writes a 1 for each column of the plan that the row sets and a 0 for each that it leaves.
 func appendMask(b []byte, t *Target, set *batch.Set, i int) []byte {
 	for c := range t.columns {
-		if _, state := set.Value(i, c); state == change.Unchanged {
+		if _, state := set.Value(i, c); state == change.Unchanged && !mutant.On(mutant.TOASTAsNull) {
 			b = append(b, '0')
 		} else {
 			b = append(b, '1')
