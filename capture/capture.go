@@ -39,6 +39,7 @@ type Capture struct {
 	status   atomic.Pointer[Status]
 	trouble  atomic.Pointer[trouble.Error] // of the last attempt; nil while a session runs
 	instance string
+	wrote    uint64                  // number of the newest progress record that a session of ours has seen or written
 	ready    func(missing ...string) // tells /readyz what is missing
 }
 
@@ -122,7 +123,14 @@ func (c *Capture) sessions(ctx context.Context) error {
 		if err == nil {
 			err = errors.New("the session ended by itself")
 		}
-		fenced = trouble.CodeOf(err) == trouble.Fenced
+		if fenced = trouble.CodeOf(err) == trouble.Fenced; fenced {
+			err = c.whoFenced(ctx, err)
+			fenced = trouble.CodeOf(err) == trouble.Fenced
+		}
+		if ctx.Err() != nil {
+			c.log.Info("stopped")
+			return nil
+		}
 		if c.options.Standby && fenced {
 			c.log.Warn("another instance has taken over", service.Err(err))
 			continue // and wait for it to go

@@ -47,6 +47,8 @@ type Snapshot struct {
 type Publish struct {
 	Linger time.Duration `mapstructure:"linger" default:"100ms" doc:"Longest time that a Kafka transaction stays open under load; when the source pauses it ends at once."`
 	Bytes  config.Bytes  `mapstructure:"bytes" default:"16MiB" doc:"Size at which a Kafka transaction ends, if need be in the middle of a transaction of the source."`
+
+	TransactionTimeout time.Duration `mapstructure:"transaction_timeout" default:"1m" doc:"How long the brokers keep a Kafka transaction open when capture says nothing; the brokers' transaction.max.timeout.ms bounds it."`
 }
 
 // Check finds what no tag can say.
@@ -92,6 +94,9 @@ func (p Publish) Check() []config.Fault {
 	}
 	if p.Bytes < 64<<10 || p.Bytes > 1<<30 {
 		faults = append(faults, config.Fault{Path: "bytes", Message: "must be from 64KiB to 1GiB"})
+	}
+	if p.TransactionTimeout < 2*longestOpen || p.TransactionTimeout > time.Hour {
+		faults = append(faults, config.Fault{Path: "transaction_timeout", Message: fmt.Sprintf("must be from %s to 1h", 2*longestOpen)})
 	}
 	return faults
 }

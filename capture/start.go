@@ -44,15 +44,17 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	}
 	pub, err := publish.Open(ctx, publish.Options{
 		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
+		TransactionTimeout: c.config.Publish.TransactionTimeout,
 	})
 	if err != nil {
 		return err
 	}
 	defer pub.Close()
-	state, err := pub.Resume(ctx)
+	state, err := c.claim(ctx, pub)
 	if err != nil {
 		return err
 	}
+	defer func() { c.wrote = pub.N() }()
 	conn, err := replication.Open(ctx, dsn, "tributary capture "+c.instance, c.notice)
 	if err != nil {
 		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)

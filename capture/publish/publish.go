@@ -58,12 +58,12 @@ type Options struct {
 	Topics   Topics
 	Registry *registry.Client
 	Log      *slog.Logger
+	// TransactionTimeout is how long the broker keeps a transaction of ours open when we say nothing. A dead instance's
+	// open transaction hides later records from readers for as long, unless a successor fences it.
+	TransactionTimeout time.Duration
 }
 
 const (
-	// transactionTimeout is how long the broker keeps a transaction of ours open when we say nothing. A dead
-	// instance's open transaction hides later records from readers for as long, unless a successor fences it.
-	transactionTimeout = time.Minute
 	maxBufferedBytes   = 64 << 20
 	maxBufferedRecords = 1 << 20
 	producerLinger     = 5 * time.Millisecond // fills batches under load; a commit does not wait for it
@@ -77,7 +77,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	}
 	client, err := kgo.NewClient(append(slices.Clone(opts),
 		kgo.TransactionalID(TransactionalID(o.Source)),
-		kgo.TransactionTimeout(transactionTimeout),
+		kgo.TransactionTimeout(o.TransactionTimeout),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchMaxBytes(int32(o.Topics.MaxMessageBytes)),
 		kgo.MaxBufferedBytes(maxBufferedBytes),
@@ -292,6 +292,9 @@ func (p *Publisher) FullDue() bool {
 }
 
 const fullInterval = 5 * time.Minute
+
+// N gives the number of the newest progress record that is known to be there: read by Resume, or written by Commit.
+func (p *Publisher) N() uint64 { return p.n }
 
 // Commit makes everything produced since the last Commit, and pr with it, visible at once. Vector, N, Source and
 // WrittenAt of pr are filled here; Full says what the caller has put into Tables. After an error the Publisher is of

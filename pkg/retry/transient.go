@@ -118,8 +118,9 @@ func transientNetwork(err error) bool {
 func transientTrouble(err error) bool {
 	switch trouble.CodeOf(err) {
 	case trouble.SourceUnreachable, trouble.WarehouseUnreachable, trouble.KafkaUnreachable, trouble.RegistryUnreachable,
-		trouble.WarehouseReadOnly, // until the failover is done
-		trouble.WarehouseFull:     // until somebody frees space
+		trouble.TransactionTimeout, // another transaction has another timeout
+		trouble.WarehouseReadOnly,  // until the failover is done
+		trouble.WarehouseFull:      // until somebody frees space
 		return true
 	}
 	return false

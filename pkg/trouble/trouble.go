@@ -43,6 +43,7 @@ const (
 	TopicTruncated         Code = "topic-truncated"
 	TopicRecreated         Code = "topic-recreated"
 	Fenced                 Code = "fenced"
+	TransactionTimeout     Code = "transaction-timeout"
 	RegistryUnreachable    Code = "registry-unreachable"
 	SchemaUnknown          Code = "schema-unknown"
 	SchemaIncompatible     Code = "schema-incompatible"

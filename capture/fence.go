@@ -1,0 +1,98 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// A broker refuses a producer with the same words in two cases:
+//
+//   - a newer instance has taken over. The older one must end: if it began again it would fence the newer one, that one
+//     would begin again, and so for ever.
+//   - nobody has. The broker itself has ended a transaction in which nothing was said for publish.transaction_timeout,
+//     because capture was stopped for a while, or could not reach it. To end would be to stop for no reason.
+//
+// What tells them apart is the progress topic. Before it does anything else, an instance that has taken over claims the
+// source: it writes the newest progress record again, under its own name. One that is refused looks, fencing nobody,
+// for a record of somebody else behind all that it has seen or written itself. If there is one it ends. If none comes for
+// a while it begins again. Should it have looked away too early, from an instance that takes longer to claim, it is that
+// one which finds a claim of somebody else, and ends: each claim ends all others for good. Two that take over again and
+// again before either has claimed wait for different times, so that one of them gets through.
+
+// claimPatience is how long the claim of an instance that has taken over is waited for; up to as long again comes by
+// chance.
+var claimPatience = 5 * time.Second
+
+// claim reads how far the source is published and writes down that this instance publishes from here on.
+func (c *Capture) claim(ctx context.Context, pub *publish.Publisher) (*publish.State, error) {
+	state, err := pub.Resume(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.wrote = pub.N()
+	if state.Progress == nil {
+		return state, nil // there is nothing to publish again either
+	}
+	mine := *state.Progress
+	mine.Full, mine.Fences = true, nil
+	mine.Health.State, mine.Health.Instance, mine.Health.HTTP = "starting", c.instance, c.options.HTTP
+	mine.Health.Version = service.ThisBuild().Version
+	return state, pub.Commit(ctx, &mine)
+}
+
+// whoFenced gives refused, by which a session has been ended, if another instance has taken over; else a trouble that
+// another try mends.
+func (c *Capture) whoFenced(ctx context.Context, refused error) error {
+	done := c.stage.Wait(waitKafka)
+	defer done()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	patience := claimPatience + rand.N(claimPatience)
+	var since time.Time // of the first look
+	for {
+		pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
+		switch {
+		case err == nil && c.claimedByAnother(pr):
+			var t *trouble.Error
+			if errors.As(refused, &t) {
+				t.Means = fmt.Sprintf("instance %s publishes; nothing was published twice", pr.Health.Instance)
+			}
+			return refused
+		case err != nil && (ctx.Err() != nil || !retry.Transient(err)):
+			return err
+		case err != nil:
+			since = time.Time{}
+			c.note(err)
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) >= patience:
+			return &trouble.Error{
+				Code: trouble.TransactionTimeout, Op: "publish", Subject: fmt.Sprintf("changes of source %q", c.config.Source.Name),
+				// Not wrapped: it is not what people are to look for, nor what decides whether to try again.
+				Cause: fmt.Errorf("the brokers ended a Kafka transaction in which nothing was said for a while, and no other instance has taken over (%s)", refused.Error()),
+				Means: "nothing is lost: what it held is published again",
+				Hint:  "if this comes again: look for what stopped this process or kept it from the brokers, or raise publish.transaction_timeout",
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// claimedByAnother says whether pr, the newest progress record, is of another instance and newer than all that this one
+// has seen or written.
+func (c *Capture) claimedByAnother(pr *record.Progress) bool {
+	return pr != nil && pr.N > c.wrote && pr.Health.Instance != c.instance
+}
