@@ -39,14 +39,19 @@ func (c *Capture) claim(ctx context.Context, pub *publish.Publisher) (*publish.S
 		return nil, err
 	}
 	c.wrote = pub.N()
+	return state, c.affirm(ctx, pub, state)
+}
+
+// affirm writes the claim on a source that was read as state; an error says that somebody else has claimed it since.
+func (c *Capture) affirm(ctx context.Context, pub *publish.Publisher, state *publish.State) error {
 	if state.Progress == nil {
-		return state, nil // there is nothing to publish again either
+		return nil // there is nothing to publish again either
 	}
 	mine := *state.Progress
 	mine.Full, mine.Fences = true, nil
 	mine.Health.State, mine.Health.Instance, mine.Health.HTTP = "starting", c.instance, c.options.HTTP
 	mine.Health.Version = service.ThisBuild().Version
-	return state, pub.Commit(ctx, &mine)
+	return pub.Commit(ctx, &mine)
 }
 
 // whoFenced gives refused, by which a session has been ended, if another instance has taken over; else a trouble that

@@ -15,7 +15,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -148,5 +150,47 @@ func TestOneOfSeveralIsLeft(t *testing.T) {
 	must(t, <-ended)
 	if got := r.same("public", "item"); len(got.events) != 1 {
 		t.Errorf("%d events, want one", len(got.events))
+	}
+}
+
+// An instance that was stopped between reading how far the source is published and looking at the slot took what its
+// successor had confirmed meanwhile for a gap; with --on-gap=resnapshot it would have dropped that one's slot.
+func TestFencedIsNoGap(t *testing.T) {
+	impatient(t)
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+
+	ctx := t.Context()
+	late, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	must(t, err)
+	pub, err := publish.Open(ctx, publish.Options{
+		Source: r.config.Source.Name, Kafka: r.config.Kafka, Topics: r.config.Topics, Registry: late.registry, Log: late.log,
+		TransactionTimeout: r.config.Publish.TransactionTimeout,
+	})
+	must(t, err)
+	defer pub.Close()
+	state, err := late.claim(ctx, pub)
+	must(t, err)
+
+	_, stop = r.start()
+	r.exec("insert into item (id) values (1)")
+	r.fence()
+	must(t, stop())
+
+	cat, err := catalog.Open(ctx, r.dsn, "late")
+	must(t, err)
+	defer cat.Close(ctx)
+	server, err := cat.Server(ctx)
+	must(t, err)
+	conn, err := replication.Open(ctx, r.dsn, "late", late.notice)
+	must(t, err)
+	defer conn.Close(ctx)
+	s := &session{config: &late.config, pub: pub}
+	s.system, err = conn.Identify(ctx)
+	must(t, err)
+	if _, err := late.stream(ctx, s, conn, cat, server, state, nil); trouble.CodeOf(err) != trouble.Fenced {
+		t.Errorf("it ended with %v", err)
 	}
 }

@@ -167,6 +167,16 @@ func (c *Capture) stream(ctx context.Context, s *session, conn *replication.Conn
 		}
 	}
 	gap := findGap(state, slot, s.system, history, name)
+	if gap != nil {
+		// Only the owner of the source can judge, and it may be another one since:
+		//
+		//	a: claims the source, reads how far it is published, and is stopped
+		//	b: claims the source, publishes, confirms
+		//	a: wakes up and finds the slot ahead of what it has read
+		if err := c.affirm(ctx, s.pub, state); err != nil {
+			return nil, err
+		}
+	}
 	if gap != nil && c.options.OnGap != GapResnapshot {
 		return nil, gap
 	}

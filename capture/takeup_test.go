@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 )
@@ -32,5 +33,26 @@ func TestTableAddedByARestartWhileItIsWritten(t *testing.T) {
 		r.fence()
 		r.same("public", "b")
 		must(t, stop())
+	}
+}
+
+// Rows that a partitioned table had before a column was added lacked the column's default in the warehouse: the root
+// has no rows, and the server keeps that value with the partitions.
+func TestDefaultOfPartitionedTable(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `
+		create table parted (region int, id int, primary key (region, id)) partition by list (region);
+		create table parted_1 partition of parted for values in (1);
+		insert into parted values (1, 1);
+		alter table parted add column late numeric(10, 2) default 1.5;
+		create table parted_2 partition of parted for values in (2)`)
+	cat, err := catalog.Open(t.Context(), r.dsn, "test")
+	must(t, err)
+	defer cat.Close(t.Context())
+	all, err := catalog.ParsePatterns([]string{"public.*"})
+	must(t, err)
+	known, err := cat.Tables(t.Context(), all)
+	must(t, err)
+	if late := known[0].Relation.Columns[2]; late.Default == nil || *late.Default != "1.50" {
+		t.Errorf("column %q has the default %v", late.Name, late.Default)
 	}
 }

@@ -3,6 +3,9 @@ package sink_test
 import (
 	"fmt"
 	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -43,4 +46,27 @@ func TestBrokers(t *testing.T) {
 		end := logEnd(t, shop, name+".public.log")
 		w.eventually(end, func() any { return committedOffset(t, shop, name, name+".public.log") })
 	})
+}
+
+// A sink that is told to stop while its group stands in a rebalance does not wait for it to end: another member may
+// have been killed, and the broker may wait for that one for a minute.
+func TestStopInRebalance(t *testing.T) {
+	cluster := kafkatest.Fake(t)
+	w := newWorldOn(t, cluster)
+	shop := w.source("shop")
+	shop.table(relation("t", "id integer key"), 1)
+	asked, answer := make(chan struct{}, 16), make(chan struct{})
+	defer close(answer)
+	cluster.Kfake().ControlKey(int16(kmsg.JoinGroup), func(kmsg.Request) (kmsg.Response, error, bool) {
+		asked <- struct{}{}
+		cluster.Kfake().SleepControl(func() { <-answer })
+		return nil, nil, false
+	})
+	s := w.start(w.cfg)
+	<-asked
+	begun := time.Now()
+	s.stop()
+	if took := time.Since(begun); took > 15*time.Second {
+		t.Errorf("it took %s", took)
+	}
 }

@@ -139,6 +139,16 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 			Name: a.name, AttNum: a.num, Type: types[i], NotNull: a.notNull, Loose: a.loose, Default: a.missing,
 		})
 	}
+	for i := range t.Relation.Columns {
+		// The value of a column that rows from before it have is kept where the rows are: with the partitions.
+		c := &t.Relation.Columns[i]
+		for _, l := range leaves {
+			if c.Default != nil {
+				break
+			}
+			c.Default = l.missing(c.Name)
+		}
+	}
 	for _, l := range leaves {
 		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey())})
 		t.EstimatedRows += l.tuples
@@ -167,6 +177,16 @@ func (r *relation) identityKey() []int16 {
 		return r.primary
 	case schema.IdentityIndex:
 		return r.replident
+	}
+	return nil
+}
+
+// missing gives the value that rows have which are older than the column, nil where there is none.
+func (r *relation) missing(column string) *string {
+	for _, a := range r.columns {
+		if a.name == column {
+			return a.missing
+		}
 	}
 	return nil
 }

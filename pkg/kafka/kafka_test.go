@@ -261,6 +261,7 @@ func TestTroubleCodes(t *testing.T) {
 	coded(kerr.OffsetOutOfRange, trouble.TopicTruncated)
 	coded(&kgo.ErrDataLoss{}, trouble.TopicTruncated)
 	coded(kerr.LeaderNotAvailable, trouble.KafkaUnreachable)
+	coded(kerr.InvalidReplicationFactor, trouble.KafkaUnreachable)
 	coded(&net.OpError{Op: "dial", Err: errors.New("refused")}, trouble.KafkaUnreachable)
 	coded(kerr.InvalidRecord, trouble.KafkaProduce)
 	coded(kgo.ErrMaxBuffered, trouble.KafkaProduce)

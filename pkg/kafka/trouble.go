@@ -40,6 +40,11 @@ var kinds = []struct {
 		},
 	},
 	{
+		code:   trouble.KafkaUnreachable,
+		hint:   "as many brokers must be up as the topic is to have replicas: start them, or lower topics.replication",
+		errors: []error{kerr.InvalidReplicationFactor},
+	},
+	{
 		code:   trouble.RecordTooLarge,
 		hint:   "raise max.message.bytes of the topic",
 		errors: []error{kerr.MessageTooLarge, kerr.RecordListTooLarge},

@@ -80,6 +80,9 @@ func transientBroker(err error) bool {
 	newSession := []error{
 		kerr.TransactionAbortable, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.ConcurrentTransactions,
 	}
+	if errors.Is(err, kerr.InvalidReplicationFactor) {
+		return true // fewer brokers are up than a topic is to have replicas
+	}
 	return kerr.IsRetriable(err) || slices.ContainsFunc(newSession, func(e error) bool { return errors.Is(err, e) })
 }
 

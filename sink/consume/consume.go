@@ -100,6 +100,7 @@ type Consumer struct {
 	cfg    Config
 	client *kgo.Client
 	admin  *kadm.Client
+	end    context.CancelFunc // ends what the client does
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced at each change that somebody may wait for
@@ -131,7 +132,10 @@ func New(cfg Config) (*Consumer, error) {
 	}
 	c := &Consumer{cfg: cfg, largest: firstGuess, changed: make(chan struct{}), parts: map[key]*Partition{}, topics: map[string]topic{}}
 	fetch := int32(min(max(cfg.Memory/4, 1<<20), 32<<20))
+	life, end := context.WithCancel(context.Background())
+	c.end = end
 	opts = append(opts,
+		kgo.WithContext(life),
 		kgo.ConsumerGroup(cfg.Group),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.SessionTimeout(cfg.Session),
@@ -158,6 +162,7 @@ func New(cfg Config) (*Consumer, error) {
 		opts = append(opts, kgo.InstanceID(cfg.Member))
 	}
 	if c.client, err = kgo.NewClient(opts...); err != nil {
+		end()
 		return nil, fmt.Errorf("make Kafka client: %w", err)
 	}
 	c.admin = kadm.NewClient(c.client)
@@ -169,10 +174,12 @@ const (
 	// revokePatience is how long a rebalance waits for flushes of the partitions that go: not waiting would be right too,
 	// since the checkpoint fences us, but then the flush is for nothing.
 	revokePatience = 20 * time.Second
-	pollRecords    = 10_000
-	firstGuess     = 64 << 10 // bytes of a record, before one was seen
-	fetchMaxWait   = 100 * time.Millisecond
-	commitEvery    = time.Second
+	// leavePatience is how long Close waits for a rebalance that is under way.
+	leavePatience = 5 * time.Second
+	pollRecords   = 10_000
+	firstGuess    = 64 << 10 // bytes of a record, before one was seen
+	fetchMaxWait  = 100 * time.Millisecond
+	commitEvery   = time.Second
 	// minMetadataAge is the least that the client takes.
 	minMetadataAge = 10 * time.Millisecond
 )
@@ -190,10 +197,16 @@ func (c *Consumer) Run(ctx context.Context) error {
 }
 
 // Close leaves the group. No partition may be taken by then.
+//
+// A member that has asked to join leaves when it is answered. The broker answers when all members have asked, or have
+// been found dead, which can take a whole rebalance timeout: such a rebalance is not waited for, and the broker finds
+// out by itself that the member is gone.
 func (c *Consumer) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	c.commitOffsets(ctx, true)
+	defer c.end()
+	defer time.AfterFunc(leavePatience, c.end).Stop()
 	c.client.CloseAllowingRebalance()
 }
 
