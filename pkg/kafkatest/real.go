@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -31,9 +30,6 @@ const (
 	realStartTimeout = 120 * time.Second // 2 to 4 s on an idle machine
 	realStopTimeout  = 60 * time.Second
 )
-
-// ErrNoJava says that Apache Kafka cannot run here: it needs java (17 or later) and, to fetch it, mvn.
-var ErrNoJava = errors.New("no java, or no mvn, on the PATH")
 
 // RealCluster is one Apache Kafka broker (KRaft, its own controller) in a process of its own. Its methods are safe
 // for concurrent use, one after the other.
@@ -60,25 +56,13 @@ var (
 // error.
 func Real(t testing.TB) *RealCluster {
 	t.Helper()
-	switch wish := os.Getenv("TRIBUTARY_KAFKA"); wish {
-	case "", "on", "off":
-		if wish == "off" {
-			t.Skip("TRIBUTARY_KAFKA=off: not tested on Apache Kafka")
-		}
-	default:
-		t.Fatalf("TRIBUTARY_KAFKA: %q is neither on nor off", wish)
-	}
+	skipUnwanted(t)
 	realMu.Lock()
 	defer realMu.Unlock()
 	ctx := context.WithoutCancel(t.Context()) // the cluster outlives the test
 	if realShared == nil {
 		c, err := StartReal(ctx)
-		if errors.Is(err, ErrNoJava) && os.Getenv("TRIBUTARY_KAFKA") != "on" {
-			t.Skipf("not tested on Apache Kafka: %v", err)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		failOrSkip(t, err)
 		realShared = c
 		return c
 	}
@@ -134,31 +118,11 @@ func (c *RealCluster) prepare(ctx context.Context) (err error) {
 }
 
 func fetchKafka(ctx context.Context, dir string) error {
-	if _, err := exec.LookPath("mvn"); err != nil {
-		return fmt.Errorf("%w: %w", ErrNoJava, err)
-	}
 	pom, err := kafkaFiles.ReadFile("kafka/pom.xml")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "pom.xml"), pom, 0o644)
-	}
 	if err != nil {
-		return fmt.Errorf("write pom.xml: %w", err)
+		return fmt.Errorf("fetch Kafka %s: %w", kafkaVersion, err)
 	}
-	args := []string{
-		"-B", "-q", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=" + filepath.Join(dir, "libs"),
-	}
-	// Java takes the home of the user's entry, which for users like nobody does not exist, whatever HOME says.
-	if home, err := os.UserHomeDir(); err == nil {
-		if u, err := user.Current(); err != nil || u.HomeDir != home {
-			args = append(args, "-Dmaven.repo.local="+filepath.Join(home, ".m2", "repository"))
-		}
-	}
-	cmd := exec.CommandContext(ctx, "mvn", args...)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("fetch Kafka %s with Maven: %w:\n%s", kafkaVersion, err, out)
-	}
-	return nil
+	return mavenLibraries(ctx, dir, pom)
 }
 
 // configure chooses the ports and writes the configuration into dir.
