@@ -68,12 +68,13 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	if err != nil {
 		return err
 	}
-	rel, err := s.catalog.Resolve(ctx, &d.Relation, known)
+	rel, err := s.catalog.Resolve(ctx, &d.Relation, known, t.seen)
 	if err != nil {
 		return err
 	}
 	if !s.patterns.Match(rel.Schema, rel.Name) {
-		t.message, t.pending = t.pending, nil
+		s.abandon(t) // it has been renamed to what is not captured; the watcher takes it out
+		t.pub, t.message, t.pending = nil, t.pending, nil
 		return nil
 	}
 	if t.pub == nil || !t.pub.Relation.Equal(rel) {
@@ -85,6 +86,7 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 		t.catalog = known
 	}
 	t.message, t.pending = t.pending, nil
+	s.follow(t, rel)
 	return nil
 }
 

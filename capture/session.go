@@ -16,6 +16,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/schema/registry"
 )
 
 // session is one life of the pipeline, from a fenced producer and a started stream to the first error. Everything
@@ -29,6 +30,7 @@ type session struct {
 	stream   *replication.Stream
 	catalog  *catalog.Catalog // of this goroutine
 	pub      *publish.Publisher
+	registry *registry.Client
 	patterns catalog.Patterns
 
 	system replication.System
@@ -59,6 +61,7 @@ type session struct {
 	progressEnd change.LSN
 	progressAt  time.Time
 	changed     map[schema.OID]bool // tables whose progress has changed since
+	altered     []*table            // those with an alteration to come
 	fences      []string            // reached since
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
@@ -78,7 +81,9 @@ type table struct {
 	message  []byte         // the Relation message that pub was made of, nil if it was made of the catalog
 	pending  []byte         // a newer Relation message, resolved when the first row needs it
 	progress record.TableProgress
-	snapshot *tableSnapshot // nil when there is nothing to be read
+	seen     *schema.Relation // the version that the stream was at last; pub may be ahead of it, see alter.go
+	altered  *alteration      // what the watcher has found changed, until the stream is there
+	snapshot *tableSnapshot   // nil when there is nothing to be read
 
 	counters  *counters
 	txOrdinal uint64     // events of the table in the current transaction
@@ -245,6 +250,9 @@ func (s *session) commitMessage(ctx context.Context) error {
 
 // boundary is between two transactions of the source: where rows of snapshots are put.
 func (s *session) boundary(ctx context.Context) error {
+	if err := s.alterations(ctx); err != nil {
+		return err
+	}
 	if s.lastCommit < s.resumed.CommitLSN {
 		return nil
 	}

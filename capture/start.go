@@ -65,7 +65,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		return catalog.Unreachable("identify", "source", err)
 	}
 	s := &session{
-		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, catalog: cat, pub: pub, system: system,
+		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, catalog: cat, pub: pub, registry: c.registry, system: system,
 		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus,
 		instance: c.instance, http: c.options.HTTP, refused: c.refused,
 	}
@@ -74,6 +74,10 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		Name: c.config.Source.Name, Database: system.Database, Version: service.ThisBuild().Version, SystemID: system.ID, Timeline: system.Timeline,
 	})
 	tables, err := cat.Tables(ctx, s.patterns)
+	var asOf change.LSN
+	if err == nil {
+		asOf, err = cat.WALPosition(ctx)
+	}
 	if err != nil {
 		_ = conn.Close(ctx)
 		return err
@@ -88,7 +92,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 			err = closeErr
 		}
 	}()
-	if err := s.takeUp(ctx, state.Progress, tables); err != nil {
+	if err := s.takeUp(ctx, state.Progress, tables, asOf); err != nil {
 		return err
 	}
 	return c.runSession(ctx, s, dsn, tables)
@@ -376,7 +380,7 @@ func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *
 }
 
 // takeUp makes the session's tables out of the catalog and of what the progress says of each.
-func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*catalog.Table) error {
+func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*catalog.Table, asOf change.LSN) error {
 	before := map[uint32]record.TableProgress{}
 	names := map[[2]string]bool{}
 	if pr != nil {
@@ -387,7 +391,7 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 	newEra := pr != nil && pr.Era != s.era
 	for _, known := range tables {
 		was, isKnown := before[uint32(known.Relation.OID)]
-		if err := s.adopt(ctx, known, was, isKnown && !newEra, names[[2]string{known.Relation.Schema, known.Relation.Name}], s.joined); err != nil {
+		if err := s.adopt(ctx, known, was, isKnown && !newEra, names[[2]string{known.Relation.Schema, known.Relation.Name}], s.joined, asOf); err != nil {
 			return err
 		}
 	}
@@ -395,8 +399,8 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 }
 
 // adopt makes known a captured table. was is its progress if isKnown; hadRows says that its topic may hold rows of an
-// earlier life, which a snapshot must void.
-func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.TableProgress, isKnown, hadRows bool, after uint32) error {
+// earlier life, which a snapshot must void. The catalog was read before asOf.
+func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.TableProgress, isKnown, hadRows bool, after uint32, asOf change.LSN) error {
 	if known.Level == catalog.LeftOut {
 		s.log.Warn("table is left out", "table", known.Relation.QualifiedName(), "reason", known.Reason)
 		return nil
@@ -411,6 +415,13 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.tables[known.Relation.OID] = t
 	}
 	t.catalog = known
+	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
+		s.log.Info("table was renamed: it is read anew, into a topic of its new name", "table", known.Relation.QualifiedName(), "was", was.Schema+"."+was.Table)
+		isKnown = false
+	}
+	if !isKnown {
+		was = record.TableProgress{}
+	}
 	if t.progress = newProgress(known); isKnown {
 		t.progress = was
 		t.progress.Level = levelOf(known)
@@ -425,6 +436,10 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		return s.setAside(t, err)
 	}
 	t.progress = newProgress(known)
+	if err := s.beginVersion(ctx, t, was); err != nil {
+		return err
+	}
+	version := t.progress
 	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
 	switch {
 	case isKnown && was.Done && !raised:
@@ -434,10 +449,11 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.changed[rel.OID] = true
 	case isKnown && !raised:
 		t.progress = was
-		t.progress.Level = levelOf(known)
+		t.progress.Level, t.progress.SchemaID, t.progress.Files = version.Level, version.SchemaID, version.Files
 		s.want(t, after, was.Reload || len(rel.Key) == 0)
 	default:
 		s.want(t, after, hadRows || raised)
 	}
+	s.foresee(t, known, asOf)
 	return nil
 }

@@ -21,6 +21,7 @@ type facts struct {
 	slot   *catalog.Slot
 	wal    change.LSN       // the server's flushed WAL end
 	tables []*catalog.Table // nil when nothing has changed since the last facts that had them
+	asOf   change.LSN       // the catalog was read before this
 	after  uint32           // transactions up to this id may have written to tables before they were published
 }
 
@@ -72,7 +73,7 @@ func (w *watcher) tell(f facts) {
 	select {
 	case old := <-w.out:
 		if f.tables == nil {
-			f.tables, f.after = old.tables, old.after
+			f.tables, f.after, f.asOf = old.tables, old.after, old.asOf
 		}
 	default:
 	}
@@ -107,11 +108,14 @@ func (w *watcher) look(ctx context.Context, cat *catalog.Catalog) (facts, error)
 	if f.after, err = cat.NewestTransaction(ctx); err != nil {
 		return f, err
 	}
+	if f.asOf, err = cat.WALPosition(ctx); err != nil {
+		return f, err
+	}
 	f.tables, w.known = tables, now
 	return f, nil
 }
 
-// fingerprint is equal for lists of tables that are published alike.
+// fingerprint is equal for lists of tables that are published alike and have the same columns.
 func fingerprint(tables []*catalog.Table) string {
 	var b strings.Builder
 	for _, t := range tables {
@@ -120,6 +124,10 @@ func fingerprint(tables []*catalog.Table) string {
 			for _, l := range t.Leaves {
 				fmt.Fprintf(&b, " %d", l.OID)
 			}
+		}
+		for i := range t.Relation.Columns {
+			c := &t.Relation.Columns[i]
+			fmt.Fprintf(&b, " %d %q %q %t", c.AttNum, c.Name, c.Type.Name, c.NotNull)
 		}
 		b.WriteByte('\n')
 	}
@@ -149,7 +157,7 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		case t == nil || t.catalog == nil:
 			hadRows := s.topicHasRows(known)
 			s.log.Info("new table", "table", known.Relation.QualifiedName())
-			if err := s.adopt(ctx, known, record.TableProgress{}, false, hadRows, f.after); err != nil {
+			if err := s.adopt(ctx, known, record.TableProgress{}, false, hadRows, f.after, f.asOf); err != nil {
 				return err
 			}
 		case t.progress.Level != levelOf(known) && known.Level != catalog.LeftOut:
@@ -159,11 +167,12 @@ func (s *session) learn(ctx context.Context, f facts) error {
 				s.abandon(t)
 				was.Done, was.Rows, was.Ranges = false, 0, nil
 			}
-			if err := s.adopt(ctx, known, was, known.Level == catalog.All || was.Done || was.Held != nil, true, f.after); err != nil {
+			if err := s.adopt(ctx, known, was, known.Level == catalog.All || was.Done || was.Held != nil, true, f.after, f.asOf); err != nil {
 				return err
 			}
 		default:
 			t.catalog = known
+			s.foresee(t, known, f.asOf)
 		}
 	}
 	for oid, t := range s.tables {

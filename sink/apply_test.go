@@ -249,7 +249,7 @@ func TestSchemaChanges(t *testing.T) {
 	w.exec(`ALTER TABLE public.t ALTER COLUMN old SET NOT NULL`)
 	v2 := relation("t", "id bigint key", "note text", "status text")
 	def := "new"
-	v2.Columns[2].Default = &def
+	v2.Columns[2].Default, v2.Columns[2].AttNum = &def, 4
 	shop.tx(ins(v2, 5_000_000_000, "b", "x"), upd(v2, 1, "aa", "y"))
 	w.complete(shop)
 	w.rows(`SELECT id, note, status, old FROM public.t ORDER BY id`, "1|aa|y|5", "5000000000|b|x|∅")

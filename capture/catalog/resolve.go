@@ -11,8 +11,8 @@ import (
 // Resolve makes the relation that a Relation message describes. The message is the truth about columns, types and
 // replica identity at its place of the WAL; the catalog, which is of now, adds what the message lacks: type names,
 // attnums, NOT NULL, constant defaults, the order of the key. table is what the catalog has under this OID, nil if
-// it is gone; then the relation stands on the message alone.
-func (c *Catalog) Resolve(ctx context.Context, msg *pgoutput.Relation, table *Table) (*schema.Relation, error) {
+// it is gone; before is the version of the relation that the stream had last, nil if that is not known.
+func (c *Catalog) Resolve(ctx context.Context, msg *pgoutput.Relation, table *Table, before *schema.Relation) (*schema.Relation, error) {
 	rel := &schema.Relation{
 		OID: msg.OID, Schema: string(msg.Namespace), Name: string(msg.Name), Identity: msg.Identity,
 	}
@@ -24,14 +24,23 @@ func (c *Catalog) Resolve(ctx context.Context, msg *pgoutput.Relation, table *Ta
 	if err != nil {
 		return nil, fmt.Errorf("resolve relation %q: %w", rel.QualifiedName(), err)
 	}
+	var was, is []schema.Column
+	if before != nil {
+		was = before.Columns
+	}
+	if table != nil {
+		is = table.Relation.Columns
+	}
+	names := make([]string, len(msg.Columns))
+	for i := range msg.Columns {
+		names[i] = string(msg.Columns[i].Name)
+	}
+	nums := attnums(names, was, is)
 	flagged := 0
 	for i, col := range msg.Columns {
-		one := schema.Column{Name: string(col.Name), Type: types[i]}
-		if table != nil {
-			if at := table.Relation.Column(one.Name); at >= 0 {
-				known := &table.Relation.Columns[at]
-				one.AttNum, one.NotNull, one.Loose, one.Default = known.AttNum, known.NotNull, known.Loose, known.Default
-			}
+		one := schema.Column{Name: names[i], Type: types[i], AttNum: nums[i]}
+		if known := byAttNum(is, nums[i]); known != nil {
+			one.NotNull, one.Loose, one.Default = known.NotNull, known.Loose, known.Default
 		}
 		rel.Columns = append(rel.Columns, one)
 		if col.Key {
@@ -70,4 +79,13 @@ func resolveKey(rel *schema.Relation, msg *pgoutput.Relation, flagged int, table
 		}
 	}
 	return key
+}
+
+func byAttNum(columns []schema.Column, n int16) *schema.Column {
+	for i := range columns {
+		if n != 0 && columns[i].AttNum == n {
+			return &columns[i]
+		}
+	}
+	return nil
 }

@@ -33,6 +33,11 @@ type Table struct {
 	// EstimatedRows is the planner's estimate, Bytes the size on disk with TOAST and without indexes.
 	EstimatedRows, Bytes int64
 	Generated            []string // names of generated columns
+	// Computed are the attnums of columns of which the server does not keep one constant for the rows that are older:
+	// they have a default that was computed for each row, an identity, or the rows have been written anew since.
+	Computed []int16
+	// Files is another number when the table has been written anew: the sum of the numbers of its files.
+	Files int64
 	// FullLeaves says that the partitions are published each by itself for UPDATE and DELETE, see Publications.
 	FullLeaves bool
 }
@@ -56,6 +61,7 @@ type relation struct {
 	partition    bool
 	tuples       int64
 	bytes        int64
+	file         int64 // pg_class.relfilenode
 	columns      []attribute
 	primary      []int16 // attnums of the primary key if it can identify rows
 	replident    []int16 // attnums of the index of REPLICA IDENTITY USING INDEX
@@ -68,6 +74,7 @@ type attribute struct {
 	notNull   bool
 	loose     bool   // see schema.Column
 	generated string // expression
+	defaults  bool   // it has a default, or an identity
 	missing   *string
 }
 
@@ -148,10 +155,15 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 			}
 			c.Default = l.missing(c.Name)
 		}
+		if kept[i].defaults && c.Default == nil {
+			t.Computed = append(t.Computed, c.AttNum)
+		}
 	}
+	t.Files = r.file
 	for _, l := range leaves {
 		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey())})
 		t.EstimatedRows += l.tuples
+		t.Files += l.file
 		t.Bytes += l.bytes
 	}
 	key := r.identityKey()
@@ -285,14 +297,14 @@ func (c *Catalog) relations(ctx context.Context) ([]*relation, error) {
 	list, err := query(ctx, c.conn, "list tables", func(row pgx.CollectableRow) (*relation, error) {
 		var r relation
 		var identity string
-		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.bytes)
+		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.bytes, &r.file)
 		if err == nil {
 			r.identity = schema.ReplicaIdentity(identity[0])
 		}
 		return &r, err
 	}, `select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
 	           c.relispartition, greatest(c.reltuples, 0)::int8,
-	           case when c.relkind = 'r' then coalesce(pg_table_size(c.oid), 0) else 0 end
+	           case when c.relkind = 'r' then coalesce(pg_table_size(c.oid), 0) else 0 end, c.relfilenode::int8
 	      from pg_class c join pg_namespace n on n.oid = c.relnamespace
 	     where c.relkind in ('r', 'p', 'f', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
 	       and n.nspname !~ '^pg_(toast|temp_)'
@@ -317,11 +329,12 @@ func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation
 	}
 	list, err := query(ctx, c.conn, "list columns", func(row pgx.CollectableRow) (found, error) {
 		var f found
-		err := row.Scan((*uint32)(&f.relation), &f.num, &f.name, (*uint32)(&f.typ.oid), &f.typ.typmod, &f.notNull, &f.loose, &f.generated, &f.missing)
+		err := row.Scan((*uint32)(&f.relation), &f.num, &f.name, (*uint32)(&f.typ.oid), &f.typ.typmod, &f.notNull, &f.loose, &f.generated, &f.defaults, &f.missing)
 		return f, err
 	}, `select a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
 	           exists (select from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic),
 	           case when a.attgenerated <> '' then coalesce(pg_get_expr(d.adbin, d.adrelid), '') else '' end,
+	           a.atthasdef or a.attidentity <> '' or exists (select from pg_type y where y.oid = a.atttypid and y.typdefault is not null),
 	           case when a.atthasmissing then (a.attmissingval::text::text[])[1] end
 	      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
 	      left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum

@@ -115,7 +115,19 @@ func (p *Publisher) SetSource(s record.Source) { p.sender = s }
 type Table struct {
 	Relation *schema.Relation
 	encoder  *record.Encoder
+	schemaID int // of the values
 	topic    *topic
+}
+
+// SchemaID gives the registry's id of the schema that values have.
+func (t *Table) SchemaID() int { return t.schemaID }
+
+// Partitions gives over how many partitions rows are spread.
+func (t *Table) Partitions() int {
+	if !t.Relation.ByteEqualKey() {
+		return 1
+	}
+	return len(t.topic.floors)
 }
 
 // Topic gives the name of the table's topic.
@@ -154,7 +166,7 @@ func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, er
 		}
 	}
 	enc.SetIDs(keyID, valueID)
-	return &Table{Relation: rel, encoder: enc, topic: top}, nil
+	return &Table{Relation: rel, encoder: enc, schemaID: valueID, topic: top}, nil
 }
 
 // Publish produces ev, unless its partition already holds it, and says whether it did. The event's tuples may be

@@ -65,6 +65,10 @@ type TableProgress struct {
 	Rows   int64           `json:"rows"`             // snapshot rows published
 	Ranges []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
 	Level  string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
+	// SchemaID is the registry's id of the version of the table that the stream was at, in the schema of its values. A
+	// start compares it with what the catalog has then.
+	SchemaID int   `json:"schema_id,omitempty"`
+	Files    int64 `json:"files,omitempty"` // another number when the server has written the table anew
 	// Reload: a truncate is still to be published before the rows.
 	Reload bool `json:"reload,omitempty"`
 	// Where is the condition, in SQL, to which the rows that are read are limited; "" for none.

@@ -255,13 +255,8 @@ func (s *Session) milestone(ctx context.Context, source string, at *standing, ne
 
 func (s *Session) prune(ctx context.Context, source string) error {
 	if _, err := s.conn.Exec(ctx, `
-		DELETE FROM tributary.milestone m WHERE m.grp = $1 AND m.source = $2 AND m.progress_offset < (
-			SELECT max(o.progress_offset) FROM tributary.milestone o
-			 WHERE o.grp = $1 AND o.source = $2 AND NOT EXISTS (
-			       SELECT FROM tributary.milestone_part p
-			         LEFT JOIN tributary.checkpoint c ON c.grp = p.grp AND c.topic = p.topic AND c.partition = p.partition
-			        WHERE p.grp = $1 AND p.source = $2 AND p.progress_offset = o.progress_offset
-			          AND coalesce(c.next_offset, 0) < p.next_offset))`, s.w.cfg.Group, source); err != nil {
+		DELETE FROM tributary.milestone WHERE grp = $1 AND source = $2 AND progress_offset < (
+			SELECT max(p.progress_offset) FROM tributary.passed p WHERE p.grp = $1 AND p.source = $2)`, s.w.cfg.Group, source); err != nil {
 		return err
 	}
 	if _, err := s.conn.Exec(ctx, `

@@ -1,0 +1,184 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/schema/registry"
+)
+
+// DDL is not in the stream. A Relation message says that a table has other columns from its place on, but only when a
+// row follows, and nothing is ever sent of what DDL does to rows that are there: ADD COLUMN … DEFAULT random() and
+// ALTER COLUMN … TYPE … USING write the whole table anew without a single event. Where that may have been, the table is
+// read again.
+//
+// A table's version in the stream (seen) is told from the one that the catalog has, which may be ahead. The version
+// is in the progress, in the Kafka transaction of the events around it:
+//
+//	session 1: meets the new version, decides to read the table again, publishes an event, dies before the read
+//	session 2: begins behind the event, and meets no other version than the one that the catalog has
+//
+// What session 1 decided is in the progress with the version that it met.
+
+// alteration is a table as the catalog had it at some place of the stream.
+type alteration struct {
+	known *catalog.Table
+	asOf  change.LSN // the catalog was read before this
+}
+
+// foresee has the table compared with what the catalog has of it, once the stream is there. Where rows tell of it before,
+// nothing is left to do then. Without it, an alteration after which nobody writes would never be noticed.
+func (s *session) foresee(t *table, known *catalog.Table, asOf change.LSN) {
+	if t.pub == nil || t.seen == nil || t.seen.Equal(&known.Relation) {
+		return
+	}
+	if t.altered == nil {
+		s.altered = append(s.altered, t)
+	}
+	t.altered = &alteration{known, asOf}
+}
+
+// alterations is called between two transactions: it takes up the alterations that the stream has come past.
+func (s *session) alterations(ctx context.Context) error {
+	for _, t := range slices.Clone(s.altered) {
+		if s.streamed < t.altered.asOf {
+			continue
+		}
+		known := t.altered.known
+		t.altered = nil
+		s.altered = without(s.altered, t)
+		if t.progress.Held != nil || s.tables[known.Relation.OID] != t || t.seen.Equal(&known.Relation) {
+			continue
+		}
+		rel := known.Relation
+		t.message = nil // whatever the stream says next is compared with this
+		if err := s.setAside(t, s.setRelation(ctx, t, &rel)); err != nil {
+			return err
+		}
+		if t.progress.Held == nil {
+			s.follow(t, &rel)
+		}
+	}
+	return nil
+}
+
+// beginVersion takes up a table at the start of a session: was is its progress. The version at which the stream was is known by
+// its schema.
+func (s *session) beginVersion(ctx context.Context, t *table, was record.TableProgress) error {
+	t.seen = t.pub.Relation
+	t.progress.SchemaID, t.progress.Files = t.pub.SchemaID(), t.catalog.Files
+	if was.SchemaID == 0 || was.SchemaID == t.pub.SchemaID() {
+		return nil
+	}
+	done := s.stage.Wait(waitRegistry)
+	text, err := s.registry.Schema(ctx, was.SchemaID)
+	done()
+	if errors.Is(err, registry.ErrUnknownSchema) {
+		s.log.Warn("the registry has lost the schema that a table had: alterations of it meanwhile are not noticed",
+			"table", t.name(), "schema_id", was.SchemaID, "hint", "if it was altered: capture snapshot --table "+t.name())
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up the version that table %q had: %w", t.name(), err)
+	}
+	decoder, err := record.NewDecoder(text)
+	if err != nil {
+		return fmt.Errorf("read the version that table %q had, schema %d: %w", t.name(), was.SchemaID, err)
+	}
+	t.seen = decoder.Relation()
+	t.progress.SchemaID, t.progress.Files = was.SchemaID, was.Files
+	return nil
+}
+
+// follow notes that the stream is at version now of t, which is set, and has the table read again where its rows may hold
+// what was never sent.
+func (s *session) follow(t *table, now *schema.Relation) {
+	before, files := t.seen, t.progress.Files
+	t.seen = now
+	if before == nil || before.Equal(now) {
+		return
+	}
+	t.progress.SchemaID, t.progress.Files = t.pub.SchemaID(), t.catalog.Files
+	s.changed[t.catalog.Relation.OID] = true
+	moved := before.Schema != now.Schema || before.Name != now.Name
+	reason, reload := "it has another name, and with it another topic", moved
+	if !moved {
+		reason, reload = reread(before, now, t.catalog, files != 0 && files != t.catalog.Files, t.pub.Partitions())
+	}
+	switch {
+	case reason == "":
+		return
+	case s.config.Snapshot.Mode == "never":
+		s.log.Warn("rows that are there may hold what was never sent, and are not read again: snapshot.mode is never",
+			"table", now.QualifiedName(), "reason", reason, "hint", "capture snapshot --table "+now.QualifiedName())
+		return
+	}
+	s.log.Info("table was altered: its rows are read again", "table", now.QualifiedName(), "reason", reason)
+	t.progress.Schema, t.progress.Table = now.Schema, now.Name
+	s.request(t, &SnapshotRequest{Reload: reload})
+}
+
+// reread says why rows of a table that went from one version to the next may hold what was never sent, "" if they cannot.
+// rewritten says that the server has written the table anew in between. reload says that the rows have to come behind
+// a truncate: their order to what was published before cannot be told otherwise.
+func reread(before, now *schema.Relation, known *catalog.Table, rewritten bool, partitions int) (reason string, reload bool) {
+	was := map[int16]*schema.Column{}
+	for i := range before.Columns {
+		was[before.Columns[i].AttNum] = &before.Columns[i]
+	}
+	for i := range now.Columns {
+		c := &now.Columns[i]
+		old := was[c.AttNum]
+		switch {
+		case c.AttNum == 0:
+			reason = fmt.Sprintf("it cannot be told which of its former columns %q is, if any", c.Name)
+		case old == nil && before.Column(c.Name) >= 0:
+			reason = fmt.Sprintf("column %q is another one than that of the same name before", c.Name)
+		case old == nil && c.Default == nil && (rewritten || c.NotNull || slices.Contains(known.Computed, c.AttNum)):
+			reason = fmt.Sprintf("column %q was added with values that were computed row by row", c.Name)
+		case old != nil && !sameText(&old.Type, &c.Type):
+			reason = fmt.Sprintf("column %q was %s and is %s", c.Name, old.Type.Name, c.Type.Name)
+		}
+		if reason != "" {
+			break
+		}
+	}
+	if partitions > 1 && !sameKey(before, now) {
+		return "it has another key, and rows are in other partitions", true
+	}
+	return reason, false
+}
+
+// sameText says whether the change of a type leaves the text of every value as it was, and is one that the server makes
+// without writing the table anew.
+func sameText(old, fresh *schema.Type) bool {
+	if old.Name == fresh.Name {
+		return true
+	}
+	text := func(t *schema.Type) bool { return t.OID == schema.OIDText || t.OID == schema.OIDVarchar }
+	const header, scaleMask = 4, 0x7ff
+	switch {
+	case text(old) && text(fresh):
+		return fresh.Typmod < 0 || old.Typmod >= 0 && fresh.Typmod >= old.Typmod
+	case old.OID == schema.OIDNumeric && fresh.OID == schema.OIDNumeric && old.Typmod >= 0:
+		return fresh.Typmod < 0 || fresh.Typmod >= old.Typmod && (fresh.Typmod-header)&scaleMask == (old.Typmod-header)&scaleMask
+	}
+	return false
+}
+
+// sameKey compares keys by the columns that they are of.
+func sameKey(a, b *schema.Relation) bool {
+	nums := func(r *schema.Relation) (list []int16) {
+		for _, k := range r.Key {
+			list = append(list, r.Columns[k].AttNum)
+		}
+		return list
+	}
+	return slices.Equal(nums(a), nums(b))
+}
