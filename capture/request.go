@@ -118,7 +118,7 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 		after = t.snapshot.after
 		reload = reload || t.progress.Reload
 		switch {
-		case where == "" || t.progress.Where == "":
+		case where == "" || t.progress.Where == "" || t.snapshot.single(): // such a row need not fit any condition
 			where = ""
 		case where != t.progress.Where:
 			where = "(" + t.progress.Where + "\n) or (" + where + "\n)"

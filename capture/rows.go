@@ -8,6 +8,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/pgoutput"
+	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -145,7 +146,11 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 		old, fresh := s.event(change.Delete, t), s.event(change.Create, t)
 		fresh.Position.Seq++
 		old.Before, fresh.After = row.Old, row.New
-		did, err = s.pub.PublishMove(ctx, t.pub, &old, &fresh)
+		var whole bool
+		did, whole, err = s.pub.PublishMove(ctx, t.pub, &old, &fresh)
+		if err == nil && !whole && (did || s.before == nil || fresh.Position.Compare(publish.Reached(s.before)) > 0) {
+			s.readAgain(t, row.New) // unless the progress that this session began with has it
+		}
 	default:
 		ev := s.event(change.Update, t)
 		ev.After = row.New

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
@@ -401,9 +402,11 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.tables[known.Relation.OID] = t
 	}
 	t.catalog = known
-	if t.progress = newProgress(known); isKnown {
+	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
+	fresh := newProgress(known)
+	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
+	if t.progress = fresh; isKnown {
 		t.progress = was
-		t.progress.Level = levelOf(known)
 	}
 	if t.progress.Held != nil {
 		s.changed[known.Relation.OID] = true
@@ -414,20 +417,27 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if err := s.setRelation(ctx, t, &rel); err != nil {
 		return s.setAside(t, err)
 	}
-	t.progress = newProgress(known)
-	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
+	t.progress = fresh
 	switch {
 	case isKnown && was.Done && !raised:
-		t.progress.Done, t.progress.Rows, t.progress.Asked, t.progress.Where = true, was.Rows, was.Asked, was.Where
+		t.progress = was
 	case s.config.Snapshot.Mode == "never" && was.Asked == "":
 		t.progress.Done = true
 		s.changed[rel.OID] = true
+		if single := singles(was.Ranges); isKnown && len(single) > 0 {
+			t.progress.Done, t.progress.Ranges = false, single
+			s.want(t, after, false)
+		}
 	case isKnown && !raised:
 		t.progress = was
-		t.progress.Level = levelOf(known)
 		s.want(t, after, was.Reload || len(rel.Key) == 0)
 	default:
 		s.want(t, after, hadRows || raised)
 	}
 	return nil
+}
+
+// singles gives those of ranges that are single keys.
+func singles(ranges []record.RangeProgress) []record.RangeProgress {
+	return slices.DeleteFunc(slices.Clone(ranges), func(r record.RangeProgress) bool { return r.At == nil })
 }

@@ -58,13 +58,16 @@ const (
 
 // TableProgress is how far the snapshot of one table has come.
 type TableProgress struct {
-	OID    uint32          `json:"oid"`
-	Schema string          `json:"schema"`
-	Table  string          `json:"table"`
-	Done   bool            `json:"done"`
-	Rows   int64           `json:"rows"`             // snapshot rows published
-	Ranges []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
-	Level  string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
+	OID    uint32 `json:"oid"`
+	Schema string `json:"schema"`
+	Table  string `json:"table"`
+	Done   bool   `json:"done"`
+	// DoneLSN is the commit LSN behind which the last rows stand; 0 where that is not known. Events after it are of rows
+	// that a reader of the topic has.
+	DoneLSN LSN             `json:"done_lsn,omitempty"`
+	Rows    int64           `json:"rows"`             // snapshot rows published
+	Ranges  []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
+	Level   string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
 	// Reload: a truncate is still to be published before the rows.
 	Reload bool `json:"reload,omitempty"`
 	// Where is the condition, in SQL, to which the rows that are read are limited; "" for none.
