@@ -11,6 +11,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
 )
 
 // signal is what a logical message with our prefix asks for or says.
@@ -72,6 +73,9 @@ func (s *session) message() error {
 // takeRequests begins the reads that the transaction which has just ended asks for. Whatever is wrong with a request
 // is its author's fault, and never stops the stream.
 func (s *session) takeRequests(ctx context.Context) error {
+	if end := (change.Position{Era: s.era, CommitLSN: s.tx.CommitLSN, Seq: change.SnapshotSeq - 1}); end.Compare(s.reached) <= 0 {
+		s.requests = s.requests[:0] // it comes again: what it asked for is in the progress
+	}
 	for i := range s.requests {
 		q := &s.requests[i]
 		patterns, err := q.check(s.config.Snapshot.Conditions)

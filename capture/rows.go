@@ -8,7 +8,6 @@ import (
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/pgoutput"
-	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -148,8 +147,8 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 		old.Before, fresh.After = row.Old, row.New
 		var whole bool
 		did, whole, err = s.pub.PublishMove(ctx, t.pub, &old, &fresh)
-		if err == nil && !whole && (did || s.before == nil || fresh.Position.Compare(publish.Reached(s.before)) > 0) {
-			s.readAgain(t, row.New) // unless the progress that this session began with has it
+		if err == nil && !whole && fresh.Position.Compare(s.reached) > 0 { // else it is read already, or its progress has it
+			s.readAgain(t, row.New)
 		}
 	default:
 		ev := s.event(change.Update, t)
