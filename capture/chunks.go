@@ -407,7 +407,7 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 	if time.Now().Before(snap.notBefore) {
 		return nil, nil
 	}
-	source := snapshot.Source{Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Where: t.progress.Where}
+	source := snapshot.Source{Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Where: t.progress.Where, Columns: t.progress.Columns}
 	if len(source.Relation.Key) == 0 {
 		if snap.hold != nil {
 			return nil, nil

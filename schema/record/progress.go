@@ -72,6 +72,8 @@ type TableProgress struct {
 	Reload bool `json:"reload,omitempty"`
 	// Where is the condition, in SQL, to which the rows that are read are limited; "" for none.
 	Where string `json:"where,omitempty"`
+	// Columns are those that the rows carry besides the key; nil for all of them.
+	Columns []string `json:"columns,omitempty"`
 	// Asked is the id of the request for the read that is under way or done; "" for the first one of the table.
 	Asked string `json:"asked,omitempty"`
 	// Held says why nothing of the table is published at present; nil where all of it is.
