@@ -33,7 +33,8 @@ import (
 //     published at positions above all that was, and events that follow are newer.
 //  5. An UPDATE without the value of a TOASTed column is no whole row. A reader that has not got the row yet can only
 //     leave it out. So its row is not dropped by rule 4 but brought up to it; and the row of a key change without such
-//     a value is read again by itself, under its new key, for which its chunk may have been read long ago.
+//     a value is read again by itself, under its new key, for which its chunk may have been read long ago. So is, at
+//     any time, that of a key change to another partition, where no reader has the value.
 //
 // A table without a key is read whole under one S, and its own events are held until its rows are out; those that S saw
 // are dropped, since the rows have them in.
@@ -339,6 +340,7 @@ func (s *session) noteRanges(t *table) {
 func (s *session) snapshotDone(t *table) {
 	t.snapshot = nil
 	t.progress.Done, t.progress.Reload, t.progress.Ranges = true, false, nil
+	t.progress.DoneLSN = record.LSN(s.lastCommit)
 	s.changed[t.pub.Relation.OID] = true
 	s.chunks.queue = without(s.chunks.queue, t)
 	s.log.Info("snapshot of table is complete", "table", t.pub.Relation.QualifiedName(), "rows", t.progress.Rows)
@@ -405,7 +407,7 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 	if time.Now().Before(snap.notBefore) {
 		return nil, nil
 	}
-	source := snapshot.Source{Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Where: t.progress.Where}
+	source := snapshot.Source{Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Where: t.progress.Where, Columns: t.progress.Columns}
 	if len(source.Relation.Key) == 0 {
 		if snap.hold != nil {
 			return nil, nil
@@ -503,9 +505,7 @@ func (s *session) meet(ctx context.Context, t *table, row *pgoutput.Row) (drop b
 	}
 	partial := slices.ContainsFunc(row.New, func(v change.Value) bool { return v.State == change.Unchanged })
 	if moved && partial {
-		snap.ranges = append(snap.ranges, snapshot.Range{At: snapshot.KeyTexts(rel, row.New)})
-		s.noteRanges(t)
-		s.changed[rel.OID] = true
+		s.readAgain(t, row.New)
 		return false, nil
 	}
 	n := touch{xid: s.tx.XID, key: string(snapshot.AppendKey(nil, rel, row.New))}
@@ -514,6 +514,37 @@ func (s *session) meet(ctx context.Context, t *table, row *pgoutput.Row) (drop b
 	}
 	note(n)
 	return false, nil
+}
+
+// readAgain has the row that has row's key read by itself. A table that has been read is being read again until then,
+// which its progress says: to a reader of the topic, an UPDATE of that row without all values is not yet one of a row
+// that it should have.
+func (s *session) readAgain(t *table, row change.Tuple) {
+	at := snapshot.Range{At: snapshot.KeyTexts(t.pub.Relation, row)}
+	if t.snapshot == nil {
+		t.snapshot = &tableSnapshot{split: true}
+		t.progress.Done = false
+		s.chunks.queue = append(s.chunks.queue, t)
+	}
+	snap := t.snapshot
+	if !slices.ContainsFunc(snap.ranges, func(r snapshot.Range) bool { return slices.Equal(r.At, at.At) }) {
+		snap.ranges = append(snap.ranges, at)
+	}
+	if len(snap.ranges) > maxRanges {
+		snap.ranges = []snapshot.Range{{}}
+	}
+	s.noteRanges(t)
+	s.changed[t.pub.Relation.OID] = true
+}
+
+// maxRanges bounds the ranges of one table, all of which stand in its progress: rather than more rows by themselves all of
+// them are read.
+const maxRanges = 1000
+
+// single says whether a row is still to be read by its key alone.
+func (snap *tableSnapshot) single() bool {
+	return slices.ContainsFunc(snap.ranges, func(r snapshot.Range) bool { return r.At != nil }) ||
+		slices.ContainsFunc(snap.windows, func(w *window) bool { return w.rng.At != nil })
 }
 
 func cloneTuple(row change.Tuple) change.Tuple {

@@ -11,6 +11,8 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
 )
 
 // signal is what a logical message with our prefix asks for or says.
@@ -28,6 +30,9 @@ type SnapshotRequest struct {
 	ID     string   `json:"id,omitempty"`
 	Tables []string `json:"tables"`          // patterns, as in source.tables
 	Where  string   `json:"where,omitempty"` // a condition in SQL; "" reads all rows
+	// Columns are read besides the key, and no others: for one that readers of the topic have not taken before. Rows that a
+	// reader has not got are left out by it. Empty reads all.
+	Columns []string `json:"columns,omitempty"`
 	// Reload publishes a truncate first, so that rows that are gone at the source go downstream too. A table without key
 	// is always read so.
 	Reload bool `json:"reload,omitempty"`
@@ -43,6 +48,8 @@ func (q *SnapshotRequest) check(conditions bool) (catalog.Patterns, error) {
 		return patterns, errors.New("it names no tables")
 	case q.Where != "" && q.Reload:
 		return patterns, errors.New("a reload voids the whole table, a condition would bring back a part of it")
+	case len(q.Columns) > 0 && q.Reload:
+		return patterns, errors.New("a reload voids whole rows, some columns would bring back a part of them")
 	case q.Where != "" && !conditions:
 		return patterns, errors.New("conditions are not allowed: snapshot.conditions is false")
 	}
@@ -72,6 +79,9 @@ func (s *session) message() error {
 // takeRequests begins the reads that the transaction which has just ended asks for. Whatever is wrong with a request
 // is its author's fault, and never stops the stream.
 func (s *session) takeRequests(ctx context.Context) error {
+	if end := (change.Position{Era: s.era, CommitLSN: s.tx.CommitLSN, Seq: change.SnapshotSeq - 1}); end.Compare(s.reached) <= 0 {
+		s.requests = s.requests[:0] // it comes again: what it asked for is in the progress
+	}
 	for i := range s.requests {
 		q := &s.requests[i]
 		patterns, err := q.check(s.config.Snapshot.Conditions)
@@ -98,37 +108,57 @@ func (s *session) takeRequests(ctx context.Context) error {
 					return err
 				}
 			}
-			if t.progress.Held == nil {
-				s.request(t, q)
+			if t.progress.Held != nil {
+				continue
 			}
+			if err := q.fits(t.pub.Relation); err != nil {
+				s.refuse(q, err)
+				continue
+			}
+			s.request(t, q)
 		}
 	}
 	s.requests = s.requests[:0]
 	return nil
 }
 
+// fits says what of the request is not there in rel.
+func (q *SnapshotRequest) fits(rel *schema.Relation) error {
+	for _, name := range q.Columns {
+		if !slices.ContainsFunc(rel.Columns, func(c schema.Column) bool { return c.Name == name }) {
+			return fmt.Errorf("table %q has no column %q", rel.QualifiedName(), name)
+		}
+	}
+	return nil
+}
+
 // request begins to read t again. A read that is under way begins anew, and what it was to bring is brought still.
 func (s *session) request(t *table, q *SnapshotRequest) {
 	keyless := len(t.pub.Relation.Key) == 0
-	where, reload, after := q.Where, q.Reload || keyless, uint32(0)
+	where, columns, reload, after := q.Where, q.Columns, q.Reload || keyless, uint32(0)
 	if keyless {
-		where = "" // its rows cannot be told apart: all or none
+		where, columns = "", nil // its rows cannot be told apart: all or none
 	}
 	if t.snapshot != nil {
+		if len(columns) == 0 || len(t.progress.Columns) == 0 || t.snapshot.single() {
+			columns = nil
+		} else {
+			columns = slices.Concat(columns, t.progress.Columns)
+		}
 		after = t.snapshot.after
 		reload = reload || t.progress.Reload
 		switch {
-		case where == "" || t.progress.Where == "":
+		case where == "" || t.progress.Where == "" || t.snapshot.single(): // such a row need not fit any condition
 			where = ""
 		case where != t.progress.Where:
 			where = "(" + t.progress.Where + "\n) or (" + where + "\n)"
 		}
 		s.abandon(t)
 	}
-	s.log.Info("table is read again", "table", t.pub.Relation.QualifiedName(), "request", q.ID, "where", where, "reload", reload)
+	s.log.Info("table is read again", "table", t.pub.Relation.QualifiedName(), "request", q.ID, "where", where, "columns", columns, "reload", reload)
 	t.progress.Done = true // what was read before does not count
 	s.want(t, after, reload)
-	t.progress.Asked, t.progress.Where = q.ID, where
+	t.progress.Asked, t.progress.Where, t.progress.Columns = q.ID, where, columns
 	s.alarms.clear(trouble.SnapshotFailed, subject(t.name()))
 }
 

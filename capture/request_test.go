@@ -162,3 +162,51 @@ func TestAskedSnapshotIsResumed(t *testing.T) {
 	}
 	must(t, stop())
 }
+
+// A reader that wants one more column gets that, and no row is read whole for it.
+func TestColumnsAreAskedFor(t *testing.T) {
+	for _, major := range pgtest.Majors(t) {
+		r := newRig(t, major, kafkatest.Fake(t), tables)
+		r.exec(`insert into item (id, name, price, big) select i, 'name ' || i, i, repeat('x', 3000) from generate_series(1, 500) i`)
+		_, stop := r.start()
+		r.fence()
+		before := len(r.read("public", "item").events)
+		r.request(SnapshotRequest{ID: "some", Tables: []string{"public.item"}, Columns: []string{"name", "tags"}})
+		for i := range 20 {
+			r.exec(fmt.Sprintf(`update item set name = 'late' where id %% 20 = %[1]d; update item set id = id + 1000 where id = %[1]d; delete from item where id = 100 + %[1]d`, i))
+		}
+		r.fence()
+		got := r.same("public", "item")
+		some := 0
+		for _, e := range got.events[before:] {
+			if !strings.HasPrefix(e, "r ") || strings.Contains(e, "xxx") { // the row of a key change is read whole
+				continue
+			}
+			values := strings.Split(e, ",")
+			if len(values) != 6 || !strings.Contains(values[1], "name") && !strings.Contains(values[1], "late") || values[3] != "NULL" || values[5] != "UNCHANGED" {
+				t.Fatalf("event %s", e)
+			}
+			if values[2] == "UNCHANGED" { // else it is brought up to an UPDATE that the read did not see
+				some++
+			}
+		}
+		if some < 300 {
+			t.Errorf("%d rows", some)
+		}
+		if p := r.tableProgress("public.item"); p.Asked != "some" || !p.Done || len(p.Columns) != 2 {
+			t.Errorf("progress of the table is %+v", p)
+		}
+		for _, wrong := range []SnapshotRequest{
+			{Tables: []string{"public.item"}, Columns: []string{"nothing"}},
+			{Tables: []string{"public.item"}, Columns: []string{"name"}, Reload: true},
+		} {
+			count := len(r.read("public", "item").events)
+			r.request(wrong)
+			r.fence()
+			if n := len(r.read("public", "item").events); n != count {
+				t.Errorf("%+v is taken", wrong)
+			}
+		}
+		must(t, stop())
+	}
+}

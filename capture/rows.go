@@ -147,7 +147,11 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 		old, fresh := s.event(change.Delete, t), s.event(change.Create, t)
 		fresh.Position.Seq++
 		old.Before, fresh.After = row.Old, row.New
-		did, err = s.pub.PublishMove(ctx, t.pub, &old, &fresh)
+		var whole bool
+		did, whole, err = s.pub.PublishMove(ctx, t.pub, &old, &fresh)
+		if err == nil && !whole && fresh.Position.Compare(s.reached) > 0 { // else it is read already, or its progress has it
+			s.readAgain(t, row.New)
+		}
 	default:
 		ev := s.event(change.Update, t)
 		ev.After = row.New

@@ -43,7 +43,7 @@ type session struct {
 	inTx       bool
 	ordinal    uint64     // of the row message in tx that came last
 	done       uint64     // of the one up to which all are published
-	lastCommit change.LSN // commit LSN of the last transaction: the boundary of snapshot rows
+	lastCommit change.LSN // commit LSN of the newest whole transaction: the boundary of snapshot rows
 	commitTime int64      // of lastCommit
 	endLSN     change.LSN // end of the last whole transaction
 	streamed   change.LSN // all that committed before here has been read from the stream
@@ -54,6 +54,8 @@ type session struct {
 	// resumed is the newest position in any partition at the start. Snapshot rows must come behind it: before the
 	// stream is there again, they would be taken for what the partitions already hold.
 	resumed change.Position
+	// reached is up to where the progress that the session began with says that everything is published; zero in a new era.
+	reached change.Position
 	chunks  chunks
 	before  *record.Progress // what the session began with; nil in a new era, and once it is past it
 
@@ -222,12 +224,15 @@ func (s *session) commitMessage(ctx context.Context) error {
 		return fmt.Errorf("the stream commits a transaction at %s, the one it began commits at %s", c.CommitLSN, s.tx.CommitLSN)
 	}
 	s.inTx = false
-	s.lastCommit, s.snapshotSeq = c.CommitLSN, 0
-	if s.resumed.CommitLSN == s.lastCommit && s.resumed.Snapshot() {
-		s.snapshotSeq = s.resumed.Seq
+	// One that comes again leaves the boundary where it is: rows that have been put there since the session began would
+	// be followed by others at the same positions.
+	if c.CommitLSN > s.lastCommit {
+		s.lastCommit, s.snapshotSeq, s.commitTime = c.CommitLSN, 0, c.CommitTime
+		if s.resumed.CommitLSN == s.lastCommit && s.resumed.Snapshot() {
+			s.snapshotSeq = s.resumed.Seq
+		}
 	}
-	s.commitTime = c.CommitTime
-	s.endLSN = c.EndLSN
+	s.endLSN = max(s.endLSN, c.EndLSN)
 	s.streamed = max(s.streamed, c.EndLSN)
 	if s.maxXID == 0 || int32(s.tx.XID-s.maxXID) > 0 {
 		s.maxXID = s.tx.XID
@@ -313,7 +318,7 @@ func (s *session) progressRecord(full bool) *record.Progress {
 		CommitLSN: record.LSN(s.lastCommit), EndLSN: record.LSN(max(s.streamed, s.progressEnd)), CommitTime: s.commitTime,
 		MaxXID: s.maxXID, Fences: s.fences, Health: s.health(),
 	}
-	if s.inTx {
+	if s.inTx && s.tx.CommitLSN > s.lastCommit {
 		// done, not ordinal: the row that came last may still wait for a snapshot. Rows of a snapshot that were put
 		// at lastCommit meanwhile are below this transaction's position.
 		pr.CommitLSN, pr.Inside, pr.EndLSN = record.LSN(s.tx.CommitLSN), s.done*2+1, record.LSN(s.endBefore())

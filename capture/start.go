@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
@@ -225,7 +226,7 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 		s.lastCommit = confirmed - 1
 		return
 	}
-	s.era, s.before, s.resumed, s.commitTime = pr.Era, pr, state.Newest, pr.CommitTime
+	s.era, s.before, s.resumed, s.reached, s.commitTime = pr.Era, pr, state.Newest, publish.Reached(pr), pr.CommitTime
 	s.lastCommit, s.snapshotSeq = change.LSN(pr.CommitLSN), 0
 	if pr.SnapshotSeq > 0 {
 		s.snapshotSeq = pr.SnapshotSeq - 1
@@ -422,9 +423,11 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if !isKnown {
 		was = record.TableProgress{}
 	}
-	if t.progress = newProgress(known); isKnown {
+	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
+	fresh := newProgress(known)
+	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
+	if t.progress = fresh; isKnown {
 		t.progress = was
-		t.progress.Level = levelOf(known)
 	}
 	if t.progress.Held != nil {
 		s.changed[known.Relation.OID] = true
@@ -435,25 +438,32 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if err := s.setRelation(ctx, t, &rel); err != nil {
 		return s.setAside(t, err)
 	}
-	t.progress = newProgress(known)
+	t.progress = fresh
 	if err := s.beginVersion(ctx, t, was); err != nil {
 		return err
 	}
-	version := t.progress
-	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
+	was.SchemaID, was.Files = t.progress.SchemaID, t.progress.Files
 	switch {
 	case isKnown && was.Done && !raised:
-		t.progress.Done, t.progress.Rows, t.progress.Asked, t.progress.Where = true, was.Rows, was.Asked, was.Where
+		t.progress = was
 	case s.config.Snapshot.Mode == "never" && was.Asked == "":
 		t.progress.Done = true
 		s.changed[rel.OID] = true
+		if single := singles(was.Ranges); isKnown && len(single) > 0 {
+			t.progress.Done, t.progress.Ranges = false, single
+			s.want(t, after, false)
+		}
 	case isKnown && !raised:
 		t.progress = was
-		t.progress.Level, t.progress.SchemaID, t.progress.Files = version.Level, version.SchemaID, version.Files
 		s.want(t, after, was.Reload || len(rel.Key) == 0)
 	default:
 		s.want(t, after, hadRows || raised)
 	}
 	s.foresee(t, known, asOf)
 	return nil
+}
+
+// singles gives those of ranges that are single keys.
+func singles(ranges []record.RangeProgress) []record.RangeProgress {
+	return slices.DeleteFunc(slices.Clone(ranges), func(r record.RangeProgress) bool { return r.At == nil })
 }

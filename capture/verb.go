@@ -94,11 +94,14 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 		}
 		name := t.Relation.QualifiedName()
 		names = append(names, name)
+		if err := q.fits(&t.Relation); err != nil {
+			return nil, failed(name, err)
+		}
+		if len(t.Relation.Key) == 0 && (q.Where != "" || len(q.Columns) > 0) {
+			return nil, failed(name, errors.New("it has no key, and is always read whole: leave condition and columns out"))
+		}
 		if q.Where == "" {
 			continue
-		}
-		if len(t.Relation.Key) == 0 {
-			return nil, failed(name, errors.New("it has no key, and is always read whole: leave the condition out"))
 		}
 		if reader == nil {
 			dsn, err := c.dsn()

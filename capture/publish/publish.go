@@ -194,35 +194,29 @@ func (p *Publisher) Publish(ctx context.Context, t *Table, ev *change.Event, hea
 	return p.produce(ctx, t, ev, key, t.partition(key), headers)
 }
 
-// PublishMove produces the two halves of a key change, next to each other, each naming the other's key.
-func (p *Publisher) PublishMove(ctx context.Context, t *Table, old, fresh *change.Event) (bool, error) {
+// PublishMove produces the two halves of a key change, next to each other, each naming the other's key. whole is false
+// where the new row lacks values that were not sent, and its key belongs to another partition than the old one, where a
+// reader has them: then only the delete is published, and the caller has the row of the new key read again.
+func (p *Publisher) PublishMove(ctx context.Context, t *Table, old, fresh *change.Event) (did, whole bool, err error) {
 	oldKey, err := p.key(t, old.Before)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	newKey, err := p.key(t, fresh.After)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	from, to := t.partition(oldKey), t.partition(newKey)
-	if from != to {
-		for i, v := range fresh.After {
-			if v.State == change.Unchanged {
-				return false, &trouble.Error{
-					Code: trouble.UnresolvedToast, Op: "publish a key change of", Subject: fmt.Sprintf("table %q at %s", t.Relation.QualifiedName(), fresh.Position),
-					Cause: fmt.Errorf("column %q was not sent, and the new key belongs to another partition", t.Relation.Columns[i].Name),
-					Means: "nothing after it is published; the source keeps its WAL",
-					Hint:  fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; or keep the table on one partition", t.Relation.QualifiedName()),
-				}
-			}
-		}
+	if from != to && slices.ContainsFunc(fresh.After, func(v change.Value) bool { return v.State == change.Unchanged }) {
+		did, err = p.produce(ctx, t, old, oldKey, from, nil)
+		return did, false, err
 	}
-	did, err := p.produce(ctx, t, old, oldKey, from, []kgo.RecordHeader{{Key: record.HeaderNewKey, Value: newKey}})
+	did, err = p.produce(ctx, t, old, oldKey, from, []kgo.RecordHeader{{Key: record.HeaderNewKey, Value: newKey}})
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	also, err := p.produce(ctx, t, fresh, newKey, to, []kgo.RecordHeader{{Key: record.HeaderOldKey, Value: oldKey}})
-	return did || also, err
+	return did || also, true, err
 }
 
 func (p *Publisher) key(t *Table, row change.Tuple) ([]byte, error) {

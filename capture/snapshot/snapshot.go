@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -124,6 +125,9 @@ type Source struct {
 	Relation    *schema.Relation
 	Partitioned bool
 	Where       string // a condition in SQL to which the rows are limited, "" for none
+	// Columns are the names of the columns that are wanted besides the key; nil wants all. The others are Unchanged in
+	// the rows of a Chunk, but not in the one row of a Range.At, which is whole.
+	Columns []string
 }
 
 // from gives the table as it stands in FROM: a partitioned one with its partitions, any other without the children
@@ -143,8 +147,27 @@ func (s Source) columns() string {
 	names := make([]string, len(s.Relation.Columns))
 	for i := range s.Relation.Columns {
 		names[i] = postgres.Ident(s.Relation.Columns[i].Name)
+		if !s.wants(i) {
+			names[i] = "(select " + names[i] + " where false)" // null of its type, which a cast to a domain may refuse
+		}
 	}
 	return strings.Join(names, ", ")
+}
+
+func (s Source) wants(column int) bool {
+	return s.Columns == nil || s.Relation.IsKey(column) || slices.Contains(s.Columns, s.Relation.Columns[column].Name)
+}
+
+// leaveOut marks what was not wanted.
+func (s Source) leaveOut(rows []change.Tuple) {
+	for i := range s.Relation.Columns {
+		if s.wants(i) {
+			continue
+		}
+		for _, row := range rows {
+			row[i] = change.Value{State: change.Unchanged}
+		}
+	}
 }
 
 // fetchRows rows are asked for at once: a compromise between round trips and memory.
@@ -152,6 +175,9 @@ const fetchRows = 2000
 
 // Chunk reads the next rows of a range of a table that has a key.
 func (r *Reader) Chunk(ctx context.Context, s Source, rng Range, limits Limits) (*Chunk, error) {
+	if rng.At != nil {
+		s.Columns = nil
+	}
 	where, params := s.where(rng)
 	sql := "declare chunk no scroll cursor for select " + s.columns() + " from " + s.from() + where + " order by " + s.order()
 	c := &Chunk{Relation: s.Relation}
@@ -176,6 +202,7 @@ func (r *Reader) Chunk(ctx context.Context, s Source, rng Range, limits Limits) 
 		}
 		return nil
 	})
+	s.leaveOut(c.Rows)
 	if err != nil {
 		return nil, fmt.Errorf("read a chunk of table %q: %w", s.Relation.QualifiedName(), err)
 	}

@@ -58,13 +58,16 @@ const (
 
 // TableProgress is how far the snapshot of one table has come.
 type TableProgress struct {
-	OID    uint32          `json:"oid"`
-	Schema string          `json:"schema"`
-	Table  string          `json:"table"`
-	Done   bool            `json:"done"`
-	Rows   int64           `json:"rows"`             // snapshot rows published
-	Ranges []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
-	Level  string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
+	OID    uint32 `json:"oid"`
+	Schema string `json:"schema"`
+	Table  string `json:"table"`
+	Done   bool   `json:"done"`
+	// DoneLSN is the commit LSN behind which the last rows stand; 0 where that is not known. Events after it are of rows
+	// that a reader of the topic has.
+	DoneLSN LSN             `json:"done_lsn,omitempty"`
+	Rows    int64           `json:"rows"`             // snapshot rows published
+	Ranges  []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
+	Level   string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
 	// SchemaID is the registry's id of the version of the table that the stream was at, in the schema of its values. A
 	// start compares it with what the catalog has then.
 	SchemaID int   `json:"schema_id,omitempty"`
@@ -73,6 +76,8 @@ type TableProgress struct {
 	Reload bool `json:"reload,omitempty"`
 	// Where is the condition, in SQL, to which the rows that are read are limited; "" for none.
 	Where string `json:"where,omitempty"`
+	// Columns are those that the rows carry besides the key; nil for all of them.
+	Columns []string `json:"columns,omitempty"`
 	// Asked is the id of the request for the read that is under way or done; "" for the first one of the table.
 	Asked string `json:"asked,omitempty"`
 	// Held says why nothing of the table is published at present; nil where all of it is.

@@ -82,6 +82,9 @@ func (s *standing) add(p *record.Progress) bool {
 			if before := s.tables[topic]; before.Done {
 				now.DoneLSN = before.DoneLSN
 			}
+			if t.DoneLSN != 0 {
+				now.DoneLSN = t.DoneLSN // capture knows of reads that no record was in between
+			}
 		}
 		tables[topic] = now
 	}

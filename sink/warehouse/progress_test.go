@@ -45,8 +45,14 @@ func TestStanding(t *testing.T) {
 	step(record.Progress{N: 13, Full: true, Vector: map[string][]int64{"x": {4, 6}}, Tables: table(true)}, true, true, 6, 80, 130)
 	step(record.Progress{N: 1, Era: 1, Full: true, Vector: map[string][]int64{"x": {4, 7}}, Tables: table(false)}, true, true, 7, 0, 10)
 
+	// It was read again between two records.
+	again := record.TableProgress{Schema: "public", Table: "t", Done: true, DoneLSN: 15}
+	if !s.add(&record.Progress{Source: "shop", N: 2, Era: 1, CommitLSN: 20, Tables: []record.TableProgress{again}}) || s.tables[topic].DoneLSN != 15 {
+		t.Errorf("a table that was read again: %+v", s.tables[topic])
+	}
+
 	held := record.TableProgress{Schema: "public", Table: "t", Done: true, Held: &record.Held{Code: "record-too-large"}}
-	if !s.add(&record.Progress{Source: "shop", N: 2, Era: 1, Tables: []record.TableProgress{held}}) || s.tables[topic].Held == nil {
+	if !s.add(&record.Progress{Source: "shop", N: 3, Era: 1, Tables: []record.TableProgress{held}}) || s.tables[topic].Held == nil {
 		t.Errorf("a table that capture holds: %+v", s.tables[topic])
 	}
 }

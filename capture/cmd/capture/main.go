@@ -118,6 +118,7 @@ func snapshot(load func() (capture.Config, error)) *cobra.Command {
 	}
 	cmd.Flags().StringArrayVar(&request.Tables, "table", nil, "table as schema.table, with * and ? as wildcards; may be given several times")
 	cmd.Flags().StringVar(&request.Where, "where", "", "read only rows that fit this condition in SQL (snapshot.conditions must be true)")
+	cmd.Flags().StringSliceVar(&request.Columns, "columns", nil, "read only these columns, and the key: what a rule of the sink has taken up since (a,b)")
 	cmd.Flags().BoolVar(&request.Reload, "reload", false, "publish a truncate first, so that rows that are gone at the source go downstream too")
 	cmd.Flags().BoolVar(&wait, "wait", false, "return when the rows are published")
 	return cmd
