@@ -136,7 +136,9 @@ func New(cfg Config) (*Consumer, error) {
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.SessionTimeout(cfg.Session),
 		kgo.HeartbeatInterval(cfg.Session/5),
-		kgo.RebalanceTimeout(rebalanceTimeout),
+		// A rebalance waits so long for members that do not join again: no longer than for one that is not heard of at all.
+		// A broker that has answered a member which has lost its connection meanwhile waits for the answer to the answer.
+		kgo.RebalanceTimeout(cfg.Session),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.KeepControlRecords(),
@@ -165,14 +167,10 @@ func New(cfg Config) (*Consumer, error) {
 }
 
 const (
-	rebalanceTimeout = 60 * time.Second
-	// revokePatience is how long a rebalance waits for flushes of the partitions that go: not waiting would be right too,
-	// since the checkpoint fences us, but then the flush is for nothing.
-	revokePatience = 20 * time.Second
-	pollRecords    = 10_000
-	firstGuess     = 64 << 10 // bytes of a record, before one was seen
-	fetchMaxWait   = 100 * time.Millisecond
-	commitEvery    = time.Second
+	pollRecords  = 10_000
+	firstGuess   = 64 << 10 // bytes of a record, before one was seen
+	fetchMaxWait = 100 * time.Millisecond
+	commitEvery  = time.Second
 	// minMetadataAge is the least that the client takes.
 	minMetadataAge = 10 * time.Millisecond
 )
@@ -300,7 +298,9 @@ func (c *Consumer) giveUp(lost map[string][]int32, wait bool) {
 	}
 	c.moves++
 	c.notify()
-	deadline := time.NewTimer(revokePatience)
+	// Not waiting would be right too, since the checkpoint fences us, but then the flush is for nothing. Waiting too long
+	// would cost the membership, see RebalanceTimeout.
+	deadline := time.NewTimer(c.cfg.Session / 2)
 	defer deadline.Stop()
 	for wait && slices.ContainsFunc(going, func(p *Partition) bool { return p.busy }) {
 		changed := c.changed
