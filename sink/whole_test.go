@@ -10,6 +10,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // newWholeWorld makes one whose source "shop" becomes visible as a whole.
@@ -140,7 +141,7 @@ func TestWholeSourceStops(t *testing.T) {
 	w.eventually("quarantined", func() any { return s.Status().State })
 	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
 	o := w.operator()
-	if _, err := o.Resume(t.Context(), "shop", "", false); err != nil {
+	if _, err := o.Resume(t.Context(), "shop", "", warehouse.TryAgain); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)
@@ -150,7 +151,7 @@ func TestWholeSourceStops(t *testing.T) {
 	}
 	w.eventually("paused", func() any { return s.Status().State })
 	shop.tx(ins(fine, 4))
-	if _, err := o.Resume(t.Context(), "shop", "", false); err != nil {
+	if _, err := o.Resume(t.Context(), "shop", "", warehouse.TryAgain); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)

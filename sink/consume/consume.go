@@ -66,6 +66,7 @@ type Start struct {
 	Err      error // not nil: the partition is held from the start
 	Hold     error // not nil: the partition is held from the start, by the caller who says so
 	Park     error // not nil: why the first record is not to be applied, but put aside
+	Skip     bool  // the first record is to be passed over
 }
 
 // Partition is an assigned partition. The exported fields may be read by whoever took it, until Finish; they are
