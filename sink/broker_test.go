@@ -1,10 +1,12 @@
 package sink_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
@@ -69,4 +71,41 @@ func TestStopInRebalance(t *testing.T) {
 	if took := time.Since(begun); took > 15*time.Second {
 		t.Errorf("it took %s", took)
 	}
+}
+
+// TestMemberThatIsGone: somebody has joined the group and is not heard of again. A sink that joins does not wait for it much
+// longer than a session: one on Kafka, two and some seconds on the fake.
+func TestMemberThatIsGone(t *testing.T) {
+	kafkatest.Each(t, func(t *testing.T, cluster kafkatest.Cluster) {
+		w := newWorldOn(t, cluster)
+		name := kafkatest.Name(t)
+		w.cfg.Group = name
+		w.cfg.Sources = []rule.Source{{Name: name}}
+		shop := w.source(name)
+		shop.table(relation("t", "id integer key"), 4)
+		one := w.start(w.cfg)
+		w.eventually(5, func() any { return one.Status().Partitions })
+		metadata := kmsg.NewConsumerMemberMetadata()
+		metadata.Version = 1
+		join := kmsg.NewPtrJoinGroupRequest()
+		join.Group, join.ProtocolType = w.cfg.Group, "consumer"
+		join.SessionTimeoutMillis, join.RebalanceTimeoutMillis = 120_000, 1_000
+		join.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "cooperative-sticky", Metadata: metadata.AppendTo(nil)}}
+		for {
+			joined, err := join.RequestWith(t.Context(), shop.client)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := kerr.ErrorForCode(joined.ErrorCode); err == nil {
+				break
+			} else if !errors.Is(err, kerr.MemberIDRequired) {
+				t.Fatal(err)
+			}
+			join.MemberID = joined.MemberID
+		}
+		begin := time.Now()
+		two := w.start(w.cfg)
+		w.eventually(true, func() any { return two.Status().Partitions > 0 && one.Status().Partitions+two.Status().Partitions == 5 })
+		t.Logf("took %v", time.Since(begin))
+	})
 }

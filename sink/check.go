@@ -299,30 +299,19 @@ func (s *Sink) plans(ctx context.Context, c *checker, matched [][]string) map[st
 		c.fail("kafka", err)
 		return plans
 	}
-	client, err := kgo.NewClient(append(opts, kgo.ConsumePartitions(start), kgo.FetchMaxPartitionBytes(1<<20))...)
+	client, err := kgo.NewClient(append(opts, kgo.ConsumePartitions(start), kgo.KeepControlRecords(), kgo.FetchMaxPartitionBytes(1<<20))...)
 	if err != nil {
 		c.fail("kafka", err)
 		return plans
 	}
 	defer client.Close()
-	ids := map[string]int{}
+	ids, err := newestSchemas(ctx, client, slices.Concat(matched...))
+	if err != nil {
+		c.fail("kafka", err)
+		return plans
+	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	for len(ids) < len(start) {
-		// A topic whose last records do not come within moments has none.
-		poll, cancel := context.WithTimeout(ctx, 2*time.Second)
-		fetches := client.PollFetches(poll)
-		silent := poll.Err() != nil
-		cancel()
-		fetches.EachRecord(func(r *kgo.Record) {
-			if id, _, err := record.ParseFrame(r.Value); err == nil {
-				ids[r.Topic] = id
-			}
-		})
-		if silent {
-			break
-		}
-	}
 	readable := 0
 	for _, name := range slices.Concat(matched...) {
 		id, ok := ids[name]
@@ -339,6 +328,54 @@ func (s *Sink) plans(ctx context.Context, c *checker, matched [][]string) map[st
 	}
 	c.line("ok", "schemas", fmt.Sprintf("%s of %s readable, %d without records", count(readable, "value schema"), count(len(start), "topic"), len(start)-len(ids)))
 	return plans
+}
+
+// newestSchemas reads what client consumes of partition 0 of the topics to where they end now, and gives the ids of the
+// schemas of their last values. A topic without values has none.
+func newestSchemas(ctx context.Context, client *kgo.Client, topics []string) (map[string]int, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	admin := kadm.NewClient(client)
+	starts, err := admin.ListStartOffsets(ctx, topics...)
+	var ends kadm.ListedOffsets
+	if err == nil {
+		ends, err = admin.ListEndOffsets(ctx, topics...)
+	}
+	if err == nil {
+		err = errors.Join(starts.Error(), ends.Error())
+	}
+	if err != nil {
+		return nil, kafka.Trouble("list offsets of", count(len(topics), "topic"), err)
+	}
+	left := map[string]int64{} // end offset
+	for _, topic := range topics {
+		start, _ := starts.Lookup(topic, 0)
+		if end, ok := ends.Lookup(topic, 0); ok && end.Offset > start.Offset {
+			left[topic] = end.Offset
+		}
+	}
+	ids := map[string]int{}
+	for len(left) > 0 {
+		fetches := client.PollFetches(ctx)
+		fetches.EachRecord(func(r *kgo.Record) {
+			if id, _, err := record.ParseFrame(r.Value); err == nil && !r.Attrs.IsControl() {
+				ids[r.Topic] = id
+			}
+			if end, ok := left[r.Topic]; ok && r.Offset+1 >= end {
+				delete(left, r.Topic)
+			}
+		})
+		if ctx.Err() == nil {
+			continue
+		}
+		for topic := range left {
+			if _, ok := ids[topic]; !ok {
+				return nil, kafka.Trouble("read the last records of", fmt.Sprintf("topic %q", topic), ctx.Err())
+			}
+		}
+		break // compaction has taken the last ones away, and others were there
+	}
+	return ids, nil
 }
 
 func (s *Sink) planOf(ctx context.Context, topic string, id int) (*rule.Plan, error) {

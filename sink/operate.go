@@ -7,12 +7,15 @@ import (
 	"slices"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/schema/registry"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -260,9 +263,9 @@ func (o *Operator) Quarantines(ctx context.Context, source, table string) ([]war
 	}), err
 }
 
-// Resume ends a pause and has quarantined tables tried again; with park the record each is held at is parked first.
-func (o *Operator) Resume(ctx context.Context, source, table string, park bool) (warehouse.Resumed, error) {
-	return o.session.Resume(ctx, source, table, park)
+// Resume ends a pause and has quarantined tables tried again, behind a remedy for the record that each is held at.
+func (o *Operator) Resume(ctx context.Context, source, table string, remedy warehouse.Remedy) (warehouse.Resumed, error) {
+	return o.session.Resume(ctx, source, table, remedy)
 }
 
 // Status gives what the warehouse alone knows of the group, for when no sink answers.
@@ -321,6 +324,95 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	st.addSources(sources)
 	st.summarise()
 	return st, nil
+}
+
+// ErrNotApplied says that some of what was to be waited for is not applied.
+var ErrNotApplied = errors.New("not everything is applied")
+
+// Wait waits until everything that Kafka holds when it is called, of the topics that the rules take, is applied. When ctx
+// ends before, the error is an ErrNotApplied that names a partition which is behind.
+func (o *Operator) Wait(ctx context.Context, cfg Config) error {
+	opts, err := cfg.Kafka.Options(service.Log(cfg.Log))
+	if err != nil {
+		return err
+	}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return fmt.Errorf("make Kafka client: %w", err)
+	}
+	defer client.Close()
+	ends, err := o.ends(ctx, kadm.NewClient(client))
+	if err != nil {
+		return err
+	}
+	for {
+		done, err := o.session.Checkpoints(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		var behind []string
+		for p, end := range ends {
+			if err == nil && done[p] < end {
+				behind = append(behind, fmt.Sprintf("topic %q partition %d is at offset %d of %d", p.Topic, p.Partition, done[p], end))
+			}
+		}
+		if err == nil && len(behind) == 0 {
+			return nil
+		}
+		timer := time.NewTimer(waitEvery)
+		select {
+		case <-timer.C:
+			continue
+		case <-ctx.Done():
+			timer.Stop()
+		}
+		if len(behind) == 0 {
+			return fmt.Errorf("%w: %w", ErrNotApplied, ctx.Err())
+		}
+		slices.Sort(behind)
+		return fmt.Errorf("%w: %d of %d partitions are behind: %s", ErrNotApplied, len(behind), len(ends), behind[0])
+	}
+}
+
+const waitEvery = 200 * time.Millisecond
+
+// ends gives up to where there is something to apply.
+func (o *Operator) ends(ctx context.Context, admin *kadm.Client) (map[warehouse.Place]int64, error) {
+	topics, err := admin.ListTopics(ctx)
+	if err != nil {
+		return nil, kafka.Trouble("list topics of", "Kafka", err)
+	}
+	var names []string
+	whole := map[string]bool{}
+	for _, name := range topics.Names() {
+		if source, ok := record.ParseProgressTopic(name); ok {
+			if _, ok := o.rules.Source(source); ok {
+				names = append(names, name)
+				whole[name] = o.rules.Whole(source)
+			}
+		} else if r, ok := matchTopic(o.rules, name); ok && !o.rules.Whole(r.Source) {
+			names = append(names, name) // the others come with their progress topic
+		}
+	}
+	out := map[warehouse.Place]int64{}
+	if len(names) == 0 {
+		return out, nil
+	}
+	listed, err := admin.ListCommittedOffsets(ctx, names...)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, kafka.Trouble("list offsets of", count(len(names), "topic"), err)
+	}
+	listed.Each(func(l kadm.ListedOffset) {
+		end := l.Offset
+		if whole[l.Topic] {
+			end-- // the commit marker behind the newest record is passed with the next one
+		}
+		out[warehouse.Place{Topic: l.Topic, Partition: l.Partition}] = end
+	})
+	return out, nil
 }
 
 // Subject takes SOURCE/TABLE apart, as verbs are given it; either may be missing ("shop", "shop/public.orders", "").

@@ -1,11 +1,14 @@
 package sink_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink"
@@ -63,7 +66,7 @@ func TestPoisonIsHeldExactly(t *testing.T) {
 			w.rows(`SELECT count(*) FROM public.checked`, fmt.Sprint(at))
 			w.rows(`SELECT id FROM public.other`, "1")
 			w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
-			if _, err := w.operator().Resume(t.Context(), "shop", "public.checked", false); err != nil {
+			if _, err := w.operator().Resume(t.Context(), "shop", "public.checked", warehouse.TryAgain); err != nil {
 				t.Fatal(err)
 			}
 			w.complete(shop)
@@ -246,7 +249,7 @@ func TestResumePark(t *testing.T) {
 	shop.tx(upd(r, 2, "mended"))
 	attempt := w.query(`SELECT attempt FROM tributary.quarantine WHERE table_name = 'public.log'`)
 	o := w.operator()
-	if _, err := o.Resume(t.Context(), "shop", "", true); err != nil {
+	if _, err := o.Resume(t.Context(), "shop", "", warehouse.Park); err != nil {
 		t.Fatal(err)
 	}
 	w.rows(`SELECT id FROM public.checked ORDER BY 1`, "1", "3")
@@ -310,7 +313,7 @@ func TestPause(t *testing.T) {
 	w.rows(`SELECT id FROM public.b ORDER BY 1`, "1", "2", "3")
 	w.eventually("paused index build", func() any { return state(two.Sink) })
 	w.rows(`SELECT id FROM public.a`, "1")
-	if _, err := o.Resume(t.Context(), "shop", "public.a", false); err != nil {
+	if _, err := o.Resume(t.Context(), "shop", "public.a", warehouse.TryAgain); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)
@@ -326,4 +329,57 @@ func TestPause(t *testing.T) {
 	if err != nil || len(st.Tables) != 2 || st.Headline != "healthy: up_to_date" {
 		t.Fatalf("got %+v, %v", st, err)
 	}
+}
+
+// TestWait: it ends when what is in Kafka is applied, and says what is not.
+func TestWait(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Sources = []rule.Source{{Name: "whole", Consistency: "source"}, {Name: "*"}}
+	r := w.checked("checked")
+	shop, whole := w.source("shop"), w.source("whole")
+	shop.table(r, 2)
+	shop.tx(many(100, func(i int) event { return ins(r, i, "fine") })...)
+	whole.tx(ins(relation("other", "id integer key"), 1))
+	o := w.operator()
+	wait := func(d time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), d)
+		defer cancel()
+		return o.Wait(ctx, w.cfg)
+	}
+	s := w.start(w.cfg)
+	w.eventually(true, func() any { return s.Status().Partitions > 0 })
+	if err := wait(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.query(`SELECT (SELECT count(*) FROM public.checked), (SELECT count(*) FROM public.other)`); got[0] != "100|1" {
+		t.Errorf("got %s", got)
+	}
+	shop.tx(ins(r, 1000, "poison"))
+	if err := wait(time.Second); !errors.Is(err, sink.ErrNotApplied) || !strings.Contains(err.Error(), `1 of 4 partitions are behind: topic "shop.public.checked"`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestResumeSkip: the record that the table is held at is passed over, and only that.
+func TestResumeSkip(t *testing.T) {
+	w := newWorld(t)
+	r := w.checked("checked")
+	shop := w.source("shop")
+	shop.tx(ins(r, 1, "fine"), ins(r, 2, "poison"), ins(r, 3, "fine"))
+	shop.tx(ins(r, 4, "poison"), upd(r, 2, "mended"))
+	w.start(w.cfg)
+	w.rows(`SELECT next_offset FROM tributary.quarantine`, "1")
+	o := w.operator()
+	if _, err := o.Resume(t.Context(), "shop", "public.checked", warehouse.Skip); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT next_offset, skip FROM tributary.quarantine`, "4|f")
+	w.rows(`SELECT id FROM public.checked ORDER BY 1`, "1", "3")
+	if _, err := o.Resume(t.Context(), "shop", "public.checked", warehouse.Skip); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.checked ORDER BY 1`, "1", "2", "3")
+	w.rows(`SELECT count(*) FROM tributary.parked`, "0")
+	w.rows(`SELECT verb FROM tributary.operation`, "resume --skip", "resume --skip")
 }

@@ -66,6 +66,11 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 	if r.Attrs.IsControl() || r.Value == nil {
 		return 1, nil // a commit marker; a tombstone, which only repeats a delete
 	}
+	if pt.p.Skip && !pt.met {
+		pt.met = true
+		w.s.log.Warn("record is passed over, as somebody asked", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset)
+		return 1, nil
+	}
 	h, err := headersOf(r)
 	if err != nil {
 		return pt.end(invalid(r, err))

@@ -253,7 +253,7 @@ func (v *supervisor) look(ctx context.Context) error {
 		over := h.fenced && time.Since(h.since) >= reclaimAfter
 		if h.written {
 			over = !slices.ContainsFunc(quarantines, func(q warehouse.Quarantine) bool {
-				return q.Topic == p.Topic && q.Partition == p.Number && !q.Park
+				return q.Topic == p.Topic && q.Partition == p.Number && q.Remedy == warehouse.TryAgain
 			})
 		}
 		if over && !v.s.pausedTopic(p.Topic) {

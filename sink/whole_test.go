@@ -8,22 +8,35 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // newWholeWorld makes one whose source "shop" becomes visible as a whole.
 func newWholeWorld(t testing.TB) *world {
-	w := newWorld(t)
-	w.cfg.Sources = []rule.Source{{Name: "shop", Consistency: "source"}, {Name: "*"}}
+	return newWholeWorldOn(t, kafkatest.Fake(t), "shop", rule.Source{Name: "*"})
+}
+
+func newWholeWorldOn(t testing.TB, cluster kafkatest.Cluster, source string, others ...rule.Source) *world {
+	t.Helper()
+	w := newWorldOn(t, cluster)
+	w.cfg.Sources = append([]rule.Source{{Name: source, Consistency: "source"}}, others...)
 	return w
 }
 
 // TestTransfers: money goes to and fro between accounts in two tables, while sinks come and go. Whoever reads the
 // warehouse sees the same total, at any time.
 func TestTransfers(t *testing.T) {
-	w := newWholeWorld(t)
+	kafkatest.Each(t, transfers)
+}
+
+func transfers(t *testing.T, cluster kafkatest.Cluster) {
+	name := kafkatest.Name(t) // the broker is shared
+	w := newWholeWorldOn(t, cluster, name)
+	w.cfg.Group = name
 	w.cfg.Batch.Rows = 50 // several source transactions at once, and not all
-	shop := w.source("shop")
+	shop := w.source(name)
 	a, b := relation("a", "id integer key", "v integer"), relation("b", "id integer key", "v integer")
 	shop.table(a, 1)
 	shop.table(b, 4)
@@ -128,7 +141,7 @@ func TestWholeSourceStops(t *testing.T) {
 	w.eventually("quarantined", func() any { return s.Status().State })
 	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
 	o := w.operator()
-	if _, err := o.Resume(t.Context(), "shop", "", false); err != nil {
+	if _, err := o.Resume(t.Context(), "shop", "", warehouse.TryAgain); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)
@@ -138,7 +151,7 @@ func TestWholeSourceStops(t *testing.T) {
 	}
 	w.eventually("paused", func() any { return s.Status().State })
 	shop.tx(ins(fine, 4))
-	if _, err := o.Resume(t.Context(), "shop", "", false); err != nil {
+	if _, err := o.Resume(t.Context(), "shop", "", warehouse.TryAgain); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)

@@ -66,6 +66,7 @@ type Start struct {
 	Err      error // not nil: the partition is held from the start
 	Hold     error // not nil: the partition is held from the start, by the caller who says so
 	Park     error // not nil: why the first record is not to be applied, but put aside
+	Skip     bool  // the first record is to be passed over
 }
 
 // Partition is an assigned partition. The exported fields may be read by whoever took it, until Finish; they are
@@ -140,7 +141,9 @@ func New(cfg Config) (*Consumer, error) {
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.SessionTimeout(cfg.Session),
 		kgo.HeartbeatInterval(cfg.Session/5),
-		kgo.RebalanceTimeout(rebalanceTimeout),
+		// A rebalance waits so long for members that do not join again: no longer than for one that is not heard of at all.
+		// A broker that has answered a member which has lost its connection meanwhile waits for the answer to the answer.
+		kgo.RebalanceTimeout(cfg.Session),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.KeepControlRecords(),
@@ -170,10 +173,6 @@ func New(cfg Config) (*Consumer, error) {
 }
 
 const (
-	rebalanceTimeout = 60 * time.Second
-	// revokePatience is how long a rebalance waits for flushes of the partitions that go: not waiting would be right too,
-	// since the checkpoint fences us, but then the flush is for nothing.
-	revokePatience = 20 * time.Second
 	// leavePatience is how long Close waits for a rebalance that is under way.
 	leavePatience = 5 * time.Second
 	pollRecords   = 10_000
@@ -313,7 +312,9 @@ func (c *Consumer) giveUp(lost map[string][]int32, wait bool) {
 	}
 	c.moves++
 	c.notify()
-	deadline := time.NewTimer(revokePatience)
+	// Not waiting would be right too, since the checkpoint fences us, but then the flush is for nothing. Waiting too long
+	// would cost the membership, see RebalanceTimeout.
+	deadline := time.NewTimer(c.cfg.Session / 2)
 	defer deadline.Stop()
 	for wait && slices.ContainsFunc(going, func(p *Partition) bool { return p.busy }) {
 		changed := c.changed

@@ -126,7 +126,7 @@ func (c *Consumer) Finish(p *Partition, d Done) {
 	p.busy = false
 	p.Next, p.Position = d.Next, d.Position
 	if d.Records > 0 {
-		p.Attempt, p.Park = 0, nil
+		p.Attempt, p.Park, p.Skip = 0, nil, false
 	}
 	if p.release && c.wake != nil {
 		c.wake()

@@ -33,6 +33,7 @@ type Claim struct {
 	Err     error // the partition must not be consumed, though claimed: trouble
 	// Park is not nil where somebody asked that the first record be parked: the reason for which it was quarantined.
 	Park *Reason
+	Skip bool // somebody asked that the first record be passed over
 }
 
 // claimPatience is how long a claim waits for the transaction of an owner before it. A live owner has finished by
@@ -125,9 +126,9 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 		var park bool
 		var why Reason
 		err = tx.QueryRow(ctx, `
-			SELECT attempt, park AND next_offset = $4, code, message FROM tributary.quarantine
+			SELECT attempt, park AND next_offset = $4, skip AND next_offset = $4, code, message FROM tributary.quarantine
 			 WHERE grp = $1 AND topic = $2 AND partition = $3`, w.cfg.Group, p.Topic, p.Number, c.Next).
-			Scan(&c.Attempt, &park, &why.Code, &why.Message)
+			Scan(&c.Attempt, &park, &c.Skip, &why.Code, &why.Message)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return nil, err
 		}

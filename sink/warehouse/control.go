@@ -122,9 +122,19 @@ type Resumed struct {
 	Quarantines []Quarantine
 }
 
-// Resume ends the pauses of exactly a subject, and lets quarantined partitions of its tables be tried again. With park
-// the record that each is held at is parked first. source and table "" stand for all.
-func (s *Session) Resume(ctx context.Context, source, table string, park bool) (out Resumed, err error) {
+// Remedy is what becomes of the record that a partition is held at.
+type Remedy string
+
+// The remedies.
+const (
+	TryAgain Remedy = ""
+	Park     Remedy = "park" // it is put aside, with all that follows of its key
+	Skip     Remedy = "skip" // it is passed over: its change is lost
+)
+
+// Resume ends the pauses of exactly a subject, and lets quarantined partitions of its tables be tried again, behind a
+// remedy for the record that each is held at. source and table "" stand for all.
+func (s *Session) Resume(ctx context.Context, source, table string, remedy Remedy) (out Resumed, err error) {
 	subject := (&Pause{Source: source, Table: table}).Subject()
 	err = s.inTx(ctx, "resume", subject, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `DELETE FROM tributary.control WHERE grp = $1 AND source = $2 AND "table" = $3 RETURNING source, "table"`,
@@ -140,8 +150,11 @@ func (s *Session) Resume(ctx context.Context, source, table string, park bool) (
 			return err
 		}
 		change := `DELETE FROM tributary.quarantine`
-		if park {
-			change = `UPDATE tributary.quarantine SET park = true`
+		switch remedy {
+		case Park:
+			change = `UPDATE tributary.quarantine SET park = true, skip = false`
+		case Skip:
+			change = `UPDATE tributary.quarantine SET park = false, skip = true`
 		}
 		rows, err = tx.Query(ctx, change+` WHERE grp = $1 AND ($2 = '' OR source = $2) AND ($3 = '' OR table_name = $3)
 			RETURNING topic, partition, next_offset, source, table_name, code, message`, s.w.cfg.Group, source, table)
@@ -158,8 +171,8 @@ func (s *Session) Resume(ctx context.Context, source, table string, park bool) (
 			return nil
 		}
 		verb := "resume"
-		if park {
-			verb = "resume --park"
+		if remedy != TryAgain {
+			verb += " --" + string(remedy)
 		}
 		return s.operation(ctx, tx, Operation{
 			Verb: verb, Subject: subject, Before: map[string]any{"pauses": out.Pauses, "quarantines": out.Quarantines},
@@ -167,4 +180,28 @@ func (s *Session) Resume(ctx context.Context, source, table string, park bool) (
 		})
 	})
 	return out, err
+}
+
+// Place is one partition of one topic.
+type Place struct {
+	Topic     string
+	Partition int32
+}
+
+// Checkpoints gives the next offset of each partition of the group.
+func (s *Session) Checkpoints(ctx context.Context) (map[Place]int64, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := s.conn.Query(ctx, `SELECT topic, partition, next_offset FROM tributary.checkpoint WHERE grp = $1`, s.w.cfg.Group)
+	if err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	out := map[Place]int64{}
+	var p Place
+	var next int64
+	if _, err = pgx.ForEachRow(rows, []any{&p.Topic, &p.Partition, &next}, func() error { out[p] = next; return nil }); err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	return out, nil
 }

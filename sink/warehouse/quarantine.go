@@ -22,8 +22,8 @@ type Quarantine struct {
 	Message   string
 	Hint      string
 	Since     time.Time
-	Attempt   int64 // grows with each attempt that failed
-	Park      bool  // somebody asked that the record at Next be parked
+	Attempt   int64  // grows with each attempt that failed
+	Remedy    Remedy // what somebody asked for
 }
 
 // Hold writes a quarantine, and gives the number of the attempt. The same error at the same offset keeps its Since.
@@ -37,7 +37,7 @@ func (s *Session) Hold(ctx context.Context, q Quarantine) (attempt int64, err er
 		ON CONFLICT (grp, topic, partition) DO UPDATE
 		   SET since = CASE WHEN q.next_offset = excluded.next_offset AND q.code = excluded.code THEN q.since ELSE now() END,
 		       next_offset = excluded.next_offset, code = excluded.code, message = excluded.message, hint = excluded.hint,
-		       instance = excluded.instance, park = false, attempt = nextval('tributary.quarantine_attempt')
+		       instance = excluded.instance, park = false, skip = false, attempt = nextval('tributary.quarantine_attempt')
 		RETURNING attempt`,
 		s.w.cfg.Group, q.Topic, q.Partition, q.Next, q.Source, q.Table, q.Code, q.Message, q.Hint, s.w.cfg.Instance).Scan(&attempt)
 	if err != nil {
@@ -65,13 +65,13 @@ func (s *Session) Quarantines(ctx context.Context) ([]Quarantine, error) {
 		return nil, err
 	}
 	rows, err := s.conn.Query(ctx, `
-		SELECT topic, partition, next_offset, source, table_name, code, message, hint, since, attempt, park
-		  FROM tributary.quarantine WHERE grp = $1 ORDER BY topic, partition`, s.w.cfg.Group)
+		SELECT topic, partition, next_offset, source, table_name, code, message, hint, since, attempt, CASE WHEN park THEN $2 WHEN skip THEN $3 ELSE '' END
+		  FROM tributary.quarantine WHERE grp = $1 ORDER BY topic, partition`, s.w.cfg.Group, string(Park), string(Skip))
 	if err != nil {
 		return nil, s.broken("read", "tributary.quarantine", err)
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (q Quarantine, err error) {
-		err = row.Scan(&q.Topic, &q.Partition, &q.Next, &q.Source, &q.Table, &q.Code, &q.Message, &q.Hint, &q.Since, &q.Attempt, &q.Park)
+		err = row.Scan(&q.Topic, &q.Partition, &q.Next, &q.Source, &q.Table, &q.Code, &q.Message, &q.Hint, &q.Since, &q.Attempt, &q.Remedy)
 		return q, err
 	})
 	if err != nil {

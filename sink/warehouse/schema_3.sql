@@ -1,4 +1,4 @@
--- Version 3: tables that are read anew.
+-- Version 3: tables that are read anew, and records that are passed over.
 
 CREATE TABLE tributary.reload (
     grp           text        NOT NULL,
@@ -21,3 +21,6 @@ CREATE TABLE tributary.reload (
 COMMENT ON TABLE tributary.reload IS 'Tables that are read anew. Rows that do not come again are removed when all others have come.';
 COMMENT ON COLUMN tributary.checkpoint.parked_n IS
     'Grows with each change of what is parked of the partition, and when a reload of its topic begins or ends.';
+
+ALTER TABLE tributary.quarantine
+    ADD COLUMN skip boolean NOT NULL DEFAULT false; -- the record at next_offset is to be passed over

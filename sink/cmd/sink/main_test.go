@@ -75,6 +75,9 @@ func TestVerbs(t *testing.T) {
 	want(run("", "parked", "discard", "shop/public.t", "--yes"), "1 records discarded")
 	run("nothing is parked there", "parked", "discard", "shop/public.t", "--yes")
 	want(run("", "resume", "shop/public.t", "--park", "--plan"), "offset 7 is put aside")
+	run("either --park or --skip", "resume", "shop/public.t", "--park", "--skip")
+	run("which table", "resume", "--skip")
+	want(run("", "resume", "shop/public.t", "--skip", "--yes"), "offset 7 is passed over")
 	want(run("", "pause", "shop", "--reason", "vacation", "--for", "1h", "--yes"), "for 1h0m0s", "paused")
 	want(run("", "resume", "shop/public.t", "--yes"), "1 partitions are tried again")
 	want(run("", "status", "--direct"), "healthy: paused", "vacation")
@@ -86,7 +89,7 @@ func TestVerbs(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), `SELECT string_agg(verb || ' ' || subject, ', ' ORDER BY at) FROM tributary.operation`).Scan(&verbs); err != nil {
 		t.Fatal(err)
 	}
-	if verbs != "parked discard shop/public.t, pause shop, resume shop/public.t, resume shop" {
+	if verbs != "parked discard shop/public.t, resume --skip shop/public.t, pause shop, resume shop/public.t, resume shop" {
 		t.Errorf("operations: %s", verbs)
 	}
 }

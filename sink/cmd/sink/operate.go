@@ -131,13 +131,22 @@ func pauseCommand(load loader) *cobra.Command {
 
 func resumeCommand(load loader) *cobra.Command {
 	var c change
-	var park bool
+	var park, skip bool
 	cmd := &cobra.Command{
 		Use: "resume [SOURCE[/TABLE]]", Short: "End a pause, and have quarantined tables tried again",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			source, table, err := subject(args, park)
+			source, table, err := subject(args, park || skip)
 			if err != nil {
 				return err
+			}
+			remedy, what := warehouse.TryAgain, "is tried again"
+			switch {
+			case park && skip:
+				return service.Usage(errors.New("either --park or --skip"))
+			case park:
+				remedy, what = warehouse.Park, "is put aside with all that follows of its key, and the table goes on"
+			case skip:
+				remedy, what = warehouse.Skip, "is passed over: its change is lost, and the table goes on"
 			}
 			out := cmd.OutOrStdout()
 			return operate(cmd, load, func(o *sink.Operator, _ sink.Config) error {
@@ -157,10 +166,6 @@ func resumeCommand(load loader) *cobra.Command {
 					}
 				}
 				for _, q := range quarantines {
-					what := "is tried again"
-					if park {
-						what = "is put aside with all that follows of its key, and the table goes on"
-					}
 					_, _ = fmt.Fprintf(out, "%s/%s partition %d: offset %d %s\n  error  %s\n", q.Source, q.Table, q.Partition, q.Next, what, q.Message)
 				}
 				if found == 0 {
@@ -170,7 +175,7 @@ func resumeCommand(load loader) *cobra.Command {
 				if err != nil || !ok {
 					return err
 				}
-				done, err := o.Resume(cmd.Context(), source, table, park)
+				done, err := o.Resume(cmd.Context(), source, table, remedy)
 				if err != nil {
 					return err
 				}
@@ -181,6 +186,7 @@ func resumeCommand(load loader) *cobra.Command {
 	}
 	c.flags(cmd)
 	cmd.Flags().BoolVar(&park, "park", false, "put the record aside that the table is held at")
+	cmd.Flags().BoolVar(&skip, "skip", false, "pass over the record that the table is held at; its change is lost")
 	return cmd
 }
 

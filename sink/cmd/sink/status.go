@@ -21,6 +21,7 @@ const askPatience = 2 * time.Second
 
 func statusCommand(load loader) *cobra.Command {
 	var asJSON, all, direct bool
+	var wait time.Duration
 	cmd := &cobra.Command{
 		Use: "status", Short: "How the group does; asks the sink on this host, else the warehouse",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -28,6 +29,15 @@ func statusCommand(load loader) *cobra.Command {
 				return service.Usage(fmt.Errorf("unexpected argument %q", args[0]))
 			}
 			return operate(cmd, load, func(o *sink.Operator, cfg sink.Config) error {
+				var waited error
+				if wait > 0 {
+					ctx, cancel := context.WithTimeout(cmd.Context(), wait)
+					waited = o.Wait(ctx, cfg)
+					cancel()
+					if waited != nil && !errors.Is(waited, sink.ErrNotApplied) {
+						return waited
+					}
+				}
 				var st *sink.Status
 				err := errors.New("not asked")
 				if !direct {
@@ -49,12 +59,13 @@ func statusCommand(load loader) *cobra.Command {
 				if err == nil && strings.HasPrefix(st.Headline, "needs you") {
 					err = errors.New("not healthy: somebody has to look")
 				}
-				return err
+				return errors.Join(err, waited)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	cmd.Flags().BoolVar(&all, "all", false, "with every source and table that is up to date")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "first wait, at most so long, until everything that Kafka holds now is applied; else exit status 1")
 	cmd.Flags().BoolVar(&direct, "direct", false, "ask the warehouse, not the service")
 	return cmd
 }
