@@ -20,12 +20,12 @@ import (
 func (m *machine) build(ctx context.Context) (err error) {
 	settings := map[string]string{
 		"fsync": "on", "full_page_writes": "on", // servers are killed
-		"wal_sender_timeout": strconv.Itoa(int(senderLimit.Milliseconds())),
+		"wal_sender_timeout": strconv.Itoa(int(senderLimit.Milliseconds())), "deadlock_timeout": "200",
 	}
 	if m.source, err = pgtest.Start(ctx, pgtest.Options{Settings: settings}); err != nil {
 		return err
 	}
-	warehouse := map[string]string{"fsync": "on", "full_page_writes": "on", "max_connections": "60"}
+	warehouse := map[string]string{"fsync": "on", "full_page_writes": "on", "max_connections": "60", "deadlock_timeout": "200"}
 	if m.warehouse, err = pgtest.Start(ctx, pgtest.Options{Settings: warehouse}); err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (m *machine) createTables(ctx context.Context) error {
 		return fmt.Errorf("connect to source: %w", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	script := ledgerSQL
+	script := ledgerSQL + schemaSQL
 	for i := range tables {
 		script += tables[i].createSQL(m.Rows) + tables[i].triggerSQL()
 	}
@@ -67,20 +67,20 @@ func (m *machine) createTables(ctx context.Context) error {
 // configure writes the services' configurations. Everything is small, so that what happens at a limit happens often:
 // large transactions are cut, chunks are many, batches are several.
 func (m *machine) configure() error {
-	var overrides []string
+	overrides := []string{fmt.Sprintf("{table: public.%s, partitions: %d}", latePattern, late("").partitions)}
 	for _, t := range tables {
 		overrides = append(overrides, fmt.Sprintf("{table: public.%s, partitions: %d}", t.name, t.partitions))
 	}
 	brokers := strings.Join(m.Broker.Addrs(), ", ")
 	capture := fmt.Sprintf(`
-source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 500ms, heartbeat: 1s}
+source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 500ms, heartbeat: 1s, wal_budget: %d}
 snapshot: {workers: 2, chunk_rows: 200, chunk_bytes: 128KiB}
 publish: {linger: 50ms, bytes: 128KiB}
 kafka: {brokers: [%s]}
 topics: {overrides: [%s]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
-`, sourceName, through(m.source, m.sourceNet), brokers, strings.Join(overrides, ", "), m.Registry)
+`, sourceName, through(m.source, m.sourceNet), walBudget, brokers, strings.Join(overrides, ", "), m.Registry)
 	sink := fmt.Sprintf(`
 group: %s
 warehouse: {dsn: %q, connections: 3}
@@ -138,9 +138,7 @@ func (m *machine) tearDown(ctx context.Context) error {
 		errs = append(errs, keep(c.Log(), m.path(name+".log")), c.Remove())
 	}
 	if m.load != nil {
-		m.mu.Lock()
-		m.report.Transactions, m.report.RolledBack = m.load.committed.Load(), m.load.rolledBack.Load()
-		m.mu.Unlock()
+		m.note(func(r *Report) { r.Transactions, r.RolledBack = m.load.committed.Load(), m.load.rolledBack.Load() })
 	}
 	return errors.Join(append(errs, context.Cause(ctx))...)
 }
