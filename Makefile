@@ -11,7 +11,7 @@ RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all nemesis nemesis-figures nemesis-mutants build lint fmt bench docs clean
+.PHONY: demo psql databases test test-all nemesis nemesis-figures nemesis-memory nemesis-mutants build lint fmt bench docs clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -66,6 +66,10 @@ nemesis:
 ## nemesis-figures: what all runs of nemesis together have found, as the tables of docs/guarantees.md
 nemesis-figures:
 	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestFigures$$' -figures $(CACHE)/nemesis.jsonl
+
+## nemesis-memory: peak memory of both services, with the warehouse away for MINUTES=2 and in a large transaction (Linux)
+nemesis-memory:
+	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestMemory$$' -v -timeout 2h -memory -minutes $(or $(MINUTES),0) -broker $(or $(BROKER),kafka)
 
 ## nemesis-mutants: that it finds defects which are built in on purpose
 nemesis-mutants:

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,15 +19,30 @@ import (
 )
 
 // build starts the servers and the proxies, makes the tables, and prepares the services.
-func (m *machine) build(ctx context.Context) (err error) {
-	settings := map[string]string{
+func (m *machine) build(ctx context.Context) error {
+	source := map[string]string{
 		"fsync": "on", "full_page_writes": "on", // servers are killed
 		"wal_sender_timeout": strconv.Itoa(int(senderLimit.Milliseconds())), "deadlock_timeout": "200",
 	}
-	if m.source, err = pgtest.Start(ctx, pgtest.Options{Settings: settings}); err != nil {
+	warehouse := map[string]string{"fsync": "on", "full_page_writes": "on", "max_connections": "60", "deadlock_timeout": "200"}
+	if err := m.startServers(ctx, source, warehouse); err != nil {
 		return err
 	}
-	warehouse := map[string]string{"fsync": "on", "full_page_writes": "on", "max_connections": "60", "deadlock_timeout": "200"}
+	if err := m.createTables(ctx); err != nil {
+		return err
+	}
+	m.load = &load{
+		dsn: m.source.DSN("postgres"), seed: m.Seed, rows: m.Rows, large: m.Large,
+		failed: func(err error) { m.tell("load: %v", postgres.Describe(err)) },
+	}
+	return m.configure()
+}
+
+// startServers starts both servers, each with a proxy, and the checker that looks at them.
+func (m *machine) startServers(ctx context.Context, source, warehouse map[string]string) (err error) {
+	if m.source, err = pgtest.Start(ctx, pgtest.Options{Settings: source}); err != nil {
+		return err
+	}
 	if m.warehouse, err = pgtest.Start(ctx, pgtest.Options{Settings: warehouse}); err != nil {
 		return err
 	}
@@ -35,17 +52,8 @@ func (m *machine) build(ctx context.Context) (err error) {
 	if m.warehouseNet, err = newProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(m.warehouse.Port()))); err != nil {
 		return fmt.Errorf("start proxy: %w", err)
 	}
-	if err := m.createTables(ctx); err != nil {
-		return err
-	}
-	if m.checker, err = newChecker(m); err != nil {
-		return err
-	}
-	m.load = &load{
-		dsn: m.source.DSN("postgres"), seed: m.Seed, rows: m.Rows, large: m.Large,
-		failed: func(err error) { m.tell("load: %v", postgres.Describe(err)) },
-	}
-	return m.configure()
+	m.checker, err = newChecker(m)
+	return err
 }
 
 func (m *machine) createTables(ctx context.Context) error {
@@ -92,12 +100,17 @@ session: %s
 http: {listen: "127.0.0.1:0"}
 tables: [{from: "public.*", to: "dwh.{table}"}]
 `, group, through(m.warehouse, m.warehouseNet), brokers, m.Registry, sinkSession)
+	return m.prepare(capture, sink, "capture-a", "capture-b", "sink-a", "sink-b", "sink-c")
+}
+
+// prepare writes the configurations and makes the services that are to have them, none of them running.
+func (m *machine) prepare(capture, sink string, names ...string) error {
 	for file, text := range map[string]string{"capture.yaml": capture, "sink.yaml": sink} {
 		if err := os.WriteFile(m.path(file), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write configuration: %w", err)
 		}
 	}
-	for _, name := range []string{"capture-a", "capture-b", "sink-a", "sink-b", "sink-c"} {
+	for _, name := range names {
 		s := &service{m: m, name: name, path: m.Programs.Sink, log: m.path(name + ".log"), args: []string{"run", "-c", m.path("sink.yaml")}}
 		if strings.HasPrefix(name, "capture") {
 			s.path, s.args[2] = m.Programs.Capture, m.path("capture.yaml")
@@ -117,10 +130,8 @@ func (m *machine) tearDown(ctx context.Context) error {
 	for _, s := range m.services {
 		s.resume()
 	}
-	for _, name := range []string{"capture-a", "capture-b", "sink-a", "sink-b", "sink-c"} {
-		if s := m.services[name]; s != nil {
-			s.stop()
-		}
+	for _, name := range slices.Sorted(maps.Keys(m.services)) { // captures first
+		m.services[name].stop()
 	}
 	var errs []error
 	for _, p := range []*proxy{m.sourceNet, m.warehouseNet} {

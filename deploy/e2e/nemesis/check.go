@@ -25,6 +25,8 @@ type checker struct {
 	ledger int64                // id of the last entry that was checked
 	topics map[string]*topicLog // by table
 	fences int
+	// patience is how long a fence may take.
+	patience time.Duration
 
 	created   change.LSN     // where the slot was made
 	published []confirmation // the newest of the round before, and those of this one
@@ -44,7 +46,7 @@ func newChecker(m *machine) (*checker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &checker{m: m, reader: r, topics: map[string]*topicLog{}}, nil
+	return &checker{m: m, reader: r, topics: map[string]*topicLog{}, patience: fenceTimeout}, nil
 }
 
 func (c *checker) close() { c.reader.close() }
@@ -92,12 +94,13 @@ var errBroken = errors.New("something is wrong already")
 func (c *checker) fence(ctx context.Context, id string) error {
 	var last string
 	quiet := false // when the fence before was reached
-	err := poll(ctx, fenceTimeout, func(ctx context.Context) (bool, error) {
+	err := poll(ctx, c.patience, func(ctx context.Context) (bool, error) {
 		c.fences++
 		one := fmt.Sprintf("%s-%d", id, c.fences)
-		var done bool
-		var err error
-		done, last, err = c.tryFence(ctx, one)
+		done, state, err := c.tryFence(ctx, one)
+		if state != "" {
+			last = state
+		}
 		if c.m.broken() {
 			return false, errBroken
 		}
