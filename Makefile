@@ -11,7 +11,7 @@ RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all nemesis build lint fmt bench docs clean
+.PHONY: demo psql databases test test-all nemesis nemesis-figures nemesis-memory nemesis-mutants build lint fmt bench docs clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -57,9 +57,23 @@ $(CACHE)/golangci-lint-$(GOLANGCI_VERSION):
 	GOBIN=$(CACHE) GOWORK=off go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv $(CACHE)/golangci-lint $@
 
-## nemesis: workload and faults at random against the real binaries, like make nemesis SEED=7 MINUTES=30
+## nemesis: workload and faults at random against the real binaries, like make nemesis SEED=7 MINUTES=30 (BROKER=kfake)
 nemesis:
-	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestLong$$' -v -timeout 24h -seed $(or $(SEED),0) -minutes $(or $(MINUTES),10)
+	@mkdir -p $(CACHE)
+	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestLong$$' -v -timeout 24h -seed $(or $(SEED),0) \
+		-minutes $(or $(MINUTES),10) -broker $(or $(BROKER),kafka) -reports $(CACHE)/nemesis.jsonl
+
+## nemesis-figures: what all runs of nemesis together have found, as the tables of docs/guarantees.md
+nemesis-figures:
+	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestFigures$$' -figures $(CACHE)/nemesis.jsonl
+
+## nemesis-memory: peak memory of both services, with the warehouse away for MINUTES=2 and in a large transaction (Linux)
+nemesis-memory:
+	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestMemory$$' -v -timeout 2h -memory -minutes $(or $(MINUTES),0) -broker $(or $(BROKER),kafka)
+
+## nemesis-mutants: that it finds defects which are built in on purpose
+nemesis-mutants:
+	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestMutants$$' -v -timeout 1h -mutants
 
 ## bench: rows/s and changes/s beside what the machine allows, in one run
 bench:

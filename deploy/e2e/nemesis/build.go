@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,28 +19,16 @@ import (
 )
 
 // build starts the servers and the proxies, makes the tables, and prepares the services.
-func (m *machine) build(ctx context.Context) (err error) {
-	settings := map[string]string{
+func (m *machine) build(ctx context.Context) error {
+	source := map[string]string{
 		"fsync": "on", "full_page_writes": "on", // servers are killed
-		"wal_sender_timeout": strconv.Itoa(int(senderLimit.Milliseconds())),
+		"wal_sender_timeout": strconv.Itoa(int(senderLimit.Milliseconds())), "deadlock_timeout": "200",
 	}
-	if m.source, err = pgtest.Start(ctx, pgtest.Options{Settings: settings}); err != nil {
+	warehouse := map[string]string{"fsync": "on", "full_page_writes": "on", "max_connections": "60", "deadlock_timeout": "200"}
+	if err := m.startServers(ctx, source, warehouse); err != nil {
 		return err
-	}
-	warehouse := map[string]string{"fsync": "on", "full_page_writes": "on", "max_connections": "60"}
-	if m.warehouse, err = pgtest.Start(ctx, pgtest.Options{Settings: warehouse}); err != nil {
-		return err
-	}
-	if m.sourceNet, err = newProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(m.source.Port()))); err != nil {
-		return fmt.Errorf("start proxy: %w", err)
-	}
-	if m.warehouseNet, err = newProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(m.warehouse.Port()))); err != nil {
-		return fmt.Errorf("start proxy: %w", err)
 	}
 	if err := m.createTables(ctx); err != nil {
-		return err
-	}
-	if m.checker, err = newChecker(m); err != nil {
 		return err
 	}
 	m.load = &load{
@@ -48,13 +38,31 @@ func (m *machine) build(ctx context.Context) (err error) {
 	return m.configure()
 }
 
+// startServers starts both servers, each with a proxy, and the checker that looks at them.
+func (m *machine) startServers(ctx context.Context, source, warehouse map[string]string) (err error) {
+	if m.source, err = pgtest.Start(ctx, pgtest.Options{Settings: source}); err != nil {
+		return err
+	}
+	if m.warehouse, err = pgtest.Start(ctx, pgtest.Options{Settings: warehouse}); err != nil {
+		return err
+	}
+	if m.sourceNet, err = newProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(m.source.Port()))); err != nil {
+		return fmt.Errorf("start proxy: %w", err)
+	}
+	if m.warehouseNet, err = newProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(m.warehouse.Port()))); err != nil {
+		return fmt.Errorf("start proxy: %w", err)
+	}
+	m.checker, err = newChecker(m)
+	return err
+}
+
 func (m *machine) createTables(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, m.source.DSN("postgres"))
 	if err != nil {
 		return fmt.Errorf("connect to source: %w", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	script := ledgerSQL
+	script := ledgerSQL + schemaSQL
 	for i := range tables {
 		script += tables[i].createSQL(m.Rows) + tables[i].triggerSQL()
 	}
@@ -67,20 +75,20 @@ func (m *machine) createTables(ctx context.Context) error {
 // configure writes the services' configurations. Everything is small, so that what happens at a limit happens often:
 // large transactions are cut, chunks are many, batches are several.
 func (m *machine) configure() error {
-	var overrides []string
+	overrides := []string{fmt.Sprintf("{table: public.%s, partitions: %d}", latePattern, late("").partitions)}
 	for _, t := range tables {
 		overrides = append(overrides, fmt.Sprintf("{table: public.%s, partitions: %d}", t.name, t.partitions))
 	}
 	brokers := strings.Join(m.Broker.Addrs(), ", ")
 	capture := fmt.Sprintf(`
-source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 500ms, heartbeat: 1s}
+source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 500ms, heartbeat: 1s, wal_budget: %d}
 snapshot: {workers: 2, chunk_rows: 200, chunk_bytes: 128KiB}
 publish: {linger: 50ms, bytes: 128KiB}
 kafka: {brokers: [%s]}
 topics: {overrides: [%s]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
-`, sourceName, through(m.source, m.sourceNet), brokers, strings.Join(overrides, ", "), m.Registry)
+`, sourceName, through(m.source, m.sourceNet), walBudget, brokers, strings.Join(overrides, ", "), m.Registry)
 	sink := fmt.Sprintf(`
 group: %s
 warehouse: {dsn: %q, connections: 3}
@@ -92,12 +100,17 @@ session: %s
 http: {listen: "127.0.0.1:0"}
 tables: [{from: "public.*", to: "dwh.{table}"}]
 `, group, through(m.warehouse, m.warehouseNet), brokers, m.Registry, sinkSession)
+	return m.prepare(capture, sink, "capture-a", "capture-b", "sink-a", "sink-b", "sink-c")
+}
+
+// prepare writes the configurations and makes the services that are to have them, none of them running.
+func (m *machine) prepare(capture, sink string, names ...string) error {
 	for file, text := range map[string]string{"capture.yaml": capture, "sink.yaml": sink} {
 		if err := os.WriteFile(m.path(file), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write configuration: %w", err)
 		}
 	}
-	for _, name := range []string{"capture-a", "capture-b", "sink-a", "sink-b", "sink-c"} {
+	for _, name := range names {
 		s := &service{m: m, name: name, path: m.Programs.Sink, log: m.path(name + ".log"), args: []string{"run", "-c", m.path("sink.yaml")}}
 		if strings.HasPrefix(name, "capture") {
 			s.path, s.args[2] = m.Programs.Capture, m.path("capture.yaml")
@@ -117,10 +130,8 @@ func (m *machine) tearDown(ctx context.Context) error {
 	for _, s := range m.services {
 		s.resume()
 	}
-	for _, name := range []string{"capture-a", "capture-b", "sink-a", "sink-b", "sink-c"} {
-		if s := m.services[name]; s != nil {
-			s.stop()
-		}
+	for _, name := range slices.Sorted(maps.Keys(m.services)) { // captures first
+		m.services[name].stop()
 	}
 	var errs []error
 	for _, p := range []*proxy{m.sourceNet, m.warehouseNet} {
@@ -138,9 +149,7 @@ func (m *machine) tearDown(ctx context.Context) error {
 		errs = append(errs, keep(c.Log(), m.path(name+".log")), c.Remove())
 	}
 	if m.load != nil {
-		m.mu.Lock()
-		m.report.Transactions, m.report.RolledBack = m.load.committed.Load(), m.load.rolledBack.Load()
-		m.mu.Unlock()
+		m.note(func(r *Report) { r.Transactions, r.RolledBack = m.load.committed.Load(), m.load.rolledBack.Load() })
 	}
 	return errors.Join(append(errs, context.Cause(ctx))...)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,8 @@ type checker struct {
 	ledger int64                // id of the last entry that was checked
 	topics map[string]*topicLog // by table
 	fences int
+	// patience is how long a fence may take.
+	patience time.Duration
 
 	created   change.LSN     // where the slot was made
 	published []confirmation // the newest of the round before, and those of this one
@@ -43,11 +46,7 @@ func newChecker(m *machine) (*checker, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &checker{m: m, reader: r, topics: map[string]*topicLog{}}
-	for i := range tables {
-		c.topics[tables[i].name] = newTopicLog(m, &tables[i])
-	}
-	return c, nil
+	return &checker{m: m, reader: r, topics: map[string]*topicLog{}, patience: fenceTimeout}, nil
 }
 
 func (c *checker) close() { c.reader.close() }
@@ -89,15 +88,19 @@ func (c *checker) confirmedAt(at time.Time, lsn change.LSN) {
 // errBroken says that there is no point in waiting: something was found meanwhile.
 var errBroken = errors.New("something is wrong already")
 
-// fence waits until the warehouse says that it has everything, reads that are still under way included.
+// fence waits until the warehouse says that it has everything, reads that are still under way included: for a fence
+// that is behind the end of all reads. One at which capture was found to have none under way may be before the last
+// rows, since what capture says of itself comes ahead of them.
 func (c *checker) fence(ctx context.Context, id string) error {
 	var last string
-	err := poll(ctx, fenceTimeout, func(ctx context.Context) (bool, error) {
+	quiet := false // when the fence before was reached
+	err := poll(ctx, c.patience, func(ctx context.Context) (bool, error) {
 		c.fences++
 		one := fmt.Sprintf("%s-%d", id, c.fences)
-		var done bool
-		var err error
-		done, last, err = c.tryFence(ctx, one)
+		done, state, err := c.tryFence(ctx, one)
+		if state != "" {
+			last = state
+		}
 		if c.m.broken() {
 			return false, errBroken
 		}
@@ -106,7 +109,9 @@ func (c *checker) fence(ctx context.Context, id string) error {
 			wait(ctx, time.Second)
 			return false, nil // somebody still gets up
 		}
-		return done, err
+		was := quiet
+		quiet = done
+		return was && done, err
 	})
 	if err != nil {
 		return fmt.Errorf("%w; at last: %s", err, last)
@@ -114,7 +119,8 @@ func (c *checker) fence(ctx context.Context, id string) error {
 	return nil
 }
 
-// tryFence waits for one fence; done says that no snapshot was under way when it was reached.
+// tryFence waits for one fence; done says that when it was reached capture knew all tables of the source, and no
+// snapshot was under way.
 func (c *checker) tryFence(ctx context.Context, id string) (done bool, state string, err error) {
 	source, err := pgx.Connect(ctx, c.m.source.DSN("postgres"))
 	if err != nil {
@@ -122,6 +128,10 @@ func (c *checker) tryFence(ctx context.Context, id string) (done bool, state str
 	}
 	defer source.Close(context.WithoutCancel(ctx))
 	if _, err := source.Exec(ctx, `SELECT pg_logical_emit_message(true, 'tributary', $1)`, fmt.Sprintf(`{"fence": %q}`, id)); err != nil {
+		return false, "", err
+	}
+	var all int
+	if err := source.QueryRow(ctx, `SELECT count(*) FROM (`+sourceTables+`) t`).Scan(&all); err != nil {
 		return false, "", err
 	}
 	warehouse, err := pgx.Connect(ctx, c.m.warehouse.DSN("postgres"))
@@ -149,10 +159,10 @@ func (c *checker) tryFence(ctx context.Context, id string) (done bool, state str
 				return false, "", err
 			}
 		}
-		state = fmt.Sprintf("fence reached: %t; capture is %s, has read %d of %d tables, %s; behind: %s",
-			reached, h.State, h.SnapshotDone, h.SnapshotOf, h.WaitingOn, missing)
+		state = fmt.Sprintf("fence reached: %t; capture is %s, knows %d of %d tables, has read %d, %s; behind: %s",
+			reached, h.State, h.SnapshotOf, all, h.SnapshotDone, h.WaitingOn, missing)
 		if reached {
-			return h.SnapshotOf > 0 && h.SnapshotDone == h.SnapshotOf, state, nil
+			return h.SnapshotOf == all && h.SnapshotDone == all, state, nil
 		}
 		if ctx.Err() != nil || c.m.broken() {
 			return false, state, nil
@@ -161,9 +171,49 @@ func (c *checker) tryFence(ctx context.Context, id string) (done bool, state str
 	}
 }
 
+// sourceTables lists the tables of the source, with their columns.
+const sourceTables = `
+	SELECT c.relname::text AS name, array_agg(a.attname::text ORDER BY a.attnum) AS columns
+	  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+	 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+	 GROUP BY c.oid`
+
+// sourceTable is a table as the source has it now.
+type sourceTable struct {
+	Name    string
+	Columns []string
+}
+
+func (c *checker) tables(ctx context.Context) ([]sourceTable, error) {
+	conn, err := pgx.Connect(ctx, c.m.source.DSN("postgres"))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, sourceTables+" ORDER BY 1")
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[sourceTable])
+}
+
 // round compares everything. Nobody writes, and the warehouse is complete.
 func (c *checker) round(ctx context.Context) error {
-	if err := c.rows(ctx); err != nil {
+	now, err := c.tables(ctx)
+	if err != nil {
+		return fmt.Errorf("list tables: %w", err)
+	}
+	for _, t := range now {
+		if c.topics[t.Name] == nil {
+			known, made := find(t.Name)
+			if known == nil {
+				return fmt.Errorf("table %q is at the source, and nobody has made it", t.Name)
+			}
+			c.topics[t.Name] = newTopicLog(c.m, known, made)
+		}
+	}
+	c.m.note(func(r *Report) { r.Tables = len(now) })
+	if err := c.rows(ctx, now); err != nil {
 		return fmt.Errorf("compare rows: %w", err)
 	}
 	if err := c.takeLedger(ctx); err != nil {
@@ -179,21 +229,19 @@ func (c *checker) round(ctx context.Context) error {
 }
 
 // rows compares every table row for row, both ways, by the texts of its values.
-func (c *checker) rows(ctx context.Context) error {
-	texts := func(dsn, schema string, t *table) ([]string, error) {
+func (c *checker) rows(ctx context.Context, tables []sourceTable) error {
+	texts := func(dsn, schema string, t *sourceTable) ([]string, error) {
 		conn, err := postgres.Connect(ctx, dsn, "nemesis check")
 		if err != nil {
 			return nil, err
 		}
 		defer conn.Close(context.WithoutCancel(ctx))
 		var columns []string
-		for part := range strings.SplitSeq(t.columns, ",") {
-			if name := strings.Fields(part)[0]; name != "PRIMARY" && !strings.HasSuffix(part, ")") {
-				columns = append(columns, fmt.Sprintf("coalesce(%s::text, '%s')", name, null))
-			}
+		for _, name := range t.Columns {
+			columns = append(columns, fmt.Sprintf("coalesce(%s::text, '%s')", name, null))
 		}
 		rows, err := conn.Query(ctx, fmt.Sprintf(`SELECT r FROM (SELECT concat_ws('|', %s) AS r FROM %s.%s) q ORDER BY r COLLATE "C"`,
-			strings.Join(columns, ", "), schema, t.name))
+			strings.Join(columns, ", "), schema, t.Name))
 		if err != nil {
 			return nil, err
 		}
@@ -206,16 +254,17 @@ func (c *checker) rows(ctx context.Context) error {
 			return err
 		}
 		got, err := texts(c.m.warehouse.DSN("postgres"), "dwh", t)
-		if err != nil {
+		if code := postgres.SQLState(err); code == "42703" || code == "42P01" {
+			c.m.find("table %s: it, or one of its columns, is not in the warehouse: %v", t.Name, err)
+			continue
+		} else if err != nil {
 			return err
 		}
-		c.m.mu.Lock()
-		c.m.report.Rows += int64(len(want))
-		c.m.mu.Unlock()
+		c.m.note(func(r *Report) { r.Rows += int64(len(want)) })
 		missing, extra := difference(want, got)
 		if len(missing)+len(extra) > 0 {
-			c.m.find("table %s: of %d rows %d are missing in the warehouse, %d are there and not at the source; missing: %s; extra: %s",
-				t.name, len(want), len(missing), len(extra), few(missing), few(extra))
+			c.m.find("table %s (%s): of %d rows %d are missing in the warehouse, %d are there and not at the source; missing: %s; extra: %s",
+				t.Name, strings.Join(t.Columns, ", "), len(want), len(missing), len(extra), few(missing), few(extra))
 		}
 	}
 	return nil
@@ -242,7 +291,7 @@ func difference(want, got []string) (missing, extra []string) {
 func few(rows []string) string {
 	var out []string
 	for _, r := range rows[:min(len(rows), 4)] {
-		out = append(out, fmt.Sprintf("%.60q", r))
+		out = append(out, strconv.Quote(r[:min(len(r), 80)]))
 	}
 	return strings.Join(out, " ")
 }
@@ -268,9 +317,7 @@ func (c *checker) takeLedger(ctx context.Context) error {
 		n++
 		return nil
 	})
-	c.m.mu.Lock()
-	c.m.report.Changes += n
-	c.m.mu.Unlock()
+	c.m.note(func(r *Report) { r.Changes += n })
 	return err
 }
 

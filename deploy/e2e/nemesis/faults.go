@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 )
 
 // blow is one fault as it comes.
@@ -82,6 +83,7 @@ func faults() []fault {
 		fault{"kill broker", 3, []string{"broker"}, func(b *blow) error { return b.restartBroker(b.m.Broker.Kill) }},
 		fault{"restart broker", 1, []string{"broker"}, func(b *blow) error { return b.restartBroker(b.m.Broker.Stop) }},
 		fault{"cut broker", 2, []string{"broker"}, (*blow).cutBroker},
+		fault{"slow broker", 1, []string{"broker"}, (*blow).slowBroker},
 		fault{"kill source", 2, []string{"source"}, func(b *blow) error { return b.restartServer(b.m.source, b.m.source.Kill) }},
 		fault{"restart source", 1, []string{"source"}, func(b *blow) error { return b.restartServer(b.m.source, b.m.source.Stop) }},
 		fault{"kill warehouse", 2, []string{"warehouse"}, func(b *blow) error { return b.restartServer(b.m.warehouse, b.m.warehouse.Kill) }},
@@ -100,6 +102,7 @@ func faults() []fault {
 			return b.sql(b.m.warehouse, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tributary sink%'`)
 		}},
 		fault{"warehouse tables locked", 1, []string{"warehouse"}, (*blow).lockTables},
+		fault{"warehouse deadlock", 2, []string{"warehouse"}, (*blow).deadlock},
 		fault{"warehouse connections taken", 1, []string{"warehouse"}, (*blow).takeConnections},
 		fault{"late visibility", 3, []string{"source"}, (*blow).lateVisibility},
 		fault{"snapshot asked for", 4, nil, (*blow).snapshot},
@@ -237,6 +240,28 @@ func (b *blow) cutBroker() error {
 	return nil
 }
 
+// slowBroker lets the broker work for short moments only, or cuts its connections again and again where it cannot be
+// stopped.
+func (b *blow) slowBroker() error {
+	for range 5 + b.rand.IntN(20) {
+		switch broker := b.m.Broker.(type) {
+		case interface{ Cut() }:
+			broker.Cut()
+		case interface {
+			Pause() error
+			Resume() error
+		}:
+			err := broker.Pause()
+			b.during(50*time.Millisecond, 150*time.Millisecond)
+			if err = errors.Join(err, broker.Resume()); err != nil {
+				return err
+			}
+		}
+		b.during(20*time.Millisecond, 100*time.Millisecond)
+	}
+	return nil
+}
+
 func (b *blow) restartServer(c *pgtest.Cluster, end func() error) error {
 	err := end()
 	b.during(100*time.Millisecond, 2*time.Second)
@@ -276,15 +301,34 @@ func (b *blow) with(c *pgtest.Cluster, do func(ctx context.Context, conn *pgx.Co
 
 // lockTables keeps the sinks waiting for a table, as somebody's ALTER TABLE would.
 func (b *blow) lockTables() error {
-	return b.with(b.m.warehouse, func(ctx context.Context, conn *pgx.Conn) error {
-		t := tables[b.rand.IntN(len(tables))].name
-		if _, err := conn.Exec(ctx, "BEGIN; LOCK TABLE dwh."+t+", tributary.checkpoint", pgx.QueryExecModeSimpleProtocol); err != nil {
-			b.m.tell("fault passed over: %v", err) // not made yet, a deadlock
-			return nil
-		}
+	return b.locked(", tributary.checkpoint", func(ctx context.Context, conn *pgx.Conn) error {
 		b.during(500*time.Millisecond, 3*time.Second)
 		_, err := conn.Exec(ctx, "ROLLBACK")
 		return err
+	})
+}
+
+// deadlock takes what a sink needs in the order opposite to the sink's: first a table, then the checkpoints.
+func (b *blow) deadlock() error {
+	return b.locked("", func(ctx context.Context, conn *pgx.Conn) error {
+		b.during(300*time.Millisecond, time.Second) // a sink has moved its checkpoints meanwhile, and waits for the table
+		_, err := conn.Exec(ctx, "SELECT FROM tributary.checkpoint FOR UPDATE; ROLLBACK", pgx.QueryExecModeSimpleProtocol)
+		if postgres.SQLState(err) == "40P01" {
+			return nil // it is us whom the server has chosen
+		}
+		return err
+	})
+}
+
+// locked does something in a transaction that has locked one target, and others beside it.
+func (b *blow) locked(others string, do func(ctx context.Context, conn *pgx.Conn) error) error {
+	return b.with(b.m.warehouse, func(ctx context.Context, conn *pgx.Conn) error {
+		t := tables[b.rand.IntN(len(tables))].name
+		if _, err := conn.Exec(ctx, "BEGIN; LOCK TABLE dwh."+t+others, pgx.QueryExecModeSimpleProtocol); err != nil {
+			b.m.tell("fault passed over: %v", err) // not made yet, a deadlock
+			return nil
+		}
+		return do(ctx, conn)
 	})
 }
 

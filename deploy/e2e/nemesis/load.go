@@ -23,6 +23,15 @@ type load struct {
 	committed  atomic.Int64
 	rolledBack atomic.Int64
 	failed     func(error) // told of errors that are neither a conflict nor a lost connection
+	made       names       // tables
+	attached   names       // regions of table parted
+}
+
+// transaction is one to be run.
+type transaction struct {
+	steps  []string
+	commit bool
+	then   func() // when it is known to be committed; may be nil
 }
 
 const (
@@ -69,11 +78,14 @@ func (w *worker) run(ctx context.Context) {
 			}
 			w.conn = conn
 		}
-		steps, commit := w.transaction()
-		if err := w.do(ctx, steps, commit); err == nil && commit {
-			w.committed.Add(1)
-		} else {
+		tx := w.transaction()
+		if err := w.do(ctx, tx); err != nil || !tx.commit {
 			w.rolledBack.Add(1)
+			continue
+		}
+		w.committed.Add(1)
+		if tx.then != nil {
+			tx.then()
 		}
 	}
 }
@@ -87,15 +99,15 @@ func (w *worker) disconnect() {
 
 // do runs a transaction. At the end of the load it is not broken off, but it does not wait for ever either: a server
 // that is told to wait for a standby answers a COMMIT when that is over.
-func (w *worker) do(ctx context.Context, steps []string, commit bool) error {
+func (w *worker) do(ctx context.Context, tx transaction) error {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	end := "ROLLBACK"
-	if commit {
+	if tx.commit {
 		end = "COMMIT"
 	}
 	var err error
-	for _, sql := range append([]string{"BEGIN"}, append(steps, end)...) {
+	for _, sql := range append([]string{"BEGIN"}, append(tx.steps, end)...) {
 		if _, err = w.conn.Exec(bounded, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
 			break
 		}
@@ -112,6 +124,7 @@ func (w *worker) do(ctx context.Context, steps []string, commit bool) error {
 	}
 	switch postgres.SQLState(err) {
 	case "23505", "40P01", "40001": // a key that is taken, a deadlock
+	case "42703", "42701", "0A000": // the columns have changed meanwhile
 	case "57P01", "57P02", "57P03": // the server goes down
 	default:
 		w.failed(err)
@@ -126,31 +139,36 @@ func (w *worker) do(ctx context.Context, steps []string, commit bool) error {
 const pause = "SELECT"
 
 // transaction chooses the statements of a transaction, and whether it is to be committed.
-func (w *worker) transaction() (steps []string, commit bool) {
+func (w *worker) transaction() transaction {
+	kept := func(steps ...string) transaction { return transaction{steps: steps, commit: true} }
 	switch n := w.rand.IntN(1000); {
 	case n < 600:
-		return w.some(1 + w.rand.IntN(2)), true
+		return kept(w.some(1 + w.rand.IntN(2))...)
 	case n < 760:
-		return w.some(3 + w.rand.IntN(5)), true
+		return kept(w.some(3 + w.rand.IntN(5))...)
 	case n < 830: // a part of it is undone
-		steps = append(w.some(2), "SAVEPOINT s")
+		steps := append(w.some(2), "SAVEPOINT s")
 		steps = append(append(steps, w.some(2)...), "ROLLBACK TO s")
-		return append(steps, w.some(1)...), true
+		return kept(append(steps, w.some(1)...)...)
 	case n < 870: // a part of it is a transaction of its own, and kept
-		steps = append([]string{"SAVEPOINT s"}, w.some(2)...)
-		return append(append(steps, "RELEASE s"), w.some(1)...), true
+		steps := append([]string{"SAVEPOINT s"}, w.some(2)...)
+		return kept(append(append(steps, "RELEASE s"), w.some(1)...)...)
 	case n < 920:
-		return w.some(3), false
-	case n < 970: // open for a while
-		return append(append(w.some(2), pause), w.some(1)...), true
+		return transaction{steps: w.some(3)}
+	case n < 965: // open for a while
+		return kept(append(append(w.some(2), pause), w.some(1)...)...)
+	case n < 970:
+		tx := w.schemaChange()
+		tx.steps, tx.commit = append(tx.steps, w.some(w.rand.IntN(3))...), w.rand.IntN(5) > 0
+		return tx
 	case n < 985:
-		return []string{w.truncate()}, true
+		return kept(w.truncate())
 	case n < 990:
-		return append([]string{w.truncate()}, w.some(3)...), true
+		return kept(append([]string{w.truncate()}, w.some(3)...)...)
 	case n < 995:
-		return []string{w.truncate()}, false
+		return transaction{steps: []string{w.truncate()}}
 	}
-	return w.largeOne(), w.rand.IntN(5) > 0
+	return transaction{steps: w.largeOne(), commit: w.rand.IntN(5) > 0}
 }
 
 // some gives statements on n tables.
@@ -162,7 +180,7 @@ func (w *worker) some(n int) (steps []string) {
 }
 
 func (w *worker) truncate() string {
-	sets := []string{"coded", "pair", "bag", "pair, coded", "bag, coded, pair", "bag, pair", "plain", "plain, bag"}
+	sets := []string{"coded", "pair", "bag", "pair, coded", "bag, coded, pair", "bag, pair", "plain", "plain, bag", "parted", "parted, whole"}
 	return "TRUNCATE " + sets[w.rand.IntN(len(sets))]
 }
 

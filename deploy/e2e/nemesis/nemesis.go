@@ -16,11 +16,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -42,58 +39,13 @@ type Options struct {
 	Rows   int           // that the source begins with, in each of the larger tables
 	Large  int           // rows of a large transaction
 	Faults []string      // kinds to draw from; nil for all, see Kinds
+	Kills  int           // how often the recovery from each kind of kill is measured, in a round of its own; 0: not at all
 
 	Log io.Writer // told of each step, a line at a time
 }
 
 // Programs are the paths of the services' binaries, see Build.
 type Programs struct{ Capture, Sink string }
-
-// Report says what a run has found and how much it has looked at.
-type Report struct {
-	Seed         uint64
-	Faults       map[string]int // by kind
-	Transactions int64          // committed by the load
-	RolledBack   int64          // by plan, by a conflict, or with a server
-	Changes      int64          // of rows, in the ledger: each was looked for in the topics
-	Records      int64          // read from the topics
-	Read         int64          // of these: rows of snapshots
-	Rows         int64          // compared between source and warehouse, in all rounds
-	Recovered    []time.Duration
-	Exits        map[string]int // ends of services that nobody asked for, by the code of the trouble they told
-	// Findings is what is wrong with the pipeline. Empty: it kept its promises.
-	Findings []string
-}
-
-// String gives the report as people read it.
-func (r *Report) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d transactions (and %d rolled back), %d changes checked in %d records (%d of snapshots), %d rows compared\n",
-		r.Seed, r.Transactions, r.RolledBack, r.Changes, r.Records, r.Read, r.Rows)
-	fmt.Fprintf(&b, "faults: %s\n", counts(r.Faults))
-	if len(r.Exits) > 0 {
-		fmt.Fprintf(&b, "services that ended by themselves, and were started again: %s\n", counts(r.Exits))
-	}
-	if n := len(r.Recovered); n > 0 {
-		sorted := slices.Sorted(slices.Values(r.Recovered))
-		fmt.Fprintf(&b, "from heal to fence: p50 %s, max %s, in %d rounds\n",
-			sorted[n/2].Round(10*time.Millisecond), sorted[n-1].Round(10*time.Millisecond), n)
-	}
-	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "FOUND: %s\n", f)
-	}
-	return b.String()
-}
-
-func counts(m map[string]int) string {
-	total := 0
-	var parts []string
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		total += m[k]
-		parts = append(parts, fmt.Sprintf("%s %d", k, m[k]))
-	}
-	return fmt.Sprintf("%d (%s)", total, strings.Join(parts, ", "))
-}
 
 // maxFindings bounds a report: one defect shows in thousands of rows.
 const maxFindings = 25
@@ -104,6 +56,7 @@ const (
 	slotName     = "tributary_nem"
 	sinkSession  = 3 * time.Second // a sink that is stopped for longer loses its partitions
 	senderLimit  = 3 * time.Second // a capture that is stopped for longer loses its walsender
+	walBudget    = 1 << 30         // bytes; the source writes more in some minutes
 	fenceTimeout = 90 * time.Second
 	startTimeout = 30 * time.Second
 )
@@ -126,7 +79,10 @@ type machine struct {
 // Report's Findings. Both may be there.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	m := &machine{Options: o, busy: map[string]bool{}, services: map[string]*service{}}
-	m.report = Report{Seed: o.Seed, Faults: map[string]int{}, Exits: map[string]int{}}
+	m.report = Report{Seed: o.Seed, Broker: "kfake", Faults: map[string]int{}, Recovery: map[string][]float64{}, Exits: map[string]int{}}
+	if _, real := o.Broker.(*kafkatest.RealCluster); real {
+		m.report.Broker = "kafka"
+	}
 	err := m.run(ctx)
 	if err != nil {
 		err = fmt.Errorf("nemesis with seed %d: %w", o.Seed, err)
@@ -153,18 +109,31 @@ func (m *machine) run(ctx context.Context) (err error) {
 	defer sampler.Wait()
 	defer stopSampling()
 	for round := range m.Rounds {
-		if err := m.round(ctx, round); err != nil {
+		if err := m.round(ctx, round, m.faults); err != nil {
 			return err
 		}
 		if m.broken() {
 			return nil
 		}
 	}
+	if m.Kills > 0 {
+		return m.round(ctx, m.Rounds, m.recover)
+	}
 	return nil
 }
 
-// round is load and faults, healing, and comparing.
-func (m *machine) round(ctx context.Context, n int) error {
+// faults lets faults come for as long as a round is to last.
+func (m *machine) faults(ctx context.Context, random *rand.Rand) error {
+	begun := time.Now()
+	striking, heal := context.WithTimeout(ctx, m.Round)
+	defer heal()
+	err := m.strike(striking, random)
+	m.note(func(r *Report) { r.Minutes += time.Since(begun).Minutes() })
+	return err
+}
+
+// round is load and what harms it, healing, and comparing.
+func (m *machine) round(ctx context.Context, n int, harm func(context.Context, *rand.Rand) error) error {
 	loading, cancelLoad := context.WithCancel(ctx)
 	var working sync.WaitGroup
 	working.Go(func() { m.load.run(loading, n) })
@@ -173,9 +142,7 @@ func (m *machine) round(ctx context.Context, n int) error {
 		working.Wait()
 	}
 	defer stopLoad()
-	striking, heal := context.WithTimeout(ctx, m.Round)
-	err := m.strike(striking, rand.New(rand.NewPCG(m.Seed, 1000+uint64(n)))) //nolint:gosec // it is to be repeatable
-	heal()
+	err := harm(ctx, rand.New(rand.NewPCG(m.Seed, 1000+uint64(n)))) //nolint:gosec // it is to be repeatable
 	healed := time.Now()
 	if err != nil {
 		return err
@@ -198,9 +165,7 @@ func (m *machine) round(ctx context.Context, n int) error {
 		return nil
 	}
 	recovered := time.Since(healed)
-	m.mu.Lock()
-	m.report.Recovered = append(m.report.Recovered, recovered)
-	m.mu.Unlock()
+	m.note(func(r *Report) { r.Healed = append(r.Healed, seconds(recovered)) })
 	m.tell("round %d: complete %s after healing", n, recovered.Round(10*time.Millisecond))
 	return m.checker.round(ctx)
 }

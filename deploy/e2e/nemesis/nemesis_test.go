@@ -1,6 +1,8 @@
 package nemesis
 
 import (
+	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -12,13 +14,16 @@ import (
 )
 
 var (
-	seed    = flag.Uint64("seed", 0, "seed of TestLong; 0 takes one from the clock")
+	seed    = flag.Uint64("seed", 0, "seed of TestLong, 0 takes one from the clock; and of TestShort instead of its own")
 	minutes = flag.Float64("minutes", 0, "how long TestLong lets faults come; 0 leaves it out")
 	broker  = flag.String("broker", "kafka", "broker of TestLong: kafka or kfake")
 	faulty  = flag.String("faults", "", "the kinds of faults of TestLong, separated by commas; all if empty")
 	keepAll = flag.Bool("keep", false, "keep the logs of a run that found nothing, too")
+	memory  = flag.Bool("memory", false, "run TestMemory, with the warehouse away for -minutes (2)")
 	mutants = flag.Bool("mutants", false, "run TestMutants")
 	large   = flag.Int("large", 0, "rows of a large transaction of TestLong; 0 for 200,000")
+	reports = flag.String("reports", "", "file to which the report of each run is added, a line of JSON")
+	figures = flag.String("figures", "", "file of such lines that TestFigures sums up")
 )
 
 // modules is where the services' sources are.
@@ -30,6 +35,23 @@ func short(seed uint64) Options {
 }
 
 func run(t *testing.T, o Options, cluster kafkatest.Cluster, tags string) *Report {
+	t.Helper()
+	equip(t, &o, cluster, tags)
+	report, err := Run(t.Context(), o)
+	t.Log(report)
+	if err != nil {
+		t.Error(err)
+	}
+	if *reports != "" {
+		if err := addLine(*reports, report); err != nil {
+			t.Error(err)
+		}
+	}
+	return report
+}
+
+// equip gives o what every run needs. Its logs go with the test if it finds nothing.
+func equip(t *testing.T, o *Options, cluster kafkatest.Cluster, tags string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tributary-nemesis-")
 	if err != nil {
@@ -46,37 +68,94 @@ func run(t *testing.T, o Options, cluster kafkatest.Cluster, tags string) *Repor
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close()
+	t.Cleanup(func() { _ = log.Close() })
 	o.Dir, o.Log, o.Broker, o.Registry = dir, log, cluster, kafkatest.Registry(t)
 	if o.Programs, err = Build(t.Context(), modules, dir, tags); err != nil {
 		t.Fatal(err)
 	}
-	report, err := Run(t.Context(), o)
-	t.Log(report)
+}
+
+// memoryGoal is what each service is to stay below, in bytes.
+const memoryGoal = 256 << 20
+
+// The services stay small while the warehouse is away and in a large transaction: make nemesis-memory
+func TestMemory(t *testing.T) {
+	if !*memory {
+		t.Skip("it is asked for by -memory")
+	}
+	if _, err := peakMemory(os.Getpid()); err != nil {
+		t.Skip(err)
+	}
+	o := MemoryOptions{Outage: 2 * time.Minute, Rate: 20_000, Rows: 2_000_000}
+	if *minutes > 0 {
+		o.Outage = time.Duration(*minutes * float64(time.Minute))
+	}
+	if *large > 0 {
+		o.Rows = *large
+	}
+	equip(t, &o.Options, cluster(t, *broker), "")
+	found, err := Memory(t.Context(), o)
 	if err != nil {
 		t.Error(err)
 	}
-	return report
+	for _, f := range found {
+		t.Log(f)
+		if f.Capture > memoryGoal || f.Sink > memoryGoal {
+			t.Errorf("above the goal of %d MiB", memoryGoal>>20)
+		}
+	}
+}
+
+func addLine(path string, report *Report) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	return errors.Join(json.NewEncoder(f).Encode(report), f.Close())
+}
+
+// The reports of several runs as the tables of docs/guarantees.md: make nemesis-figures
+func TestFigures(t *testing.T) {
+	if *figures == "" {
+		t.Skip("it is asked for by -figures")
+	}
+	lines, err := os.Open(*figures)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lines.Close()
+	if err := Sum(lines, os.Stdout); err != nil {
+		t.Error(err)
+	}
 }
 
 // Whatever breaks, every change arrives once.
 func TestShort(t *testing.T) {
-	if os.Getenv("TRIBUTARY_NEMESIS") != "on" {
-		t.Skip("it still finds open defects, see the issue; TRIBUTARY_NEMESIS=on runs it")
-	}
-	kfake := func(t *testing.T) kafkatest.Cluster { return kafkatest.Fake(t) }
-	real := func(t *testing.T) kafkatest.Cluster { return kafkatest.Real(t) }
 	for _, c := range []struct {
-		name   string
+		broker string
 		seed   uint64
-		broker func(*testing.T) kafkatest.Cluster
-	}{{"kfake", 1, kfake}, {"kfake again", 2, kfake}, {"kafka", 3, real}} {
-		t.Run(c.name, func(t *testing.T) {
-			if report := run(t, short(c.seed), c.broker(t), ""); len(report.Findings) > 0 {
+	}{{"kfake", 1}, {"kafka", 3}} {
+		t.Run(c.broker, func(t *testing.T) {
+			if *seed != 0 {
+				c.seed = *seed
+			}
+			if report := run(t, short(c.seed), cluster(t, c.broker), ""); len(report.Findings) > 0 {
 				t.Errorf("seed %d: the pipeline did not keep its promises", c.seed)
 			}
 		})
 	}
+}
+
+func cluster(t *testing.T, broker string) kafkatest.Cluster {
+	t.Helper()
+	switch broker {
+	case "kafka":
+		return kafkatest.Real(t)
+	case "kfake":
+		return kafkatest.Fake(t)
+	}
+	t.Fatalf("-broker is %q, neither kafka nor kfake", broker)
+	return nil
 }
 
 // The long form: make nemesis SEED=… MINUTES=…
@@ -87,7 +166,7 @@ func TestLong(t *testing.T) {
 	const round = 30 * time.Second
 	o := Options{
 		Seed: *seed, Rounds: max(1, int(*minutes*float64(time.Minute)/float64(round))), Round: round,
-		Rows: 20_000, Large: 200_000,
+		Rows: 20_000, Large: 200_000, Kills: 3,
 	}
 	if o.Seed == 0 {
 		o.Seed = uint64(time.Now().UnixNano() % 1_000_000)
@@ -98,21 +177,13 @@ func TestLong(t *testing.T) {
 	if *faulty != "" {
 		o.Faults = strings.Split(*faulty, ",")
 	}
-	var cluster kafkatest.Cluster
-	switch *broker {
-	case "kafka":
-		cluster = kafkatest.Real(t)
-	case "kfake":
-		cluster = kafkatest.Fake(t)
-	default:
-		t.Fatalf("-broker is %q, neither kafka nor kfake", *broker)
-	}
-	if report := run(t, o, cluster, ""); len(report.Findings) > 0 {
+	if report := run(t, o, cluster(t, *broker), ""); len(report.Findings) > 0 {
 		t.Errorf("seed %d: the pipeline did not keep its promises", o.Seed)
 	}
 }
 
-// The machine bites: of each of these defects, built in on purpose, it finds something within a few seeds.
+// The machine bites: of each of these defects, built in on purpose, it finds something within a few seeds:
+// make nemesis-mutants
 func TestMutants(t *testing.T) {
 	if !*mutants {
 		t.Skip("it is asked for by -mutants")
@@ -124,12 +195,17 @@ func TestMutants(t *testing.T) {
 	}{
 		{"confirm-on-receipt", []string{"kill broker", "kill capture"}},
 		{"no-chunk-rule", []string{"late visibility", "snapshot asked for"}},
+		{"checkpoint-apart", []string{"lost commit", "sink backends ended"}},
+		{"no-compare-and-set", []string{"sink is a zombie", "third sink"}},
+		{"truncate-without-barrier", []string{"stop sink for a moment", "third sink", "slow warehouse"}},
+		{"toast-as-null", []string{"stop sink for a moment"}},
 	} {
 		t.Run(c.mutant, func(t *testing.T) {
 			for seed := range uint64(seeds) {
 				o := short(seed + 1)
 				o.Faults, o.Env = c.faults, []string{"TRIBUTARY_MUTANT=" + c.mutant}
 				if report := run(t, o, kafkatest.Fake(t), "mutant"); len(report.Findings) > 0 {
+					t.Logf("found with seed %d", o.Seed)
 					return
 				}
 			}

@@ -128,9 +128,7 @@ func (s *service) ended(state *os.ProcessState) {
 	if found := runbook.FindAllSubmatch(tail, -1); state.ExitCode() == 1 && found != nil {
 		code = string(found[len(found)-1][1])
 	}
-	s.m.mu.Lock()
-	s.m.report.Exits[s.name[:len(s.name)-2]+" "+code]++
-	s.m.mu.Unlock()
+	s.m.note(func(r *Report) { r.Exits[s.name[:len(s.name)-2]+" "+code]++ })
 	s.m.tell("%s ended by itself: %s", s.name, code)
 	if !mayEnd[code] {
 		s.m.find("%s ended by itself (%s); its log ends with:\n%s", s.name, code, s.tail(1500))

@@ -112,9 +112,15 @@ func (s *sampler) warehouse(ctx context.Context, conn *pgx.Conn) error {
 
 func (s *sampler) source(ctx context.Context, conn *pgx.Conn) error {
 	var lsn *string
-	err := conn.QueryRow(ctx, `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1`, slotName).Scan(&lsn)
+	var kept int64
+	err := conn.QueryRow(ctx, `SELECT confirmed_flush_lsn::text, coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint
+		FROM pg_replication_slots WHERE slot_name = $1`, slotName).Scan(&lsn, &kept)
 	if err != nil || lsn == nil {
 		return err
+	}
+	s.m.note(func(r *Report) { r.WALKept = max(r.WALKept, kept) })
+	if kept > walBudget {
+		s.m.find("the slot keeps %d MiB of WAL, its budget is %d MiB", kept>>20, walBudget>>20)
 	}
 	confirmed, err := change.ParseLSN(*lsn)
 	if err != nil {

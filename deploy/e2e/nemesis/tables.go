@@ -2,6 +2,7 @@ package nemesis
 
 import (
 	"fmt"
+	"path"
 	"strings"
 )
 
@@ -9,10 +10,12 @@ import (
 type table struct {
 	name       string
 	columns    string // in SQL
+	parted     string // PARTITION BY clause
 	after      string // statements behind CREATE TABLE
 	key        []string
 	rows       string // one row for the start, in SQL, of the number i
-	partitions int
+	first      int    // rows for the start; 0 for Options.Rows
+	partitions int    // of its topic
 }
 
 // tables are all kinds that matter: each replica identity, values kept in TOAST tables, keys of several columns,
@@ -46,6 +49,43 @@ var tables = []table{
 		name: "bag", columns: `a int, b text`, after: `ALTER TABLE bag REPLICA IDENTITY FULL`,
 		rows: `i % 10, CASE WHEN i % 3 > 0 THEN 'same' END`, partitions: 4,
 	},
+	{
+		// Its partitions are in a schema that is not captured, as tables that wait to be attached are.
+		name: "parted", columns: `region int, id int, ver bigint NOT NULL, n int, PRIMARY KEY (region, id)`, parted: ` PARTITION BY LIST (region)`,
+		after: fmt.Sprintf(`CREATE SCHEMA parts; SELECT nemesis.part(i) FROM generate_series(0, %d) i`, firstRegions-1),
+		key:   []string{"region", "id"}, rows: fmt.Sprintf(`i %% %d, i, 0, i %% 7`, firstRegions), partitions: 4,
+	},
+	{
+		name: "probe", columns: `id int PRIMARY KEY, ver bigint NOT NULL, n int`,
+		key: []string{"id"}, rows: `i, 0, 0`, first: probeRows, partitions: 4,
+	},
+}
+
+// firstRegions is how many partitions the table parted begins with, for the regions from 0.
+const firstRegions = 3
+
+// latePattern fits the names of the tables that the load makes.
+const latePattern = "late_*"
+
+// late is a table that the load makes.
+func late(name string) *table {
+	return &table{
+		name: name, columns: `id int PRIMARY KEY, ver bigint NOT NULL, n int, t text`,
+		key: []string{"id"}, rows: `i, 0, i % 7, 'late ' || i`, first: 2 * hot, partitions: 4,
+	}
+}
+
+// find gives the table of this name, nil if there is none, and whether the load has made it.
+func find(name string) (t *table, made bool) {
+	for i := range tables {
+		if tables[i].name == name {
+			return &tables[i], false
+		}
+	}
+	if ok, _ := path.Match(latePattern, name); ok {
+		return late(name), true
+	}
+	return nil, false
 }
 
 func (t *table) keyless() bool { return t.key == nil }
@@ -76,7 +116,7 @@ CREATE TABLE nemesis.ledger (
     id      bigserial PRIMARY KEY,
     xid     bigint NOT NULL,
     tbl     text NOT NULL,
-    op      text NOT NULL, -- c, u, d, t
+    op      text NOT NULL, -- c, u, d, t; a for a row that came with an attached partition
     old_key text,
     new_key text,
     ver     bigint
@@ -87,10 +127,57 @@ BEGIN
     RETURN NEW;
 END $$;`
 
+// schemaSQL makes the functions by which the load changes the schema.
+const schemaSQL = `
+CREATE FUNCTION nemesis.part(region int) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE parts.parted_%1$s PARTITION OF public.parted FOR VALUES IN (%1$s)', region);
+END $$;
+-- A table with rows becomes a partition. Those rows are in no stream: whoever attaches them asks for a snapshot.
+CREATE FUNCTION nemesis.attach(region int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    part text := 'parts.parted_' || region;
+BEGIN
+    EXECUTE format('CREATE TABLE %s (LIKE public.parted INCLUDING ALL)', part);
+    EXECUTE format('INSERT INTO %s (region, id, ver, n) SELECT %s, i, nextval(''nemesis.ver''), 0 FROM generate_series(1, 300) i', part, region);
+    EXECUTE format('ALTER TABLE public.parted ATTACH PARTITION %s FOR VALUES IN (%s)', part, region);
+    EXECUTE format('INSERT INTO nemesis.ledger (xid, tbl, op, new_key, ver)
+        SELECT pg_current_xact_id()::text::bigint, ''parted'', ''a'', region || ''|'' || id, ver FROM %s', part);
+    PERFORM pg_logical_emit_message(true, 'tributary', '{"snapshot": {"id": "attached", "tables": ["public.parted"]}}');
+END $$;
+CREATE FUNCTION nemesis.added(tbl text) RETURNS text[] LANGUAGE sql AS $$
+    SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
+     WHERE attrelid = tbl::regclass AND attname LIKE 'x\_%' AND NOT attisdropped
+$$;
+-- One more column, of several kinds; or one less, if there are some.
+CREATE FUNCTION nemesis.reshape(tbl text, dice int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    had text[] := nemesis.added(tbl);
+    kinds text[] := ARRAY['int', 'text', 'int NOT NULL DEFAULT 7', $d$text DEFAULT 'all'$d$, 'numeric(10, 2) DEFAULT 1.5'];
+BEGIN
+    IF cardinality(had) > 5 OR dice % 4 = 0 AND cardinality(had) > 0 THEN
+        EXECUTE format('ALTER TABLE %I DROP COLUMN %I', tbl, had[1 + dice % cardinality(had)]);
+    ELSE
+        EXECUTE format('ALTER TABLE %I ADD COLUMN x_%s %s', tbl, nextval('nemesis.ver'), kinds[1 + dice % 5]);
+    END IF;
+END $$;
+-- Writes one of the columns that were added.
+CREATE FUNCTION nemesis.scribble(tbl text, id int, dice int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    had text[] := nemesis.added(tbl);
+BEGIN
+    IF cardinality(had) > 0 THEN
+        EXECUTE format('UPDATE %I SET %I = %L WHERE id = %s', tbl, had[1 + dice % cardinality(had)], dice, id);
+    END IF;
+END $$;`
+
 // createSQL makes the table with its first rows.
 func (t *table) createSQL(rows int) string {
-	return fmt.Sprintf(`CREATE TABLE %s (%s); %s; INSERT INTO %[1]s SELECT %[4]s FROM generate_series(1, %[5]d) i;`,
-		t.name, t.columns, t.after, t.rows, rows)
+	if t.first > 0 {
+		rows = t.first
+	}
+	return fmt.Sprintf(`CREATE TABLE %s (%s)%s; %s; INSERT INTO %[1]s SELECT %[5]s FROM generate_series(1, %[6]d) i;`,
+		t.name, t.columns, t.parted, t.after, t.rows, rows)
 }
 
 // triggerSQL lets the ledger know of the table's changes from here on.

@@ -12,13 +12,14 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
-// What the topics tell is judged against the ledger: c1 is an insert whose row has ver 1, d a delete, r1 the row of a
-// snapshot, t a truncate.
+// What the topics tell is judged against the ledger: c1 is an insert whose row has ver 1, a1 one by attaching a partition,
+// d a delete, r1 the row of a snapshot, t a truncate.
 func TestTopicLog(t *testing.T) {
 	f := func(ledger, topic, want string) {
 		t.Helper()
 		m := &machine{Options: Options{Log: io.Discard}}
-		l := newTopicLog(m, &tables[0])
+		ledger, young := strings.CutPrefix(ledger, "young ")
+		l := newTopicLog(m, &tables[0], young)
 		for i, word := range strings.Fields(ledger) {
 			op, ver := parse(word)
 			l.expect(entry{id: int64(i), xid: 1, op: string(op), oldKey: "7", newKey: "7", ver: ver})
@@ -59,6 +60,22 @@ func TestTopicLog(t *testing.T) {
 	f("c1 t c2", "c1 r2 t", "a snapshot brings a row from behind truncate 1 when the topic is behind truncate 0")
 	f("c1 t", "c1", "partition 0 has 0 truncates, the ledger 1")
 	f("c1 t t", "c1 t", "partition 0 has 1 truncates, the ledger 2")
+
+	f("a1", "r1", "")
+	f("a1 u2", "u2 r2", "")
+	f("a1 u2", "r1 u2", "")
+	f("a1", "", "the topic ends too early")
+	f("a1 t", "t", "")
+	f("a1 u2 u3", "u3", "was not to come now")
+	f("u1 a2", "r2", "")
+
+	f("young c1 u2 u3", "r3", "")
+	f("young c1 u2 u3", "u3", "")
+	f("young c1 u2 u3", "r1 u2 u3", "")
+	f("young c1 u2 u3", "r1 u3", "was not to come now")
+	f("young c1 d", "", "")
+	f("young c1", "", "the topic ends too early")
+	f("young c1 u2 u3", "u2", "the topic ends too early")
 }
 
 func parse(word string) (op byte, ver int64) {

@@ -131,10 +131,7 @@ func (r *topicReader) read(ctx context.Context, logs map[string]*topicLog) error
 		if err != nil {
 			return err
 		}
-		r.m.mu.Lock()
-		r.m.report.Records += records
-		r.m.report.Read += rows
-		r.m.mu.Unlock()
+		r.m.note(func(r *Report) { r.Records, r.Read = r.Records+records, r.Read+rows })
 	}
 	return nil
 }
