@@ -305,18 +305,18 @@ func (s *Sink) plans(ctx context.Context, c *checker, matched [][]string) map[st
 		return plans
 	}
 	defer client.Close()
-	ids := map[string]int{}
+	last := map[string]*kgo.Record{}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	for len(ids) < len(start) {
+	for len(last) < len(start) {
 		// A topic whose last records do not come within moments has none.
 		poll, cancel := context.WithTimeout(ctx, 2*time.Second)
 		fetches := client.PollFetches(poll)
 		silent := poll.Err() != nil
 		cancel()
 		fetches.EachRecord(func(r *kgo.Record) {
-			if id, _, err := record.ParseFrame(r.Value); err == nil {
-				ids[r.Topic] = id
+			if _, _, err := record.ParseFrame(r.Value); err == nil {
+				last[r.Topic] = r
 			}
 		})
 		if silent {
@@ -324,33 +324,20 @@ func (s *Sink) plans(ctx context.Context, c *checker, matched [][]string) map[st
 		}
 	}
 	readable := 0
+	versions := newVersions(s.registry, s.rules)
 	for _, name := range slices.Concat(matched...) {
-		id, ok := ids[name]
+		r, ok := last[name]
 		if !ok {
 			continue
 		}
-		plan, err := s.planOf(ctx, name, id)
+		v, err := versions.version(ctx, r)
 		if err != nil {
 			c.fail("rule", err)
 			continue
 		}
 		readable++
-		plans[name] = plan
+		plans[name] = v.plan
 	}
-	c.line("ok", "schemas", fmt.Sprintf("%s of %s readable, %d without records", count(readable, "value schema"), count(len(start), "topic"), len(start)-len(ids)))
+	c.line("ok", "schemas", fmt.Sprintf("%s of %s readable, %d without records", count(readable, "value schema"), count(len(start), "topic"), len(start)-len(last)))
 	return plans
-}
-
-func (s *Sink) planOf(ctx context.Context, topic string, id int) (*rule.Plan, error) {
-	r := &kgo.Record{Topic: topic}
-	text, err := s.registry.Schema(ctx, id)
-	if err != nil {
-		return nil, schemaTrouble(r, id, err)
-	}
-	decoder, err := record.NewDecoder(text)
-	if err != nil {
-		return nil, invalid(r, err)
-	}
-	route, _ := s.match(topic)
-	return route.Compile(decoder.Relation())
 }

@@ -339,7 +339,8 @@ func (s *Session) evolve(ctx context.Context, tx pgx.Tx, plan *rule.Plan, have c
 			}
 			continue
 		}
-		if !old.generated && widens(old.full, typ) {
+		// A type without a name could be any whose values are text here.
+		if !old.generated && src.Type.Name != "" && widens(old.full, typ) {
 			sql := fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s", table, postgres.Ident(c.Name), typ)
 			if err := run(sql, "column %q is %s and has become %s at the source", c.Name, old.full, typ); err != nil {
 				return err
@@ -376,8 +377,8 @@ func (s *Session) evolve(ctx context.Context, tx pgx.Tx, plan *rule.Plan, have c
 // warehouse has a type of that name, else one that every Postgres has and that holds all values.
 func sourceType(ctx context.Context, tx pgx.Tx, plan *rule.Plan, i int) string {
 	t := &plan.Column(i).Type
-	if portable := t.Portable(); portable == t.Name {
-		return t.Name
+	if portable := t.Portable(); portable == t.Name || t.Name == "" {
+		return portable
 	}
 	var exists bool
 	// In a savepoint: to_regtype may fail on a name rather than give NULL.
