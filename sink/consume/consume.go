@@ -62,11 +62,13 @@ type Start struct {
 	Epoch    int64
 	Next     int64
 	Position change.Position
-	Attempt  int64
-	Err      error // not nil: the partition is held from the start
-	Hold     error // not nil: the partition is held from the start, by the caller who says so
-	Park     error // not nil: why the first record is not to be applied, but put aside
-	Skip     bool  // the first record is to be passed over
+	// CommitTime is that of the last change applied, microseconds since 1970; 0 for none.
+	CommitTime int64
+	Attempt    int64
+	Err        error // not nil: the partition is held from the start
+	Hold       error // not nil: the partition is held from the start, by the caller who says so
+	Park       error // not nil: why the first record is not to be applied, but put aside
+	Skip       bool  // the first record is to be passed over
 }
 
 // Partition is an assigned partition. The exported fields may be read by whoever took it, until Finish; they are
@@ -75,7 +77,7 @@ type Partition struct {
 	Topic  string
 	Number int32
 	Count  int32 // partitions of the topic
-	Start        // as claimed; Next and Position move with the checkpoint
+	Start        // as claimed; Next, Position and CommitTime move with the checkpoint
 
 	// Pass is the TRUNCATE that the partition need not wait at any more.
 	Pass change.Position

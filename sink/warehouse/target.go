@@ -316,8 +316,8 @@ func (s *Session) alter(ctx context.Context, tx pgx.Tx, plan *rule.Plan, sql str
 // warehouse has a type of that name, else one that every Postgres has and that holds all values.
 func sourceType(ctx context.Context, tx pgx.Tx, plan *rule.Plan, i int) string {
 	t := &plan.Column(i).Type
-	if portable := t.Portable(); portable == t.Name {
-		return t.Name
+	if portable := t.Portable(); portable == t.Name || t.Name == "" {
+		return portable
 	}
 	var exists bool
 	// In a savepoint: to_regtype may fail on a name rather than give NULL.
