@@ -228,10 +228,13 @@ func (c *catalogColumn) target() *targetColumn {
 	return t
 }
 
-// readColumns gives none where the table does not exist.
-func readColumns(ctx context.Context, db interface {
+// reader is a connection or a transaction.
+type reader interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}, target rule.Target) (catalogColumns, error) {
+}
+
+// readColumns gives none where the table does not exist.
+func readColumns(ctx context.Context, db reader, target rule.Target) (catalogColumns, error) {
 	rows, err := db.Query(ctx, `
 		WITH RECURSIVE base(oid, typ, depth) AS (
 			SELECT t.oid, t.oid, 0 FROM pg_type t
