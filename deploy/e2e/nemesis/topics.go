@@ -155,12 +155,18 @@ func (r *topicReader) decoder(ctx context.Context, value []byte) (*record.Decode
 	return d, nil
 }
 
-// progress gives what the progress records added say: when at the earliest everything up to which LSN was published.
+// progress gives what the progress records added say: when at the earliest everything up to which LSN was published. A
+// table that capture holds is a finding.
 func (r *topicReader) progress(ctx context.Context) (published []confirmation, err error) {
 	err = r.added(ctx, record.ProgressTopic(sourceName), func(rec *kgo.Record) error {
 		p, err := record.ParseProgress(rec.Value)
 		if err != nil {
 			return err
+		}
+		for i := range p.Tables {
+			if t := &p.Tables[i]; t.Held != nil {
+				r.m.find("table %s is held: %s: %s", t.Table, t.Held.Code, t.Held.Message)
+			}
 		}
 		published = append(published, confirmation{time.UnixMicro(p.WrittenAt), change.LSN(p.EndLSN)})
 		return nil
