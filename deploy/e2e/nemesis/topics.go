@@ -1,8 +1,11 @@
 package nemesis
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -172,4 +175,49 @@ func (r *topicReader) progress(ctx context.Context) (published []confirmation, e
 		return nil
 	})
 	return published, err
+}
+
+// mostDumped bounds the records of one topic in a dump.
+const mostDumped = 300_000
+
+// dump writes what the topics hold into a file, a line a record, for whoever looks for the cause of a finding.
+func (r *topicReader) dump(ctx context.Context, path string, tables []string) (err error) {
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	lines := bufio.NewWriter(out)
+	clear(r.next) // from the beginning
+	for _, table := range tables {
+		topic, err := record.Topic(sourceName, "public", table)
+		if err != nil {
+			return err
+		}
+		var ev change.Event
+		var arena []byte
+		n := 0
+		err = r.added(ctx, topic, func(rec *kgo.Record) error {
+			d, err := r.decoder(ctx, rec.Value)
+			if err != nil {
+				return err
+			}
+			if arena, err = d.Decode(rec.Value, &ev, arena[:0]); err != nil {
+				return err
+			}
+			if n++; n > mostDumped {
+				return nil
+			}
+			fmt.Fprintf(lines, "%s %d %d %s %c xid %d", table, rec.Partition, rec.Offset, ev.Position, ev.Op, ev.Tx.XID)
+			for _, row := range []change.Tuple{ev.Before, ev.After} {
+				fmt.Fprintf(lines, " (%.120s)", rowText(row, nil))
+			}
+			fmt.Fprintln(lines)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return lines.Flush()
 }
