@@ -84,7 +84,7 @@ func (s *session) meetHold(ctx context.Context, t *table) (drop bool, err error)
 	for {
 		h := t.snapshot.hold
 		if h == nil {
-			return false, nil // the read begins again behind a truncate: what is published now will be void
+			return true, nil // the read begins again, and will see this transaction, as meet has it
 		}
 		if h.begun && h.seen.Sees(s.tx.XID) {
 			return true, nil // the rows have it in

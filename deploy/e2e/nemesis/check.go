@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -344,4 +345,33 @@ func (c *checker) confirmations(ctx context.Context) error {
 	}
 	c.confirmed = c.confirmed[:0]
 	return nil
+}
+
+// dump writes what the topics hold, and where the sinks stand, into files.
+func (c *checker) dump(ctx context.Context) error {
+	now, err := c.tables(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, t := range now {
+		names = append(names, t.Name)
+	}
+	errs := []error{c.reader.dump(ctx, c.m.path("topics.txt"), names)}
+	conn, err := pgx.Connect(ctx, c.m.warehouse.DSN("postgres"))
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var text strings.Builder
+	for _, table := range []string{"checkpoint", "quarantine", "source", "milestone", "milestone_part"} {
+		rows, err := conn.Query(ctx, fmt.Sprintf(`SELECT t::text FROM tributary.%s t ORDER BY 1`, table))
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		errs = append(errs, err)
+		fmt.Fprintf(&text, "%s\n%s\n\n", table, strings.Join(lines, "\n"))
+	}
+	return errors.Join(append(errs, os.WriteFile(c.m.path("checkpoints.txt"), []byte(text.String()), 0o644))...)
 }

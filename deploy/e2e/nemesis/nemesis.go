@@ -96,7 +96,14 @@ func (m *machine) run(ctx context.Context) (err error) {
 	if err := m.build(ctx); err != nil {
 		return errors.Join(err, m.tearDown(ctx))
 	}
-	defer func() { err = errors.Join(err, m.tearDown(ctx)) }()
+	defer func() {
+		if m.broken() { // what a finding can be followed up with is kept beside the logs
+			if err := m.checker.dump(ctx); err != nil {
+				m.tell("what topics and checkpoints hold cannot be kept: %v", err)
+			}
+		}
+		err = errors.Join(err, m.tearDown(ctx))
+	}()
 	for _, name := range []string{"capture-a", "sink-a", "sink-b"} {
 		m.services[name].start()
 	}

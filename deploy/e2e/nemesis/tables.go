@@ -16,6 +16,7 @@ type table struct {
 	rows       string // one row for the start, in SQL, of the number i
 	first      int    // rows for the start; 0 for Options.Rows
 	partitions int    // of its topic
+	toasted    bool   // a change of its key may come without a value in TOAST
 }
 
 // tables are all kinds that matter: each replica identity, values kept in TOAST tables, keys of several columns,
@@ -29,7 +30,7 @@ var tables = []table{
 		name: "wide", columns: `id int PRIMARY KEY, ver bigint NOT NULL, n int, big text, big2 text`,
 		after: `ALTER TABLE wide ALTER big SET STORAGE EXTERNAL, ALTER big2 SET STORAGE EXTERNAL`,
 		key:   []string{"id"}, rows: `i, 0, i % 7, repeat(md5(i::text), 80), repeat(md5(i::text || 'b'), 90)`,
-		partitions: 1, // else a change of a key that leaves out what is in TOAST is refused: the new partition could not know it
+		partitions: 4, toasted: true,
 	},
 	{
 		name: "whole", columns: `id int PRIMARY KEY, ver bigint NOT NULL, n int, big text, big2 text`,
@@ -149,7 +150,7 @@ CREATE FUNCTION nemesis.added(tbl text) RETURNS text[] LANGUAGE sql AS $$
     SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
      WHERE attrelid = tbl::regclass AND attname LIKE 'x\_%' AND NOT attisdropped
 $$;
--- One more column, of several kinds; or one less, if there are some.
+-- One more column, of several kinds; or, if there are some, one less, or one of another name.
 CREATE FUNCTION nemesis.reshape(tbl text, dice int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     had text[] := nemesis.added(tbl);
@@ -157,6 +158,8 @@ DECLARE
 BEGIN
     IF cardinality(had) > 5 OR dice % 4 = 0 AND cardinality(had) > 0 THEN
         EXECUTE format('ALTER TABLE %I DROP COLUMN %I', tbl, had[1 + dice % cardinality(had)]);
+    ELSIF dice % 4 = 1 AND cardinality(had) > 0 THEN
+        EXECUTE format('ALTER TABLE %I RENAME COLUMN %I TO x_%s', tbl, had[1 + dice % cardinality(had)], nextval('nemesis.ver'));
     ELSE
         EXECUTE format('ALTER TABLE %I ADD COLUMN x_%s %s', tbl, nextval('nemesis.ver'), kinds[1 + dice % 5]);
     END IF;

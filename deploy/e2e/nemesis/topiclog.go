@@ -25,8 +25,9 @@ type step struct {
 	op  change.Op
 	ver int64 // of the row after it; 0 for a delete
 	gen int   // how often the table had been truncated before
-	// attached: the row came with a partition. It is not in the stream; a snapshot brings it, maybe behind later changes.
-	attached bool
+	// quiet: the row came with an attached partition, or by a change of its key that left a value out which the partition
+	// of the new key cannot know. It need not be in the stream: a snapshot brings it, maybe behind later changes.
+	quiet bool
 }
 
 // keyLog is what one key went through in this round, and how much of it the topic has told so far.
@@ -95,22 +96,20 @@ func (l *topicLog) expect(e entry) {
 		count(l.expected, e.xid&0xffffffff, fmt.Sprintf("%s %s > %s", e.op, e.oldKey, e.newKey))
 		return
 	}
-	add := func(k string, op change.Op, ver int64) {
+	step := func(k string, op change.Op, ver int64, quiet bool) {
 		log := l.key(k)
-		log.steps = append(log.steps, step{op: op, ver: ver, gen: l.gen})
+		log.steps = append(log.steps, step{op, ver, l.gen, quiet})
 	}
 	switch {
 	case e.op == "u" && e.oldKey != e.newKey:
-		add(e.oldKey, change.Delete, 0)
-		add(e.newKey, change.Create, e.ver)
+		step(e.oldKey, change.Delete, 0, false)
+		step(e.newKey, change.Create, e.ver, l.table.toasted)
 	case e.op == "d":
-		add(e.oldKey, change.Delete, 0)
+		step(e.oldKey, change.Delete, 0, false)
 	case e.op == "a":
-		add(e.newKey, change.Create, e.ver)
-		steps := l.key(e.newKey).steps
-		steps[len(steps)-1].attached = true
+		step(e.newKey, change.Create, e.ver, true)
 	default:
-		add(e.newKey, change.Op(e.op[0]), e.ver)
+		step(e.newKey, change.Op(e.op[0]), e.ver, false)
 	}
 }
 
@@ -213,15 +212,17 @@ func (l *topicLog) takeKeyed(where string, partition int32, rel *schema.Relation
 		return
 	}
 	is := step{op: ev.Op, ver: ver, gen: gen}
-	for log.told < len(log.steps) && log.steps[log.told] != is && (log.steps[log.told].attached || l.young && !seen) {
+	for log.told < len(log.steps) && !log.steps[log.told].same(is) && (log.steps[log.told].quiet || l.young && !seen) {
 		log.told++
 	}
-	if log.told == len(log.steps) || log.steps[log.told] != is {
+	if log.told == len(log.steps) || !log.steps[log.told].same(is) {
 		wrong("%s was not to come now", is)
 		return
 	}
 	log.told++
 }
+
+func (s step) same(o step) bool { return s.op == o.op && s.ver == o.ver && s.gen == o.gen }
 
 func (s step) String() string {
 	return fmt.Sprintf("%c(ver %d, behind truncate %d)", s.op, s.ver, s.gen)
@@ -269,7 +270,7 @@ func (l *topicLog) finish() {
 		if l.young && !log.seen && log.steps[len(log.steps)-1].op == change.Delete {
 			continue // gone before anybody knew of it
 		}
-		for log.told < len(log.steps) && log.steps[log.told].attached && log.steps[log.told].gen < l.gen {
+		for log.told < len(log.steps) && log.steps[log.told].quiet && log.steps[log.told].gen < l.gen {
 			log.told++ // truncated before it was read
 		}
 		if log.told != len(log.steps) && !log.spoilt {

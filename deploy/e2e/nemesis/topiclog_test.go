@@ -12,7 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
-// What the topics tell is judged against the ledger: c1 is an insert whose row has ver 1, a1 one by attaching a partition,
+// What the topics tell is judged against the ledger: c1 is an insert whose row has ver 1, a1 one that only a snapshot need tell,
 // d a delete, r1 the row of a snapshot, t a truncate.
 func TestTopicLog(t *testing.T) {
 	f := func(ledger, topic, want string) {
@@ -68,6 +68,9 @@ func TestTopicLog(t *testing.T) {
 	f("a1 t", "t", "")
 	f("a1 u2 u3", "u3", "was not to come now")
 	f("u1 a2", "r2", "")
+
+	f("a1 d", "d", "")
+	f("a1 d c2", "d c2", "")
 
 	f("young c1 u2 u3", "r3", "")
 	f("young c1 u2 u3", "u3", "")

@@ -1,8 +1,11 @@
 package nemesis
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -155,15 +158,66 @@ func (r *topicReader) decoder(ctx context.Context, value []byte) (*record.Decode
 	return d, nil
 }
 
-// progress gives what the progress records added say: when at the earliest everything up to which LSN was published.
+// progress gives what the progress records added say: when at the earliest everything up to which LSN was published. A
+// table that capture holds is a finding.
 func (r *topicReader) progress(ctx context.Context) (published []confirmation, err error) {
 	err = r.added(ctx, record.ProgressTopic(sourceName), func(rec *kgo.Record) error {
 		p, err := record.ParseProgress(rec.Value)
 		if err != nil {
 			return err
 		}
+		for i := range p.Tables {
+			if t := &p.Tables[i]; t.Held != nil {
+				r.m.find("table %s is held: %s: %s", t.Table, t.Held.Code, t.Held.Message)
+			}
+		}
 		published = append(published, confirmation{time.UnixMicro(p.WrittenAt), change.LSN(p.EndLSN)})
 		return nil
 	})
 	return published, err
+}
+
+// mostDumped bounds the records of one topic in a dump.
+const mostDumped = 300_000
+
+// dump writes what the topics hold into a file, a line a record, for whoever looks for the cause of a finding.
+func (r *topicReader) dump(ctx context.Context, path string, tables []string) (err error) {
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	lines := bufio.NewWriter(out)
+	clear(r.next) // from the beginning
+	for _, table := range tables {
+		topic, err := record.Topic(sourceName, "public", table)
+		if err != nil {
+			return err
+		}
+		var ev change.Event
+		var arena []byte
+		n := 0
+		err = r.added(ctx, topic, func(rec *kgo.Record) error {
+			d, err := r.decoder(ctx, rec.Value)
+			if err != nil {
+				return err
+			}
+			if arena, err = d.Decode(rec.Value, &ev, arena[:0]); err != nil {
+				return err
+			}
+			if n++; n > mostDumped {
+				return nil
+			}
+			fmt.Fprintf(lines, "%s %d %d %s %c xid %d", table, rec.Partition, rec.Offset, ev.Position, ev.Op, ev.Tx.XID)
+			for _, row := range []change.Tuple{ev.Before, ev.After} {
+				fmt.Fprintf(lines, " (%.120s)", rowText(row, nil))
+			}
+			fmt.Fprintln(lines)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return lines.Flush()
 }
