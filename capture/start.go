@@ -471,6 +471,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.want(t, after, hadRows || raised)
 	}
 	s.foresee(t, known, asOf)
+	s.partitions(t)
 	return nil
 }
 

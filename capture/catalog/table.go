@@ -49,6 +49,7 @@ type Leaf struct {
 	Identity     schema.ReplicaIdentity
 	// KeyColumns are the names of the columns of its replica identity, in key order; nil for FULL and for none.
 	KeyColumns []string
+	Empty      bool // it has not a page
 }
 
 // relation is pg_class with what hangs on it.
@@ -62,6 +63,7 @@ type relation struct {
 	tuples       int64
 	bytes        int64
 	file         int64 // pg_class.relfilenode
+	pages        int64 // of the table itself, without TOAST
 	columns      []attribute
 	primary      []int16 // attnums of the primary key if it can identify rows
 	replident    []int16 // attnums of the index of REPLICA IDENTITY USING INDEX
@@ -161,7 +163,7 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 	}
 	t.Files = r.file
 	for _, l := range leaves {
-		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey())})
+		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey()), Empty: l.pages == 0})
 		t.EstimatedRows += l.tuples
 		t.Files += l.file
 		t.Bytes += l.bytes
@@ -297,14 +299,15 @@ func (c *Catalog) relations(ctx context.Context) ([]*relation, error) {
 	list, err := query(ctx, c.conn, "list tables", func(row pgx.CollectableRow) (*relation, error) {
 		var r relation
 		var identity string
-		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.bytes, &r.file)
+		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.bytes, &r.file, &r.pages)
 		if err == nil {
 			r.identity = schema.ReplicaIdentity(identity[0])
 		}
 		return &r, err
 	}, `select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
 	           c.relispartition, greatest(c.reltuples, 0)::int8,
-	           case when c.relkind = 'r' then coalesce(pg_table_size(c.oid), 0) else 0 end, c.relfilenode::int8
+	           case when c.relkind = 'r' then coalesce(pg_table_size(c.oid), 0) else 0 end, c.relfilenode::int8,
+	           case when c.relkind = 'r' then coalesce(pg_relation_size(c.oid), 0) else 0 end
 	      from pg_class c join pg_namespace n on n.oid = c.relnamespace
 	     where c.relkind in ('r', 'p', 'f', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
 	       and n.nspname !~ '^pg_(toast|temp_)'
