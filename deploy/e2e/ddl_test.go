@@ -177,10 +177,14 @@ var alterations = []alteration{
 	},
 	{
 		name: "attach",
-		begin: []string{`create table T (id int primary key, a text) partition by range (id)`, `create table T_1 partition of T for values from (0) to (100)`,
-			`insert into T select i, 'a' || i from generate_series(1, 20) i`},
-		then: []string{`create table T_2 (id int primary key, a text)`, `insert into T_2 select i, 'b' || i from generate_series(100, 120) i`,
-			`alter table T attach partition T_2 for values from (100) to (200)`, `insert into T values (150, 'c')`, `update T set a = 'd' where id = 101`},
+		begin: []string{
+			`create table T (id int primary key, a text) partition by range (id)`, `create table T_1 partition of T for values from (0) to (100)`,
+			`insert into T select i, 'a' || i from generate_series(1, 20) i`,
+		},
+		then: []string{
+			`create table T_2 (id int primary key, a text)`, `insert into T_2 select i, 'b' || i from generate_series(100, 120) i`,
+			`alter table T attach partition T_2 for values from (100) to (200)`, `insert into T values (150, 'c')`, `update T set a = 'd' where id = 101`,
+		},
 	},
 }
 
