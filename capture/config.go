@@ -28,7 +28,7 @@ type Source struct {
 	DSN       config.Secret `mapstructure:"dsn" required:"true" doc:"Connection string, like postgres://capture@db1:5432/shop?sslmode=verify-full; file:/path or env:NAME to keep it elsewhere."`
 	Tables    []string      `mapstructure:"tables" default:"*.*" doc:"Tables as schema.table, with * and ? as wildcards; ! in front leaves out; the last that fits decides."`
 	Slot      string        `mapstructure:"slot" default:"" doc:"Name of the replication slot; empty: tributary_ and the source's name."`
-	Failover  bool          `mapstructure:"failover" default:"true" doc:"On PostgreSQL 17 and later: let standbys that synchronise slots keep a copy of a new slot, so that capture can go on after a failover."`
+	Failover  bool          `mapstructure:"failover" default:"true" doc:"On PostgreSQL 17 and later: let standbys that synchronise slots keep a copy of the slot, so that capture can go on after a failover."`
 	Heartbeat time.Duration `mapstructure:"heartbeat" default:"5s" doc:"How often a small message is written into the source's WAL, so that an idle database gets on and latency is measured; 0s: never."`
 	WALBudget config.Bytes  `mapstructure:"wal_budget" default:"50GiB" doc:"How much WAL the source may keep for us before it is an alarm."`
 	OnError   string        `mapstructure:"on_error" default:"hold" oneof:"hold,stop" doc:"What a table that cannot go on does (a row that is too large, a schema that the registry refuses): hold: that table alone is held until it is loaded anew; stop: capture ends, and the source keeps its WAL."`

@@ -144,3 +144,26 @@ func TestFailover(t *testing.T) {
 		}
 	}
 }
+
+// A slot that was made before standbys were to keep copies of it is made one of which they do.
+func TestFailoverOfASlotThatIsThere(t *testing.T) {
+	for _, major := range pgtest.Majors(t) {
+		if major < 17 {
+			continue
+		}
+		r := newRig(t, major, kafkatest.Fake(t), tables)
+		for _, failover := range []bool{false, true, false} {
+			r.config.Source.Failover = failover
+			_, stop := r.start()
+			r.exec(`insert into full_bag values (1, 'a')`)
+			r.fence()
+			var is bool
+			must(t, r.conn.QueryRow(t.Context(), `select failover from pg_replication_slots where slot_name = $1`, r.config.Source.slot()).Scan(&is))
+			if is != failover {
+				t.Errorf("the slot's failover is %t, configured is %t", is, failover)
+			}
+			must(t, stop())
+		}
+		r.same("public", "full_bag")
+	}
+}

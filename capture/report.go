@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -202,13 +203,18 @@ func (r *Report) Print(w io.Writer) {
 }
 
 func (r *Report) headline() string {
-	behind := service.FormatDuration(time.Duration(r.LagSeconds * float64(time.Second)))
+	behind := formatSeconds(r.LagSeconds)
 	switch r.State {
 	case "up_to_date":
 		if n := r.held(); n > 0 {
 			return fmt.Sprintf("publishes, %s behind, but for %s that cannot go on.", behind, plural(n, "table"))
 		}
-		return fmt.Sprintf("is healthy: %s behind, WAL %s of %s. %s.", behind, service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes), plural(len(r.Tables), "table"))
+		if r.ChangesPerSecond >= 1 {
+			behind += fmt.Sprintf(" behind, %s changes/s", service.FormatCount(int64(math.Round(r.ChangesPerSecond))))
+		} else {
+			behind += " behind"
+		}
+		return fmt.Sprintf("is healthy: %s, WAL %s of %s. %s.", behind, service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes), plural(len(r.Tables), "table"))
 	case "catching_up":
 		return fmt.Sprintf("is catching up: %s of WAL to publish, %s behind.", service.FormatBytes(r.ToPublish), behind)
 	case "snapshotting":
@@ -249,7 +255,16 @@ func (r *Report) printNumbers(w io.Writer) {
 	if r.ToPublish > 0 {
 		line("to publish", "%s", service.FormatBytes(r.ToPublish))
 	}
+	if r.ChangesPerSecond > 0 {
+		line("changes", "%s/s", service.FormatCount(int64(math.Round(r.ChangesPerSecond))))
+	}
+	if r.LatencyP50 != nil && r.LatencyP99 != nil {
+		line("latency", "%s, one in a hundred above %s", formatSeconds(*r.LatencyP50), formatSeconds(*r.LatencyP99))
+	}
 	for _, st := range r.Stages {
+		if st.Busy > 0 {
+			line("busy", "%s with %s since its start", formatSeconds(st.Busy), st.Name)
+		}
 		if st.WaitingOn != "" {
 			line("waits", "for %s, for %s", st.WaitingOn, service.FormatDuration(time.Since(st.Since)))
 		}
@@ -257,6 +272,10 @@ func (r *Report) printNumbers(w io.Writer) {
 	if r.State == "not_running" {
 		line("next", "capture run")
 	}
+}
+
+func formatSeconds(seconds float64) string {
+	return service.FormatDuration(time.Duration(seconds * float64(time.Second)))
 }
 
 func printTrouble(w io.Writer, what string, t *TroubleStatus) {

@@ -162,6 +162,7 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 	}
 	if did {
 		t.counters.count(kind)
+		s.pace.count(s.tx.CommitTime)
 	} else if err == nil {
 		s.meter.skipped.Inc()
 	}
@@ -214,6 +215,7 @@ func (s *session) truncateOf(ctx context.Context, t *table) error {
 	did, err := s.pub.Publish(ctx, t.pub, &ev)
 	if did {
 		t.counters.count(pgoutput.KindTruncate)
+		s.pace.count(s.tx.CommitTime)
 	}
 	return err
 }

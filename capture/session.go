@@ -68,6 +68,7 @@ type session struct {
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
 	refused     publish.Refusals
+	pace        pace
 	facts       facts // newest from the watcher
 	watched     <-chan facts
 
@@ -309,6 +310,10 @@ func (s *session) commit(ctx context.Context, last bool) error {
 	s.meter.kafkaTransactions.Inc()
 	s.stream.Confirm(min(s.progressEnd, s.streamed)) // not what only an earlier connection has shown
 	s.meter.published(pr)
+	if s.pace.oldest != 0 {
+		s.meter.latency.ObserveDuration(time.Since(time.UnixMicro(s.pace.oldest)))
+		s.pace.oldest = 0
+	}
 	return nil
 }
 

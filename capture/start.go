@@ -210,7 +210,10 @@ func (c *Capture) stream(ctx context.Context, s *session, conn *replication.Conn
 		}
 	}
 	s.standAt(state, confirmed, gap != nil)
-	return c.startStream(ctx, conn, cat, name, []string{pubs.Full, pubs.Insert}, confirmed)
+	alter := slot != nil && server.Major() >= 17 && !server.InRecovery && slot.Failover != c.config.Source.Failover
+	return c.startStream(ctx, conn, cat, name, alter, func() (*replication.Stream, error) {
+		return conn.Start(ctx, name, []string{pubs.Full, pubs.Insert}, confirmed)
+	})
 }
 
 // standAt sets where the session stands before the stream's first message.
@@ -346,13 +349,21 @@ func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *c
 // died.
 var slotPatience = time.Minute
 
-// startStream starts to stream; a slot that somebody else streams from is waited for, never fought over.
-func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *catalog.Catalog, name string, publications []string, confirmed change.LSN) (*replication.Stream, error) {
+// startStream starts to stream; a slot that somebody else streams from is waited for, never fought over. alter says that
+// the slot's failover is not as it is configured.
+func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *catalog.Catalog, name string, alter bool, start func() (*replication.Stream, error)) (*replication.Stream, error) {
 	deadline := time.Now().Add(slotPatience)
 	for {
-		stream, err := conn.Start(ctx, name, publications, confirmed)
+		var err error
+		if alter {
+			err = conn.SetFailover(ctx, name, c.config.Source.Failover)
+			alter = err != nil
+		}
 		if err == nil {
-			return stream, nil
+			var stream *replication.Stream
+			if stream, err = start(); err == nil {
+				return stream, nil
+			}
 		}
 		if postgres.SQLState(err) != "55006" {
 			return nil, catalog.Unreachable("start to stream from", fmt.Sprintf("slot %q", name), err)

@@ -35,6 +35,12 @@ type Status struct {
 	ServerLSN     string    `json:"server_lsn"`
 	PublishedTime time.Time `json:"published_time,omitzero"` // commit time of the newest published transaction
 
+	ChangesPerSecond float64 `json:"changes_per_second"` // published, over the last minute
+	// LatencyP50 and LatencyP99 are from commit at the source, by its clock, to commit in Kafka, over the last five
+	// minutes; null while there are too few to tell.
+	LatencyP50 *float64 `json:"latency_p50_seconds"`
+	LatencyP99 *float64 `json:"latency_p99_seconds"`
+
 	Snapshot SnapshotStatus       `json:"snapshot"`
 	Tables   []TableStatus        `json:"tables"`
 	Stages   []service.StageState `json:"stages"`
@@ -92,6 +98,10 @@ func (c *Capture) Status() Status {
 	st := *c.status.Load()
 	st.Stages = c.stages.Snapshot()
 	c.budget.tell(&st)
+	if p50, p99, ok := c.meter.latency.Quantiles(); ok {
+		a, b := p50.Seconds(), p99.Seconds()
+		st.LatencyP50, st.LatencyP99 = &a, &b
+	}
 	if t := c.trouble.Load(); t != nil {
 		told := tell(t)
 		st.Trouble = &told
@@ -123,7 +133,7 @@ func (c *Capture) publishStatus(s *session) {
 	st := &Status{
 		Schema: statusSchema, Source: c.config.Source.Name, Instance: c.instance, State: h.State, Slot: c.config.Source.slot(),
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Era: s.era,
-		LagSeconds: h.BehindSeconds, ToPublish: h.ToPublish,
+		LagSeconds: h.BehindSeconds, ToPublish: h.ToPublish, ChangesPerSecond: s.pace.rate(time.Now()),
 		PublishedLSN: s.progressEnd.String(), ServerLSN: s.facts.wal.String(),
 		Snapshot: SnapshotStatus{h.SnapshotDone, h.SnapshotOf, h.RowsDone, h.RowsExpected},
 		Tables:   []TableStatus{}, Alarms: []TroubleStatus{},
@@ -203,6 +213,7 @@ type meter struct {
 	rows              *prometheus.CounterVec
 	heldChanges       *prometheus.CounterVec
 	held              prometheus.Gauge
+	latency           *service.Latency
 	errors            *prometheus.CounterVec
 	transactions      prometheus.Counter
 	kafkaTransactions prometheus.Counter
@@ -234,10 +245,14 @@ func newMeter(source string) *meter {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: namespace + name, Help: help, ConstLabels: labels}, names)
 	}
 	m := &meter{
-		changes:           vector("changes_total", "Changes published.", "table", "op"),
-		rows:              vector("snapshot_rows_total", "Rows of snapshots published.", "table"),
-		heldChanges:       vector("held_changes_total", "Changes that were not published because their table is held.", "table"),
-		held:              gauge("held_tables", "Tables that are held: none of their changes is published until they are loaded anew."),
+		changes:     vector("changes_total", "Changes published.", "table", "op"),
+		rows:        vector("snapshot_rows_total", "Rows of snapshots published.", "table"),
+		heldChanges: vector("held_changes_total", "Changes that were not published because their table is held.", "table"),
+		held:        gauge("held_tables", "Tables that are held: none of their changes is published until they are loaded anew."),
+		latency: service.NewLatency(prometheus.HistogramOpts{
+			Name: namespace + "latency_seconds", ConstLabels: labels,
+			Help: "From commit at the source, by its clock, to commit in Kafka, of the oldest change in each Kafka transaction.",
+		}),
 		errors:            vector("errors_total", "Troubles, by code.", "code"),
 		transactions:      counter("transactions_total", "Transactions read from the source."),
 		kafkaTransactions: counter("kafka_transactions_total", "Kafka transactions committed."),
@@ -255,7 +270,7 @@ func newMeter(source string) *meter {
 		walSecondsLeft:    gauge("wal_budget_left_seconds", "Time until the budget is used up at the present growth; infinite while it does not grow."),
 	}
 	m.registry = []prometheus.Collector{
-		m.changes, m.rows, m.heldChanges, m.held, m.errors, m.transactions, m.kafkaTransactions, m.skipped, m.rereads, m.schemaChanges, m.reconnects,
+		m.changes, m.rows, m.heldChanges, m.held, m.latency, m.errors, m.transactions, m.kafkaTransactions, m.skipped, m.rereads, m.schemaChanges, m.reconnects,
 		m.confirmed, m.lastCommit, m.lagBytes, m.lagSeconds, m.walRetained, m.walBudget,
 		m.walAlarm, m.walSecondsLeft,
 	}

@@ -305,7 +305,7 @@ func (s *Sink) plans(ctx context.Context, c *checker, matched [][]string) map[st
 		return plans
 	}
 	defer client.Close()
-	ids, err := newestSchemas(ctx, client, slices.Concat(matched...))
+	last, err := lastRecords(ctx, client, slices.Concat(matched...))
 	if err != nil {
 		c.fail("kafka", err)
 		return plans
@@ -313,26 +313,27 @@ func (s *Sink) plans(ctx context.Context, c *checker, matched [][]string) map[st
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	readable := 0
+	versions := newVersions(s.registry, s.rules)
 	for _, name := range slices.Concat(matched...) {
-		id, ok := ids[name]
+		r, ok := last[name]
 		if !ok {
 			continue
 		}
-		plan, err := s.planOf(ctx, name, id)
+		v, err := versions.version(ctx, r)
 		if err != nil {
 			c.fail("rule", err)
 			continue
 		}
 		readable++
-		plans[name] = plan
+		plans[name] = v.plan
 	}
-	c.line("ok", "schemas", fmt.Sprintf("%s of %s readable, %d without records", count(readable, "value schema"), count(len(start), "topic"), len(start)-len(ids)))
+	c.line("ok", "schemas", fmt.Sprintf("%s of %s readable, %d without records", count(readable, "value schema"), count(len(start), "topic"), len(start)-len(last)))
 	return plans
 }
 
-// newestSchemas reads what client consumes of partition 0 of the topics to where they end now, and gives the ids of the
-// schemas of their last values. A topic without values has none.
-func newestSchemas(ctx context.Context, client *kgo.Client, topics []string) (map[string]int, error) {
+// lastRecords reads what client consumes of partition 0 of the topics to where they end now, and gives their last records
+// with a value. A topic without values has none.
+func lastRecords(ctx context.Context, client *kgo.Client, topics []string) (map[string]*kgo.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	admin := kadm.NewClient(client)
@@ -354,12 +355,12 @@ func newestSchemas(ctx context.Context, client *kgo.Client, topics []string) (ma
 			left[topic] = end.Offset
 		}
 	}
-	ids := map[string]int{}
+	last := map[string]*kgo.Record{}
 	for len(left) > 0 {
 		fetches := client.PollFetches(ctx)
 		fetches.EachRecord(func(r *kgo.Record) {
-			if id, _, err := record.ParseFrame(r.Value); err == nil && !r.Attrs.IsControl() {
-				ids[r.Topic] = id
+			if _, _, err := record.ParseFrame(r.Value); err == nil && !r.Attrs.IsControl() {
+				last[r.Topic] = r
 			}
 			if end, ok := left[r.Topic]; ok && r.Offset+1 >= end {
 				delete(left, r.Topic)
@@ -369,25 +370,11 @@ func newestSchemas(ctx context.Context, client *kgo.Client, topics []string) (ma
 			continue
 		}
 		for topic := range left {
-			if _, ok := ids[topic]; !ok {
+			if _, ok := last[topic]; !ok {
 				return nil, kafka.Trouble("read the last records of", fmt.Sprintf("topic %q", topic), ctx.Err())
 			}
 		}
 		break // compaction has taken the last ones away, and others were there
 	}
-	return ids, nil
-}
-
-func (s *Sink) planOf(ctx context.Context, topic string, id int) (*rule.Plan, error) {
-	r := &kgo.Record{Topic: topic}
-	text, err := s.registry.Schema(ctx, id)
-	if err != nil {
-		return nil, schemaTrouble(r, id, err)
-	}
-	decoder, err := record.NewDecoder(text)
-	if err != nil {
-		return nil, invalid(r, err)
-	}
-	route, _ := s.match(topic)
-	return route.Compile(decoder.Relation())
+	return last, nil
 }

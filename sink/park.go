@@ -194,6 +194,7 @@ func (w *worker) loadParked(ctx context.Context, batches []consume.Batch) error 
 		if w.s.consumer.Gone(p) {
 			delete(w.parked, p)
 			delete(w.probes, p)
+			delete(w.replays, p)
 		}
 	}
 	parked, err := w.session.Parked(ctx, parts)

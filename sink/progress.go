@@ -31,19 +31,26 @@ const progressPause = 50 * time.Millisecond
 
 func (f *follower) run(ctx context.Context) error {
 	defer f.session.Close(context.WithoutCancel(ctx))
+	f.s.eachPartition(ctx, f.s.progressLane(), f.stage, progressPause, f.partition)
+	return nil
+}
+
+// eachPartition has apply deal with what is ready in a lane, one partition after the other, until ctx ends. Each round is
+// followed by a pause.
+func (s *Sink) eachPartition(ctx context.Context, lane int, stage *service.Stage, pause time.Duration, apply func(context.Context, consume.Batch)) {
 	for {
-		batches := f.s.consumer.Take(ctx, f.s.progressLane(), f.s.cfg.Batch.Rows, int64(f.s.cfg.Batch.Bytes))
+		batches := s.consumer.Take(ctx, lane, s.cfg.Batch.Rows, int64(s.cfg.Batch.Bytes))
 		if batches == nil {
-			return nil
+			return
 		}
-		f.stage.Busy()
+		stage.Busy()
 		for _, b := range batches {
-			f.partition(ctx, b)
+			apply(ctx, b)
 		}
-		f.stage.Idle()
+		stage.Idle()
 		select {
 		case <-ctx.Done():
-		case <-time.After(progressPause):
+		case <-time.After(pause):
 		}
 	}
 }

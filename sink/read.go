@@ -39,7 +39,7 @@ func (w *worker) readPartition(ctx context.Context, o *outcome, b consume.Batch)
 	o.parts = append(o.parts, part{p: p, unit: -1, advance: warehouse.Advance{
 		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
 		ParkedN: w.parked[p].N,
-	}})
+	}, committed: p.CommitTime, replay: w.replays[p]})
 	pt := &o.parts[len(o.parts)-1]
 	records := w.window(b)
 	// What other adds to records, to look for the second half of a key's change, is not the window's unless it is that half.
@@ -96,6 +96,21 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 		return pt.end(invalid(r, err))
 	}
 	ev := &w.event
+	if v.decoder.Debezium() {
+		if pt.repeated(ev) {
+			w.s.table(r.Topic).duplicate()
+			return 1, nil
+		}
+		h.position = pt.next(ev)
+		if ev.Op == change.Truncate && r.Key == nil {
+			if v, err = w.keyed(ctx, r); err != nil {
+				if ctx.Err() != nil || retry.Transient(err) {
+					return 0, err
+				}
+				return pt.end(err)
+			}
+		}
+	}
 	if ev.Op == change.Truncate && pt.p.Count > 1 {
 		if !h.known {
 			return pt.end(invalid(r, errors.New("a TRUNCATE of several partitions without a position: where it stands in the others cannot be told")))
@@ -149,7 +164,20 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 		u.mark = warehouse.Mark{Partition: r.Partition, Offset: r.Offset}
 		pt.reload = true
 	}
-	if err := u.fold.Add(ev, h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
+	if ev.Op == change.Delete && h.half {
+		n, wait, err := w.debeziumMove(pt, r, u, v, h, records)
+		if err != nil {
+			return pt.end(err)
+		}
+		if wait {
+			pt.more = true
+			return 0, nil
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+	if err := u.fold.Add(ev, h.newKey != nil || h.oldKey != nil || h.half, h.reload); err != nil {
 		return pt.end(invalid(r, err))
 	}
 	if ev.Op == change.Truncate && u.plan.Voids(h.reload) {
@@ -194,12 +222,13 @@ func (pt *part) end(err error) (int, error) {
 
 // take moves the part's position past an event.
 func (pt *part) take(ev *change.Event, h headers) {
-	if h.known {
+	if h.known || !h.position.IsZero() {
 		pt.advance.Position = h.position
 	}
 	pt.advance.Rows++
 	if ev.Tx.CommitTime != 0 {
 		pt.advance.CommitTime = ev.Tx.CommitTime
+		pt.committed = max(pt.committed, ev.Tx.CommitTime)
 		if pt.first == 0 && ev.Op != change.Read {
 			pt.first = ev.Tx.CommitTime
 		}
@@ -247,6 +276,7 @@ type headers struct {
 	position       change.Position
 	known          bool // there is a position: the record is of a capture of ours
 	newKey, oldKey []byte
+	half           bool // of a change of a key, in a record that is not ours: the other key cannot be told
 	reload         bool
 }
 
@@ -265,6 +295,9 @@ func headersOf(r *kgo.Record) (h headers, err error) {
 		case record.HeaderReload:
 			h.reload = true
 		}
+	}
+	if !h.known && (h.newKey != nil || h.oldKey != nil) {
+		h.half, h.newKey, h.oldKey = true, nil, nil
 	}
 	return h, nil
 }

@@ -268,7 +268,7 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 	s.mu.Unlock()
 	starts := make([]consume.Start, len(claims))
 	for i, c := range claims {
-		starts[i] = consume.Start{Epoch: c.Epoch, Next: c.Next, Position: c.Position, Attempt: c.Attempt, Skip: c.Skip, Err: c.Err}
+		starts[i] = consume.Start{Epoch: c.Epoch, Next: c.Next, Position: c.Position, CommitTime: c.CommitTime, Attempt: c.Attempt, Skip: c.Skip, Err: c.Err}
 		if c.Park != nil {
 			starts[i].Park = c.Park
 		}

@@ -22,6 +22,7 @@ type versions struct {
 type planKey struct {
 	topic string
 	id    int // of the schema
+	key   int // of the key's schema; 0 for none
 }
 
 // versionPlan is what one schema of one topic needs.
@@ -40,17 +41,16 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 	if err != nil {
 		return nil, invalid(r, err)
 	}
-	k := planKey{r.Topic, id}
+	k := planKey{topic: r.Topic, id: id}
+	if keyID, _, err := record.ParseFrame(r.Key); err == nil {
+		k.key = keyID
+	}
 	if v := vs.plans[k]; v != nil {
 		return v, nil
 	}
-	text, err := vs.registry.Schema(ctx, id)
+	decoder, err := vs.decoder(ctx, r, k)
 	if err != nil {
-		return nil, schemaTrouble(r, id, err)
-	}
-	decoder, err := record.NewDecoder(text)
-	if err != nil {
-		return nil, invalid(r, err)
+		return nil, err
 	}
 	route, ok := matchTopic(vs.rules, r.Topic)
 	if !ok {
@@ -59,6 +59,11 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 	plan, err := route.Compile(decoder.Relation())
 	if err != nil {
 		return nil, err
+	}
+	for _, c := range plan.Columns {
+		if err := decoder.Refused(c.Source); err != nil {
+			return nil, route.Refuse(err, decoder.Relation().Columns[c.Source].Name)
+		}
 	}
 	// The same relation under another id (another source's, or registered twice) is the same plan.
 	for other, v := range vs.plans {
@@ -69,4 +74,28 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 	v := &versionPlan{decoder: decoder, plan: plan}
 	vs.plans[k] = v
 	return v, nil
+}
+
+// decoder makes the decoder for the schemas of a record.
+func (vs *versions) decoder(ctx context.Context, r *kgo.Record, k planKey) (*record.Decoder, error) {
+	text, err := vs.registry.Schema(ctx, k.id)
+	if err != nil {
+		return nil, schemaTrouble(r, k.id, err)
+	}
+	decoder, err := record.NewDecoder(text)
+	if errors.Is(err, record.ErrDebezium) {
+		var key string
+		if k.key != 0 {
+			if key, err = vs.registry.Schema(ctx, k.key); err != nil {
+				return nil, schemaTrouble(r, k.key, err)
+			}
+		} else if r.Key != nil {
+			return nil, invalid(r, errors.New("its key is not Avro in the Confluent wire format: which columns are the key cannot be told"))
+		}
+		decoder, err = record.NewDebeziumDecoder(text, key)
+	}
+	if err != nil {
+		return nil, invalid(r, err)
+	}
+	return decoder, nil
 }

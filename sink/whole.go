@@ -62,17 +62,8 @@ func (g *whole) run(ctx context.Context) error {
 	}
 	defer reader.Close()
 	g.reader = reader
-	for {
-		batches := g.s.consumer.Take(ctx, g.s.wholeLane(), g.s.cfg.Batch.Rows, int64(g.s.cfg.Batch.Bytes))
-		if batches == nil {
-			return nil
-		}
-		g.stage.Busy()
-		for _, b := range batches {
-			g.partition(ctx, b)
-		}
-		g.stage.Idle()
-	}
+	g.s.eachPartition(ctx, g.s.wholeLane(), g.stage, 0, g.partition)
+	return nil
 }
 
 // partition goes to a later state of the source of a progress partition.

@@ -24,9 +24,10 @@ type worker struct {
 	decode  *service.Stage
 	apply   *service.Stage
 	*versions
-	folds  []*batch.Fold // for reuse
-	parked map[*consume.Partition]*warehouse.Parked
-	probes map[*consume.Partition]*probe
+	folds   []*batch.Fold // for reuse
+	parked  map[*consume.Partition]*warehouse.Parked
+	probes  map[*consume.Partition]*probe
+	replays map[*consume.Partition]replay // those that are on
 
 	event, second change.Event
 	arena         []byte
@@ -41,6 +42,7 @@ func newWorker(s *Sink, lane int) *worker {
 		versions: newVersions(s.registry, s.rules),
 		parked:   map[*consume.Partition]*warehouse.Parked{},
 		probes:   map[*consume.Partition]*probe{},
+		replays:  map[*consume.Partition]replay{},
 	}
 }
 
@@ -60,15 +62,17 @@ func (w *worker) run(ctx context.Context) error {
 
 // part is what one flush does for one partition.
 type part struct {
-	p       *consume.Partition
-	records int // read, counted from the front of the queue
-	steps   int // in which they were read: what makes one step cannot be applied apart
-	advance warehouse.Advance
-	unit    int // index into the flush's units, -1 for none
-	more    bool
-	stop    error // why the partition cannot go on behind what was read
-	barrier bool  // it waits at a TRUNCATE
-	first   int64 // commit time of the oldest change, microseconds; 0 for none
+	p         *consume.Partition
+	records   int // read, counted from the front of the queue
+	steps     int // in which they were read: what makes one step cannot be applied apart
+	advance   warehouse.Advance
+	unit      int // index into the flush's units, -1 for none
+	more      bool
+	replay    replay // of a connector of Debezium's
+	committed int64  // newest commit time so far, those before the flush included; microseconds, 0 for none
+	stop      error  // why the partition cannot go on behind what was read
+	barrier   bool   // it waits at a TRUNCATE
+	first     int64  // commit time of the oldest change, microseconds; 0 for none
 
 	met     bool // a record with a change in it has been read
 	aside   []warehouse.ParkedRecord
@@ -339,12 +343,15 @@ func (w *worker) finish(ctx context.Context, o *outcome) {
 			}
 		}
 		w.passed(pt)
+		if delete(w.replays, p); pt.replay.on {
+			w.replays[p] = pt.replay
+		}
 		if pt.barrier {
 			w.s.holdAtBarrier(p, pt.advance.Barrier)
 		} else if pt.stop != nil {
 			w.s.hold(ctx, w.session, p, pt.advance.Next, pt.stop)
 		}
-		w.s.consumer.Finish(p, consume.Done{Records: pt.records, Next: pt.advance.Next, Position: pt.advance.Position, WantMore: pt.more})
+		w.s.consumer.Finish(p, consume.Done{Records: pt.records, Next: pt.advance.Next, Position: pt.advance.Position, CommitTime: pt.committed, WantMore: pt.more})
 	}
 	for i := range o.units {
 		o.units[i].fold.Release(2 * int(w.s.cfg.Batch.Bytes))

@@ -88,6 +88,7 @@ type Slot struct {
 	RestartLSN        change.LSN // 0 once the slot is lost
 	WALStatus         string     // reserved, extended, unreserved, lost
 	TwoPhase          bool
+	Failover          bool   // standbys that synchronise slots keep a copy; never before PostgreSQL 17
 	KeptBytes         int64  // current WAL position − restart_lsn
 	SafeBytes         *int64 // what may still be written before the slot is lost; nil: no limit
 	ToPublishBytes    int64  // current flush position − confirmed_flush_lsn
@@ -99,7 +100,7 @@ func (c *Catalog) Slot(ctx context.Context, name string) (*Slot, error) {
 		s := Slot{Name: name}
 		var confirmed, restart int64
 		err := row.Scan(&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, &confirmed, &restart,
-			&s.WALStatus, &s.TwoPhase, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes)
+			&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes)
 		s.ConfirmedFlushLSN, s.RestartLSN = change.LSN(confirmed), change.LSN(restart)
 		return s, err
 	}, `with now as (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
@@ -109,6 +110,7 @@ func (c *Catalog) Slot(ctx context.Context, name string) (*Slot, error) {
 		                   from pg_stat_replication r where r.pid = s.active_pid), ''),
 		       coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8, coalesce(s.restart_lsn - '0/0', 0)::int8,
 		       coalesce(s.wal_status, ''), coalesce(s.two_phase, false),
+		       coalesce((to_jsonb(s)->>'failover')::bool, false),
 		       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,
 		       greatest(coalesce(now.lsn - s.confirmed_flush_lsn, 0), 0)::int8
 		  from pg_replication_slots s, now where s.slot_name = $1`, name)

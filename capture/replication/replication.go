@@ -89,6 +89,18 @@ func (c *Conn) CreateSlot(ctx context.Context, name string, failover bool) (chan
 	return lsn, nil
 }
 
+// SetFailover sets whether standbys that synchronise slots keep a copy of the slot, on PostgreSQL 17 and later. The
+// SQLSTATE is 55006 while somebody streams from it.
+func (c *Conn) SetFailover(ctx context.Context, name string, failover bool) error {
+	if !ValidSlotName(name) {
+		return fmt.Errorf("alter slot %q: not a slot name", name)
+	}
+	if _, err := c.pg.Exec(ctx, fmt.Sprintf("ALTER_REPLICATION_SLOT %s (FAILOVER %t)", name, failover)).ReadAll(); err != nil {
+		return fmt.Errorf("alter slot %q: %w", name, err)
+	}
+	return nil
+}
+
 // History says where a server's timelines ended, the oldest first.
 type History []Switch
 

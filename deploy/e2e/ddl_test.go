@@ -166,10 +166,14 @@ var alterations = []alteration{
 	},
 	{
 		name: "partitions",
-		begin: []string{`create table T (id int, at date, a text, primary key (id, at)) partition by range (at)`, `create table T_1 partition of T for values from ('2020-01-01') to ('2021-01-01')`,
-			`create table T_2 partition of T for values from ('2021-01-01') to ('2022-01-01')`, `insert into T select i, '2020-06-01'::date + i * 20, 'a' from generate_series(1, 20) i`},
-		then: []string{`create table T_3 partition of T for values from ('2022-01-01') to ('2023-01-01')`, `insert into T values (21, '2022-05-05', 'x')`, `update T set at = '2022-06-06' where id = 3`,
-			`alter table T add c int default 3`, `update T set a = 'y' where id = 4`, `alter table T rename a to d`, `insert into T values (22, '2020-02-02', 'z', 4)`},
+		begin: []string{
+			`create table T (id int, at date, a text, primary key (id, at)) partition by range (at)`, `create table T_1 partition of T for values from ('2020-01-01') to ('2021-01-01')`,
+			`create table T_2 partition of T for values from ('2021-01-01') to ('2022-01-01')`, `insert into T select i, '2020-06-01'::date + i * 20, 'a' from generate_series(1, 20) i`,
+		},
+		then: []string{
+			`create table T_3 partition of T for values from ('2022-01-01') to ('2023-01-01')`, `insert into T values (21, '2022-05-05', 'x')`, `update T set at = '2022-06-06' where id = 3`,
+			`alter table T add c int default 3`, `update T set a = 'y' where id = 4`, `alter table T rename a to d`, `insert into T values (22, '2020-02-02', 'z', 4)`,
+		},
 	},
 }
 

@@ -283,7 +283,7 @@ func (w *ConnectWorker) ask(ctx context.Context, method, path string, body, into
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
+	defer func() { _ = answer.Body.Close() }()
 	var text bytes.Buffer
 	if _, err := text.ReadFrom(answer.Body); err != nil {
 		return err

@@ -120,6 +120,22 @@ func (r *reader) some() bool {
 	return false
 }
 
+// present reads the branch of a union of null, which is branch null of it, and another type: whether a value of that
+// follows. With notNull there is no union, and always a value.
+func (r *reader) present(null int) bool {
+	if null == notNull {
+		return r.fault == ""
+	}
+	switch r.long() {
+	case int64(null):
+		return false
+	case int64(1 - null):
+		return r.fault == ""
+	}
+	r.fail("a union has no such branch")
+	return false
+}
+
 // block reads the head of a block of an array or map and gives the number of its items, 0 at the end. No count
 // is larger than the bytes that are left: all items here take at least one.
 func (r *reader) block() int {

@@ -181,8 +181,8 @@ func valueSchemaText(namespace string, rel *schema.Relation) (string, error) {
 			{Name: fieldAfter, Type: nullable(namespace + "." + nameValue), Default: defaultNull},
 			{Name: fieldOp, Type: "string"},
 			{Name: fieldSource, Type: &sourceSchema},
-			{Name: "ts_ms", Type: nullable("long"), Default: defaultNull},
-			{Name: "ts_us", Type: nullable("long"), Default: defaultNull},
+			{Name: fieldMillis, Type: nullable("long"), Default: defaultNull},
+			{Name: fieldMicros, Type: nullable("long"), Default: defaultNull},
 			{Name: fieldTransaction, Type: nullable(&blockSchema), Default: defaultNull},
 			{Name: fieldUnchanged, Type: nullable(avroType{Type: "array", Items: "string"}), Default: defaultNull},
 			{Name: fieldExact, Type: nullable(avroType{Type: "map", Values: "string"}), Default: defaultNull},
@@ -211,6 +211,12 @@ const (
 	fieldOrigin       = "origin"
 	fieldSeq          = "seq"
 	fieldTableOrdinal = "data_collection_order"
+	// Debezium's, which has no others to tell position and commit time.
+	fieldLSN      = "lsn"
+	fieldSequence = "sequence"
+	fieldSnapshot = "snapshot"
+	fieldMillis   = "ts_ms"
+	fieldMicros   = "ts_us"
 )
 
 // sourceSchema is Debezium's record of that name with fields of ours. Those that a relation and session have in
@@ -227,16 +233,16 @@ var sourceSchema = avroRecord{
 		{Name: "table", Type: "string"},
 		{Name: "system_id", Type: "string"},
 		{Name: "timeline", Type: "long"},
-		{Name: "sequence", Type: nullable("string"), Default: defaultNull},
+		{Name: fieldSequence, Type: nullable("string"), Default: defaultNull},
 		{Name: "xmin", Type: nullable("long"), Default: defaultNull},
 
-		{Name: "ts_ms", Type: "long"},
-		{Name: "snapshot", Type: []any{avroType{
+		{Name: fieldMillis, Type: "long"},
+		{Name: fieldSnapshot, Type: []any{avroType{
 			Type: "string", ConnectVersion: 1, ConnectName: "io.debezium.data.Enum", ConnectDefault: "false",
 			ConnectParameters: map[string]string{"allowed": "first,first_in_data_collection,last_in_data_collection,last,false,true,incremental"},
 		}, "null"}, Default: json.RawMessage(`"false"`)},
 		{Name: fieldTxID, Type: nullable("long"), Default: defaultNull},
-		{Name: "lsn", Type: nullable("long"), Default: defaultNull},
+		{Name: fieldLSN, Type: nullable("long"), Default: defaultNull},
 		{Name: fieldCommitLSN, Type: "long"},
 		{Name: fieldCommitTime, Type: "long"},
 		{Name: fieldEra, Type: "int"},

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -20,6 +21,11 @@ type Decoder struct {
 	columns  []valueColumn
 	names    map[string]place // in exact; those of the new row in unchanged too
 	origin   string           // the last one seen: one string for all events that have it
+
+	reader reader // of the value being read: here, as readers of forms are called through a pointer, and it would escape
+
+	debezium bool
+	refused  []error // why a column cannot be read; nil where all can
 }
 
 // place is a column of the old or the new row.
@@ -31,13 +37,16 @@ type place struct {
 // valueColumn is one field of the row.
 type valueColumn struct {
 	form
-	nullable bool
+	null        int    // branch of the union that is null, or notNull
+	placeholder []byte // text that stands for Unchanged; nil for none
+	refused     bool   // passed over
 }
 
 // step is one field of a record: a role that the decoder knows, or none, to be passed over.
 type step struct {
 	role role
 	node *node
+	null int // of Debezium's: branch of the union around node that is null, or notNull
 }
 
 type role uint8
@@ -58,6 +67,11 @@ const (
 	roleOrigin
 	roleSeq
 	roleTableOrdinal
+	roleLSN
+	roleSequence
+	roleSnapshot
+	roleMillis
+	roleMicros
 )
 
 // Relation gives the relation as capture saw it when it wrote with this schema. It is shared: do not write to it.
@@ -75,7 +89,8 @@ func (d *Decoder) Decode(value []byte, ev *change.Event, arena []byte) ([]byte, 
 	if err != nil {
 		return arena, fmt.Errorf("decode value of relation %q: %w", d.relation.QualifiedName(), err)
 	}
-	r := reader{data: body}
+	r := &d.reader
+	*r = reader{data: body}
 	before, after := ev.Before, ev.After
 	*ev = change.Event{}
 	for i := range d.envelope {
@@ -87,32 +102,41 @@ func (d *Decoder) Decode(value []byte, ev *change.Event, arena []byte) ([]byte, 
 			if cap(before) < len(d.columns) {
 				before, after = after, before
 			}
-			if ev.Before, arena = d.row(&r, before, arena); ev.Before == nil && cap(after) < len(d.columns) {
+			if ev.Before, arena = d.row(r, before, arena); ev.Before == nil && cap(after) < len(d.columns) {
 				after = before
 			}
 		case roleAfter:
-			ev.After, arena = d.row(&r, after, arena)
+			ev.After, arena = d.row(r, after, arena)
 		case roleOp:
-			ev.Op = op(&r)
+			ev.Op = op(r)
 		case roleSource:
-			d.readSource(&r, ev)
+			if d.debezium {
+				d.readDebeziumSource(r, ev)
+			} else {
+				d.readSource(r, ev)
+			}
 		case roleTransaction:
 			if r.some() {
 				for j := range d.block {
 					if t := &d.block[j]; t.role == roleTableOrdinal {
 						ev.TableOrdinal = uint64(r.long())
 					} else {
-						t.node.skip(&r)
+						t.node.skip(r)
 					}
 				}
 			}
 		case roleUnchanged:
-			d.readUnchanged(&r, ev)
+			d.readUnchanged(r, ev)
 		case roleExact:
-			d.readExact(&r, ev)
+			d.readExact(r, ev)
 		default:
-			s.node.skip(&r)
+			if !d.debezium || r.present(s.null) {
+				s.node.skip(r)
+			}
 		}
+	}
+	if d.debezium {
+		settleUnchanged(ev)
 	}
 	if r.fault == "" && r.pos != len(r.data) {
 		r.fail("there are bytes behind its end")
@@ -148,12 +172,18 @@ func (d *Decoder) row(r *reader, memory change.Tuple, arena []byte) (change.Tupl
 	}
 	for i := range d.columns {
 		c := &d.columns[i]
-		if c.nullable && !r.some() {
+		if !r.present(c.null) {
 			t = append(t, change.Value{})
 			continue
 		}
 		v := change.Value{State: change.Present}
 		v.Text, arena = c.text(r, arena)
+		switch {
+		case c.refused:
+			v = change.Value{}
+		case c.placeholder != nil && bytes.Equal(v.Text, c.placeholder):
+			v.State = change.Unchanged
+		}
 		t = append(t, v)
 	}
 	return t, arena

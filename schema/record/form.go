@@ -12,6 +12,8 @@ import (
 type form struct {
 	kind schema.Kind
 	name string // connect.name of the Avro type, "" for none
+	// read appends the text of a value in a form that we do not write; nil for our own.
+	read func(r *reader, arena []byte) []byte
 	// Arrays only.
 	elem  *form
 	delim byte // what parts the elements in the array's text
@@ -149,6 +151,10 @@ func (f *form) appendNative(dst, text, scratch []byte) (out, scratchOut []byte, 
 // Faults are left in r.
 func (f *form) text(r *reader, arena []byte) (text, arenaOut []byte) {
 	start := len(arena)
+	if f.read != nil {
+		arena = f.read(r, arena)
+		return arena[start:len(arena):len(arena)], arena
+	}
 	switch f.kind {
 	case schema.KindText:
 		return r.bytes(), arena

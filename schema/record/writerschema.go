@@ -14,7 +14,8 @@ import (
 var ErrSchema = errors.New("not the schema of a Tributary record")
 
 // NewDecoder compiles the plan for values written with valueSchema. Fields that it does not know, as later
-// versions may add them to the envelope, are passed over. It fails with ErrSchema.
+// versions may add them to the envelope, are passed over. It fails with ErrSchema, and with ErrDebezium too if
+// NewDebeziumDecoder can read it.
 func NewDecoder(valueSchema string) (*Decoder, error) {
 	d, err := compile(valueSchema)
 	if err != nil {
@@ -24,14 +25,12 @@ func NewDecoder(valueSchema string) (*Decoder, error) {
 }
 
 func compile(text string) (*Decoder, error) {
-	// hamba keeps named types in a cache for all schemas where it is not given one.
-	parsed, err := avro.ParseWithCache(text, "", &avro.SchemaCache{})
+	envelope, err := parseRecord(text)
 	if err != nil {
 		return nil, err
 	}
-	envelope, ok := parsed.(*avro.RecordSchema)
-	if !ok {
-		return nil, fmt.Errorf("it is %s, want a record", parsed.Type())
+	if isDebezium(envelope) {
+		return nil, ErrDebezium
 	}
 	d := &Decoder{}
 	row, err := nullableRecord(envelope, fieldAfter)
@@ -79,6 +78,19 @@ func compile(text string) (*Decoder, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+func parseRecord(text string) (*avro.RecordSchema, error) {
+	// hamba keeps named types in a cache for all schemas where it is not given one.
+	parsed, err := avro.ParseWithCache(text, "", &avro.SchemaCache{})
+	if err != nil {
+		return nil, err
+	}
+	record, ok := parsed.(*avro.RecordSchema)
+	if !ok {
+		return nil, fmt.Errorf("it is %s, want a record", parsed.Type())
+	}
+	return record, nil
 }
 
 // want is a field that a record must have.
@@ -184,16 +196,16 @@ func (d *Decoder) compileRow(row *avro.RecordSchema) error {
 			keys[p.Key] = i
 		}
 		typ := f.Type()
-		inner, nullable := nullableType(typ)
-		if nullable {
-			typ = inner
+		null := notNull
+		if inner, ok := nullableType(typ); ok {
+			typ, null = inner, 0
 		}
 		read, err := formFrom(typ)
 		if err != nil {
 			return fmt.Errorf("column %q: %w", f.Name(), err)
 		}
 		read.delim = delimiter(&rel.Columns[i].Type)
-		d.columns[i] = valueColumn{form: *read, nullable: nullable}
+		d.columns[i] = valueColumn{form: *read, null: null}
 		d.names[f.Name()] = place{column: i}
 		d.names[beforePrefix+f.Name()] = place{column: i, before: true}
 	}

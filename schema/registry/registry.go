@@ -138,11 +138,23 @@ func (c *Client) Schema(ctx context.Context, id int) (string, error) {
 	return schema.Schema, nil
 }
 
+// Latest gives the id of the newest schema of a subject. Nothing is remembered: there may be a newer one. Errors:
+// ErrUnknownSchema where the subject has none.
+func (c *Client) Latest(ctx context.Context, subject string) (int, error) {
+	schema, err := c.sr.SchemaByVersion(ctx, subject, -1)
+	if err != nil {
+		return 0, fmt.Errorf("look up the newest schema of subject %q: %w", subject, classify(err))
+	}
+	return schema.ID, nil
+}
+
 // Codes of the registry's own (error_code in the body of an answer).
 const (
-	codeSchemaNotFound = 40403
-	codeIncompatible   = 409
-	codeInvalidSchema  = 42201
+	codeSubjectNotFound = 40401
+	codeVersionNotFound = 40402
+	codeSchemaNotFound  = 40403
+	codeIncompatible    = 409
+	codeInvalidSchema   = 42201
 )
 
 // classify wraps err with the error of ours that it means. A 404 without the registry's own code is some other
@@ -153,7 +165,7 @@ func classify(err error) error {
 		return err
 	}
 	switch {
-	case answer.ErrorCode == codeSchemaNotFound:
+	case answer.ErrorCode == codeSchemaNotFound, answer.ErrorCode == codeSubjectNotFound, answer.ErrorCode == codeVersionNotFound:
 		return fmt.Errorf("%w: %w", ErrUnknownSchema, err)
 	case answer.StatusCode == http.StatusConflict, answer.ErrorCode == codeIncompatible:
 		return fmt.Errorf("%w: %w", ErrIncompatible, err)

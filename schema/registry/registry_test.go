@@ -226,3 +226,21 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestLatest(t *testing.T) {
+	_, url, _ := counted(t)
+	ctx := context.Background()
+	c := client(t, Config{URLs: []string{url}})
+	if _, err := c.Latest(ctx, "shop.public.t-key"); !errors.Is(err, ErrUnknownSchema) {
+		t.Errorf("a subject without schemas: %v, want ErrUnknownSchema", err)
+	}
+	for _, schema := range []string{one, two} {
+		id, err := c.Register(ctx, "shop.public.t-key", schema)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.Latest(ctx, "shop.public.t-key"); err != nil || got != id {
+			t.Errorf("newest is %d, %v, want %d", got, err, id)
+		}
+	}
+}

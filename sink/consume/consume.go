@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -62,11 +61,13 @@ type Start struct {
 	Epoch    int64
 	Next     int64
 	Position change.Position
-	Attempt  int64
-	Err      error // not nil: the partition is held from the start
-	Hold     error // not nil: the partition is held from the start, by the caller who says so
-	Park     error // not nil: why the first record is not to be applied, but put aside
-	Skip     bool  // the first record is to be passed over
+	// CommitTime is that of the last change applied, microseconds since 1970; 0 for none.
+	CommitTime int64
+	Attempt    int64
+	Err        error // not nil: the partition is held from the start
+	Hold       error // not nil: the partition is held from the start, by the caller who says so
+	Park       error // not nil: why the first record is not to be applied, but put aside
+	Skip       bool  // the first record is to be passed over
 }
 
 // Partition is an assigned partition. The exported fields may be read by whoever took it, until Finish; they are
@@ -75,7 +76,7 @@ type Partition struct {
 	Topic  string
 	Number int32
 	Count  int32 // partitions of the topic
-	Start        // as claimed; Next and Position move with the checkpoint
+	Start        // as claimed; Next, Position and CommitTime move with the checkpoint
 
 	// Pass is the TRUNCATE that the partition need not wait at any more.
 	Pass change.Position
@@ -213,119 +214,6 @@ func (c *Consumer) Close() {
 func (c *Consumer) notify() {
 	close(c.changed)
 	c.changed = make(chan struct{})
-}
-
-// assign claims newly assigned partitions and says where to read on.
-func (c *Consumer) assign(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
-	var requests []Request
-	c.mu.Lock()
-	for name, numbers := range offsets {
-		for number := range numbers {
-			requests = append(requests, Request{name, number, c.topics[name].id})
-		}
-	}
-	c.mu.Unlock()
-	slices.SortFunc(requests, func(a, b Request) int {
-		if a.Topic != b.Topic {
-			if a.Topic < b.Topic {
-				return -1
-			}
-			return 1
-		}
-		return int(a.Number) - int(b.Number)
-	})
-	starts, err := c.claim(ctx, requests)
-	if err != nil {
-		return nil, err
-	}
-	resume := map[string][]int32{}
-	hold := map[string][]int32{}
-	var faults []func()
-	c.mu.Lock()
-	c.moves++
-	for i, r := range requests {
-		lane, _ := c.cfg.Route(r.Topic)
-		p := &Partition{
-			Topic: r.Topic, Number: r.Number, Count: c.topics[r.Topic].partitions, Start: starts[i],
-			c: c, lane: lane, polled: starts[i].Next, end: -1,
-		}
-		k := key{r.Topic, r.Number}
-		if old := c.parts[k]; old != nil {
-			c.drop(old)
-			old.gone = true
-		}
-		c.parts[k] = p
-		offsets[r.Topic][r.Number] = kgo.NewOffset().At(p.Next)
-		if p.Err == nil && p.Hold != nil {
-			p.held = p.Hold
-			hold[r.Topic] = append(hold[r.Topic], r.Number)
-		} else if p.Err != nil {
-			p.held = p.Err
-			hold[r.Topic] = append(hold[r.Topic], r.Number)
-			faults = append(faults, func() { c.cfg.Fault(p, p.Err) })
-		} else {
-			resume[r.Topic] = append(resume[r.Topic], r.Number)
-		}
-	}
-	c.notify()
-	c.mu.Unlock()
-	// What an earlier assignment paused is still paused.
-	c.client.ResumeFetchPartitions(resume)
-	if len(hold) > 0 {
-		c.client.PauseFetchPartitions(hold)
-	}
-	for _, fault := range faults {
-		fault()
-	}
-	c.cfg.Retrying("group", nil)
-	c.cfg.Log.Info("claimed partitions", "partitions", len(requests))
-	return offsets, nil
-}
-
-func (c *Consumer) claim(ctx context.Context, requests []Request) (starts []Start, err error) {
-	err = retry.Do(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
-		starts, err = c.cfg.Claim(ctx, requests)
-		return err
-	}, func(err error, _ int, _ time.Duration) { c.cfg.Retrying("warehouse", err) })
-	if err == nil || ctx.Err() == nil {
-		c.cfg.Retrying("warehouse", err) // the client tries a claim again that failed for good, too
-	}
-	return starts, err
-}
-
-// giveUp lets partitions go. If wait is set it lets flushes under way finish, for some time.
-func (c *Consumer) giveUp(lost map[string][]int32, wait bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var going []*Partition
-	for name, numbers := range lost {
-		for _, number := range numbers {
-			if p := c.parts[key{name, number}]; p != nil {
-				p.gone = true
-				if !p.busy {
-					c.drop(p)
-				}
-				delete(c.parts, key{name, number})
-				going = append(going, p)
-			}
-		}
-	}
-	c.moves++
-	c.notify()
-	// Not waiting would be right too, since the checkpoint fences us, but then the flush is for nothing. Waiting too long
-	// would cost the membership, see RebalanceTimeout.
-	deadline := time.NewTimer(c.cfg.Session / 2)
-	defer deadline.Stop()
-	for wait && slices.ContainsFunc(going, func(p *Partition) bool { return p.busy }) {
-		changed := c.changed
-		c.mu.Unlock()
-		select {
-		case <-changed:
-		case <-deadline.C:
-			wait = false
-		}
-		c.mu.Lock()
-	}
 }
 
 // drop lets go of the records of p. c.mu is held.

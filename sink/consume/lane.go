@@ -104,6 +104,8 @@ type Done struct {
 	Records  int // behind the checkpoint, which was moved
 	Next     int64
 	Position change.Position
+	// CommitTime is that of the newest change applied; 0: as before.
+	CommitTime int64
 	// WantMore says that the rest is of no use before another record has arrived.
 	WantMore bool
 }
@@ -125,6 +127,9 @@ func (c *Consumer) Finish(p *Partition, d Done) {
 	defer c.notify()
 	p.busy = false
 	p.Next, p.Position = d.Next, d.Position
+	if d.CommitTime != 0 {
+		p.CommitTime = d.CommitTime
+	}
 	if d.Records > 0 {
 		p.Attempt, p.Park, p.Skip = 0, nil, false
 	}

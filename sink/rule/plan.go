@@ -117,6 +117,17 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 	return p, nil
 }
 
+// Refuse is the trouble of a rule that writes a column whose values cannot be read as they were, for the cause given.
+func (r *Route) Refuse(cause error, column string) error {
+	return &trouble.Error{
+		Code: trouble.RuleConflict, Op: "apply rule",
+		Subject: fmt.Sprintf("tables[%d] to column %q of table %q of source %q", r.Rule, column, r.Schema+"."+r.Table, r.Source),
+		Cause:   cause,
+		Means:   "the table is not written; nothing is lost, its records stay in Kafka",
+		Hint:    "write it without the column: name the others in columns of the rule; then sink resume SOURCE/TABLE",
+	}
+}
+
 func columnNames(columns []PlanColumn) []string {
 	out := make([]string, len(columns))
 	for i := range columns {

@@ -28,6 +28,8 @@ type Claim struct {
 	Epoch    int64 // of this claim; every later write names it
 	Next     int64 // offset of the first record to apply
 	Position change.Position
+	// CommitTime is that of the last change applied, microseconds since 1970; 0 for none.
+	CommitTime int64
 	// Attempt is not 0 where the partition was quarantined before: this claim is a new attempt, see Quarantined.
 	Attempt int64
 	Err     error // the partition must not be consumed, though claimed: trouble
@@ -118,8 +120,9 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 			UPDATE tributary.checkpoint c
 			   SET owner_epoch = owner_epoch + 1, owner = $4, owner_pid = NULL, owner_backend_start = NULL
 			 WHERE grp = $1 AND topic = $2 AND partition = $3
-			RETURNING owner_epoch, next_offset, era, lsn::text, seq, topic_id`,
-			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance).Scan(&c.Epoch, &c.Next, &era, &lsn, &seq, &id)
+			RETURNING owner_epoch, next_offset, era, lsn::text, seq,
+			          coalesce((extract(epoch FROM last_commit_ts) * 1000000)::bigint, 0), topic_id`,
+			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance).Scan(&c.Epoch, &c.Next, &era, &lsn, &seq, &c.CommitTime, &id)
 		if err != nil {
 			return nil, err
 		}

@@ -103,7 +103,11 @@ func (s *Session) inspectShape(ctx context.Context, tx pgx.Tx, plan *rule.Plan) 
 	if plan.SIDColumn != "" {
 		sid = plan.SID
 	}
-	f, err := s.readFeed(ctx, tx, plan, sid)
+	var f *feed
+	have, err := schemaVersion(ctx, tx)
+	if err == nil && have == Version { // else it is to be made yet
+		f, err = s.readFeed(ctx, tx, plan, sid)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -138,15 +140,14 @@ func (s *Session) followIn(ctx context.Context, adv Advance, source string, reco
 		return err
 	}
 	var newest *ProgressRecord
-	var fences []string
-	var fenceOffsets []int64
+	fences := map[string]int64{} // offset of the last record that has it: somebody may have sent one twice
 	for i := range records {
 		if !at.add(records[i].Progress) {
 			continue
 		}
 		newest = &records[i]
 		for _, fence := range newest.Fences {
-			fences, fenceOffsets = append(fences, fence), append(fenceOffsets, newest.Offset)
+			fences[fence] = newest.Offset
 		}
 	}
 	if newest == nil {
@@ -159,7 +160,7 @@ func (s *Session) followIn(ctx context.Context, adv Advance, source string, reco
 		if _, err := s.conn.Exec(ctx, `
 			INSERT INTO tributary.fence SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[])
 			ON CONFLICT (grp, source, id) DO UPDATE SET progress_offset = excluded.progress_offset`,
-			s.w.cfg.Group, source, fences, fenceOffsets); err != nil {
+			s.w.cfg.Group, source, slices.Collect(maps.Keys(fences)), slices.Collect(maps.Values(fences))); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -255,7 +256,12 @@ func (s *Session) sweeping(ctx context.Context, due *OpenReload) (*sweeping, err
 	for i, name := range names {
 		c := have.column(name)
 		if c == nil {
-			return nil, fmt.Errorf("it has no column %q any more", name)
+			return nil, &trouble.Error{
+				Code: trouble.TargetMissing, Op: "remove rows that are gone at the source from", Subject: fmt.Sprintf("table %q", due.target.String()),
+				Cause: fmt.Errorf("it is gone, or has no column %q any more", name),
+				Means: "rows that are gone at the source stay; all else goes on",
+				Hint:  "put it back, or read the table anew: docs/reload.md",
+			}
 		}
 		equal[i] = c.target().equal
 		if name == due.sidColumn {

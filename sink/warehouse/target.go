@@ -228,10 +228,13 @@ func (c *catalogColumn) target() *targetColumn {
 	return t
 }
 
-// readColumns gives none where the table does not exist.
-func readColumns(ctx context.Context, db interface {
+// reader is a connection or a transaction.
+type reader interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}, target rule.Target) (catalogColumns, error) {
+}
+
+// readColumns gives none where the table does not exist.
+func readColumns(ctx context.Context, db reader, target rule.Target) (catalogColumns, error) {
 	rows, err := db.Query(ctx, `
 		WITH RECURSIVE base(oid, typ, depth) AS (
 			SELECT t.oid, t.oid, 0 FROM pg_type t
@@ -316,8 +319,8 @@ func (s *Session) alter(ctx context.Context, tx pgx.Tx, plan *rule.Plan, sql str
 // warehouse has a type of that name, else one that every Postgres has and that holds all values.
 func sourceType(ctx context.Context, tx pgx.Tx, plan *rule.Plan, i int) string {
 	t := &plan.Column(i).Type
-	if portable := t.Portable(); portable == t.Name {
-		return t.Name
+	if portable := t.Portable(); portable == t.Name || t.Name == "" {
+		return portable
 	}
 	var exists bool
 	// In a savepoint: to_regtype may fail on a name rather than give NULL.
