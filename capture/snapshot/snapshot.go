@@ -181,7 +181,7 @@ func (r *Reader) Chunk(ctx context.Context, s Source, rng Range, limits Limits) 
 	where, params := s.where(rng)
 	sql := "declare chunk no scroll cursor for select " + s.columns() + " from " + s.from() + where + " order by " + s.order()
 	c := &Chunk{Relation: s.Relation}
-	err := r.inSnapshot(ctx, s.Where, &c.Visibility, &c.LSN, func() error {
+	err := r.inSnapshot(ctx, s, &c.Visibility, &c.LSN, func() error {
 		if _, err := r.conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Close(); err != nil {
 			return err
 		}
@@ -223,7 +223,7 @@ func KeyTexts(rel *schema.Relation, row change.Tuple) []string {
 func (r *Reader) Whole(ctx context.Context, s Source, begin func(Visibility, change.LSN) error, piece func([]change.Tuple) error) error {
 	var seen Visibility
 	var lsn change.LSN
-	err := r.inSnapshot(ctx, s.Where, &seen, &lsn, func() error {
+	err := r.inSnapshot(ctx, s, &seen, &lsn, func() error {
 		if err := begin(seen, lsn); err != nil {
 			return err
 		}
@@ -250,34 +250,14 @@ func (r *Reader) Whole(ctx context.Context, s Source, begin func(Visibility, cha
 
 // inSnapshot runs read in a transaction whose snapshot it reports. When it has ended, a message in the WAL makes
 // sure that the stream will get past lsn even if nothing else happens.
-func (r *Reader) inSnapshot(ctx context.Context, where string, seen *Visibility, lsn *change.LSN, read func() error) (err error) {
+func (r *Reader) inSnapshot(ctx context.Context, s Source, seen *Visibility, lsn *change.LSN, read func() error) error {
 	tx, err := r.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return postgres.Describe(err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // it was only read
-	// One statement: its snapshot is taken before its functions run, so that lsn is behind all that it sees.
-	var text string
-	var position int64
-	if err := tx.QueryRow(ctx, `select pg_current_snapshot()::text, (pg_current_wal_insert_lsn() - '0/0')::int8`).Scan(&text, &position); err != nil {
-		return postgres.Describe(err)
-	}
-	*lsn = change.LSN(position)
-	if *seen, err = ParseVisibility(text); err != nil {
-		return err
-	}
-	if err := read(); err != nil {
-		state := postgres.SQLState(err)
-		if where != "" && (strings.HasPrefix(state, "42") || strings.HasPrefix(state, "22")) { // syntax and rights, data
-			return fmt.Errorf("%w: %w", ErrCondition, postgres.Describe(err))
-		}
-		switch state {
-		case "42703", "42P01", "42704", "42883": // column, table, type or operator is gone
-			return fmt.Errorf("%w: %w", ErrSchemaChanged, postgres.Describe(err))
-		case "":
-			return err
-		}
-		return postgres.Describe(err)
+	if err := r.inTransaction(ctx, tx, s, seen, lsn, read); err != nil {
+		return s.judge(err)
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return postgres.Describe(err)
@@ -286,6 +266,46 @@ func (r *Reader) inSnapshot(ctx context.Context, where string, seen *Visibility,
 		return postgres.Describe(err)
 	}
 	return nil
+}
+
+func (r *Reader) inTransaction(ctx context.Context, tx pgx.Tx, s Source, seen *Visibility, lsn *change.LSN, read func() error) error {
+	// The lock comes before the snapshot, since a TRUNCATE shows to snapshots that are older than it:
+	//
+	//	snapshot: sees neither of the two that follow
+	//	stream:   UPDATE, TRUNCATE; both still to come, as the snapshot has it
+	//	read:     nothing is there
+	//
+	// and the UPDATE would come behind a read without its row.
+	if _, err := tx.Exec(ctx, "lock table "+s.from()+" in access share mode"); err != nil {
+		return err
+	}
+	// One statement: its snapshot is taken before its functions run, so that lsn is behind all that it sees.
+	var text string
+	var position int64
+	if err := tx.QueryRow(ctx, `select pg_current_snapshot()::text, (pg_current_wal_insert_lsn() - '0/0')::int8`).Scan(&text, &position); err != nil {
+		return err
+	}
+	*lsn = change.LSN(position)
+	var err error
+	if *seen, err = ParseVisibility(text); err != nil {
+		return err
+	}
+	return read()
+}
+
+// judge says what an error of a read means.
+func (s Source) judge(err error) error {
+	state := postgres.SQLState(err)
+	if s.Where != "" && (strings.HasPrefix(state, "42") || strings.HasPrefix(state, "22")) { // syntax and rights, data
+		return fmt.Errorf("%w: %w", ErrCondition, postgres.Describe(err))
+	}
+	switch state {
+	case "42703", "42P01", "42704", "42883": // column, table, type or operator is gone
+		return fmt.Errorf("%w: %w", ErrSchemaChanged, postgres.Describe(err))
+	case "":
+		return err
+	}
+	return postgres.Describe(err)
 }
 
 // fetch takes up to n rows from the cursor.
