@@ -431,6 +431,29 @@ func TestMemoryWhileTheWarehouseIsAway(t *testing.T) {
 		+ (SELECT count(*) FROM public.t3) + (SELECT count(*) FROM public.t4) + (SELECT count(*) FROM public.t5)`, fmt.Sprint(rows+6))
 }
 
+// What must wait for a progress record filled the memory, and the record was not fetched for lack of room.
+func TestMemoryFullOfWhatWaitsForProgress(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Batch.Memory = 4 << 20
+	w.cfg.Batch.Bytes = 1 << 20
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "note text", "big text")
+	shop.table(r, 8)
+	shop.tables = []record.TableProgress{{Schema: "public", Table: "t", Level: "all"}}
+	shop.tx(ins(r, 0, "a", "BIG"))
+	s := w.start(w.cfg)
+	w.complete(shop)
+	shop.quiet = true
+	const unread, rows = 64, 600
+	shop.tx(many(unread, func(i int) event { return upd(r, 1000+i, "b", keep) })...) // their rows are still to be read
+	shop.tx(many(rows, func(i int) event { return ins(r, 10_000+i, "c", strings.Repeat("x", 20_000)) })...)
+	w.eventually(true, func() any { return s.Status().BufferBytes > 5<<19 })
+	shop.quiet = false
+	shop.tx(ins(r, 1, "a", "BIG"))
+	w.complete(shop)
+	w.rows(`SELECT count(*), count(*) FILTER (WHERE note = 'c') FROM public.t`, fmt.Sprintf("%d|%d", 2+rows, rows))
+}
+
 func TestTopicTruncated(t *testing.T) {
 	w := newWorld(t)
 	shop := w.source("shop")

@@ -83,7 +83,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 		Kafka: cfg.Kafka, Group: cfg.Group, Member: cfg.Member, Session: cfg.Session, Refresh: cfg.Refresh,
 		Memory: int64(cfg.Batch.Memory), Age: cfg.Batch.Age, Lanes: s.lanes(), Log: log,
 		Stage:    s.stages.Stage("fetch", waitMemory),
-		Retrying: s.retrying, Route: s.route, Claim: s.claim, Fault: s.fault,
+		Retrying: s.retrying, Route: s.route, Ahead: func(lane int) bool { return lane >= s.progressLane() }, Claim: s.claim, Fault: s.fault,
 	})
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "kafka", Cause: err}

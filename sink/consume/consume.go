@@ -43,6 +43,8 @@ type Config struct {
 
 	// Route says which lane a topic belongs to, and whether it is consumed at all. It must always say the same.
 	Route func(topic string) (lane int, ok bool)
+	// Ahead says of which lanes others may wait. Their topics are fetched also while the memory is full of what waits.
+	Ahead func(lane int) bool
 	// Claim takes partitions over, in order of topic and number. It is called again until it succeeds or ctx ends.
 	Claim func(ctx context.Context, parts []Request) ([]Start, error)
 	// Fault is told of a partition that cannot be read on. It is held until Release.
@@ -92,7 +94,8 @@ type Partition struct {
 	oldest  time.Time // timestamp of the oldest record not applied
 	busy    bool
 	gone    bool
-	paused  bool  // by memory
+	paused  bool  // because it has its share of the memory
+	stopped bool  // because the memory is full
 	held    error // by the caller
 	release bool  // to be done by the fetching goroutine
 }
@@ -112,6 +115,7 @@ type Consumer struct {
 	bytes    int64
 	largest  int64              // bytes of the largest record of late; what was longer ago counts less
 	wake     context.CancelFunc // ends the poll under way
+	narrow   bool               // only what is Ahead is fetched
 	ready    bool               // topics have been looked for
 	moves    int64              // rebalances
 }
@@ -214,6 +218,9 @@ func (c *Consumer) Close() {
 func (c *Consumer) notify() {
 	close(c.changed)
 	c.changed = make(chan struct{})
+	if c.narrow && !c.full() {
+		c.wake()
+	}
 }
 
 // drop lets go of the records of p. c.mu is held.
@@ -228,23 +235,19 @@ func (c *Consumer) fetch(ctx context.Context) error {
 		poll, cancel := context.WithCancel(ctx)
 		c.mu.Lock()
 		c.wake = cancel
-		for c.bytes+min(c.largest, c.share()) > c.cfg.Memory && !c.anyRelease() && ctx.Err() == nil {
-			changed := c.changed
-			c.mu.Unlock()
-			done := c.cfg.Stage.Wait("room in memory")
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
-			done()
-			c.mu.Lock()
-		}
-		if c.anyRelease() {
+		c.awaitRoom(ctx)
+		room := c.room()
+		narrow := c.narrow
+		if c.anyRelease() || narrow && !c.full() {
 			cancel() // do it now, then poll again
 		}
-		room := c.room()
 		c.mu.Unlock()
+		done := func() {}
+		if narrow {
+			done = c.cfg.Stage.Wait("room in memory")
+		}
 		fetches := c.client.PollRecords(poll, room)
+		done()
 		cancel()
 		c.cfg.Stage.Busy()
 		faults := c.dispatch(fetches)
@@ -259,6 +262,65 @@ func (c *Consumer) fetch(ctx context.Context) error {
 		}
 	}
 }
+
+// fullPatience is how long room in the memory is waited for before only what is Ahead is fetched: the client lets go of
+// what it has fetched of partitions that are stopped.
+const fullPatience = 500 * time.Millisecond
+
+// awaitRoom waits while the memory is full, and decides what may be fetched. If it stays full it may be for a reason:
+//
+//	lane 0: waits for a progress record before it can decide about a row; all its partitions have their share of the memory
+//	fetch:  waits for room
+//
+// and nobody would fetch the progress record. c.mu is held.
+func (c *Consumer) awaitRoom(ctx context.Context) {
+	if c.full() && !c.narrow {
+		done := c.cfg.Stage.Wait("room in memory")
+		patience := time.NewTimer(fullPatience)
+		for over := false; c.full() && !c.anyRelease() && ctx.Err() == nil && !over; {
+			changed := c.changed
+			c.mu.Unlock()
+			select {
+			case <-changed:
+			case <-patience.C:
+				over = true
+			case <-ctx.Done():
+			}
+			c.mu.Lock()
+		}
+		patience.Stop()
+		done()
+	}
+	c.narrow = c.full()
+	stop, resume := map[string][]int32{}, map[string][]int32{}
+	for _, p := range c.parts {
+		switch {
+		case c.narrow == p.stopped || c.cfg.Ahead(p.lane):
+		case c.narrow:
+			p.stopped = true
+			stop[p.Topic] = append(stop[p.Topic], p.Number)
+		default:
+			p.stopped = false
+			if !p.paused && p.held == nil {
+				resume[p.Topic] = append(resume[p.Topic], p.Number)
+			}
+		}
+	}
+	if len(stop) > 0 {
+		c.client.PauseFetchPartitions(stop)
+	}
+	if len(resume) > 0 {
+		c.client.ResumeFetchPartitions(resume)
+	}
+}
+
+// full says whether no more may be fetched of what is not Ahead. c.mu is held.
+func (c *Consumer) full() bool {
+	return c.bytes+min(c.largest, c.cfg.Memory/4) > c.cfg.Memory-c.cfg.Memory/reserved
+}
+
+// reserved is the part of the memory that is kept for what is Ahead.
+const reserved = 16
 
 // room gives how many records may be taken from the client now, so that those held stay within the memory: as many as
 // would fit if each were as large as the largest of those that came lately. After a long time of small records a poll of
@@ -315,7 +377,7 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 			largest = max(largest, size)
 			p.polled = r.Offset + 1
 		}
-		if p.bytes > c.share() && !p.paused {
+		if p.bytes > c.share(p) && !p.paused {
 			p.paused = true
 			pause[p.Topic] = append(pause[p.Topic], p.Number)
 		}
@@ -331,7 +393,12 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 }
 
 // share is how much of the memory one partition may take: others must find room beside one that is stuck.
-func (c *Consumer) share() int64 { return max(c.cfg.Memory/4, 1<<20) }
+func (c *Consumer) share(p *Partition) int64 {
+	if c.cfg.Ahead(p.lane) {
+		return c.cfg.Memory / reserved / 2
+	}
+	return max(c.cfg.Memory/4, 1<<20)
+}
 
 // recordOverhead is what a kgo.Record and its headers cost beside their bytes, roughly.
 const recordOverhead = 256
@@ -385,7 +452,7 @@ func (c *Consumer) releaseHeld() {
 			continue
 		}
 		c.drop(p)
-		p.release, p.held, p.paused, p.polled = false, nil, false, p.Next
+		p.release, p.held, p.paused, p.stopped, p.polled = false, nil, false, false, p.Next
 		if set[p.Topic] == nil {
 			set[p.Topic] = map[int32]kgo.EpochOffset{}
 		}

@@ -52,7 +52,7 @@ func (c *Consumer) takeable(lane int) (ready []*Partition, soon time.Duration) {
 		if p.lane != lane || p.busy || p.held != nil || p.release || len(p.queue) == 0 || len(p.queue) < p.least {
 			continue
 		}
-		if wait := c.cfg.Age - time.Since(p.arrived); wait > 0 && p.bytes < c.share()/2 {
+		if wait := c.cfg.Age - time.Since(p.arrived); wait > 0 && p.bytes < c.share(p)/2 {
 			if soon == 0 || wait < soon {
 				soon = wait
 			}
@@ -157,8 +157,11 @@ func (c *Consumer) Finish(p *Partition, d Done) {
 	} else {
 		p.queue = nil
 	}
-	if p.paused && p.bytes < c.share()/2 {
+	if p.paused && p.bytes < c.share(p)/2 {
 		p.paused = false
+		if p.stopped {
+			return
+		}
 		c.client.ResumeFetchPartitions(map[string][]int32{p.Topic: {p.Number}})
 	}
 }
