@@ -24,15 +24,14 @@ const (
 
 // Table is one table as a whole: an ordinary one, or a partitioned one with all its partitions.
 type Table struct {
-	Relation    schema.Relation // without generated columns, which are not in the stream
-	Level       Level
-	Reason      string // why it is not All, for people
-	Help        string // SQL that would make it All, "" if there is none
-	Partitioned bool
-	Leaves      []Leaf // of a partitioned table, as the catalog has them now
-	// EstimatedRows is the planner's estimate, Bytes the size on disk with TOAST and without indexes.
-	EstimatedRows, Bytes int64
-	Generated            []string // names of generated columns
+	Relation      schema.Relation // without generated columns, which are not in the stream
+	Level         Level
+	Reason        string // why it is not All, for people
+	Help          string // SQL that would make it All, "" if there is none
+	Partitioned   bool
+	Leaves        []Leaf   // of a partitioned table, as the catalog has them now
+	EstimatedRows int64    // the planner's estimate
+	Generated     []string // names of generated columns
 	// Computed are the attnums of columns of which the server does not keep one constant for the rows that are older:
 	// they have a default that was computed for each row, an identity, or the rows have been written anew since.
 	Computed []int16
@@ -60,7 +59,6 @@ type relation struct {
 	identity     schema.ReplicaIdentity
 	partition    bool
 	tuples       int64
-	bytes        int64
 	file         int64 // pg_class.relfilenode
 	columns      []attribute
 	primary      []int16 // attnums of the primary key if it can identify rows
@@ -72,9 +70,9 @@ type attribute struct {
 	name      string
 	typ       columnType
 	notNull   bool
-	loose     bool   // see schema.Column
-	generated string // expression
-	defaults  bool   // it has a default, or an identity
+	loose     bool // see schema.Column
+	generated bool
+	defaults  bool // it has a default, or an identity
 	missing   *string
 }
 
@@ -123,11 +121,11 @@ func (c *Catalog) Table(ctx context.Context, oid schema.OID) (*Table, error) {
 func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*Table, error) {
 	t := &Table{
 		Relation:    schema.Relation{OID: r.oid, Schema: r.schema, Name: r.name, Identity: r.identity},
-		Partitioned: r.kind == "p", EstimatedRows: r.tuples, Bytes: r.bytes,
+		Partitioned: r.kind == "p", EstimatedRows: r.tuples,
 	}
 	var kept []attribute
 	for _, a := range r.columns {
-		if a.generated != "" {
+		if a.generated {
 			t.Generated = append(t.Generated, a.name)
 			continue
 		}
@@ -164,7 +162,6 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey())})
 		t.EstimatedRows += l.tuples
 		t.Files += l.file
-		t.Bytes += l.bytes
 	}
 	key := r.identityKey()
 	if len(key) == 0 {
@@ -293,18 +290,25 @@ func (t *Table) judgeRoot(r *relation) {
 	}
 }
 
+// relations lists what can hold rows, or stand for what does.
+//
+// Here, and in what is asked beside it, no function may lock a table, as pg_table_size, pg_get_expr and pg_partition_tree
+// do. The stream waits for the answer, and such a lock can wait for the stream:
+//
+//	reader:      reads a table without key, and waits for the stream to take its rows
+//	application: TRUNCATE of that table waits for the reader
+//	stream:      asks for a table's size, and waits behind the TRUNCATE
 func (c *Catalog) relations(ctx context.Context) ([]*relation, error) {
 	list, err := query(ctx, c.conn, "list tables", func(row pgx.CollectableRow) (*relation, error) {
 		var r relation
 		var identity string
-		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.bytes, &r.file)
+		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.file)
 		if err == nil {
 			r.identity = schema.ReplicaIdentity(identity[0])
 		}
 		return &r, err
 	}, `select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-	           c.relispartition, greatest(c.reltuples, 0)::int8,
-	           case when c.relkind = 'r' then coalesce(pg_table_size(c.oid), 0) else 0 end, c.relfilenode::int8
+	           c.relispartition, greatest(c.reltuples, 0)::int8, c.relfilenode::int8
 	      from pg_class c join pg_namespace n on n.oid = c.relnamespace
 	     where c.relkind in ('r', 'p', 'f', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
 	       and n.nspname !~ '^pg_(toast|temp_)'
@@ -333,11 +337,10 @@ func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation
 		return f, err
 	}, `select a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
 	           exists (select from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic),
-	           case when a.attgenerated <> '' then coalesce(pg_get_expr(d.adbin, d.adrelid), '') else '' end,
+	           a.attgenerated <> '',
 	           a.atthasdef or a.attidentity <> '' or exists (select from pg_type y where y.oid = a.atttypid and y.typdefault is not null),
 	           case when a.atthasmissing then (a.attmissingval::text::text[])[1] end
 	      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-	      left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
 	     where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'f', 'm')
 	       and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp_)'
 	     order by a.attrelid, a.attnum`)
@@ -402,7 +405,12 @@ func (c *Catalog) leaves(ctx context.Context, relations []*relation) (map[schema
 		var p pair
 		err := row.Scan((*uint32)(&p.root), (*uint32)(&p.leaf))
 		return p, err
-	}, `select r.oid, p.relid::oid from unnest($1::oid[]) r(oid), pg_partition_tree(r.oid) p where p.isleaf order by 1, 2`, roots)
+	}, `with recursive tree(root, relid) as (
+	        select r.oid, r.oid from unnest($1::oid[]) r(oid)
+	        union all
+	        select t.root, i.inhrelid from tree t join pg_inherits i on i.inhparent = t.relid where not i.inhdetachpending
+	    )
+	    select t.root, t.relid from tree t join pg_class c on c.oid = t.relid where c.relkind <> 'p' order by 1, 2`, roots)
 	if err != nil {
 		return nil, err
 	}
