@@ -11,7 +11,7 @@ RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all nemesis nemesis-figures nemesis-memory nemesis-mutants build lint fmt bench docs clean
+.PHONY: demo psql databases test test-all nemesis nemesis-figures nemesis-memory nemesis-mutants fuzz build lint fmt bench docs clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -74,6 +74,12 @@ nemesis-memory:
 ## nemesis-mutants: that it finds defects which are built in on purpose
 nemesis-mutants:
 	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestMutants$$' -v -timeout 1h -mutants
+
+## fuzz: every parser against random input, each for FUZZTIME=1m
+fuzz:
+	@set -e; for m in $(MODULES); do cd $(CURDIR)/$$m; for p in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -r -n1 dirname | sort -u); do \
+		for f in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' $$p/*_test.go); do echo "== $$m/$$p $$f"; \
+		GOWORK=off go test $$p -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),1m); done; done; done
 
 ## bench: rows/s and changes/s beside what the machine allows, in one run
 bench:

@@ -96,6 +96,23 @@ func (c *Capture) whoFenced(ctx context.Context, refused error) error {
 	}
 }
 
+// notTakenOver refuses to begin another session where another instance has taken over since the last one: it would be
+// fenced by that, and be the one that ends. An instance that stands by does take over, when the other is gone.
+func (c *Capture) notTakenOver(ctx context.Context) error {
+	if c.wrote == 0 || c.options.Standby {
+		return nil
+	}
+	pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
+	if err != nil || !c.claimedByAnother(pr) {
+		return err
+	}
+	return &trouble.Error{
+		Code: trouble.Fenced, Op: "go on with", Subject: fmt.Sprintf("source %q", c.config.Source.Name),
+		Cause: fmt.Errorf("instance %s has taken over", pr.Health.Instance),
+		Means: "it publishes; nothing was published twice", Hint: "stop one of the two",
+	}
+}
+
 // claimedByAnother says whether pr, the newest progress record, is of another instance and newer than all that this one
 // has seen or written.
 func (c *Capture) claimedByAnother(pr *record.Progress) bool {

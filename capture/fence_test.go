@@ -117,6 +117,33 @@ func TestFencedByNobody(t *testing.T) {
 	must(t, stop())
 }
 
+// One that has lost its connections for a while, and comes back when another has taken over, disturbed that one until it
+// ended.
+func TestTakenOverBetweenSessions(t *testing.T) {
+	impatient(t)
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	older, stop := r.start()
+	r.fence()
+	must(t, stop())
+	newer, stop := r.start()
+	r.exec("insert into item (id) values (1)")
+	r.fence()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := older.session(ctx, false); trouble.CodeOf(err) != trouble.Fenced {
+		t.Errorf("its next session ended with %v", err)
+	}
+	r.exec("insert into item (id) values (2)")
+	r.fence()
+	if n := counterValue(t, newer.meter.reconnects); n != 0 {
+		t.Errorf("the newer one began again %v times", n)
+	}
+	if got := r.same("public", "item"); len(got.events) != 2 {
+		t.Errorf("%d events, want two", len(got.events))
+	}
+	must(t, stop())
+}
+
 // Of several captures that are there at the same time, and that fence each other at any moment of their starts, one is
 // left, and each of the others has ended: none begins again for ever.
 func TestOneOfSeveralIsLeft(t *testing.T) {

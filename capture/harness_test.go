@@ -63,7 +63,10 @@ http: {listen: "127.0.0.1:0"}
 		c, err := pgx.Connect(ctx, dsn)
 		must(t, err)
 		defer c.Close(ctx)
-		_, err = c.Exec(ctx, `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1`, r.config.Source.slot())
+		eventually(t, "the slot is dropped", func() bool { // a server may notice late that nobody streams any more
+			_, err = c.Exec(ctx, `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1`, r.config.Source.slot())
+			return postgres.SQLState(err) != "55006"
+		})
 		must(t, err)
 	})
 	return r

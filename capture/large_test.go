@@ -63,7 +63,7 @@ func TestLargeTransactionIsCut(t *testing.T) {
 		c, stop := r.start()
 		published(rows / 6)
 		r.exec(fmt.Sprintf(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '%s'`, r.config.Source.slot()))
-		// When it streams again, and not while it is about to: it would fence the other.
+		eventually(t, "it streams again", func() bool { return counterValue(t, c.meter.reconnects) > 0 && c.Status().Trouble == nil })
 		published(r.ends(topic)[0] + 5000)
 
 		// It is fenced by another instance.

@@ -146,7 +146,12 @@ func TestAskedSnapshotIsResumed(t *testing.T) {
 		if r.config.Snapshot.Mode = "never"; rounds%2 == 0 { // says nothing of reads that were asked for
 			r.config.Snapshot.Mode = "initial"
 		}
+		was := r.tableProgress("public.item")
 		_, stop = r.start()
+		eventually(t, "it gets on", func() bool {
+			p := r.tableProgress("public.item")
+			return p.Asked == "again" && (p.Done || p.Rows >= 200 && was.Asked == "" || p.Rows >= was.Rows+200)
+		})
 	}
 	r.fence()
 	got := r.same("public", "item")

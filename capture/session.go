@@ -288,6 +288,7 @@ func (s *session) idle(ctx context.Context) error {
 	case open:
 	case s.streamed > s.progressEnd && since >= idleAdvance:
 	case len(s.fences) > 0:
+	case len(s.changed) > 0: // a table without rows has been read, or one is held: it is waited for
 	case since >= progressInterval:
 	default:
 		return nil

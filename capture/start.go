@@ -38,6 +38,9 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	if err := usable(server); err != nil {
 		return err
 	}
+	if err := c.notTakenOver(ctx); err != nil {
+		return err
+	}
 	if c.options.Standby {
 		if err := c.standBy(ctx, cat, fenced); err != nil {
 			return err
@@ -471,6 +474,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.want(t, after, hadRows || raised)
 	}
 	s.foresee(t, known, asOf)
+	s.partitions(t)
 	return nil
 }
 

@@ -120,10 +120,8 @@ func fingerprint(tables []*catalog.Table) string {
 	var b strings.Builder
 	for _, t := range tables {
 		fmt.Fprintf(&b, "%d %q %q %s %t %v", t.Relation.OID, t.Relation.Schema, t.Relation.Name, t.Level, t.FullLeaves, t.Relation.Key)
-		if t.FullLeaves {
-			for _, l := range t.Leaves {
-				fmt.Fprintf(&b, " %d", l.OID)
-			}
+		for _, l := range t.Leaves {
+			fmt.Fprintf(&b, " %d", l.OID)
 		}
 		for i := range t.Relation.Columns {
 			c := &t.Relation.Columns[i]
@@ -173,6 +171,7 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		default:
 			t.catalog = known
 			s.foresee(t, known, f.asOf)
+			s.partitions(t)
 		}
 	}
 	for oid, t := range s.tables {

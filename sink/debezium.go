@@ -27,8 +27,8 @@ type replay struct {
 //
 // The position alone would not do. A source that was restored, or moved to another server, may begin with LSNs below those
 // of the old one, and everything it writes would be dropped until it has passed them. So what was committed later than
-// anything here is no repeat. Rows of a snapshot are never dropped: they are what such a source begins with, and the
-// position goes on from them.
+// anything here is no repeat. Rows of a snapshot are never dropped: they are what such a source begins with, and with
+// them the position goes back to before all changes.
 //
 // Nor would it do to drop what stands at the last one's place: rows of one multi-insert share it. How many of them there
 // were is counted in the position, and so many are repeats.

@@ -48,6 +48,7 @@ type Leaf struct {
 	Identity     schema.ReplicaIdentity
 	// KeyColumns are the names of the columns of its replica identity, in key order; nil for FULL and for none.
 	KeyColumns []string
+	Empty      bool // it is known to have not a page; only Tables finds out
 }
 
 // relation is pg_class with what hangs on it.
@@ -60,6 +61,7 @@ type relation struct {
 	partition    bool
 	tuples       int64
 	file         int64 // pg_class.relfilenode
+	empty        bool  // it is known to have not a page, TOAST apart
 	columns      []attribute
 	primary      []int16 // attnums of the primary key if it can identify rows
 	replident    []int16 // attnums of the index of REPLICA IDENTITY USING INDEX
@@ -85,6 +87,9 @@ func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, erro
 	}
 	leaves, err := c.leaves(ctx, relations)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.findEmpty(ctx, leaves); err != nil {
 		return nil, err
 	}
 	var tables []*Table
@@ -159,7 +164,7 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 	}
 	t.Files = r.file
 	for _, l := range leaves {
-		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey())})
+		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey()), Empty: l.empty})
 		t.EstimatedRows += l.tuples
 		t.Files += l.file
 	}
@@ -421,4 +426,45 @@ func (c *Catalog) leaves(ctx context.Context, relations []*relation) (map[schema
 		}
 	}
 	return leaves, nil
+}
+
+// sizePatience is how long a partition's lock is waited for when its size is asked for.
+const sizePatience = "500ms"
+
+// findEmpty marks the partitions that are empty. Where somebody has locked one they all may have rows.
+func (c *Catalog) findEmpty(ctx context.Context, leaves map[schema.OID][]*relation) error {
+	byOID := map[uint32]*relation{}
+	var oids []uint32
+	for _, list := range leaves {
+		for _, l := range list {
+			if l.kind == "r" {
+				byOID[uint32(l.oid)] = l
+				oids = append(oids, uint32(l.oid))
+			}
+		}
+	}
+	if len(oids) == 0 {
+		return nil
+	}
+	var empty []uint32
+	err := pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local lock_timeout = '"+sizePatience+"'"); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `select r.oid from unnest($1::oid[]) r(oid) where pg_relation_size(r.oid) = 0`, oids)
+		if err != nil {
+			return err
+		}
+		empty, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
+		return err
+	})
+	if postgres.SQLState(err) == "55P03" {
+		return nil
+	} else if err != nil {
+		return Unreachable("ask for the sizes of", "partitions", err)
+	}
+	for _, oid := range empty {
+		byOID[oid].empty = true
+	}
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
@@ -134,7 +135,12 @@ func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) error
 	if last != nil {
 		floor = Reached(last)
 	}
-	topics, err := p.ownTopics(ctx)
+	for _, top := range p.known { // also of a topic that somebody has deleted
+		for i := range top.floors {
+			top.floors[i] = floor
+		}
+	}
+	topics, err := p.ownTopics(ctx, slices.Collect(maps.Keys(p.known)))
 	if err != nil {
 		return err
 	}
@@ -183,14 +189,48 @@ func Reached(pr *record.Progress) change.Position {
 	return at
 }
 
-// ownTopics gives the ends of the source's table topics.
-func (p *Publisher) ownTopics(ctx context.Context) (map[string][]int64, error) {
-	list, err := kadm.NewClient(p.client).ListTopics(ctx)
-	if err != nil {
+// listPatience is how long topics that must be there are waited for.
+var listPatience = 30 * time.Second
+
+// listTopics lists the topics of the cluster, those of must among them. A broker that has just started gives a list
+// without any: what stands in their partitions would not be looked at, and be published again.
+func (p *Publisher) listTopics(ctx context.Context, must []string) (names []string, err error) {
+	waiting, cancel := context.WithTimeout(ctx, listPatience)
+	defer cancel()
+	var list kadm.TopicDetails
+	var lacking error
+	err = retry.Do(waiting, retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (err error) {
+		if list, err = kadm.NewClient(p.client).ListTopics(ctx); err != nil {
+			return err
+		}
+		for _, name := range must {
+			if !list.Has(name) {
+				lacking = fmt.Errorf("topic %q: %w", name, kerr.UnknownTopicOrPartition)
+				return lacking
+			}
+		}
+		lacking = nil
+		return nil
+	}, func(err error, try int, wait time.Duration) {
+		p.log.Debug("topics are not listed yet", "try", try, "wait", wait, "error", err.Error())
+	})
+	switch {
+	case lacking != nil && ctx.Err() == nil:
+		p.log.Warn("a topic that was written is gone; it is made anew when its table is written", "error", lacking.Error())
+	case err != nil:
 		return nil, kafka.Trouble("list", "topics", err)
 	}
+	return list.Names(), nil
+}
+
+// ownTopics gives the ends of the source's table topics, those of known among them.
+func (p *Publisher) ownTopics(ctx context.Context, known []string) (map[string][]int64, error) {
+	list, err := p.listTopics(ctx, append(known, record.ProgressTopic(p.source)))
+	if err != nil {
+		return nil, err
+	}
 	var names []string
-	for _, name := range list.Names() {
+	for _, name := range list {
 		if source, _, _, ok := record.ParseTopic(name); ok && source == p.source && name != record.ProgressTopic(p.source) {
 			names = append(names, name)
 		}

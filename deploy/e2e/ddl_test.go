@@ -175,6 +175,17 @@ var alterations = []alteration{
 			`alter table T add c int default 3`, `update T set a = 'y' where id = 4`, `alter table T rename a to d`, `insert into T values (22, '2020-02-02', 'z', 4)`,
 		},
 	},
+	{
+		name: "attach",
+		begin: []string{
+			`create table T (id int primary key, a text) partition by range (id)`, `create table T_1 partition of T for values from (0) to (100)`,
+			`insert into T select i, 'a' || i from generate_series(1, 20) i`,
+		},
+		then: []string{
+			`create table T_2 (id int primary key, a text)`, `insert into T_2 select i, 'b' || i from generate_series(100, 120) i`,
+			`alter table T attach partition T_2 for values from (100) to (200)`, `insert into T values (150, 'c')`, `update T set a = 'd' where id = 101`,
+		},
+	},
 }
 
 func TestAlteredTables(t *testing.T) {
@@ -299,6 +310,7 @@ func (s *source) compareAll(t *testing.T, dwh *pgx.Conn, schema string) {
 	}
 }
 
+// dropSlot drops a slot once its walsender has ended.
 func dropSlot(t *testing.T, dsn, slot string) {
 	conn, err := pgx.Connect(context.Background(), dsn)
 	if err != nil {
@@ -306,7 +318,8 @@ func dropSlot(t *testing.T, dsn, slot string) {
 		return
 	}
 	defer conn.Close(context.Background())
-	if _, err := conn.Exec(context.Background(), `select pg_drop_replication_slot($1)`, slot); err != nil {
-		t.Error(err)
-	}
+	eventually(t, "slot "+slot+" is dropped", func() bool {
+		_, err := conn.Exec(context.Background(), `select pg_drop_replication_slot($1)`, slot)
+		return err == nil
+	})
 }

@@ -90,6 +90,28 @@ tables:
 		exec(t, s.conn, `update public.payment set amount = amount + 1 where payment_id % 5 = 0`)
 	}
 	fence(t, dwh, "pagila", sources, "helped")
+	for _, s := range sources {
+		for _, table := range pagilaTables {
+			compare(t, s, dwh, "pagila", table)
+		}
+	}
+
+	// While their tables are altered, each at its own pace.
+	var altering sync.WaitGroup
+	for _, s := range sources {
+		conn := connect(t, s.dsn)
+		altering.Go(func() {
+			for _, sql := range alterShop {
+				if _, err := conn.Exec(t.Context(), sql); err != nil {
+					t.Errorf("%s: %s: %v", s.name, sql, err)
+				}
+			}
+		})
+	}
+	work(t, sources, 100)
+	altering.Wait()
+	work(t, sources, 30)
+	fence(t, dwh, "pagila", sources, "altered")
 	rows := 0
 	for _, s := range sources {
 		for _, table := range pagilaTables {
@@ -290,6 +312,22 @@ var shop = []string{
 	`update public.staff set picture = decode(repeat('00ff', ?), 'hex') where staff_id = 1`,
 }
 
+// alterShop alters what the workload does not name.
+var alterShop = []string{
+	`alter table public.customer add loyalty int default 3`,
+	`update public.customer set loyalty = loyalty + customer_id where customer_id % 7 = 0`,
+	`alter table public.address rename phone to telephone`,
+	`update public.address set telephone = telephone || '-1' where address_id % 10 = 0`,
+	`alter table public.address drop address2`,
+	`alter table public.payment add tip numeric(5,2)`,
+	`update public.payment set tip = 1 where payment_id % 9 = 0`,
+	`alter table public.rental add seen float8 default random()`,
+	`alter table public.customer alter loyalty type int8`,
+	`alter table public.city add mayor text`,
+	`update public.city set mayor = 'M. ' || city where city_id % 3 = 0`,
+	`alter table public.store add opened timestamptz default clock_timestamp()`,
+}
+
 // fence waits until everything that the sources have committed is in the warehouse, snapshots included.
 func fence(t *testing.T, dwh *pgx.Conn, group string, sources []*source, id string) {
 	t.Helper()
@@ -314,6 +352,14 @@ func compare(t *testing.T, s *source, dwh *pgx.Conn, group, table string) int {
 	t.Helper()
 	columns := scalar[[]string](t, dwh, `select array_agg(attname::text order by attnum) from pg_attribute
 		where attrelid = ($1 || '.' || $2)::regclass and attnum > 0 and not attisdropped and attname <> 'sid'`, group, table)
+	there := scalar[[]string](t, s.conn, `select array_agg(attname::text order by attnum) from pg_attribute
+		where attrelid = ('public.' || $1)::regclass and attnum > 0 and not attisdropped and attgenerated = ''`, table)
+	for _, c := range there {
+		if !slices.Contains(columns, c) {
+			t.Errorf("%s %s: the warehouse has no column %q", s.name, table, c)
+		}
+	}
+	columns = slices.DeleteFunc(columns, func(c string) bool { return !slices.Contains(there, c) }) // dropped at the source
 	var list []string
 	for _, c := range columns {
 		list = append(list, postgres.Ident(c)+"::text")

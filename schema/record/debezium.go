@@ -35,8 +35,8 @@ func isDebezium(envelope *avro.RecordSchema) bool {
 // record's key; "" for a record without one, whose table then has no key.
 //
 // Of what such an event holds, this is different: Tx.CommitLSN is the row's own LSN, the commit's is not in it. Position
-// is that of DebeziumPosition, and zero where the record has none: rows of an incremental snapshot, and what
-// follows a snapshot up to the first commit. A value that Debezium replaced by its placeholder for unchanged TOAST is
+// is that of DebeziumPosition, and zero where the record has none: rows of an incremental snapshot, and all records of
+// versions that do not write source.sequence. A value that Debezium replaced by its placeholder for unchanged TOAST is
 // Unchanged; the placeholder must be the default one. Columns of Refused are null.
 //
 // It fails with ErrSchema.
@@ -231,7 +231,7 @@ func settleUnchanged(ev *change.Event) {
 // readDebeziumSource reads the source of an event.
 func (d *Decoder) readDebeziumSource(r *reader, ev *change.Event) {
 	var last, lsn uint64
-	var hasLast, hasLSN, snapshot, incremental bool
+	var hasLast, beginning, hasLSN, snapshot, incremental bool
 	var millis, micros int64
 	for i := range d.source {
 		s := &d.source[i]
@@ -242,7 +242,9 @@ func (d *Decoder) readDebeziumSource(r *reader, ev *change.Event) {
 		case roleLSN:
 			lsn, hasLSN = uint64(r.long()), true
 		case roleSequence:
-			last, hasLast = lastCommit(r.bytes())
+			sequence := r.bytes()
+			last, hasLast = lastCommit(sequence)
+			beginning = bytes.HasPrefix(sequence, []byte("[null,"))
 		case roleSnapshot:
 			switch word := r.bytes(); {
 			case string(word) == "incremental":
@@ -267,9 +269,12 @@ func (d *Decoder) readDebeziumSource(r *reader, ev *change.Event) {
 	switch {
 	case !hasLSN || incremental:
 	case snapshot:
-		ev.Position = DebeziumPosition(change.LSN(lsn), 0)
+		ev.Position = debeziumSnapshot
 	case hasLast:
 		ev.Position = DebeziumPosition(change.LSN(last), change.LSN(lsn))
+	case beginning:
+		// Of the first transaction that the connector reads: there was no commit before it.
+		ev.Position = DebeziumPosition(change.LSN(lsn), change.LSN(lsn))
 	}
 }
 
@@ -296,14 +301,9 @@ const DebeziumTies = 1 << 11
 // ran side by side have LSNs in the order in which they were written, not in that of their commits. Several rows can share a
 // position: those of one multi-insert, and the halves of a change of a key. Its era is 0, before all of ours.
 //
-// Rows of a snapshot (row 0) come before all changes behind it, also those whose LSN is lower because they were
-// written before the snapshot and committed after it. It is zero for a row that is more than 256 GiB of WAL away from the
-// commit before its transaction, for which Seq has no room.
+// It is zero for a row that is more than 256 GiB of WAL away from the commit before its transaction, for which Seq has
+// no room.
 func DebeziumPosition(commit, row change.LSN) change.Position {
-	p := change.Position{CommitLSN: commit}
-	if row == 0 {
-		return p
-	}
 	const (
 		alignment = 8 // of records in the WAL
 		middle    = int64(change.SnapshotSeq / DebeziumTies / 2)
@@ -312,9 +312,12 @@ func DebeziumPosition(commit, row change.LSN) change.Position {
 	if distance <= -middle || distance >= middle {
 		return change.Position{}
 	}
-	p.Seq = uint64(middle+distance) * DebeziumTies
-	return p
+	return change.Position{CommitLSN: commit, Seq: uint64(middle+distance) * DebeziumTies}
 }
+
+// debeziumSnapshot is the position of all rows of a snapshot, before all changes: also before those whose LSN is lower than
+// the snapshot's since they were written before it and committed after it.
+var debeziumSnapshot = change.Position{Seq: DebeziumTies}
 
 // typedForm is how a column travels, and of which type it is as far as that can be told.
 type typedForm struct {

@@ -216,8 +216,8 @@ func TestDebeziumEvent(t *testing.T) {
 		}
 	}
 	f(`["100","108"]`, "false", DebeziumPosition(100, 108))
-	f(`[null,"108"]`, "false", change.Position{})
-	f(`[null,"108"]`, "first_in_data_collection", DebeziumPosition(108, 0))
+	f(`[null,"108"]`, "false", DebeziumPosition(108, 108))
+	f(`[null,"108"]`, "first_in_data_collection", debeziumSnapshot)
 	f(`["100","108"]`, "incremental", change.Position{})
 	f(`nonsense`, "false", change.Position{})
 
@@ -231,7 +231,8 @@ func TestDebeziumEvent(t *testing.T) {
 // The order of what is read from one server.
 func TestDebeziumPosition(t *testing.T) {
 	ordered := []change.Position{
-		DebeziumPosition(800, 0),    // a row of the snapshot
+		debeziumSnapshot,            // a row of the snapshot
+		DebeziumPosition(640, 640),  // of the first transaction, begun before the snapshot
 		DebeziumPosition(800, 640),  // written before it, committed after it
 		DebeziumPosition(800, 808),  // of the same transaction
 		DebeziumPosition(1600, 648), // of one that ran beside it, and committed later

@@ -72,6 +72,8 @@ type TableProgress struct {
 	// start compares it with what the catalog has then.
 	SchemaID int   `json:"schema_id,omitempty"`
 	Files    int64 `json:"files,omitempty"` // another number when the server has written the table anew
+	// Leaves are the OIDs of the partitions that it had, of a partitioned table.
+	Leaves []uint32 `json:"leaves,omitempty"`
 	// Reload: a truncate is still to be published before the rows.
 	Reload bool `json:"reload,omitempty"`
 	// Where is the condition, in SQL, to which the rows that are read are limited; "" for none.

@@ -33,7 +33,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{T: t, name: kafkatest.Name(t), brokers: kafkatest.Real(t).Addrs(), registry: kafkatest.Registry(t)}
+	w := &world{T: t, name: strings.ReplaceAll(kafkatest.Name(t), "-", "_"), brokers: kafkatest.Real(t).Addrs(), registry: kafkatest.Registry(t)}
 	w.worker = kafkatest.Connect(t, w.brokers, w.registry)
 	cluster := pgtest.Shared(t, 0)
 	w.sourceAt, w.targetAt = pgtest.Database(t, cluster), pgtest.Database(t, cluster)

@@ -150,7 +150,8 @@ CREATE FUNCTION nemesis.added(tbl text) RETURNS text[] LANGUAGE sql AS $$
     SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
      WHERE attrelid = tbl::regclass AND attname LIKE 'x\_%' AND NOT attisdropped
 $$;
--- One more column, of several kinds; or, if there are some, one less, or one of another name.
+-- One more column, of several kinds; or, if there are some, one less, or one of another name. A row is written behind it: a
+-- table's new form gets to the warehouse with a row.
 CREATE FUNCTION nemesis.reshape(tbl text, dice int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     had text[] := nemesis.added(tbl);
@@ -163,6 +164,7 @@ BEGIN
     ELSE
         EXECUTE format('ALTER TABLE %I ADD COLUMN x_%s %s', tbl, nextval('nemesis.ver'), kinds[1 + dice % 5]);
     END IF;
+    EXECUTE format('UPDATE %1$I SET n = n WHERE ctid = (SELECT min(ctid) FROM %1$I)', tbl);
 END $$;
 -- Writes one of the columns that were added.
 CREATE FUNCTION nemesis.scribble(tbl text, id int, dice int) RETURNS void LANGUAGE plpgsql AS $$

@@ -1,0 +1,69 @@
+package capture
+
+import (
+	"log/slog"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// A broker that has just started lists no topics for a moment. A session that began then did not look what stands in
+// their partitions, and published it again.
+func TestTopicsAreNotListedYet(t *testing.T) {
+	fake := kafkatest.Fake(t)
+	r := newRig(t, 0, fake, tables)
+	_, stop := r.start()
+	r.exec(`insert into item values (1, 'one')`)
+	r.fence()
+	must(t, stop())
+
+	var empty atomic.Int32
+	fake.Kfake().ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.Kfake().KeepControl()
+		if req.(*kmsg.MetadataRequest).Topics != nil || empty.Add(1) > 1 {
+			return nil, nil, false
+		}
+		res := req.ResponseKind().(*kmsg.MetadataResponse)
+		res.ControllerID = 0
+		host, port, _ := net.SplitHostPort(fake.Addrs()[0])
+		n, _ := strconv.Atoi(port)
+		res.Brokers = []kmsg.MetadataResponseBroker{{NodeID: 0, Host: host, Port: int32(n)}}
+		return res, nil, true
+	})
+	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	must(t, err)
+	pub, err := publish.Open(t.Context(), publish.Options{
+		Source: r.config.Source.Name, Kafka: r.config.Kafka, Topics: r.config.Topics, Registry: c.registry, Log: c.log,
+		TransactionTimeout: r.config.Publish.TransactionTimeout,
+	})
+	must(t, err)
+	defer pub.Close()
+	_, err = pub.Resume(t.Context())
+	must(t, err)
+	if empty.Load() <= 1 {
+		t.Errorf("the topics were listed %d times, want until they are there", empty.Load())
+	}
+	pub.SetSource(record.Source{Name: r.config.Source.Name})
+	table, err := pub.Table(t.Context(), &schema.Relation{Schema: "public", Name: "item", Key: []int{0}, Columns: []schema.Column{
+		{Name: "id", Type: schema.Type{OID: schema.OIDInt4, Name: "integer"}},
+		{Name: "name", Type: schema.Type{OID: schema.OIDText, Name: "text"}},
+	}})
+	must(t, err)
+	did, err := pub.Publish(t.Context(), table, &change.Event{
+		Op: change.Create, Position: change.Position{Era: 1, CommitLSN: 1, Seq: 2},
+		After: change.Tuple{{State: change.Present, Text: []byte("1")}, {State: change.Present, Text: []byte("one")}},
+	})
+	must(t, err)
+	if did {
+		t.Error("what the topic holds is published again")
+	}
+}
