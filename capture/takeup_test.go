@@ -56,3 +56,25 @@ func TestDefaultOfPartitionedTable(t *testing.T) {
 		t.Errorf("column %q has the default %v", late.Name, late.Default)
 	}
 }
+
+// A Relation message made capture ask for the size of every table, which waits for whoever has locked one. The lock of a
+// TRUNCATE that waited for a read of capture's own, which waited for capture, stopped the stream and the application for good.
+func TestStreamWaitsForNoLock(t *testing.T) {
+	for _, major := range pgtest.Majors(t) {
+		r := newRig(t, major, kafkatest.Fake(t), tables+`
+			create table other (id int primary key, v int default 1, w int generated always as (id * 2) stored);
+			create table root (id int primary key) partition by list (id);
+			create table leaf partition of root for values in (1)`)
+		_, stop := r.start()
+		r.fence()
+		locker, err := pgx.Connect(t.Context(), r.dsn)
+		must(t, err)
+		defer locker.Close(context.Background()) //nolint:errcheck // the test is over
+		_, err = locker.Exec(t.Context(), `begin; lock table other, root, leaf in access exclusive mode`)
+		must(t, err)
+		r.exec(`alter table item add late text; insert into item (id, late) values (1, 'new')`)
+		r.fence()
+		r.same("public", "item")
+		must(t, stop())
+	}
+}

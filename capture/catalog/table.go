@@ -24,15 +24,14 @@ const (
 
 // Table is one table as a whole: an ordinary one, or a partitioned one with all its partitions.
 type Table struct {
-	Relation    schema.Relation // without generated columns, which are not in the stream
-	Level       Level
-	Reason      string // why it is not All, for people
-	Help        string // SQL that would make it All, "" if there is none
-	Partitioned bool
-	Leaves      []Leaf // of a partitioned table, as the catalog has them now
-	// EstimatedRows is the planner's estimate, Bytes the size on disk with TOAST and without indexes.
-	EstimatedRows, Bytes int64
-	Generated            []string // names of generated columns
+	Relation      schema.Relation // without generated columns, which are not in the stream
+	Level         Level
+	Reason        string // why it is not All, for people
+	Help          string // SQL that would make it All, "" if there is none
+	Partitioned   bool
+	Leaves        []Leaf   // of a partitioned table, as the catalog has them now
+	EstimatedRows int64    // the planner's estimate
+	Generated     []string // names of generated columns
 	// Computed are the attnums of columns of which the server does not keep one constant for the rows that are older:
 	// they have a default that was computed for each row, an identity, or the rows have been written anew since.
 	Computed []int16
@@ -49,7 +48,7 @@ type Leaf struct {
 	Identity     schema.ReplicaIdentity
 	// KeyColumns are the names of the columns of its replica identity, in key order; nil for FULL and for none.
 	KeyColumns []string
-	Empty      bool // it has not a page
+	Empty      bool // it is known to have not a page; only Tables finds out
 }
 
 // relation is pg_class with what hangs on it.
@@ -61,9 +60,8 @@ type relation struct {
 	identity     schema.ReplicaIdentity
 	partition    bool
 	tuples       int64
-	bytes        int64
 	file         int64 // pg_class.relfilenode
-	pages        int64 // of the table itself, without TOAST
+	empty        bool  // it is known to have not a page, TOAST apart
 	columns      []attribute
 	primary      []int16 // attnums of the primary key if it can identify rows
 	replident    []int16 // attnums of the index of REPLICA IDENTITY USING INDEX
@@ -74,9 +72,9 @@ type attribute struct {
 	name      string
 	typ       columnType
 	notNull   bool
-	loose     bool   // see schema.Column
-	generated string // expression
-	defaults  bool   // it has a default, or an identity
+	loose     bool // see schema.Column
+	generated bool
+	defaults  bool // it has a default, or an identity
 	missing   *string
 }
 
@@ -89,6 +87,9 @@ func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, erro
 	}
 	leaves, err := c.leaves(ctx, relations)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.findEmpty(ctx, leaves); err != nil {
 		return nil, err
 	}
 	var tables []*Table
@@ -125,11 +126,11 @@ func (c *Catalog) Table(ctx context.Context, oid schema.OID) (*Table, error) {
 func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*Table, error) {
 	t := &Table{
 		Relation:    schema.Relation{OID: r.oid, Schema: r.schema, Name: r.name, Identity: r.identity},
-		Partitioned: r.kind == "p", EstimatedRows: r.tuples, Bytes: r.bytes,
+		Partitioned: r.kind == "p", EstimatedRows: r.tuples,
 	}
 	var kept []attribute
 	for _, a := range r.columns {
-		if a.generated != "" {
+		if a.generated {
 			t.Generated = append(t.Generated, a.name)
 			continue
 		}
@@ -163,10 +164,9 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 	}
 	t.Files = r.file
 	for _, l := range leaves {
-		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey()), Empty: l.pages == 0})
+		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey()), Empty: l.empty})
 		t.EstimatedRows += l.tuples
 		t.Files += l.file
-		t.Bytes += l.bytes
 	}
 	key := r.identityKey()
 	if len(key) == 0 {
@@ -295,19 +295,25 @@ func (t *Table) judgeRoot(r *relation) {
 	}
 }
 
+// relations lists what can hold rows, or stand for what does.
+//
+// Here, and in what is asked beside it, no function may lock a table, as pg_table_size, pg_get_expr and pg_partition_tree
+// do. The stream waits for the answer, and such a lock can wait for the stream:
+//
+//	reader:      reads a table without key, and waits for the stream to take its rows
+//	application: TRUNCATE of that table waits for the reader
+//	stream:      asks for a table's size, and waits behind the TRUNCATE
 func (c *Catalog) relations(ctx context.Context) ([]*relation, error) {
 	list, err := query(ctx, c.conn, "list tables", func(row pgx.CollectableRow) (*relation, error) {
 		var r relation
 		var identity string
-		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.bytes, &r.file, &r.pages)
+		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.file)
 		if err == nil {
 			r.identity = schema.ReplicaIdentity(identity[0])
 		}
 		return &r, err
 	}, `select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-	           c.relispartition, greatest(c.reltuples, 0)::int8,
-	           case when c.relkind = 'r' then coalesce(pg_table_size(c.oid), 0) else 0 end, c.relfilenode::int8,
-	           case when c.relkind = 'r' then coalesce(pg_relation_size(c.oid), 0) else 0 end
+	           c.relispartition, greatest(c.reltuples, 0)::int8, c.relfilenode::int8
 	      from pg_class c join pg_namespace n on n.oid = c.relnamespace
 	     where c.relkind in ('r', 'p', 'f', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
 	       and n.nspname !~ '^pg_(toast|temp_)'
@@ -336,11 +342,10 @@ func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation
 		return f, err
 	}, `select a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
 	           exists (select from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic),
-	           case when a.attgenerated <> '' then coalesce(pg_get_expr(d.adbin, d.adrelid), '') else '' end,
+	           a.attgenerated <> '',
 	           a.atthasdef or a.attidentity <> '' or exists (select from pg_type y where y.oid = a.atttypid and y.typdefault is not null),
 	           case when a.atthasmissing then (a.attmissingval::text::text[])[1] end
 	      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-	      left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
 	     where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'f', 'm')
 	       and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp_)'
 	     order by a.attrelid, a.attnum`)
@@ -405,7 +410,12 @@ func (c *Catalog) leaves(ctx context.Context, relations []*relation) (map[schema
 		var p pair
 		err := row.Scan((*uint32)(&p.root), (*uint32)(&p.leaf))
 		return p, err
-	}, `select r.oid, p.relid::oid from unnest($1::oid[]) r(oid), pg_partition_tree(r.oid) p where p.isleaf order by 1, 2`, roots)
+	}, `with recursive tree(root, relid) as (
+	        select r.oid, r.oid from unnest($1::oid[]) r(oid)
+	        union all
+	        select t.root, i.inhrelid from tree t join pg_inherits i on i.inhparent = t.relid where not i.inhdetachpending
+	    )
+	    select t.root, t.relid from tree t join pg_class c on c.oid = t.relid where c.relkind <> 'p' order by 1, 2`, roots)
 	if err != nil {
 		return nil, err
 	}
@@ -416,4 +426,45 @@ func (c *Catalog) leaves(ctx context.Context, relations []*relation) (map[schema
 		}
 	}
 	return leaves, nil
+}
+
+// sizePatience is how long a partition's lock is waited for when its size is asked for.
+const sizePatience = "500ms"
+
+// findEmpty marks the partitions that are empty. Where somebody has locked one they all may have rows.
+func (c *Catalog) findEmpty(ctx context.Context, leaves map[schema.OID][]*relation) error {
+	byOID := map[uint32]*relation{}
+	var oids []uint32
+	for _, list := range leaves {
+		for _, l := range list {
+			if l.kind == "r" {
+				byOID[uint32(l.oid)] = l
+				oids = append(oids, uint32(l.oid))
+			}
+		}
+	}
+	if len(oids) == 0 {
+		return nil
+	}
+	var empty []uint32
+	err := pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local lock_timeout = '"+sizePatience+"'"); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `select r.oid from unnest($1::oid[]) r(oid) where pg_relation_size(r.oid) = 0`, oids)
+		if err != nil {
+			return err
+		}
+		empty, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
+		return err
+	})
+	if postgres.SQLState(err) == "55P03" {
+		return nil
+	} else if err != nil {
+		return Unreachable("ask for the sizes of", "partitions", err)
+	}
+	for _, oid := range empty {
+		byOID[oid].empty = true
+	}
+	return nil
 }
