@@ -241,6 +241,11 @@ tables: [{from: "public.*", to: "%[1]s.{table}"}]
 	} else {
 		t.Cleanup(func() { stop(); must(t, <-ended) })
 	}
+	// A table that is made anew is noticed within source.refresh; only then can a fence behind it be waited for.
+	eventually(t, "the table that was made anew is noticed", func() bool {
+		return scalar[bool](t, dwh, `select exists (select from information_schema.columns
+			where table_schema = 'public' and table_name = 'made_anew' and column_name = 'b')`)
+	})
 	s.mendAll(t, dwh, "public")
 	fence(t, dwh, "public", []*source{s}, "altered")
 	s.compareAll(t, dwh, "public")
