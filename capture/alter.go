@@ -51,29 +51,31 @@ func (s *session) alterations(ctx context.Context) error {
 		if s.streamed < t.altered.asOf {
 			continue
 		}
-		known := t.altered.known
+		known, stale := t.altered.known, t.seenAt > t.altered.asOf
 		t.altered = nil
 		s.altered = without(s.altered, t)
-		if t.progress.Held != nil || s.tables[known.Relation.OID] != t || t.seen.Equal(&known.Relation) {
+		if stale || t.progress.Held != nil || s.tables[known.Relation.OID] != t || t.seen.Equal(&known.Relation) {
 			continue
 		}
-		rel := known.Relation
-		t.message = nil // whatever the stream says next is compared with this
-		if err := s.setAside(t, s.setRelation(ctx, t, &rel)); err != nil {
+		if err := s.setAside(t, s.setCatalog(ctx, t, known)); err != nil {
 			return err
 		}
 		if t.progress.Held == nil {
-			s.follow(t, &rel)
+			s.follow(t, t.pub.Relation)
 		}
 	}
 	return nil
 }
 
-// beginVersion takes up a table at the start of a session: was is its progress. The version at which the stream was is known by
-// its schema.
+// reach notes that the stream is at the version of t that is published.
+func (t *table) reach() {
+	t.seen, t.progress.SchemaID, t.progress.Files = t.pub.Relation, t.pub.SchemaID(), t.catalog.Files
+}
+
+// beginVersion takes up a table at the start of a session: was is its progress. The version at which the stream was is
+// known by its schema.
 func (s *session) beginVersion(ctx context.Context, t *table, was record.TableProgress) error {
-	t.seen = t.pub.Relation
-	t.progress.SchemaID, t.progress.Files = t.pub.SchemaID(), t.catalog.Files
+	t.reach()
 	if was.SchemaID == 0 || was.SchemaID == t.pub.SchemaID() {
 		return nil
 	}
@@ -101,11 +103,11 @@ func (s *session) beginVersion(ctx context.Context, t *table, was record.TablePr
 // what was never sent.
 func (s *session) follow(t *table, now *schema.Relation) {
 	before, files := t.seen, t.progress.Files
-	t.seen = now
 	if before == nil || before.Equal(now) {
+		t.seen = now
 		return
 	}
-	t.progress.SchemaID, t.progress.Files = t.pub.SchemaID(), t.catalog.Files
+	t.reach()
 	s.changed[t.catalog.Relation.OID] = true
 	moved := before.Schema != now.Schema || before.Name != now.Name
 	reason, reload := "it has another name, and with it another topic", moved

@@ -301,8 +301,7 @@ func (w *window) truncatedUnseen() bool {
 	return slices.ContainsFunc(w.truncated, func(xid uint32) bool { return !w.chunk.Visibility.Sees(xid) })
 }
 
-// refresh takes the table's relation from the catalog, when a read has found it changed. What the stream still brings
-// from before the change has the form that its last Relation message said. there is false for a table that has been
+// refresh takes the table's relation from the catalog, when a read has found it changed. there is false for a table that has been
 // dropped: nothing of it is read any more, and the watcher takes it out.
 func (s *session) refresh(ctx context.Context, t *table) (there bool, err error) {
 	known, err := s.catalog.Table(ctx, t.catalog.Relation.OID)
@@ -313,13 +312,7 @@ func (s *session) refresh(ctx context.Context, t *table) (there bool, err error)
 		s.abandon(t)
 		return false, nil
 	}
-	t.catalog = known
-	rel := known.Relation
-	if t.pending == nil {
-		t.pending = t.message
-	}
-	t.message = nil
-	return true, s.setRelation(ctx, t, &rel)
+	return true, s.setCatalog(ctx, t, known)
 }
 
 // noteRanges writes down what is left, ranges under way included, for the progress record.

@@ -58,7 +58,7 @@ func (s *session) takeBack(ctx context.Context, t *table, q *SnapshotRequest) er
 	t.progress.Held, t.progress.Asked = nil, q.ID
 	there, err := s.refresh(ctx, t)
 	if err == nil && there {
-		t.seen, t.progress.SchemaID, t.progress.Files = t.pub.Relation, t.pub.SchemaID(), t.catalog.Files
+		t.reach()
 	}
 	if err == nil && !there {
 		t.progress.Held = held // until the watcher has noticed

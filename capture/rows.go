@@ -86,6 +86,7 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 		t.catalog = known
 	}
 	t.message, t.pending = t.pending, nil
+	t.seenAt = s.tx.CommitLSN
 	s.follow(t, rel)
 	return nil
 }
@@ -105,6 +106,18 @@ func (s *session) setRelation(ctx context.Context, t *table, rel *schema.Relatio
 	t.pub = pub
 	t.counters = s.meter.table(rel.QualifiedName())
 	return nil
+}
+
+// setCatalog makes what the catalog has of t the version that is published, until a row comes. The stream may be behind the
+// catalog or ahead of it: a row that comes without a Relation message of its own has the form that the last one said.
+func (s *session) setCatalog(ctx context.Context, t *table, known *catalog.Table) error {
+	t.catalog = known
+	rel := known.Relation
+	if t.pending == nil {
+		t.pending = t.message
+	}
+	t.message = nil
+	return s.setRelation(ctx, t, &rel)
 }
 
 // event gives an event of the current transaction with its position.

@@ -85,6 +85,7 @@ type table struct {
 	pending  []byte         // a newer Relation message, resolved when the first row needs it
 	progress record.TableProgress
 	seen     *schema.Relation // the version that the stream was at last; pub may be ahead of it, see alter.go
+	seenAt   change.LSN       // commit LSN of the row that told of it; 0 where none has
 	altered  *alteration      // what the watcher has found changed, until the stream is there
 	snapshot *tableSnapshot   // nil when there is nothing to be read
 

@@ -448,8 +448,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.tellHeld(t)
 		return nil
 	}
-	rel := known.Relation
-	if err := s.setRelation(ctx, t, &rel); err != nil {
+	if err := s.setCatalog(ctx, t, known); err != nil {
 		return s.setAside(t, err)
 	}
 	t.progress = fresh
@@ -462,14 +461,14 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		t.progress = was
 	case s.config.Snapshot.Mode == "never" && was.Asked == "":
 		t.progress.Done = true
-		s.changed[rel.OID] = true
+		s.changed[known.Relation.OID] = true
 		if single := singles(was.Ranges); isKnown && len(single) > 0 {
 			t.progress.Done, t.progress.Ranges = false, single
 			s.want(t, after, false)
 		}
 	case isKnown && !raised:
 		t.progress = was
-		s.want(t, after, was.Reload || len(rel.Key) == 0)
+		s.want(t, after, was.Reload || len(known.Relation.Key) == 0)
 	default:
 		s.want(t, after, hadRows || raised)
 	}

@@ -117,30 +117,19 @@ type Table struct {
 	encoder  *record.Encoder
 	schemaID int // of the values
 	topic    *topic
+	// partitions over which rows are spread. It is one where keys that are equal for Postgres may have different bytes: the
+	// delete of 'Abc' must not come after the insert of 'ABC'.
+	partitions int32
 }
 
 // SchemaID gives the registry's id of the schema that values have.
 func (t *Table) SchemaID() int { return t.schemaID }
 
 // Partitions gives over how many partitions rows are spread.
-func (t *Table) Partitions() int {
-	if !t.Relation.ByteEqualKey() {
-		return 1
-	}
-	return len(t.topic.floors)
-}
+func (t *Table) Partitions() int { return int(t.partitions) }
 
 // Topic gives the name of the table's topic.
 func (t *Table) Topic() string { return t.topic.name }
-
-// partition gives the partition of a row by its key. All rows are in the first one where keys that are equal for
-// Postgres may have different bytes: the delete of 'Abc' must not come after the insert of 'ABC'.
-func (t *Table) partition(key []byte) int32 {
-	if !t.Relation.ByteEqualKey() {
-		return 0
-	}
-	return record.Partition(key, int32(len(t.topic.floors)))
-}
 
 // Table compiles rel, makes its topic where it is missing, and registers its schemas.
 func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, error) {
@@ -166,7 +155,11 @@ func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, er
 		}
 	}
 	enc.SetIDs(keyID, valueID)
-	return &Table{Relation: rel, encoder: enc, schemaID: valueID, topic: top}, nil
+	partitions := int32(len(top.floors))
+	if !rel.ByteEqualKey() {
+		partitions = 1
+	}
+	return &Table{Relation: rel, encoder: enc, schemaID: valueID, topic: top, partitions: partitions}, nil
 }
 
 // Publish produces ev, unless its partition already holds it, and says whether it did. The event's tuples may be
@@ -191,7 +184,7 @@ func (p *Publisher) Publish(ctx context.Context, t *Table, ev *change.Event, hea
 	if err != nil {
 		return false, err
 	}
-	return p.produce(ctx, t, ev, key, t.partition(key), headers)
+	return p.produce(ctx, t, ev, key, record.Partition(key, t.partitions), headers)
 }
 
 // PublishMove produces the two halves of a key change, next to each other, each naming the other's key. whole is false
@@ -206,7 +199,7 @@ func (p *Publisher) PublishMove(ctx context.Context, t *Table, old, fresh *chang
 	if err != nil {
 		return false, false, err
 	}
-	from, to := t.partition(oldKey), t.partition(newKey)
+	from, to := record.Partition(oldKey, t.partitions), record.Partition(newKey, t.partitions)
 	if from != to && slices.ContainsFunc(fresh.After, func(v change.Value) bool { return v.State == change.Unchanged }) {
 		did, err = p.produce(ctx, t, old, oldKey, from, nil)
 		return did, false, err

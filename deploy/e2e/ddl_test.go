@@ -209,18 +209,10 @@ func alterTables(t *testing.T, later bool) {
 		alterations[i].run(t, s.conn, alterations[i].begin)
 	}
 	exec(t, dwh, `create type mood as enum ('sad', 'ok')`)
-	startGroup := func(group string) {
-		startSink(t, fmt.Sprintf(`
-group: %s
-warehouse: {dsn: %q, connections: 2}
-kafka: {brokers: [%s]}
-registry: {url: %q}
-refresh: 200ms
-http: {listen: "127.0.0.1:0"}
-tables: [{from: "public.*", to: "%[1]s.{table}"}]
-`, group, warehouse, strings.Join(kafka.Addrs(), ","), registry))
+	start := func(group string) {
+		startGroup(t, kafka, registry, warehouse, group, fmt.Sprintf(`{from: "public.*", to: "%s.{table}"}`, group))
 	}
-	startGroup("public")
+	start("public")
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	first, err := capture.New(s.config, capture.Options{}, quiet())
@@ -249,7 +241,7 @@ tables: [{from: "public.*", to: "%[1]s.{table}"}]
 	s.mendAll(t, dwh, "public")
 	fence(t, dwh, "public", []*source{s}, "altered")
 	s.compareAll(t, dwh, "public")
-	startGroup("rebuilt")
+	start("rebuilt")
 	s.mendAll(t, dwh, "rebuilt")
 	fence(t, dwh, "rebuilt", []*source{s}, "altered")
 	s.compareAll(t, dwh, "rebuilt")

@@ -45,19 +45,10 @@ func TestPagila(t *testing.T) {
 		sources = append(sources, newPagilaSource(t, major, kafka, registry))
 	}
 	// A group is a copy of the data: it writes the schema of its name.
-	startGroup := func(group string) {
-		startSink(t, fmt.Sprintf(`
-group: %s
-warehouse: {dsn: %q, connections: 3}
-kafka: {brokers: [%s]}
-registry: {url: %q}
-refresh: 200ms
-http: {listen: "127.0.0.1:0"}
-tables:
-  - {from: "public.*", to: "%[1]s.{table}", sid: sid}
-`, group, warehouse, strings.Join(kafka.Addrs(), ","), registry))
+	start := func(group string) {
+		startGroup(t, kafka, registry, warehouse, group, fmt.Sprintf(`{from: "public.*", to: "%s.{table}", sid: sid}`, group))
 	}
-	startGroup("pagila")
+	start("pagila")
 	dwh, err := postgres.Connect(t.Context(), warehouse, "oracle")
 	must(t, err)
 	t.Cleanup(func() { _ = dwh.Close(context.Background()) })
@@ -121,7 +112,7 @@ tables:
 	t.Logf("%d tables, %d rows equal", len(sources)*len(pagilaTables), rows)
 
 	// The topics alone rebuild the warehouse.
-	startGroup("rebuilt")
+	start("rebuilt")
 	fence(t, dwh, "rebuilt", sources, "rebuilt")
 	for _, s := range sources {
 		for _, table := range pagilaTables {
@@ -180,14 +171,22 @@ func (s *source) startCapture(t *testing.T) {
 	eventually(t, s.name+" streams", func() bool { return s.capture.Status().State != "starting" })
 }
 
-func startSink(t *testing.T, yaml string) *sink.Sink {
+// startGroup starts the only sink of a group, with one rule.
+func startGroup(t *testing.T, kafka kafkatest.Cluster, registry, warehouse, group, rule string) {
 	t.Helper()
 	var cfg sink.Config
-	must(t, config.Decode("sink.yaml", []byte(yaml), &cfg))
+	must(t, config.Decode("sink.yaml", fmt.Appendf(nil, `
+group: %s
+warehouse: {dsn: %q, connections: 3}
+kafka: {brokers: [%s]}
+registry: {url: %q}
+refresh: 200ms
+http: {listen: "127.0.0.1:0"}
+tables: [%s]
+`, group, warehouse, strings.Join(kafka.Addrs(), ","), registry, rule), &cfg))
 	k, err := sink.New(cfg, quiet())
 	must(t, err)
 	run(t, "sink", k.Run)
-	return k
 }
 
 // run runs a service until the test's end, which it must reach without an error.

@@ -120,15 +120,7 @@ func tryTypes(t *testing.T, major int, list []*tried) {
 	}
 	s.startCapture(t)
 	for group, warehouse := range map[string]string{"same": same, "plain": plain} {
-		startSink(t, fmt.Sprintf(`
-group: %s
-warehouse: {dsn: %q, connections: 2}
-kafka: {brokers: [%s]}
-registry: {url: %q}
-refresh: 200ms
-http: {listen: "127.0.0.1:0"}
-tables: [{from: "public.*", to: "public.{table}"}]
-`, group, warehouse, strings.Join(kafka.Addrs(), ","), registry))
+		startGroup(t, kafka, registry, warehouse, group, `{from: "public.*", to: "public.{table}"}`)
 	}
 	for _, e := range here {
 		e.insert(t, s.conn, 1)

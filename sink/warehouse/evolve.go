@@ -40,8 +40,16 @@ type shapeColumn struct {
 // newest is a position behind all others.
 var newest = change.Position{Era: math.MaxUint16, CommitLSN: math.MaxUint64, Seq: 1<<48 - 1}
 
-// readFeed gives nil where no topic writes the plan's target with this sid.
-func (s *Session) readFeed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, sid string) (*feed, error) {
+// feedSID gives the sid by which tributary.feed tells the rows of a plan apart: "" where the target has no sid column.
+func feedSID(plan *rule.Plan) string {
+	if plan.SIDColumn == "" {
+		return ""
+	}
+	return plan.SID
+}
+
+// readFeed gives nil where no topic writes the plan's target with its sid.
+func (s *Session) readFeed(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*feed, error) {
 	var known *string
 	var raw []byte
 	f := &feed{}
@@ -49,7 +57,7 @@ func (s *Session) readFeed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, sid 
 	err := tx.QueryRow(ctx, `
 		SELECT max(topic) FILTER (WHERE grp = $1 AND sid = $4), count(*) <= 1, (array_agg(shape::text) FILTER (WHERE grp = $1 AND sid = $4))[1]
 		  FROM tributary.feed WHERE target_schema = $2 AND target_table = $3`,
-		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, sid).Scan(&known, &f.sole, &raw)
+		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, feedSID(plan)).Scan(&known, &f.sole, &raw)
 	if err != nil || known == nil {
 		return nil, err
 	}
@@ -149,25 +157,32 @@ func (e *evolution) rename(ctx context.Context, have catalogColumns) error {
 			return e.copyColumns(ctx, have, list)
 		}
 	}
-	for step := range 2 { // by a name in between: two columns may have changed theirs with each other
-		for i, r := range list {
-			between := fmt.Sprintf("tributary_rename_%d", i)
-			from, to := r.from, between
-			if step == 1 {
-				from, to = between, r.to
-			} else if have.column(r.to) == nil {
-				to = r.to
-			}
-			if step == 1 && have.column(r.to) == nil {
-				continue
-			}
-			if err := e.alter(ctx, fmt.Sprintf("ALTER TABLE %s RENAME COLUMN %s TO %s", e.table, postgres.Ident(from), postgres.Ident(to)),
-				"column %q is called %q at the source now", r.from, r.to); err != nil {
-				return err
-			}
+	// By a name in between where the new one is still there: two columns may have changed theirs with each other.
+	between := func(i int) string { return fmt.Sprintf("tributary_rename_%d", i) }
+	for i, r := range list {
+		to := r.to
+		if have.column(to) != nil {
+			to = between(i)
+		}
+		if err := e.renameColumn(ctx, r, r.from, to); err != nil {
+			return err
+		}
+	}
+	for i, r := range list {
+		if have.column(r.to) == nil {
+			continue
+		}
+		if err := e.renameColumn(ctx, r, between(i), r.to); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// renameColumn does one step of r.
+func (e *evolution) renameColumn(ctx context.Context, r renamed, from, to string) error {
+	return e.alter(ctx, fmt.Sprintf("ALTER TABLE %s RENAME COLUMN %s TO %s", e.table, postgres.Ident(from), postgres.Ident(to)),
+		"column %q is called %q at the source now", r.from, r.to)
 }
 
 // copyColumns does for the rows of one source what a rename would do for all, where other sources still write the column

@@ -99,14 +99,10 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 
 // inspectShape is shape, as if the plan's version were the newest.
 func (s *Session) inspectShape(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*Target, error) {
-	sid := ""
-	if plan.SIDColumn != "" {
-		sid = plan.SID
-	}
 	var f *feed
 	have, err := schemaVersion(ctx, tx)
 	if err == nil && have == Version { // else it is to be made yet
-		f, err = s.readFeed(ctx, tx, plan, sid)
+		f, err = s.readFeed(ctx, tx, plan)
 	}
 	if err != nil {
 		return nil, err

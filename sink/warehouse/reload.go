@@ -60,10 +60,9 @@ func (a *flushing) beginReload(ctx context.Context, i int) error {
 	plan, conn := u.Result.Plan, a.s.conn
 	r := &Reload{}
 	r.key, r.types = u.Target.keyColumns()
-	sid := ""
 	columns := quoted(r.key)
 	if u.Target.sid != nil {
-		sid, columns = plan.SID, append([]string{u.Target.sid.name}, columns...)
+		columns = append([]string{u.Target.sid.name}, columns...)
 	}
 	err := a.s.endReload(ctx, u.Topic)
 	if err == nil {
@@ -72,7 +71,7 @@ func (a *flushing) beginReload(ctx context.Context, i int) error {
 			SELECT grp, topic, $3, topic_id, partition, $5, $6, $7, $8, $9, $10, $11
 			  FROM tributary.checkpoint WHERE grp = $1 AND topic = $2 AND partition = $4
 			RETURNING id, since`, a.s.w.cfg.Group, u.Topic, plan.Source, u.Mark.Partition, u.Mark.Offset,
-			plan.Target.Schema, plan.Target.Table, plan.SIDColumn, sid, r.key, r.types).Scan(&r.ID, &r.Since)
+			plan.Target.Schema, plan.Target.Table, plan.SIDColumn, feedSID(plan), r.key, r.types).Scan(&r.ID, &r.Since)
 	}
 	if err == nil {
 		// Not UNLOGGED: it would be empty after a crash of the warehouse, and the sweep would remove every row.

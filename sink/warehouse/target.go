@@ -89,15 +89,11 @@ func targetName(plan *rule.Plan) string { return fmt.Sprintf("table %q", plan.Ta
 
 // feed makes sure that no other topic writes the rows of this one.
 func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic string) (*feed, error) {
-	sid := ""
-	if plan.SIDColumn != "" {
-		sid = plan.SID
-	}
 	if _, err := tx.Exec(ctx, `INSERT INTO tributary.feed VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
-		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, sid, topic); err != nil {
+		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, feedSID(plan), topic); err != nil {
 		return nil, err
 	}
-	f, err := s.readFeed(ctx, tx, plan, sid)
+	f, err := s.readFeed(ctx, tx, plan)
 	if err != nil {
 		return nil, err
 	}

@@ -72,14 +72,14 @@ func faults() []fault {
 	}
 	return append(all,
 		fault{"capture is a zombie", 3, []string{"capture-a", "capture-b"}, (*blow).captureZombie},
-		fault{"second capture", 2, []string{"capture-b"}, (*blow).secondCapture},
+		fault{"second capture", 2, []string{"capture-b"}, func(b *blow) error { return b.guest("capture-b", 4*time.Second) }},
 		fault{"sink is a zombie", 3, []string{"sink-b"}, func(b *blow) error {
 			b.m.services["sink-b"].pause()
 			b.during(sinkSession+time.Second, sinkSession+4*time.Second)
 			b.m.services["sink-b"].resume()
 			return nil
 		}},
-		fault{"third sink", 3, []string{"sink-c"}, (*blow).thirdSink},
+		fault{"third sink", 3, []string{"sink-c"}, func(b *blow) error { return b.guest("sink-c", 5*time.Second) }},
 		fault{"kill broker", 3, []string{"broker"}, func(b *blow) error { return b.restartBroker(b.m.Broker.Kill) }},
 		fault{"restart broker", 1, []string{"broker"}, func(b *blow) error { return b.restartBroker(b.m.Broker.Stop) }},
 		fault{"cut broker", 2, []string{"broker"}, (*blow).cutBroker},
@@ -196,21 +196,11 @@ func (b *blow) captureZombie() error {
 	return nil
 }
 
-func (b *blow) secondCapture() error {
-	other := b.m.services["capture-b"]
+// guest lets one more service run for at most that long; sometimes it is killed and up again before it ends.
+func (b *blow) guest(name string, most time.Duration) error {
+	other := b.m.services[name]
 	other.start()
-	b.during(time.Second, 4*time.Second)
-	if b.rand.IntN(2) == 0 {
-		other.kill() // and up again, until stop
-	}
-	other.stop()
-	return nil
-}
-
-func (b *blow) thirdSink() error {
-	other := b.m.services["sink-c"]
-	other.start()
-	b.during(time.Second, 5*time.Second)
+	b.during(time.Second, most)
 	if b.rand.IntN(2) == 0 {
 		other.kill()
 	}
