@@ -93,7 +93,7 @@ func (m *metrics) applied(s *Sink, o *outcome, effects []warehouse.Effect, rows 
 func (m *metrics) written(plan *rule.Plan, counts batch.Counts, e warehouse.Effect) {
 	table := plan.Schema + "." + plan.Table
 	for op, name := range opNames {
-		for outcome, n := range map[string]int64{"applied": counts.Applied[op], "ignored": counts.Ignored[op]} {
+		for outcome, n := range map[string]int64{"applied": counts.Applied[op], "ignored": counts.Ignored[op], "filtered": counts.Left[op]} {
 			if n > 0 {
 				m.changes.WithLabelValues(plan.Source, table, name, outcome).Add(float64(n))
 			}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -308,6 +309,11 @@ func where(r *kgo.Record) string {
 }
 
 func invalid(r *kgo.Record, err error) error {
+	if t, ok := errors.AsType[*trouble.Error](err); ok { // of its rule
+		pinned := *t
+		pinned.Subject = strings.TrimPrefix(t.Subject+", "+where(r), ", ")
+		return &pinned
+	}
 	return &trouble.Error{
 		Code: trouble.RecordInvalid, Op: "decode", Subject: where(r), Cause: err,
 		Means: "the record was damaged, or is not of a capture; its table is held before it, all others go on",

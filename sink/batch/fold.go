@@ -9,7 +9,6 @@ package batch
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
@@ -18,14 +17,11 @@ import (
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
-// ErrEvent is wrapped by the errors of Add and Move: the event does not hold what its operation needs.
-var ErrEvent = errors.New("event is not complete")
-
 // Fold is the batch of one table under one plan. It is not safe for concurrent use. All slices of a Result alias its
 // memory, which Begin reuses.
 type Fold struct {
 	plan     *rule.Plan
-	sources  []int // of each column of the plan, index into the relation's
+	width    int // columns of the plan
 	truncate bool
 	reload   bool
 	counts   Counts
@@ -41,6 +37,8 @@ type Fold struct {
 	bags  []bag // instead of slots and state where the plan has no key
 
 	scratch []byte
+
+	change, second rule.Change
 }
 
 // cell is a value in the arena. The two upper bits of size hold its change.State.
@@ -84,6 +82,7 @@ type bag struct {
 type Counts struct {
 	Applied [numOps]int64
 	Ignored [numOps]int64 // by the rule
+	Left    [numOps]int64 // out of the target by the filter; an update that leaves it deletes the row
 }
 
 // Indexes into Counts.
@@ -102,11 +101,7 @@ func (f *Fold) Begin(plan *rule.Plan) {
 		f.seed = maphash.MakeSeed()
 		f.index = map[uint64]int32{}
 	}
-	f.plan = plan
-	f.sources = f.sources[:0]
-	for i := range plan.Columns {
-		f.sources = append(f.sources, plan.Columns[i].Source)
-	}
+	f.plan, f.width = plan, len(plan.Columns)
 	f.arena = f.arena[:0]
 	f.truncate, f.reload, f.counts, f.lost = false, false, Counts{}, f.lost[:0]
 	f.forget()
@@ -143,7 +138,7 @@ func (f *Fold) Counts() Counts { return f.counts }
 // Add folds one event. keyChange says that it is one half of a change of a key whose other half went to another
 // partition: it counts as an update and is ignored only where updates are. reload says that a Truncate is not the
 // source's, but precedes a reading anew: of a table with a key it must be the first event of the fold, since what came
-// before has not come again.
+// before has not come again. Errors are those of rule.Plan.Map, or wrap rule.ErrEvent.
 func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 	op, ignored := Insert, rule.Inserts
 	switch ev.Op {
@@ -160,7 +155,7 @@ func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 			ignored = rule.Truncates | rule.Deletes
 		}
 	default:
-		return fmt.Errorf("%w: %s", ErrEvent, ev.Op)
+		return fmt.Errorf("%w: %s", rule.ErrEvent, ev.Op)
 	}
 	if keyChange {
 		ignored = rule.Updates
@@ -169,33 +164,57 @@ func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 		f.counts.Ignored[op]++
 		return nil
 	}
-	f.counts.Applied[op]++
-	if ev.Op == change.Truncate && reload && len(f.plan.Key) > 0 {
-		f.reload = true
-		return nil
-	}
 	if ev.Op == change.Truncate {
+		f.counts.Applied[op]++
+		if reload && len(f.plan.Key) > 0 {
+			f.reload = true
+			return nil
+		}
 		f.forget()
 		f.arena = f.arena[:0]
 		f.truncate = true
 		return nil
 	}
-	if len(f.plan.Key) == 0 {
-		return f.addKeyless(ev)
-	}
-	if ev.Op == change.Delete {
-		if err := f.check(ev.Before, "old row"); err != nil {
-			return err
-		}
-		f.slots[f.slot(ev.Before)].occupant = vacant
-		return nil
-	}
-	if err := f.check(ev.After, "new row"); err != nil {
+	c := &f.change
+	if err := f.plan.Map(ev, c); err != nil {
 		return err
 	}
+	f.count(op, c)
+	if len(f.plan.Key) == 0 {
+		return f.addKeyless(c)
+	}
+	if ev.Op == change.Delete {
+		return f.remove(c.Before, "old row")
+	}
+	if err := f.check(c.After, "new row"); err != nil {
+		return err
+	}
+	if !c.Is {
+		if ev.Op == change.Create {
+			return nil // there is none in the target either
+		}
+		return f.remove(c.After, "new row")
+	}
 	known := len(f.slots)
-	s := f.slot(ev.After)
-	f.overlay(s, s, int(s) == known, ev)
+	s := f.slot(c.After)
+	f.overlay(s, s, int(s) == known, c)
+	return nil
+}
+
+func (f *Fold) count(op int, c *rule.Change) {
+	if c.After != nil && !c.Is || c.After == nil && c.Was == rule.Out {
+		f.counts.Left[op]++
+	} else {
+		f.counts.Applied[op]++
+	}
+}
+
+// remove folds that there is no row under the key of row.
+func (f *Fold) remove(row change.Tuple, what string) error {
+	if err := f.check(row, what); err != nil {
+		return err
+	}
+	f.slots[f.slot(row)].occupant = vacant
 	return nil
 }
 
@@ -205,64 +224,74 @@ func (f *Fold) Move(del, ins *change.Event) error {
 		f.counts.Ignored[Update]++
 		return nil
 	}
-	f.counts.Applied[Update]++
-	if err := f.check(del.Before, "old row"); err != nil {
+	old, c := &f.change, &f.second
+	if err := f.plan.Map(del, old); err != nil {
 		return err
 	}
-	if err := f.check(ins.After, "new row"); err != nil {
+	if err := f.plan.Map(ins, c); err != nil {
 		return err
 	}
+	f.count(Update, c)
 	if len(f.plan.Key) == 0 {
-		return fmt.Errorf("%w: a key changes in a table without one", ErrEvent)
+		return fmt.Errorf("%w: a key changes in a table without one", rule.ErrEvent)
+	}
+	if err := f.check(old.Before, "old row"); err != nil {
+		return err
+	}
+	if err := f.check(c.After, "new row"); err != nil {
+		return err
+	}
+	if !c.Is {
+		return f.remove(old.Before, "old row")
 	}
 	known := len(f.slots)
-	from := f.slot(del.Before)
+	from := f.slot(old.Before)
 	unknown := int(from) == known
-	to := f.slot(ins.After)
-	f.overlay(from, to, unknown, ins)
+	to := f.slot(c.After)
+	f.overlay(from, to, unknown, c)
 	return nil
 }
 
-// overlay puts the new row of ev over what is in slot from, and the outcome into slot to. unknown says that the batch
+// overlay puts the new row of c over what is in slot from, and the outcome into slot to. unknown says that the batch
 // had not mentioned from before: its original is there, as far as anyone knows.
-func (f *Fold) overlay(from, to int32, unknown bool, ev *change.Event) {
+func (f *Fold) overlay(from, to int32, unknown bool, c *rule.Change) {
 	base := f.slots[from].occupant
 	f.slots[from].occupant = vacant
-	complete := !slices.ContainsFunc(f.sources, func(i int) bool { return ev.After[i].State == change.Unchanged })
-	created := ev.Op != change.Update && from == to
+	complete := !slices.ContainsFunc(c.After, func(v change.Value) bool { return v.State == change.Unchanged })
+	created := c.Event.Op != change.Update && from == to
 	switch {
 	case complete:
 		if base == vacant {
-			base = f.newState(ev.After)
+			base = f.newState(c.After)
 		} else {
-			f.write(f.state[base].row, ev.After)
+			f.write(f.state[base].row, c.After)
 		}
 		st := &f.state[base]
 		st.partial, st.created = false, st.created || created
 	case base != vacant:
-		f.write(f.state[base].row, ev.After)
+		f.write(f.state[base].row, c.After)
 		st := &f.state[base]
 		st.partial = st.partial && f.lacks(st.row)
-		st.lsn = ev.Tx.CommitLSN
+		st.lsn = c.Event.Tx.CommitLSN
 	case unknown:
-		base = f.newState(ev.After)
+		base = f.newState(c.After)
 		st := &f.state[base]
-		st.partial, st.origin, st.lsn = true, from, ev.Tx.CommitLSN
+		st.partial, st.origin, st.lsn = true, from, c.Event.Tx.CommitLSN
 	default:
 		// The row is gone, so the values that the event does not carry are nowhere.
-		f.lost = append(f.lost, ev.Tx.CommitLSN)
+		f.lost = append(f.lost, c.Event.Tx.CommitLSN)
 		return
 	}
 	f.slots[to].occupant = base
 }
 
-func (f *Fold) check(t change.Tuple, what string) error {
-	if len(t) != len(f.plan.Relation.Columns) {
-		return fmt.Errorf("%w: the %s has %d columns, want %d", ErrEvent, what, len(t), len(f.plan.Relation.Columns))
+func (f *Fold) check(row change.Tuple, what string) error {
+	if row == nil {
+		return fmt.Errorf("%w: there is no %s", rule.ErrEvent, what)
 	}
 	for _, k := range f.plan.Key {
-		if t[f.sources[k]].State != change.Present {
-			return fmt.Errorf("%w: no value for key column %q", ErrEvent, f.plan.Column(k).Name)
+		if row[k].State != change.Present {
+			return fmt.Errorf("%w: no value for key column %q", rule.ErrEvent, f.plan.Columns[k].Name)
 		}
 	}
 	return nil
@@ -272,7 +301,7 @@ func (f *Fold) check(t change.Tuple, what string) error {
 func (f *Fold) slot(row change.Tuple) int32 {
 	f.scratch = f.scratch[:0]
 	for _, k := range f.plan.Key {
-		v := &row[f.sources[k]]
+		v := &row[k]
 		start := len(f.scratch)
 		f.scratch = append(f.scratch, 0, 0, 0, 0)
 		f.scratch = f.plan.Column(k).Type.AppendCanonical(f.scratch, v.Text)
@@ -296,7 +325,7 @@ func (f *Fold) slot(row change.Tuple) int32 {
 		occupant:  vacant,
 	})
 	for _, k := range f.plan.Key {
-		f.keys = append(f.keys, f.keep(row[f.sources[k]].Text, change.Present))
+		f.keys = append(f.keys, f.keep(row[k].Text, change.Present))
 	}
 	f.index[hash] = s
 	return s
@@ -308,9 +337,8 @@ func putSize(b []byte, n int) {
 }
 
 func (f *Fold) newState(row change.Tuple) int32 {
-	width := len(f.sources)
-	st := state{row: int32(len(f.rows) / max(width, 1))}
-	for _, i := range f.sources {
+	st := state{row: int32(len(f.rows) / max(f.width, 1))}
+	for i := range row {
 		f.rows = append(f.rows, f.keep(row[i].Text, row[i].State))
 	}
 	f.state = append(f.state, st)
@@ -320,9 +348,9 @@ func (f *Fold) newState(row change.Tuple) int32 {
 // write puts the values that tuple has over those of a row.
 func (f *Fold) write(row int32, tuple change.Tuple) {
 	cells := f.row(row)
-	for c, i := range f.sources {
+	for i := range tuple {
 		if tuple[i].State != change.Unchanged {
-			cells[c] = f.keep(tuple[i].Text, tuple[i].State)
+			cells[i] = f.keep(tuple[i].Text, tuple[i].State)
 		}
 	}
 }
@@ -332,7 +360,7 @@ func (f *Fold) lacks(row int32) bool {
 }
 
 func (f *Fold) row(row int32) []cell {
-	width := int32(len(f.sources))
+	width := int32(f.width)
 	return f.rows[row*width : (row+1)*width]
 }
 

@@ -6,16 +6,20 @@ import (
 	"hash/maphash"
 
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 // addKeyless folds an event of a table without a key. Its rows form a multiset: each delete takes one of equal rows,
 // first among those that the batch itself inserted.
-func (f *Fold) addKeyless(ev *change.Event) error {
-	if ev.Op == change.Update || ev.Op == change.Delete {
-		if err := f.check(ev.Before, "old row"); err != nil {
+func (f *Fold) addKeyless(c *rule.Change) error {
+	op := c.Event.Op
+	if op == change.Update || op == change.Delete {
+		if err := f.check(c.Before, "old row"); err != nil {
 			return err
 		}
-		b, err := f.bag(ev.Before, nil)
+	}
+	if (op == change.Update || op == change.Delete) && c.Was != rule.Out {
+		b, err := f.bag(c.Before, nil)
 		if err != nil {
 			return err
 		}
@@ -25,13 +29,13 @@ func (f *Fold) addKeyless(ev *change.Event) error {
 			bag.deletes++
 		}
 	}
-	if ev.Op == change.Delete {
+	if op == change.Delete {
 		return nil
 	}
-	if err := f.check(ev.After, "new row"); err != nil {
+	if err := f.check(c.After, "new row"); err != nil || !c.Is {
 		return err
 	}
-	b, err := f.bag(ev.After, ev.Before)
+	b, err := f.bag(c.After, c.Before)
 	if err != nil {
 		return err
 	}
@@ -49,7 +53,7 @@ func (f *Fold) bag(row, old change.Tuple) (int32, error) {
 		return &row[i]
 	}
 	f.scratch = f.scratch[:0]
-	for c, i := range f.sources {
+	for i := range row {
 		v := value(i)
 		switch v.State {
 		case change.Null:
@@ -60,7 +64,7 @@ func (f *Fold) bag(row, old change.Tuple) (int32, error) {
 			putSize(f.scratch[start:], len(v.Text))
 			f.scratch = append(f.scratch, v.Text...)
 		default:
-			return 0, fmt.Errorf("%w: no value for column %q of a table without a key", ErrEvent, f.plan.Column(c).Name)
+			return 0, fmt.Errorf("%w: no value for column %q of a table without a key", rule.ErrEvent, f.plan.Columns[i].Name)
 		}
 	}
 	hash := maphash.Bytes(f.seed, f.scratch)
@@ -77,11 +81,11 @@ func (f *Fold) bag(row, old change.Tuple) (int32, error) {
 	f.bags = append(f.bags, bag{
 		canonical: f.keep(f.scratch, change.Present),
 		next:      first,
-		row:       int32(len(f.rows) / max(len(f.sources), 1)),
+		row:       int32(len(f.rows) / max(f.width, 1)),
 	})
 	// The texts are those in canonical, each behind its size.
 	at := f.bags[b].canonical.off
-	for _, i := range f.sources {
+	for i := range row {
 		v, c := value(i), cell{}
 		at += 4
 		if v.State == change.Present {

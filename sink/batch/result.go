@@ -52,7 +52,7 @@ func (s *Set) Key(i, k int) []byte {
 
 // Value gives column c of the plan, of item i; text is nil unless it is Present.
 func (s *Set) Value(i, c int) (text []byte, st change.State) {
-	v := s.f.rows[int(s.items[i].row)*len(s.f.sources)+c]
+	v := s.f.rows[int(s.items[i].row)*s.f.width+c]
 	if st = v.state(); st != change.Present {
 		return nil, st
 	}

@@ -32,16 +32,20 @@ type Plan struct {
 	Key    []int
 	Ignore Ops
 	Create bool
+
+	same bool // the columns are those of the relation, in their order
 }
 
 // PlanColumn is one column that is written.
 type PlanColumn struct {
 	Name   string // in the target
 	Source int    // index into Relation.Columns
+	column *schema.Column
 }
 
-// Column gives what the source says of column i of the plan.
-func (p *Plan) Column(i int) *schema.Column { return &p.Relation.Columns[p.Columns[i].Source] }
+// Column says what column i of the plan holds: its name and number at the source, if it is a column there, and the type,
+// default and nullability of the values that Map gives.
+func (p *Plan) Column(i int) *schema.Column { return p.Columns[i].column }
 
 // Voids says whether a TRUNCATE empties the target. One that stands before a reading anew (reload) makes room for rows
 // that come again: with a key, the others are removed when all have come, which a rule that ignores either way of
@@ -75,7 +79,7 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 	p := &Plan{Route: r, Relation: rel, Ignore: r.rule.ignore, Create: r.rule.Create}
 	if len(r.rule.Columns) == 0 {
 		for i := range rel.Columns {
-			p.Columns = append(p.Columns, PlanColumn{Name: rel.Columns[i].Name, Source: i})
+			p.Columns = append(p.Columns, PlanColumn{rel.Columns[i].Name, i, &rel.Columns[i]})
 		}
 	}
 	for _, c := range r.rule.Columns {
@@ -83,7 +87,11 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 		if i < 0 {
 			return refuse("mend columns of the rule; there are "+names(rel), "the table has no column %q", c.From)
 		}
-		p.Columns = append(p.Columns, PlanColumn{Name: c.into(), Source: i})
+		p.Columns = append(p.Columns, PlanColumn{c.into(), i, &rel.Columns[i]})
+	}
+	p.same = len(p.Columns) == len(rel.Columns)
+	for i := range p.Columns {
+		p.same = p.same && p.Columns[i].Source == i
 	}
 	at := map[string]int{}
 	for i, c := range p.Columns {
