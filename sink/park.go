@@ -171,6 +171,9 @@ func (w *worker) mayPark(r *kgo.Record, err error) bool {
 
 // identity is what framed keys of one row have in common: all but the id of the key's schema. nil for none.
 func identity(key []byte) []byte {
+	if len(key) == 0 {
+		return nil // most records name no other key, and an error that nobody reads costs more than the record
+	}
 	if _, body, err := record.ParseFrame(key); err == nil && len(body) > 0 {
 		return body
 	}
