@@ -49,6 +49,7 @@ func (c Config) Check() []config.Fault {
 	if c.Group == "" {
 		faults = append(faults, config.Fault{Path: "group", Message: "must not be empty"})
 	}
+	faults = append(faults, rule.CheckSIDs(c.Sources, c.Tables)...)
 	for path, d := range map[string]time.Duration{"freshness": c.Freshness, "refresh": c.Refresh, "session": c.Session} {
 		if d <= 0 {
 			faults = append(faults, config.Fault{Path: path, Value: d.String(), Message: "must be more than 0"})

@@ -76,6 +76,11 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 			Hint:    hint,
 		}
 	}
+	if r.SIDColumn != "" {
+		if _, err := SIDFits(r.SID, r.SIDType); err != nil {
+			return refuse(SIDHint(r.Source, r.SIDType), "%w", err)
+		}
+	}
 	p := &Plan{Route: r, Relation: rel, Ignore: r.rule.ignore, Create: r.rule.Create}
 	if len(r.rule.Columns) == 0 {
 		for i := range rel.Columns {

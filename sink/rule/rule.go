@@ -18,13 +18,16 @@ import (
 type Source struct {
 	Name        string `mapstructure:"name" required:"true" doc:"Name of a source, as its capture was configured; * and ? stand for any characters."`
 	Consistency string `mapstructure:"consistency" default:"table" oneof:"table,source" doc:"table: each table is written as soon as its changes are there. source: whole source transactions over all tables become visible in the warehouse at once; one sink writes all tables of the source, and an error of one stops all of them."`
-	SID         string `mapstructure:"sid" default:"" doc:"Value of the sid column for rows of this source; its name if empty. Not together with * or ? in the name."`
+	SID         string `mapstructure:"sid" default:"" doc:"Value of the sid column for rows of this source; its name if empty. {*} in it stands for what the first * of the name matches: with name tenant_* and sid {*}, source tenant_17 has the sid 17."`
 }
 
 // Check refuses one value for many sources.
 func (s Source) Check() []config.Fault {
-	if s.SID != "" && strings.ContainsAny(s.Name, "*?") {
-		return []config.Fault{{Path: "sid", Value: s.SID, Message: "would be the same for every source that matches; leave it out, the source's name is used"}}
+	switch star := strings.Contains(s.Name, "*"); {
+	case strings.Contains(s.SID, matched) && !star:
+		return []config.Fault{{Path: "sid", Value: s.SID, Message: "{*} stands for what the * of the name matches, and the name has none"}}
+	case s.SID != "" && !strings.Contains(s.SID, matched) && strings.ContainsAny(s.Name, "*?"):
+		return []config.Fault{{Path: "sid", Value: s.SID, Message: "would be the same for every source that matches; leave it out, the source's name is used, or write {*} for what the * matches"}}
 	}
 	return nil
 }
@@ -37,6 +40,7 @@ type Table struct {
 	Mode    string   `mapstructure:"mode" default:"clone" doc:"clone keeps the target equal to the source; append is clone without delete and truncate."`
 	Ignore  []string `mapstructure:"ignore" default:"" oneof:"insert,update,delete,truncate" doc:"Operations that are left out. A change of a key counts as update."`
 	SID     string   `mapstructure:"sid" default:"" doc:"Name of a column to add to the target and its key, holding the source's sid; needed where several sources share a target."`
+	SIDType string   `mapstructure:"sid_type" default:"text" oneof:"text,smallint,integer,bigint,uuid" doc:"Type of the sid column where the target is created; the sid of each source must be of it. In a target that is there, the column may be of any of these types."`
 	Columns []Column `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email, or {from: mail, as: email} for another name. The columns of the key must be among them."`
 	OnError string   `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
 	Create  bool     `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
@@ -200,6 +204,9 @@ func New(sources []Source, tables []Table) (*Set, error) {
 			return nil, fmt.Errorf("tables[%d].%s: %s", i, fault.Path, fault.Message)
 		}
 		c := compiled{Table: t}
+		if t.SIDType == "" {
+			t.SIDType = "text"
+		}
 		var err error
 		if c.schema, c.table, err = splitPattern(t.From); err != nil {
 			return nil, fmt.Errorf("tables[%d].from: %w", i, err)
@@ -235,6 +242,7 @@ type Route struct {
 	Target                Target
 	SIDColumn             string // "" for none
 	SID                   string // the source's value for it
+	SIDType               string // that the column is created with
 	rule                  *compiled
 }
 
@@ -248,10 +256,7 @@ func (s *Set) Source(name string) (sid string, ok bool) {
 	}
 	for _, src := range s.sources {
 		if glob(src.Name, name) {
-			if src.SID != "" {
-				return src.SID, true
-			}
-			return name, true
+			return src.sidOf(name), true
 		}
 	}
 	return "", false
@@ -292,7 +297,7 @@ func (s *Set) Match(source, schema, table string) (*Route, bool) {
 		return &Route{
 			Source: source, Schema: schema, Table: table, Rule: i,
 			Target:    Target{names.Replace(r.toSchema), names.Replace(r.toTable)},
-			SIDColumn: r.SID, SID: sid, rule: r,
+			SIDColumn: r.SID, SID: sid, SIDType: r.SIDType, rule: r,
 		}, true
 	}
 	return nil, false

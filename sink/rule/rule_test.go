@@ -137,8 +137,64 @@ func TestCheck(t *testing.T) {
 	faults(Table{From: "a.b", SID: "x", Columns: []Column{{"x", "x"}}}, "columns[0]: is the name of the sid column")
 	faults(Table{From: "a.b", Columns: []Column{{"x", "y"}, {"y", "y"}}}, "columns[1]: two columns")
 	faults(Table{From: "a.b", Skip: true, SID: "x"}, "skip: the other keys")
-	if len((Source{Name: "a*", SID: "x"}).Check()) != 1 || len((Source{Name: "a", SID: "x"}).Check()) != 0 {
-		t.Error("a sid for many sources, or none for one")
+	for _, bad := range []Source{{Name: "a*", SID: "x"}, {Name: "a", SID: "{*}"}} {
+		if len(bad.Check()) != 1 {
+			t.Errorf("%+v is not refused", bad)
+		}
+	}
+	for _, good := range []Source{{Name: "a", SID: "x"}, {Name: "a*", SID: "{*}"}} {
+		if len(good.Check()) != 0 {
+			t.Errorf("%+v is refused", good)
+		}
+	}
+}
+
+func TestSIDs(t *testing.T) {
+	for _, c := range []struct{ pattern, sid, source, want string }{
+		{"a", "", "a", "a"},
+		{"a", "x", "a", "x"},
+		{"tenant_*", "{*}", "tenant_17", "17"},
+		{"t?_*_eu", "e{*}", "t1_17_eu", "e17"},
+		{"*_eu", "{*}", "a_eu_eu", "a_eu"},
+	} {
+		r := newSet(t, []Source{{Name: c.pattern, SID: c.sid}}, Table{From: "a.b", SID: "sid"})
+		if got, ok := r.Source(c.source); got != c.want || !ok {
+			t.Errorf("%+v: got %q", c, got)
+		}
+	}
+	clash := func(want string, sources []Source, tables ...Table) {
+		t.Helper()
+		got := CheckSIDs(sources, tables)
+		if len(got) > 1 || (want == "") != (len(got) == 0) || len(got) == 1 && got[0].Path+": "+got[0].Message != want {
+			t.Errorf("got %v, want %q", got, want)
+		}
+	}
+	two := []Source{{Name: "a", SID: "x"}, {Name: "b", SID: "x"}}
+	clash(`sources[1].sid: is also the sid of "a" in sources[0], and tables[0] writes both into one target; give one of them another`, two, Table{From: "*.*", To: "s.t"})
+	clash("", two, Table{From: "*.*", To: "{source}.t"})
+	clash("", two, Table{Source: "a", From: "*.*", To: "s.t"})
+	clash("", two, Table{Source: "a", From: "a.*", To: "x.t"}, Table{From: "*.*", To: "s.t"})
+	clash("", two)
+	clash(`sources[1].sid: is also the sid of "x" in sources[0], and tables[0] writes both into one target; give one of them another`,
+		[]Source{{Name: "x"}, {Name: "y", SID: "x"}}, Table{From: "*.*", To: "s.t", SID: "sid"})
+	clash("", []Source{{Name: "a*"}, {Name: "a", SID: "x"}, {Name: "b", SID: "x"}}, Table{From: "*.*", To: "s.t"}) // a is a
+	clash(`sources[0].sid: the sid "x" is not a number of type integer, in its plain form, as tables[0] wants it`,
+		two[:1], Table{From: "*.*", SID: "tenant", SIDType: "integer"})
+	for typ, sids := range map[string][]string{
+		"smallint": {"32767", "-1", "!32768", "!01", "!+1", "!"},
+		"bigint":   {"9223372036854775807", "!9223372036854775808"},
+		"uuid":     {"0b51cbd6-93d5-4b8e-8f0b-6f2f0a2f1c11", "!0B51CBD6-93d5-4b8e-8f0b-6f2f0a2f1c11", "!0b51cbd693d54b8e8f0b6f2f0a2f1c11"},
+		"text":     {"", "x"},
+	} {
+		for _, sid := range sids {
+			text, bad := strings.CutPrefix(sid, "!")
+			if known, err := SIDFits(text, typ); !known || bad != (err != nil) {
+				t.Errorf("%s %q: %v, %v", typ, text, known, err)
+			}
+		}
+	}
+	if known, _ := SIDFits("1", "money"); known {
+		t.Error("a sid of type money")
 	}
 }
 
@@ -169,5 +225,6 @@ func TestCompile(t *testing.T) {
 	refused(`column "a" belongs to the key and is not written`, Table{Columns: []Column{{"c", "c"}}})
 	refused(`no column "d"`, Table{Columns: []Column{{"d", "d"}}})
 	refused(`has the name of the sid column`, Table{SID: "b"})
+	refused(`the sid "s" is not a UUID`, Table{SID: "sid", SIDType: "uuid"})
 	refused("has 64 bytes", Table{To: "x." + strings.Repeat("y", 64)})
 }

@@ -89,7 +89,7 @@ type evolution struct {
 // here. In this order, since each needs those before it.
 func (e *evolution) run(ctx context.Context, have catalogColumns, at change.Position) error {
 	if e.plan.SIDColumn != "" && have.column(e.plan.SIDColumn) == nil {
-		return e.blocked(fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s text, fill it, and add it to the key", e.table, postgres.Ident(e.plan.SIDColumn)),
+		return e.blocked(fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s %s, fill it, and add it to the key", e.table, postgres.Ident(e.plan.SIDColumn), e.plan.SIDType),
 			"which source the rows already there belong to cannot be known; the table is not written",
 			"it has no column %q for the sid", e.plan.SIDColumn)
 	}

@@ -149,7 +149,7 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 	used := map[string]bool{}
 	if plan.SIDColumn != "" {
 		c := have.column(plan.SIDColumn)
-		if err := fits(plan, plan.SIDColumn, "text", c.full); err != nil {
+		if err := sidFits(plan, c); err != nil {
 			return nil, err
 		}
 		t.sid = c.target()
@@ -284,7 +284,7 @@ func (s *Session) create(ctx context.Context, tx pgx.Tx, plan *rule.Plan) error 
 	}
 	var lines, key []string
 	if plan.SIDColumn != "" {
-		lines = append(lines, postgres.Ident(plan.SIDColumn)+" text NOT NULL")
+		lines = append(lines, postgres.Ident(plan.SIDColumn)+" "+plan.SIDType+" NOT NULL")
 		key = append(key, postgres.Ident(plan.SIDColumn))
 	}
 	for i, c := range plan.Columns {

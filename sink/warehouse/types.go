@@ -147,3 +147,20 @@ func fits(plan *rule.Plan, column, source, target string) error {
 			postgres.Ident(plan.Target.Schema, plan.Target.Table), postgres.Ident(column), source, plan.Rule),
 	}
 }
+
+// sidFits refuses a sid column that cannot hold the source's sid.
+func sidFits(plan *rule.Plan, c *catalogColumn) error {
+	known, err := rule.SIDFits(plan.SID, c.base)
+	switch {
+	case !known:
+		return fits(plan, plan.SIDColumn, "text", c.full)
+	case err == nil:
+		return nil
+	}
+	return &trouble.Error{
+		Code: trouble.TargetType, Op: "write to", Subject: fmt.Sprintf("column %q of table %q", plan.SIDColumn, plan.Target.String()),
+		Cause: fmt.Errorf("it is %s there, and %w (tables[%d].sid, source %q)", c.full, err, plan.Rule, plan.Source),
+		Means: "the table of this source is held, all others go on",
+		Hint:  rule.SIDHint(plan.Source, c.base) + "; restart the sink, then sink resume SOURCE/TABLE",
+	}
+}
