@@ -304,7 +304,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	}
 	for _, t := range tables {
 		route, ok := matchTopic(o.rules, t.Topic)
-		if !ok {
+		if !ok || warehouse.Removed(pauses, route.Source) {
 			continue
 		}
 		out := TableStatus{
@@ -332,13 +332,9 @@ var ErrNotApplied = errors.New("not everything is applied")
 // Wait waits until everything that Kafka holds when it is called, of the topics that the rules take, is applied. When ctx
 // ends before, the error is an ErrNotApplied that names a partition which is behind.
 func (o *Operator) Wait(ctx context.Context, cfg Config) error {
-	opts, err := cfg.Kafka.Options(service.Log(cfg.Log))
+	client, err := kafkaClient(cfg)
 	if err != nil {
 		return err
-	}
-	client, err := kgo.NewClient(opts...)
-	if err != nil {
-		return fmt.Errorf("make Kafka client: %w", err)
 	}
 	defer client.Close()
 	ends, err := o.ends(ctx, kadm.NewClient(client))
@@ -382,9 +378,16 @@ func (o *Operator) ends(ctx context.Context, admin *kadm.Client) (map[warehouse.
 	if err != nil {
 		return nil, kafka.Trouble("list topics of", "Kafka", err)
 	}
+	pauses, err := o.session.Pauses(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var names []string
 	whole := map[string]bool{}
 	for _, name := range topics.Names() {
+		if warehouse.Removed(pauses, sourceOf(name)) {
+			continue
+		}
 		if source, ok := record.ParseProgressTopic(name); ok {
 			if _, ok := o.rules.Source(source); ok {
 				names = append(names, name)

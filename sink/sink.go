@@ -128,6 +128,7 @@ func (s *Sink) wholeLane() int { return s.cfg.Warehouse.Connections + 1 }
 func (s *Sink) route(topic string) (lane int, ok bool) {
 	if source, ok := record.ParseProgressTopic(topic); ok {
 		_, ok := s.rules.Source(source)
+		ok = ok && !s.removed(source)
 		if s.rules.Whole(source) {
 			return s.wholeLane(), ok
 		}
@@ -142,8 +143,14 @@ func (s *Sink) route(topic string) (lane int, ok bool) {
 	return int(h.Sum32() % uint32(s.cfg.Warehouse.Connections)), true
 }
 
-// match gives the rule for a topic of changes.
-func (s *Sink) match(topic string) (*rule.Route, bool) { return matchTopic(s.rules, topic) }
+// match gives the rule for a topic of changes; none for those of a source that was removed.
+func (s *Sink) match(topic string) (*rule.Route, bool) {
+	r, ok := matchTopic(s.rules, topic)
+	if !ok || s.removed(r.Source) {
+		return nil, false
+	}
+	return r, true
+}
 
 func matchTopic(rules *rule.Set, topic string) (*rule.Route, bool) {
 	source, schema, table, ok := record.ParseTopic(topic)
@@ -180,6 +187,14 @@ func (s *Sink) Run(ctx context.Context) error {
 func (s *Sink) work(ctx context.Context) error {
 	defer s.consumer.Close()
 	err := retry.Do(ctx, backoff, s.warehouse.Migrate, func(err error, _ int, _ time.Duration) { s.retrying("warehouse", err) })
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// Before the first topic is found: those of removed sources are not wanted.
+	err = retry.Do(ctx, backoff, s.readPauses, func(err error, _ int, _ time.Duration) { s.retrying("warehouse", err) })
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -257,15 +272,9 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 	if err != nil {
 		return nil, err
 	}
-	session := s.warehouse.Session()
-	defer session.Close(context.WithoutCancel(ctx))
-	pauses, err := session.Pauses(ctx)
-	if err != nil {
+	if err := s.readPauses(ctx); err != nil { // after the claim: see warehouse.MarkRemoved
 		return nil, err
 	}
-	s.mu.Lock()
-	s.pauses = pauses
-	s.mu.Unlock()
 	starts := make([]consume.Start, len(claims))
 	for i, c := range claims {
 		starts[i] = consume.Start{Epoch: c.Epoch, Next: c.Next, Position: c.Position, CommitTime: c.CommitTime, Attempt: c.Attempt, Skip: c.Skip, Err: c.Err}
@@ -277,6 +286,20 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 		}
 	}
 	return starts, nil
+}
+
+// readPauses learns what people have stopped.
+func (s *Sink) readPauses(ctx context.Context) error {
+	session := s.warehouse.Session()
+	defer session.Close(context.WithoutCancel(ctx))
+	pauses, err := session.Pauses(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.pauses = pauses
+	s.mu.Unlock()
+	return nil
 }
 
 // Run makes a sink and runs it until ctx ends.

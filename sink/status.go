@@ -143,13 +143,13 @@ func (s *Sink) Status() *Status {
 		}
 	}
 	st.WarehouseUp = st.WarehouseUp && st.Step != "connecting to the warehouse"
-	sources := s.sources
+	sources := slices.Clone(s.sources)
 	troubles := map[string]*Trouble{}
 	for _, q := range s.troubles {
 		troubles[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
 	}
 	for p, h := range s.held {
-		if t := troubles[p.Topic]; t == nil && h.barrier.IsZero() && !h.fenced && !h.paused {
+		if t := troubles[p.Topic]; t == nil && h.barrier.IsZero() && !h.fenced && !h.paused && !h.moved {
 			troubles[p.Topic] = &Trouble{Code: string(trouble.CodeOf(h.err)), Message: h.err.Error(), Topic: p.Topic, Partition: p.Number, Offset: h.next, Since: h.since.UTC()}
 		}
 	}
@@ -184,7 +184,7 @@ func (s *Sink) Status() *Status {
 		}
 	}
 	for _, topic := range overview.Unrouted {
-		if source, schema, table, ok := record.ParseTopic(topic); ok && !s.consumed(topic) && !s.rules.Skipped(source, schema, table) {
+		if source, schema, table, ok := record.ParseTopic(topic); ok && !s.consumed(topic) && !s.rules.Skipped(source, schema, table) && !s.removed(source) {
 			st.Unmatched = append(st.Unmatched, topic)
 		}
 	}

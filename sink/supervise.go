@@ -25,9 +25,13 @@ type hold struct {
 	barrier change.Position // it waits for the other partitions at this TRUNCATE; zero otherwise
 	fenced  bool            // somebody else claimed it
 	paused  bool            // somebody asked for it
+	moved   bool            // its checkpoint was moved from outside
 }
 
-var errPaused = errors.New("is paused")
+var (
+	errPaused = errors.New("is paused")
+	errMoved  = errors.New("its checkpoint was moved")
+)
 
 var errBarrier = errors.New("waits for the other partitions at a TRUNCATE")
 
@@ -216,7 +220,7 @@ func (v *supervisor) barriers(ctx context.Context) error {
 func (v *supervisor) look(ctx context.Context) error {
 	held := v.heldNow()
 	for p, h := range held {
-		if !h.written && !h.fenced && !h.paused && h.barrier.IsZero() {
+		if !h.written && !h.fenced && !h.paused && !h.moved && h.barrier.IsZero() {
 			v.s.mu.Lock()
 			real := v.s.held[p]
 			v.s.mu.Unlock()
@@ -245,12 +249,19 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	unowned, err := v.session.Unowned(ctx)
+	if err != nil {
+		return err
+	}
 	v.s.mu.Lock()
 	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked, v.s.reloads = quarantines, sources, pauses, parked, reloads
 	v.s.mu.Unlock()
-	v.pause(held)
+	if err := v.pause(ctx, held); err != nil {
+		return err
+	}
+	v.moved(unowned)
 	for p, h := range held {
-		over := h.fenced && time.Since(h.since) >= reclaimAfter
+		over := h.fenced && time.Since(h.since) >= reclaimAfter || h.moved
 		if h.written {
 			over = !slices.ContainsFunc(quarantines, func(q warehouse.Quarantine) bool {
 				return q.Topic == p.Topic && q.Partition == p.Number && q.Remedy == warehouse.TryAgain
@@ -271,7 +282,7 @@ func (v *supervisor) look(ctx context.Context) error {
 
 // pause holds the partitions that somebody paused, and lets those go on whose pause is over. What is being written is
 // finished; nothing is written after it. The progress topics are read on: they say how far the source is.
-func (v *supervisor) pause(held map[*consume.Partition]*hold) {
+func (v *supervisor) pause(ctx context.Context, held map[*consume.Partition]*hold) error {
 	for _, view := range v.s.consumer.Views() {
 		p := view.Partition
 		paused, known := v.s.pausedTopic(view.Topic), held[p] != nil
@@ -283,16 +294,33 @@ func (v *supervisor) pause(held map[*consume.Partition]*hold) {
 			v.s.consumer.Hold(p, errPaused)
 			v.s.log.Info("table is paused", "topic", p.Topic, "partition", p.Number)
 		case !paused && errors.Is(view.Held, errPaused):
-			v.released(p)
-			v.s.consumer.Release(p, nil)
+			// Its checkpoint may have been moved meanwhile.
+			if err := v.reclaim(ctx, p); err != nil {
+				return err
+			}
 			v.s.log.Info("pause is over", "topic", p.Topic, "partition", p.Number)
 		}
+	}
+	return nil
+}
+
+// moved holds the partitions whose checkpoints were moved from outside, for them to be claimed again.
+func (v *supervisor) moved(unowned map[warehouse.Place]bool) {
+	for _, view := range v.s.consumer.Views() {
+		p := view.Partition
+		if view.Held != nil || !unowned[warehouse.Place{Topic: p.Topic, Partition: p.Number}] {
+			continue
+		}
+		v.s.mu.Lock()
+		v.s.held[p] = &hold{err: errMoved, since: time.Now(), moved: true}
+		v.s.mu.Unlock()
+		v.s.consumer.Hold(p, errMoved)
 	}
 }
 
 func (s *Sink) pausedTopic(topic string) bool {
 	if source, ok := record.ParseProgressTopic(topic); ok {
-		return s.rules.Whole(source) && s.pausedBy(source, "") != nil // its tables can only be paused together
+		return s.removed(source) || s.rules.Whole(source) && s.pausedBy(source, "") != nil // its tables can only be paused together
 	}
 	source, schema, table, ok := record.ParseTopic(topic)
 	return ok && s.pausedBy(source, schema+"."+table) != nil
@@ -310,10 +338,17 @@ func (s *Sink) pausedBy(source, table string) *warehouse.Pause {
 	return nil
 }
 
+// removed says whether somebody has removed a source from the warehouse.
+func (s *Sink) removed(source string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return warehouse.Removed(s.pauses, source)
+}
+
 // reclaim takes a held partition over again: its checkpoint may have been moved by a person meanwhile.
 func (v *supervisor) reclaim(ctx context.Context, p *consume.Partition) error {
-	if v.s.consumer.Gone(p) {
-		return nil
+	if !v.s.consumer.Settled(p) {
+		return nil // given up, or at the next look: what is under way for it would be fenced by this
 	}
 	starts, err := v.s.claim(ctx, []consume.Request{v.s.consumer.Request(p)})
 	if err != nil {

@@ -8,7 +8,9 @@ import (
 
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // tenants plays n captures, tenant_1 to tenant_n, over one connection. Their progress is not written.
@@ -98,4 +100,240 @@ func TestSIDTypes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// tenantPlan looks a tenant up, as a verb does.
+func (w *world) tenantPlan(o *sink.Operator, name string) *sink.TenantPlan {
+	w.t.Helper()
+	p, err := o.Tenant(w.t.Context(), name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return p
+}
+
+func untold(string, int64) {}
+
+// TestTenantsDoNotDisturbEachOther: an older application's table lacks a column, one tenant is down from the beginning,
+// one comes late, one has a table that cannot be written, one stops in the middle.
+func TestTenantsDoNotDisturbEachOther(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.orders", To: "sales.orders", SID: "tenant"})
+	w.cfg.Sources = []rule.Source{{Name: "tenant_*", SID: "{*}"}}
+	newer := relation("orders", "id integer key", "note text", "channel text")
+	older := relation("orders", "id integer key", "note text", "legacy integer")
+	a, b, odd, down := w.source("tenant_a"), w.source("tenant_b"), w.source("tenant_odd"), w.source("tenant_down")
+	down.table(newer, 1) // its topics are there, and nothing is in them
+	a.tx(ins(newer, 1, "a1", "web"))
+	b.tx(ins(older, 1, "b1", 7))
+	s := w.start(w.cfg)
+	w.complete(a)
+	w.complete(b)
+	odd.tx(ins(relation("orders", "id text key", "note text"), "x", "another type"))
+	all := `SELECT tenant, id, note, channel, legacy FROM sales.orders ORDER BY 1, 2`
+	w.rows(all, "a|1|a1|web|∅", "b|1|b1|∅|7")
+	w.rows(`SELECT source, code FROM tributary.quarantine`, "tenant_odd|target-type")
+	// A new one, while another one's capture has stopped in the middle of nowhere.
+	late := w.source("tenant_late")
+	late.tx(ins(newer, 1, "late1", "app"))
+	w.complete(late)
+	a.tx(upd(newer, 1, keep, "phone"), ins(newer, 2, "a2", nil))
+	b.tx(upd(older, 1, "b1 again", keep))
+	w.complete(a)
+	w.complete(b)
+	// The older application is upgraded.
+	upgraded := relation("orders", "id integer key", "note text", "legacy integer", "channel text")
+	b.tx(upd(upgraded, 1, keep, keep, "web"))
+	w.complete(b)
+	w.rows(all, "a|1|a1|phone|∅", "a|2|a2|∅|∅", "b|1|b1 again|web|7", "late|1|late1|app|∅")
+	states := map[string]string{}
+	for _, table := range s.Status().Tables {
+		states[table.Source] = table.State
+	}
+	if fmt.Sprint(states) != "map[tenant_a:up_to_date tenant_b:up_to_date tenant_down:up_to_date tenant_late:up_to_date tenant_odd:quarantined]" {
+		t.Errorf("got %v", states)
+	}
+}
+
+// TestTenantPause: two sinks hold all tables of one source where they are, also over a restart; the other goes on.
+func TestTenantPause(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	one, two := relation("one", "id integer key"), relation("two", "id integer key")
+	a, b := w.source("a"), w.source("b")
+	a.table(one, 3)
+	a.tx(ins(one, 1), ins(two, 1))
+	b.tx(ins(one, 1), ins(two, 1))
+	first, second := w.start(w.cfg), w.start(w.cfg)
+	w.complete(a)
+	w.complete(b)
+	o := w.operator()
+	if err := o.Pause(t.Context(), "a", "", "upgrade", 0); err != nil {
+		t.Fatal(err)
+	}
+	paused := func() any { // of the tables of a, as each sink sees them
+		n := 0
+		for _, s := range []*running{first, second} {
+			for _, table := range s.Status().Tables {
+				if table.Source == "a" && table.State == sink.StatePaused && table.PausedReason == "upgrade" {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	w.eventually(4, paused)
+	a.tx(many(50, func(i int) event { return ins(one, 100+i) })...)
+	b.tx(ins(one, 2), ins(two, 2))
+	w.complete(b)
+	first.stop()
+	first = w.start(w.cfg)
+	w.eventually(4, paused)
+	b.tx(ins(one, 3), ins(two, 3))
+	w.complete(b)
+	w.rows(`SELECT (SELECT count(*) FROM public.one WHERE tenant = 'a'), (SELECT count(*) FROM public.two WHERE tenant = 'a')`, "1|1")
+	if _, err := o.Resume(t.Context(), "a", "", warehouse.TryAgain); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(a)
+	w.rows(`SELECT count(*) FROM public.one WHERE tenant = 'a'`, "51")
+}
+
+// TestTenantRemove: while two sinks write, its capture goes on, and after a restart. Then it is brought back.
+func TestTenantRemove(t *testing.T) {
+	for _, consistency := range []string{"table", "source"} {
+		t.Run(consistency, func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.own", To: "own.{source}"}, rule.Table{From: "public.*", SID: "tenant"})
+			w.cfg.Sources = []rule.Source{{Name: "a", Consistency: consistency}, {Name: "b"}}
+			w.cfg.Batch.Rows = 50
+			r, own := relation("t", "id integer key", "v text"), relation("own", "id integer key")
+			a, b := w.source("a"), w.source("b")
+			a.table(r, 3)
+			a.tx(append(many(500, func(i int) event { return ins(r, i, "a") }), ins(own, 1))...)
+			b.tx(append(many(500, func(i int) event { return ins(r, i, "b") }), ins(own, 1))...)
+			first := w.start(w.cfg)
+			w.start(w.cfg)
+			w.complete(a)
+			w.complete(b)
+			a.tx(many(500, func(i int) event { return upd(r, i, "under way") })...)
+			o := w.operator()
+			removed, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "contract ended", untold)
+			if err != nil || removed != 501 {
+				t.Fatalf("removed %d: %v", removed, err)
+			}
+			a.tx(ins(r, 1000, "after"))
+			b.tx(upd(r, 1, "goes on"))
+			w.complete(b)
+			gone := func() {
+				t.Helper()
+				w.rows(`SELECT tenant, count(*) FROM public.t GROUP BY 1`, "b|500")
+				w.rows(`SELECT count(*) FROM own.a`, "0")
+				w.rows(`SELECT count(*) FROM own.b`, "1")
+				w.rows(`SELECT DISTINCT split_part(topic, '.', 1) FROM tributary.feed`, "b")
+				w.rows(`SELECT source FROM tributary.source`, "b")
+			}
+			gone()
+			w.eventually(true, func() any {
+				for _, table := range first.Status().Tables {
+					if table.Source == "a" {
+						return table.State
+					}
+				}
+				return len(first.Status().Unmatched) == 0
+			})
+			first.stop()
+			first = w.start(w.cfg)
+			b.tx(upd(r, 2, "goes on"))
+			w.complete(b)
+			gone()
+			tenants, err := o.Tenants(t.Context(), w.cfg)
+			if err != nil || len(tenants) != 2 || tenants[0].State != sink.StateRemoved || tenants[0].Reason != "contract ended" || tenants[1].Tables != 2 {
+				t.Fatalf("got %+v, %v", tenants, err)
+			}
+			if err := o.Pause(t.Context(), "a", "", "", 0); err == nil || !strings.Contains(err.Error(), "it is removed") {
+				t.Errorf("a pause of what is removed: %v", err)
+			}
+			if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", untold); err == nil || !strings.Contains(err.Error(), "it is removed") {
+				t.Errorf("a rebuild of what is removed: %v", err)
+			}
+			if err := o.Wait(t.Context(), w.cfg); err != nil { // not for the removed one
+				t.Error(err)
+			}
+			if _, err := o.Resume(t.Context(), "a", "", warehouse.TryAgain); err != nil {
+				t.Fatal(err)
+			}
+			w.complete(a)
+			w.rows(`SELECT tenant, count(*), count(*) FILTER (WHERE v = 'under way') FROM public.t GROUP BY 1 ORDER BY 1`, "a|501|500", "b|500|0")
+			w.rows(`SELECT count(*) FROM own.a`, "1")
+		})
+	}
+}
+
+// TestTenantRebuild: what somebody has spoilt in the warehouse is as the topics have it again; no reader sees less than
+// what stays. Nothing comes meanwhile: the sinks take notice by themselves.
+func TestTenantRebuild(t *testing.T) {
+	for _, consistency := range []string{"table", "source"} {
+		t.Run(consistency, func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.kept", Mode: "append", SID: "tenant"}, rule.Table{From: "public.*", SID: "tenant"})
+			w.cfg.Sources = []rule.Source{{Name: "a", Consistency: consistency}, {Name: "b"}}
+			w.cfg.Batch.Rows = 100
+			r, log, kept := relation("t", "id integer key", "v text"), relation("log", "v text"), relation("kept", "id integer key")
+			a, b := w.source("a"), w.source("b")
+			a.table(r, 3)
+			for _, rel := range []*schema.Relation{r, log, kept} {
+				a.snapshot(rel, true)
+			}
+			a.tx(append(many(900, func(i int) event { return ins(r, i, "a") }), ins(log, "x"), ins(log, "x"), ins(kept, 1), del(kept, 1))...)
+			a.tx(append(many(100, func(i int) event { return upd(r, i, "again") }), del(r, 899))...)
+			b.tx(append(many(900, func(i int) event { return ins(r, i, "b") }), ins(log, "b"))...)
+			w.start(w.cfg)
+			w.start(w.cfg)
+			w.complete(a)
+			w.complete(b)
+			w.exec(`UPDATE public.t SET v = 'spoilt' WHERE id % 2 = 0; INSERT INTO public.t VALUES ('a', 5000, 'invented'); INSERT INTO public.log VALUES ('a', 'invented')`)
+			w.exec(`DELETE FROM public.t WHERE tenant = 'a' AND id = 10`)
+			end := w.watch(898, `SELECT count(*) FROM public.t WHERE tenant = 'a'`)
+			o := w.operator()
+			if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "spoilt", untold); err != nil {
+				t.Fatal(err)
+			}
+			if consistency == "source" {
+				a.tx(upd(r, 1, "again")) // it goes from state to state
+			}
+			w.rows(`SELECT count(*), count(*) FILTER (WHERE v = 'again'), count(*) FILTER (WHERE v = 'a') FROM public.t WHERE tenant = 'a'`, "899|100|799")
+			w.swept()
+			w.complete(a)
+			end()
+			w.rows(`SELECT count(*), count(*) FILTER (WHERE v = 'spoilt') FROM public.t WHERE tenant = 'b'`, "900|450")
+			w.rows(`SELECT tenant, v FROM public.log ORDER BY 1, 2`, "a|x", "a|x", "b|b")
+			w.rows(`SELECT tenant, id FROM public.kept`, "a|1")
+			w.rows(`SELECT verb FROM tributary.operation WHERE verb = 'tenant rebuild'`, "tenant rebuild")
+		})
+	}
+}
+
+// TestTenantVerbsAreRefused: where it is not certain what they would do.
+func TestTenantVerbsAreRefused(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	r := relation("t", "id integer key")
+	a := w.source("a")
+	a.tx(ins(r, 1), ins(r, 2))
+	s := w.start(w.cfg)
+	w.complete(a)
+	o := w.operator()
+	fails := func(o *sink.Operator, source, want string) {
+		t.Helper()
+		if _, err := o.Tenant(t.Context(), source); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	fails(o, "nobody", "no source of this name was ever written")
+	deleteRecords(t, a, "a.public.t", 1)
+	if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", untold); err == nil || !strings.Contains(err.Error(), "begins at offset 1") {
+		t.Errorf("got %v", err)
+	}
+	w.cfg.Tables = []rule.Table{{From: "public.*", Create: true}}
+	fails(w.operator(), "a", `no rule says any more which column of table "public.t" holds the sid "a"`)
+	s.stop()
+	w.exec(`INSERT INTO tributary.feed VALUES ('other', 'public', 't', 'a', 'a.public.t')`)
+	fails(o, "a", "topic a.public.t of group other writes the same rows")
+	w.rows(`SELECT count(*) FROM public.t`, "2")
 }

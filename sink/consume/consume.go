@@ -41,7 +41,7 @@ type Config struct {
 	// Retrying is told of what failed and is tried again ("kafka", "group", "warehouse"), and with nil when it went well.
 	Retrying func(what string, err error)
 
-	// Route says which lane a topic belongs to, and whether it is consumed at all. It must always say the same.
+	// Route says which lane a topic belongs to, always the same, and whether it is consumed at all, which may change.
 	Route func(topic string) (lane int, ok bool)
 	// Ahead says of which lanes others may wait. Their topics are fetched also while the memory is full of what waits.
 	Ahead func(lane int) bool

@@ -173,6 +173,13 @@ func (c *Consumer) Gone(p *Partition) bool {
 	return p.gone
 }
 
+// Settled says whether the partition is held, and nothing is under way for it any more.
+func (c *Consumer) Settled(p *Partition) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return p.held != nil && !p.busy && !p.gone
+}
+
 // Hold stops a partition where it stands: nothing of it is fetched or handed out, its records are let go. why is
 // shown to people.
 func (c *Consumer) Hold(p *Partition, why error) {

@@ -44,7 +44,7 @@ func (c *Consumer) discover(ctx context.Context) error {
 }
 
 func (c *Consumer) found(topics kadm.TopicDetails) {
-	var fresh, gone []string
+	var fresh, gone, unwanted []string
 	var faults []func()
 	c.mu.Lock()
 	c.unrouted = c.unrouted[:0]
@@ -54,6 +54,10 @@ func (c *Consumer) found(topics kadm.TopicDetails) {
 		}
 		if _, ok := c.cfg.Route(name); !ok {
 			c.unrouted = append(c.unrouted, name)
+			if _, known := c.topics[name]; known {
+				unwanted = append(unwanted, name)
+				delete(c.topics, name)
+			}
 			continue
 		}
 		now := topic{detail.ID.String(), int32(len(detail.Partitions))}
@@ -84,6 +88,10 @@ func (c *Consumer) found(topics kadm.TopicDetails) {
 	if len(gone) > 0 {
 		c.cfg.Log.Warn("topics were made anew", "topics", len(gone), "first", gone[0])
 		c.client.PurgeTopicsFromConsuming(gone...)
+	}
+	if len(unwanted) > 0 {
+		c.cfg.Log.Info("topics are not read any more", "topics", len(unwanted), "first", unwanted[0])
+		c.client.PurgeTopicsFromConsuming(unwanted...)
 	}
 	if len(fresh) > 0 {
 		slices.Sort(fresh)

@@ -249,6 +249,9 @@ type Route struct {
 // Parks says whether changes that cannot be written are put aside.
 func (r *Route) Parks() bool { return r.rule.OnError == onErrorPark }
 
+// Keeps says whether rows stay that are gone at the source.
+func (r *Route) Keeps() bool { return r.rule.ignore&(Deletes|Truncates) != 0 }
+
 // Source says whether the source called name is read, and its sid.
 func (s *Set) Source(name string) (sid string, ok bool) {
 	if len(s.sources) == 0 {

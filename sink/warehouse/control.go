@@ -3,12 +3,16 @@ package warehouse
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/user"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // Operation is what a person did to the pipeline. It is written to tributary.operation in the transaction of the change.
@@ -68,11 +72,18 @@ type Pause struct {
 	Until  *time.Time `json:"until,omitempty"`
 	Reason string     `json:"reason"`
 	Since  time.Time  `json:"since"`
+	// Removed says that it is a source which was removed: its rows are not wanted, and nothing of it is read.
+	Removed bool `json:"removed,omitempty"`
 }
 
 // Covers says whether the pause is of a table.
 func (p *Pause) Covers(source, table string) bool {
 	return (p.Source == "" || p.Source == source) && (p.Table == "" || p.Table == table)
+}
+
+// Removed says whether a source is removed.
+func Removed(pauses []Pause, source string) bool {
+	return slices.ContainsFunc(pauses, func(p Pause) bool { return p.Removed && p.Source == source })
 }
 
 // Subject names what is paused: SOURCE/TABLE, or everything.
@@ -88,13 +99,13 @@ func (s *Session) Pauses(ctx context.Context) ([]Pause, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := s.conn.Query(ctx, `SELECT source, "table", until, reason, since FROM tributary.control
+	rows, err := s.conn.Query(ctx, `SELECT source, "table", until, reason, since, removed FROM tributary.control
 		WHERE grp = $1 AND (until IS NULL OR until > now()) ORDER BY 1, 2`, s.w.cfg.Group)
 	if err != nil {
 		return nil, s.broken("read", "tributary.control", err)
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Pause, err error) {
-		err = row.Scan(&p.Source, &p.Table, &p.Until, &p.Reason, &p.Since)
+		err = row.Scan(&p.Source, &p.Table, &p.Until, &p.Reason, &p.Since, &p.Removed)
 		return p, err
 	})
 	if err != nil {
@@ -103,13 +114,21 @@ func (s *Session) Pauses(ctx context.Context) ([]Pause, error) {
 	return out, nil
 }
 
-// SetPause writes a pause; one for the same subject is replaced.
+// SetPause writes a pause; one for the same subject is replaced, but for that of a source that was removed.
 func (s *Session) SetPause(ctx context.Context, p Pause) error {
 	return s.inTx(ctx, "pause", p.Subject(), func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `
+		tag, err := tx.Exec(ctx, `
 			INSERT INTO tributary.control (grp, source, "table", until, reason) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (grp, source, "table") DO UPDATE SET until = excluded.until, reason = excluded.reason, since = now()`,
-			s.w.cfg.Group, p.Source, p.Table, p.Until, p.Reason); err != nil {
+			ON CONFLICT (grp, source, "table") DO UPDATE SET until = excluded.until, reason = excluded.reason, since = now()
+			WHERE NOT control.removed`,
+			s.w.cfg.Group, p.Source, p.Table, p.Until, p.Reason)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = &trouble.Error{
+				Code: trouble.RuleConflict, Op: "pause", Subject: p.Subject(), Cause: errors.New("it is removed"),
+				Means: "nothing of it is read; nothing was changed", Hint: "to bring it back: sink tenant resume " + p.Source,
+			}
+		}
+		if err != nil {
 			return err
 		}
 		return s.operation(ctx, tx, Operation{Verb: "pause", Subject: p.Subject(), After: p, Reason: p.Reason, Outcome: "paused"})

@@ -74,17 +74,24 @@ func (a *flushing) beginReload(ctx context.Context, i int) error {
 			plan.Target.Schema, plan.Target.Table, plan.SIDColumn, feedSID(plan), r.key, r.types).Scan(&r.ID, &r.Since)
 	}
 	if err == nil {
-		// Not UNLOGGED: it would be empty after a crash of the warehouse, and the sweep would remove every row.
-		_, err = conn.Exec(ctx, fmt.Sprintf("CREATE TABLE %s AS SELECT %s FROM %s WITH NO DATA", r.seen(), strings.Join(columns, ", "), u.Target.name))
-	}
-	if err == nil {
-		_, err = conn.Exec(ctx, fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s)", r.seen(), strings.Join(columns, ", ")))
+		err = a.s.createSeen(ctx, r, u.Target.name, columns)
 	}
 	if err != nil {
 		return &statementError{i, err}
 	}
 	a.reloads[u.Topic] = r
 	return nil
+}
+
+// createSeen makes the table of the keys that are written from now on. target and columns are quoted.
+func (s *Session) createSeen(ctx context.Context, r *Reload, target string, columns []string) error {
+	list := strings.Join(columns, ", ")
+	// Not UNLOGGED: it would be empty after a crash of the warehouse, and the sweep would remove every row.
+	if _, err := s.conn.Exec(ctx, fmt.Sprintf("CREATE TABLE %s AS SELECT %s FROM %s WITH NO DATA", r.seen(), list, target)); err != nil {
+		return err
+	}
+	_, err := s.conn.Exec(ctx, fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s)", r.seen(), list))
+	return err
 }
 
 // endReload ends the reload of a topic, if there is one, without removing anything, and has all who write the topic look
@@ -94,6 +101,10 @@ func (s *Session) endReload(ctx context.Context, topic string) error {
 	if _, err := s.conn.Exec(ctx, `UPDATE tributary.checkpoint SET parked_n = parked_n + 1 WHERE grp = $1 AND topic = $2`, s.w.cfg.Group, topic); err != nil {
 		return err
 	}
+	return s.dropReload(ctx, topic)
+}
+
+func (s *Session) dropReload(ctx context.Context, topic string) error {
 	var r Reload
 	err := s.conn.QueryRow(ctx, `DELETE FROM tributary.reload WHERE grp = $1 AND topic = $2 RETURNING id`, s.w.cfg.Group, topic).Scan(&r.ID)
 	if errors.Is(err, pgx.ErrNoRows) {

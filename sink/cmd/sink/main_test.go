@@ -83,13 +83,40 @@ func TestVerbs(t *testing.T) {
 	want(run("", "status", "--direct"), "healthy: paused", "vacation")
 	want(run("", "resume", "shop", "--yes"), "1 pauses ended")
 	run("nothing to resume", "resume", "--yes")
+
+	if _, err := conn.Exec(t.Context(), `CREATE TABLE public.t (tenant text, id integer);
+		INSERT INTO public.t SELECT CASE WHEN i % 2 = 0 THEN 'shop' ELSE 'other' END, i FROM generate_series(1, 50) i;
+		INSERT INTO tributary.feed VALUES ('warehouse', 'public', 't', 'shop', 'shop.public.t')`); err != nil {
+		t.Fatal(err)
+	}
+	want(run("", "tenant", "remove", "--help"), "sink tenant remove tenant_17 --plan")
+	run("which tenant", "tenant", "pause")
+	run(`"shop/public.t" is one table`, "tenant", "rebuild", "shop/public.t")
+	run("unknown verb", "tenant", "remvoe")
+	run("no source of this name", "tenant", "remove", "shpo", "--yes")
+	run("no rule says any more", "tenant", "remove", "shop", "--yes")
+	if err := os.WriteFile(file, []byte(strings.Replace(text, `"*.*"`, `"*.*", sid: tenant`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(run("", "tenant", "pause", "shop", "--reason", "upgrade", "--yes"), "shop: not written by any sink")
+	want(run("", "tenant", "list"), "shop\tshop\tpaused\t1\t", "upgrade")
+	want(run("", "tenant", "resume", "shop", "--yes"), "1 pauses ended")
+	want(run("", "tenant", "remove", "shop", "--plan"), `public.t: rows with tenant = "shop" are removed`)
+	want(run("", "tenant", "remove", "shop", "--reason", "gone", "--yes"), "25 rows removed; to bring it back: sink tenant resume shop")
+	want(run("", "tenant", "list", "--json"), `"state": "removed"`, `"reason": "gone"`)
+	want(run("", "tenant", "remove", "shop", "--yes"), "0 rows removed")
+	run("it is removed", "tenant", "rebuild", "shop", "--yes")
+	want(run("", "tenant", "resume", "shop", "--yes"), "1 pauses ended")
+	want(run("", "tenant", "list", "--json"), `"tenants": []`)
+
 	run("not SOURCE/TABLE", "parked", "retry", "shop")
 	run("unknown verb", "parked", "retyr")
 	var verbs string
 	if err := conn.QueryRow(t.Context(), `SELECT string_agg(verb || ' ' || subject, ', ' ORDER BY at) FROM tributary.operation`).Scan(&verbs); err != nil {
 		t.Fatal(err)
 	}
-	if verbs != "parked discard shop/public.t, resume --skip shop/public.t, pause shop, resume shop/public.t, resume shop" {
+	if verbs != "parked discard shop/public.t, resume --skip shop/public.t, pause shop, resume shop/public.t, resume shop, "+
+		"pause shop, resume shop, tenant remove shop, tenant remove shop, tenant remove shop, tenant remove shop, resume shop" {
 		t.Errorf("operations: %s", verbs)
 	}
 }

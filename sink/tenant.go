@@ -1,0 +1,262 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// A tenant is a source among others of the same tables. What people do to one is done here: to the warehouse, where all
+// sinks of the group take notice, so that no other source is disturbed.
+
+// Tenant is a source as the group knows it.
+type Tenant struct {
+	Source     string     `json:"source"`
+	SID        string     `json:"sid"`
+	State      string     `json:"state"`
+	Tables     int        `json:"tables"`
+	Reason     string     `json:"reason,omitempty"` // of a pause, or of the removal
+	CompleteAt *time.Time `json:"complete_at"`
+	AgeSeconds *float64   `json:"age_seconds"`
+}
+
+// StateRemoved is the state of a tenant that was removed.
+const StateRemoved = "removed"
+
+// Tenants lists the sources that have been here.
+func (o *Operator) Tenants(ctx context.Context, cfg Config) ([]Tenant, error) {
+	st, err := o.Status(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	pauses, err := o.session.Pauses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []Tenant{}
+	add := func(t Tenant) {
+		t.SID, _ = o.rules.Source(t.Source)
+		for _, p := range pauses {
+			if p.Table == "" && (p.Source == t.Source || p.Source == "") {
+				t.Reason = p.Reason
+			}
+		}
+		out = append(out, t)
+	}
+	known := map[string]bool{}
+	for _, s := range st.Sources {
+		if known[s.Name] = true; !warehouse.Removed(pauses, s.Name) {
+			add(Tenant{Source: s.Name, State: s.State, Tables: s.Tables, CompleteAt: s.CompleteAt, AgeSeconds: s.AgeSeconds})
+		}
+	}
+	for i := range st.Tables { // of captures that write no progress
+		if s := st.Tables[i].Source; !known[s] {
+			known[s] = true
+			t := Tenant{Source: s, State: StateUpToDate}
+			for _, table := range st.Tables {
+				if table.Source == s {
+					t.Tables++
+					t.State = worst(t.State, table.State)
+				}
+			}
+			add(t)
+		}
+	}
+	for _, p := range pauses {
+		if p.Removed {
+			add(Tenant{Source: p.Source, State: StateRemoved})
+		}
+	}
+	slices.SortFunc(out, func(a, b Tenant) int { return strings.Compare(a.Source, b.Source) })
+	return out, nil
+}
+
+// TenantPlan is what there is of a tenant, before something is done to it.
+type TenantPlan struct {
+	Source  string
+	Removed bool // it was removed before
+	Feeds   []warehouse.Feed
+	Topics  []string // that have checkpoints
+}
+
+func refused(source, cause, hint string) error {
+	return &trouble.Error{
+		Code: trouble.RuleConflict, Op: "change", Subject: fmt.Sprintf("tenant %q", source),
+		Cause: errors.New(cause), Means: "nothing was changed", Hint: hint,
+	}
+}
+
+// Tenant looks a tenant up. It refuses what the rules do not tell enough of: which column holds its sid.
+func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, error) {
+	pauses, err := o.session.Pauses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &TenantPlan{Source: source, Removed: warehouse.Removed(pauses, source)}
+	if p.Topics, err = o.session.SourceTopics(ctx, source); err != nil {
+		return nil, err
+	}
+	feeds, others, err := o.session.Feeds(ctx, source)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(p.Topics) == 0 && len(feeds) == 0 && !p.Removed:
+		return nil, refused(source, "no source of this name was ever written by the group", "sink tenant list")
+	case len(others) > 0:
+		return nil, refused(source, others[0]+" writes the same rows", "its rows do not belong to it alone: let the other one write to another target")
+	}
+	for _, f := range feeds {
+		route, ok := matchTopic(o.rules, f.Topic)
+		switch {
+		case f.SID == "":
+		case !ok || route.Target != f.Target || route.SID != f.SID || route.SIDColumn == "":
+			return nil, refused(source, fmt.Sprintf("no rule says any more which column of table %q holds the sid %q", f.Target, f.SID),
+				"put the rule back that wrote it; or, where its rows are gone: DELETE FROM tributary.feed WHERE topic = '"+f.Topic+"';")
+		default:
+			f.SIDColumn = route.SIDColumn
+			f.Key = slices.DeleteFunc(f.Key, func(name string) bool { return name == f.SIDColumn })
+		}
+		p.Feeds = append(p.Feeds, f)
+	}
+	return p, nil
+}
+
+// RemoveTenant removes all rows of a tenant and forgets its checkpoints. Nothing of it is read again until Resume, which
+// brings it back from the beginning of its topics. told is given the rows removed so far. What was begun and failed can
+// be done again.
+func (o *Operator) RemoveTenant(ctx context.Context, p *TenantPlan, reason string, told func(target string, rows int64)) (removed int64, err error) {
+	if err := o.session.MarkRemoved(ctx, p.Source, reason, p.Feeds); err != nil {
+		return 0, err
+	}
+	for _, f := range p.Feeds {
+		if err := o.session.RemoveRows(ctx, f, func(rows int64) {
+			removed += rows
+			told(f.Target.String(), removed)
+		}); err != nil {
+			return removed, err
+		}
+	}
+	return removed, o.session.Forget(ctx, p.Source, removed)
+}
+
+// RebuildTenant has the topics of a tenant read anew from their beginning, and says so to every sink. Rows of tables with
+// a key stay until all have come again; the others are removed first.
+func (o *Operator) RebuildTenant(ctx context.Context, cfg Config, p *TenantPlan, reason string, told func(target string, rows int64)) (err error) {
+	if p.Removed {
+		return refused(p.Source, "it is removed", "sink tenant resume "+p.Source+" reads all of it")
+	}
+	var starts map[warehouse.Place]int64
+	if starts, err = o.starts(ctx, cfg, p); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(p.Feeds, func(f warehouse.Feed) bool { return len(f.Key) == 0 }) {
+		resume, err := o.emptyKeyless(ctx, p, told)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, resume()) }()
+	}
+	return o.session.Rebuild(ctx, p.Source, reason, p.Feeds, starts, func(topic string) bool {
+		r, ok := matchTopic(o.rules, topic)
+		return ok && r.Keeps()
+	})
+}
+
+// emptyKeyless removes the rows of a tenant's tables without key while nobody writes them: the tenant is paused until
+// resume is called.
+func (o *Operator) emptyKeyless(ctx context.Context, p *TenantPlan, told func(target string, rows int64)) (resume func() error, err error) {
+	pauses, err := o.session.Pauses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resume = func() error { return nil }
+	if !slices.ContainsFunc(pauses, func(q warehouse.Pause) bool { return q.Source == p.Source && q.Table == "" }) {
+		if err := o.Pause(ctx, p.Source, "", "tenant rebuild", 0); err != nil {
+			return nil, err
+		}
+		resume = func() error {
+			_, err := o.Resume(context.WithoutCancel(ctx), p.Source, "", warehouse.TryAgain)
+			return err
+		}
+	}
+	err = o.session.TakeAway(ctx, p.Source)
+	removed := int64(0)
+	for _, f := range p.Feeds {
+		if err == nil && len(f.Key) == 0 {
+			err = o.session.RemoveRows(ctx, f, func(rows int64) {
+				removed += rows
+				told(f.Target.String(), removed)
+			})
+		}
+	}
+	if err != nil {
+		return nil, err // it stays paused: a part of its rows is gone
+	}
+	return resume, nil
+}
+
+// starts gives where the topics of a tenant begin. It refuses topics that have lost their beginning: what they hold does
+// not make the table.
+func (o *Operator) starts(ctx context.Context, cfg Config, p *TenantPlan) (map[warehouse.Place]int64, error) {
+	client, err := kafkaClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	var topics []string
+	for _, f := range p.Feeds {
+		topics = append(topics, f.Topic)
+	}
+	out := map[warehouse.Place]int64{}
+	if len(topics) == 0 {
+		return out, nil
+	}
+	listed, err := kadm.NewClient(client).ListStartOffsets(ctx, topics...)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, kafka.Trouble("list offsets of", count(len(topics), "topic"), err)
+	}
+	listed.Each(func(l kadm.ListedOffset) {
+		if l.Offset > 0 {
+			err = refused(p.Source, fmt.Sprintf("topic %q begins at offset %d: Kafka has deleted what was before", l.Topic, l.Offset),
+				"have the source read anew: capture snapshot --reload, at its capture (docs/reload.md)")
+		}
+		out[warehouse.Place{Topic: l.Topic, Partition: l.Partition}] = l.Offset
+	})
+	return out, err
+}
+
+func kafkaClient(cfg Config) (*kgo.Client, error) {
+	opts, err := cfg.Kafka.Options(service.Log(cfg.Log))
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("make Kafka client: %w", err)
+	}
+	return client, nil
+}
+
+// sourceOf gives the source that a topic belongs to, "" for none.
+func sourceOf(topic string) string {
+	if source, _, _, ok := record.ParseTopic(topic); ok {
+		return source
+	}
+	source, _ := record.ParseProgressTopic(topic)
+	return source
+}

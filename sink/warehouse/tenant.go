@@ -1,0 +1,319 @@
+package warehouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// A tenant is a source among others of the same tables. Who changes what is kept of one from outside of the sinks takes
+// its checkpoints away from them first: their epochs are raised, so that no flush under way hits them, and their owner is
+// null, by which sinks know that the checkpoint is to be claimed again.
+
+// Feed is one topic and the rows of a target that it writes.
+type Feed struct {
+	Topic  string
+	Target rule.Target
+	SID    string   // "" where the target has no sid column
+	Key    []string // columns of the target's key, without the sid column; none where it has no key
+
+	// SIDColumn is set by whoever knows the rules.
+	SIDColumn string
+}
+
+// sourceOf gives the source that a topic belongs to, "" for none.
+func sourceOf(topic string) string {
+	if source, _, _, ok := record.ParseTopic(topic); ok {
+		return source
+	}
+	source, _ := record.ParseProgressTopic(topic)
+	return source
+}
+
+// SourceTopics gives the topics of a source that have checkpoints, its progress topic among them.
+func (s *Session) SourceTopics(ctx context.Context, source string) ([]string, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	topics, err := s.topicsOf(ctx, s.conn, "tributary.checkpoint", source)
+	if err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	return topics, nil
+}
+
+func (s *Session) topicsOf(ctx context.Context, db reader, table, source string) ([]string, error) {
+	rows, err := db.Query(ctx, `SELECT DISTINCT topic FROM `+table+` WHERE grp = $1 ORDER BY 1`, s.w.cfg.Group)
+	if err != nil {
+		return nil, err
+	}
+	topics, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return slices.DeleteFunc(topics, func(t string) bool { return sourceOf(t) != source }), err
+}
+
+// Feeds gives what a source has written. others names who writes the same rows.
+func (s *Session) Feeds(ctx context.Context, source string) (feeds []Feed, others []string, err error) {
+	if err := s.open(ctx); err != nil {
+		return nil, nil, err
+	}
+	rows, err := s.conn.Query(ctx, `
+		SELECT f.topic, f.target_schema, f.target_table, f.sid, coalesce(ARRAY(SELECT jsonb_array_elements_text(nullif(f.shape->'key', 'null'))), '{}'),
+		       ARRAY(SELECT DISTINCT format('topic %s of group %s', o.topic, o.grp) FROM tributary.feed o WHERE (o.grp, o.topic) <> (f.grp, f.topic)
+		              AND (o.target_schema, o.target_table) = (f.target_schema, f.target_table) AND (o.sid = f.sid OR f.sid = ''))
+		  FROM tributary.feed f WHERE f.grp = $1 ORDER BY 1`, s.w.cfg.Group)
+	if err != nil {
+		return nil, nil, s.broken("read", "tributary.feed", err)
+	}
+	var f Feed
+	var also []string
+	_, err = pgx.ForEachRow(rows, []any{&f.Topic, &f.Target.Schema, &f.Target.Table, &f.SID, &f.Key, &also}, func() error {
+		if sourceOf(f.Topic) == source {
+			found := f
+			found.Key = slices.Clone(f.Key)
+			feeds, others = append(feeds, found), append(others, also...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, s.broken("read", "tributary.feed", err)
+	}
+	slices.Sort(others)
+	return feeds, slices.Compact(others), nil
+}
+
+// MarkRemoved has every sink of the group let go of a source, and then takes its checkpoints away from them. In this
+// order: a sink that claims a partition before the checkpoints are taken is fenced by that; one that does so later
+// looks at the pauses after its claim, and sees the mark.
+func (s *Session) MarkRemoved(ctx context.Context, source, reason string, feeds []Feed) error {
+	subject := fmt.Sprintf("source %q", source)
+	if err := s.inTx(ctx, "remove", subject, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `
+			INSERT INTO tributary.control (grp, source, "table", reason, removed) VALUES ($1, $2, '', $3, true)
+			ON CONFLICT (grp, source, "table") DO UPDATE SET until = NULL, reason = excluded.reason, since = now(), removed = true`,
+			s.w.cfg.Group, source, reason); err != nil {
+			return err
+		}
+		var targets []string
+		for _, f := range feeds {
+			targets = append(targets, f.Target.String())
+		}
+		return s.operation(ctx, tx, Operation{Verb: "tenant remove", Subject: source, Before: map[string]any{"targets": targets}, Reason: reason, Outcome: "begun"})
+	}); err != nil {
+		return err
+	}
+	return s.TakeAway(ctx, source)
+}
+
+// TakeAway takes the checkpoints of a source away from the sinks. They are claimed again unless the source is paused.
+func (s *Session) TakeAway(ctx context.Context, source string) error {
+	return s.inTx(ctx, "take the checkpoints of", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
+		topics, err := s.topicsOf(ctx, tx, "tributary.checkpoint", source)
+		if err != nil {
+			return err
+		}
+		return s.takeAway(ctx, tx, topics)
+	})
+}
+
+// takeAway takes the checkpoints of topics away from whoever owns them. Flushes under way have written them, or will not.
+func (s *Session) takeAway(ctx context.Context, tx pgx.Tx, topics []string) error {
+	// Rows are locked in the order in which flushes lock them.
+	if _, err := tx.Exec(ctx, `SELECT FROM tributary.checkpoint WHERE grp = $1 AND topic = ANY ($2) ORDER BY topic, partition FOR UPDATE`,
+		s.w.cfg.Group, topics); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `UPDATE tributary.checkpoint SET owner_epoch = owner_epoch + 1, owner = NULL WHERE grp = $1 AND topic = ANY ($2)`,
+		s.w.cfg.Group, topics)
+	return err
+}
+
+// removeRows is how many rows one transaction of RemoveRows removes.
+const removeRows = 10_000
+
+// RemoveRows removes the rows of a feed, in small transactions, each of which is told. Nobody may write them meanwhile.
+func (s *Session) RemoveRows(ctx context.Context, f Feed, told func(rows int64)) error {
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	err := func() error {
+		have, err := readColumns(ctx, s.conn, f.Target)
+		if err != nil || len(have) == 0 {
+			return err // somebody has dropped it
+		}
+		condition := "true"
+		if f.SIDColumn != "" {
+			c := have.column(f.SIDColumn)
+			if c == nil {
+				return fmt.Errorf("it has no column %q any more", f.SIDColumn)
+			}
+			condition = fmt.Sprintf("t.%s %s %s::%s", postgres.Ident(c.name), c.target().equal, postgres.Literal(f.SID), c.base)
+		}
+		leaves, err := s.leaves(ctx, f.Target)
+		for _, leaf := range leaves {
+			for {
+				n, err := s.removeSome(ctx, leaf, condition+" LIMIT $1 FOR UPDATE", removeRows)
+				if err != nil {
+					return err
+				}
+				told(n)
+				if n < removeRows {
+					break
+				}
+			}
+		}
+		return err
+	}()
+	if err != nil {
+		return s.broken("remove rows from", fmt.Sprintf("table %q", f.Target.String()), err)
+	}
+	return nil
+}
+
+// leaves gives the tables that hold the rows of a target, quoted: its partitions, or itself.
+func (s *Session) leaves(ctx context.Context, target rule.Target) ([]string, error) {
+	rows, err := s.conn.Query(ctx, `SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		 WHERE c.relkind = 'r' AND (c.oid = $1::text::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree($1::text::regclass))) ORDER BY 1, 2`,
+		postgres.Ident(target.Schema, target.Table))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
+		var schema, table string
+		err := row.Scan(&schema, &table)
+		return postgres.Ident(schema, table), err
+	})
+}
+
+// removeSome removes the rows t of a table that a condition picks, in a transaction of its own. LIMIT and FOR UPDATE are
+// the condition's.
+func (s *Session) removeSome(ctx context.Context, table, condition string, args ...any) (int64, error) {
+	// By ctid: whatever index there is, or none, the rows are looked for once.
+	tag, err := s.conn.Exec(ctx, fmt.Sprintf(`DELETE FROM %s WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM %s t WHERE %s))`, table, table, condition), args...)
+	return tag.RowsAffected(), err
+}
+
+// Forget removes everything that is known of a source, but for the mark that it is removed.
+func (s *Session) Forget(ctx context.Context, source string, removed int64) error {
+	return s.inTx(ctx, "forget", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
+		for _, table := range []string{"checkpoint", "quarantine", "parked", "feed", "reload"} {
+			topics, err := s.topicsOf(ctx, tx, "tributary."+table, source)
+			for _, topic := range topics {
+				if err == nil && table == "reload" {
+					err = s.dropReload(ctx, topic)
+				}
+			}
+			if err == nil {
+				_, err = tx.Exec(ctx, `DELETE FROM tributary.`+table+` WHERE grp = $1 AND topic = ANY ($2)`, s.w.cfg.Group, topics)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		for _, table := range []string{"source", "milestone", "fence"} {
+			if _, err := tx.Exec(ctx, `DELETE FROM tributary.`+table+` WHERE grp = $1 AND source = $2`, s.w.cfg.Group, source); err != nil {
+				return err
+			}
+		}
+		return s.operation(ctx, tx, Operation{Verb: "tenant remove", Subject: source, Outcome: fmt.Sprintf("%d rows removed", removed)})
+	})
+}
+
+// Rebuild has the topics of a source read anew from their first records. It is one transaction: afterwards sinks claim
+// the partitions again. The rows of a table that has a key stay until all of them have come again, as in a reload; those
+// of keyless have been removed by the caller, or come twice. starts are the first offsets.
+func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Feed, starts map[Place]int64, keeps func(topic string) bool) error {
+	return s.inTx(ctx, "rebuild", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
+		var topics []string
+		for _, f := range feeds {
+			topics = append(topics, f.Topic)
+		}
+		slices.Sort(topics)
+		if err := s.takeAway(ctx, tx, topics); err != nil {
+			return err
+		}
+		for place, start := range starts {
+			if _, err := tx.Exec(ctx, `
+				UPDATE tributary.checkpoint SET next_offset = $4, era = 0, lsn = '0/0', seq = 0, barrier_era = 0, barrier_lsn = '0/0', barrier_seq = 0
+				 WHERE grp = $1 AND topic = $2 AND partition = $3`, s.w.cfg.Group, place.Topic, place.Partition, start); err != nil {
+				return err
+			}
+		}
+		for _, table := range []string{"quarantine", "parked"} {
+			if _, err := tx.Exec(ctx, `DELETE FROM tributary.`+table+` WHERE grp = $1 AND topic = ANY ($2)`, s.w.cfg.Group, topics); err != nil {
+				return err
+			}
+		}
+		for i := range feeds {
+			f := &feeds[i]
+			if err := s.endReload(ctx, f.Topic); err != nil {
+				return err
+			}
+			if len(f.Key) == 0 || keeps(f.Topic) {
+				continue
+			}
+			if err := s.openReload(ctx, tx, source, f); err != nil {
+				return err
+			}
+		}
+		return s.operation(ctx, tx, Operation{Verb: "tenant rebuild", Subject: source, After: map[string]any{"topics": topics}, Reason: reason, Outcome: "begun"})
+	})
+}
+
+// beforeAll is the mark of a reload that no record has begun: every record is behind it.
+const beforeAll = -2
+
+// openReload begins a reload at the beginning of a topic.
+func (s *Session) openReload(ctx context.Context, tx pgx.Tx, source string, f *Feed) error {
+	have, err := readColumns(ctx, tx, f.Target)
+	if err != nil {
+		return err
+	}
+	r := &Reload{key: f.Key}
+	for _, name := range f.Key {
+		c := have.column(name)
+		if c == nil {
+			return fmt.Errorf("table %q has no column %q any more", f.Target.String(), name)
+		}
+		r.types = append(r.types, c.full)
+	}
+	err = tx.QueryRow(ctx, `
+		INSERT INTO tributary.reload (grp, topic, source, topic_id, partition, "offset", target_schema, target_table, sid_column, sid, key, types)
+		SELECT grp, topic, $3, topic_id, partition, $4, $5, $6, $7, $8, $9, $10
+		  FROM tributary.checkpoint WHERE grp = $1 AND topic = $2 ORDER BY partition LIMIT 1
+		RETURNING id, since`, s.w.cfg.Group, f.Topic, source, beforeAll, f.Target.Schema, f.Target.Table, f.SIDColumn, f.SID, r.key, r.types).Scan(&r.ID, &r.Since)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil // nothing was ever read
+	}
+	if err != nil {
+		return err
+	}
+	columns := r.key
+	if f.SIDColumn != "" {
+		columns = append([]string{f.SIDColumn}, columns...)
+	}
+	return s.createSeen(ctx, r, postgres.Ident(f.Target.Schema, f.Target.Table), quoted(columns))
+}
+
+// Unowned gives the partitions whose checkpoints were moved from outside.
+func (s *Session) Unowned(ctx context.Context) (map[Place]bool, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := s.conn.Query(ctx, `SELECT topic, partition FROM tributary.checkpoint WHERE grp = $1 AND owner IS NULL`, s.w.cfg.Group)
+	if err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	out := map[Place]bool{}
+	var p Place
+	if _, err = pgx.ForEachRow(rows, []any{&p.Topic, &p.Partition}, func() error { out[p] = true; return nil }); err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	return out, nil
+}
