@@ -19,6 +19,7 @@ type Config struct {
 	Batch     Batch           `mapstructure:"batch" doc:"Sizes of the transactions in the warehouse."`
 	Sources   []rule.Source   `mapstructure:"sources" doc:"Sources whose topics are read, first match wins; all if there is none."`
 	Tables    []rule.Table    `mapstructure:"tables" doc:"Rules, first match wins. A table that no rule matches is not written."`
+	Retention Retention       `mapstructure:"retention" doc:"Removal of rows that are older than their rule's keep."`
 	Freshness time.Duration   `mapstructure:"freshness" default:"60s" doc:"How far behind a table may be and still count as up to date."`
 	Refresh   time.Duration   `mapstructure:"refresh" default:"1s" doc:"How often to look for new topics."`
 	Session   time.Duration   `mapstructure:"session" default:"10s" doc:"After this long without a sign of life a sink's partitions go to the others. Brokers set bounds (6s to 30min by default)."`
@@ -38,6 +39,24 @@ type Batch struct {
 	Bytes  config.Bytes  `mapstructure:"bytes" default:"16MiB" doc:"Bytes of records in one transaction, at most; one record may be larger."`
 	Age    time.Duration `mapstructure:"age" default:"0s" doc:"How long records may gather before they are written; 0s: not at all."`
 	Memory config.Bytes  `mapstructure:"memory" default:"64MiB" doc:"Bytes of records that are held for all tables together; fetching pauses above it."`
+}
+
+// Retention bounds the removal of old rows. It is done over a connection of its own, by one sink of the group.
+type Retention struct {
+	Every time.Duration `mapstructure:"every" default:"10m" doc:"How often to look for rows that are too old."`
+	Rate  int           `mapstructure:"rate" default:"5000" doc:"Rows removed in a second, at most."`
+}
+
+// Check wants both.
+func (r Retention) Check() []config.Fault {
+	var faults []config.Fault
+	if r.Every <= 0 {
+		faults = append(faults, config.Fault{Path: "every", Value: r.Every.String(), Message: "must be more than 0"})
+	}
+	if r.Rate < 1 {
+		faults = append(faults, config.Fault{Path: "rate", Value: fmt.Sprint(r.Rate), Message: "must be at least 1"})
+	}
+	return faults
 }
 
 // Check gives what the tags cannot say.
@@ -90,6 +109,7 @@ func Default() Config {
 	return Config{
 		Group: "warehouse", Warehouse: Warehouse{Connections: 4}, Kafka: kafka.Config{ClientID: "tributary"},
 		Batch:     Batch{Rows: 50_000, Bytes: 16 << 20, Memory: 64 << 20},
+		Retention: Retention{Every: 10 * time.Minute, Rate: 5000},
 		Freshness: time.Minute, Refresh: time.Second, Session: 10 * time.Second,
 		HTTP: config.HTTP{Listen: "127.0.0.1:9192"}, Log: config.Log{Format: "text", Level: "info"},
 	}

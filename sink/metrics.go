@@ -25,6 +25,7 @@ type metrics struct {
 	errors    *prometheus.CounterVec
 	aside     *prometheus.CounterVec
 	retries   *prometheus.CounterVec
+	expired   *prometheus.CounterVec
 }
 
 const namespace = "tributary_sink"
@@ -55,12 +56,13 @@ func newMetrics(s *Sink) *metrics {
 		}),
 		errors:  counter("errors_total", "Errors by their code.", "code"),
 		aside:   counter("parked_rows_total", "Records that were put aside.", "source", "table", "code"),
+		expired: counter("expired_rows_total", "Rows that were removed since they were older than their rule's keep.", "target"),
 		retries: counter("retries_total", "Tries that failed and were repeated.", "reason"),
 	}
 	for _, result := range []string{"committed", "fenced", "failed", "unknown"} {
 		m.commits.WithLabelValues(result)
 	}
-	s.server.Registry().MustRegister(m.latency, m.changes, m.rows, m.commits, m.duration, m.batchRows, m.errors, m.aside, m.retries,
+	s.server.Registry().MustRegister(m.latency, m.changes, m.rows, m.commits, m.duration, m.batchRows, m.errors, m.aside, m.retries, m.expired,
 		s.stages.Collector(namespace, group), &gauges{s: s})
 	return m
 }
@@ -98,6 +100,9 @@ func (m *metrics) written(plan *rule.Plan, counts batch.Counts, e warehouse.Effe
 				m.changes.WithLabelValues(plan.Source, table, name, outcome).Add(float64(n))
 			}
 		}
+	}
+	if e.Expired > 0 {
+		m.changes.WithLabelValues(plan.Source, table, "update", "expired").Add(float64(e.Expired))
 	}
 	if e.LeftOut > 0 {
 		m.changes.WithLabelValues(plan.Source, table, "update", "left_out").Add(float64(e.LeftOut))

@@ -294,6 +294,12 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: StateUpToDate, WarehouseUp: true,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: []service.StageState{},
 	}
+	var retained map[string]warehouse.Expired
+	if o.rules.AnyKeep() {
+		if retained, err = o.session.Retained(ctx); err != nil {
+			return nil, err
+		}
+	}
 	quarantined := map[string]*Trouble{}
 	for _, q := range quarantines {
 		quarantined[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
@@ -311,6 +317,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: StateUpToDate,
 			LastCommit: t.LastCommit, Parked: parked[t.Topic], Trouble: troubleOf(o.rules, quarantined, t.Topic),
 		}
+		out.expired(route, retained)
 		switch {
 		case out.Trouble != nil:
 			out.State = troubleState(out.Trouble)

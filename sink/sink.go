@@ -8,6 +8,7 @@
 //	progress                             progress.go: applies the progress topics
 //	sources written as a whole           whole.go: progress decides what becomes visible together
 //	supervisor                           supervise.go: quarantine, barriers, lost partitions, what /status shows
+//	retention                            retention.go: removes rows that are too old
 //	sweep                                sweep.go: removes what did not come again when a table was read anew
 package sink
 
@@ -53,7 +54,8 @@ type Sink struct {
 	pauses   []warehouse.Pause
 	parked   map[string]int64 // records, by topic
 	reloads  []warehouse.OpenReload
-	step     string // of the start, "" once running
+	retained map[string]warehouse.Expired // by topic
+	step     string                       // of the start, "" once running
 	unlisted map[string]bool
 }
 
@@ -214,6 +216,9 @@ func (s *Sink) work(ctx context.Context) error {
 	}
 	group.Go("supervisor", newSupervisor(s).run)
 	group.Go("sweep", newSweeper(s).run)
+	if s.rules.AnyKeep() {
+		group.Go("retention", newRetainer(s).run)
+	}
 	return group.Wait()
 }
 

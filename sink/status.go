@@ -103,6 +103,9 @@ type TableStatus struct {
 	PausedReason  string     `json:"paused_reason,omitempty"`
 	Trouble       *Trouble   `json:"trouble,omitempty"`
 	WaitingOn     string     `json:"waiting_on,omitempty"`
+	Keep          string     `json:"keep,omitempty"`       // rows that are older are removed
+	Expired       int64      `json:"expired,omitempty"`    // rows removed so, by all sinks
+	ExpiredAt     *time.Time `json:"expired_at,omitempty"` // end of the last run
 }
 
 // Trouble is an error that holds a table.
@@ -243,6 +246,19 @@ func (t *TableStatus) pausedBy(pauses []warehouse.Pause) bool {
 	return false
 }
 
+// expired notes what retention has done.
+func (t *TableStatus) expired(route *rule.Route, retained map[string]warehouse.Expired) {
+	age, _ := route.Keep()
+	if t.Keep = string(age); t.Keep == "" {
+		return
+	}
+	topic, _ := record.Topic(route.Source, route.Schema, route.Table)
+	if e, ok := retained[topic]; ok {
+		at := e.RanAt.UTC()
+		t.Expired, t.ExpiredAt = e.Ever, &at
+	}
+}
+
 func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, snapshot, waits bool) (TableStatus, bool) {
 	route, ok := s.match(topic)
 	if !ok {
@@ -253,6 +269,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, snaps
 	}
 	s.mu.Lock()
 	out.Parked = s.parked[topic]
+	out.expired(route, s.retained)
 	paused := out.pausedBy(s.pauses)
 	s.mu.Unlock()
 	stats := s.table(topic)

@@ -253,8 +253,14 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var retained map[string]warehouse.Expired
+	if v.s.rules.AnyKeep() {
+		if retained, err = v.session.Retained(ctx); err != nil {
+			return err
+		}
+	}
 	v.s.mu.Lock()
-	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked, v.s.reloads = quarantines, sources, pauses, parked, reloads
+	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked, v.s.reloads, v.s.retained = quarantines, sources, pauses, parked, reloads, retained
 	v.s.mu.Unlock()
 	if err := v.pause(ctx, held); err != nil {
 		return err

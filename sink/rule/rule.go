@@ -42,6 +42,8 @@ type Table struct {
 	SID     string   `mapstructure:"sid" default:"" doc:"Name of a column to add to the target and its key, holding the source's sid; needed where several sources share a target."`
 	SIDType string   `mapstructure:"sid_type" default:"text" oneof:"text,smallint,integer,bigint,uuid" doc:"Type of the sid column where the target is created; the sid of each source must be of it. In a target that is there, the column may be of any of these types."`
 	Columns []Column `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email, or {from: mail, as: email} for another name. The columns of the key must be among them."`
+	Keep    Age      `mapstructure:"keep" default:"" doc:"How long rows stay in the target, like 90 days, 12 hours or 6 months; for ever if empty. Older ones are removed in small batches."`
+	By      string   `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep: a timestamp or a date."`
 	OnError string   `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
 	Create  bool     `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
 	Skip    bool     `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
@@ -165,6 +167,7 @@ func (t Table) Check() []config.Fault {
 			fault(fmt.Sprintf("ignore[%d]", i), op, "not an operation; write insert, update, delete or truncate")
 		}
 	}
+	faults = append(faults, t.checkKeep()...)
 	into := map[string]bool{}
 	for i, c := range t.Columns {
 		name := c.into()

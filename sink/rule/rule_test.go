@@ -137,6 +137,10 @@ func TestCheck(t *testing.T) {
 	faults(Table{From: "a.b", SID: "x", Columns: []Column{{"x", "x"}}}, "columns[0]: is the name of the sid column")
 	faults(Table{From: "a.b", Columns: []Column{{"x", "y"}, {"y", "y"}}}, "columns[1]: two columns")
 	faults(Table{From: "a.b", Skip: true, SID: "x"}, "skip: the other keys")
+	faults(Table{From: "a.b", Keep: "90 days", By: "at"})
+	faults(Table{From: "a.b", Keep: "ninety days", By: "at"}, "keep: not an age; write 90 days")
+	faults(Table{From: "a.b", Keep: "90 days"}, "keep: by which column of the target?")
+	faults(Table{From: "a.b", By: "at"}, "by: has no effect without keep")
 	for _, bad := range []Source{{Name: "a*", SID: "x"}, {Name: "a", SID: "{*}"}} {
 		if len(bad.Check()) != 1 {
 			t.Errorf("%+v is not refused", bad)

@@ -37,6 +37,7 @@ type Unit struct {
 // Effect counts what a unit did.
 type Effect struct {
 	Inserted, Updated, Deleted int64
+	Expired                    int64 // partial updates of rows that retention has removed
 	LeftOut                    int64 // partial updates of rows that the running snapshot has still to bring
 }
 
@@ -471,7 +472,8 @@ func exactly(u *Unit, verb string, want, got int64) error {
 }
 
 // left decides about updates that could not be applied since their row is not there and they do not carry all of it.
-// While a snapshot of the table runs, the row's chunk is still to come and brings the whole row: they are left out.
+// While a snapshot of the table runs, the row's chunk is still to come and brings the whole row: they are left out. So are
+// those of a table whose rows are removed when they are old: the row was too old already.
 func (a *flushing) left(ctx context.Context, i int, lsns []change.LSN) error {
 	if len(lsns) == 0 {
 		return nil
@@ -480,6 +482,10 @@ func (a *flushing) left(ctx context.Context, i int, lsns []change.LSN) error {
 		return err
 	}
 	u := &a.f.Units[i]
+	if age, _ := u.Result.Plan.Keep(); age != "" {
+		a.effects[i].Expired += int64(len(lsns))
+		return nil
+	}
 	done, known, err := a.s.snapshotDone(ctx, u.Result.Plan.Source, u.Topic, slices.Max(lsns))
 	if a.f.Impatient && errors.Is(err, ErrNoProgress) {
 		err = nil

@@ -25,8 +25,11 @@ var version4 string
 //go:embed schema_5.sql
 var version5 string
 
+//go:embed schema_6.sql
+var version6 string
+
 // migrations lead from one version of the schema tributary to the next. A released one is never changed.
-var migrations = []string{version1, version2, version3, version4, version5}
+var migrations = []string{version1, version2, version3, version4, version5, version6}
 
 // Version is the version of the schema tributary that this binary wants.
 var Version = len(migrations)

@@ -176,6 +176,11 @@ func rest(w io.Writer, hidden int) {
 
 func noteOf(t *sink.TableStatus) string {
 	var notes []string
+	if t.Keep != "" && t.ExpiredAt != nil {
+		notes = append(notes, fmt.Sprintf("keep %s: %s rows removed, last at %s", t.Keep, service.FormatCount(t.Expired), t.ExpiredAt.Format(time.RFC3339)))
+	} else if t.Keep != "" {
+		notes = append(notes, "keep "+t.Keep+": not looked yet")
+	}
 	if t.Parked > 0 {
 		notes = append(notes, fmt.Sprintf("parked: %d", t.Parked))
 	}

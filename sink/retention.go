@@ -1,0 +1,149 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// keeps gives the feeds whose rules say keep.
+func keeps(ctx context.Context, session *warehouse.Session, rules *rule.Set) ([]warehouse.Keep, error) {
+	feeds, err := session.AllFeeds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []warehouse.Keep
+	for _, f := range feeds {
+		route, ok := matchTopic(rules, f.Topic)
+		if !ok || route.Target != f.Target || f.SID != "" && (route.SIDColumn == "" || route.SID != f.SID) {
+			continue // written by a rule of before: nobody says what becomes of its rows
+		}
+		if age, by := route.Keep(); age != "" {
+			if f.SID != "" {
+				f.SIDColumn = route.SIDColumn
+			}
+			out = append(out, warehouse.Keep{Feed: f, Age: age, By: by})
+		}
+	}
+	return out, nil
+}
+
+// pace waits as long as so many rows may take.
+func pace(ctx context.Context, rate int) func(rows int64) error {
+	return func(rows int64) error {
+		timer := time.NewTimer(time.Duration(rows) * time.Second / time.Duration(rate))
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			return nil
+		}
+	}
+}
+
+// retainer removes rows that are too old. Every sink of the group tries; one at a time does it.
+type retainer struct {
+	s       *Sink
+	session *warehouse.Session // connected only while it is at work
+	stage   *service.Stage
+}
+
+func newRetainer(s *Sink) *retainer {
+	return &retainer{s: s, session: s.warehouse.Session(), stage: s.stages.Stage("retention", waitWarehouse)}
+}
+
+func (r *retainer) run(ctx context.Context) error {
+	defer r.session.Close(context.WithoutCancel(ctx))
+	tick := time.NewTicker(min(r.s.cfg.Retention.Every, time.Minute))
+	defer tick.Stop()
+	for {
+		r.stage.Busy()
+		err := r.round(ctx)
+		r.stage.Idle()
+		if ctx.Err() != nil {
+			return nil
+		}
+		// An error that waiting does not mend is waited for, too: /status says what it is, and old rows stay meanwhile.
+		r.s.retrying("retention", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// round removes what is too old of the feeds whose last run is long enough ago.
+func (r *retainer) round(ctx context.Context) error {
+	_, err := r.session.Retain(ctx, func() error {
+		list, err := keeps(ctx, r.session, r.s.rules)
+		if err != nil {
+			return err
+		}
+		done, err := r.session.Retained(ctx)
+		if err != nil {
+			return err
+		}
+		var failed []error
+		for _, k := range list {
+			if r.s.pausedTopic(k.Topic) || time.Since(done[k.Topic].RanAt) < r.s.cfg.Retention.Every {
+				continue
+			}
+			wait := pace(ctx, r.s.cfg.Retention.Rate)
+			removed, err := r.session.Expire(ctx, k, func(rows int64) error {
+				r.s.metrics.expired.WithLabelValues(k.Target.String()).Add(float64(rows))
+				return wait(rows)
+			})
+			if err != nil {
+				failed = append(failed, err)
+			} else if removed > 0 {
+				r.s.log.Info("old rows were removed", "topic", k.Topic, "table", k.Target.String(), "rows", removed, "keep", string(k.Age))
+			}
+		}
+		return errors.Join(failed...)
+	})
+	return err
+}
+
+// RetentionPlan gives, for each feed whose rule says keep, how many rows are too old now.
+func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep, e warehouse.Expired)) error {
+	list, err := keeps(ctx, o.session, o.rules)
+	if err != nil {
+		return err
+	}
+	for _, k := range list {
+		e, err := o.session.CountExpired(ctx, k)
+		if err != nil {
+			return err
+		}
+		told(k, e)
+	}
+	return nil
+}
+
+// ErrRetentionRuns says that a sink is at it.
+var ErrRetentionRuns = errors.New("retention runs already, in a sink or by another sink retention run")
+
+// RunRetention removes what is too old now, at most rate rows a second.
+func (o *Operator) RunRetention(ctx context.Context, rate int, told func(k warehouse.Keep, removed int64)) error {
+	ours, err := o.session.Retain(ctx, func() error {
+		list, err := keeps(ctx, o.session, o.rules)
+		for _, k := range list {
+			removed, err := o.session.Expire(ctx, k, pace(ctx, rate))
+			if err != nil {
+				return err
+			}
+			told(k, removed)
+		}
+		return err
+	})
+	if err == nil && !ours {
+		err = ErrRetentionRuns
+	}
+	return err
+}

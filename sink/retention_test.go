@@ -1,0 +1,123 @@
+package sink_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/sink"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// ago is a time as a source writes it.
+func ago(days int) string {
+	return time.Now().AddDate(0, 0, -days).UTC().Format("2006-01-02 15:04:05+00")
+}
+
+// TestRetention: rows that are too old go, in small transactions, of the sources whose rule says so and of no other; two
+// sinks do it once. The source deletes and truncates, and the warehouse keeps.
+func TestRetention(t *testing.T) {
+	w := newWorld(t,
+		rule.Table{Source: "a", From: "public.tx", To: "fin.tx", SID: "tenant", Mode: "append", Keep: "90 days", By: "at"},
+		rule.Table{From: "public.tx", To: "fin.tx", SID: "tenant"},
+		rule.Table{Source: "a", From: "public.day", Keep: "90 days", By: "day", Mode: "append"})
+	w.cfg.Retention = sink.Retention{Every: time.Second, Rate: 1_000_000}
+	tx, day := relation("tx", "id integer key", "at timestamp with time zone", "note text"), relation("day", "id integer key", "day date")
+	a, b := w.source("a"), w.source("b")
+	const old, fresh = 3000, 500
+	age := func(i int) string {
+		if i < old {
+			return ago(91 + i%100)
+		}
+		return ago(i % 89)
+	}
+	one := w.start(w.cfg)
+	w.start(w.cfg)
+	a.tx(many(old+fresh, func(i int) event { return ins(tx, i, age(i), "a") })...)
+	a.tx(ins(day, 1, ago(100)[:10]), ins(day, 2, ago(1)[:10]), ins(day, 3, nil))
+	b.tx(many(200, func(i int) event { return ins(tx, i, ago(200), "b") })...)
+	w.complete(a)
+	w.complete(b)
+	counts := `SELECT tenant, count(*) FROM fin.tx GROUP BY 1 ORDER BY 1`
+	w.rows(counts, fmt.Sprintf("a|%d", fresh), "b|200")
+	w.rows(`SELECT id FROM public.day ORDER BY 1`, "2", "3")
+	// The source deletes after a week and begins anew.
+	a.tx(append(many(100, func(i int) event { return del(tx, old+i) }), trunc(tx))...)
+	w.complete(a)
+	w.rows(counts, fmt.Sprintf("a|%d", fresh), "b|200")
+	// Late updates of rows that have gone: a whole one writes the row, which goes again; one without all values is left out.
+	w.rows(`SELECT removed_ever FROM tributary.retention WHERE topic = 'a.public.tx'`, fmt.Sprint(old)) // by both sinks once
+	a.tx(upd(tx, 1, ago(95), "whole"), upd(tx, 2, ago(95), keep), upd(tx, old+1, ago(1), keep))
+	w.complete(a)
+	w.rows(`SELECT removed_ever FROM tributary.retention WHERE topic = 'a.public.tx'`, fmt.Sprint(old+1))
+	w.rows(counts, fmt.Sprintf("a|%d", fresh), "b|200")
+	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+	w.eventually("90 days 3001", func() any {
+		for _, table := range one.Status().Tables {
+			if table.Source == "a" && table.Table == "public.tx" {
+				return fmt.Sprint(table.Keep, " ", table.Expired)
+			}
+		}
+		return ""
+	})
+}
+
+// TestRetentionWaitsForNobody: neither for a row that somebody has locked, nor for long for a table.
+// One that is at it keeps others away.
+func TestRetentionWaitsForNobody(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.tx", Keep: "30 days", By: "at"})
+	w.cfg.Retention = sink.Retention{Every: time.Hour, Rate: 1_000_000}
+	tx := relation("tx", "id integer key", "at timestamp with time zone")
+	a := w.source("a")
+	w.exec(`CREATE TABLE public.tx (id integer PRIMARY KEY, at timestamptz)`)
+	s := w.start(w.cfg)
+	a.tx(many(100, func(i int) event { return ins(tx, i, ago(40)) })...)
+	w.complete(a)
+	s.stop()
+	o := w.operator()
+	var planned int64
+	if err := o.RetentionPlan(t.Context(), func(_ warehouse.Keep, e warehouse.Expired) { planned += e.Removed }); err != nil || planned > 100 || planned == 0 {
+		t.Fatalf("planned %d: %v", planned, err)
+	}
+	other := w.connect(w.dsn)
+	for _, sql := range []string{`BEGIN`, `UPDATE public.tx SET at = at WHERE id = 7`} {
+		if _, err := other.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	removed := int64(0)
+	run := func() error {
+		return o.RunRetention(t.Context(), 1_000_000, func(_ warehouse.Keep, n int64) { removed += n })
+	}
+	if err := run(); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT id FROM public.tx`, "7")
+
+	// A table that somebody alters is left for the next time.
+	if _, err := other.Exec(t.Context(), `LOCK TABLE public.tx IN SHARE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(); err == nil || !strings.Contains(err.Error(), "lock timeout") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := other.Exec(t.Context(), `ROLLBACK; SELECT pg_advisory_lock(hashtext('tributary retention'), hashtext('warehouse'))`); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(); err == nil || !strings.Contains(err.Error(), "runs already") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := other.Exec(t.Context(), `SELECT pg_advisory_unlock_all()`); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(); err != nil {
+		t.Error(err)
+	}
+	w.rows(`SELECT count(*) FROM public.tx`, "0")
+	w.exec(`ALTER TABLE public.tx ALTER at TYPE text`)
+	if err := run(); err == nil || !strings.Contains(err.Error(), `column "at", by which keep goes, is text`) {
+		t.Errorf("got %v", err)
+	}
+}

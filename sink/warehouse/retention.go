@@ -1,0 +1,196 @@
+package warehouse
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// Keep is a feed whose rows are removed when they are old.
+type Keep struct {
+	Feed
+	Age rule.Age
+	By  string // column of the target
+}
+
+// Expired is what retention did, or would do, for a feed.
+type Expired struct {
+	Topic   string      `json:"topic"`
+	Target  rule.Target `json:"-"`
+	RanAt   time.Time   `json:"ran_at"`
+	Cutoff  time.Time   `json:"cutoff"`
+	Removed int64       `json:"removed"`      // by the last run
+	Ever    int64       `json:"removed_ever"` // by all runs
+}
+
+// expireRows is how many rows one transaction of Expire removes.
+const expireRows = 1000
+
+// AllFeeds gives what the group has written.
+func (s *Session) AllFeeds(ctx context.Context) ([]Feed, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := s.conn.Query(ctx, `SELECT topic, target_schema, target_table, sid FROM tributary.feed WHERE grp = $1 ORDER BY 1`, s.w.cfg.Group)
+	if err != nil {
+		return nil, s.broken("read", "tributary.feed", err)
+	}
+	feeds, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f Feed, err error) {
+		err = row.Scan(&f.Topic, &f.Target.Schema, &f.Target.Table, &f.SID)
+		return f, err
+	})
+	if err != nil {
+		return nil, s.broken("read", "tributary.feed", err)
+	}
+	return feeds, nil
+}
+
+// Retained gives what retention has done so far, by topic.
+func (s *Session) Retained(ctx context.Context) (map[string]Expired, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	rows, err := s.conn.Query(ctx, `SELECT topic, target_schema, target_table, ran_at, cutoff, removed, removed_ever FROM tributary.retention WHERE grp = $1`, s.w.cfg.Group)
+	if err != nil {
+		return nil, s.broken("read", "tributary.retention", err)
+	}
+	out := map[string]Expired{}
+	var e Expired
+	_, err = pgx.ForEachRow(rows, []any{&e.Topic, &e.Target.Schema, &e.Target.Table, &e.RanAt, &e.Cutoff, &e.Removed, &e.Ever}, func() error {
+		out[e.Topic] = e
+		return nil
+	})
+	if err != nil {
+		return nil, s.broken("read", "tributary.retention", err)
+	}
+	return out, nil
+}
+
+// Retain takes the lock that lets one session of the group do retention at a time, for as long as do runs. It gives
+// false where another one has it.
+func (s *Session) Retain(ctx context.Context, do func() error) (bool, error) {
+	if err := s.open(ctx); err != nil {
+		return false, err
+	}
+	var ours bool
+	err := s.conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtext('tributary retention'), hashtext($1))`, s.w.cfg.Group).Scan(&ours)
+	if err == nil && ours {
+		// Waits for no lock for long: a statement that waits for a table keeps all behind it waiting, readers too.
+		if _, err = s.conn.Exec(ctx, planFreely, false); err == nil {
+			_, err = s.conn.Exec(ctx, `SET lock_timeout = '2s'`)
+		}
+	}
+	if err != nil {
+		return false, s.broken("begin", "retention", err)
+	}
+	if !ours {
+		return false, nil
+	}
+	defer s.Close(context.WithoutCancel(ctx)) // and the lock with it
+	return true, do()
+}
+
+// expiry is the condition that a row t is too old, and the column is of a type that can tell.
+func (s *Session) expiry(ctx context.Context, k *Keep) (condition string, cutoff time.Time, err error) {
+	have, err := readColumns(ctx, s.conn, k.Target)
+	if err != nil || len(have) == 0 {
+		return "", cutoff, err
+	}
+	if err := s.conn.QueryRow(ctx, `SELECT now() - $1::text::interval`, string(k.Age)).Scan(&cutoff); err != nil {
+		return "", cutoff, err
+	}
+	c := have.column(k.By)
+	at := postgres.Literal(cutoff.UTC().Format("2006-01-02 15:04:05.999999"))
+	switch {
+	case c != nil && c.base == "timestamp with time zone":
+		at = postgres.Literal(cutoff.UTC().Format("2006-01-02 15:04:05.999999+00"))
+	case c != nil && (c.base == "timestamp without time zone" || c.base == "date"):
+	default:
+		cause := fmt.Errorf("it has no column %q, by which keep goes", k.By)
+		if c != nil {
+			cause = fmt.Errorf("column %q, by which keep goes, is %s", k.By, c.full)
+		}
+		return "", cutoff, &trouble.Error{
+			Code: trouble.TargetType, Op: "remove old rows from", Subject: fmt.Sprintf("table %q", k.Target.String()), Cause: cause,
+			Means: "no row is removed from it; all else goes on", Hint: "name a column of the target that is a timestamp or a date with by in the rule",
+		}
+	}
+	condition = fmt.Sprintf("t.%s < %s::%s", postgres.Ident(c.name), at, c.base)
+	if k.SIDColumn != "" {
+		sid := have.column(k.SIDColumn)
+		if sid == nil {
+			return "", cutoff, fmt.Errorf("it has no column %q any more", k.SIDColumn)
+		}
+		condition = fmt.Sprintf("t.%s %s %s::%s AND ", postgres.Ident(sid.name), sid.target().equal, postgres.Literal(k.SID), sid.base) + condition
+	}
+	return condition, cutoff, nil
+}
+
+// CountExpired gives how many rows of a feed are too old now.
+func (s *Session) CountExpired(ctx context.Context, k Keep) (e Expired, err error) {
+	if err := s.open(ctx); err != nil {
+		return e, err
+	}
+	e.Topic, e.Target = k.Topic, k.Target
+	condition, cutoff, err := s.expiry(ctx, &k)
+	if err == nil && condition != "" {
+		e.Cutoff = cutoff
+		err = s.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s t WHERE %s", postgres.Ident(k.Target.Schema, k.Target.Table), condition)).Scan(&e.Removed)
+	}
+	if err != nil {
+		return e, s.broken("count old rows of", fmt.Sprintf("table %q", k.Target.String()), err)
+	}
+	return e, nil
+}
+
+// Expire removes the rows of a feed that are too old, within Retain. It takes few at a time, none that somebody else has
+// locked, and never waits for a row: whoever writes the table waits for a transaction of some milliseconds at most. told
+// is given how many were removed after each transaction, and paces them.
+func (s *Session) Expire(ctx context.Context, k Keep, told func(rows int64) error) (removed int64, err error) {
+	condition, cutoff, err := s.expiry(ctx, &k)
+	if err == nil && condition != "" {
+		removed, err = s.expire(ctx, &k, condition, told)
+	}
+	if err == nil {
+		_, err = s.conn.Exec(ctx, `
+			INSERT INTO tributary.retention AS r (grp, topic, target_schema, target_table, ran_at, cutoff, removed, removed_ever)
+			VALUES ($1, $2, $3, $4, now(), $5, $6, $6)
+			ON CONFLICT (grp, topic) DO UPDATE SET target_schema = excluded.target_schema, target_table = excluded.target_table, ran_at = excluded.ran_at,
+			    cutoff = excluded.cutoff, removed = excluded.removed, removed_ever = r.removed_ever + excluded.removed`,
+			s.w.cfg.Group, k.Topic, k.Target.Schema, k.Target.Table, cutoff, removed)
+	}
+	if err != nil {
+		return removed, s.broken("remove old rows from", fmt.Sprintf("table %q", k.Target.String()), err)
+	}
+	return removed, nil
+}
+
+func (s *Session) expire(ctx context.Context, k *Keep, condition string, told func(rows int64) error) (removed int64, err error) {
+	leaves, err := s.leaves(ctx, k.Target)
+	if err != nil {
+		return 0, err
+	}
+	for leaf := range slices.Values(leaves) {
+		for {
+			n, err := s.removeSome(ctx, leaf, condition+" LIMIT $1 FOR UPDATE SKIP LOCKED", expireRows)
+			removed += n
+			if err == nil {
+				err = told(n)
+			}
+			if err != nil {
+				return removed, err
+			}
+			if n < expireRows {
+				break
+			}
+		}
+	}
+	return removed, nil
+}
