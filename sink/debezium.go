@@ -110,7 +110,10 @@ func (w *worker) debeziumMove(pt *part, r *kgo.Record, u *unit, v *versionPlan, 
 	if w.second.Op != change.Create || w.second.Position != w.event.Position {
 		return 0, false, nil
 	}
-	if err := u.fold.Move(&w.event, &w.second); err != nil {
+	del, ins := w.event, w.second
+	h.place(&del, r)
+	second.place(&ins, next)
+	if err := u.fold.Move(&del, &ins); err != nil {
 		return 0, false, invalid(r, err)
 	}
 	pt.take(&w.event, h)

@@ -209,6 +209,7 @@ func (o *Operator) fold(ctx context.Context, lookup *warehouse.Session, records 
 				continue
 			}
 		}
+		h.place(&events[0], r)
 		if err := fold.Add(&events[0], h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
 			return nil, invalid(r, err)
 		}

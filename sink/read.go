@@ -162,7 +162,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 		if !u.fold.Empty() {
 			return 0, nil // what came before has not come again: the next flush
 		}
-		u.mark = warehouse.Mark{Partition: r.Partition, Offset: r.Offset}
+		u.mark = warehouse.Mark{Partition: r.Partition, Offset: r.Offset, At: ev.Tx.CommitTime}
 		pt.reload = true
 	}
 	if ev.Op == change.Delete && h.half {
@@ -178,6 +178,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 			return n, nil
 		}
 	}
+	h.place(ev, r)
 	if err := u.fold.Add(ev, h.newKey != nil || h.oldKey != nil || h.half, h.reload); err != nil {
 		return pt.end(invalid(r, err))
 	}
@@ -301,6 +302,14 @@ func headersOf(r *kgo.Record) (h headers, err error) {
 		h.half, h.newKey, h.oldKey = true, nil, nil
 	}
 	return h, nil
+}
+
+// place gives an event of a record that is not ours a position that no other event of its topic has.
+func (h *headers) place(ev *change.Event, r *kgo.Record) {
+	const offsetBits = 36
+	if !h.known {
+		ev.Position = change.Position{CommitLSN: ev.Position.CommitLSN, Seq: uint64(r.Partition)<<offsetBits | uint64(r.Offset)}
+	}
 }
 
 // where names a record for people.

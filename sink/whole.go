@@ -424,7 +424,7 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 					return 0, err
 				}
 			}
-			u.mark = warehouse.Mark{Partition: r.Partition, Offset: r.Offset}
+			u.mark = warehouse.Mark{Partition: r.Partition, Offset: r.Offset, At: ev.Tx.CommitTime}
 		}
 		if err := u.fold.Add(ev, h.newKey != nil || h.oldKey != nil, h.reload); err != nil {
 			return 0, invalid(r, err)

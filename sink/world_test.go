@@ -219,6 +219,7 @@ type source struct {
 	quiet   bool // write no progress
 	damage  bool // cut values off
 	last    *record.Progress
+	now     func() time.Time // of commits
 }
 
 func (w *world) source(name string) *source {
@@ -235,7 +236,7 @@ func (w *world) source(name string) *source {
 	w.t.Cleanup(reg.Close)
 	s := &source{
 		w: w, name: name, client: client, reg: reg, era: 1, lsn: 0x1000, vector: map[string][]int64{}, counts: map[string]int32{},
-		encoder: map[*schema.Relation]*record.Encoder{},
+		encoder: map[*schema.Relation]*record.Encoder{}, now: time.Now,
 	}
 	s.topic(record.ProgressTopic(name), 1)
 	return s
@@ -339,7 +340,7 @@ func (s *source) tx(events ...event) {
 	if err := s.client.BeginTransaction(); err != nil {
 		s.w.t.Fatal(err)
 	}
-	s.publish(s.lsn, time.Now(), events...)
+	s.publish(s.lsn, s.now(), events...)
 	s.progress()
 	if err := s.client.Flush(s.w.t.Context()); err != nil {
 		s.w.t.Fatal(err)

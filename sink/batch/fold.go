@@ -21,7 +21,7 @@ import (
 // memory, which Begin reuses.
 type Fold struct {
 	plan     *rule.Plan
-	width    int // columns of the plan
+	width    int // cells of a row: the columns of the plan, and those that its mode adds
 	truncate bool
 	reload   bool
 	counts   Counts
@@ -35,6 +35,9 @@ type Fold struct {
 	slots []slot
 	state []state
 	bags  []bag // instead of slots and state where the plan has no key
+
+	story   story  // instead of state, in mode history
+	entries []item // instead of all these, in mode log
 
 	scratch []byte
 
@@ -101,7 +104,7 @@ func (f *Fold) Begin(plan *rule.Plan) {
 		f.seed = maphash.MakeSeed()
 		f.index = map[uint64]int32{}
 	}
-	f.plan, f.width = plan, len(plan.Columns)
+	f.plan, f.width = plan, len(plan.Columns)+len(plan.Added)
 	f.arena = f.arena[:0]
 	f.truncate, f.reload, f.counts, f.lost = false, false, Counts{}, f.lost[:0]
 	f.forget()
@@ -111,6 +114,8 @@ func (f *Fold) Begin(plan *rule.Plan) {
 func (f *Fold) forget() {
 	f.rows, f.keys = f.rows[:0], f.keys[:0]
 	f.slots, f.state, f.bags = f.slots[:0], f.state[:0], f.bags[:0]
+	f.story.forget()
+	f.entries = f.entries[:0]
 	clear(f.index)
 }
 
@@ -126,11 +131,13 @@ func (f *Fold) Plan() *rule.Plan { return f.plan }
 
 // Size estimates the memory held, in bytes.
 func (f *Fold) Size() int {
-	return len(f.arena) + 8*(len(f.rows)+len(f.keys)) + 48*(len(f.slots)+len(f.state)+len(f.bags))
+	return len(f.arena) + 8*(len(f.rows)+len(f.keys)) + 48*(len(f.slots)+len(f.state)+len(f.bags)+len(f.story.steps)+len(f.entries))
 }
 
 // Empty says whether the result would change nothing.
-func (f *Fold) Empty() bool { return !f.truncate && !f.reload && len(f.slots) == 0 && len(f.bags) == 0 }
+func (f *Fold) Empty() bool {
+	return !f.truncate && !f.reload && len(f.slots) == 0 && len(f.bags) == 0 && len(f.entries) == 0
+}
 
 // Counts gives what became of the events since Begin.
 func (f *Fold) Counts() Counts { return f.counts }
@@ -154,6 +161,9 @@ func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 		if !f.plan.Voids(reload) {
 			ignored = rule.Truncates | rule.Deletes
 		}
+		if f.plan.Mode == rule.Log {
+			ignored = rule.Truncates
+		}
 	default:
 		return fmt.Errorf("%w: %s", rule.ErrEvent, ev.Op)
 	}
@@ -166,8 +176,16 @@ func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 	}
 	if ev.Op == change.Truncate {
 		f.counts.Applied[op]++
-		if reload && len(f.plan.Key) > 0 {
+		switch {
+		case f.plan.Mode == rule.Log:
+			f.enterTruncate(ev, reload)
+			return nil
+		case reload && len(f.plan.Key) > 0:
 			f.reload = true
+			return nil
+		case f.plan.Mode == rule.History:
+			f.story.truncate(ev)
+			f.truncate = true
 			return nil
 		}
 		f.forget()
@@ -180,7 +198,12 @@ func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 		return err
 	}
 	f.count(op, c)
-	if len(f.plan.Key) == 0 {
+	switch {
+	case f.plan.Mode == rule.Log:
+		return f.enter(c)
+	case f.plan.Mode == rule.History:
+		return f.tell(c, keyChange)
+	case len(f.plan.Key) == 0:
 		return f.addKeyless(c)
 	}
 	if ev.Op == change.Delete {
@@ -232,6 +255,12 @@ func (f *Fold) Move(del, ins *change.Event) error {
 		return err
 	}
 	f.count(Update, c)
+	if f.plan.Mode == rule.Log {
+		if err := f.enter(old); err != nil {
+			return err
+		}
+		return f.enter(c)
+	}
 	if len(f.plan.Key) == 0 {
 		return fmt.Errorf("%w: a key changes in a table without one", rule.ErrEvent)
 	}
@@ -240,6 +269,10 @@ func (f *Fold) Move(del, ins *change.Event) error {
 	}
 	if err := f.check(c.After, "new row"); err != nil {
 		return err
+	}
+	if f.plan.Mode == rule.History {
+		f.tellMove(old, c)
+		return nil
 	}
 	if !c.Is {
 		return f.remove(old.Before, "old row")
@@ -337,12 +370,20 @@ func putSize(b []byte, n int) {
 }
 
 func (f *Fold) newState(row change.Tuple) int32 {
-	st := state{row: int32(len(f.rows) / max(f.width, 1))}
+	f.state = append(f.state, state{row: f.newRow(row)})
+	return int32(len(f.state) - 1)
+}
+
+// newRow keeps a row, and gives its place in rows. What the mode adds to it is null yet.
+func (f *Fold) newRow(row change.Tuple) int32 {
+	at := int32(len(f.rows) / max(f.width, 1))
 	for i := range row {
 		f.rows = append(f.rows, f.keep(row[i].Text, row[i].State))
 	}
-	f.state = append(f.state, st)
-	return int32(len(f.state) - 1)
+	for len(f.rows) < int(at+1)*f.width {
+		f.rows = append(f.rows, cell{})
+	}
+	return at
 }
 
 // write puts the values that tuple has over those of a row.

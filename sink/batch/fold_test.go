@@ -15,6 +15,11 @@ import (
 // newPlan makes a plan of a table (id numeric, a, b, c text), with id as key or without one.
 func newPlan(t testing.TB, keyed bool, ignore ...string) *rule.Plan {
 	t.Helper()
+	return planOf(t, keyed, rule.Table{From: "*.*", Ignore: ignore})
+}
+
+func planOf(t testing.TB, keyed bool, table rule.Table) *rule.Plan {
+	t.Helper()
 	rel := &schema.Relation{Schema: "public", Name: "t", Columns: []schema.Column{
 		{Name: "id", Type: schema.Type{OID: schema.OIDNumeric, Name: "numeric"}, NotNull: true},
 		{Name: "a", Type: schema.Type{OID: schema.OIDText, Name: "text"}},
@@ -24,7 +29,7 @@ func newPlan(t testing.TB, keyed bool, ignore ...string) *rule.Plan {
 	if keyed {
 		rel.Key = []int{0}
 	}
-	set, err := rule.New(nil, []rule.Table{{From: "*.*", Ignore: ignore}})
+	set, err := rule.New(nil, []rule.Table{table})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -489,12 +494,14 @@ func TestKeylessEqualsOneByOne(t *testing.T) {
 	}
 }
 
-func BenchmarkFold(b *testing.B) {
-	plan := newPlan(b, true)
+func BenchmarkFold(b *testing.B) { benchmark(b, newPlan(b, true), func(*Result) {}) }
+
+func benchmark(b *testing.B, plan *rule.Plan, finish func(*Result)) {
+	b.Helper()
 	var f Fold
 	var events []*change.Event
 	for i := range 10_000 {
-		events = append(events, &change.Event{Op: change.Create, After: tuple(fmt.Sprint(i%5000), "some text", "more text", null)})
+		events = append(events, &change.Event{Op: change.Create, After: tuple(fmt.Sprint(i%5000), "some text", "more text", null), Tx: change.Transaction{CommitTime: 1714564800000001 + int64(i)}})
 	}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -504,7 +511,7 @@ func BenchmarkFold(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		f.Result()
+		finish(f.Result())
 	}
 	b.ReportMetric(float64(len(events)*b.N)/b.Elapsed().Seconds(), "events/s")
 }

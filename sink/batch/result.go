@@ -28,6 +28,15 @@ type Result struct {
 	Lost []change.LSN
 
 	Inserted int // how many of Upserts are new
+
+	// For a plan with mode history there are Keys, and what Resolve makes of them and of what the target has: Ends, Copies,
+	// Inserts, Noted and Lost. For a log there are Inserts alone.
+	Keys        Set   // Key: the keys that changed
+	Changes     int   // how many there are of them
+	TruncatedAt int64 // commit time of the TRUNCATE, microseconds
+	Ends        Set   // Key, Base: versions that are valid in the target; Value: when they cease to be, in the added columns
+	Copies      Set   // Value: new versions; values that are Unchanged are those of the version that Key and Base name
+	Noted       Set   // Value: a row of each key of which one has come
 }
 
 // Set is a list of rows or keys.
@@ -40,6 +49,8 @@ type item struct {
 	key, row int32
 	lsn      change.LSN
 	times    int32
+	step     int32
+	base     int64
 }
 
 // Len gives the number of items.
@@ -59,6 +70,9 @@ func (s *Set) Value(i, c int) (text []byte, st change.State) {
 	return s.f.text(v), st
 }
 
+// AppendBase appends since when the version is valid that item i refers to, as Postgres reads it.
+func (s *Set) AppendBase(b []byte, i int) []byte { return AppendTime(b, s.items[i].base) }
+
 // Slice gives items i to j of the set.
 func (s *Set) Slice(i, j int) Set { return Set{f: s.f, items: s.items[i:j]} }
 
@@ -71,8 +85,16 @@ func (s *Set) LSN(i int) change.LSN { return s.items[i].lsn }
 // Result gives what the events since Begin come to.
 func (f *Fold) Result() *Result {
 	r := &Result{Plan: f.plan, Reload: f.reload, Truncate: f.truncate, Lost: f.lost}
-	for _, set := range []*Set{&r.Deletes, &r.Moves, &r.Updates, &r.Upserts, &r.Removals, &r.Inserts} {
+	for _, set := range []*Set{&r.Deletes, &r.Moves, &r.Updates, &r.Upserts, &r.Removals, &r.Inserts, &r.Keys, &r.Ends, &r.Copies, &r.Noted} {
 		set.f = f
+	}
+	switch f.plan.Mode {
+	case rule.History:
+		f.beginStory(r)
+		return r
+	case rule.Log:
+		r.Inserts.items = f.entries
+		return r
 	}
 	for i := range f.bags {
 		b := &f.bags[i]

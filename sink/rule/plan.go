@@ -32,6 +32,9 @@ type Plan struct {
 	Key    []int
 	Ignore Ops
 	Create bool
+	Mode   Mode
+	Added  []Added // what the mode adds to the columns of the target
+	Bounds Bounds  // of mode history
 
 	same bool // the columns are those of the relation, in their order
 }
@@ -52,6 +55,8 @@ func (p *Plan) Column(i int) *schema.Column { return p.Columns[i].column }
 // removing rows does not want; without a key they would be there twice, which no rule wants.
 func (p *Plan) Voids(reload bool) bool {
 	switch {
+	case p.Mode == Log:
+		return false // it is one more change
 	case !reload:
 		return p.Ignore&Truncates == 0
 	case len(p.Key) == 0:
@@ -81,7 +86,7 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 			return refuse(SIDHint(r.Source, r.SIDType), "%w", err)
 		}
 	}
-	p := &Plan{Route: r, Relation: rel, Ignore: r.rule.ignore, Create: r.rule.Create}
+	p := &Plan{Route: r, Relation: rel, Ignore: r.rule.ignore, Create: r.rule.Create, Mode: modeByName[r.rule.Mode], Added: r.rule.added(), Bounds: r.rule.bounds()}
 	if len(r.rule.Columns) == 0 {
 		for i := range rel.Columns {
 			p.Columns = append(p.Columns, PlanColumn{rel.Columns[i].Name, i, &rel.Columns[i]})
@@ -109,7 +114,7 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 		}
 		at[c.Name] = i
 	}
-	for _, k := range rel.Key {
+	for _, k := range r.keyOf(rel) {
 		i := -1
 		for j := range p.Columns {
 			if p.Columns[j].Source == k {
@@ -121,6 +126,9 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 				"column %q belongs to the key and is not written", rel.Columns[k].Name)
 		}
 		p.Key = append(p.Key, i)
+	}
+	if hint, cause := p.refusal(); cause != "" {
+		return refuse(hint, "%s", cause)
 	}
 	for _, name := range append([]string{r.Target.Schema, r.Target.Table, r.SIDColumn}, columnNames(p.Columns)...) {
 		if len(name) > maxIdentifier {

@@ -34,19 +34,21 @@ func (s Source) Check() []config.Fault {
 
 // Table is one entry of the configuration's "tables".
 type Table struct {
-	Source  string   `mapstructure:"source" default:"*" doc:"Sources that the rule is for; * and ? stand for any characters."`
-	From    string   `mapstructure:"from" required:"true" doc:"Table of the source as schema.table; * and ? stand for any characters, a part with a dot or a star in its name is put in double quotes."`
-	To      string   `mapstructure:"to" default:"{schema}.{table}" doc:"Table of the warehouse as schema.table; {source}, {schema} and {table} stand for the names at the source."`
-	Mode    string   `mapstructure:"mode" default:"clone" doc:"clone keeps the target equal to the source; append is clone without delete and truncate."`
-	Ignore  []string `mapstructure:"ignore" default:"" oneof:"insert,update,delete,truncate" doc:"Operations that are left out. A change of a key counts as update."`
-	SID     string   `mapstructure:"sid" default:"" doc:"Name of a column to add to the target and its key, holding the source's sid; needed where several sources share a target."`
-	SIDType string   `mapstructure:"sid_type" default:"text" oneof:"text,smallint,integer,bigint,uuid" doc:"Type of the sid column where the target is created; the sid of each source must be of it. In a target that is there, the column may be of any of these types."`
-	Columns []Column `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email, or {from: mail, as: email} for another name. The columns of the key must be among them."`
-	Keep    Age      `mapstructure:"keep" default:"" doc:"How long rows stay in the target, like 90 days, 12 hours or 6 months; for ever if empty. Older ones are removed in small batches."`
-	By      string   `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep: a timestamp or a date."`
-	OnError string   `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
-	Create  bool     `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
-	Skip    bool     `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
+	Source  string         `mapstructure:"source" default:"*" doc:"Sources that the rule is for; * and ? stand for any characters."`
+	From    string         `mapstructure:"from" required:"true" doc:"Table of the source as schema.table; * and ? stand for any characters, a part with a dot or a star in its name is put in double quotes."`
+	To      string         `mapstructure:"to" default:"{schema}.{table}" doc:"Table of the warehouse as schema.table; {source}, {schema} and {table} stand for the names at the source."`
+	Mode    string         `mapstructure:"mode" default:"clone" doc:"clone keeps the target equal to the source; append is clone without delete and truncate; history keeps every version of a row with the time for which it was valid; log keeps every change."`
+	History HistoryColumns `mapstructure:"history" doc:"Names and bounds of mode history."`
+	Log     LogColumns     `mapstructure:"log" doc:"Names of the columns of mode log."`
+	Ignore  []string       `mapstructure:"ignore" default:"" oneof:"insert,update,delete,truncate" doc:"Operations that are left out. A change of a key counts as update."`
+	SID     string         `mapstructure:"sid" default:"" doc:"Name of a column to add to the target and its key, holding the source's sid; needed where several sources share a target."`
+	SIDType string         `mapstructure:"sid_type" default:"text" oneof:"text,smallint,integer,bigint,uuid" doc:"Type of the sid column where the target is created; the sid of each source must be of it. In a target that is there, the column may be of any of these types."`
+	Columns []Column       `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email, or {from: mail, as: email} for another name. The columns of the key must be among them."`
+	Keep    Age            `mapstructure:"keep" default:"" doc:"How long rows stay in the target, like 90 days, 12 hours or 6 months; for ever if empty. Older ones are removed in small batches."`
+	By      string         `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep: a timestamp or a date."`
+	OnError string         `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
+	Create  bool           `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
+	Skip    bool           `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
 }
 
 // Column picks one column of the source. It is written "id", or "mail as email" where the target's has another name; a
@@ -120,12 +122,6 @@ const (
 	truncateOp = "truncate"
 )
 
-// The modes of Table.Mode.
-const (
-	modeClone  = "clone"
-	modeAppend = "append"
-)
-
 // The values of Table.OnError.
 const (
 	onErrorStop = "stop"
@@ -148,13 +144,7 @@ func (t Table) Check() []config.Fault {
 			fault("to", t.To, err.Error())
 		}
 	}
-	switch t.Mode {
-	case "", modeClone, modeAppend:
-	case "history", "log":
-		fault("mode", t.Mode, "not yet; this version knows clone and append")
-	default:
-		fault("mode", t.Mode, "not a mode; write clone or append")
-	}
+	faults = append(faults, t.checkMode()...)
 	switch t.OnError {
 	case "", onErrorStop, onErrorPark:
 	default:

@@ -13,6 +13,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/mutant"
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 // Flush is what one transaction writes: rows of some tables, and how far the partitions have come by them.
@@ -196,7 +197,7 @@ func (a *flushing) makeStages(ctx context.Context) error {
 	for i := range a.f.Units {
 		u := &a.f.Units[i]
 		r, columns := u.Result, u.Target.stage
-		if max(r.Deletes.Len(), r.Moves.Len(), r.Updates.Len(), r.Upserts.Len(), r.Removals.Len(), r.Inserts.Len()) <= fewRows {
+		if max(r.Deletes.Len(), r.Moves.Len(), r.Updates.Len(), r.Upserts.Len(), r.Removals.Len(), r.Inserts.Len(), r.Changes) <= fewRows {
 			continue
 		}
 		if _, ok := a.s.stages[columns]; ok {
@@ -221,6 +222,9 @@ func (a *flushing) unit(ctx context.Context, i int) error {
 		}
 	} else if err := a.checkReload(ctx, i); err != nil {
 		return err
+	}
+	if r.Plan.Mode == rule.History {
+		return a.writeHistory(ctx, i)
 	}
 	if r.Truncate {
 		st := a.statement(i, t.template.truncate, nil)
@@ -253,24 +257,31 @@ func (a *flushing) unit(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	inserted := func(rows int64) error {
-		effect.Inserted += rows
-		return exactly(u, "inserted", int64(r.Inserts.Len()), rows)
+	return a.insert(ctx, i)
+}
+
+// insert writes the rows of Inserts.
+func (a *flushing) insert(ctx context.Context, i int) error {
+	u := &a.f.Units[i]
+	rows := &u.Result.Inserts
+	inserted := func(n int64) error {
+		a.effects[i].Inserted += n
+		return exactly(u, "inserted", int64(rows.Len()), n)
 	}
-	if r.Inserts.Len() > fewRows {
-		if err := a.run(ctx); err != nil {
-			return err
-		}
-		rows, err := a.copyRows(ctx, t, &r.Inserts)
-		if err == nil {
-			err = inserted(rows)
-		}
-		if err != nil {
-			return &statementError{i, err}
-		}
-		return nil
+	if rows.Len() <= fewRows {
+		return a.set(ctx, i, byValue, rows, u.Target.template.insert, inserted)
 	}
-	return a.set(ctx, i, byValue, &r.Inserts, t.template.insert, inserted)
+	if err := a.run(ctx); err != nil {
+		return err
+	}
+	n, err := a.copyRows(ctx, u.Target, rows)
+	if err == nil {
+		err = inserted(n)
+	}
+	if err != nil {
+		return &statementError{i, err}
+	}
+	return nil
 }
 
 func (a *flushing) moves(ctx context.Context, i int) error {
@@ -401,8 +412,13 @@ func (a *flushing) set(ctx context.Context, i int, k kind, set *batch.Set, templ
 	if set.Len() == 0 {
 		return nil
 	}
+	return a.setOf(ctx, k, set, a.statement(i, template, check))
+}
+
+// setOf queues a statement for the rows of a set, which may be none.
+func (a *flushing) setOf(ctx context.Context, k kind, set *batch.Set, st statement) error {
+	i := st.unit
 	u := &a.f.Units[i]
-	st := a.statement(i, template, check)
 	staged := set.Len() > fewRows
 	if staged {
 		if err := a.fillStage(ctx, i, k, set); err != nil {
@@ -413,17 +429,17 @@ func (a *flushing) set(ctx context.Context, i int, k kind, set *batch.Set, templ
 	// A plan for the temporary table would be made for its size of today, so it is not kept.
 	st.prepare = !staged
 	switch {
+	case u.Target.plan.Mode == rule.Log:
+		a.queue = append(a.queue, st) // nothing is looked for
 	case len(u.Target.plan.Key) == 0:
 		// Whole rows are compared, for which there is no index: a nested loop, which the planner likes as long as it
 		// takes a new target for a small one, would read the whole target for each row.
 		st.prepare = false
 		a.queue = append(a.queue, statement{unit: i, sql: "SELECT set_config('enable_hashjoin', 'on', true), set_config('enable_nestloop', 'off', true)"}, st,
 			statement{unit: i, sql: "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_nestloop', 'on', true)"})
-	case !u.Target.unique:
-		// There may be an index on the key, or none: the planner decides.
+	case !u.Target.indexed:
 		st.prepare = false
-		a.queue = append(a.queue, statement{unit: i, sql: "SET LOCAL enable_hashjoin = on"}, st,
-			statement{unit: i, sql: "SET LOCAL enable_hashjoin = off"})
+		a.queue = append(a.queue, statement{unit: i, sql: hashJoins}, st, statement{unit: i, sql: noHashJoins})
 	default:
 		a.queue = append(a.queue, st)
 	}
@@ -432,6 +448,12 @@ func (a *flushing) set(ctx context.Context, i int, k kind, set *batch.Set, templ
 	}
 	return nil
 }
+
+// hashJoins lets the whole target be read once for all rows of a statement, where no index leads to them.
+const (
+	hashJoins   = "SET LOCAL enable_hashjoin = on"
+	noHashJoins = "SET LOCAL enable_hashjoin = off"
+)
 
 func (a *flushing) statement(i int, template string, check func(int64) error) statement {
 	st := statement{unit: i, sql: template, check: check}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -23,17 +22,24 @@ func (a *flushing) fillStage(ctx context.Context, i int, k kind, set *batch.Set)
 	if err := a.run(ctx); err != nil {
 		return err
 	}
-	names, _ := t.stageColumns(k)
-	sql := fmt.Sprintf("COPY %s (%s) FROM STDIN", stage, strings.Join(names, ", "))
-	if _, err := a.s.conn.PgConn().CopyFrom(ctx, &copyReader{t: t, kind: k, set: set}, sql); err != nil {
+	sql := fmt.Sprintf("COPY %s (%s) FROM STDIN", stage, strings.Join(fieldNames(t.fields[k]), ", "))
+	if _, err := a.s.conn.PgConn().CopyFrom(ctx, &copyReader{t: t, fields: t.fields[k], set: set}, sql); err != nil {
 		return &statementError{i, err}
 	}
 	return nil
 }
 
+func fieldNames(fields []field) []string {
+	out := make([]string, len(fields))
+	for i := range fields {
+		out[i] = fields[i].name
+	}
+	return out
+}
+
 // copyRows copies rows straight into the target.
 func (a *flushing) copyRows(ctx context.Context, t *Target, set *batch.Set) (int64, error) {
-	r := &copyReader{t: t, kind: byValue, set: set}
+	r := &copyReader{t: t, fields: t.fields[byValue], set: set}
 	var names []string
 	if t.sid != nil {
 		names = append(names, t.sid.name)
@@ -51,13 +57,14 @@ func (a *flushing) copyRows(ctx context.Context, t *Target, set *batch.Set) (int
 // copyReader writes a set in COPY's text format, a row at a time. One that is larger than the caller's buffer is
 // handed out in pieces.
 type copyReader struct {
-	t      *Target
-	kind   kind
-	set    *batch.Set
-	prefix []byte // of each line
-	next   int
-	buf    []byte
-	off    int
+	t       *Target
+	fields  []field
+	set     *batch.Set
+	prefix  []byte // of each line
+	next    int
+	buf     []byte
+	off     int
+	scratch []byte
 }
 
 // Read implements io.Reader.
@@ -82,35 +89,14 @@ func (r *copyReader) Read(p []byte) (int, error) {
 
 func (r *copyReader) line(b []byte, i int) []byte {
 	b = append(b, r.prefix...)
-	if r.kind == byKey || r.kind == byMove {
-		for k := range r.t.plan.Key {
-			b = append(appendCopyText(b, r.set.Key(i, k)), '\t')
+	for k := range r.fields {
+		text, ok := r.t.text(&r.fields[k], r.set, i, r.scratch[:0])
+		if ok {
+			b = appendCopyText(b, text)
+		} else {
+			b = append(b, `\N`...)
 		}
-	}
-	if r.kind == byMove || r.kind == byMask {
-		b = append(appendMask(b, r.t, r.set, i), '\t')
-	}
-	if r.kind == byCount {
-		b = append(strconv.AppendInt(b, int64(r.set.Times(i)), 10), '\t')
-	}
-	if r.kind == byFinal {
-		for _, c := range r.t.plan.Key {
-			text, _ := r.set.Value(i, c)
-			b = append(appendCopyText(b, text), '\t')
-		}
-	}
-	if r.kind != byKey && r.kind != byFinal {
-		for c := range r.t.columns {
-			if !r.t.columns[c].written {
-				continue
-			}
-			if text, state := r.set.Value(i, c); state == change.Present {
-				b = appendCopyText(b, text)
-			} else {
-				b = append(b, `\N`...)
-			}
-			b = append(b, '\t')
-		}
+		b = append(b, '\t')
 	}
 	if len(b) > 0 && b[len(b)-1] == '\t' {
 		b = b[:len(b)-1]
@@ -154,40 +140,13 @@ func appendMask(b []byte, t *Target, set *batch.Set, i int) []byte {
 	return b
 }
 
-// arraysOf gives the columns of a set as parameters, in the order of stageColumns.
-func arraysOf(t *Target, k kind, set *batch.Set) []param {
-	var out []param
-	add := func(text func(i int) ([]byte, bool)) {
-		out = append(out, param{array: textArray(set.Len(), text)})
-	}
-	if k == byKey || k == byMove {
-		for c := range t.plan.Key {
-			add(func(i int) ([]byte, bool) { return set.Key(i, c), true })
-		}
-	}
-	switch k {
-	case byKey:
-		return out
-	case byFinal:
-		for _, c := range t.plan.Key {
-			add(func(i int) ([]byte, bool) {
-				text, state := set.Value(i, c)
-				return text, state == change.Present
-			})
-		}
-		return out
-	case byMove, byMask:
-		add(func(i int) ([]byte, bool) { return appendMask(nil, t, set, i), true })
-	case byCount:
-		add(func(i int) ([]byte, bool) { return strconv.AppendInt(nil, int64(set.Times(i)), 10), true })
-	}
-	for c := range t.columns {
-		if t.columns[c].written {
-			add(func(i int) ([]byte, bool) {
-				text, state := set.Value(i, c)
-				return text, state == change.Present
-			})
-		}
+// arraysOf gives the columns of a set as parameters, in the order of the kind's fields.
+func arraysOf(t *Target, k kind, set *batch.Set) (out []param) {
+	var scratch []byte
+	for j := range t.fields[k] {
+		out = append(out, param{array: textArray(set.Len(), func(i int) ([]byte, bool) {
+			return t.text(&t.fields[k][j], set, i, scratch[:0])
+		})})
 	}
 	return out
 }

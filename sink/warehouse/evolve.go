@@ -99,7 +99,7 @@ func (e *evolution) run(ctx context.Context, have catalogColumns, at change.Posi
 			return err
 		}
 	}
-	for _, step := range []func(context.Context, catalogColumns) error{e.columns, e.rekey, e.nullable} {
+	for _, step := range []func(context.Context, catalogColumns) error{e.columns, e.added, e.rekey, e.nullable} {
 		have, err := readColumns(ctx, e.tx, e.plan.Target)
 		if err == nil {
 			err = step(ctx, have)
@@ -181,6 +181,9 @@ func (e *evolution) rename(ctx context.Context, have catalogColumns) error {
 
 // renameColumn does one step of r.
 func (e *evolution) renameColumn(ctx context.Context, r renamed, from, to string) error {
+	if err := e.dropView(ctx); err != nil {
+		return err
+	}
 	return e.alter(ctx, fmt.Sprintf("ALTER TABLE %s RENAME COLUMN %s TO %s", e.table, postgres.Ident(from), postgres.Ident(to)),
 		"column %q is called %q at the source now", r.from, r.to)
 }
@@ -216,7 +219,7 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 		old := have.column(name)
 		if old == nil {
 			sql := fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s %s", e.table, postgres.Ident(name), typ)
-			if src.Default != nil {
+			if src.Default != nil && e.plan.Mode != rule.Log {
 				// What the rows had that are already here: the source never sends them again.
 				sql += " DEFAULT " + postgres.Literal(*src.Default)
 			}
@@ -227,6 +230,9 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 		}
 		// A type without a name could be any whose values are text here.
 		if !e.older && !old.generated && src.Type.Name != "" && widens(old.full, typ) {
+			if err := e.dropView(ctx); err != nil {
+				return err
+			}
 			if err := e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s", e.table, postgres.Ident(name), typ),
 				"column %q is %s and has become %s at the source", name, old.full, typ); err != nil {
 				return err
@@ -237,18 +243,7 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 }
 
 // keyColumns are the columns of the target that tell its rows apart for this plan.
-func (e *evolution) keyColumns() (key []string) {
-	if len(e.plan.Key) == 0 {
-		return nil
-	}
-	if e.plan.SIDColumn != "" {
-		key = append(key, e.plan.SIDColumn)
-	}
-	for _, k := range e.plan.Key {
-		key = append(key, e.names[k])
-	}
-	return key
-}
+func (e *evolution) keyColumns() []string { return e.plan.KeyNames(e.names) }
 
 func sameColumns(a, b []string) bool {
 	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
@@ -317,9 +312,12 @@ func (e *evolution) nullable(ctx context.Context, have catalogColumns) error {
 		return e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL", e.table, postgres.Ident(column)), reason, column)
 	}
 	written := map[string]bool{e.plan.SIDColumn: true}
+	for _, added := range e.plan.Added {
+		written[added.Name] = true
+	}
 	for i, name := range e.names {
 		written[name] = true
-		if c := have.column(name); c.notNull && !c.hasDefault && !c.primary && !e.plan.Column(i).NotNull && !slices.Contains(e.plan.Key, i) {
+		if c := have.column(name); c.notNull && !c.hasDefault && !c.primary && (!e.plan.Column(i).NotNull || e.plan.Mode == rule.Log) && !slices.Contains(e.plan.Key, i) {
 			if err := drop(name, "column %q may be null at the source, and must not here"); err != nil {
 				return err
 			}

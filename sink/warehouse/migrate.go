@@ -28,8 +28,11 @@ var version5 string
 //go:embed schema_6.sql
 var version6 string
 
+//go:embed schema_7.sql
+var version7 string
+
 // migrations lead from one version of the schema tributary to the next. A released one is never changed.
-var migrations = []string{version1, version2, version3, version4, version5, version6}
+var migrations = []string{version1, version2, version3, version4, version5, version6, version7}
 
 // Version is the version of the schema tributary that this binary wants.
 var Version = len(migrations)

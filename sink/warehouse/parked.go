@@ -58,7 +58,7 @@ func (s *Session) Parked(ctx context.Context, parts []Partition) ([]Parked, erro
 	topics, numbers, _ := arrays(parts)
 	// One statement, hence one moment: the number belongs to the keys.
 	rows, err := s.conn.Query(ctx, `
-		SELECT s.i, coalesce(c.parked_n, 0), p.identity, min(p."offset"), coalesce(r.id, 0), r.since, r.key, r.types
+		SELECT s.i, coalesce(c.parked_n, 0), p.identity, min(p."offset"), coalesce(r.id, 0), r.since, coalesce(r.at, 0), r.key, r.types
 		  FROM unnest($2::text[], $3::int[]) WITH ORDINALITY AS s(topic, partition, i)
 		  LEFT JOIN tributary.checkpoint c ON c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition
 		  LEFT JOIN tributary.parked p ON p.grp = $1 AND p.topic = s.topic AND p.partition = s.partition AND c.parked_n > 0
@@ -73,11 +73,11 @@ func (s *Session) Parked(ctx context.Context, parts []Partition) ([]Parked, erro
 	var first *int64
 	var r Reload
 	var since *time.Time
-	_, err = pgx.ForEachRow(rows, []any{&i, &n, &identity, &first, &r.ID, &since, &r.key, &r.types}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&i, &n, &identity, &first, &r.ID, &since, &r.At, &r.key, &r.types}, func() error {
 		p := &out[i-1]
 		p.N = n
 		if since != nil {
-			p.Reload = &Reload{ID: r.ID, Since: *since, key: slices.Clone(r.key), types: slices.Clone(r.types)}
+			p.Reload = &Reload{ID: r.ID, Since: *since, At: r.At, key: slices.Clone(r.key), types: slices.Clone(r.types)}
 		}
 		if p.Keys == nil {
 			p.Keys = map[string]int64{}

@@ -25,6 +25,7 @@ import (
 type Reload struct {
 	ID    int64
 	Since time.Time
+	At    int64 // commit time of the record that began it, microseconds since 1970-01-01 UTC
 
 	key, types []string // of the target, in the order of the plan's key
 }
@@ -33,6 +34,7 @@ type Reload struct {
 type Mark struct {
 	Partition int32
 	Offset    int64
+	At        int64 // its commit time, microseconds since 1970-01-01 UTC
 }
 
 // seen names the table of the keys that were written since r began.
@@ -58,7 +60,7 @@ func (a *flushing) beginReload(ctx context.Context, i int) error {
 		return err
 	}
 	plan, conn := u.Result.Plan, a.s.conn
-	r := &Reload{}
+	r := &Reload{At: u.Mark.At}
 	r.key, r.types = u.Target.keyColumns()
 	columns := quoted(r.key)
 	if u.Target.sid != nil {
@@ -67,11 +69,12 @@ func (a *flushing) beginReload(ctx context.Context, i int) error {
 	err := a.s.endReload(ctx, u.Topic)
 	if err == nil {
 		err = conn.QueryRow(ctx, `
-			INSERT INTO tributary.reload (grp, topic, source, topic_id, partition, "offset", target_schema, target_table, sid_column, sid, key, types)
-			SELECT grp, topic, $3, topic_id, partition, $5, $6, $7, $8, $9, $10, $11
+			INSERT INTO tributary.reload (grp, topic, source, topic_id, partition, "offset", target_schema, target_table, sid_column, sid, key, types, at, history)
+			SELECT grp, topic, $3, topic_id, partition, $5, $6, $7, $8, $9, $10, $11, $12, $13
 			  FROM tributary.checkpoint WHERE grp = $1 AND topic = $2 AND partition = $4
 			RETURNING id, since`, a.s.w.cfg.Group, u.Topic, plan.Source, u.Mark.Partition, u.Mark.Offset,
-			plan.Target.Schema, plan.Target.Table, plan.SIDColumn, feedSID(plan), r.key, r.types).Scan(&r.ID, &r.Since)
+			plan.Target.Schema, plan.Target.Table, plan.SIDColumn, feedSID(plan), r.key, r.types,
+			r.At, historyNames(plan)).Scan(&r.ID, &r.Since)
 	}
 	if err == nil {
 		err = a.s.createSeen(ctx, r, u.Target.name, columns)
@@ -147,14 +150,14 @@ func (a *flushing) mark(ctx context.Context, i int, set *batch.Set) error {
 
 // openReloads gives the reloads of a source by topic, in the open transaction.
 func (s *Session) openReloads(ctx context.Context, source string) (map[string]*Reload, error) {
-	rows, err := s.conn.Query(ctx, `SELECT topic, id, since, key, types FROM tributary.reload WHERE grp = $1 AND source = $2`, s.w.cfg.Group, source)
+	rows, err := s.conn.Query(ctx, `SELECT topic, id, since, at, key, types FROM tributary.reload WHERE grp = $1 AND source = $2`, s.w.cfg.Group, source)
 	if err != nil {
 		return nil, err
 	}
 	out := map[string]*Reload{}
 	var topic string
 	var r Reload
-	_, err = pgx.ForEachRow(rows, []any{&topic, &r.ID, &r.Since, &r.key, &r.types}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&topic, &r.ID, &r.Since, &r.At, &r.key, &r.types}, func() error {
 		found := r
 		out[topic], r = &found, Reload{}
 		return nil
@@ -171,6 +174,7 @@ type OpenReload struct {
 
 	target         rule.Target
 	sidColumn, sid string
+	history        []string // see historyNames
 }
 
 // Reloads lists those of the group. It notes, too, which offsets have to be passed before the sweep: those of any progress
@@ -199,7 +203,7 @@ func (s *Session) reloads(ctx context.Context, source string) ([]OpenReload, err
 	}
 	// A checkpoint of another topic id is of a topic that was made anew: what was noted says nothing of its rows.
 	rows, err := s.conn.Query(ctx, `
-		SELECT r.topic, r.source, r.id, r.since, r.key, r.types, r.target_schema, r.target_table, r.sid_column, r.sid,
+		SELECT r.topic, r.source, r.id, r.since, r.key, r.types, r.target_schema, r.target_table, r.sid_column, r.sid, r.at, r.history,
 		       r.vector IS NOT NULL AND NOT EXISTS (
 		       SELECT FROM unnest(r.vector) WITH ORDINALITY AS v(next, i)
 		         LEFT JOIN tributary.checkpoint c ON c.grp = r.grp AND c.topic = r.topic AND c.partition = v.i - 1 AND c.topic_id = r.topic_id
@@ -209,7 +213,7 @@ func (s *Session) reloads(ctx context.Context, source string) ([]OpenReload, err
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r OpenReload, err error) {
-		err = row.Scan(&r.Topic, &r.Source, &r.ID, &r.Since, &r.key, &r.types, &r.target.Schema, &r.target.Table, &r.sidColumn, &r.sid, &r.Due)
+		err = row.Scan(&r.Topic, &r.Source, &r.ID, &r.Since, &r.key, &r.types, &r.target.Schema, &r.target.Table, &r.sidColumn, &r.sid, &r.At, &r.history, &r.Due)
 		return r, err
 	})
 }
@@ -246,7 +250,8 @@ type sweeping struct {
 	due      *OpenReload
 	target   string // quoted
 	columns  []string
-	ofSource string                          // condition on t: it is a row of the source
+	ofSource string                          // condition on t: it is a row of the source, and there
+	remove   string                          // statement up to the rows by which it finds them
 	same     func(a, b string) string        // the keys of a and b are equal
 	seen     func(alias string) (sql string) // the key of alias was noted
 }
@@ -278,6 +283,12 @@ func (s *Session) sweeping(ctx context.Context, due *OpenReload) (*sweeping, err
 			sw.ofSource = fmt.Sprintf("t.%s %s %s::%s", sw.columns[i], equal[i], postgres.Literal(due.sid), c.base)
 		}
 	}
+	sw.remove = "DELETE FROM " + sw.target + " t USING"
+	if due.history != nil {
+		if err := sw.ofHistory(have); err != nil {
+			return nil, err
+		}
+	}
 	sw.same = func(a, b string) string {
 		var out []string
 		for i, name := range sw.columns {
@@ -293,7 +304,7 @@ func (s *Session) sweeping(ctx context.Context, due *OpenReload) (*sweeping, err
 
 // all removes everything at once, in the open transaction, in which the checkpoints have been locked.
 func (sw *sweeping) all(ctx context.Context) (int64, error) {
-	tag, err := sw.s.conn.Exec(ctx, fmt.Sprintf("DELETE FROM %s t WHERE %s AND NOT %s", sw.target, sw.ofSource, sw.seen("t")))
+	tag, err := sw.s.conn.Exec(ctx, fmt.Sprintf("%s (SELECT) g WHERE %s AND NOT %s", sw.remove, sw.ofSource, sw.seen("t")))
 	if err != nil {
 		return 0, err
 	}
@@ -343,8 +354,8 @@ func (sw *sweeping) piece(ctx context.Context, from int64, last bool) (removed i
 			s.w.cfg.Group, sw.due.Topic, sw.due.ID).Scan(&open); err != nil || !open {
 			return err
 		}
-		tag, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s t USING pg_temp.tributary_gone g WHERE g.tributary_n > $1 AND g.tributary_n <= $2 AND %s AND NOT %s",
-			sw.target, sw.same("t", "g"), sw.seen("g")), from, from+sweepRows)
+		tag, err := tx.Exec(ctx, fmt.Sprintf("%s pg_temp.tributary_gone g WHERE g.tributary_n > $1 AND g.tributary_n <= $2 AND %s AND %s AND NOT %s",
+			sw.remove, sw.ofSource, sw.same("t", "g"), sw.seen("g")), from, from+sweepRows)
 		if err != nil {
 			return err
 		}
@@ -355,6 +366,33 @@ func (sw *sweeping) piece(ctx context.Context, from int64, last bool) (removed i
 		return nil
 	})
 	return removed, open, err
+}
+
+// ofHistory has the sweep end versions instead of removing rows: they are gone since the reading began.
+func (sw *sweeping) ofHistory(have catalogColumns) error {
+	due := sw.due
+	s := span{from: postgres.Ident(due.history[0]), to: postgres.Ident(due.history[1]), deleted: postgres.Ident(due.history[2])}
+	from := have.column(due.history[0])
+	if from == nil || have.column(due.history[1]) == nil || have.column(due.history[2]) == nil {
+		return &trouble.Error{
+			Code: trouble.TargetMissing, Op: "end versions of rows that are gone at the source in", Subject: fmt.Sprintf("table %q", due.target.String()),
+			Cause: fmt.Errorf("it lacks one of the columns %s", strings.Join(due.history[:3], ", ")),
+			Means: "versions of rows that are gone at the source stay valid; all else goes on",
+			Hint:  "put it back, or read the table anew: docs/reload.md",
+		}
+	}
+	s.typ, s.end = from.base, postgres.Literal(due.history[3])+"::"+from.base
+	sw.ofSource += " AND " + s.valid()
+	sw.remove = fmt.Sprintf("UPDATE %s t SET %s FROM", sw.target, s.ending(postgres.Literal(string(batch.AppendTime(nil, due.At)))))
+	return nil
+}
+
+// historyNames gives the columns of a history and the bound of what is valid still, nil for other modes.
+func historyNames(plan *rule.Plan) []string {
+	if plan.Mode != rule.History {
+		return nil
+	}
+	return []string{plan.Added[rule.AddedFrom].Name, plan.Added[rule.AddedTo].Name, plan.Added[rule.AddedDeleted].Name, plan.Bounds.End}
 }
 
 func quoted(names []string) []string {

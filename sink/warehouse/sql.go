@@ -2,9 +2,13 @@ package warehouse
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 // templates are the statements of a target. %SRC% stands for where the rows come from: arrays given as parameters, or
@@ -22,48 +26,95 @@ const (
 type kind int
 
 const (
-	byKey   kind = iota // o1…: the key of a row that is there
-	byMove              // o1…, m, c1…: m has a 1 for each column that is set
-	byMask              // m, c1…
-	byValue             // c1…
-	byCount             // n, c1…
-	byFinal             // those of c1… that are the key
+	byKey     kind = iota // o1…: the key of a row that is there
+	byMove                // o1…, m, c1…: m has a 1 for each column that is set
+	byMask                // m, c1…
+	byValue               // c1…
+	byCount               // n, c1…
+	byFinal               // those of c1… that are the key
+	byVersion             // o1…, b, m, c1…: b is since when the version is valid that has the key
+	byEnd                 // o1…, b, and those of c1… that say when a version ceases to be
+	kinds
 )
 
-// stageColumns lists the columns of a kind with their types.
-func (t *Target) stageColumns(k kind) (names, types []string) {
-	if k == byKey || k == byMove {
-		for i, c := range t.plan.Key {
-			names, types = append(names, fmt.Sprintf("o%d", i+1)), append(types, t.columns[c].typ)
+// field is a column of the rows that a statement carries: where it comes from, its name there, its type.
+type field struct {
+	of        origin
+	i         int // column of the plan's key, or of the target
+	name, typ string
+}
+
+type origin uint8
+
+const (
+	ofKey origin = iota
+	ofBase
+	ofMask
+	ofTimes
+	ofColumn
+)
+
+// fieldsOf lists the fields of a kind.
+func (t *Target) fieldsOf(k kind) (out []field) {
+	add := func(of origin, i int, name, typ string) { out = append(out, field{of, i, name, typ}) }
+	column := func(c int) {
+		if t.columns[c].written {
+			add(ofColumn, c, fmt.Sprintf("c%d", c+1), t.columns[c].typ)
 		}
 	}
 	switch k {
-	case byKey:
-		return names, types
+	case byKey, byMove, byVersion, byEnd:
+		for i, c := range t.plan.Key {
+			add(ofKey, i, fmt.Sprintf("o%d", i+1), t.columns[c].typ)
+		}
+	}
+	switch k {
+	case byVersion, byEnd:
+		add(ofBase, 0, "b", "timestamp with time zone")
+	}
+	switch k {
+	case byMove, byMask, byVersion:
+		add(ofMask, 0, "m", "text")
+	case byCount:
+		add(ofTimes, 0, "n", "integer")
+	}
+	switch k {
+	case byMove, byMask, byValue, byCount, byVersion:
+		for c := range t.columns {
+			column(c)
+		}
 	case byFinal:
 		for _, c := range t.plan.Key {
-			names, types = append(names, fmt.Sprintf("c%d", c+1)), append(types, t.columns[c].typ)
+			column(c)
 		}
-		return names, types
-	case byMove, byMask:
-		names, types = append(names, "m"), append(types, "text")
-	case byCount:
-		names, types = append(names, "n"), append(types, "integer")
+	case byEnd:
+		column(len(t.plan.Columns) + rule.AddedTo)
+		column(len(t.plan.Columns) + rule.AddedDeleted)
 	}
-	for i := range t.columns {
-		if t.columns[i].written {
-			names, types = append(names, fmt.Sprintf("c%d", i+1)), append(types, t.columns[i].typ)
-		}
+	return out
+}
+
+// text gives the value of a field of item i of a set; false for NULL. It may use scratch.
+func (t *Target) text(f *field, set *batch.Set, i int, scratch []byte) (text []byte, ok bool) {
+	switch f.of {
+	case ofKey:
+		return set.Key(i, f.i), true
+	case ofBase:
+		return set.AppendBase(scratch, i), true
+	case ofMask:
+		return appendMask(scratch, t, set, i), true
+	case ofTimes:
+		return strconv.AppendInt(scratch, int64(set.Times(i)), 10), true
 	}
-	return names, types
+	text, state := set.Value(i, f.i)
+	return text, state == change.Present
 }
 
 // fromArrays is the source of rows given as one text[] parameter a column, the first being $first.
 func (t *Target) fromArrays(k kind, first int) string {
-	names, types := t.stageColumns(k)
 	var out, params, cols []string
-	for i, name := range names {
-		out = append(out, fmt.Sprintf("a%d::%s AS %s", i+1, types[i], name))
+	for i, f := range t.fields[k] {
+		out = append(out, fmt.Sprintf("a%d::%s AS %s", i+1, f.typ, f.name))
 		params = append(params, fmt.Sprintf("$%d::text[]", first+i))
 		cols = append(cols, fmt.Sprintf("a%d", i+1))
 	}
@@ -73,13 +124,13 @@ func (t *Target) fromArrays(k kind, first int) string {
 // stageDDL gives the columns of the temporary table, which serves all kinds.
 func (t *Target) stageDDL() string {
 	var cols []string
-	for i, c := range t.plan.Key {
-		cols = append(cols, fmt.Sprintf("o%d %s", i+1, t.columns[c].typ))
-	}
-	cols = append(cols, "m text", "n integer")
-	for i := range t.columns {
-		if t.columns[i].written {
-			cols = append(cols, fmt.Sprintf("c%d %s", i+1, t.columns[i].typ))
+	have := map[string]bool{}
+	for k := range kinds {
+		for _, f := range t.fields[k] {
+			if !have[f.name] {
+				have[f.name] = true
+				cols = append(cols, f.name+" "+f.typ)
+			}
 		}
 	}
 	return strings.Join(cols, ", ")
@@ -87,6 +138,11 @@ func (t *Target) stageDDL() string {
 
 // compile writes the statements down.
 func (t *Target) compile() {
+	for k := range kinds {
+		if k != byEnd && k != byVersion || t.plan.Mode == rule.History {
+			t.fields[k] = t.fieldsOf(k)
+		}
+	}
 	t.stage = t.stageDDL()
 	var ofSID []string // condition on the sid, as part of a WHERE
 	var intoSID, valueSID []string
@@ -141,8 +197,13 @@ func (t *Target) compile() {
 	t.template.truncate = "DELETE FROM " + t.name + " t" + where(nil)
 	t.template.insert = insert
 	if len(t.plan.Key) == 0 {
-		t.template.takeOut = t.takeOut(where)
+		if t.plan.Mode == rule.Clone {
+			t.template.takeOut = t.takeOut(where)
+		}
 		return
+	}
+	if t.plan.Mode == rule.History {
+		t.compileHistory(where, byOrigin, append(append([]string{}, intoSID...), into...), valueSID)
 	}
 	var noted []string
 	for _, c := range t.plan.Key {

@@ -18,14 +18,17 @@ import (
 type Target struct {
 	plan    *rule.Plan
 	name    string         // quoted
-	columns []targetColumn // one for each of the plan's
+	columns []targetColumn // one for each of the plan's, then what the mode adds
 	names   []string       // of columns, as they are
 	sid     *targetColumn  // nil without a sid column
 	extra   []string       // quoted names of columns that no rule writes
 	unique  bool           // a unique index covers exactly the key, so that ON CONFLICT can be used
+	indexed bool           // an index begins with the key, so that its rows are found one by one
 
+	fields   [kinds][]field
 	stage    string // columns of the temporary table for this shape
 	template templates
+	history  historyTemplates
 
 	noCopy int // flushes to come that must not try COPY; guarded by the Warehouse
 }
@@ -144,6 +147,9 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 	if have, err = readColumns(ctx, tx, plan.Target); err != nil {
 		return nil, err
 	}
+	if err := e.views(ctx, have); err != nil {
+		return nil, err
+	}
 	t := &Target{plan: plan, name: e.table, names: e.names}
 	var key []string
 	used := map[string]bool{}
@@ -178,6 +184,14 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 			}
 		}
 	}
+	for _, added := range plan.Added {
+		c := have.column(added.Name)
+		used[added.Name] = true
+		if err := fitsAdded(plan, added, c); err != nil {
+			return nil, err
+		}
+		t.columns = append(t.columns, *c.target())
+	}
 	for i := range have {
 		if c := &have[i]; !used[c.name] && !c.generated {
 			t.extra = append(t.extra, postgres.Ident(c.name))
@@ -185,7 +199,7 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 	}
 	if len(plan.Key) > 0 {
 		slices.Sort(key)
-		if t.unique, err = hasUniqueIndex(ctx, tx, plan.Target, key); err != nil {
+		if t.unique, t.indexed, err = hasIndex(ctx, tx, plan.Target, key); err != nil {
 			return nil, err
 		}
 	}
@@ -256,18 +270,21 @@ func readColumns(ctx context.Context, db reader, target rule.Target) (catalogCol
 	})
 }
 
-// hasUniqueIndex says whether INSERT … ON CONFLICT can infer an index from exactly the columns. key is sorted.
-func hasUniqueIndex(ctx context.Context, tx pgx.Tx, target rule.Target, key []string) (ok bool, err error) {
+// hasIndex says whether INSERT … ON CONFLICT can infer an index from exactly the columns, and whether there is one that
+// begins with them, in any order. key is sorted.
+func hasIndex(ctx context.Context, tx pgx.Tx, target rule.Target, key []string) (unique, leading bool, err error) {
 	err = tx.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM pg_index i
+		SELECT coalesce(bool_or(i.indisunique AND i.indimmediate AND i.indnkeyatts = cardinality($3::text[])), false), count(*) > 0
+		  FROM pg_index i
 		  JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-		 WHERE n.nspname = $1 AND c.relname = $2
-		   AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+		  JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+		 WHERE n.nspname = $1 AND c.relname = $2 AND m.amname = 'btree'
+		   AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts >= cardinality($3::text[])
 		   AND $3::text[] = (SELECT array_agg(a.attname::text ORDER BY a.attname COLLATE "C")
-		         FROM generate_series(0, i.indnkeyatts - 1) AS k
-		         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k]))`,
-		target.Schema, target.Table, key).Scan(&ok)
-	return ok, err
+		         FROM generate_series(0, cardinality($3::text[]) - 1) AS k
+		         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k])`,
+		target.Schema, target.Table, key).Scan(&unique, &leading)
+	return unique, leading, err
 }
 
 // create makes the table: the sid column first, the key as primary key, NOT NULL for the key only, so that dropping a
@@ -282,19 +299,18 @@ func (s *Session) create(ctx context.Context, tx pgx.Tx, plan *rule.Plan) error 
 			return err
 		}
 	}
-	var lines, key []string
+	var lines []string
 	if plan.SIDColumn != "" {
 		lines = append(lines, postgres.Ident(plan.SIDColumn)+" "+plan.SIDType+" NOT NULL")
-		key = append(key, postgres.Ident(plan.SIDColumn))
 	}
 	for i, c := range plan.Columns {
 		lines = append(lines, postgres.Ident(c.Name)+" "+sourceType(ctx, tx, plan, i))
 	}
-	for _, k := range plan.Key {
-		key = append(key, postgres.Ident(plan.Columns[k].Name))
+	for _, added := range plan.Added {
+		lines = append(lines, addedColumn(plan, added))
 	}
-	if len(plan.Key) > 0 {
-		lines = append(lines, "PRIMARY KEY ("+strings.Join(key, ", ")+")")
+	if key := plan.KeyNames(columnNames(plan)); key != nil {
+		lines = append(lines, "PRIMARY KEY ("+strings.Join(quoted(key), ", ")+")")
 	}
 	return s.alter(ctx, tx, plan, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s)",
 		postgres.Ident(plan.Target.Schema, plan.Target.Table), strings.Join(lines, ", ")))
