@@ -20,6 +20,7 @@ type Config struct {
 	Sources   []rule.Source   `mapstructure:"sources" doc:"Sources whose topics are read, first match wins; all if there is none."`
 	Tables    []rule.Table    `mapstructure:"tables" doc:"Rules, first match wins. A table that no rule matches is not written."`
 	Retention Retention       `mapstructure:"retention" doc:"Removal of rows that are older than their rule's keep."`
+	Salt      config.Secret   `mapstructure:"salt" default:"" doc:"Secret under which mask: hash hashes; file:/path or env:NAME to keep it elsewhere. Another salt gives other hashes: then load the tables anew."`
 	Freshness time.Duration   `mapstructure:"freshness" default:"60s" doc:"How far behind a table may be and still count as up to date."`
 	Refresh   time.Duration   `mapstructure:"refresh" default:"1s" doc:"How often to look for new topics."`
 	Session   time.Duration   `mapstructure:"session" default:"10s" doc:"After this long without a sign of life a sink's partitions go to the others. Brokers set bounds (6s to 30min by default)."`
@@ -69,6 +70,11 @@ func (c Config) Check() []config.Fault {
 		faults = append(faults, config.Fault{Path: "group", Message: "must not be empty"})
 	}
 	faults = append(faults, rule.CheckSIDs(c.Sources, c.Tables)...)
+	for i, t := range c.Tables {
+		if t.Hashes() && c.Salt == "" {
+			faults = append(faults, config.Fault{Path: fmt.Sprintf("tables[%d].columns", i), Message: "mask: hash needs a salt; write salt: env:NAME beside tables"})
+		}
+	}
 	for path, d := range map[string]time.Duration{"freshness": c.Freshness, "refresh": c.Refresh, "session": c.Session} {
 		if d <= 0 {
 			faults = append(faults, config.Fault{Path: path, Value: d.String(), Message: "must be more than 0"})

@@ -35,7 +35,7 @@ type Operator struct {
 
 // NewOperator makes an operator. It does no I/O beyond reading files that the configuration names.
 func NewOperator(cfg Config) (*Operator, error) {
-	rules, err := rule.New(cfg.Sources, cfg.Tables)
+	rules, err := rule.New(cfg.Sources, cfg.Tables, cfg.Salt)
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "rules", Cause: err}
 	}
@@ -97,6 +97,9 @@ func (o *Operator) Show(ctx context.Context, p *warehouse.ParkedRecord, values b
 		shown := ShownColumn{Name: c.Name, Unchanged: row[i].State == change.Unchanged}
 		if row[i].State == change.Present {
 			text := printable(string(row[i].Text))
+			if v.plan.Masked(i) {
+				text = "***"
+			}
 			shown.Value = &text
 		}
 		out.Columns = append(out.Columns, shown)

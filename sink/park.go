@@ -134,7 +134,11 @@ func keyText(v *versionPlan, ev *change.Event) string {
 	}
 	var names, values []string
 	for _, k := range rel.Key {
-		names, values = append(names, rel.Columns[k].Name), append(values, string(row[k].Text))
+		text := string(row[k].Text)
+		if v.plan.Masked(k) {
+			text = "***"
+		}
+		names, values = append(names, rel.Columns[k].Name), append(values, text)
 	}
 	text := strings.Join(values, ", ")
 	if len(text) > maxKeyText {
@@ -156,7 +160,7 @@ func printable(s string) string {
 // parkable are the troubles of a single record. All others are of the table, or of the warehouse.
 func parkable(err error) bool {
 	switch trouble.CodeOf(err) {
-	case trouble.ConstraintViolation, trouble.ValueOutOfRange, trouble.UnresolvedToast, trouble.RecordInvalid:
+	case trouble.ConstraintViolation, trouble.ValueOutOfRange, trouble.UnresolvedToast, trouble.RecordInvalid, trouble.RuleError:
 		return true
 	}
 	return false

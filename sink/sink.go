@@ -69,7 +69,7 @@ type wait struct {
 // New makes a sink. It reads files that the configuration names, and does no other I/O. cfg must have passed its
 // checks, as config.Load sees to.
 func New(cfg Config, log *slog.Logger) (*Sink, error) {
-	rules, err := rule.New(cfg.Sources, cfg.Tables)
+	rules, err := rule.New(cfg.Sources, cfg.Tables, cfg.Salt)
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "rules", Cause: err}
 	}

@@ -60,9 +60,9 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range plan.Columns {
-		if err := decoder.Refused(c.Source); err != nil {
-			return nil, route.Refuse(err, decoder.Relation().Columns[c.Source].Name)
+	for _, i := range plan.Reads() {
+		if err := decoder.Refused(i); err != nil {
+			return nil, route.Refuse(err, decoder.Relation().Columns[i].Name)
 		}
 	}
 	// The same relation under another id (another source's, or registered twice) is the same plan.

@@ -20,8 +20,10 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -34,6 +36,13 @@ import (
 // fault of its own, list elements included, after all values are set. The paths it gives begin below the struct.
 type Checker interface {
 	Check() []Fault
+}
+
+// Placed is a struct of a configuration, or an element of a list, that wants to say later where in the file it is wrong.
+// Place is called before Check. place gives "sink.yaml:31:5" for a key below the struct, or the nearest around it; ""
+// where nothing of it is in a file.
+type Placed interface {
+	Place(place func(path string) string)
 }
 
 // Load reads file into out, a pointer to a struct: defaults, over them the file, over it the environment. Every field is
@@ -62,6 +71,7 @@ func Decode(name string, content []byte, out any) error {
 func decode(name string, content []byte, lookupEnv func(string) (string, bool), out any) error {
 	keys := mustKeys(structType(out))
 	doc := readDocument(content, keys)
+	doc.name = name
 	layers := viper.New()
 	each(keys, func(k *key) {
 		if k.env == "" {
@@ -126,6 +136,15 @@ func (d *document) check(v reflect.Value, keys []*key, path string) {
 				d.check(field.Index(i), k.children, join(path, k.name)+"["+strconv.Itoa(i)+"]")
 			}
 		}
+	}
+	if placed, ok := v.Addr().Interface().(Placed); ok {
+		placed.Place(func(below string) string {
+			line, column := d.place(strings.TrimSuffix(join(path, below), "."))
+			if line == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%s:%d:%d", filepath.Base(d.name), line, column)
+		})
 	}
 	checker, ok := v.Addr().Interface().(Checker)
 	if !ok || d.faulty(path) {

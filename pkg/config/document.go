@@ -14,6 +14,7 @@ import (
 
 // document is a YAML file read against the keys it may hold: values as texts, places of all keys, faults found.
 type document struct {
+	name   string            // of the file
 	values map[string]any    // nested like the file; texts, lists and maps
 	places map[string][2]int // path → line, column of the key, or of the element
 	faults []Fault

@@ -41,13 +41,23 @@ func (k *key) node(v reflect.Value) *yaml.Node {
 				list.Content = append(list.Content, block(v.Index(i), k.children))
 				continue
 			}
-			list.Content = append(list.Content, k.scalarNode(v.Index(i)))
+			list.Content = append(list.Content, k.element(v.Index(i)))
 			list.Style = yaml.FlowStyle
 		}
 		if v.Len() == 0 {
 			list.Style = yaml.FlowStyle
 		}
 		return list
+	}
+	return k.scalarNode(v)
+}
+
+// element gives a list's element as a value, or as a block where it has no such form.
+func (k *key) element(v reflect.Value) *yaml.Node {
+	if m, ok := v.Interface().(encoding.TextMarshaler); ok && k.block != nil {
+		if _, err := m.MarshalText(); err != nil {
+			return block(v, k.block)
+		}
 	}
 	return k.scalarNode(v)
 }

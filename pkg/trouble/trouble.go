@@ -59,6 +59,7 @@ const (
 	SchemaChangeBlocked    Code = "schema-change-blocked"
 	MissingIndex           Code = "missing-index"
 	RuleConflict           Code = "rule-conflict"
+	RuleError              Code = "rule-error"
 	RowCount               Code = "row-count"
 	UnresolvedToast        Code = "unresolved-toast"
 	NoTopics               Code = "no-topics"

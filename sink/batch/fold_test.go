@@ -29,7 +29,7 @@ func planOf(t testing.TB, keyed bool, table rule.Table) *rule.Plan {
 	if keyed {
 		rel.Key = []int{0}
 	}
-	set, err := rule.New(nil, []rule.Table{table})
+	set, err := rule.New(nil, []rule.Table{table}, "")
 	if err != nil {
 		t.Fatal(err)
 	}

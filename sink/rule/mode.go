@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
-	"github.com/tributary-cdc/tributary/schema"
 )
 
 // Mode says what the target keeps of the changes. append is Clone that ignores what removes rows.
@@ -188,15 +187,12 @@ func (t *Table) checkMode() (faults []config.Fault) {
 			fault(fmt.Sprintf("columns[%d]", i), c.into(), "is the name of a column of mode "+t.Mode+"; give one of them another name: as, or the block "+t.Mode)
 		}
 	}
-	return faults
-}
-
-// keyOf gives the columns by which rows are told apart in the target: none in a log.
-func (r *Route) keyOf(rel *schema.Relation) []int {
-	if modeByName[r.rule.Mode] == Log {
-		return nil
+	for i, c := range t.Set {
+		if into[c.Column] {
+			fault(fmt.Sprintf("set[%d].column", i), c.Column, "is the name of a column of mode "+t.Mode+"; choose another, or give the mode's one in the block "+t.Mode)
+		}
 	}
-	return rel.Key
+	return faults
 }
 
 // KeyNames gives the columns that tell the rows of the target apart, names being those of the plan's columns there: the

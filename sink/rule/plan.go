@@ -2,10 +2,12 @@ package rule
 
 import (
 	"fmt"
-	"strings"
+	"slices"
 
+	"github.com/tributary-cdc/tributary/pkg/mask"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
 )
 
 // Ops is a set of operations.
@@ -36,19 +38,65 @@ type Plan struct {
 	Added  []Added // what the mode adds to the columns of the target
 	Bounds Bounds  // of mode history
 
-	same bool // the columns are those of the relation, in their order
+	filter *expression // nil for none
+	same   bool        // the columns are those of the relation, in their order and as they are
+	whole  bool        // old rows are whole
 }
 
-// PlanColumn is one column that is written.
+// PlanColumn is one column that is written. Its value is a constant, or computed, or that of one column of the source,
+// which may be masked.
 type PlanColumn struct {
-	Name   string // in the target
-	Source int    // index into Relation.Columns
-	column *schema.Column
+	Name string // in the target
+
+	source   int // index into Relation.Columns, -1 for none
+	column   *schema.Column
+	key      bool
+	mask     mask.Kind
+	computed *expression
+	natural  schema.Type   // of the result of computed
+	at       string        // where the configuration says so, for a computed one: set[0]
+	constant *change.Value // what a computed one is for every row
 }
 
 // Column says what column i of the plan holds: its name and number at the source, if it is a column there, and the type,
 // default and nullability of the values that Map gives.
 func (p *Plan) Column(i int) *schema.Column { return p.Columns[i].column }
+
+// Reads gives the columns of the relation that the plan needs, as indexes.
+func (p *Plan) Reads() []int {
+	var reads []int
+	add := func(i int) {
+		if i >= 0 && !slices.Contains(reads, i) {
+			reads = append(reads, i)
+		}
+	}
+	for i := range p.Columns {
+		add(p.Columns[i].source)
+	}
+	for _, x := range p.expressions() {
+		for i := range x.inputs {
+			add(x.inputs[i].column)
+		}
+	}
+	return reads
+}
+
+// Masked says whether the rule masks a column of the relation, so that nobody is shown its values.
+func (p *Plan) Masked(column int) bool {
+	return slices.ContainsFunc(p.Columns, func(c PlanColumn) bool { return c.source == column && c.mask != mask.None })
+}
+
+func (p *Plan) expressions() (out []*expression) {
+	if p.filter != nil {
+		out = append(out, p.filter)
+	}
+	for i := range p.Columns {
+		if x := p.Columns[i].computed; x != nil {
+			out = append(out, x)
+		}
+	}
+	return out
+}
 
 // Voids says whether a TRUNCATE empties the target. One that stands before a reading anew (reload) makes room for rows
 // that come again: with a key, the others are removed when all have come, which a rule that ignores either way of
@@ -65,79 +113,6 @@ func (p *Plan) Voids(reload bool) bool {
 	return p.Ignore&(Truncates|Deletes) == 0
 }
 
-// maxIdentifier is NAMEDATALEN - 1: Postgres cuts longer names without a word, so that two become one.
-const maxIdentifier = 63
-
-// Compile applies the route to one version of its relation. Its errors are trouble with the code rule-conflict: a
-// column that the relation does not have, a key column that is not written, two columns with one name, a name too
-// long for Postgres.
-func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
-	refuse := func(hint, format string, args ...any) (*Plan, error) {
-		return nil, &trouble.Error{
-			Code: trouble.RuleConflict, Op: "apply rule",
-			Subject: fmt.Sprintf("tables[%d] to table %q of source %q", r.Rule, r.Schema+"."+r.Table, r.Source),
-			Cause:   fmt.Errorf(format, args...),
-			Means:   "the table is not written; nothing is lost, its records stay in Kafka",
-			Hint:    hint,
-		}
-	}
-	if r.SIDColumn != "" {
-		if _, err := SIDFits(r.SID, r.SIDType); err != nil {
-			return refuse(SIDHint(r.Source, r.SIDType), "%w", err)
-		}
-	}
-	p := &Plan{Route: r, Relation: rel, Ignore: r.rule.ignore, Create: r.rule.Create, Mode: modeByName[r.rule.Mode], Added: r.rule.added(), Bounds: r.rule.bounds()}
-	if len(r.rule.Columns) == 0 {
-		for i := range rel.Columns {
-			p.Columns = append(p.Columns, PlanColumn{rel.Columns[i].Name, i, &rel.Columns[i]})
-		}
-	}
-	for _, c := range r.rule.Columns {
-		i := rel.Column(c.From)
-		if i < 0 {
-			return refuse("mend columns of the rule; there are "+names(rel), "the table has no column %q", c.From)
-		}
-		p.Columns = append(p.Columns, PlanColumn{c.into(), i, &rel.Columns[i]})
-	}
-	p.same = len(p.Columns) == len(rel.Columns)
-	for i := range p.Columns {
-		p.same = p.same && p.Columns[i].Source == i
-	}
-	at := map[string]int{}
-	for i, c := range p.Columns {
-		if _, twice := at[c.Name]; twice {
-			return refuse("give one of them another name with as", "two columns are written to %q", c.Name)
-		}
-		if c.Name == r.SIDColumn {
-			return refuse("choose another name for sid, or write the column under another name with as",
-				"column %q has the name of the sid column", c.Name)
-		}
-		at[c.Name] = i
-	}
-	for _, k := range r.keyOf(rel) {
-		i := -1
-		for j := range p.Columns {
-			if p.Columns[j].Source == k {
-				i = j
-			}
-		}
-		if i < 0 {
-			return refuse(fmt.Sprintf("add %q to columns", rel.Columns[k].Name),
-				"column %q belongs to the key and is not written", rel.Columns[k].Name)
-		}
-		p.Key = append(p.Key, i)
-	}
-	if hint, cause := p.refusal(); cause != "" {
-		return refuse(hint, "%s", cause)
-	}
-	for _, name := range append([]string{r.Target.Schema, r.Target.Table, r.SIDColumn}, columnNames(p.Columns)...) {
-		if len(name) > maxIdentifier {
-			return refuse("choose a shorter name in the rule", "the name %q has %d bytes, Postgres takes %d", name, len(name), maxIdentifier)
-		}
-	}
-	return p, nil
-}
-
 // Refuse is the trouble of a rule that writes a column whose values cannot be read as they were, for the cause given.
 func (r *Route) Refuse(cause error, column string) error {
 	return &trouble.Error{
@@ -147,20 +122,4 @@ func (r *Route) Refuse(cause error, column string) error {
 		Means:   "the table is not written; nothing is lost, its records stay in Kafka",
 		Hint:    "write it without the column: name the others in columns of the rule; then sink resume SOURCE/TABLE",
 	}
-}
-
-func columnNames(columns []PlanColumn) []string {
-	out := make([]string, len(columns))
-	for i := range columns {
-		out[i] = columns[i].Name
-	}
-	return out
-}
-
-func names(rel *schema.Relation) string {
-	out := make([]string, len(rel.Columns))
-	for i := range rel.Columns {
-		out[i] = rel.Columns[i].Name
-	}
-	return strings.Join(out, ", ")
 }

@@ -3,7 +3,13 @@ package rule
 import (
 	"errors"
 	"fmt"
+	"slices"
 
+	"cel.dev/cel-go/common/types"
+
+	"github.com/tributary-cdc/tributary/pkg/mask"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -15,12 +21,17 @@ var ErrEvent = errors.New("event is not complete")
 type Change struct {
 	Event *change.Event // as the source sent it; its tuples have the columns of the relation
 	// Before and After are the event's in the plan's columns; nil where the event has none. Of a Before that is only a
-	// key the columns of the plan's key are there, and all others are Null.
+	// key, and of a row that does not pass the filter, the columns of the plan's key are there, and all others are Null.
 	Before, After change.Tuple
 	Was           Match // whether the old row passes the filter
 	Is            bool  // there is a new row, and it passes the filter
 
 	before, after change.Tuple // memory of Before and After
+	arena         []byte       // of their texts that are not the event's
+	scope         scope
+	masker        *mask.Masker
+	masks         *Route // whose salt masker has
+	canonical     []byte
 }
 
 // Match says whether a row passes the filter of its rule. Without a filter every row does.
@@ -28,29 +39,57 @@ type Match uint8
 
 // The matches. The zero Match is Unknown.
 const (
-	Unknown Match = iota // there is no old row, or not all of it, or nobody asks
+	Unknown Match = iota // there is no old row, or not all of it
 	In
 	Out
 )
 
-// Map takes an event into the columns of the plan. Where the plan takes the columns as they are, nothing is copied.
+// Map takes an event into the columns of the plan. Where the plan takes the columns as they are, nothing is copied. An
+// error is trouble with the code rule-error, or wraps ErrEvent.
 func (p *Plan) Map(ev *change.Event, c *Change) error {
 	c.Event, c.Before, c.After, c.Was, c.Is = ev, nil, nil, Unknown, false
+	c.arena = c.arena[:0]
+	var old change.Tuple // if all of it is known
 	if ev.Before != nil {
 		if err := p.width(ev.Before, "old row"); err != nil {
 			return err
 		}
-		c.before = p.project(c.before[:0], ev.Before)
-		c.Before, c.Was = p.taken(c.before, ev.Before), In
+		if p.whole {
+			old = ev.Before
+		}
+		if err := p.mapBefore(c, ev.Before); err != nil {
+			return err
+		}
 	}
 	if ev.After != nil {
 		if err := p.width(ev.After, "new row"); err != nil {
 			return err
 		}
-		c.after = p.project(c.after[:0], ev.After)
-		c.After, c.Is = p.taken(c.after, ev.After), true
+		var err error
+		if c.Is, err = p.passes(c, ev.After, old); err != nil {
+			return err
+		}
+		c.After, c.after, err = p.project(c, c.after[:0], ev.After, old, !c.Is)
+		return err
 	}
 	return nil
+}
+
+func (p *Plan) mapBefore(c *Change, row change.Tuple) (err error) {
+	if p.filter == nil {
+		c.Was = In
+	} else if p.whole {
+		c.Was = Out
+		passes, err := p.passes(c, row, nil)
+		if err != nil {
+			return err
+		}
+		if passes {
+			c.Was = In
+		}
+	}
+	c.Before, c.before, err = p.project(c, c.before[:0], row, nil, !p.whole || c.Was == Out)
+	return err
 }
 
 func (p *Plan) width(t change.Tuple, what string) error {
@@ -60,21 +99,98 @@ func (p *Plan) width(t change.Tuple, what string) error {
 	return nil
 }
 
-// taken gives the row of the plan: mapped, or the source's own where the plan takes all of it as it is.
-func (p *Plan) taken(mapped, row change.Tuple) change.Tuple {
-	if p.same {
-		return row
+// passes says whether a row passes the filter.
+func (p *Plan) passes(c *Change, row, old change.Tuple) (bool, error) {
+	if p.filter == nil {
+		return true, nil
 	}
-	return mapped
+	c.scope.row, c.scope.old = row, old
+	v, err := c.scope.evaluate(p.filter)
+	if err == nil {
+		if b, ok := v.(types.Bool); ok {
+			return bool(b), nil
+		}
+		err = &fault{1, 1, fmt.Sprintf("the result is null, and not true or false; write (%s) == true", p.filter.source)}
+	}
+	return false, p.failed("filter", c, p.filter, err)
 }
 
-// project appends the columns of row that the plan takes.
-func (p *Plan) project(dst, row change.Tuple) change.Tuple {
-	if p.same {
-		return dst
+// project appends the columns of the plan to dst and gives the row; that of the source where the plan takes it as it is.
+// With keyOnly only the columns of the key are computed.
+func (p *Plan) project(c *Change, dst, row, old change.Tuple, keyOnly bool) (out, memory change.Tuple, err error) {
+	if p.same && (old == nil || !slices.ContainsFunc(row, func(v change.Value) bool { return v.State == change.Unchanged })) {
+		return row, dst, nil
 	}
+	c.scope.row, c.scope.old = row, old
 	for i := range p.Columns {
-		dst = append(dst, row[p.Columns[i].Source])
+		pc := &p.Columns[i]
+		switch {
+		case keyOnly && !pc.key:
+			dst = append(dst, change.Value{})
+		case pc.constant != nil:
+			dst = append(dst, *pc.constant)
+		case pc.computed != nil && c.scope.unchanged(pc.computed):
+			dst = append(dst, change.Value{State: change.Unchanged})
+		case pc.computed != nil:
+			v, err := c.scope.text(pc.computed, &pc.natural, &c.arena)
+			if err != nil {
+				return nil, dst, p.failed(pc.at+".value", c, pc.computed, err)
+			}
+			dst = append(dst, v)
+		case pc.mask != mask.None:
+			dst = append(dst, c.masked(p.Route, pc.mask, &p.Relation.Columns[pc.source].Type, c.scope.value(pc.source)))
+		default:
+			dst = append(dst, *c.scope.value(pc.source))
+		}
 	}
-	return dst
+	return dst, dst, nil
+}
+
+// text evaluates an expression to a value whose text is at the end of arena.
+func (s *scope) text(x *expression, t *schema.Type, arena *[]byte) (change.Value, error) {
+	v, err := s.evaluate(x)
+	if err != nil || v == types.NullValue {
+		return change.Value{}, err
+	}
+	if arena == nil {
+		arena = &[]byte{}
+	}
+	start := len(*arena)
+	if *arena, err = appendValue(*arena, v, t); err != nil {
+		return change.Value{}, &fault{1, 1, err.Error()}
+	}
+	return change.Value{State: change.Present, Text: (*arena)[start:len(*arena):len(*arena)]}, nil
+}
+
+// masked gives what is written instead of a value.
+func (c *Change) masked(r *Route, kind mask.Kind, t *schema.Type, v *change.Value) change.Value {
+	if v.State != change.Present {
+		return *v
+	}
+	if c.masks != r {
+		c.masker, c.masks = mask.New(r.salt), r
+	}
+	c.canonical = t.AppendCanonical(c.canonical[:0], v.Text)
+	start := len(c.arena)
+	var ok bool
+	if c.arena, ok = c.masker.Append(c.arena, kind, c.canonical); !ok {
+		return change.Value{}
+	}
+	return change.Value{State: change.Present, Text: c.arena[start:len(c.arena):len(c.arena)]}
+}
+
+// failed is the trouble of an expression that has no result for a row.
+func (p *Plan) failed(at string, c *Change, x *expression, cause error) error {
+	t := &trouble.Error{
+		Code: trouble.RuleError, Op: "evaluate", Cause: cause,
+		Subject: p.rule.where(p.Rule, at) + fmt.Sprintf(" for table %q of source %q", p.Schema+"."+p.Table, p.Source),
+		Means:   "rules fail closed: the change is not written, and its table is held before it; nothing is lost",
+		Hint:    "mend the expression so that it has a result for every row, restart the sink, then sink resume SOURCE/TABLE",
+	}
+	for _, in := range x.inputs {
+		if !p.whole && c.scope.row[in.column].State == change.Unchanged {
+			t.Hint = fmt.Sprintf("at the source: ALTER TABLE %s REPLICA IDENTITY FULL; for the changes that are in Kafka already: load the table anew", p.Relation.QualifiedName())
+		}
+	}
+	return t
 }

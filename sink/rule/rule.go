@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/mask"
 )
 
 // Source is one entry of the configuration's "sources": whose topics are read, and by which value their rows are told
@@ -44,18 +45,35 @@ type Table struct {
 	SID     string         `mapstructure:"sid" default:"" doc:"Name of a column to add to the target and its key, holding the source's sid; needed where several sources share a target."`
 	SIDType string         `mapstructure:"sid_type" default:"text" oneof:"text,smallint,integer,bigint,uuid" doc:"Type of the sid column where the target is created; the sid of each source must be of it. In a target that is there, the column may be of any of these types."`
 	Columns []Column       `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email, or {from: mail, as: email} for another name. The columns of the key must be among them."`
+	Set     []Computed     `mapstructure:"set" doc:"Columns to write whose values are computed, beside those of columns; one of the same name as a column of the source takes its place."`
+	Filter  string         `mapstructure:"filter" default:"" doc:"Rows to write: an expression (CEL) over the columns of the source. An UPDATE after which a row does not pass deletes it in the target, one after which it does inserts it."`
 	Keep    Age            `mapstructure:"keep" default:"" doc:"How long rows stay in the target, like 90 days, 12 hours or 6 months; for ever if empty. Older ones are removed in small batches."`
 	By      string         `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep: a timestamp or a date."`
 	OnError string         `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
 	Create  bool           `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
 	Skip    bool           `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
+
+	place func(path string) string // in the file, of a key of the rule; nil where there is no file
 }
+
+// Place implements config.Placed.
+func (t *Table) Place(place func(path string) string) { t.place = place }
 
 // Column picks one column of the source. It is written "id", or "mail as email" where the target's has another name; a
 // name that holds " as " is put in double quotes. It can be written as a block as well: {from: mail, as: email}.
 type Column struct {
 	From string `mapstructure:"from" required:"true" doc:"Name of the column at the source."`
 	As   string `mapstructure:"as" default:"" doc:"Name of the column in the target; the same if empty."`
+	Cast string `mapstructure:"cast" default:"" doc:"Type of the column in the target, which reads the text of the source's values; the source's type if empty."`
+	Mask string `mapstructure:"mask" default:"" oneof:",hash,redact,null,keep_last_4" doc:"What is written instead of the values: hash (HMAC-SHA-256 under salt, equal values stay equal), redact (***), null, keep_last_4."`
+}
+
+// Computed is a column whose values are computed.
+type Computed struct {
+	Column string `mapstructure:"column" required:"true" doc:"Name of the column in the target."`
+	Value  string `mapstructure:"value" required:"true" doc:"An expression (CEL) over the columns of the source; text in it is quoted: 'eu'."`
+	Type   string `mapstructure:"type" default:"" doc:"Type of the column in the target; that of the expression if empty."`
+	Key    bool   `mapstructure:"key" default:"false" doc:"The column belongs to the key of the target, in place of the key columns of the source that it is computed of; it may read no others."`
 }
 
 // into gives the name of the column in the target.
@@ -80,7 +98,7 @@ func (c *Column) UnmarshalText(text []byte) error {
 	if from == "" || as == "" || rest != "" {
 		return errColumn
 	}
-	*c = Column{From: from, As: as}
+	*c = Column{From: from, As: as, Cast: c.Cast, Mask: c.Mask}
 	return nil
 }
 
@@ -100,8 +118,11 @@ func cutColumn(s string) (name, rest string) {
 	return strings.TrimSpace(s), ""
 }
 
-// MarshalText gives the short form where it is enough.
+// MarshalText gives the short form, and an error where it is not enough.
 func (c Column) MarshalText() ([]byte, error) {
+	if c.Cast != "" || c.Mask != "" {
+		return nil, errors.New("has to be written as a block")
+	}
 	quote := func(name string) string {
 		if strings.Contains(name, " as ") || strings.HasPrefix(name, `"`) || strings.TrimSpace(name) != name {
 			return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
@@ -158,19 +179,64 @@ func (t Table) Check() []config.Fault {
 		}
 	}
 	faults = append(faults, t.checkKeep()...)
+	faults = append(faults, t.checkColumns()...)
+	if t.Filter != "" {
+		if _, err := parseExpression(t.Filter); err != nil {
+			fault("filter", t.Filter, err.Error())
+		}
+	}
+	if t.Skip && (t.SID != "" || len(t.Columns) > 0 || len(t.Ignore) > 0 || len(t.Set) > 0 || t.Filter != "") {
+		fault("skip", "true", "the other keys of a skipped rule have no effect; leave them out")
+	}
+	return faults
+}
+
+// Hashes says whether a column is masked by a hash, for which there has to be a salt.
+func (t Table) Hashes() bool {
+	return slices.ContainsFunc(t.Columns, func(c Column) bool { return c.Mask == string(mask.Hash) })
+}
+
+func (t Table) checkColumns() (faults []config.Fault) {
+	fault := func(path string, i int, key, value, message string) {
+		faults = append(faults, config.Fault{Path: fmt.Sprintf(path, i) + key, Value: value, Message: message})
+	}
 	into := map[string]bool{}
 	for i, c := range t.Columns {
 		name := c.into()
 		switch {
 		case into[name]:
-			fault(fmt.Sprintf("columns[%d]", i), name, "two columns of the source into one of the target")
-		case name == t.SID:
-			fault(fmt.Sprintf("columns[%d]", i), name, "is the name of the sid column")
+			fault("columns[%d]", i, "", name, "two columns of the source into one of the target; give one another name with as")
+		case name == t.SID && name != "":
+			fault("columns[%d]", i, "", name, "is the name of the sid column; write it under another name with as")
 		}
 		into[name] = true
+		if c.Cast != "" {
+			if _, err := typeByName(c.Cast); err != nil {
+				fault("columns[%d]", i, ".cast", c.Cast, err.Error())
+			} else if c.Mask != "" {
+				fault("columns[%d]", i, ".cast", c.Cast, "a masked column is text; leave cast out")
+			}
+		}
+		if err := mask.Kind(c.Mask).Check(); err != nil {
+			fault("columns[%d]", i, ".mask", c.Mask, err.Error())
+		}
 	}
-	if t.Skip && (t.SID != "" || len(t.Columns) > 0 || len(t.Ignore) > 0) {
-		fault("skip", "true", "the other keys of a skipped rule have no effect; leave them out")
+	for i, set := range t.Set {
+		switch {
+		case into[set.Column]:
+			fault("set[%d]", i, ".column", set.Column, "the target's column is written already; leave it out of columns, or give one another name")
+		case set.Column == t.SID && t.SID != "":
+			fault("set[%d]", i, ".column", set.Column, "is the name of the sid column; choose another")
+		}
+		into[set.Column] = true
+		if _, err := parseExpression(set.Value); err != nil {
+			fault("set[%d]", i, ".value", set.Value, err.Error())
+		}
+		if set.Type != "" {
+			if _, err := typeByName(set.Type); err != nil {
+				fault("set[%d]", i, ".type", set.Type, err.Error())
+			}
+		}
 	}
 	return faults
 }
@@ -179,6 +245,7 @@ func (t Table) Check() []config.Fault {
 type Set struct {
 	sources []Source
 	rules   []compiled
+	salt    []byte
 }
 
 type compiled struct {
@@ -188,9 +255,13 @@ type compiled struct {
 	ignore            Ops
 }
 
-// New compiles what Check has passed.
-func New(sources []Source, tables []Table) (*Set, error) {
-	s := &Set{sources: sources}
+// New compiles what Check has passed. salt is that of mask: hash.
+func New(sources []Source, tables []Table, salt config.Secret) (*Set, error) {
+	revealed, err := salt.Reveal()
+	if err != nil {
+		return nil, fmt.Errorf("salt: %w", err)
+	}
+	s := &Set{sources: sources, salt: []byte(revealed)}
 	for i := range tables {
 		t := &tables[i]
 		for _, fault := range t.Check() {
@@ -213,6 +284,9 @@ func New(sources []Source, tables []Table) (*Set, error) {
 		}
 		for _, op := range t.Ignore {
 			c.ignore |= opsByName[op]
+		}
+		if t.Hashes() && revealed == "" {
+			return nil, fmt.Errorf("tables[%d].columns: mask: hash needs salt", i)
 		}
 		if t.Mode == modeAppend {
 			c.ignore |= Deletes | Truncates
@@ -237,6 +311,7 @@ type Route struct {
 	SID                   string // the source's value for it
 	SIDType               string // that the column is created with
 	rule                  *compiled
+	salt                  []byte
 }
 
 // Parks says whether changes that cannot be written are put aside.
@@ -293,7 +368,7 @@ func (s *Set) Match(source, schema, table string) (*Route, bool) {
 		return &Route{
 			Source: source, Schema: schema, Table: table, Rule: i,
 			Target:    Target{names.Replace(r.toSchema), names.Replace(r.toTable)},
-			SIDColumn: r.SID, SID: sid, SIDType: r.SIDType, rule: r,
+			SIDColumn: r.SID, SID: sid, SIDType: r.SIDType, rule: r, salt: s.salt,
 		}, true
 	}
 	return nil, false

@@ -10,7 +10,7 @@ import (
 
 func newSet(t *testing.T, sources []Source, tables ...Table) *Set {
 	t.Helper()
-	s, err := New(sources, tables)
+	s, err := New(sources, tables, "salt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,8 +142,8 @@ func TestCheck(t *testing.T) {
 	faults(Table{From: "a.b", Mode: "history", Columns: []Column{{From: "deleted"}}}, "columns[0]: is the name of a column of mode history")
 	faults(Table{From: "a.b", Mode: "clown"}, "mode: not a mode")
 	faults(Table{From: "a.b", Ignore: []string{"insert", "drop"}}, "ignore[1]: not an operation")
-	faults(Table{From: "a.b", SID: "x", Columns: []Column{{"x", "x"}}}, "columns[0]: is the name of the sid column")
-	faults(Table{From: "a.b", Columns: []Column{{"x", "y"}, {"y", "y"}}}, "columns[1]: two columns")
+	faults(Table{From: "a.b", SID: "x", Columns: []Column{{From: "x", As: "x"}}}, "columns[0]: is the name of the sid column")
+	faults(Table{From: "a.b", Columns: []Column{{From: "x", As: "y"}, {From: "y", As: "y"}}}, "columns[1]: two columns")
 	faults(Table{From: "a.b", Skip: true, SID: "x"}, "skip: the other keys")
 	faults(Table{From: "a.b", Keep: "90 days", By: "at"})
 	faults(Table{From: "a.b", Keep: "ninety days", By: "at"}, "keep: not an age; write 90 days")
@@ -220,7 +220,7 @@ func TestCompile(t *testing.T) {
 		r, _ := newSet(t, nil, table).Match("s", "public", "t")
 		return r.Compile(rel)
 	}
-	p, err := compile(Table{Columns: []Column{{"c", "z"}, {"b", "b"}, {"a", "x"}}, Mode: "append", SID: "sid"})
+	p, err := compile(Table{Columns: []Column{{From: "c", As: "z"}, {From: "b", As: "b"}, {From: "a", As: "x"}}, Mode: "append", SID: "sid"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,8 +234,8 @@ func TestCompile(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	refused(`column "a" belongs to the key and is not written`, Table{Columns: []Column{{"c", "c"}}})
-	refused(`no column "d"`, Table{Columns: []Column{{"d", "d"}}})
+	refused(`column "a" belongs to the key and is not written`, Table{Columns: []Column{{From: "c", As: "c"}}})
+	refused(`no column "d"`, Table{Columns: []Column{{From: "d", As: "d"}}})
 	refused(`has the name of the sid column`, Table{SID: "b"})
 	refused(`the sid "s" is not a UUID`, Table{SID: "sid", SIDType: "uuid"})
 	refused("has 64 bytes", Table{To: "x." + strings.Repeat("y", 64)})
