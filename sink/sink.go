@@ -85,7 +85,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 		Kafka: cfg.Kafka, Group: cfg.Group, Member: cfg.Member, Session: cfg.Session, Refresh: cfg.Refresh,
 		Memory: int64(cfg.Batch.Memory), Age: cfg.Batch.Age, Lanes: s.lanes(), Log: log,
 		Stage:    s.stages.Stage("fetch", waitMemory),
-		Retrying: s.retrying, Route: s.route, Ahead: func(lane int) bool { return lane >= s.progressLane() }, Claim: s.claim, Fault: s.fault,
+		Retrying: s.retrying, Route: s.route, Source: s.sourceRate, Ahead: func(lane int) bool { return lane >= s.progressLane() }, Claim: s.claim, Fault: s.fault,
 	})
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "kafka", Cause: err}
@@ -160,6 +160,15 @@ func matchTopic(rules *rule.Set, topic string) (*rule.Route, bool) {
 		return nil, false
 	}
 	return rules.Match(source, schema, table)
+}
+
+// sourceRate gives the source of a topic, and how many of its records may be written a second; "" for progress topics.
+func (s *Sink) sourceRate(topic string) (name string, rate int) {
+	if _, ok := record.ParseProgressTopic(topic); ok {
+		return "", 0
+	}
+	name = sourceOf(topic)
+	return name, s.rules.Rate(name)
 }
 
 // consumed says whether this group writes what is in the topic.

@@ -43,6 +43,8 @@ type Config struct {
 
 	// Route says which lane a topic belongs to, always the same, and whether it is consumed at all, which may change.
 	Route func(topic string) (lane int, ok bool)
+	// Source names the source that a topic is of, "" for what is never kept waiting, and gives how many of its records may be handed out a second; 0: any number.
+	Source func(topic string) (name string, rate int)
 	// Ahead says of which lanes others may wait. Their topics are fetched also while the memory is full of what waits.
 	Ahead func(lane int) bool
 	// Claim takes partitions over, in order of topic and number. It is called again until it succeeds or ctx ends.
@@ -85,6 +87,7 @@ type Partition struct {
 
 	c       *Consumer
 	lane    int
+	source  *sourceState
 	queue   []*kgo.Record
 	bytes   int64
 	polled  int64     // offset behind the newest record in the queue
@@ -112,6 +115,9 @@ type Consumer struct {
 	parts    map[key]*Partition
 	topics   map[string]topic
 	unrouted []string
+	sources  map[string]*sourceState
+	named    int // of them have a name
+	limited  int // of them have a rate
 	bytes    int64
 	largest  int64              // bytes of the largest record of late; what was longer ago counts less
 	wake     context.CancelFunc // ends the poll under way
@@ -136,7 +142,7 @@ func New(cfg Config) (*Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{cfg: cfg, largest: firstGuess, changed: make(chan struct{}), parts: map[key]*Partition{}, topics: map[string]topic{}}
+	c := &Consumer{cfg: cfg, largest: firstGuess, changed: make(chan struct{}), parts: map[key]*Partition{}, topics: map[string]topic{}, sources: map[string]*sourceState{}}
 	fetch := int32(min(max(cfg.Memory/4, 1<<20), 32<<20))
 	life, end := context.WithCancel(context.Background())
 	c.end = end
@@ -225,8 +231,8 @@ func (c *Consumer) notify() {
 
 // drop lets go of the records of p. c.mu is held.
 func (c *Consumer) drop(p *Partition) {
-	c.bytes -= p.bytes
-	p.queue, p.bytes, p.least = nil, 0, 0
+	c.hold(p, -p.bytes)
+	p.queue, p.least = nil, 0
 }
 
 // fetch polls and fills the queues.
@@ -372,12 +378,12 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 			}
 			p.queue = append(p.queue, r)
 			size := recordSize(r)
-			p.bytes += size
-			c.bytes += size
+			c.hold(p, size)
 			largest = max(largest, size)
 			p.polled = r.Offset + 1
 		}
-		if p.bytes > c.share(p) && !p.paused {
+		p.source.over = p.source.over || p.source.bytes > c.limit(p.source) && !c.cfg.Ahead(p.lane)
+		if (p.bytes > c.share(p) || p.source.over && !c.cfg.Ahead(p.lane)) && !p.paused {
 			p.paused = true
 			pause[p.Topic] = append(pause[p.Topic], p.Number)
 		}

@@ -46,13 +46,19 @@ func (c *Consumer) Take(ctx context.Context, lane, records int, bytes int64) []B
 }
 
 // takeable gives the partitions of a lane that can be worked on, and after which time there will be one because its
-// records are of age; 0 for never. c.mu is held.
+// records are of age, or its source's rate lets it; 0 for never. c.mu is held.
 func (c *Consumer) takeable(lane int) (ready []*Partition, soon time.Duration) {
 	for _, p := range c.parts {
 		if p.lane != lane || p.busy || p.held != nil || p.release || len(p.queue) == 0 || len(p.queue) < p.least {
 			continue
 		}
 		if wait := c.cfg.Age - time.Since(p.arrived); wait > 0 && p.bytes < c.share(p)/2 {
+			if soon == 0 || wait < soon {
+				soon = wait
+			}
+			continue
+		}
+		if records, wait := p.source.refill(time.Now()); records == 0 {
 			if soon == 0 || wait < soon {
 				soon = wait
 			}
@@ -68,24 +74,6 @@ func (c *Consumer) takeable(lane int) (ready []*Partition, soon time.Duration) {
 		return int(a.Number) - int(b.Number)
 	})
 	return ready, soon
-}
-
-func (c *Consumer) cut(ready []*Partition, records int, bytes int64) []Batch {
-	var out []Batch
-	for _, p := range ready {
-		if records <= 0 || bytes <= 0 {
-			break
-		}
-		n := 0
-		for n < len(p.queue) && records > 0 && bytes > 0 {
-			bytes -= recordSize(p.queue[n])
-			records--
-			n++
-		}
-		p.busy = true
-		out = append(out, Batch{p, p.queue[:n:n]})
-	}
-	return out
 }
 
 // More gives up to n more records behind those that Take gave for p, without waiting.
@@ -146,8 +134,7 @@ func (c *Consumer) Finish(p *Partition, d Done) {
 		p.queue[i] = nil
 	}
 	p.queue = p.queue[d.Records:]
-	p.bytes -= bytes
-	c.bytes -= bytes
+	c.hold(p, -bytes)
 	p.least = 0
 	if d.WantMore {
 		p.least = len(p.queue) + 1
@@ -157,7 +144,7 @@ func (c *Consumer) Finish(p *Partition, d Done) {
 	} else {
 		p.queue = nil
 	}
-	if p.paused && p.bytes < c.share(p)/2 {
+	if p.paused && p.bytes < c.share(p)/2 && !p.source.over {
 		p.paused = false
 		if p.stopped {
 			return

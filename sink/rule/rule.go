@@ -19,12 +19,17 @@ import (
 type Source struct {
 	Name        string `mapstructure:"name" required:"true" doc:"Name of a source, as its capture was configured; * and ? stand for any characters."`
 	Consistency string `mapstructure:"consistency" default:"table" oneof:"table,source" doc:"table: each table is written as soon as its changes are there. source: whole source transactions over all tables become visible in the warehouse at once; one sink writes all tables of the source, and an error of one stops all of them."`
+	Rate        int    `mapstructure:"rate" default:"0" doc:"Records of each source written in a second, at most, by each sink; 0: no limit. Others are not kept waiting by it. Not together with consistency: source."`
 	SID         string `mapstructure:"sid" default:"" doc:"Value of the sid column for rows of this source; its name if empty. {*} in it stands for what the first * of the name matches: with name tenant_* and sid {*}, source tenant_17 has the sid 17."`
 }
 
 // Check refuses one value for many sources.
 func (s Source) Check() []config.Fault {
 	switch star := strings.Contains(s.Name, "*"); {
+	case s.Rate < 0:
+		return []config.Fault{{Path: "rate", Value: fmt.Sprint(s.Rate), Message: "must not be negative"}}
+	case s.Rate > 0 && s.Consistency == consistencySource:
+		return []config.Fault{{Path: "rate", Value: fmt.Sprint(s.Rate), Message: "has no effect on a source that is written as a whole; leave it out"}}
 	case strings.Contains(s.SID, matched) && !star:
 		return []config.Fault{{Path: "sid", Value: s.SID, Message: "{*} stands for what the * of the name matches, and the name has none"}}
 	case s.SID != "" && !strings.Contains(s.SID, matched) && strings.ContainsAny(s.Name, "*?"):
@@ -331,6 +336,16 @@ func (s *Set) Source(name string) (sid string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// Rate gives how many records of a source may be written in a second; 0 for any number.
+func (s *Set) Rate(name string) int {
+	for _, src := range s.sources {
+		if glob(src.Name, name) {
+			return src.Rate
+		}
+	}
+	return 0
 }
 
 // Whole says whether the source's transactions are to become visible as a whole.
