@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -62,6 +64,35 @@ func TestRetention(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// TestRetentionOfModes: a history loses versions that ended long ago, never those that are valid; a log old changes.
+func TestRetentionOfModes(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.story", Mode: "history", Keep: "90 days", History: rule.HistoryColumns{To: "till", End: "9999-01-01"}},
+		rule.Table{From: "public.changes", Mode: "log", Keep: "90 days"})
+	w.cfg.Retention = sink.Retention{Every: 100 * time.Millisecond, Rate: 1_000_000}
+	story, changes := relation("story", "id integer key", "v text"), relation("changes", "id integer key", "v text")
+	a := w.source("a")
+	w.start(w.cfg)
+	if err := a.client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	for i, days := range []int{300, 200, 100, 10} {
+		a.lsn += 0x100
+		v := fmt.Sprint(days)
+		events := []event{upd(story, 1, v), ins(changes, i, v)}
+		if i == 0 {
+			events = []event{ins(story, 1, v), ins(story, 2, v), ins(changes, i, v)}
+		}
+		a.publish(a.lsn, time.Now().AddDate(0, 0, -days), events...)
+	}
+	a.progress()
+	if err := a.client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(a)
+	w.rows(`SELECT id, v FROM public.story ORDER BY 1, valid_from`, "1|100", "1|10", "2|300")
+	w.rows(`SELECT v FROM public.changes`, "10")
 }
 
 // TestRetentionWaitsForNobody: neither for a row that somebody has locked, nor for long for a table.

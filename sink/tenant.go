@@ -128,6 +128,9 @@ func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, erro
 			f.SIDColumn = route.SIDColumn
 			f.Key = slices.DeleteFunc(f.Key, func(name string) bool { return name == f.SIDColumn })
 		}
+		if ok && !route.Overwrites() {
+			f.Key = nil
+		}
 		p.Feeds = append(p.Feeds, f)
 	}
 	return p, nil
@@ -152,7 +155,7 @@ func (o *Operator) RemoveTenant(ctx context.Context, p *TenantPlan, reason strin
 }
 
 // RebuildTenant has the topics of a tenant read anew from their beginning, and says so to every sink. Rows of tables with
-// a key stay until all have come again; the others are removed first.
+// a key stay until all have come again; those of histories, logs and tables without key are removed first.
 func (o *Operator) RebuildTenant(ctx context.Context, cfg Config, p *TenantPlan, reason string, told func(target string, rows int64)) (err error) {
 	if p.Removed {
 		return refused(p.Source, "it is removed", "sink tenant resume "+p.Source+" reads all of it")

@@ -277,22 +277,28 @@ func TestTenantRemove(t *testing.T) {
 func TestTenantRebuild(t *testing.T) {
 	for _, consistency := range []string{"table", "source"} {
 		t.Run(consistency, func(t *testing.T) {
-			w := newWorld(t, rule.Table{From: "public.kept", Mode: "append", SID: "tenant"}, rule.Table{From: "public.*", SID: "tenant"})
+			w := newWorld(t, rule.Table{From: "public.kept", Mode: "append", SID: "tenant"}, rule.Table{From: "public.story", Mode: "history", SID: "tenant"},
+				rule.Table{From: "public.changes", Mode: "log", SID: "tenant"}, rule.Table{From: "public.*", SID: "tenant"})
 			w.cfg.Sources = []rule.Source{{Name: "a", Consistency: consistency}, {Name: "b"}}
 			w.cfg.Batch.Rows = 100
 			r, log, kept := relation("t", "id integer key", "v text"), relation("log", "v text"), relation("kept", "id integer key")
 			a, b := w.source("a"), w.source("b")
 			a.table(r, 3)
-			for _, rel := range []*schema.Relation{r, log, kept} {
+			story, changes := relation("story", "id integer key", "v text"), relation("changes", "id integer key", "v text")
+			for _, rel := range []*schema.Relation{r, log, kept, story, changes} {
 				a.snapshot(rel, true)
 			}
-			a.tx(append(many(900, func(i int) event { return ins(r, i, "a") }), ins(log, "x"), ins(log, "x"), ins(kept, 1), del(kept, 1))...)
+			a.tx(append(many(900, func(i int) event { return ins(r, i, "a") }), ins(log, "x"), ins(log, "x"), ins(kept, 1), del(kept, 1),
+				ins(story, 1, "x"), upd(story, 1, "y"), ins(changes, 1, "x"), upd(changes, 1, "y"))...)
 			a.tx(append(many(100, func(i int) event { return upd(r, i, "again") }), del(r, 899))...)
 			b.tx(append(many(900, func(i int) event { return ins(r, i, "b") }), ins(log, "b"))...)
 			w.start(w.cfg)
 			w.start(w.cfg)
 			w.complete(a)
 			w.complete(b)
+			versions := `SELECT tenant, id, v, valid_from, valid_to, deleted FROM public.story ORDER BY valid_from`
+			before := w.query(versions)
+			w.exec(`DELETE FROM public.story; UPDATE public.changes SET v = 'spoilt'`)
 			w.exec(`UPDATE public.t SET v = 'spoilt' WHERE id % 2 = 0; INSERT INTO public.t VALUES ('a', 5000, 'invented'); INSERT INTO public.log VALUES ('a', 'invented')`)
 			w.exec(`DELETE FROM public.t WHERE tenant = 'a' AND id = 10`)
 			end := w.watch(898, `SELECT count(*) FROM public.t WHERE tenant = 'a'`)
@@ -310,6 +316,8 @@ func TestTenantRebuild(t *testing.T) {
 			w.rows(`SELECT count(*), count(*) FILTER (WHERE v = 'spoilt') FROM public.t WHERE tenant = 'b'`, "900|450")
 			w.rows(`SELECT tenant, v FROM public.log ORDER BY 1, 2`, "a|x", "a|x", "b|b")
 			w.rows(`SELECT tenant, id FROM public.kept`, "a|1")
+			w.rows(versions, before...)
+			w.rows(`SELECT change_op, v FROM public.changes ORDER BY change_seq`, "c|x", "u|y")
 			w.rows(`SELECT verb FROM tributary.operation WHERE verb = 'tenant rebuild'`, "tenant rebuild")
 		})
 	}

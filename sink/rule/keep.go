@@ -37,14 +37,25 @@ func (t *Table) checkKeep() []config.Fault {
 		return []config.Fault{{Path: "keep", Value: string(t.Keep), Message: errAge.Error()}}
 	case t.Keep != "" && t.keepBy() == "":
 		return []config.Fault{{Path: "keep", Value: string(t.Keep), Message: "by which column of the target? write by: created_at beside it"}}
+	case t.By != "" && modeByName[t.Mode] == History:
+		return []config.Fault{{Path: "by", Value: t.By, Message: "a history forgets versions by when they ended; leave it out"}}
 	case t.Keep == "" && t.By != "":
 		return []config.Fault{{Path: "by", Value: t.By, Message: `has no effect without keep; write keep: 90 days beside it`}}
 	}
 	return nil
 }
 
-// keepBy gives the column that tells the age of a row.
-func (t *Table) keepBy() string { return t.By }
+// keepBy gives the column that tells the age of a row: of a history the end of a version, which one that is valid still
+// has not come to; of a log the commit time, if nothing else is said.
+func (t *Table) keepBy() string {
+	switch added := t.added(); modeByName[t.Mode] {
+	case History:
+		return added[AddedTo].Name
+	case Log:
+		return or(t.By, added[AddedTime].Name)
+	}
+	return t.By
+}
 
 // Keep says how long rows of the target are kept, and which column of it tells their age; age "" is for ever.
 func (r *Route) Keep() (age Age, by string) { return r.rule.Keep, r.rule.keepBy() }

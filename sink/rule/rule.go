@@ -53,7 +53,7 @@ type Table struct {
 	Set     []Computed     `mapstructure:"set" doc:"Columns to write whose values are computed, beside those of columns; one of the same name as a column of the source takes its place."`
 	Filter  string         `mapstructure:"filter" default:"" doc:"Rows to write: an expression (CEL) over the columns of the source. An UPDATE after which a row does not pass deletes it in the target, one after which it does inserts it."`
 	Keep    Age            `mapstructure:"keep" default:"" doc:"How long rows stay in the target, like 90 days, 12 hours or 6 months; for ever if empty. Older ones are removed in small batches."`
-	By      string         `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep: a timestamp or a date."`
+	By      string         `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep: a timestamp or a date. Of a log it is the commit time if empty; of a history always the end of a version, so that what is valid stays."`
 	OnError string         `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
 	Create  bool           `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
 	Skip    bool           `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
@@ -321,6 +321,9 @@ type Route struct {
 
 // Parks says whether changes that cannot be written are put aside.
 func (r *Route) Parks() bool { return r.rule.OnError == onErrorPark }
+
+// Overwrites says whether a change that is applied again finds the row that it made, and leaves it as it is.
+func (r *Route) Overwrites() bool { return modeByName[r.rule.Mode] == Clone }
 
 // Keeps says whether rows stay that are gone at the source.
 func (r *Route) Keeps() bool { return r.rule.ignore&(Deletes|Truncates) != 0 }

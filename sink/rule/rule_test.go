@@ -147,6 +147,9 @@ func TestCheck(t *testing.T) {
 	faults(Table{From: "a.b", Skip: true, SID: "x"}, "skip: the other keys")
 	faults(Table{From: "a.b", Keep: "90 days", By: "at"})
 	faults(Table{From: "a.b", Keep: "ninety days", By: "at"}, "keep: not an age; write 90 days")
+	faults(Table{From: "a.b", Keep: "90 days", Mode: "history"})
+	faults(Table{From: "a.b", Keep: "90 days", Mode: "log"})
+	faults(Table{From: "a.b", Keep: "90 days", Mode: "history", By: "at"}, "by: a history forgets versions")
 	faults(Table{From: "a.b", Keep: "90 days"}, "keep: by which column of the target?")
 	faults(Table{From: "a.b", By: "at"}, "by: has no effect without keep")
 	for _, bad := range []Source{{Name: "a*", SID: "x"}, {Name: "a", SID: "{*}"}} {

@@ -22,7 +22,7 @@ type Feed struct {
 	Topic  string
 	Target rule.Target
 	SID    string   // "" where the target has no sid column
-	Key    []string // columns of the target's key, without the sid column; none where it has no key
+	Key    []string // columns of the target's key, without the sid column; none where rows cannot be written again in place
 
 	// SIDColumn is set by whoever knows the rules.
 	SIDColumn string

@@ -160,14 +160,14 @@ func tenantRebuild(load loader) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rebuild TENANT", Short: "Read the topics of a tenant anew, from their beginning",
 		Long: "Has all sinks read the topics of a tenant anew. Rows of a table with a key stay where they are and are written again; those that have\n" +
-			"not come again at the end are removed. Rows of a table without key are removed first.",
+			"not come again at the end are removed. Those of histories, logs and tables without key are removed first, while the tenant is paused.",
 		Example: "  sink tenant rebuild tenant_17 --yes\n  sink tenant list",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeTenant(cmd, args, load, &c, func(_ *sink.TenantPlan, keyed bool) string {
 				if keyed {
 					return "are written again from the beginning of the topic; what does not come again is removed at the end"
 				}
-				return "are removed and written again from the beginning of the topic: it has no key"
+				return "are removed and written again from the beginning of the topic"
 			}, func(o *sink.Operator, cfg sink.Config, p *sink.TenantPlan) error {
 				if err := o.RebuildTenant(cmd.Context(), cfg, p, reason, teller(cmd.ErrOrStderr())); err != nil {
 					return err
