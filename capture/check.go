@@ -135,6 +135,11 @@ func (c *Capture) checkSource(ctx context.Context, r *report, dsn string) {
 		return
 	}
 	c.checkTables(ctx, r, cat, tables)
+	if n, err := cat.TemporaryTables(ctx); err != nil {
+		r.add(failed("temporary", err))
+	} else if n > 0 {
+		r.add(finding{verdict: note, subject: plural(n, "table"), text: "temporary, of the sessions that are open now: they have no WAL to read"})
+	}
 }
 
 func (c *Capture) checkServer(ctx context.Context, r *report, cat *catalog.Catalog, s *catalog.Server) {
@@ -248,7 +253,7 @@ func (c *Capture) checkTables(ctx context.Context, r *report, cat *catalog.Catal
 			}
 		}
 		if len(t.Generated) > 0 {
-			r.add(finding{verdict: note, subject: "1 table", text: fmt.Sprintf("%s: generated %s not captured", name, strings.Join(t.Generated, ", "))})
+			c.checkGenerated(ctx, r, cat, t)
 		}
 		topic, err := record.Topic(c.config.Source.Name, t.Relation.Schema, t.Relation.Name)
 		switch {
@@ -269,6 +274,23 @@ func (c *Capture) checkTables(ctx context.Context, r *report, cat *catalog.Catal
 			help: fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s;", postgres.Ident(b.Publication), postgres.Ident(b.Schema, b.Table)), code: trouble.PublicationBreaksApp,
 		})
 	}
+}
+
+// checkGenerated names the generated columns of t that are not in the stream, and how a target has them.
+func (c *Capture) checkGenerated(ctx context.Context, r *report, cat *catalog.Catalog, t *catalog.Table) {
+	definitions, err := cat.Definitions(ctx, t)
+	if err != nil {
+		r.add(failed("generated", err))
+		return
+	}
+	var help []string
+	for _, d := range definitions {
+		help = append(help, "to have it in the warehouse, there: ALTER TABLE ... ADD COLUMN "+d+";")
+	}
+	r.add(finding{
+		verdict: note, subject: "1 table", help: strings.Join(help, "\n"),
+		text: fmt.Sprintf("%s: generated %s not captured", t.Relation.QualifiedName(), strings.Join(t.Generated, ", ")),
+	})
 }
 
 func (c *Capture) checkKafka(ctx context.Context, r *report) {

@@ -15,7 +15,8 @@ import (
 
 // Publications names the two publications of a source. Full publishes all operations of the tables that have a
 // usable replica identity; Insert publishes INSERT and TRUNCATE of the others, so that their UPDATE and DELETE
-// never fail because a table was published. Both publish partitions as their root.
+// never fail because a table was published. Both publish partitions as their root, and stored generated columns where the
+// server can (PostgreSQL 18).
 //
 // A partitioned table without a primary key whose partitions are all REPLICA IDENTITY FULL is in both: its root in
 // Insert, its partitions, one by one, in Full. Postgres adds the operations up and still sends every change as the
@@ -81,21 +82,27 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want []m
 	if _, err := tx.Exec(ctx, `set local lock_timeout = '3s'`); err != nil {
 		return false, publicationTrouble(name, err)
 	}
-	var exists, operationsFit bool
+	var exists, fits, generated bool
 	err := tx.QueryRow(ctx, `
 		select count(*) > 0,
-		       coalesce(bool_and(pubviaroot and pubinsert and pubtruncate and pubupdate = $2 and pubdelete = $2), false)
-		  from pg_publication where pubname = $1`, name, strings.Contains(operations, "update")).Scan(&exists, &operationsFit)
+		       coalesce(bool_and(pubviaroot and pubinsert and pubtruncate and pubupdate = $2 and pubdelete = $2
+		                         and coalesce(to_jsonb(p)->>'pubgencols', 's') = 's'), false),
+		       current_setting('server_version_num')::int >= 180000
+		  from pg_publication p where pubname = $1`, name, strings.Contains(operations, "update")).Scan(&exists, &fits, &generated)
 	if err != nil {
 		return false, publicationTrouble(name, err)
 	}
 	changed := false
-	options := " (publish = '" + operations + "', publish_via_partition_root = true)"
+	options := " (publish = '" + operations + "', publish_via_partition_root = true"
+	if generated {
+		options += ", publish_generated_columns = stored"
+	}
+	options += ")"
 	switch {
 	case !exists:
 		changed = true
 		_, err = tx.Exec(ctx, `create publication `+postgres.Ident(name)+` with`+options)
-	case !operationsFit:
+	case !fits:
 		changed = true
 		_, err = tx.Exec(ctx, `alter publication `+postgres.Ident(name)+` set`+options)
 	}

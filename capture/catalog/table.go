@@ -24,14 +24,15 @@ const (
 
 // Table is one table as a whole: an ordinary one, or a partitioned one with all its partitions.
 type Table struct {
-	Relation      schema.Relation // without generated columns, which are not in the stream
+	Relation      schema.Relation // of the columns that the stream has
 	Level         Level
 	Reason        string // why it is not All, for people
 	Help          string // SQL that would make it All, "" if there is none
 	Partitioned   bool
-	Leaves        []Leaf   // of a partitioned table, as the catalog has them now
-	EstimatedRows int64    // the planner's estimate
-	Generated     []string // names of generated columns
+	Leaves        []Leaf // of a partitioned table, as the catalog has them now
+	EstimatedRows int64  // the planner's estimate
+	// Generated are the generated columns that the stream does not have: before PostgreSQL 18 all, from then on virtual ones.
+	Generated []string
 	// Computed are the attnums of columns of which the server does not keep one constant for the rows that are older:
 	// they have a default that was computed for each row, an identity, or the rows have been written anew since.
 	Computed []int16
@@ -56,7 +57,7 @@ type relation struct {
 	oid          schema.OID
 	schema, name string
 	kind         string // r, p, f, m
-	persistence  string // p, u, t
+	persistence  string // p, u
 	identity     schema.ReplicaIdentity
 	partition    bool
 	tuples       int64
@@ -68,14 +69,14 @@ type relation struct {
 }
 
 type attribute struct {
-	num       int16
-	name      string
-	typ       columnType
-	notNull   bool
-	loose     bool // see schema.Column
-	generated bool
-	defaults  bool // it has a default, or an identity
-	missing   *string
+	num      int16
+	name     string
+	typ      columnType
+	notNull  bool
+	loose    bool // see schema.Column
+	unsent   bool // it is generated, and not in the stream
+	defaults bool // it has a default, or an identity
+	missing  *string
 }
 
 // Tables lists the tables that patterns choose, and those they choose but that have no WAL to read (LeftOut, with
@@ -130,7 +131,7 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 	}
 	var kept []attribute
 	for _, a := range r.columns {
-		if a.generated {
+		if a.unsent {
 			t.Generated = append(t.Generated, a.name)
 			continue
 		}
@@ -174,7 +175,7 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 	}
 	for _, num := range key {
 		i := slices.IndexFunc(kept, func(a attribute) bool { return a.num == num })
-		if i < 0 { // a generated column in the key: the stream does not have it
+		if i < 0 { // a generated column in the key that the stream does not have
 			t.Relation.Key = nil
 			break
 		}
@@ -233,9 +234,6 @@ func (t *Table) judge(r *relation) {
 		return
 	case r.persistence == "u":
 		t.Level, t.Reason, t.Help = LeftOut, "an unlogged table has no WAL to read", "ALTER TABLE "+name+" SET LOGGED;"
-		return
-	case r.persistence == "t":
-		t.Level, t.Reason = LeftOut, "a temporary table has no WAL to read"
 		return
 	}
 	identity := "ALTER TABLE " + name + " REPLICA IDENTITY FULL;"
@@ -338,11 +336,11 @@ func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation
 	}
 	list, err := query(ctx, c.conn, "list columns", func(row pgx.CollectableRow) (found, error) {
 		var f found
-		err := row.Scan((*uint32)(&f.relation), &f.num, &f.name, (*uint32)(&f.typ.oid), &f.typ.typmod, &f.notNull, &f.loose, &f.generated, &f.defaults, &f.missing)
+		err := row.Scan((*uint32)(&f.relation), &f.num, &f.name, (*uint32)(&f.typ.oid), &f.typ.typmod, &f.notNull, &f.loose, &f.unsent, &f.defaults, &f.missing)
 		return f, err
 	}, `select a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
 	           exists (select from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic),
-	           a.attgenerated <> '',
+	           a.attgenerated <> '' and not (a.attgenerated = 's' and current_setting('server_version_num')::int >= 180000),
 	           a.atthasdef or a.attidentity <> '' or exists (select from pg_type y where y.oid = a.atttypid and y.typdefault is not null),
 	           case when a.atthasmissing then (a.attmissingval::text::text[])[1] end
 	      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
@@ -390,6 +388,24 @@ func (c *Catalog) indexes(ctx context.Context, byOID map[schema.OID]*relation) e
 		}
 	}
 	return nil
+}
+
+// Definitions gives t.Generated as a column definition each, with their expressions: a target that has them computes the
+// values itself. It locks the table for a moment, and is not for where the stream waits.
+func (c *Catalog) Definitions(ctx context.Context, t *Table) ([]string, error) {
+	return query(ctx, c.conn, "look up generated columns of", pgx.RowTo[string], `
+		select format('%I %s generated always as (%s) stored', a.attname, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid))
+		  from pg_attribute a join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+		 where a.attrelid = $1 and a.attname::text = any($2) order by a.attnum`, uint32(t.Relation.OID), t.Generated)
+}
+
+// TemporaryTables counts the temporary tables of all sessions. Tables does not list them: they come and go.
+func (c *Catalog) TemporaryTables(ctx context.Context) (n int, err error) {
+	err = c.conn.QueryRow(ctx, `select count(*) from pg_class where relpersistence = 't' and relkind in ('r', 'p')`).Scan(&n)
+	if err != nil {
+		return 0, Unreachable("count temporary tables", "", err)
+	}
+	return n, nil
 }
 
 // leaves gives the partitions that hold rows of each partitioned table.

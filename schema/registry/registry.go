@@ -95,8 +95,11 @@ func (c *Client) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Register gives the id of the Avro schema under subject, registering it if it is not yet there. Errors:
-// ErrIncompatible, ErrInvalidSchema.
+// Register gives the id of the Avro schema under subject, registering it if it is not yet there. Readers of ours use the
+// schema that a record was written with, so that no level of compatibility is needed; but a registry's default (Confluent's is
+// BACKWARD) refuses what happens to tables every day. A subject without a level of its own then gets NONE. Errors:
+// ErrIncompatible where somebody has given the subject another level, or the registry does not let us set it;
+// ErrInvalidSchema.
 func (c *Client) Register(ctx context.Context, subject, schema string) (int, error) {
 	key := registration{subject, schema}
 	c.mu.RLock()
@@ -105,14 +108,41 @@ func (c *Client) Register(ctx context.Context, subject, schema string) (int, err
 	if ok {
 		return id, nil
 	}
-	id, err := c.sr.RegisterSchema(ctx, subject, sr.Schema{Schema: schema, Type: sr.TypeAvro}, -1, -1)
+	id, err := c.register(ctx, subject, schema)
+	if errors.Is(err, ErrIncompatible) {
+		if refused := c.open(ctx, subject); refused != nil {
+			return 0, fmt.Errorf("register schema of subject %q: %w (%w)", subject, err, refused)
+		}
+		id, err = c.register(ctx, subject, schema)
+	}
 	if err != nil {
-		return 0, fmt.Errorf("register schema of subject %q: %w", subject, classify(err))
+		return 0, fmt.Errorf("register schema of subject %q: %w", subject, err)
 	}
 	c.mu.Lock()
 	c.ids[key] = id
 	c.mu.Unlock()
 	return id, nil
+}
+
+func (c *Client) register(ctx context.Context, subject, schema string) (int, error) {
+	id, err := c.sr.RegisterSchema(ctx, subject, sr.Schema{Schema: schema, Type: sr.TypeAvro}, -1, -1)
+	return id, classify(err)
+}
+
+// open gives subject the level NONE, unless somebody has given it another one: the error says which.
+func (c *Client) open(ctx context.Context, subject string) error {
+	own := c.sr.Compatibility(ctx, subject)[0]
+	var answer *sr.ResponseError
+	switch {
+	case own.Err == nil:
+		return fmt.Errorf("the subject has the level %s of its own", own.Level)
+	case !errors.As(own.Err, &answer) || answer.StatusCode != http.StatusNotFound:
+		return fmt.Errorf("ask for the subject's level: %w", own.Err)
+	}
+	if err := c.sr.SetCompatibility(ctx, sr.SetCompatibility{Level: sr.CompatNone}, subject)[0].Err; err != nil {
+		return fmt.Errorf("set the subject's level to NONE: %w", err)
+	}
+	return nil
 }
 
 // Schema gives the text of the Avro schema with the id. Errors: ErrUnknownSchema, ErrInvalidSchema for one that is
@@ -161,7 +191,7 @@ const (
 // server's: no statement about a schema.
 func classify(err error) error {
 	var answer *sr.ResponseError
-	if !errors.As(err, &answer) {
+	if !errors.As(err, &answer) { // nil among them
 		return err
 	}
 	switch {

@@ -244,3 +244,56 @@ func TestLatest(t *testing.T) {
 		}
 	}
 }
+
+// A registry's own default must not refuse what happens to tables; what somebody has said of a subject counts.
+func TestLevelOfSubjects(t *testing.T) {
+	const changed = `{"type":"record","name":"R","fields":[{"name":"b","type":"string"}]}`
+	for _, c := range []struct {
+		name, own  string // level of the subject
+		forbidden  bool   // the registry lets nobody set levels
+		says       string // "" where it is registered
+		configured int    // requests that set a level
+	}{
+		{name: "none of its own", configured: 1},
+		{name: "its own", own: "FULL", says: "the level FULL of its own"},
+		{name: "forbidden", forbidden: true, says: "set the subject's level to NONE", configured: 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			level, configured := c.own, 0
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				answer := func(status int, body string) {
+					w.WriteHeader(status)
+					fmt.Fprint(w, body)
+				}
+				switch {
+				case r.Method == http.MethodPost && level == "NONE":
+					answer(http.StatusOK, `{"id": 7}`)
+				case r.Method == http.MethodPost:
+					answer(http.StatusConflict, `{"error_code": 409, "message": "incompatible"}`)
+				case r.Method == http.MethodPut && c.forbidden:
+					configured++
+					answer(http.StatusForbidden, `{"error_code": 403, "message": "read only"}`)
+				case r.Method == http.MethodPut:
+					configured++
+					level = "NONE"
+					answer(http.StatusOK, `{"compatibility": "NONE"}`)
+				case level == "":
+					answer(http.StatusNotFound, `{"error_code": 40408, "message": "none configured"}`)
+				case strings.HasPrefix(r.URL.Path, "/config/s"):
+					answer(http.StatusOK, `{"compatibilityLevel": "`+level+`"}`)
+				}
+			}))
+			defer server.Close()
+			id, err := client(t, Config{URLs: []string{server.URL}}).Register(t.Context(), "s", changed)
+			switch {
+			case c.says == "" && (err != nil || id != 7):
+				t.Errorf("id %d, %v", id, err)
+			case c.says != "" && (!errors.Is(err, ErrIncompatible) || !strings.Contains(err.Error(), c.says)):
+				t.Errorf("%v, want ErrIncompatible that says %q", err, c.says)
+			}
+			if configured != c.configured {
+				t.Errorf("the level was set %d times, want %d", configured, c.configured)
+			}
+		})
+	}
+}
