@@ -85,6 +85,9 @@ func TestRowTooLargeHoldsItsTable(t *testing.T) {
 		r.same("public", "pair")
 		r.count("public", "full_bag", 2) // behind the truncate before its snapshot
 		held := r.isHeld(c, "public.item", trouble.RecordTooLarge)
+		if !strings.Contains(held.Message, `table "public.item"`) || !strings.Contains(held.Message, `key id = "3": it takes 200`) {
+			t.Errorf("it says %s", held.Message)
+		}
 		if n := counterValue(t, c.meter.heldChanges.WithLabelValues("public.item")); n != 3 {
 			t.Errorf("%v changes are counted as not published, want 3", n)
 		}

@@ -70,6 +70,8 @@ type Options struct {
 const (
 	maxBufferedBytes   = 64 << 20
 	maxBufferedRecords = 1 << 20
+	maxWriteBytes      = 100 << 20            // as brokers take by default: socket.request.max.bytes
+	requestOverhead    = 1 << 20              // what a request holds besides one record of the greatest size
 	producerLinger     = 5 * time.Millisecond // fills batches under load; a commit does not wait for it
 )
 
@@ -84,7 +86,8 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 		kgo.TransactionTimeout(o.TransactionTimeout),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchMaxBytes(int32(o.Topics.MaxMessageBytes)),
-		kgo.MaxBufferedBytes(maxBufferedBytes),
+		kgo.MaxBufferedBytes(max(maxBufferedBytes, int(o.Topics.MaxMessageBytes))),
+		kgo.BrokerMaxWriteBytes(max(maxWriteBytes, int32(o.Topics.MaxMessageBytes)+requestOverhead)),
 		kgo.MaxBufferedRecords(maxBufferedRecords),
 		kgo.ProducerLinger(producerLinger),
 	)...)

@@ -19,7 +19,7 @@ type Topics struct {
 	Partitions      int             `mapstructure:"partitions" default:"1" doc:"partitions of a new topic; more only for tables that one sink cannot keep up with"`
 	Replication     int             `mapstructure:"replication" default:"-1" doc:"replicas of a new topic; -1 takes the broker's default"`
 	Keep            string          `mapstructure:"keep" default:"all" doc:"all: nothing is deleted by time, so that a warehouse can be rebuilt; latest: compaction keeps the newest record of each key"`
-	MaxMessageBytes config.Bytes    `mapstructure:"max_message_bytes" default:"8MiB" doc:"greatest record, as max.message.bytes of the topic"`
+	MaxMessageBytes config.Bytes    `mapstructure:"max_message_bytes" default:"8MiB" doc:"greatest record, as max.message.bytes of the topic; above 100MiB the brokers' socket.request.max.bytes must be raised as well"`
 	Overrides       []TopicOverride `mapstructure:"overrides" doc:"other settings for some tables; the first that fits is taken"`
 }
 
@@ -42,8 +42,8 @@ func (t Topics) Check() []config.Fault {
 	if t.Keep != keepAll && t.Keep != keepLatest {
 		fault("keep", "must be all or latest")
 	}
-	if t.MaxMessageBytes < 1<<10 || t.MaxMessageBytes > 100<<20 {
-		fault("max_message_bytes", "must be from 1KiB to 100MiB")
+	if t.MaxMessageBytes < 1<<10 || t.MaxMessageBytes > largestMessage {
+		fault("max_message_bytes", "must be from 1KiB to 1000MiB")
 	}
 	for i, o := range t.Overrides {
 		if o.Keep != "" && o.Keep != keepAll && o.Keep != keepLatest {
@@ -55,6 +55,9 @@ func (t Topics) Check() []config.Fault {
 	}
 	return faults
 }
+
+// largestMessage is within what the client can send at once.
+const largestMessage = 1000 << 20
 
 const (
 	keepAll    = "all"

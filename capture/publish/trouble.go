@@ -3,6 +3,7 @@ package publish
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -85,11 +86,32 @@ func topicTrouble(err error) error {
 
 func tooLarge(t *Table, ev *change.Event, size int) error {
 	return &OneTable{&trouble.Error{
-		Code: trouble.RecordTooLarge, Op: "publish a row of", Subject: fmt.Sprintf("table %q at %s", t.Relation.QualifiedName(), ev.Position),
+		Code: trouble.RecordTooLarge, Op: "publish a row of", Subject: fmt.Sprintf("table %q at %s%s", t.Relation.QualifiedName(), ev.Position, keyOf(t.Relation, ev)),
 		Cause: fmt.Errorf("it takes %d bytes, topic %q takes %d", size, t.topic.name, t.topic.maxBytes),
 		Means: "nothing after it is published; the source keeps its WAL",
 		Hint:  "raise topics.max_message_bytes, and max.message.bytes of the topic and message.max.bytes of the broker with it",
 	}}
+}
+
+// keyOf tells the key of an event's row, "" where there is none. Long values are cut.
+func keyOf(rel *schema.Relation, ev *change.Event) string {
+	const longest = 40
+	row := ev.After
+	if ev.Op == change.Delete {
+		row = ev.Before
+	}
+	if row == nil || len(rel.Key) == 0 {
+		return ""
+	}
+	var parts []string
+	for _, k := range rel.Key {
+		text := string(row[k].Text)
+		if len(text) > longest {
+			text = text[:longest] + "…"
+		}
+		parts = append(parts, fmt.Sprintf("%s = %q", rel.Columns[k].Name, text))
+	}
+	return ", key " + strings.Join(parts, ", ")
 }
 
 func registryTrouble(rel *schema.Relation, err error) error {

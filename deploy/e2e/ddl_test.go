@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
@@ -26,6 +26,7 @@ type alteration struct {
 	mend, hint string
 	// table is the table's name afterwards, "" if it keeps it.
 	table string
+	min   int // first major version that can do it; 0 for all
 }
 
 var alterations = []alteration{
@@ -165,6 +166,11 @@ var alterations = []alteration{
 		then:  []string{`alter table T replica identity full`, `update T set b = 0 where id = 1`, `alter table T replica identity using index T_a`, `update T set b = 0 where id = 2`, `update T set a = 'new' where id = 3`, `alter table T replica identity default`, `update T set b = 0 where id = 4`, `delete from T where id = 5`},
 	},
 	{
+		name: "generated", min: 18,
+		begin: []string{`create table T (id int primary key, n int, twice int generated always as (n * 2) stored)`, `insert into T select i, i from generate_series(1, 20) i`},
+		then:  []string{`update T set n = 100 where id = 1`, `alter table T add late int generated always as (n + 1) stored`, `insert into T values (21, 5)`, `alter table T alter twice drop expression`, `update T set twice = 7 where id = 2`},
+	},
+	{
 		name: "partitions",
 		begin: []string{
 			`create table T (id int, at date, a text, primary key (id, at)) partition by range (at)`, `create table T_1 partition of T for values from ('2020-01-01') to ('2021-01-01')`,
@@ -189,20 +195,23 @@ var alterations = []alteration{
 }
 
 func TestAlteredTables(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		later bool // the source is altered while no capture runs
-	}{{"while it runs", false}, {"while it is away", true}} {
-		t.Run(c.name, func(t *testing.T) { alterTables(t, c.later) })
+	for _, major := range pgtest.Majors(t) {
+		for _, c := range []struct {
+			name  string
+			later bool // the source is altered while no capture runs
+		}{{"while it runs", false}, {"while it is away", true}} {
+			t.Run(fmt.Sprintf("pg%d/%s", major, c.name), func(t *testing.T) { alterTables(t, major, c.later) })
+		}
 	}
 }
 
-func alterTables(t *testing.T, later bool) {
+func alterTables(t *testing.T, major int, later bool) {
+	alterations := slices.DeleteFunc(slices.Clone(alterations), func(a alteration) bool { return major < a.min })
 	kafka := kafkatest.Fake(t)
 	registry := kafkatest.Registry(t)
-	cluster := pgtest.Shared(t, 17)
+	cluster := pgtest.Shared(t, major)
 	dsn, warehouse := pgtest.Database(t, cluster), pgtest.Database(t, cluster)
-	s := newSource(t, fmt.Sprintf("alter%t", later), dsn, kafka, registry)
+	s := newSource(t, fmt.Sprintf("alter%d%t", major, later), dsn, kafka, registry)
 	t.Cleanup(func() { dropSlot(t, dsn, "tributary_"+s.name) })
 	dwh := connect(t, warehouse)
 	for i := range alterations {
@@ -213,38 +222,29 @@ func alterTables(t *testing.T, later bool) {
 		startGroup(t, kafka, registry, warehouse, group, fmt.Sprintf(`{from: "public.*", to: "%s.{table}"}`, group))
 	}
 	start("public")
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	first, err := capture.New(s.config, capture.Options{}, quiet())
-	must(t, err)
-	ended := make(chan error, 1)
-	go func() { ended <- first.Run(ctx) }()
-	s.capture = first
+	stop := s.startCapture(t)
 	fence(t, dwh, "public", []*source{s}, "begun")
 	if later {
 		stop()
-		must(t, <-ended)
 	}
 	for i := range alterations {
 		alterations[i].run(t, s.conn, alterations[i].then)
 	}
 	if later {
 		s.startCapture(t)
-	} else {
-		t.Cleanup(func() { stop(); must(t, <-ended) })
 	}
 	// A table that is made anew is noticed within source.refresh; only then can a fence behind it be waited for.
 	eventually(t, "the table that was made anew is noticed", func() bool {
 		return scalar[bool](t, dwh, `select exists (select from information_schema.columns
 			where table_schema = 'public' and table_name = 'made_anew' and column_name = 'b')`)
 	})
-	s.mendAll(t, dwh, "public")
+	s.mendAll(t, dwh, "public", alterations)
 	fence(t, dwh, "public", []*source{s}, "altered")
-	s.compareAll(t, dwh, "public")
+	s.compareAll(t, dwh, "public", alterations)
 	start("rebuilt")
-	s.mendAll(t, dwh, "rebuilt")
+	s.mendAll(t, dwh, "rebuilt", alterations)
 	fence(t, dwh, "rebuilt", []*source{s}, "altered")
-	s.compareAll(t, dwh, "rebuilt")
+	s.compareAll(t, dwh, "rebuilt", alterations)
 }
 
 func (a *alteration) run(t *testing.T, conn *pgx.Conn, statements []string) {
@@ -258,7 +258,7 @@ func (a *alteration) run(t *testing.T, conn *pgx.Conn, statements []string) {
 }
 
 // mendAll does what quarantined tables ask for, for those of which we expect it.
-func (s *source) mendAll(t *testing.T, dwh *pgx.Conn, schema string) {
+func (s *source) mendAll(t *testing.T, dwh *pgx.Conn, schema string, alterations []alteration) {
 	t.Helper()
 	for _, a := range alterations {
 		if a.mend == "" || a.name == "enum" && schema != "public" { // the type is the same one
@@ -277,7 +277,7 @@ func (s *source) mendAll(t *testing.T, dwh *pgx.Conn, schema string) {
 	}
 }
 
-func (s *source) compareAll(t *testing.T, dwh *pgx.Conn, schema string) {
+func (s *source) compareAll(t *testing.T, dwh *pgx.Conn, schema string, alterations []alteration) {
 	t.Helper()
 	for _, held := range textsOf(t, dwh, `select table_name || ': ' || message || ' -- ' || hint from tributary.quarantine where grp = '`+schema+`'`) {
 		t.Errorf("quarantined: %s", held)

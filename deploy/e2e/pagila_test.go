@@ -162,13 +162,15 @@ func quiet() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
-func (s *source) startCapture(t *testing.T) {
+// startCapture runs a capture until stop, or the end of the test.
+func (s *source) startCapture(t *testing.T) (stop func()) {
 	t.Helper()
 	var err error
 	s.capture, err = capture.New(s.config, capture.Options{}, quiet())
 	must(t, err)
-	run(t, "capture "+s.name, s.capture.Run)
+	stop = run(t, "capture "+s.name, s.capture.Run)
 	eventually(t, s.name+" streams", func() bool { return s.capture.Status().State != "starting" })
+	return stop
 }
 
 // startGroup starts the only sink of a group, with one rule.
@@ -189,13 +191,13 @@ tables: [%s]
 	run(t, "sink", k.Run)
 }
 
-// run runs a service until the test's end, which it must reach without an error.
-func run(t *testing.T, name string, service func(context.Context) error) {
+// run runs a service until stop, or the test's end, which it must reach without an error.
+func run(t *testing.T, name string, service func(context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- service(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
@@ -206,6 +208,8 @@ func run(t *testing.T, name string, service func(context.Context) error) {
 			t.Errorf("%s does not stop", name)
 		}
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // eventually polls until ok, or fails the test.

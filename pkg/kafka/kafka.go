@@ -66,6 +66,7 @@ func (c Config) Options(log *slog.Logger) ([]kgo.Opt, error) {
 		kgo.ClientID(c.ClientID),
 		kgo.WithLogger(logger{log}),
 		kgo.DialTimeout(dialTimeout),
+		kgo.BrokerMaxReadBytes(maxReadBytes),
 	}
 	transport, err := c.TLS.Config()
 	if err != nil {
@@ -86,6 +87,9 @@ func (c Config) Options(log *slog.Logger) ([]kgo.Opt, error) {
 	}
 	return opts, nil
 }
+
+// maxReadBytes bounds an answer of a broker. One record, whatever size its topic takes, comes whole.
+const maxReadBytes = 1 << 30
 
 // dialTimeout is how long one attempt to connect to one broker may take.
 const dialTimeout = 10 * time.Second
