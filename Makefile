@@ -11,7 +11,7 @@ RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all nemesis nemesis-figures nemesis-memory nemesis-mutants fuzz build lint fmt bench docs clean
+.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants fuzz build lint fmt bench docs clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -32,6 +32,13 @@ test:
 ## test-all: the same, every test on all five major versions of PostgreSQL
 test-all:
 	@TRIBUTARY_PG=all $(MAKE) test
+
+## extensions: PostGIS and pgvector for the tests of types, from Debian's packages (as root)
+extensions:
+	apt-get update
+	v=$$(apt-cache search --names-only '^postgresql-[0-9]+-postgis-3$$' | sed 's/^postgresql-\([0-9]*\)-.*/\1/' | sort -n | tail -1); \
+		apt-get install -y --no-install-recommends postgresql-$$v postgresql-$$v-postgis-3; \
+		apt-get install -y --no-install-recommends postgresql-$$v-pgvector || echo "pgvector is not packaged here: see its README"
 
 ## build: the binaries, into bin/
 build: $(BIN)/capture $(BIN)/sink $(BIN)/local

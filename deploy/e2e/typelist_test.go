@@ -168,8 +168,15 @@ func matrix() []valueType {
 		{name: "lquery", needs: "ltree", noKey: noBtree, fixed: []string{"*.a.*{1,2}.b@*"}},
 		{name: "cube", needs: "cube", fixed: []string{"(0, 0)", "(1, 2),(3, 4)"}},
 		{name: "isbn", needs: "isn", fixed: []string{"978-0-393-04002-9"}},
-		{name: "vector(3)", needs: "vector", fixed: []string{"[1,2,3]", "[-0.5,1e-30,3e30]"}},
-		{name: "geometry", needs: "postgis", fixed: []string{"POINT(1 2)", "SRID=4326;POLYGON((0 0,1 0,1 1,0 0))"}},
+		{name: "vector(3)", needs: "vector", fixed: []string{"[1,2,3]", "[-0.5,1e-30,3e30]", "[0,-0,0.1]", "[3.4028235e38,1e-45,-1]"}},
+		{name: "vector", needs: "vector", fixed: []string{"[1]", "[1,2,3,4]"}},
+		{name: "halfvec(2)", needs: "vector", fixed: []string{"[1,2]", "[-65504,6e-8]"}},
+		{name: "sparsevec(5)", needs: "vector", fixed: []string{"{1:1,3:2.5}/5", "{}/5"}},
+		{name: "geometry", needs: "postgis", fixed: []string{"POINT(1 2)", "SRID=4326;POLYGON((0 0,1 0,1 1,0 0))", "POINT EMPTY", "POINT ZM(0.1 -0 1e300 4)", "GEOMETRYCOLLECTION(POINT(1 2),LINESTRING(0 0,1 1))"}},
+		{name: "geometry(Point,4326)", needs: "postgis", fixed: []string{"SRID=4326;POINT(1 2)", "SRID=4326;POINT(-180 90)"}},
+		{name: "geography", needs: "postgis", fixed: []string{"POINT(1 2)", "LINESTRING(0 0,179.9 -89.9)"}},
+		{name: "box2d", needs: "postgis", noKey: noBtree, fixed: []string{"BOX(1 2,3 4)"}},
+		{name: "box3d", needs: "postgis", noKey: noBtree, fixed: []string{"BOX3D(1 2 3,4 5 6)"}},
 	}
 	group := ""
 	for i := range all {

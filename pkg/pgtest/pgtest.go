@@ -10,6 +10,7 @@
 package pgtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,9 @@ type Options struct {
 	// server in it that nobody stopped: the next Start adopts it. As root, it must be below directories that everybody
 	// may enter. "" is a temporary directory: server and directory go with the process, even when it is killed.
 	Dir string
+	// Programs is the directory of an installation of the same major version, whose server is run for its extensions, see
+	// Installed; "" runs the embedded one.
+	Programs string
 	// Port on 127.0.0.1; 0 takes a free one. It stays the same over Restart.
 	Port int
 	// User is the superuser, "postgres" if empty. With a Password every connection must give one (SCRAM); without,
@@ -217,7 +221,7 @@ func (c *Cluster) launchOn(ctx context.Context) error {
 		return fmt.Errorf("open log: %w", err)
 	}
 	defer log.Close()
-	cmd := command(filepath.Join(c.binaries, "bin", "postgres"), "-D", c.DataDir())
+	cmd := command(filepath.Join(cmp.Or(c.opts.Programs, c.binaries), "bin", "postgres"), "-D", c.DataDir())
 	cmd.Dir = c.dir
 	cmd.Stdout, cmd.Stderr = log, log
 	if c.server, err = process.Start(cmd); err != nil {

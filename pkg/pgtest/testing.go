@@ -105,6 +105,20 @@ func parseMajors(s string) ([]int, error) {
 	return majors, nil
 }
 
+// Installed finds the newest Postgres on this machine, where Debian's packages put it, that has an extension the embedded
+// ones lack. Its directory is for Options.Programs.
+func Installed(extension string) (major int, dir string, ok bool) {
+	for major := 18; major >= 14; major-- {
+		dir := fmt.Sprintf("/usr/lib/postgresql/%d", major)
+		_, noServer := os.Stat(dir + "/bin/postgres")
+		_, noExtension := os.Stat(fmt.Sprintf("/usr/share/postgresql/%d/extension/%s.control", major, extension))
+		if noServer == nil && noExtension == nil {
+			return major, dir, true
+		}
+	}
+	return 0, "", false
+}
+
 // TempDir gives a directory for Options.Dir that is removed with the test. Unlike t.TempDir's it can be reached by
 // the user that Postgres runs as when we are root.
 func TempDir(t testing.TB) string {
