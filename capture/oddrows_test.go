@@ -202,3 +202,30 @@ func TestRegistryWithBackward(t *testing.T) {
 	}
 	must(t, stop())
 }
+
+// A schema's other name is in no message before version 16.
+func TestTablesMovedBetweenSchemas(t *testing.T) {
+	for _, major := range ends(t) {
+		r := newRig(t, major, kafkatest.Fake(t), `create schema one; create schema two; create table one.t (id int primary key, v text); insert into one.t values (1, 'a'), (2, 'b')`)
+		c, stop := r.start()
+		r.fence()
+		moved := func(name string) {
+			t.Helper()
+			eventually(t, name+" is captured", func() bool {
+				return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool { return one.Table == name && one.State == "streaming" })
+			})
+			r.fence()
+		}
+		r.exec(`update one.t set v = 'c' where id = 1; alter table one.t set schema two; insert into two.t values (3, 'd'); delete from two.t where id = 2`)
+		moved("two.t")
+		r.exec(`update two.t set v = 'e' where id = 3`)
+		r.fence()
+		r.same("two", "t")
+		r.exec(`alter schema two rename to three; insert into three.t values (4, 'f'); delete from three.t where id = 1`)
+		moved("three.t")
+		r.exec(`update three.t set v = 'g' where id = 4`)
+		r.fence()
+		r.same("three", "t")
+		must(t, stop())
+	}
+}

@@ -22,6 +22,7 @@ func (s *session) relation(data []byte) {
 		t = &table{}
 		s.tables[s.decode.Relation.OID] = t
 	}
+	t.schema = ""
 	if t.pub != nil && bytes.Equal(t.message, data) {
 		t.pending = nil
 		return
@@ -63,6 +64,9 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	var d pgoutput.Decoder
 	if _, err := d.Decode(t.pending); err != nil {
 		return fmt.Errorf("decode a kept Relation message: %w", err)
+	}
+	if t.schema != "" {
+		d.Relation.Namespace = []byte(t.schema)
 	}
 	known, err := s.catalog.Table(ctx, d.Relation.OID)
 	if err != nil {
@@ -109,12 +113,13 @@ func (s *session) setRelation(ctx context.Context, t *table, rel *schema.Relatio
 }
 
 // setCatalog makes what the catalog has of t the version that is published, until a row comes. The stream may be behind the
-// catalog or ahead of it: a row that comes without a Relation message of its own has the form that the last one said.
+// catalog or ahead of it: a row that comes without a Relation message of its own has the form that the last one said. But its
+// schema may have another name since, of which servers before 16 send nothing.
 func (s *session) setCatalog(ctx context.Context, t *table, known *catalog.Table) error {
 	t.catalog = known
 	rel := known.Relation
-	if t.pending == nil {
-		t.pending = t.message
+	if t.pending == nil && t.message != nil {
+		t.pending, t.schema = t.message, known.Relation.Schema
 	}
 	t.message = nil
 	return s.setRelation(ctx, t, &rel)

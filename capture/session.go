@@ -83,6 +83,7 @@ type table struct {
 	pub      *publish.Table // nil until the first row needs it
 	message  []byte         // the Relation message that pub was made of, nil if it was made of the catalog
 	pending  []byte         // a newer Relation message, resolved when the first row needs it
+	schema   string         // what the table's schema is called now, where pending is no newer message; "" where it is
 	progress record.TableProgress
 	seen     *schema.Relation // the version that the stream was at last; pub may be ahead of it, see alter.go
 	seenAt   change.LSN       // commit LSN of the row that told of it; 0 where none has

@@ -263,7 +263,7 @@ var wires = []wire{
 			`update one.d set name = 'a'`, `alter table one.d rename name to label`, `update one.d set label = 'b'`, `alter table one.d rename to e`, `update one.e set label = 'c'`, `alter schema one rename to two`, `update two.e set label = 'd'`,
 			`create schema three; alter table two.e set schema three`, `update three.e set label = 'e'`,
 		},
-		capture: []string{"TestAlteredTables", "TestAttnums"},
+		capture: []string{"TestAlteredTables", "TestAttnums", "TestTablesMovedBetweenSchemas"},
 	},
 	{
 		row: "S6", about: "a type is changed: the values that the server computes anew are not sent",
