@@ -181,24 +181,26 @@ func TestTableWithoutTopicIsHeld(t *testing.T) {
 	must(t, stop())
 }
 
+// compatibility sets the level of a subject, "/" in front, or the registry's with "".
+func (r *rig) compatibility(subject, level string) {
+	r.t.Helper()
+	q, err := http.NewRequestWithContext(r.t.Context(), http.MethodPut, r.config.Registry.URL+"/config"+subject, strings.NewReader(`{"compatibility": "`+level+`"}`))
+	must(r.t, err)
+	answer, err := http.DefaultClient.Do(q)
+	must(r.t, err)
+	must(r.t, answer.Body.Close())
+	if answer.StatusCode != http.StatusOK {
+		r.t.Fatal(answer.Status)
+	}
+}
+
 func TestRefusedSchemaHoldsItsTable(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
 	c, stop := r.start()
 	r.exec(`insert into item (id, price) values (1, 1); insert into pair values (1, 'a', 'a')`)
 	r.fence()
-	topic, err := record.Topic(r.config.Source.Name, "public", "item")
-	must(t, err)
-	compatibility := func(level string) {
-		q, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.config.Registry.URL+"/config/"+topic+"-value", strings.NewReader(`{"compatibility": "`+level+`"}`))
-		must(t, err)
-		answer, err := http.DefaultClient.Do(q)
-		must(t, err)
-		must(t, answer.Body.Close())
-		if answer.StatusCode != http.StatusOK {
-			t.Fatal(answer.Status)
-		}
-	}
-	compatibility("BACKWARD")
+	subject := "/" + r.config.Source.Name + ".public.item-value"
+	r.compatibility(subject, "BACKWARD")
 	events := len(r.read("public", "item").events)
 	r.exec(`begin; alter table item alter price type boolean using true; insert into item (id, price) values (2, false); insert into pair values (2, 'a', 'a'); commit`)
 	r.exec(`alter table item add more text; insert into item (id, more) values (3, 'more')`)
@@ -206,7 +208,7 @@ func TestRefusedSchemaHoldsItsTable(t *testing.T) {
 	r.count("public", "item", events)
 	r.same("public", "pair")
 	r.isHeld(c, "public.item", trouble.SchemaIncompatible)
-	compatibility("NONE")
+	r.compatibility(subject, "NONE")
 	r.reload("public.item")
 	r.exec(`update item set more = 'yet more'`)
 	r.fence()

@@ -1,7 +1,6 @@
 package capture
 
 import (
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -173,16 +172,8 @@ func TestAlteredComposite(t *testing.T) {
 // A registry whose default refuses what happens to tables: Confluent's has BACKWARD.
 func TestRegistryWithBackward(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
-	level := func(subject string) *http.Response {
-		q, err := http.NewRequestWithContext(t.Context(), http.MethodPut, r.config.Registry.URL+"/config"+subject, strings.NewReader(`{"compatibility": "BACKWARD_TRANSITIVE"}`))
-		must(t, err)
-		answer, err := http.DefaultClient.Do(q)
-		must(t, err)
-		must(t, answer.Body.Close())
-		return answer
-	}
-	level("")
-	level("/" + r.config.Source.Name + ".public.pair-value") // somebody wants it so
+	r.compatibility("", "BACKWARD_TRANSITIVE")
+	r.compatibility("/"+r.config.Source.Name+".public.pair-value", "BACKWARD_TRANSITIVE") // somebody wants it so
 	c, stop := r.start()
 	r.exec(`insert into item (id, name, price) values (1, 'a', 1); insert into pair values (1, 'a', 'a')`)
 	r.fence()
