@@ -238,6 +238,10 @@ func (c *Capture) checkTables(ctx context.Context, r *report, cat *catalog.Catal
 	if all > 0 {
 		r.add(finding{verdict: ok, subject: plural(all, "table"), text: "with a usable replica identity; all operations are captured"})
 	}
+	covers, _, err := c.config.covers()
+	if err != nil {
+		r.add(failed("columns", err))
+	}
 	names := map[string]string{}
 	for _, t := range tables {
 		name := t.Relation.QualifiedName()
@@ -254,6 +258,9 @@ func (c *Capture) checkTables(ctx context.Context, r *report, cat *catalog.Catal
 		}
 		if len(t.Generated) > 0 {
 			c.checkGenerated(ctx, r, cat, t)
+		}
+		if err := publish.CheckCovers(covers, &t.Relation); err != nil {
+			r.add(failed("columns", err))
 		}
 		topic, err := record.Topic(c.config.Source.Name, t.Relation.Schema, t.Relation.Name)
 		switch {

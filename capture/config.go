@@ -2,24 +2,28 @@ package capture
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // Config is capture.yaml.
 type Config struct {
-	Source   Source          `mapstructure:"source" doc:"The database to capture."`
-	Snapshot Snapshot        `mapstructure:"snapshot" doc:"How the rows that are already there are read."`
-	Publish  Publish         `mapstructure:"publish" doc:"When a Kafka transaction ends."`
-	Kafka    kafka.Config    `mapstructure:"kafka" doc:"The brokers."`
-	Topics   publish.Topics  `mapstructure:"topics" doc:"How topics are made."`
-	Registry config.Registry `mapstructure:"registry" doc:"The schema registry."`
-	HTTP     config.HTTP     `mapstructure:"http" doc:"Metrics, health and status."`
-	Log      config.Log      `mapstructure:"log" doc:"Logging."`
+	Source   Source            `mapstructure:"source" doc:"The database to capture."`
+	Columns  []publish.Columns `mapstructure:"columns" doc:"Columns that never leave the source's database as they are, in changes and in snapshots."`
+	Salt     config.Secret     `mapstructure:"salt" default:"" doc:"Secret under which a mask hash hashes; file:/path or env:NAME to keep it elsewhere. Another salt gives other hashes: then load the tables anew."`
+	Snapshot Snapshot          `mapstructure:"snapshot" doc:"How the rows that are already there are read."`
+	Publish  Publish           `mapstructure:"publish" doc:"When a Kafka transaction ends."`
+	Kafka    kafka.Config      `mapstructure:"kafka" doc:"The brokers."`
+	Topics   publish.Topics    `mapstructure:"topics" doc:"How topics are made."`
+	Registry config.Registry   `mapstructure:"registry" doc:"The schema registry."`
+	HTTP     config.HTTP       `mapstructure:"http" doc:"Metrics, health and status."`
+	Log      config.Log        `mapstructure:"log" doc:"Logging."`
 }
 
 // Source says which database, and what of it.
@@ -54,6 +58,36 @@ type Publish struct {
 
 // onErrorHold is the value of Source.OnError by which a table is held alone.
 const onErrorHold = "hold"
+
+// Check finds what no tag can say.
+func (c Config) Check() []config.Fault {
+	var faults []config.Fault
+	for i, columns := range c.Columns {
+		if _, err := catalog.ParsePatterns([]string{columns.Table}); err != nil || strings.HasPrefix(columns.Table, "!") {
+			faults = append(faults, config.Fault{Path: fmt.Sprintf("columns[%d].table", i), Value: columns.Table, Message: "not schema.table; write public.customer, or public.* with wildcards"})
+		}
+		if columns.Hashes() && c.Salt == "" {
+			faults = append(faults, config.Fault{Path: fmt.Sprintf("columns[%d].mask", i), Message: "hash needs a salt; write salt: env:NAME beside columns"})
+		}
+	}
+	return faults
+}
+
+// covers gives what publishing needs of columns, and the salt.
+func (c Config) covers() (covers []publish.Cover, salt []byte, err error) {
+	for _, columns := range c.Columns {
+		patterns, err := catalog.ParsePatterns([]string{columns.Table})
+		if err != nil {
+			return nil, nil, err
+		}
+		covers = append(covers, publish.Cover{Columns: columns, Match: patterns.Match})
+	}
+	text, err := c.Salt.Reveal()
+	if err != nil {
+		return nil, nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "salt", Cause: err, Means: "nothing was attempted"}
+	}
+	return covers, []byte(text), nil
+}
 
 // Check finds what no tag can say.
 func (s Source) Check() []config.Fault {

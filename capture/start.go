@@ -46,9 +46,13 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 			return err
 		}
 	}
+	covers, salt, err := c.config.covers()
+	if err != nil {
+		return err
+	}
 	pub, err := publish.Open(ctx, publish.Options{
 		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
-		TransactionTimeout: c.config.Publish.TransactionTimeout, Refused: c.refused,
+		TransactionTimeout: c.config.Publish.TransactionTimeout, Refused: c.refused, Covers: covers, Salt: salt,
 	})
 	if err != nil {
 		return err

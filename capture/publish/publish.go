@@ -36,6 +36,8 @@ type Publisher struct {
 	registry *registry.Client
 	log      *slog.Logger
 	refused  Refusals
+	covers   []Cover
+	salt     []byte
 
 	sender record.Source
 	known  map[string]*topic // by name
@@ -65,6 +67,9 @@ type Options struct {
 	// Refused is what brokers have refused in earlier sessions. It stays the caller's: an entry that is deleted counts no
 	// more.
 	Refused Refusals
+	// Covers say what is not published, or not as it is; Salt is that of hashes.
+	Covers []Cover
+	Salt   []byte
 }
 
 const (
@@ -96,7 +101,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	}
 	p := &Publisher{
 		source: o.Source, topics: o.Topics, client: client, reading: opts, registry: o.Registry, log: o.Log,
-		refused: o.Refused, known: map[string]*topic{},
+		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{},
 	}
 	if _, _, err := client.ProducerID(ctx); err != nil {
 		client.Close()
@@ -116,7 +121,8 @@ func (p *Publisher) SetSource(s record.Source) { p.sender = s }
 
 // Table is one version of one relation, ready to be published.
 type Table struct {
-	Relation *schema.Relation
+	Relation *schema.Relation // as the source has it
+	cover    *cover           // nil where all of it is published as it is
 	encoder  *record.Encoder
 	schemaID int // of the values
 	topic    *topic
@@ -136,6 +142,14 @@ func (t *Table) Topic() string { return t.topic.name }
 
 // Table compiles rel, makes its topic where it is missing, and registers its schemas.
 func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, error) {
+	source := rel
+	covered, err := newCover(p.covers, p.salt, rel)
+	if err != nil {
+		return nil, err
+	}
+	if covered != nil {
+		rel = covered.published
+	}
 	enc, err := record.NewEncoder(p.sender, rel)
 	if err != nil {
 		return nil, &OneTable{&trouble.Error{
@@ -162,7 +176,7 @@ func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, er
 	if !rel.ByteEqualKey() {
 		partitions = 1
 	}
-	return &Table{Relation: rel, encoder: enc, schemaID: valueID, topic: top, partitions: partitions}, nil
+	return &Table{Relation: source, cover: covered, encoder: enc, schemaID: valueID, topic: top, partitions: partitions}, nil
 }
 
 // Publish produces ev, unless its partition already holds it, and says whether it did. The event's tuples may be
@@ -179,6 +193,10 @@ func (p *Publisher) Publish(ctx context.Context, t *Table, ev *change.Event, hea
 		}
 		return published, nil
 	}
+	if t.cover != nil {
+		covered := t.cover.event(ev)
+		ev = &covered
+	}
 	row := ev.After
 	if ev.Op == change.Delete {
 		row = ev.Before
@@ -194,6 +212,12 @@ func (p *Publisher) Publish(ctx context.Context, t *Table, ev *change.Event, hea
 // where the new row lacks values that were not sent, and its key belongs to another partition than the old one, where a
 // reader has them: then only the delete is published, and the caller has the row of the new key read again.
 func (p *Publisher) PublishMove(ctx context.Context, t *Table, old, fresh *change.Event) (did, whole bool, err error) {
+	if t.cover != nil { // the one has no After, the other no Before
+		both := t.cover.event(&change.Event{Before: old.Before, After: fresh.After})
+		coveredOld, coveredFresh := *old, *fresh
+		coveredOld.Before, coveredFresh.After = both.Before, both.After
+		old, fresh = &coveredOld, &coveredFresh
+	}
 	oldKey, err := p.key(t, old.Before)
 	if err != nil {
 		return false, false, err

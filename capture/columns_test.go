@@ -1,0 +1,166 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// TestColumnsNeverLeave: what is excluded or masked is in no record and no schema, be it of a snapshot or of a change,
+// under every replica identity, on the oldest server and the newest.
+func TestColumnsNeverLeave(t *testing.T) {
+	for _, major := range []int{14, 18} {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			r := newRig(t, major, kafkatest.Fake(t), `
+				create table customer (password text, id int primary key, mail text not null, card text, note text);
+				create table fulls (password text, id int primary key, mail text not null, card text, note text);
+				alter table fulls replica identity full;
+				create table keyless (password text, id int, mail text not null, card text, note text);
+				alter table keyless replica identity full;`)
+			r.config.Salt = "pepper"
+			r.config.Columns = []publish.Columns{
+				{Table: "public.*", Exclude: []string{"password"}, Mask: []publish.Mask{{Column: "mail", As: "hash"}, {Column: "card", As: "keep_last_4"}}},
+				{Table: "public.fulls", Mask: []publish.Mask{{Column: "note", As: "null"}}},
+			}
+			tables := []string{"customer", "fulls", "keyless"}
+			for _, table := range tables {
+				r.exec(fmt.Sprintf(`insert into %s select 'hidden-pw' || i, i, 'hidden@mail', 'hidden-card-123456' || i, 'n' from generate_series(1, 3) i`, table))
+			}
+			_, stop := r.start()
+			r.fence()
+			big := strings.Repeat("hidden-", 2000)
+			for _, table := range tables {
+				r.exec(fmt.Sprintf(`insert into %s values ('%s', 9, 'hidden@mail', '%s', 'x')`, table, big, big))
+				r.exec(fmt.Sprintf(`update %s set note = 'y', password = 'hidden' where id = 9; update %[1]s set id = 10 where id = 2; delete from %[1]s where id = 3`, table))
+			}
+			r.fence()
+			must(t, stop())
+			var hash string
+			for _, table := range tables {
+				got := r.read("public", table)
+				row := func(id, card, note string) string { return fmt.Sprintf("%q,HASH,%q,%s", id, card, note) }
+				for _, event := range got.events {
+					if _, rest, ok := strings.Cut(event, `| "`); ok {
+						h := strings.Split(rest, `"`)[2]
+						if hash == "" {
+							hash = h
+						}
+						if len(h) != 64 || h != hash {
+							t.Errorf("%s: hash %q, want %q: %s", table, h, hash, event)
+						}
+					}
+				}
+				note := func(s string) string { return map[bool]string{true: "NULL", false: `"` + s + `"`}[table == "fulls"] }
+				want := []string{row("1", "****4561", note("n")), row("10", "****4562", note("n")), row("9", "****den-", note("y"))}
+				for i := range got.rows {
+					got.rows[i] = strings.ReplaceAll(got.rows[i], `"`+hash+`"`, "HASH")
+				}
+				slices.Sort(want)
+				slices.Sort(got.rows)
+				if !slices.Equal(got.rows, want) {
+					t.Errorf("%s:\ngot  %s\nwant %s", table, got.rows, want)
+				}
+			}
+			r.nowhere(t, append(topicsOf(t, r, tables...), record.ProgressTopic(r.config.Source.Name)), "hidden", "password")
+		})
+	}
+}
+
+func topicsOf(t *testing.T, r *rig, tables ...string) (topics []string) {
+	t.Helper()
+	for _, table := range tables {
+		topic, err := record.Topic(r.config.Source.Name, "public", table)
+		must(t, err)
+		topics = append(topics, topic)
+	}
+	return topics
+}
+
+// nowhere fails for a word in a record, or in the schema of one.
+func (r *rig) nowhere(t *testing.T, topics []string, words ...string) {
+	t.Helper()
+	for _, topic := range topics {
+		client := r.consumer(topic)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ends := r.ends(topic)
+		for missing := len(ends); missing > 0 && ctx.Err() == nil; {
+			client.PollFetches(ctx).EachRecord(func(rec *kgo.Record) {
+				if rec.Offset+1 == ends[rec.Partition] {
+					missing--
+				}
+				if rec.Attrs.IsControl() {
+					return
+				}
+				texts := [][]byte{rec.Key, rec.Value}
+				if id, _, err := record.ParseFrame(rec.Value); err == nil {
+					text, err := r.registry.Schema(ctx, id)
+					must(t, err)
+					texts = append(texts, []byte(text))
+				}
+				for _, text := range texts {
+					for _, word := range words {
+						if bytes.Contains(text, []byte(word)) {
+							t.Errorf("%s offset %d: %q is in %.200q", topic, rec.Offset, word, text)
+						}
+					}
+				}
+			})
+		}
+		cancel()
+		client.Close()
+	}
+}
+
+// TestColumnsAreRefused: what would publish more than is meant keeps its table from being published.
+func TestColumnsAreRefused(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table a (id int primary key, pw text); create table b (id int primary key); insert into a values (1, 'hidden'); insert into b values (1)`)
+	refused := func(want string, columns ...publish.Columns) {
+		t.Helper()
+		r.config.Columns = columns
+		c, stop := r.start()
+		eventually(t, "the table is held", func() bool {
+			for _, table := range c.Status().Tables {
+				if table.Table == "public.a" && table.Held != nil && table.Held.Code == trouble.Config && strings.Contains(table.Held.Cause, want) {
+					return true
+				}
+			}
+			return false
+		})
+		r.fence()
+		must(t, stop())
+	}
+	const rest = `
+source: {name: x, dsn: x}
+kafka: {brokers: ["x:1"]}
+registry: {url: "http://x"}
+`
+	refused(`no such column`, publish.Columns{Table: "public.a", Exclude: []string{"pwd"}})
+	if got := r.read("public", "b"); len(got.rows) != 1 {
+		t.Errorf("the other table has %d rows", len(got.rows))
+	}
+	for yaml, want := range map[string]string{
+		`columns: [{table: public.a, exclude: [id], mask: [{column: id, as: "null"}]}]`: "is excluded or masked already",
+		`columns: [{table: public.a, exclude: [x, x]}]`:                                 "is named twice",
+		`columns: [{table: public.a}]`:                                                  "says nothing",
+		`columns: [{table: a, exclude: [x]}]`:                                           "not schema.table",
+		`columns: [{table: public.a, mask: [{column: x, as: hash}]}]`:                   "hash needs a salt",
+		`columns: [{table: public.a, mask: [{column: x, as: hush}]}]`:                   `did you mean "hash"?`,
+	} {
+		err := config.Decode("capture.yaml", []byte(rest+yaml), &Config{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", yaml, err, want)
+		}
+	}
+}
