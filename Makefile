@@ -68,7 +68,8 @@ $(CACHE)/golangci-lint-$(GOLANGCI_VERSION):
 nemesis:
 	@mkdir -p $(CACHE)
 	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestLong$$' -v -timeout 24h -seed $(or $(SEED),0) \
-		-minutes $(or $(MINUTES),10) -broker $(or $(BROKER),kafka) -reports $(CACHE)/nemesis.jsonl
+		-minutes $(or $(MINUTES),10) -broker $(or $(BROKER),kafka) \
+		-commit "$$(git describe --always --dirty=+)" -reports $(CACHE)/nemesis.jsonl
 
 ## nemesis-figures: what all runs of nemesis together have found, as the tables of docs/guarantees.md
 nemesis-figures:

@@ -32,7 +32,7 @@ func (m *machine) build(ctx context.Context) error {
 		return err
 	}
 	m.load = &load{
-		dsn: m.source.DSN("postgres"), seed: m.Seed, rows: m.Rows, large: m.Large,
+		dsn: m.source.DSN("postgres"), seed: m.Seed, rows: m.Rows, pace: m.Pace, large: m.Large, largeEvery: m.LargeEvery,
 		failed: func(err error) { m.tell("load: %v", postgres.Describe(err)) },
 	}
 	return m.configure()

@@ -26,8 +26,6 @@ type checker struct {
 	ledger int64                // id of the last entry that was checked
 	topics map[string]*topicLog // by table
 	fences int
-	// patience is how long a fence may take.
-	patience time.Duration
 
 	created   change.LSN     // where the slot was made
 	published []confirmation // the newest of the round before, and those of this one
@@ -47,7 +45,7 @@ func newChecker(m *machine) (*checker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &checker{m: m, reader: r, topics: map[string]*topicLog{}, patience: fenceTimeout}, nil
+	return &checker{m: m, reader: r, topics: map[string]*topicLog{}}, nil
 }
 
 func (c *checker) close() { c.reader.close() }
@@ -59,7 +57,7 @@ func (c *checker) awaitSlot(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	err = poll(ctx, startTimeout, func(ctx context.Context) (bool, error) {
+	err = poll(ctx, c.m.Patience, func(ctx context.Context) (bool, error) {
 		var lsn string
 		err := conn.QueryRow(ctx, `SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1 AND confirmed_flush_lsn IS NOT NULL`, slotName).Scan(&lsn)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -95,7 +93,7 @@ var errBroken = errors.New("something is wrong already")
 func (c *checker) fence(ctx context.Context, id string) error {
 	var last string
 	quiet := false // when the fence before was reached
-	err := poll(ctx, c.patience, func(ctx context.Context) (bool, error) {
+	err := poll(ctx, c.m.Patience, func(ctx context.Context) (bool, error) {
 		c.fences++
 		one := fmt.Sprintf("%s-%d", id, c.fences)
 		done, state, err := c.tryFence(ctx, one)

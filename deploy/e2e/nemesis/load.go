@@ -1,6 +1,7 @@
 package nemesis
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -19,7 +20,10 @@ type load struct {
 	dsn        string
 	seed       uint64
 	rows       int
-	large      int
+	pace       time.Duration
+	large      int // rows of a large transaction; 0 for none
+	largeEvery time.Duration
+	nextLarge  atomic.Int64 // when the next one may come, in nanoseconds of the clock
 	committed  atomic.Int64
 	rolledBack atomic.Int64
 	failed     func(error) // told of errors that are neither a conflict nor a lost connection
@@ -36,8 +40,8 @@ type transaction struct {
 
 const (
 	workers = 4
-	// pace is how often each worker begins a transaction, if it gets on so fast.
-	pace = 15 * time.Millisecond
+	// usualPace is how often each worker begins a transaction, if it gets on so fast.
+	usualPace = 15 * time.Millisecond
 	// hot is how many keys of each table get half of the changes.
 	hot = 40
 )
@@ -62,7 +66,7 @@ type worker struct {
 
 func (w *worker) run(ctx context.Context) {
 	defer w.disconnect()
-	tick := time.NewTicker(pace)
+	tick := time.NewTicker(cmp.Or(w.pace, usualPace))
 	defer tick.Stop()
 	for {
 		select {
@@ -167,8 +171,16 @@ func (w *worker) transaction() transaction {
 		return kept(append([]string{w.truncate()}, w.some(3)...)...)
 	case n < 995:
 		return transaction{steps: []string{w.truncate()}}
+	case w.large > 0 && w.largeDue():
+		return transaction{steps: w.largeOne(), commit: w.rand.IntN(5) > 0}
 	}
-	return transaction{steps: w.largeOne(), commit: w.rand.IntN(5) > 0}
+	return kept(w.some(2)...)
+}
+
+// largeDue says whether a large transaction may come now, and if so counts it as come.
+func (l *load) largeDue() bool {
+	next, now := l.nextLarge.Load(), time.Now().UnixNano()
+	return next <= now && l.nextLarge.CompareAndSwap(next, now+int64(l.largeEvery))
 }
 
 // some gives statements on n tables.

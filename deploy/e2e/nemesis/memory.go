@@ -48,7 +48,8 @@ const (
 // Memory measures the memory of one capture and one sink, as they are configured by default, while the warehouse is out of
 // reach and during a large transaction. Each situation has processes of its own.
 func Memory(ctx context.Context, o MemoryOptions) (found []Footprint, err error) {
-	m := &machine{Options: o.Options, busy: map[string]bool{}, services: map[string]*service{}}
+	o.Patience = catchUp
+	m := newMachine(o.Options)
 	m.report = Report{Exits: map[string]int{}}
 	defer func() {
 		err = errors.Join(err, m.tearDown(ctx))
@@ -60,7 +61,6 @@ func Memory(ctx context.Context, o MemoryOptions) (found []Footprint, err error)
 	if err := m.startServers(ctx, quick, quick); err != nil {
 		return nil, err
 	}
-	m.checker.patience = catchUp
 	if err := m.sourceExec(ctx, `CREATE TABLE item (id bigint PRIMARY KEY, n int, price numeric(10, 2), name text, at timestamptz DEFAULT now())`); err != nil {
 		return nil, err
 	}

@@ -32,14 +32,22 @@ type Options struct {
 	Broker   kafkatest.Cluster // running and empty; the caller stops it
 	Registry string            // URL of an empty schema registry
 	Programs Programs
+	Commit   string   // of the code that Programs is built from, for the report
 	Env      []string // for the services, beyond that of this process
 
 	Rounds int           // of faults, healing and comparing
 	Round  time.Duration // how long the faults of one round come
 	Rows   int           // that the source begins with, in each of the larger tables
 	Large  int           // rows of a large transaction
-	Faults []string      // kinds to draw from; nil for all, see Kinds
-	Kills  int           // how often the recovery from each kind of kill is measured, in a round of its own; 0: not at all
+	Pace   time.Duration // how often each connection of the load begins a transaction; 0 for 15 ms
+	// LargeEvery is how long it is at least from one large transaction to the next; 0 for as they come. One that takes all
+	// that the machine has leaves room for nothing else.
+	LargeEvery time.Duration
+	// Patience is how long the warehouse may take to become complete, and a service to start or to end. 0 for what an idle
+	// machine never needs; with several runs at once on few cores more, so that a finding is one.
+	Patience time.Duration
+	Faults   []string // kinds to draw from; nil for all, see Kinds
+	Kills    int      // how often the recovery from each kind of kill is measured, in a round of its own; 0: not at all
 
 	Log io.Writer // told of each step, a line at a time
 }
@@ -51,14 +59,13 @@ type Programs struct{ Capture, Sink string }
 const maxFindings = 25
 
 const (
-	sourceName   = "nem"
-	group        = "nemesis"
-	slotName     = "tributary_nem"
-	sinkSession  = 3 * time.Second // a sink that is stopped for longer loses its partitions
-	senderLimit  = 3 * time.Second // a capture that is stopped for longer loses its walsender
-	walBudget    = 1 << 30         // bytes; the source writes more in some minutes
-	fenceTimeout = 90 * time.Second
-	startTimeout = 30 * time.Second
+	sourceName  = "nem"
+	group       = "nemesis"
+	slotName    = "tributary_nem"
+	sinkSession = 3 * time.Second // a sink that is stopped for longer loses its partitions
+	senderLimit = 3 * time.Second // a capture that is stopped for longer loses its walsender
+	walBudget   = 1 << 30         // bytes; the source writes more in some minutes
+	patience    = 90 * time.Second
 )
 
 // machine is one run.
@@ -75,11 +82,18 @@ type machine struct {
 	busy   map[string]bool // what a fault has in its hands
 }
 
+func newMachine(o Options) *machine {
+	if o.Patience == 0 {
+		o.Patience = patience
+	}
+	return &machine{Options: o, busy: map[string]bool{}, services: map[string]*service{}}
+}
+
 // Run runs the machine. An error says that the machine itself failed; what is wrong with the pipeline is in the
 // Report's Findings. Both may be there.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	m := &machine{Options: o, busy: map[string]bool{}, services: map[string]*service{}}
-	m.report = Report{Seed: o.Seed, Broker: "kfake", Faults: map[string]int{}, Recovery: map[string][]float64{}, Exits: map[string]int{}}
+	m := newMachine(o)
+	m.report = Report{Seed: o.Seed, Commit: o.Commit, Broker: "kfake", Faults: map[string]int{}, Recovery: map[string][]float64{}, Exits: map[string]int{}}
 	if _, real := o.Broker.(*kafkatest.RealCluster); real {
 		m.report.Broker = "kafka"
 	}
@@ -124,6 +138,7 @@ func (m *machine) run(ctx context.Context) (err error) {
 		}
 	}
 	if m.Kills > 0 {
+		m.load.large = 0 // what is measured would be how long they take
 		return m.round(ctx, m.Rounds, m.recover)
 	}
 	return nil

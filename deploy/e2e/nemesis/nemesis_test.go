@@ -14,16 +14,20 @@ import (
 )
 
 var (
-	seed    = flag.Uint64("seed", 0, "seed of TestLong, 0 takes one from the clock; and of TestShort instead of its own")
-	minutes = flag.Float64("minutes", 0, "how long TestLong lets faults come; 0 leaves it out")
-	broker  = flag.String("broker", "kafka", "broker of TestLong: kafka or kfake")
-	faulty  = flag.String("faults", "", "the kinds of faults of TestLong, separated by commas; all if empty")
-	keepAll = flag.Bool("keep", false, "keep the logs of a run that found nothing, too")
-	memory  = flag.Bool("memory", false, "run TestMemory, with the warehouse away for -minutes (2)")
-	mutants = flag.Bool("mutants", false, "run TestMutants")
-	large   = flag.Int("large", 0, "rows of a large transaction of TestLong; 0 for 200,000")
-	reports = flag.String("reports", "", "file to which the report of each run is added, a line of JSON")
-	figures = flag.String("figures", "", "file of such lines that TestFigures sums up")
+	seed       = flag.Uint64("seed", 0, "seed of TestLong, 0 takes one from the clock; and of TestShort instead of its own")
+	minutes    = flag.Float64("minutes", 0, "how long TestLong lets faults come; 0 leaves it out")
+	broker     = flag.String("broker", "kafka", "broker of TestLong: kafka or kfake")
+	faulty     = flag.String("faults", "", "the kinds of faults of TestLong, separated by commas; all if empty")
+	keepAll    = flag.Bool("keep", false, "keep the logs of a run that found nothing, too")
+	memory     = flag.Bool("memory", false, "run TestMemory, with the warehouse away for -minutes (2)")
+	mutants    = flag.Bool("mutants", false, "run TestMutants")
+	pace       = flag.Duration("pace", 40*time.Millisecond, "how often each connection of TestLong's load begins a transaction")
+	recoveries = flag.Int("kills", 3, "how often TestLong measures the recovery from each kind of kill")
+	built      = flag.String("programs", "", "directory that has the services' programs; empty for building them")
+	commit     = flag.String("commit", "", "commit of the code, for the report")
+	large      = flag.Int("large", 0, "rows of a large transaction of TestLong; 0 for 200,000")
+	reports    = flag.String("reports", "", "file to which the report of each run is added, a line of JSON")
+	figures    = flag.String("figures", "", "file of such lines that TestFigures sums up")
 )
 
 // modules is where the services' sources are.
@@ -69,8 +73,10 @@ func equip(t *testing.T, o *Options, cluster kafkatest.Cluster, tags string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = log.Close() })
-	o.Dir, o.Log, o.Broker, o.Registry = dir, log, cluster, kafkatest.Registry(t)
-	if o.Programs, err = Build(t.Context(), modules, dir, tags); err != nil {
+	o.Dir, o.Log, o.Broker, o.Registry, o.Commit = dir, log, cluster, kafkatest.Registry(t), *commit
+	if *built != "" && tags == "" {
+		o.Programs = Programs{Capture: filepath.Join(*built, "capture"), Sink: filepath.Join(*built, "sink")}
+	} else if o.Programs, err = Build(t.Context(), modules, dir, tags); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -163,10 +169,11 @@ func TestLong(t *testing.T) {
 	if *minutes <= 0 {
 		t.Skip("it is asked for by -minutes")
 	}
-	const round = 30 * time.Second
+	const round = time.Minute
 	o := Options{
 		Seed: *seed, Rounds: max(1, int(*minutes*float64(time.Minute)/float64(round))), Round: round,
-		Rows: 20_000, Large: 200_000, Kills: 3,
+		Rows: 20_000, Large: 200_000, LargeEvery: 2 * time.Minute, Pace: *pace, Kills: *recoveries,
+		Patience: 5 * time.Minute, // several of them share a machine
 	}
 	if o.Seed == 0 {
 		o.Seed = uint64(time.Now().UnixNano() % 1_000_000)

@@ -44,10 +44,7 @@ type service struct {
 	wake    chan struct{} // closed to end the pause before the next start
 }
 
-const (
-	restartAfter = 300 * time.Millisecond
-	endLimit     = 40 * time.Second // from SIGTERM: a batch and a Kafka transaction may have to be finished
-)
+const restartAfter = 300 * time.Millisecond
 
 // start begins to keep the process running. Starting a started one does nothing.
 func (s *service) start() {
@@ -177,8 +174,8 @@ func (s *service) stop() {
 	s.signal(syscall.SIGTERM, true)
 	select {
 	case <-done:
-	case <-time.After(endLimit):
-		s.m.find("%s does not end within %s of SIGTERM", s.name, endLimit)
+	case <-time.After(s.m.Patience):
+		s.m.find("%s does not end within %s of SIGTERM", s.name, s.m.Patience)
 		s.signal(syscall.SIGQUIT, true) // its goroutines go to its log
 		select {
 		case <-done:

@@ -68,11 +68,11 @@ const probeRows = 16
 
 // probe changes each row of the table probe and waits until all of that is in the warehouse.
 func (m *machine) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.Patience)
 	defer cancel()
 	var n int
 	// Of a server that just gets up the first answers may be errors.
-	err := poll(ctx, fenceTimeout, func(ctx context.Context) (bool, error) {
+	err := poll(ctx, m.Patience, func(ctx context.Context) (bool, error) {
 		conn, err := pgx.Connect(ctx, m.source.DSN("postgres"))
 		if err != nil {
 			return false, nil
@@ -89,7 +89,7 @@ func (m *machine) probe(ctx context.Context) error {
 			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 	}()
-	return poll(ctx, fenceTimeout, func(ctx context.Context) (bool, error) {
+	return poll(ctx, m.Patience, func(ctx context.Context) (bool, error) {
 		if conn == nil || conn.IsClosed() {
 			var err error
 			if conn, err = pgx.Connect(ctx, m.warehouse.DSN("postgres")); err != nil {

@@ -14,6 +14,7 @@ import (
 type Report struct {
 	Seed         uint64               `json:"seed"`
 	Broker       string               `json:"broker"`       // kafka or kfake
+	Commit       string               `json:"commit"`       // see Options
 	Minutes      float64              `json:"minutes"`      // in which faults came
 	Faults       map[string]int       `json:"faults"`       // by kind
 	Transactions int64                `json:"transactions"` // committed by the load
@@ -34,8 +35,8 @@ type Report struct {
 // String gives the report as people read it.
 func (r *Report) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d on %s: %d transactions (and %d rolled back), %d changes checked in %d records (%d of snapshots), %d rows of %d tables compared\n",
-		r.Seed, r.Broker, r.Transactions, r.RolledBack, r.Changes, r.Records, r.Read, r.Rows, r.Tables)
+	fmt.Fprintf(&b, "seed %d on %s, commit %s: %d transactions (and %d rolled back), %d changes checked in %d records (%d of snapshots), %d rows of %d tables compared\n",
+		r.Seed, r.Broker, r.Commit, r.Transactions, r.RolledBack, r.Changes, r.Records, r.Read, r.Rows, r.Tables)
 	fmt.Fprintf(&b, "faults in %.1f minutes: %s\n", r.Minutes, counts(r.Faults))
 	if len(r.Exits) > 0 {
 		fmt.Fprintf(&b, "services that ended by themselves, and were started again: %s\n", counts(r.Exits))
