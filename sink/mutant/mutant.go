@@ -11,5 +11,6 @@ const (
 	CheckpointApart        Defect = "checkpoint-apart"         // the checkpoint moves in a transaction of its own, after the rows
 	NoCompareAndSet        Defect = "no-compare-and-set"       // the checkpoint moves whoever owns it, and wherever it is
 	TruncateWithoutBarrier Defect = "truncate-without-barrier" // partition 0 executes a TRUNCATE wherever the others are
+	TablesApart            Defect = "tables-apart"             // with consistency: source each table becomes visible by itself
 	TOASTAsNull            Defect = "toast-as-null"            // a value that was not sent is written as null
 )

@@ -162,6 +162,9 @@ func (a *flushing) write(ctx context.Context) error {
 // writeUnits writes all but the checkpoints.
 func (a *flushing) writeUnits(ctx context.Context) error {
 	for i := range a.f.Units {
+		if i > 0 && a.s.cut != nil && mutant.On(mutant.TablesApart) {
+			a.queue = append(a.queue, statement{unit: -1, sql: "COMMIT"}, statement{unit: -1, sql: "BEGIN"})
+		}
 		if err := a.unit(ctx, i); err != nil {
 			return err
 		}

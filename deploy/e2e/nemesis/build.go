@@ -62,7 +62,7 @@ func (m *machine) createTables(ctx context.Context) error {
 		return fmt.Errorf("connect to source: %w", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	script := ledgerSQL + schemaSQL
+	script := ledgerSQL + schemaSQL + transferSQL
 	for i := range tables {
 		script += tables[i].createSQL(m.Rows) + tables[i].triggerSQL()
 	}
@@ -89,7 +89,9 @@ topics: {overrides: [%s]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
 `, sourceName, through(m.source, m.sourceNet), walBudget, brokers, strings.Join(overrides, ", "), m.Registry)
-	sink := fmt.Sprintf(`
+	configs := map[string]string{"capture": capture}
+	for i, name := range []string{"sink", "whole"} {
+		configs[name] = fmt.Sprintf(`
 group: %s
 warehouse: {dsn: %q, connections: 3}
 kafka: {brokers: [%s]}
@@ -98,22 +100,26 @@ batch: {rows: 1000, bytes: 1MiB, memory: 4MiB}
 refresh: 500ms
 session: %s
 http: {listen: "127.0.0.1:0"}
-tables: [{from: "public.*", to: "dwh.{table}"}]
-`, group, through(m.warehouse, m.warehouseNet), brokers, m.Registry, sinkSession)
-	return m.prepare(capture, sink, "capture-a", "capture-b", "sink-a", "sink-b", "sink-c")
+tables: [{from: "public.*", to: "%s.{table}"}]
+sources: [{name: %s, consistency: %s}]
+`, targets[i].group, through(m.warehouse, m.warehouseNet), brokers, m.Registry, sinkSession, targets[i].schema, sourceName, []string{"table", "source"}[i])
+	}
+	return m.prepare(configs, "capture-a", "capture-b", "sink-a", "sink-b", "sink-c", "whole-a", "whole-b")
 }
 
-// prepare writes the configurations and makes the services that are to have them, none of them running.
-func (m *machine) prepare(capture, sink string, names ...string) error {
-	for file, text := range map[string]string{"capture.yaml": capture, "sink.yaml": sink} {
-		if err := os.WriteFile(m.path(file), []byte(text), 0o644); err != nil {
+// prepare writes the configurations, and makes the services that are to have them, none of them running: capture-a has the
+// one called capture.
+func (m *machine) prepare(configs map[string]string, names ...string) error {
+	for name, text := range configs {
+		if err := os.WriteFile(m.path(name+".yaml"), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write configuration: %w", err)
 		}
 	}
 	for _, name := range names {
-		s := &service{m: m, name: name, path: m.Programs.Sink, log: m.path(name + ".log"), args: []string{"run", "-c", m.path("sink.yaml")}}
-		if strings.HasPrefix(name, "capture") {
-			s.path, s.args[2] = m.Programs.Capture, m.path("capture.yaml")
+		config, _, _ := strings.Cut(name, "-")
+		s := &service{m: m, name: name, path: m.Programs.Sink, log: m.path(name + ".log"), args: []string{"run", "-c", m.path(config + ".yaml")}}
+		if config == "capture" {
+			s.path = m.Programs.Capture
 		}
 		m.services[name] = s
 	}

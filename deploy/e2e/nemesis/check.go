@@ -138,6 +138,16 @@ func (c *checker) tryFence(ctx context.Context, id string) (done bool, state str
 		return false, "", err
 	}
 	defer warehouse.Close(context.WithoutCancel(ctx))
+	for _, t := range c.m.targets {
+		if done, state, err = c.awaitFence(ctx, warehouse, t, id, all); !done || err != nil {
+			return done, state, err
+		}
+	}
+	return true, state, nil
+}
+
+// awaitFence waits for a fence in one group; done as for tryFence, all is how many tables the source has.
+func (c *checker) awaitFence(ctx context.Context, warehouse *pgx.Conn, t target, id string, all int) (done bool, state string, err error) {
 	for {
 		var reached bool
 		var health []byte
@@ -146,9 +156,9 @@ func (c *checker) tryFence(ctx context.Context, id string) (done bool, state str
 			SELECT coalesce($2 = ANY (fences), false), capture::text, coalesce((
 			       SELECT string_agg(format('%s/%s has %s, needs %s', p.topic, p.partition, c.next_offset, p.next_offset), ', ')
 			         FROM tributary.milestone_part p LEFT JOIN tributary.checkpoint c USING (grp, topic, partition)
-			        WHERE coalesce(c.next_offset, 0) < p.next_offset
-			          AND p.progress_offset = (SELECT min(m.progress_offset) FROM tributary.milestone m WHERE m.commit_lsn > v.commit_lsn)), '')
-			  FROM tributary.progress v WHERE grp = $1`, group, id).Scan(&reached, &health, &missing)
+			        WHERE p.grp = v.grp AND coalesce(c.next_offset, 0) < p.next_offset
+			          AND p.progress_offset = (SELECT min(m.progress_offset) FROM tributary.milestone m WHERE m.grp = v.grp AND m.commit_lsn > v.commit_lsn)), '')
+			  FROM tributary.progress v WHERE grp = $1`, t.group, id).Scan(&reached, &health, &missing)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return false, "", postgres.Describe(err)
 		}
@@ -158,8 +168,8 @@ func (c *checker) tryFence(ctx context.Context, id string) (done bool, state str
 				return false, "", err
 			}
 		}
-		state = fmt.Sprintf("fence reached: %t; capture is %s, knows %d of %d tables, has read %d, %s; behind: %s",
-			reached, h.State, h.SnapshotOf, all, h.SnapshotDone, h.WaitingOn, missing)
+		state = fmt.Sprintf("group %s: fence reached: %t; capture is %s, knows %d of %d tables, has read %d, %s; behind: %s",
+			t.group, reached, h.State, h.SnapshotOf, all, h.SnapshotDone, h.WaitingOn, missing)
 		if reached {
 			return h.SnapshotOf == all && h.SnapshotDone == all, state, nil
 		}
@@ -227,7 +237,7 @@ func (c *checker) round(ctx context.Context) error {
 	return c.confirmations(ctx)
 }
 
-// rows compares every table row for row, both ways, by the texts of its values.
+// rows compares every table of every target row for row, both ways, by the texts of its values.
 func (c *checker) rows(ctx context.Context, tables []sourceTable) error {
 	texts := func(dsn, schema string, t *sourceTable) ([]string, error) {
 		conn, err := postgres.Connect(ctx, dsn, "nemesis check")
@@ -252,21 +262,23 @@ func (c *checker) rows(ctx context.Context, tables []sourceTable) error {
 		if err != nil {
 			return err
 		}
-		got, err := texts(c.m.warehouse.DSN("postgres"), "dwh", t)
-		if postgres.SQLState(err) == "42703" && len(want) == 0 {
-			continue // it was altered while it was empty: the column comes with the first row
-		}
-		if code := postgres.SQLState(err); code == "42703" || code == "42P01" {
-			c.m.find("table %s: it, or one of its columns, is not in the warehouse: %v", t.Name, err)
-			continue
-		} else if err != nil {
-			return err
-		}
-		c.m.note(func(r *Report) { r.Rows += int64(len(want)) })
-		missing, extra := difference(want, got)
-		if len(missing)+len(extra) > 0 {
-			c.m.find("table %s (%s): of %d rows %d are missing in the warehouse, %d are there and not at the source; missing: %s; extra: %s",
-				t.Name, strings.Join(t.Columns, ", "), len(want), len(missing), len(extra), few(missing), few(extra))
+		for _, to := range c.m.targets {
+			got, err := texts(c.m.warehouse.DSN("postgres"), to.schema, t)
+			if postgres.SQLState(err) == "42703" && len(want) == 0 {
+				continue // it was altered while it was empty: the column comes with the first row
+			}
+			if code := postgres.SQLState(err); code == "42703" || code == "42P01" {
+				c.m.find("table %s.%s: it, or one of its columns, is not in the warehouse: %v", to.schema, t.Name, err)
+				continue
+			} else if err != nil {
+				return err
+			}
+			c.m.note(func(r *Report) { r.Rows += int64(len(want)) })
+			missing, extra := difference(want, got)
+			if len(missing)+len(extra) > 0 {
+				c.m.find("table %s.%s (%s): of %d rows %d are missing in the warehouse, %d are there and not at the source; missing: %s; extra: %s",
+					to.schema, t.Name, strings.Join(t.Columns, ", "), len(want), len(missing), len(extra), few(missing), few(extra))
+			}
 		}
 	}
 	return nil

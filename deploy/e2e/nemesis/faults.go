@@ -48,8 +48,8 @@ func Kinds() (kinds []string) {
 
 func faults() []fault {
 	var all []fault
-	for _, name := range []string{"capture-a", "sink-a", "sink-b"} {
-		kind := name[:len(name)-2]
+	for _, s := range []struct{ name, kind string }{{"capture-a", "capture"}, {"sink-a", "sink"}, {"sink-b", "sink"}, {"whole-a", "whole sink"}} {
+		name, kind := s.name, s.kind
 		one := func(f fault) {
 			f.targets = append(f.targets, name)
 			all = append(all, f)
@@ -71,7 +71,9 @@ func faults() []fault {
 		}})
 	}
 	return append(all,
-		fault{"capture is a zombie", 3, []string{"capture-a", "capture-b"}, (*blow).captureZombie},
+		fault{"capture is a zombie", 3, []string{"capture-a", "capture-b"}, func(b *blow) error { return b.zombie("capture-a", "capture-b", senderLimit) }},
+		fault{"whole sink is a zombie", 3, []string{"whole-a", "whole-b"}, func(b *blow) error { return b.zombie("whole-a", "whole-b", sinkSession) }},
+		fault{"second whole sink", 2, []string{"whole-b"}, func(b *blow) error { return b.guest("whole-b", 5*time.Second) }},
 		fault{"second capture", 2, []string{"capture-b"}, func(b *blow) error { return b.guest("capture-b", 4*time.Second) }},
 		fault{"sink is a zombie", 3, []string{"sink-b"}, func(b *blow) error {
 			b.m.services["sink-b"].pause()
@@ -80,7 +82,7 @@ func faults() []fault {
 			return nil
 		}},
 		fault{"third sink", 3, []string{"sink-c"}, func(b *blow) error { return b.guest("sink-c", 5*time.Second) }},
-		fault{"kill broker", 3, []string{"broker"}, func(b *blow) error { return b.restartBroker(b.m.Broker.Kill) }},
+		fault{"kill broker", 2, []string{"broker"}, func(b *blow) error { return b.restartBroker(b.m.Broker.Kill) }},
 		fault{"restart broker", 1, []string{"broker"}, func(b *blow) error { return b.restartBroker(b.m.Broker.Stop) }},
 		fault{"cut broker", 2, []string{"broker"}, (*blow).cutBroker},
 		fault{"slow broker", 1, []string{"broker"}, (*blow).slowBroker},
@@ -184,12 +186,12 @@ func (m *machine) give(f *fault) {
 	}
 }
 
-// captureZombie stops a capture while another takes its place, and lets it wake up beside it.
-func (b *blow) captureZombie() error {
-	a, other := b.m.services["capture-a"], b.m.services["capture-b"]
+// zombie stops a service while another takes its place, which it can after limit, and lets it wake up beside it.
+func (b *blow) zombie(name, successor string, limit time.Duration) error {
+	a, other := b.m.services[name], b.m.services[successor]
 	a.pause()
 	other.start()
-	b.during(senderLimit+time.Second, senderLimit+4*time.Second)
+	b.during(limit+time.Second, limit+4*time.Second)
 	a.resume()
 	b.during(time.Second, 3*time.Second)
 	other.stop()
@@ -314,7 +316,8 @@ func (b *blow) deadlock() error {
 func (b *blow) locked(others string, do func(ctx context.Context, conn *pgx.Conn) error) error {
 	return b.with(b.m.warehouse, func(ctx context.Context, conn *pgx.Conn) error {
 		t := tables[b.rand.IntN(len(tables))].name
-		if _, err := conn.Exec(ctx, "BEGIN; LOCK TABLE dwh."+t+others, pgx.QueryExecModeSimpleProtocol); err != nil {
+		schema := b.m.targets[b.rand.IntN(len(b.m.targets))].schema
+		if _, err := conn.Exec(ctx, fmt.Sprintf("BEGIN; LOCK TABLE %s.%s%s", schema, t, others), pgx.QueryExecModeSimpleProtocol); err != nil {
 			b.m.tell("fault passed over: %v", err) // not made yet, a deadlock
 			return nil
 		}

@@ -146,6 +146,8 @@ const pause = "SELECT"
 func (w *worker) transaction() transaction {
 	kept := func(steps ...string) transaction { return transaction{steps: steps, commit: true} }
 	switch n := w.rand.IntN(1000); {
+	case n < 100:
+		return kept(w.transfer()...)
 	case n < 600:
 		return kept(w.some(1 + w.rand.IntN(2))...)
 	case n < 760:

@@ -50,6 +50,7 @@ const (
 func Memory(ctx context.Context, o MemoryOptions) (found []Footprint, err error) {
 	o.Patience = catchUp
 	m := newMachine(o.Options)
+	m.targets = targets[:1]
 	m.report = Report{Exits: map[string]int{}}
 	defer func() {
 		err = errors.Join(err, m.tearDown(ctx))
@@ -68,8 +69,8 @@ func Memory(ctx context.Context, o MemoryOptions) (found []Footprint, err error)
 	capture := fmt.Sprintf("source: {name: %s, dsn: %q, tables: [\"public.*\"]}\nkafka: {brokers: [%s]}\nregistry: {url: %q}\nhttp: {listen: \"127.0.0.1:0\"}\n",
 		sourceName, through(m.source, m.sourceNet), brokers, m.Registry)
 	sink := fmt.Sprintf("group: %s\nwarehouse: {dsn: %q}\nkafka: {brokers: [%s]}\nregistry: {url: %q}\nhttp: {listen: \"127.0.0.1:0\"}\ntables: [{from: \"public.*\", to: \"dwh.{table}\"}]\n",
-		group, through(m.warehouse, m.warehouseNet), brokers, m.Registry)
-	if err := m.prepare(capture, sink, "capture-a", "sink-a"); err != nil {
+		m.targets[0].group, through(m.warehouse, m.warehouseNet), brokers, m.Registry)
+	if err := m.prepare(map[string]string{"capture": capture, "sink": sink}, "capture-a", "sink-a"); err != nil {
 		return nil, err
 	}
 	outage := fmt.Sprintf("warehouse out of reach for %.1f minutes, %s changes/s in transactions of %d", o.Outage.Minutes(), thousands(int64(o.Rate)), rowsPerTransaction)

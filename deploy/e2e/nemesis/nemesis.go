@@ -60,7 +60,6 @@ const maxFindings = 25
 
 const (
 	sourceName  = "nem"
-	group       = "nemesis"
 	slotName    = "tributary_nem"
 	sinkSession = 3 * time.Second // a sink that is stopped for longer loses its partitions
 	senderLimit = 3 * time.Second // a capture that is stopped for longer loses its walsender
@@ -74,6 +73,7 @@ type machine struct {
 	source, warehouse       *pgtest.Cluster
 	sourceNet, warehouseNet *proxy
 	services                map[string]*service
+	targets                 []target
 	load                    *load
 	checker                 *checker
 
@@ -86,7 +86,7 @@ func newMachine(o Options) *machine {
 	if o.Patience == 0 {
 		o.Patience = patience
 	}
-	return &machine{Options: o, busy: map[string]bool{}, services: map[string]*service{}}
+	return &machine{Options: o, targets: targets, busy: map[string]bool{}, services: map[string]*service{}}
 }
 
 // Run runs the machine. An error says that the machine itself failed; what is wrong with the pipeline is in the
@@ -118,7 +118,7 @@ func (m *machine) run(ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, m.tearDown(ctx))
 	}()
-	for _, name := range []string{"capture-a", "sink-a", "sink-b"} {
+	for _, name := range []string{"capture-a", "sink-a", "sink-b", "whole-a"} {
 		m.services[name].start()
 	}
 	if err := m.checker.awaitSlot(ctx); err != nil {
@@ -127,6 +127,7 @@ func (m *machine) run(ctx context.Context) (err error) {
 	sampling, stopSampling := context.WithCancel(ctx)
 	var sampler sync.WaitGroup
 	sampler.Go(func() { m.sample(sampling) })
+	sampler.Go(func() { m.readTotals(sampling) })
 	defer sampler.Wait()
 	defer stopSampling()
 	for round := range m.Rounds {

@@ -21,7 +21,7 @@ var (
 	keepAll    = flag.Bool("keep", false, "keep the logs of a run that found nothing, too")
 	memory     = flag.Bool("memory", false, "run TestMemory, with the warehouse away for -minutes (2)")
 	mutants    = flag.Bool("mutants", false, "run TestMutants")
-	pace       = flag.Duration("pace", 40*time.Millisecond, "how often each connection of TestLong's load begins a transaction")
+	pace       = flag.Duration("pace", 60*time.Millisecond, "how often each connection of TestLong's load begins a transaction")
 	recoveries = flag.Int("kills", 3, "how often TestLong measures the recovery from each kind of kill")
 	built      = flag.String("programs", "", "directory that has the services' programs; empty for building them")
 	commit     = flag.String("commit", "", "commit of the code, for the report")
@@ -169,10 +169,10 @@ func TestLong(t *testing.T) {
 	if *minutes <= 0 {
 		t.Skip("it is asked for by -minutes")
 	}
-	const round = time.Minute
+	const round = 2 * time.Minute
 	o := Options{
 		Seed: *seed, Rounds: max(1, int(*minutes*float64(time.Minute)/float64(round))), Round: round,
-		Rows: 20_000, Large: 200_000, LargeEvery: 2 * time.Minute, Pace: *pace, Kills: *recoveries,
+		Rows: 6000, Large: 200_000, LargeEvery: 5 * time.Minute, Pace: *pace, Kills: *recoveries,
 		Patience: 5 * time.Minute, // several of them share a machine
 	}
 	if o.Seed == 0 {
@@ -205,6 +205,7 @@ func TestMutants(t *testing.T) {
 		{"checkpoint-apart", []string{"lost commit", "sink backends ended"}},
 		{"no-compare-and-set", []string{"sink is a zombie", "third sink"}},
 		{"truncate-without-barrier", []string{"stop sink for a moment", "third sink", "slow warehouse"}},
+		{"tables-apart", []string{"stop whole sink for a moment", "kill whole sink"}},
 		{"toast-as-null", []string{"stop sink for a moment"}},
 	} {
 		t.Run(c.mutant, func(t *testing.T) {

@@ -14,19 +14,21 @@ import (
 // from when recovery is counted.
 type kill struct {
 	kind, from string
+	target     int // of targets: where the change must come to
 	do         func(ctx context.Context, m *machine) error
 }
 
 var kills = []kill{
-	{"kill capture", "the kill", func(_ context.Context, m *machine) error { m.services["capture-a"].kill(); return nil }},
-	{"kill sink", "the kill", func(_ context.Context, m *machine) error { m.services["sink-a"].kill(); return nil }},
-	{"kill broker", "when it takes requests again", func(ctx context.Context, m *machine) error {
+	{"kill capture", "the kill", 0, func(_ context.Context, m *machine) error { m.services["capture-a"].kill(); return nil }},
+	{"kill sink", "the kill", 0, func(_ context.Context, m *machine) error { m.services["sink-a"].kill(); return nil }},
+	{"kill whole sink", "the kill", 1, func(_ context.Context, m *machine) error { m.services["whole-a"].kill(); return nil }},
+	{"kill broker", "when it takes requests again", 0, func(ctx context.Context, m *machine) error {
 		return errors.Join(m.Broker.Kill(), m.Broker.Restart(ctx))
 	}},
-	{"kill source", "when it takes connections again", func(ctx context.Context, m *machine) error {
+	{"kill source", "when it takes connections again", 0, func(ctx context.Context, m *machine) error {
 		return errors.Join(m.source.Kill(), m.source.Restart(ctx))
 	}},
-	{"kill warehouse", "when it takes connections again", func(ctx context.Context, m *machine) error {
+	{"kill warehouse", "when it takes connections again", 0, func(ctx context.Context, m *machine) error {
 		return errors.Join(m.warehouse.Kill(), m.warehouse.Restart(ctx))
 	}},
 }
@@ -43,7 +45,7 @@ func (m *machine) recover(ctx context.Context, random *rand.Rand) error {
 				return fmt.Errorf("%s: %w", k.kind, err)
 			}
 			begun := time.Now()
-			switch err := m.probe(ctx); {
+			switch err := m.probe(ctx, m.targets[k.target].schema); {
 			case ctx.Err() != nil:
 				return ctx.Err()
 			case err != nil:
@@ -66,8 +68,8 @@ func (m *machine) recover(ctx context.Context, random *rand.Rand) error {
 // probeRows is how many rows table probe has: enough for each partition to have some.
 const probeRows = 16
 
-// probe changes each row of the table probe and waits until all of that is in the warehouse.
-func (m *machine) probe(ctx context.Context) error {
+// probe changes each row of the table probe and waits until all of that is in a schema of the warehouse.
+func (m *machine) probe(ctx context.Context, schema string) error {
 	ctx, cancel := context.WithTimeout(ctx, m.Patience)
 	defer cancel()
 	var n int
@@ -98,7 +100,7 @@ func (m *machine) probe(ctx context.Context) error {
 			}
 		}
 		var there int
-		err := conn.QueryRow(ctx, `SELECT count(*) FROM dwh.probe WHERE n >= $1`, n).Scan(&there)
+		err := conn.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) FROM %s.probe WHERE n >= $1`, schema), n).Scan(&there)
 		return err == nil && there == probeRows, nil
 	})
 }

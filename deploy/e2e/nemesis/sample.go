@@ -17,7 +17,7 @@ const sampleEvery = 100 * time.Millisecond
 type sampler struct {
 	m           *machine
 	checkpoints map[string]checkpoint
-	complete    change.LSN // of tributary.progress
+	complete    map[string]change.LSN // of tributary.progress, by group
 	troubles    map[string]bool
 }
 
@@ -28,23 +28,8 @@ type checkpoint struct {
 
 // sample looks until ctx ends. A server that does not answer is no news.
 func (m *machine) sample(ctx context.Context) {
-	s := &sampler{m: m, checkpoints: map[string]checkpoint{}, troubles: map[string]bool{}}
+	s := &sampler{m: m, checkpoints: map[string]checkpoint{}, complete: map[string]change.LSN{}, troubles: map[string]bool{}}
 	var source, warehouse *pgx.Conn
-	look := func(conn **pgx.Conn, dsn string, what func(context.Context, *pgx.Conn) error) {
-		bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		var err error
-		if *conn == nil {
-			*conn, err = pgx.Connect(bounded, dsn)
-		}
-		if err == nil {
-			err = what(bounded, *conn)
-		}
-		if err != nil && *conn != nil {
-			_ = (*conn).Close(bounded)
-			*conn = nil
-		}
-	}
 	defer func() {
 		for _, conn := range []*pgx.Conn{source, warehouse} {
 			if conn != nil {
@@ -53,14 +38,32 @@ func (m *machine) sample(ctx context.Context) {
 		}
 	}()
 	for ctx.Err() == nil {
-		look(&warehouse, m.warehouse.DSN("postgres"), s.warehouse)
-		look(&source, m.source.DSN("postgres"), s.source)
+		_ = look(ctx, &warehouse, m.warehouse.DSN("postgres"), s.warehouse)
+		_ = look(ctx, &source, m.source.DSN("postgres"), s.source)
 		wait(ctx, sampleEvery)
 	}
 }
 
+// look asks a server something over a connection that is kept, and made anew after an error.
+func look(ctx context.Context, conn **pgx.Conn, dsn string, what func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var err error
+	if *conn == nil {
+		*conn, err = pgx.Connect(ctx, dsn)
+	}
+	if err == nil {
+		err = what(ctx, *conn)
+	}
+	if err != nil && *conn != nil {
+		_ = (*conn).Close(ctx)
+		*conn = nil
+	}
+	return err
+}
+
 func (s *sampler) warehouse(ctx context.Context, conn *pgx.Conn) error {
-	rows, err := conn.Query(ctx, `SELECT topic || '/' || partition, owner_epoch, next_offset, era, lsn::text, seq FROM tributary.checkpoint`)
+	rows, err := conn.Query(ctx, `SELECT grp || ': ' || topic || '/' || partition, owner_epoch, next_offset, era, lsn::text, seq FROM tributary.checkpoint`)
 	if err != nil {
 		return err
 	}
@@ -82,21 +85,22 @@ func (s *sampler) warehouse(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	var complete *string
-	if err := conn.QueryRow(ctx, `SELECT max(complete_lsn)::text FROM tributary.progress WHERE grp = $1`, group).Scan(&complete); err != nil {
+	rows, err = conn.Query(ctx, `SELECT grp, complete_lsn::text FROM tributary.progress WHERE complete_lsn IS NOT NULL`)
+	if err != nil {
 		return err
 	}
-	if complete != nil {
-		to, err := change.ParseLSN(*complete)
-		if err != nil {
-			return err
+	_, err = pgx.ForEachRow(rows, []any{&name, &lsn}, func() error {
+		to, err := change.ParseLSN(lsn)
+		if to < s.complete[name] {
+			s.m.find("tributary.progress of group %s went back from %s to %s", name, s.complete[name], to)
 		}
-		if to < s.complete {
-			s.m.find("tributary.progress went back from %s to %s", s.complete, to)
-		}
-		s.complete = to
+		s.complete[name] = to
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	rows, err = conn.Query(ctx, `SELECT topic || '/' || partition || ' at ' || next_offset || ': ' || code || ': ' || message FROM tributary.quarantine`)
+	rows, err = conn.Query(ctx, `SELECT grp || ': ' || topic || '/' || partition || ' at ' || next_offset || ': ' || code || ': ' || message FROM tributary.quarantine`)
 	if err != nil {
 		return err
 	}

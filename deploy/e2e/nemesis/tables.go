@@ -57,6 +57,14 @@ var tables = []table{
 		key:   []string{"region", "id"}, rows: fmt.Sprintf(`i %% %d, i, 0, i %% 7`, firstRegions), partitions: 4,
 	},
 	{
+		name: "account", columns: `id int PRIMARY KEY, ver bigint NOT NULL, n bigint NOT NULL`,
+		key: []string{"id"}, rows: fmt.Sprintf(`i, 0, %d`, fortune), first: accounts, partitions: 4,
+	},
+	{
+		name: "purse", columns: `id int PRIMARY KEY, ver bigint NOT NULL, n bigint NOT NULL`,
+		key: []string{"id"}, rows: fmt.Sprintf(`i, 0, %d`, fortune), first: accounts, partitions: 1,
+	},
+	{
 		name: "probe", columns: `id int PRIMARY KEY, ver bigint NOT NULL, n int`,
 		key: []string{"id"}, rows: `i, 0, 0`, first: probeRows, partitions: 4,
 	},
