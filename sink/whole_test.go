@@ -125,6 +125,23 @@ func TestWholeSource(t *testing.T) {
 	w.rows(`SELECT id FROM public.plain`, "1")
 }
 
+// TestWholeSourceRenames: a column gets another name in the middle of a cut, and each partition has records of before and of
+// afterwards.
+func TestWholeSourceRenames(t *testing.T) {
+	w := newWholeWorld(t)
+	shop := w.source("shop")
+	before, after := relation("t", "id integer key", "old text"), relation("t", "id integer key", "new text")
+	shop.table(before, 4)
+	w.start(w.cfg)
+	shop.tx(many(40, func(i int) event { return ins(before, i, "first") })...)
+	w.complete(shop)
+	events := many(40, func(i int) event { return upd(before, i, "second") })
+	events = append(events, many(20, func(i int) event { return upd(after, 2*i, "third") })...)
+	shop.tx(events...)
+	w.complete(shop)
+	w.rows(`SELECT new, count(*) FROM public.t GROUP BY 1 ORDER BY 1`, "second|20", "third|20")
+}
+
 // TestWholeSourceStops: an error of one table holds all of the source, and it goes on as a whole.
 func TestWholeSourceStops(t *testing.T) {
 	w := newWholeWorld(t)

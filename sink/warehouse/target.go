@@ -324,6 +324,9 @@ func (s *Session) alter(ctx context.Context, tx pgx.Tx, plan *rule.Plan, sql str
 		s.w.cfg.Log.Info("changing target", "table", plan.Target.String(), "statement", sql)
 	}
 	_, err := tx.Exec(ctx, sql)
+	if !s.inspecting {
+		s.w.forgetTarget(plan.Target)
+	}
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 // Config says which warehouse, and who we are.
@@ -144,6 +146,14 @@ func (w *Warehouse) Ping(ctx context.Context) error {
 func (w *Warehouse) forget() {
 	w.mu.Lock()
 	clear(w.targets)
+	w.mu.Unlock()
+}
+
+// forgetTarget drops what is known of one target, by all plans: it changes. A record of the version before may follow, from
+// another partition, and its columns may have other names by then.
+func (w *Warehouse) forgetTarget(target rule.Target) {
+	w.mu.Lock()
+	maps.DeleteFunc(w.targets, func(plan any, _ *Target) bool { return plan.(*rule.Plan).Target == target })
 	w.mu.Unlock()
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -35,6 +36,7 @@ func (m *machine) build(ctx context.Context) error {
 		dsn: m.source.DSN("postgres"), seed: m.Seed, rows: m.Rows, pace: m.Pace, large: m.Large, largeEvery: m.LargeEvery,
 		failed: func(err error) { m.tell("load: %v", postgres.Describe(err)) },
 	}
+	m.load.nextLarge.Store(time.Now().Add(m.LargeEvery).UnixNano()) // the first rows are still to be read
 	return m.configure()
 }
 
