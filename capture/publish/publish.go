@@ -78,6 +78,10 @@ const (
 	maxWriteBytes      = 100 << 20            // as brokers take by default: socket.request.max.bytes
 	requestOverhead    = 1 << 20              // what a request holds besides one record of the greatest size
 	producerLinger     = 5 * time.Millisecond // fills batches under load; a commit does not wait for it
+	// metadataMinAge is how long the client waits from one look at the metadata to the next. A batch that the broker refuses
+	// for a moment waits for that: since KIP-890 every first batch of a transaction whose predecessor's markers are still being
+	// written, which with the default of 5 s would stop everything for as long.
+	metadataMinAge = 100 * time.Millisecond
 )
 
 // Open connects and fences: any older instance of the same source can produce nothing from here on.
@@ -95,6 +99,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 		kgo.BrokerMaxWriteBytes(max(maxWriteBytes, int32(o.Topics.MaxMessageBytes)+requestOverhead)),
 		kgo.MaxBufferedRecords(maxBufferedRecords),
 		kgo.ProducerLinger(producerLinger),
+		kgo.MetadataMinAge(metadataMinAge),
 	)...)
 	if err != nil {
 		return nil, kafka.Trouble("connect to", "Kafka", err)

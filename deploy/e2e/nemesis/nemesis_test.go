@@ -169,7 +169,7 @@ func TestLong(t *testing.T) {
 	if *minutes <= 0 {
 		t.Skip("it is asked for by -minutes")
 	}
-	const round = 2 * time.Minute
+	const round = 3 * time.Minute
 	o := Options{
 		Seed: *seed, Rounds: max(1, int(*minutes*float64(time.Minute)/float64(round))), Round: round,
 		Rows: 6000, Large: 200_000, LargeEvery: 5 * time.Minute, Pace: *pace, Kills: *recoveries,
