@@ -1,12 +1,15 @@
 package capture
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/capture/publish"
@@ -66,4 +69,48 @@ func TestTopicsAreNotListedYet(t *testing.T) {
 	if did {
 		t.Error("what the topic holds is published again")
 	}
+}
+
+// While the markers of a transaction are being written the broker refuses the first batch of the next one. What is
+// refused for a moment is sent again in a moment.
+func TestRefusedForAMoment(t *testing.T) {
+	fake := kafkatest.Fake(t)
+	r := newRig(t, 0, fake, tables)
+	_, stop := r.start()
+	r.exec(`insert into item values (0, 'begin')`)
+	r.fence()
+
+	var refuse atomic.Bool
+	fake.Kfake().ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.Kfake().KeepControl()
+		if !refuse.CompareAndSwap(true, false) {
+			return nil, nil, false
+		}
+		res := req.ResponseKind().(*kmsg.ProduceResponse)
+		for _, topic := range req.(*kmsg.ProduceRequest).Topics {
+			answer := kmsg.ProduceResponseTopic{Topic: topic.Topic, TopicID: topic.TopicID}
+			for _, p := range topic.Partitions {
+				answer.Partitions = append(answer.Partitions, kmsg.ProduceResponseTopicPartition{
+					Partition: p.Partition, ErrorCode: kerr.ConcurrentTransactions.Code, BaseOffset: -1, LogAppendTime: -1,
+				})
+			}
+			res.Topics = append(res.Topics, answer)
+		}
+		return res, nil, true
+	})
+	const times, patience = 5, 10 * time.Second // it took up to 5 s each time
+	begun := time.Now()
+	for i := range times {
+		refuse.Store(true)
+		r.exec(fmt.Sprintf(`insert into item values (%d, 'refused')`, 1+i))
+		r.fence()
+		if refuse.Load() {
+			t.Error("nothing was refused")
+		}
+	}
+	if took := time.Since(begun); took > patience {
+		t.Errorf("%d transactions whose first batch was refused took %s", times, took)
+	}
+	must(t, stop())
+	r.same("public", "item")
 }
