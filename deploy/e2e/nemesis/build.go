@@ -1,6 +1,7 @@
 package nemesis
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,12 +86,12 @@ func (m *machine) configure() error {
 	capture := fmt.Sprintf(`
 source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 500ms, heartbeat: 1s, wal_budget: %d}
 snapshot: {workers: 2, chunk_rows: 200, chunk_bytes: 128KiB}
-publish: {linger: 50ms, bytes: 128KiB}
+publish: {linger: %s, bytes: 128KiB}
 kafka: {brokers: [%s]}
 topics: {overrides: [%s]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
-`, sourceName, through(m.source, m.sourceNet), walBudget, brokers, strings.Join(overrides, ", "), m.Registry)
+`, sourceName, through(m.source, m.sourceNet), walBudget, cmp.Or(m.Linger, 50*time.Millisecond), brokers, strings.Join(overrides, ", "), m.Registry)
 	configs := map[string]string{"capture": capture}
 	for i, name := range []string{"sink", "whole"} {
 		configs[name] = fmt.Sprintf(`

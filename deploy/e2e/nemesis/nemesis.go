@@ -40,6 +40,7 @@ type Options struct {
 	Rows   int           // that the source begins with, in each of the larger tables
 	Large  int           // rows of a large transaction
 	Pace   time.Duration // how often each connection of the load begins a transaction; 0 for 15 ms
+	Linger time.Duration // how long capture gathers changes for one Kafka transaction; 0 for 50 ms
 	// LargeEvery is how long it is at least from one large transaction to the next; 0 for as they come. One that takes all
 	// that the machine has leaves room for nothing else.
 	LargeEvery time.Duration

@@ -21,7 +21,7 @@ var (
 	keepAll    = flag.Bool("keep", false, "keep the logs of a run that found nothing, too")
 	memory     = flag.Bool("memory", false, "run TestMemory, with the warehouse away for -minutes (2)")
 	mutants    = flag.Bool("mutants", false, "run TestMutants")
-	pace       = flag.Duration("pace", 60*time.Millisecond, "how often each connection of TestLong's load begins a transaction")
+	pace       = flag.Duration("pace", 100*time.Millisecond, "how often each connection of TestLong's load begins a transaction")
 	recoveries = flag.Int("kills", 3, "how often TestLong measures the recovery from each kind of kill")
 	built      = flag.String("programs", "", "directory that has the services' programs; empty for building them")
 	commit     = flag.String("commit", "", "commit of the code, for the report")
@@ -169,10 +169,10 @@ func TestLong(t *testing.T) {
 	if *minutes <= 0 {
 		t.Skip("it is asked for by -minutes")
 	}
-	const round = 3 * time.Minute
+	const round = 5 * time.Minute
 	o := Options{
 		Seed: *seed, Rounds: max(1, int(*minutes*float64(time.Minute)/float64(round))), Round: round,
-		Rows: 6000, Large: 200_000, LargeEvery: 5 * time.Minute, Pace: *pace, Kills: *recoveries,
+		Rows: 6000, Large: 200_000, LargeEvery: 5 * time.Minute, Pace: *pace, Linger: 250 * time.Millisecond, Kills: *recoveries,
 		Patience: 5 * time.Minute, // several of them share a machine
 	}
 	if o.Seed == 0 {

@@ -23,6 +23,7 @@ type entry struct {
 // step is one change of one key as the topic is to hold it; a change of the key is one step of each key.
 type step struct {
 	op  change.Op
+	xid int64 // 32 bits of it
 	ver int64 // of the row after it; 0 for a delete
 	gen int   // how often the table had been truncated before
 	// quiet: the row came with an attached partition, or by a change of its key that left a value out which the partition
@@ -98,7 +99,7 @@ func (l *topicLog) expect(e entry) {
 	}
 	step := func(k string, op change.Op, ver int64, quiet bool) {
 		log := l.key(k)
-		log.steps = append(log.steps, step{op, ver, l.gen, quiet})
+		log.steps = append(log.steps, step{op, e.xid & 0xffffffff, ver, l.gen, quiet})
 	}
 	switch {
 	case e.op == "u" && e.oldKey != e.newKey:
@@ -211,7 +212,7 @@ func (l *topicLog) takeKeyed(where string, partition int32, rel *schema.Relation
 		log.told = at + 1
 		return
 	}
-	is := step{op: ev.Op, ver: ver, gen: gen}
+	is := step{op: ev.Op, xid: int64(ev.Tx.XID), ver: ver, gen: gen}
 	for log.told < len(log.steps) && !log.steps[log.told].same(is) && (log.steps[log.told].quiet || l.young && !seen) {
 		log.told++
 	}
@@ -222,10 +223,12 @@ func (l *topicLog) takeKeyed(where string, partition int32, rel *schema.Relation
 	log.told++
 }
 
-func (s step) same(o step) bool { return s.op == o.op && s.ver == o.ver && s.gen == o.gen }
+func (s step) same(o step) bool {
+	return s.op == o.op && s.xid == o.xid && s.ver == o.ver && s.gen == o.gen
+}
 
 func (s step) String() string {
-	return fmt.Sprintf("%c(ver %d, behind truncate %d)", s.op, s.ver, s.gen)
+	return fmt.Sprintf("%c(xid %d, ver %d, behind truncate %d)", s.op, s.xid, s.ver, s.gen)
 }
 
 // String gives the steps around the one that is to come.

@@ -13,7 +13,7 @@ import (
 )
 
 // What the topics tell is judged against the ledger: c1 is an insert whose row has ver 1, a1 one that only a snapshot need tell,
-// d a delete, r1 the row of a snapshot, t a truncate.
+// d a delete (d1 in transaction 1), r1 the row of a snapshot, t a truncate.
 func TestTopicLog(t *testing.T) {
 	f := func(ledger, topic, want string) {
 		t.Helper()
@@ -22,12 +22,13 @@ func TestTopicLog(t *testing.T) {
 		l := newTopicLog(m, &tables[0], young)
 		for i, word := range strings.Fields(ledger) {
 			op, ver := parse(word)
-			l.expect(entry{id: int64(i), xid: 1, op: string(op), oldKey: "7", newKey: "7", ver: ver})
+			l.expect(entry{id: int64(i), xid: ver, op: string(op), oldKey: "7", newKey: "7", ver: ver})
 		}
 		rel := &schema.Relation{Columns: []schema.Column{{Name: "id"}, {Name: "ver"}}, Key: []int{0}}
 		for i, word := range strings.Fields(topic) {
 			op, ver := parse(word)
 			ev := &change.Event{Op: change.Op(op), Position: change.Position{Era: 1, CommitLSN: 1, Seq: uint64(2 * (i + 1))}}
+			ev.Tx.XID = uint32(ver)
 			row := change.Tuple{{State: change.Present, Text: []byte("7")}, {State: change.Present, Text: fmt.Append(nil, ver)}}
 			if op == 'd' {
 				ev.Before = row
@@ -43,8 +44,8 @@ func TestTopicLog(t *testing.T) {
 		}
 	}
 	f("c1 u2 d c3", "c1 u2 d c3", "")
-	f("c1 u2 d c3", "c1 d c3", "d(ver 0, behind truncate 0) was not to come now")
-	f("c1 u2 d c3", "c1 u2 u2 d c3", "u(ver 2, behind truncate 0) was not to come now")
+	f("c1 u2 d c3", "c1 d c3", "d(xid 0, ver 0, behind truncate 0) was not to come now")
+	f("c1 u2 d c3", "c1 u2 u2 d c3", "u(xid 2, ver 2, behind truncate 0) was not to come now")
 	f("c1 u2 u3", "c1 u2", "the topic ends too early")
 	f("c1 u2", "u2 c1", "was not to come now")
 	f("u1 u2", "r0 u1 u2", "")
@@ -77,6 +78,9 @@ func TestTopicLog(t *testing.T) {
 	f("young c1 u2 u3", "r1 u2 u3", "")
 	f("young c1 u2 u3", "r1 u3", "was not to come now")
 	f("young c1 d", "", "")
+	f("young d1 c2 d3", "d3", "")
+	f("young d1 c2 d3", "d1 c2 d3", "")
+	f("young d1 c2 d3", "d1", "the topic ends too early")
 	f("young c1", "", "the topic ends too early")
 	f("young c1 u2 u3", "u2", "the topic ends too early")
 }
