@@ -1,14 +1,19 @@
 package capture
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -114,6 +119,48 @@ func TestRowTooLargeHoldsItsTable(t *testing.T) {
 		})
 		must(t, stop())
 	})
+}
+
+// A table whose rows must not be read ended capture, for every table.
+func TestTableThatMayNotBeRead(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	admin := r.dsn
+	role := fmt.Sprintf("reader_%d", time.Now().UnixNano())
+	r.exec("create role " + role + " login replication")
+	t.Cleanup(func() {
+		conn, err := pgx.Connect(context.Background(), admin)
+		must(t, err)
+		defer conn.Close(context.Background())
+		_, err = conn.Exec(context.Background(), "reassign owned by "+role+" to postgres; drop owned by "+role+"; drop role "+role)
+		must(t, err)
+	})
+	r.exec(`do $$ declare t regclass; begin
+		execute format('grant create on database %I to ` + role + `', current_database());
+		grant all on schema public to ` + role + `;
+		for t in select oid::regclass from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') loop
+			execute format('alter table %s owner to ` + role + `', t);
+		end loop; end $$`)
+	dsn, err := pgx.ParseConfig(admin)
+	must(t, err)
+	r.config.Source.DSN = config.Secret(fmt.Sprintf("postgres://%s@%s:%d/%s", role, dsn.Host, dsn.Port, dsn.Database))
+	for _, table := range []string{"item", "full_bag"} {
+		t.Run(table, func(t *testing.T) {
+			c, stop := r.start()
+			r.fence()
+			r.exec("revoke select on " + table + " from " + role)
+			r.request(SnapshotRequest{Tables: []string{"public." + table}})
+			r.exec(`insert into pair values (` + fmt.Sprint(len(table)) + `, 'a', 'a')`)
+			r.fence()
+			if held := r.isHeld(c, "public."+table, trouble.SourceRights); !strings.Contains(held.Hint, "GRANT SELECT") {
+				t.Errorf("the hint is %q", held.Hint)
+			}
+			r.same("public", "pair")
+			r.exec("grant select on " + table + " to " + role)
+			r.reload("public." + table)
+			r.same("public", table)
+			must(t, stop())
+		})
+	}
 }
 
 func TestRowTooLargeStopsWhereItIsToldTo(t *testing.T) {

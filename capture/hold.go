@@ -6,7 +6,10 @@ import (
 	"fmt"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/capture/snapshot"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -133,9 +136,17 @@ func (s *session) awaitHold(ctx context.Context, t *table, h *hold) error {
 	}
 }
 
-// snapshotTrouble says that the rows of t cannot be read.
+// snapshotTrouble says that the rows of t cannot be read. A right that is missing is the table's own trouble.
 func snapshotTrouble(t *table, err error) error {
-	return catalog.Unreachable("read the rows of", fmt.Sprintf("table %q", t.catalog.Relation.QualifiedName()), err)
+	name := t.catalog.Relation.QualifiedName()
+	if postgres.SQLState(err) == "42501" {
+		return &publish.OneTable{Err: &trouble.Error{
+			Code: trouble.SourceRights, Op: "read the rows of", Subject: subject(name), Cause: postgres.Describe(err),
+			Means: "nothing of the table is published", Hint: fmt.Sprintf("GRANT SELECT ON %s TO capture's role; with row level security it needs BYPASSRLS too",
+				postgres.Ident(t.catalog.Relation.Schema, t.catalog.Relation.Name)),
+		}}
+	}
+	return catalog.Unreachable("read the rows of", subject(name), err)
 }
 
 // reader does tasks until the channel is closed or ctx ends.

@@ -27,7 +27,7 @@ const kafkaVersion = "4.3.0"
 var kafkaFiles embed.FS
 
 const (
-	realStartTimeout = 120 * time.Second // 2 to 4 s on an idle machine
+	realStartTimeout = 5 * time.Minute // 2 to 4 s on an idle machine
 	realStopTimeout  = 60 * time.Second
 )
 

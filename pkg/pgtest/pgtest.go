@@ -35,7 +35,7 @@ import (
 const DefaultMajor = 17
 
 const (
-	startTimeout = 60 * time.Second
+	startTimeout = 3 * time.Minute
 	stopTimeout  = 30 * time.Second
 )
 
