@@ -89,9 +89,9 @@ fuzz:
 		for f in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' $$p/*_test.go); do echo "== $$m/$$p $$f"; \
 		GOWORK=off go test $$p -run '^$$' -fuzz "^$$f\$$" -fuzztime $(or $(FUZZTIME),1m); done; done; done
 
-## bench: rows/s and changes/s beside what the machine allows, in one run
+## bench: everything beside what the machine allows, in one run; writes docs/performance.md (BENCH='-only stream -scale 0.2': a part)
 bench:
-	@cd deploy && GOWORK=off go run ./bench
+	@cd deploy && GOWORK=off go run ./bench $(if $(BENCH),$(BENCH),-page ../docs/performance.md)
 
 ## docs: what is generated: docs/reference
 docs:

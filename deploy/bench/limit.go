@@ -1,22 +1,82 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
-	"github.com/tributary-cdc/tributary/pkg/schemaregistry"
 )
+
+// limit is what the machine allows, measured in the same run.
+type limit struct {
+	rate float64 // a second
+	what string
+}
+
+// copyOut reads a table to nowhere over n connections, each a part of its blocks.
+func copyOut(ctx context.Context, d *database, table string, n int) (time.Duration, error) {
+	var blocks int
+	if err := d.QueryRow(ctx, `select pg_relation_size($1::regclass) / current_setting('block_size')::int`, table).Scan(&blocks); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	var all sync.WaitGroup
+	errs := make([]error, n)
+	for i := range n {
+		all.Go(func() {
+			conn, err := postgres.Connect(ctx, d.dsn, "limit")
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			defer conn.Close(context.WithoutCancel(ctx))
+			_, errs[i] = conn.PgConn().CopyTo(ctx, io.Discard, fmt.Sprintf(`copy (select * from public.%s where ctid >= '(%d,0)' and ctid < '(%d,0)') to stdout`,
+				table, i*blocks/n, (i+1)*blocks/n))
+		})
+	}
+	all.Wait()
+	return time.Since(began), errors.Join(errs...)
+}
+
+// copyIn writes the rows of a table, all of them in memory, into a new table with its primary key; and then pipes them
+// from the source into another one.
+func copyIn(ctx context.Context, w *world, src *database, table, create string) (in, pipe time.Duration, err error) {
+	var copied bytes.Buffer
+	if _, err := src.PgConn().CopyTo(ctx, &copied, `copy public.`+table+` to stdout`); err != nil {
+		return 0, 0, err
+	}
+	into := func(from io.Reader) (time.Duration, error) {
+		dst, err := w.create(ctx, w.warehouse, create)
+		if err != nil {
+			return 0, err
+		}
+		defer dst.Close(context.WithoutCancel(ctx))
+		began := time.Now()
+		_, err = dst.PgConn().CopyFrom(ctx, from, `copy public.`+table+` from stdin`)
+		return time.Since(began), err
+	}
+	if in, err = into(&copied); err != nil {
+		return 0, 0, err
+	}
+	read, write := io.Pipe()
+	go func() {
+		_, err := src.PgConn().CopyTo(ctx, write, `copy public.`+table+` to stdout`)
+		write.CloseWithError(err)
+	}()
+	pipe, err = into(read)
+	return in, pipe, err
+}
 
 // receiver finds pg_recvlogical: in the path, or where Debian's packages put it.
 func receiver() (path string, found bool) {
@@ -32,20 +92,14 @@ func receiver() (path string, found bool) {
 
 // drain reads everything that a slot has up to the present to nowhere, and gives how long it took and who did it:
 // pg_recvlogical, or where that is not installed a loop of our own that does no more.
-func drain(ctx context.Context, dsn, slot, publication string) (took time.Duration, who string, err error) {
-	conn, err := postgres.Connect(ctx, dsn, "limit")
-	if err != nil {
-		return 0, "", err
-	}
+func drain(ctx context.Context, d *database, slot, publication string) (took time.Duration, who string, err error) {
 	var end int64
 	var lsn string
-	err = conn.QueryRow(ctx, `select (l - '0/0')::int8, l::text from pg_current_wal_flush_lsn() l`).Scan(&end, &lsn)
-	_ = conn.Close(ctx)
-	if err != nil {
+	if err := d.QueryRow(ctx, `select (l - '0/0')::int8, l::text from pg_current_wal_flush_lsn() l`).Scan(&end, &lsn); err != nil {
 		return 0, "", err
 	}
 	if path, found := receiver(); found {
-		cmd := exec.CommandContext(ctx, path, "--dbname", dsn, "--slot", slot, "--start", "--endpos", lsn, "--file", os.DevNull, "--no-loop",
+		cmd := exec.CommandContext(ctx, path, "--dbname", d.dsn, "--slot", slot, "--start", "--endpos", lsn, "--file", os.DevNull, "--no-loop",
 			"--option", "proto_version=1", "--option", "publication_names="+publication)
 		began := time.Now()
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -53,8 +107,8 @@ func drain(ctx context.Context, dsn, slot, publication string) (took time.Durati
 		}
 		return time.Since(began), "pg_recvlogical", nil
 	}
-	took, err = receive(ctx, dsn, slot, publication, uint64(end))
-	return took, "a bare receiver", err
+	took, err = receive(ctx, d.dsn, slot, publication, uint64(end))
+	return took, "a bare receiver (pg_recvlogical is not installed)", err
 }
 
 // receive is the loop of drain.
@@ -86,17 +140,27 @@ func receive(ctx context.Context, dsn, slot, publication string, end uint64) (ti
 	}
 }
 
-// serveRegistry starts an embedded schema registry.
-func serveRegistry(dir string) (url string, stop func(), err error) {
-	registry, err := schemaregistry.Open(filepath.Join(dir, "schemas.log"))
-	if err != nil {
-		return "", nil, err
+// native lets Postgres' own logical replication apply what a slot has up to the present into dst, which has the tables.
+func native(ctx context.Context, src, dst *database, slot, publication string) (time.Duration, error) {
+	var end string
+	if err := src.QueryRow(ctx, `select pg_current_wal_flush_lsn()::text`).Scan(&end); err != nil {
+		return 0, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
+	if err := dst.exec(ctx, fmt.Sprintf(`create subscription native connection %s publication %s with (slot_name = %s, create_slot = false, copy_data = false, enabled = false)`,
+		postgres.Literal(src.dsn), publication, slot)); err != nil {
+		return 0, err
 	}
-	server := &http.Server{Handler: registry, ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = server.Serve(listener) }()
-	return "http://" + listener.Addr().String(), func() { _ = server.Close(); _ = registry.Close() }, nil
+	began := time.Now()
+	if err := dst.exec(ctx, `alter subscription native enable`); err != nil {
+		return 0, err
+	}
+	err := poll(ctx, func() (reached bool, err error) {
+		err = src.QueryRow(ctx, `select coalesce(max(replay_lsn) >= $1::pg_lsn, false) from pg_stat_replication where application_name = 'native'`, end).Scan(&reached)
+		return reached, err
+	})
+	took := time.Since(began)
+	for _, sql := range []string{`alter subscription native disable`, `alter subscription native set (slot_name = none)`, `drop subscription native`} {
+		err = firstOf(err, dst.exec(context.WithoutCancel(ctx), sql))
+	}
+	return took, err
 }

@@ -1,21 +1,5 @@
--- The load of the benchmark. gen_changes(shard, n) commits n changes of rows of events: 50 % insert, 30 % update, 20 %
--- delete, by statements of one row in transactions of 1 to 100 rows. The same numbers give the same changes.
-set search_path = public;
-create table events (
-  id      bigint primary key,
-  acct    integer not null,
-  kind    text not null,
-  amount  numeric(12,2) not null,
-  note    text,
-  created timestamptz not null,
-  updated timestamptz
-);
-create table accounts (
-  aid      integer primary key,
-  bid      integer,
-  abalance integer,
-  filler   character(84)
-);
+-- gen_changes(shard, n) commits n changes of rows of events: 50 % insert, 30 % update, 20 % delete, by statements of one
+-- row in transactions of 1 to 100 rows. The same numbers give the same changes.
 create procedure gen_changes(shard int, n int) language plpgsql as $$
 declare
   c int := 0; i int := 0; k int; base bigint := shard::bigint * 10000000;

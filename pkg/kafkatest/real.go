@@ -172,6 +172,14 @@ func (c *RealCluster) Addrs() []string {
 	return []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(c.port))}
 }
 
+// PID gives the process id of the broker, 0 while it does not run.
+func (c *RealCluster) PID() int {
+	if !c.running() {
+		return 0
+	}
+	return c.server.PID()
+}
+
 // Log gives the path of the broker's log.
 func (c *RealCluster) Log() string { return filepath.Join(c.dir, "kafka.log") }
 

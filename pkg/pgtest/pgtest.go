@@ -295,6 +295,16 @@ func (c *Cluster) DSN(database string) string {
 // Port gives the port on 127.0.0.1.
 func (c *Cluster) Port() int { return c.port }
 
+// PID gives the process id of the postmaster, 0 while the server does not run.
+func (c *Cluster) PID() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.server == nil || !c.server.Alive() {
+		return 0
+	}
+	return c.server.PID()
+}
+
 // Major gives the server's version, 14 to 18.
 func (c *Cluster) Major() int { return c.opts.Major }
 

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+)
+
+// pace is a steady load: rows a second, in transactions of so many.
+type pace struct{ rows, perTransaction int }
+
+const latTable = `create table lat (id bigint primary key, v integer not null, note text not null)`
+
+// measureLatency measures the time from the commit at the source until the row is visible in the warehouse, by both
+// servers' commit timestamps, which are of one clock here.
+func measureLatency(ctx context.Context, w *world, r *report) error {
+	for _, p := range []pace{{500, 1}, {5000, 10}} {
+		src, err := w.create(ctx, w.source, latTable)
+		if err != nil {
+			return err
+		}
+		dst, err := w.create(ctx, w.warehouse)
+		if err != nil {
+			return err
+		}
+		source := fmt.Sprintf("lat_%d", p.rows)
+		m := w.meter()
+		running, err := w.startBoth(ctx, source, src, dst)
+		if err != nil {
+			return err
+		}
+		warm, last := 10*time.Second, time.Duration(w.n(40))*time.Second
+		rows, err := steady(ctx, []*database{src}, p, warm+last)
+		if err == nil {
+			err = src.fence(ctx, "end")
+		}
+		if err == nil {
+			err = dst.applied(ctx, source, "end", 1)
+		}
+		capture, sink, stopErr := running.stop()
+		if err := firstOf(err, stopErr); err != nil {
+			return err
+		}
+		took := m.read(capture, sink)
+		found, err := latencies(ctx, src, dst, "", int64(float64(rows)*float64(warm)/float64(warm+last)))
+		if err != nil {
+			return err
+		}
+		goal := ""
+		if p.rows == 500 {
+			goal = "p50 < 12 ms, p99 < 30 ms"
+		}
+		r.times(w, fmt.Sprintf("latency at %d changes/s, transactions of %d", p.rows, p.perTransaction), found, goal, took)
+		if err := errors.Join(src.leave(ctx), dst.Close(ctx)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// both is a capture and a sink at work.
+type both struct{ capture, sink *program }
+
+func (b *both) stop() (capture, sink used, err error) {
+	capture, err = b.capture.stop()
+	sink, sinkErr := b.sink.stop()
+	return capture, sink, firstOf(err, sinkErr)
+}
+
+// startBoth starts a pipeline and waits until it flows.
+func (w *world) startBoth(ctx context.Context, source string, src, dst *database) (*both, error) {
+	capture, err := w.start(ctx, w.programs.Capture, w.capture(source, src, ""))
+	if err != nil {
+		return nil, err
+	}
+	sink, err := w.start(ctx, w.programs.Sink, w.sink(source, dst, source, `{from: "public.*", to: "public.{table}"}`))
+	if err != nil {
+		return nil, err
+	}
+	b := &both{capture, sink}
+	err = src.captured(ctx, source)
+	if err == nil {
+		err = src.fence(ctx, "flows")
+	}
+	if err == nil {
+		err = dst.applied(ctx, source, "flows", 1)
+	}
+	if err != nil {
+		_, _, _ = b.stop()
+	}
+	return b, err
+}
+
+// steady writes rows into the table lat of each database at a pace for all of them together, and gives how many it wrote
+// into each.
+func steady(ctx context.Context, into []*database, p pace, lasts time.Duration) (int, error) {
+	const writers = 4
+	total := int(float64(p.rows) * lasts.Seconds() / float64(p.perTransaction)) // transactions
+	each := time.Duration(float64(time.Second) * float64(p.perTransaction) / float64(p.rows))
+	began := time.Now()
+	var all sync.WaitGroup
+	errs := make([]error, writers)
+	for n := range writers {
+		all.Go(func() {
+			conns := map[*database]*pgx.Conn{}
+			defer func() {
+				for _, c := range conns {
+					_ = c.Close(context.WithoutCancel(ctx))
+				}
+			}()
+			for i := n; i < total && errs[n] == nil && ctx.Err() == nil; i += writers {
+				d := into[i%len(into)]
+				if conns[d] == nil {
+					if conns[d], errs[n] = postgres.Connect(ctx, d.dsn, "load"); errs[n] != nil {
+						return
+					}
+				}
+				time.Sleep(time.Until(began.Add(time.Duration(i) * each)))
+				first := i / len(into) * p.perTransaction
+				_, errs[n] = conns[d].Exec(ctx, `insert into public.lat select i, 1, 'latency probe row with a little text' from generate_series($1::bigint, $2) i`,
+					first, first+p.perTransaction-1)
+			}
+		})
+	}
+	all.Wait()
+	return total / len(into) * p.perTransaction, errors.Join(append(errs, ctx.Err())...)
+}
+
+// latencies gives, in order, how long each row of lat from an id on was on its way; of one tenant, if there are several.
+func latencies(ctx context.Context, src, dst *database, tenant string, from int64) ([]time.Duration, error) {
+	read := func(d *database, where string, args ...any) (map[int64]time.Time, error) {
+		rows, err := d.Query(ctx, `select id, pg_xact_commit_timestamp(xmin) from public.lat where id >= $1`+where, append([]any{from}, args...)...)
+		if err != nil {
+			return nil, err
+		}
+		at := map[int64]time.Time{}
+		var id int64
+		var t time.Time
+		_, err = pgx.ForEachRow(rows, []any{&id, &t}, func() error { at[id] = t; return nil })
+		return at, err
+	}
+	left, err := read(src, "")
+	if err != nil {
+		return nil, err
+	}
+	var came map[int64]time.Time
+	if tenant == "" {
+		came, err = read(dst, "")
+	} else {
+		came, err = read(dst, " and tenant = $2", tenant)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(left) != len(came) || len(left) == 0 {
+		return nil, fmt.Errorf("%d rows at the source, %d in the warehouse", len(left), len(came))
+	}
+	var found []time.Duration
+	for id, at := range left {
+		found = append(found, came[id].Sub(at))
+	}
+	slices.Sort(found)
+	return found, nil
+}

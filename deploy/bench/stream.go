@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+)
+
+//go:embed load.sql
+var genChanges string
+
+// backlog is changes that are all committed before anything reads them.
+type backlog struct {
+	name    string
+	table   string // name of the only table
+	tables  string // CREATE TABLE, the same at the source and for native replication
+	prepare string // more that the load needs at the source
+	loads   []string
+	changes int
+	whole   bool // with every variant of the sink
+}
+
+// events is the load that the figures of other tools were measured with: see load.sql.
+func events(w *world) backlog {
+	const sessions = 4
+	n := w.n(250_000)
+	b := backlog{
+		name: "stream", table: "events", changes: sessions * n, whole: true, prepare: genChanges,
+		tables: `create table events (id bigint primary key, acct integer not null, kind text not null, amount numeric(12,2) not null, note text, created timestamptz not null, updated timestamptz)`,
+	}
+	for i := range sessions {
+		b.loads = append(b.loads, fmt.Sprintf("call gen_changes(%d, %d)", i, n))
+	}
+	return b
+}
+
+// wide has twenty columns of the usual types.
+func wide(w *world) backlog {
+	n := w.n(200_000)
+	columns, values := []string{"id bigint primary key"}, []string{"i"}
+	for i := range 19 {
+		kind := []struct{ typ, value string }{
+			{"integer", "i % 1000"}, {"text", "'value ' || i"}, {"numeric(12,2)", "i / 100.0"}, {"timestamptz", "now()"}, {"boolean", "i % 2 = 0"},
+		}[i%5]
+		columns = append(columns, fmt.Sprintf("c%d %s", i, kind.typ))
+		values = append(values, kind.value)
+	}
+	return backlog{
+		name: "stream of rows with 20 columns", table: "wide", changes: 2 * n,
+		tables: "create table wide (" + strings.Join(columns, ", ") + ")",
+		loads: []string{fmt.Sprintf(`insert into wide select %s from generate_series(1, %d) i; update wide set c0 = c0 + 1, c1 = 'changed'`,
+			strings.Join(values, ", "), n)},
+	}
+}
+
+// large has rows of 2 KB.
+func large(w *world) backlog {
+	n := w.n(100_000)
+	return backlog{
+		name: "stream of rows of 2 KB", table: "large", changes: 2 * n,
+		tables: `create table large (id bigint primary key, n integer, body text)`,
+		loads:  []string{`alter table large alter body set storage plain`, fmt.Sprintf(`insert into large select i, 0, repeat(md5(i::text), 62) from generate_series(1, %d) i; update large set n = n + 1`, n)},
+	}
+}
+
+// hot changes one row again and again, in transactions of ten.
+func hot(w *world) backlog {
+	n := w.n(200_000)
+	return backlog{
+		name: "stream of changes of one row", table: "hot", changes: n + 1,
+		tables:  `create table hot (id bigint primary key, n integer, note text)`,
+		prepare: `create procedure heat(n int) language plpgsql as $$ begin for i in 1..n loop update hot set n = hot.n + 1 where id = 1; if i % 10 = 0 then commit; end if; end loop; end $$`,
+		loads:   []string{`insert into hot values (1, 0, 'the row that everybody changes')`, fmt.Sprintf(`call heat(%d)`, n)},
+	}
+}
+
+// measureStream measures a backlog of changes.
+func measureStream(ctx context.Context, w *world, r *report, b backlog) error {
+	src, err := w.create(ctx, w.source, b.tables)
+	if err != nil {
+		return err
+	}
+	defer src.leave(context.WithoutCancel(ctx)) //nolint:errcheck // the server goes with the world
+	if b.prepare != "" {
+		if err := src.exec(ctx, b.prepare); err != nil {
+			return err
+		}
+	}
+	// The slots are there before the changes. One source a number of partitions.
+	partitions := []int{1}
+	if b.whole {
+		partitions = []int{1, 2, 4}
+	}
+	source := func(p int) string { return fmt.Sprintf("%s_%d", b.table, p) }
+	topics := func(p int) string { return fmt.Sprintf("topics: {partitions: %d}", p) }
+	for _, p := range partitions {
+		if _, _, err := w.runCapture(ctx, source(p), src, topics(p), "empty"); err != nil {
+			return err
+		}
+	}
+	for _, slot := range []string{"limit", "native"} {
+		if _, err := src.Exec(ctx, `select pg_create_logical_replication_slot($1, 'pgoutput')`, slot+"_"+b.table); err != nil {
+			return err
+		}
+	}
+	if err := src.load(ctx, b); err != nil {
+		return err
+	}
+	publication := "tributary_" + source(1)
+	nowhere, who, err := drain(ctx, src, "limit_"+b.table, publication)
+	if err != nil {
+		return err
+	}
+	read := limit{float64(b.changes) / nowhere.Seconds(), who + " of the same changes to nowhere"}
+	for _, p := range partitions {
+		m := w.meter()
+		took, use, err := w.runCapture(ctx, source(p), src, topics(p), "full")
+		if err != nil {
+			return err
+		}
+		if p == 1 {
+			r.rate(w, b.name+": WAL to topic", b.changes, took, read, 0.85, m.read(use, used{}))
+		}
+	}
+	target, err := w.create(ctx, w.warehouse, b.tables)
+	if err != nil {
+		return err
+	}
+	defer target.Close(context.WithoutCancel(ctx))
+	applied, err := native(ctx, src, target, "native_"+b.table, publication)
+	if err != nil {
+		return err
+	}
+	apply := limit{float64(b.changes) / applied.Seconds(), "apply of native logical replication"}
+	one, err := w.sinkRow(ctx, r, sinkRun{path: b.name + ": topic to warehouse", source: source(1), changes: b.changes, limit: apply, goal: 1.3})
+	if err != nil || !b.whole {
+		return err
+	}
+	return w.variants(ctx, r, b, source, apply, one)
+}
+
+// sinkRun is one measure of sinks that write a backlog into an empty database.
+type sinkRun struct {
+	path, source string
+	changes      int
+	rule         string // "" for a clone
+	members      int    // sinks; 0 is one
+	away         time.Duration
+	limit        limit
+	goal         float64
+}
+
+func (w *world) sinkRow(ctx context.Context, r *report, s sinkRun) (rate float64, err error) {
+	dst, err := w.create(ctx, w.warehouse)
+	if err != nil {
+		return 0, err
+	}
+	defer dst.Close(context.WithoutCancel(ctx))
+	if s.rule == "" {
+		s.rule = `{from: "public.*", to: "public.{table}"}`
+	}
+	to := *dst
+	if s.away > 0 {
+		p, err := newDistance(net.JoinHostPort("127.0.0.1", strconv.Itoa(w.warehouse.Port())), s.away)
+		if err != nil {
+			return 0, err
+		}
+		defer p.close()
+		to.dsn = strings.Replace(dst.dsn, net.JoinHostPort("127.0.0.1", strconv.Itoa(w.warehouse.Port())), p.addr(), 1)
+	}
+	m := w.meter()
+	took, use, err := w.runSinks(ctx, w.sink(dst.name, &to, s.source, s.rule), dst, dst.name, "full", max(1, s.members))
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", s.path, err)
+	}
+	r.rate(w, s.path, s.changes, took, s.limit, s.goal, m.read(used{}, use))
+	return float64(s.changes) / took.Seconds(), nil
+}
+
+// variants measures what else can be made of the same changes.
+func (w *world) variants(ctx context.Context, r *report, b backlog, source func(int) string, apply limit, one float64) error {
+	plain := limit{one, "the same as a clone, one partition, one sink"}
+	runs := []sinkRun{
+		{path: "two partitions", source: source(2), limit: apply, goal: 1.6},
+		{path: "with a filter", rule: `{from: "public.*", to: "public.{table}", filter: "acct >= 0 && kind != 'none'"}`, limit: plain},
+		{path: "with a computed column", rule: `{from: "public.*", to: "public.{table}", set: [{column: region, value: "'eu'"}]}`, limit: plain},
+		{path: "with a masked column", rule: `{from: "public.*", to: "public.{table}", columns: [id, acct, kind, amount, {from: note, mask: hash}, created, updated]}`, limit: plain},
+		{path: "as history", rule: `{from: "public.*", to: "public.{table}", mode: history}`, limit: plain},
+		{path: "as log", rule: `{from: "public.*", to: "public.{table}", mode: log}`, limit: plain},
+		{path: "10 ms away", away: 10 * time.Millisecond, limit: plain, goal: 0.8},
+		{path: "four partitions, one sink", source: source(4), limit: plain},
+		{path: "four partitions, two sinks", source: source(4), members: 2, limit: plain},
+		{path: "four partitions, four sinks", source: source(4), members: 4, limit: plain},
+	}
+	for _, s := range runs {
+		s.path, s.changes = b.name+": topic to warehouse, "+s.path, b.changes
+		if s.source == "" {
+			s.source = source(1)
+		}
+		if _, err := w.sinkRow(ctx, r, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load runs the statements of a backlog, each in a session of its own where there are several of one kind.
+func (d *database) load(ctx context.Context, b backlog) error {
+	if !b.whole {
+		for _, sql := range b.loads {
+			if err := d.exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var all sync.WaitGroup
+	errs := make([]error, len(b.loads))
+	for i, sql := range b.loads {
+		all.Go(func() {
+			conn, err := postgres.Connect(ctx, d.dsn, "load")
+			if err == nil {
+				session := database{name: d.name, Conn: conn}
+				err = errors.Join(session.exec(ctx, "set search_path = public"), session.exec(ctx, sql))
+				_ = conn.Close(context.WithoutCancel(ctx))
+			}
+			errs[i] = err
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}

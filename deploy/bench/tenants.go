@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// measureTenants measures many small sources, each with a capture of its own, and one sink for all of them: what they cost
+// while nothing happens, and how late changes are when all of them write.
+func measureTenants(ctx context.Context, w *world, r *report) error {
+	const tables = 4 // and lat
+	n := w.n(200)
+	var more []string
+	for i := range tables {
+		more = append(more, fmt.Sprintf(`create table t%d (id bigint primary key, name text); insert into t%[1]d select i, 'row ' || i from generate_series(1, 20) i`, i))
+	}
+	dst, err := w.create(ctx, w.warehouse)
+	if err != nil {
+		return err
+	}
+	defer dst.Close(context.WithoutCancel(ctx))
+	var sources []*database
+	var captures []*program
+	stop := func() (use used, most int64, err error) {
+		for _, p := range captures {
+			one, stopErr := p.stop()
+			use, most, err = use.and(one), max(most, one.peak), firstOf(err, stopErr)
+		}
+		captures = nil
+		return use, most, err
+	}
+	defer func() {
+		_, _, _ = stop()
+		for _, d := range sources {
+			_ = d.leave(context.WithoutCancel(ctx))
+		}
+	}()
+	sink, err := w.start(ctx, w.programs.Sink, w.sink("tenants", dst, "tenant_*", `{from: "public.*", to: "public.{table}", sid: tenant}`))
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		d, err := w.create(ctx, w.source, append([]string{latTable}, more...)...)
+		if err != nil {
+			return err
+		}
+		sources = append(sources, d)
+		p, err := w.start(ctx, w.programs.Capture, w.capture(fmt.Sprintf("tenant_%d", i), d, ""))
+		if err != nil {
+			return err
+		}
+		captures = append(captures, p)
+	}
+	fence := func(id string) error {
+		for i, d := range sources {
+			if err := d.captured(ctx, fmt.Sprintf("tenant_%d", i)); err != nil {
+				return err
+			}
+			if err := d.fence(ctx, id); err != nil {
+				return err
+			}
+		}
+		return dst.applied(ctx, "tenants", id, n)
+	}
+	if err := fence("ready"); err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%d tenants of %d tables", n, tables+1)
+	idle := time.Duration(w.n(60)) * time.Second
+	m, before := w.meter(), running(append(captures, sink))
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(idle):
+	}
+	servers, ours := m.read(used{}, used{}), running(append(captures, sink))-before
+	r.text(w, name+", idle", fmt.Sprintf("%.2f cores", ours.Seconds()/idle.Seconds()),
+		fmt.Sprintf("captures and sink together; broker %.2f, source %.2f, warehouse %.2f cores", perSecond(servers.broker, idle), perSecond(servers.source, idle), perSecond(servers.warehouse, idle)))
+
+	m = w.meter()
+	lasts := time.Duration(w.n(40)) * time.Second
+	if _, err := steady(ctx, sources, pace{5 * n, 1}, lasts); err != nil {
+		return err
+	}
+	if err := fence("end"); err != nil {
+		return err
+	}
+	var all []time.Duration
+	for i, d := range sources {
+		found, err := latencies(ctx, d, dst, fmt.Sprintf("tenant_%d", i), 0)
+		if err != nil {
+			return err
+		}
+		all = append(all, found...)
+	}
+	slices.Sort(all)
+	sinkUse, err := sink.stop()
+	if err != nil {
+		return err
+	}
+	capture, most, err := stop()
+	if err != nil {
+		return err
+	}
+	capture.peak = most
+	r.times(w, fmt.Sprintf("%s, 5 changes/s each", name), all, "", m.read(capture, sinkUse))
+	return nil
+}
+
+func perSecond(cpu, of time.Duration) float64 { return cpu.Seconds() / of.Seconds() }
+
+// running gives the CPU time that programs have taken so far.
+func running(programs []*program) (sum time.Duration) {
+	for _, p := range programs {
+		sum += treeCPU(p.cmd.Process.Pid)
+	}
+	return sum
+}
