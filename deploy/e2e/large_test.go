@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -24,6 +25,8 @@ func TestLargeRows(t *testing.T) {
 		var err error
 		megabytes, err = strconv.Atoi(text)
 		must(t, err)
+		patience = 20 * time.Minute
+		t.Cleanup(func() { patience = time.Minute })
 	}
 	kafka := kafkatest.Fake(t)
 	registry := kafkatest.Registry(t)
@@ -33,6 +36,7 @@ func TestLargeRows(t *testing.T) {
 	t.Cleanup(func() { dropSlot(t, dsn, "tributary_large") })
 	dwh := connect(t, warehouse)
 	size := megabytes * 1_000_000
+	most := 2*size + size/10 + 2<<20 // under REPLICA IDENTITY FULL a record has the old row as well
 	// Text of several bytes a letter, with what COPY escapes; bytes of all values. Neither is made of one letter: it would
 	// be compressed to nothing on its way.
 	text := fmt.Sprintf(`(select left(string_agg(md5(i::text) || E'\\\t\né', ''), %d) from generate_series(1, %d) i)`, size, size/36+1)
@@ -52,8 +56,8 @@ func TestLargeRows(t *testing.T) {
 		return held && scalar[bool](t, dwh, `select to_regclass('public.small') is not null`) && scalar[int](t, dwh, `select count(*) from public.small`) == 1
 	})
 	stop()
-	setMessageBytes(t, kafka, "large.public.doc", 2*size+2<<20)
-	s.config.Topics.MaxMessageBytes = config.Bytes(2*size + 2<<20)
+	setMessageBytes(t, kafka, "large.public.doc", most)
+	s.config.Topics.MaxMessageBytes = config.Bytes(most)
 	s.startCapture(t)
 	exec(t, s.conn, `select pg_logical_emit_message(true, 'tributary', '{"snapshot": {"id": "again", "tables": ["public.doc"], "reload": true}}')`)
 	exec(t, s.conn, `insert into small values (2)`)

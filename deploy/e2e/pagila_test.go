@@ -212,10 +212,13 @@ func run(t *testing.T, name string, service func(context.Context) error) (stop f
 	return stop
 }
 
+// patience is how long eventually waits.
+var patience = time.Minute
+
 // eventually polls until ok, or fails the test.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(60 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

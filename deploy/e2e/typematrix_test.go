@@ -356,6 +356,9 @@ source, once in targets of the same type, and once in targets where every column
 What Avro's type cannot hold (infinities of dates, arrays of several dimensions …) goes beside it as text, in the field ` + "`exact`" + `: [FORMAT.md](../schema/record/FORMAT.md).
 A key whose equality is not that of its bytes keeps its table in one partition.
 
+A row may be as large as its topic takes, ` + "`topics.max_message_bytes`" + ` (8 MiB, at most 1000 MiB; above 100 MiB the brokers need a greater
+` + "`socket.request.max.bytes`" + `): ` + "`TestLargeRows`" + `. A larger one holds its table alone, with an error that names table, key and size ([record-too-large](runbooks/record-too-large.md)).
+
 The servers of the tests lack PostGIS and pgvector: their types are tried on a Postgres of the machine that has them. On Debian
 ` + "`sudo make extensions`" + ` installs both beside the newest Postgres that is packaged.
 
