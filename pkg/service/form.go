@@ -88,3 +88,24 @@ func groupThousands(digits string) string {
 	}
 	return b.String()
 }
+
+// FormatLeft gives a guess at how long something takes, as coarse as guesses are: "40 s", "6 min", "about 3 h".
+func FormatLeft(d time.Duration) string {
+	switch {
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s", d.Round(time.Second)/time.Second)
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min", d.Round(time.Minute)/time.Minute)
+	case d <= 24*time.Hour:
+		return fmt.Sprintf("about %d h", d.Round(time.Hour)/time.Hour)
+	}
+	return "more than a day"
+}
+
+// FormatRate gives a number a second: "0.4", "31", "61,300", "16.0 M".
+func FormatRate(perSecond float64) string {
+	if perSecond > 0 && perSecond < 9.95 {
+		return fmt.Sprintf("%.1f", perSecond)
+	}
+	return FormatCount(int64(math.Round(perSecond)))
+}

@@ -73,7 +73,13 @@ func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func() 
 	}))
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	s.mux.HandleFunc("GET /readyz", s.serveReady)
-	s.mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { s.serveStatus(w, status()) })
+	s.mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.Header.Get("Accept"), "text/html") && r.URL.Query().Get("format") != "json" {
+			http.Redirect(w, r, "/", http.StatusSeeOther) // a browser, whose reader wants the page
+			return
+		}
+		s.serveStatus(w, status())
+	})
 	return s
 }
 
@@ -187,7 +193,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			http.Error(w, "unknown host name; see http.hosts", http.StatusMisdirectedRequest)
 		case r.URL.Path != "/healthz" && r.URL.Path != "/readyz" && !s.tokenGiven(r):
 			w.Header().Set("WWW-Authenticate", `Basic realm="tributary", charset="UTF-8"`)
-			http.Error(w, "token missing or wrong", http.StatusUnauthorized)
+			http.Error(w, "This page wants a token. Any user name, the token as password. It is configured as http.token.", http.StatusUnauthorized)
 		default:
 			next.ServeHTTP(w, r)
 		}

@@ -21,6 +21,7 @@ type kind struct {
 	past     time.Duration // busy time of the workers that are gone
 	waitsFor []string      // everything one of them ever waited for, or may
 	workers  []*Stage
+	pace     Pace // of the busy time
 }
 
 // Stage is one goroutine's place in a pipeline. It is busy (has something to do and does it), idle (has nothing to do),
@@ -46,6 +47,7 @@ type StageState struct {
 	Name      string    `json:"name"`
 	Workers   int       `json:"workers"`              // goroutines with this name
 	Busy      float64   `json:"busy_seconds"`         // since the start, of all workers together, waiting not counted
+	BusyShare float64   `json:"busy_share"`           // of the last minute, of one worker: 0 to 1
 	WaitingOn string    `json:"waiting_on,omitempty"` // "" if no worker waits; else what the longest waiting one waits for
 	Since     time.Time `json:"since,omitzero"`       // of WaitingOn
 }
@@ -149,6 +151,16 @@ func (s *Stages) Snapshot() []StageState {
 	return states
 }
 
+// Sample is to be called about once a second: from it comes the share of the last minute that a stage was busy.
+func (s *Stages) Sample(now time.Time) {
+	states, _ := s.read()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, state := range states { // kinds are only ever added
+		s.kinds[i].pace.Sample(now, state.Busy)
+	}
+}
+
 // read also gives since when each thing is waited for, zero for those that nobody waits for now.
 func (s *Stages) read() (states []StageState, waiting map[string]time.Time) {
 	s.mu.Lock()
@@ -173,6 +185,7 @@ func (s *Stages) read() (states []StageState, waiting map[string]time.Time) {
 			st.mu.Unlock()
 		}
 		state.Busy = busy.Seconds()
+		state.BusyShare = min(k.pace.PerSecond()/float64(max(len(k.workers), 1)), 1)
 		states = append(states, state)
 		for _, on := range k.waitsFor {
 			if _, known := waiting[on]; !known {

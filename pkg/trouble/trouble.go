@@ -63,6 +63,9 @@ const (
 	RowCount               Code = "row-count"
 	UnresolvedToast        Code = "unresolved-toast"
 	NoTopics               Code = "no-topics"
+	CaptureSilent          Code = "capture-silent"
+	FallingBehind          Code = "falling-behind"
+	Parked                 Code = "parked"
 	Stuck                  Code = "stuck"
 	Internal               Code = "internal"
 )

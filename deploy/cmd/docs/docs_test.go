@@ -30,6 +30,11 @@ func TestGeneratedPagesAreFresh(t *testing.T) {
 			t.Errorf("%s is stale: make docs", name)
 		}
 	}
+	books, err := runbooks(top)
+	must(t, err)
+	if got, err := os.ReadFile(filepath.Join(top, runbooksFile)); err != nil || string(got) != books {
+		t.Errorf("%s is stale: make docs (%v)", runbooksFile, err)
+	}
 }
 
 // Every code that a service raises has a runbook, since that is what an error points to; and no runbook is of a
@@ -94,7 +99,7 @@ func codes(t *testing.T) map[string]string {
 // raisedNames gives the codes, by their name in Go, that the services' code mentions other than to compare with them.
 func raisedNames(t *testing.T) []string {
 	t.Helper()
-	notCodes := []string{"Error", "Code", "CodeOf", "Print"}
+	notCodes := []string{"Error", "Code", "CodeOf", "Print", "RunbookOf"}
 	var out []string
 	for _, dir := range []string{"capture", "sink", "pkg", "deploy"} {
 		must(t, filepath.WalkDir(filepath.Join(top, dir), func(name string, entry fs.DirEntry, err error) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -16,7 +17,14 @@ import (
 const root = ".."
 
 func main() {
-	for path, content := range pages() {
+	books, err := runbooks(root)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error: read runbooks:", err)
+		os.Exit(1)
+	}
+	all := pages()
+	all[runbooksFile] = books
+	for path, content := range all {
 		if err := os.WriteFile(filepath.Join(root, path), []byte(content), 0o644); err != nil { //nolint:gosec // documentation is for everybody
 			fmt.Fprintln(os.Stderr, "error: write reference:", err)
 			os.Exit(1)
@@ -30,6 +38,27 @@ func pages() map[string]string {
 		"docs/reference/capture-yaml.md": page(&capture.Config{}, "capture.yaml", "capture"),
 		"docs/reference/sink-yaml.md":    page(&sink.Config{}, "sink.yaml", "sink"),
 	}
+}
+
+// runbooksFile is where the services have the runbooks from: what is embedded must lie beside the code.
+const runbooksFile = "pkg/trouble/runbooks.md"
+
+// runbooks gives all files of docs/runbooks as one.
+func runbooks(top string) (string, error) {
+	files, err := filepath.Glob(filepath.Join(top, "docs/runbooks/*.md"))
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		b.Write(text)
+		b.WriteByte('\n')
+	}
+	return b.String(), nil
 }
 
 func page(cfg any, file, program string) string {

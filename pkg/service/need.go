@@ -1,0 +1,115 @@
+package service
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// Need is something that wants a person, told everywhere in one order: what, why, what it means, what to do.
+type Need struct {
+	Code    trouble.Code `json:"code"`
+	Urgent  bool         `json:"urgent"` // it does not go away by itself
+	Subject string       `json:"subject"`
+	Since   time.Time    `json:"since,omitzero"`
+	What    string       `json:"what"`
+	Why     string       `json:"why"`
+	Means   string       `json:"means"`
+	Do      []Step       `json:"do"`
+	See     string       `json:"see"` // where the service answers with the runbook
+}
+
+// Step is one thing to do. A step without a command is said by its note alone.
+type Step struct {
+	Command string `json:"command,omitempty"`
+	Note    string `json:"note,omitempty"`
+}
+
+// NeedOf tells a trouble. Where the error does not say what it means or what to do, its runbook does.
+func NeedOf(t *trouble.Error, since time.Time) Need {
+	n := Need{
+		Code: t.Code, Subject: t.Subject, Since: since.UTC(), What: strings.TrimSpace("cannot " + t.Op + " " + t.Subject), Means: t.Means,
+		Do: Steps(t.Hint), See: "/explain/" + string(t.Code),
+	}
+	if t.Cause != nil {
+		n.Why = t.Cause.Error()
+	}
+	n.complete()
+	return n
+}
+
+// complete takes from the runbook what is missing.
+func (n *Need) complete() {
+	book, ok := trouble.RunbookOf(n.Code)
+	if !ok {
+		return
+	}
+	if n.Why == "" {
+		n.Why = book.Why
+	}
+	if n.Means == "" {
+		n.Means = book.Means
+	}
+	if len(n.Do) == 0 {
+		n.Do = []Step{{Note: book.Do}}
+		for _, command := range book.Commands {
+			n.Do = append(n.Do, Step{Command: command})
+		}
+	}
+}
+
+// Needs completes and puts in order: what is urgent first, then what began last.
+func Needs(list []Need) []Need {
+	out := make([]Need, 0, len(list))
+	for _, urgent := range []bool{true, false} {
+		from := len(out)
+		for _, n := range list {
+			if n.Urgent == urgent {
+				n.See = "/explain/" + string(n.Code)
+				n.complete()
+				out = append(out, n)
+			}
+		}
+		slices.SortStableFunc(out[from:], func(a, b Need) int { return b.Since.Compare(a.Since) })
+	}
+	return out
+}
+
+var (
+	// commandLine is a line that begins with a command; words may stand behind it, three spaces or more apart.
+	commandLine = regexp.MustCompile(`^((?:capture|sink) [a-z][^\n]*?|(?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW|SET)\b[^\n]*?;)(?:\s{3,}([^\n]*))?$`)
+	// sqlWithin is SQL at the end of a sentence.
+	sqlWithin = regexp.MustCompile(`^(.*?)[,:;]?\s*\b((?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW) [^\n]*;)$`)
+)
+
+// Steps takes a hint apart: each line is a command with a note, a sentence with a command at its end, or a sentence.
+func Steps(hint string) []Step {
+	steps := []Step{}
+	for line := range strings.SplitSeq(hint, "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		if m := commandLine.FindStringSubmatch(line); m != nil {
+			steps = append(steps, Step{Command: m[1], Note: m[2]})
+		} else if m := sqlWithin.FindStringSubmatch(line); m != nil {
+			steps = append(steps, Step{Command: m[2], Note: m[1]})
+		} else {
+			steps = append(steps, Step{Note: line})
+		}
+	}
+	return steps
+}
+
+// Quote gives an argument of a command as a shell wants it: names come from databases, and may hold anything.
+func Quote(arg string) string {
+	if plainArgument.MatchString(arg) {
+		return arg
+	}
+	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+}
+
+var plainArgument = regexp.MustCompile(`^[\w./:@%+,-]+$`)

@@ -1,0 +1,98 @@
+package service
+
+import (
+	"sync"
+	"time"
+)
+
+// Pace follows a counter or a measure that is sampled about once a second: how it moved over the last minute, and a point
+// for each minute of the last hour. The zero value is ready. Safe for use by many goroutines.
+type Pace struct {
+	mu      sync.Mutex
+	samples [paceSamples]paceSample
+	taken   int
+	moved   time.Time
+	minutes minutes
+	began   time.Time // of the current minute
+	first   float64   // its first sample
+}
+
+type paceSample struct {
+	at    time.Time
+	value float64
+}
+
+const (
+	paceSamples = 61
+	// etaAfter is how much must have been seen before a guess means anything.
+	etaAfter = 30 * time.Second
+)
+
+// Sample takes the value of now.
+func (p *Pace) Sample(now time.Time, value float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken > 0 && p.samples[(p.taken-1)%paceSamples].value != value {
+		p.moved = now
+	}
+	p.samples[p.taken%paceSamples] = paceSample{now, value}
+	p.taken++
+	if p.began.IsZero() {
+		p.began, p.first = now, value
+	}
+	if took := now.Sub(p.began); took >= time.Minute {
+		p.minutes.push(float32((value - p.first) / took.Seconds()))
+		p.began, p.first = now, value
+	}
+}
+
+// window gives the oldest and the newest sample of the last minute.
+func (p *Pace) window() (oldest, newest paceSample, ok bool) {
+	n := min(p.taken, paceSamples)
+	if n < 2 {
+		return oldest, newest, false
+	}
+	return p.samples[(p.taken-n)%paceSamples], p.samples[(p.taken-1)%paceSamples], true
+}
+
+// PerSecond gives the movement over the last minute, or since the first sample if that is shorter; negative for a measure
+// that shrinks.
+func (p *Pace) PerSecond() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	oldest, newest, ok := p.window()
+	took := newest.at.Sub(oldest.at).Seconds()
+	if !ok || took <= 0 {
+		return 0
+	}
+	return (newest.value - oldest.value) / took
+}
+
+// Moved gives when the value was another one last; zero if it never was.
+func (p *Pace) Moved() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.moved
+}
+
+// Hour gives the movement a second in each of the last minutes, at most sixty, the newest last. The slice is the caller's.
+func (p *Pace) Hour() []float32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.minutes.all()
+}
+
+// UntilZero gives when a measure that shrinks will be at zero, at the speed of the last minute. ok is false while it does
+// not shrink, or was not looked at for long enough.
+func (p *Pace) UntilZero() (left time.Duration, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	oldest, newest, ok := p.window()
+	took := newest.at.Sub(oldest.at)
+	if !ok || took < etaAfter || newest.value >= oldest.value || newest.value <= 0 {
+		return 0, false
+	}
+	seconds := newest.value / ((oldest.value - newest.value) / took.Seconds())
+	const most = float64(1<<63-1) / float64(time.Second) / 2
+	return time.Duration(min(seconds, most) * float64(time.Second)), true
+}
