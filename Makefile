@@ -11,7 +11,7 @@ RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants fuzz build lint fmt bench docs clean
+.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants fuzz build lint fmt bench docs vendor clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -93,9 +93,13 @@ fuzz:
 bench:
 	@cd deploy && GOWORK=off go run ./bench $(if $(BENCH),$(BENCH),-page ../docs/performance.md)
 
-## docs: what is generated: docs/reference
+## docs: what is generated: docs/reference, and the runbooks that the services have with them
 docs:
 	@cd deploy && GOWORK=off go run ./cmd/docs
+
+## vendor: what the status pages use of others, from npm, as pkg/service/page/vendor.json names it
+vendor:
+	@node pkg/service/page/vendor.mjs
 
 clean:
 	rm -rf $(BIN) .demo

@@ -1,0 +1,305 @@
+package page
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"path"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// Config says what a page shows.
+type Config struct {
+	View    func() View // safe to call at any time by many goroutines
+	History *History
+	Log     *slog.Logger
+}
+
+// Handle adds the page to a server: /, what it is made of, /explain/CODE and the streams that renew it.
+func Handle(server *service.Server, cfg Config) {
+	p := &pages{cfg: cfg, boot: hex.EncodeToString(fmt.Append(nil, time.Now().UnixNano())), done: map[string]rendered{}}
+	for pattern, handler := range map[string]http.HandlerFunc{
+		"GET /{$}": p.whole, "GET /stream": p.stream, "GET /series": p.series, "GET /explain/{code}": explain, "GET /icon.svg": icon,
+		"GET /static/{name}": static,
+	} {
+		server.Handle(pattern, secured(handler))
+	}
+}
+
+// policy lets a page load what the service itself gives, and nothing else.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+func secured(next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Security-Policy", policy)
+		next(w, r)
+	})
+}
+
+type pages struct {
+	cfg     Config
+	boot    string
+	streams atomic.Int32
+
+	mu   sync.Mutex
+	done map[string]rendered // by query
+}
+
+// rendered is a page of one moment: whoever asks the same within a second gets the same.
+type rendered struct {
+	at          time.Time
+	whole, main []byte
+	err         error
+}
+
+const (
+	renewEvery = time.Second
+	// maxStreams bounds the streams of all pages together, maxRendered the pages that are kept for others.
+	maxStreams  = 20
+	maxRendered = 64
+	// eventPatience is how long a reader may take for an event before it is given up.
+	eventPatience = 10 * time.Second
+)
+
+func (p *pages) render(raw string) rendered {
+	q := parseQuery(raw)
+	key := q.values.Encode()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if r, ok := p.done[key]; ok && now.Sub(r.at) < renewEvery*9/10 {
+		return r
+	}
+	if len(p.done) >= maxRendered {
+		clear(p.done)
+	}
+	r := rendered{at: now}
+	s := p.shown(q, now)
+	if r.main, r.err = render("main.html", s); r.err == nil {
+		r.whole, r.err = render("layout.html", s)
+	}
+	if r.err != nil {
+		p.cfg.Log.Error("show status", service.Err(r.err))
+	}
+	p.done[key] = r
+	return r
+}
+
+func (p *pages) shown(q query, now time.Time) *shown {
+	s := &shown{View: p.cfg.View(), Now: now, Boot: p.boot, Day: q.get("window") == "24h", query: q}
+	s.Since, s.Charts = p.cfg.History.shown(s.Day)
+	for _, t := range s.View.Tables {
+		s.Tables = append(s.Tables, q.apply(t))
+	}
+	for i := range s.Needs {
+		if s.Needs[i].Urgent {
+			s.Urgent++
+		}
+	}
+	return s
+}
+
+func (p *pages) whole(w http.ResponseWriter, r *http.Request) {
+	done := p.render(r.URL.RawQuery)
+	if done.err != nil {
+		http.Error(w, "the page cannot be shown; see the log, and /status", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		_, _ = w.Write(done.whole)
+		return
+	}
+	w.Header().Set("Content-Encoding", "gzip")
+	z := gzip.NewWriter(w)
+	_, _ = z.Write(done.whole)
+	_ = z.Close() // the reader has gone
+}
+
+// stream renews a page that is looked at: <main> whenever it has changed, and the newest points of the charts.
+func (p *pages) stream(w http.ResponseWriter, r *http.Request) {
+	if p.streams.Add(1) > maxStreams {
+		p.streams.Add(-1)
+		w.Header().Set("Retry-After", "30")
+		http.Error(w, "too many pages are open", http.StatusServiceUnavailable)
+		return
+	}
+	defer p.streams.Add(-1)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	out := io.Writer(w)
+	flush := func() error { return nil }
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		out, flush = z, z.Flush
+	}
+	control := http.NewResponseController(w)
+	send := func(event string, data []byte) error {
+		if err := control.SetWriteDeadline(time.Now().Add(eventPatience)); err != nil {
+			return err
+		}
+		var b bytes.Buffer
+		fmt.Fprintf(&b, "event: %s\n", event)
+		for line := range bytes.SplitSeq(data, []byte("\n")) {
+			fmt.Fprintf(&b, "data: %s\n", line)
+		}
+		b.WriteByte('\n')
+		if _, err := out.Write(b.Bytes()); err != nil {
+			return err
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		return control.Flush()
+	}
+	day := parseQuery(r.URL.RawQuery).get("window") == "24h"
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	var last []byte
+	var points time.Time
+	err := send("boot", []byte(p.boot))
+	for err == nil {
+		done := p.render(r.URL.RawQuery)
+		if done.err == nil && !bytes.Equal(done.main, last) {
+			last = done.main
+			err = send("main", done.main)
+		}
+		if err == nil && time.Since(points) >= hourStep {
+			points = time.Now()
+			err = send("series", p.columns(day))
+		}
+		if err == nil {
+			err = send("now", []byte(time.Now().UTC().Format(time.RFC3339)))
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *pages) series(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(append(p.columns(parseQuery(r.URL.RawQuery).get("window") == "24h"), '\n'))
+}
+
+// chartColumns is a chart as uPlot wants it.
+type chartColumns struct {
+	Title string       `json:"title"`
+	Kind  Kind         `json:"kind"`
+	Lines []string     `json:"lines"`
+	Limit []bool       `json:"limit"`
+	Data  [][]*float64 `json:"data"` // of each line; null where it is not known
+}
+
+func (p *pages) columns(day bool) []byte {
+	since, times, columns := p.cfg.History.read(day)
+	answer := struct {
+		Since  time.Time      `json:"since,omitzero"`
+		Times  []int64        `json:"times"`
+		Charts []chartColumns `json:"charts"`
+	}{Since: since.UTC(), Times: append([]int64{}, times...), Charts: []chartColumns{}}
+	at := 0
+	for _, c := range p.cfg.History.charts {
+		one := chartColumns{Title: c.Title, Kind: c.Kind}
+		for _, line := range c.Lines {
+			data := make([]*float64, len(times))
+			for i, v := range columns[at] {
+				if !math.IsNaN(v) && !math.IsInf(v, 0) {
+					data[i] = &v
+				}
+			}
+			one.Lines, one.Limit, one.Data = append(one.Lines, line.Name), append(one.Limit, line.Limit), append(one.Data, data)
+			at++
+		}
+		answer.Charts = append(answer.Charts, one)
+	}
+	b, err := json.Marshal(answer)
+	if err != nil {
+		p.cfg.Log.Error("marshal series", service.Err(err))
+		return []byte("{}")
+	}
+	return b
+}
+
+// explain gives the runbook of a code: it is embedded, for where there is no internet.
+func explain(w http.ResponseWriter, r *http.Request) {
+	book, ok := trouble.RunbookOf(trouble.Code(r.PathValue("code")))
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if !ok {
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, "There is no runbook of this code.\n")
+		return
+	}
+	_, _ = io.WriteString(w, book.Text)
+}
+
+// icon is a disc in the colour of the state.
+func icon(w http.ResponseWriter, r *http.Request) {
+	colour, ok := map[string]string{"red": "#b3261e", "amber": "#b87800", "blue": "#0a5fc2", "green": "#1a7f37"}[r.URL.Query().Get("s")]
+	if !ok {
+		colour = "#57606a"
+	}
+	w.Header().Set("Content-Type", "image/svg+xml")
+	w.Header().Set("Cache-Control", "max-age=86400")
+	fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="%s"/></svg>`, colour)
+}
+
+//go:embed static/*.js static/*.css
+var staticFiles embed.FS
+
+// assets are the static files by their address: a part of their hash is in it, so that browsers may keep them for ever.
+var assets, assetNames = func() (byName map[string][]byte, names map[string]string) {
+	byName, names = map[string][]byte{}, map[string]string{}
+	list, err := staticFiles.ReadDir("static")
+	for _, entry := range list {
+		var data []byte
+		if data, err = staticFiles.ReadFile("static/" + entry.Name()); err != nil {
+			break
+		}
+		sum := sha256.Sum256(data)
+		ext := path.Ext(entry.Name())
+		name := strings.TrimSuffix(entry.Name(), ext) + "." + hex.EncodeToString(sum[:6]) + ext
+		byName[name], names[entry.Name()] = data, "/static/"+name
+	}
+	if err != nil {
+		panic(err) // what is embedded can be read
+	}
+	return byName, names
+}()
+
+func asset(name string) string { return assetNames[name] }
+
+func static(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	data, ok := assets[name]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	kind := "text/javascript; charset=utf-8"
+	if path.Ext(name) == ".css" {
+		kind = "text/css; charset=utf-8"
+	}
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	_, _ = w.Write(data)
+}

@@ -1,0 +1,313 @@
+package page
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+)
+
+//go:embed templates/*.html
+var templateFiles embed.FS
+
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"look": service.Look, "asset": asset, "spark": sparkPoints, "left": func(at time.Time) string { return service.FormatDuration(time.Since(at)) },
+	"count": func(n int) string { return service.FormatCount(int64(n)) }, "percent": func(f float64) string { return fmt.Sprintf("%.0f %%", 100*f) },
+	"long": func(since time.Time) bool { return time.Since(since) >= time.Second }, "plural": plural, "add": func(a, b int) int { return a + b }, "stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"clock": func(t time.Time) string { return t.UTC().Format(time.TimeOnly) }, "date": func(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" },
+	"recent": func(t time.Time) bool { return time.Since(t) < 12*time.Hour },
+}).ParseFS(templateFiles, "templates/*.html"))
+
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return service.FormatCount(int64(n)) + " " + what
+}
+
+// shown is what the templates see.
+type shown struct {
+	View
+	Now    time.Time
+	Boot   string // another one after a restart
+	Charts []shownChart
+	Since  time.Time
+	Day    bool // of the charts; else an hour
+	Tables []shownTable
+	Urgent int
+	query  query
+}
+
+// maxNeeds is how many are told whole.
+const maxNeeds = 5
+
+// Whole gives the needs that are told whole, More those that are only named.
+func (s *shown) Whole() []service.Need { return s.Needs[:min(len(s.Needs), maxNeeds)] }
+
+// More gives the rest.
+func (s *shown) More() []service.Need { return s.Needs[len(s.Whole()):] }
+
+// Window gives the address of a view of the charts.
+func (s *shown) Window(window string) string {
+	return s.query.with("window", window, "page", s.query.get("page"))
+}
+
+// Title is the tab's: what is wrong, and where.
+func (s *shown) Title() string {
+	switch {
+	case s.Urgent > 0:
+		return fmt.Sprintf("‼ %d · %s", s.Urgent, s.Name)
+	case s.Late != "":
+		return s.Late + " · " + s.Name
+	}
+	return s.Name + " · " + s.Program
+}
+
+// Colour is that of the tab's icon.
+func (s *shown) Colour() string {
+	if s.Urgent > 0 {
+		return "red"
+	}
+	return service.Look(s.State).Colour
+}
+
+// Said is what is read aloud when it changes.
+func (s *shown) Said() string {
+	return fmt.Sprintf("%s %s: %s.", s.Program, service.Look(s.State).Word, plural(len(s.Needs), "thing")+" to look at")
+}
+
+// Filter gives what the filter holds.
+func (s *shownTable) Filter() string { return s.query.get("q") }
+
+// StateFilter gives the state that rows are limited to.
+func (s *shownTable) StateFilter() string { return s.query.get("state") }
+
+// Kept gives the parameters that the filter's form must not lose.
+func (s *shownTable) Kept() [][2]string {
+	var out [][2]string
+	for _, name := range []string{"sort", "dir", "group", "window"} {
+		if v := s.query.get(name); v != "" {
+			out = append(out, [2]string{name, v})
+		}
+	}
+	return out
+}
+
+// Grouped gives the address that groups the rows, and whether they are grouped so.
+func (s *shownTable) Grouped(by string) string { return s.query.with("group", by) }
+
+// IsGrouped says whether rows are grouped by something.
+func (s *shownTable) IsGrouped(by string) bool { return s.query.get("group") == by }
+
+// Plain gives the address without filter, order and groups.
+func (s *shownTable) Plain() string {
+	return s.query.with("q", "", "state", "", "sort", "", "dir", "", "group", "")
+}
+
+// toldRow is a row with its columns.
+type toldRow struct {
+	ID    string
+	Cells []toldCell
+}
+
+type toldCell struct {
+	Cell
+	Column Column
+	First  bool
+}
+
+// Told puts the columns to the cells of a row.
+func (s *shownTable) Told(r shownRow) toldRow {
+	out := toldRow{ID: r.ID()}
+	for i, c := range r.Cells {
+		out.Cells = append(out.Cells, toldCell{c, s.Columns[i], i == 0})
+	}
+	return out
+}
+
+// shownChart is a chart with what stands above it: that is also what is read aloud.
+type shownChart struct {
+	Chart
+	Now, Most string
+	MostAt    time.Time
+	Rows      []chartRow // five minutes each
+	Paths     []string   // points of each line, for where there is no JavaScript
+}
+
+type chartRow struct {
+	At     time.Time
+	Values []string
+}
+
+func (k Kind) format(v float64) string {
+	if math.IsNaN(v) {
+		return "–"
+	}
+	switch k {
+	case Seconds:
+		return service.FormatDuration(time.Duration(v * float64(time.Second)))
+	case Bytes:
+		return service.FormatBytes(int64(v))
+	case Rate:
+		return service.FormatRate(v)
+	}
+	return service.FormatCount(int64(v))
+}
+
+// unit is what stands behind a chart's title.
+func (k Kind) unit() string {
+	if k == Rate {
+		return "/s"
+	}
+	return ""
+}
+
+func (h *History) shown(day bool) (since time.Time, out []shownChart) {
+	since, times, columns := h.read(day)
+	at := 0
+	for _, c := range h.charts {
+		out = append(out, c.shown(times, columns[at:at+len(c.Lines)]))
+		at += len(c.Lines)
+	}
+	return since, out
+}
+
+func (c Chart) shown(times []int64, columns [][]float64) shownChart {
+	s := shownChart{Chart: c, Now: "–", Most: "–"}
+	s.Title += c.Kind.unit()
+	top := 0.0
+	most := math.NaN()
+	for i, v := range columns[0] {
+		if !math.IsNaN(v) && !(v <= most) {
+			most, s.MostAt = v, time.Unix(times[i], 0)
+		}
+	}
+	if n := len(times); n > 0 {
+		s.Now, s.Most = c.Kind.format(columns[0][n-1]), c.Kind.format(most)
+	}
+	highest := make([]float64, len(columns))
+	for i, column := range columns {
+		for _, v := range column {
+			if !math.IsNaN(v) {
+				highest[i] = max(highest[i], v)
+			}
+		}
+		if !c.Lines[i].Limit {
+			top = max(top, highest[i])
+		}
+	}
+	for i := range columns { // a limit that is far away would make a flat line of what matters
+		if c.Lines[i].Limit && highest[i] <= limitInSight*top {
+			top = max(top, highest[i])
+		}
+	}
+	for _, column := range columns {
+		s.Paths = append(s.Paths, trace(times, column, top))
+	}
+	s.Rows = c.rows(times, columns)
+	return s
+}
+
+// limitInSight is how many times a line's greatest value a limit may be to be in the picture; page.js has the same.
+const limitInSight = 4
+
+// rows gives the greatest value of each of twelve parts of the time.
+func (c Chart) rows(times []int64, columns [][]float64) []chartRow {
+	const parts = 12
+	if len(times) == 0 {
+		return nil
+	}
+	span := times[len(times)-1] - times[0] + 1
+	step := max((span+parts-1)/parts, 300)
+	var out []chartRow
+	for from := times[len(times)-1] + 1 - step; from+step > times[0] && len(out) < parts; from -= step {
+		row := chartRow{At: time.Unix(max(from, times[0]), 0)}
+		for _, column := range columns {
+			most := math.NaN()
+			for i, v := range column {
+				if times[i] >= from && times[i] < from+step && !math.IsNaN(v) && !(v <= most) {
+					most = v
+				}
+			}
+			row.Values = append(row.Values, c.Kind.format(most))
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+// trace gives the points of a line in a picture of 300 by 100, a gap where a value is not known.
+func trace(times []int64, column []float64, top float64) string {
+	if len(times) < 2 || top <= 0 {
+		return ""
+	}
+	first, span := float64(times[0]), float64(times[len(times)-1]-times[0])
+	var b strings.Builder
+	pen := "M"
+	for i, v := range column {
+		if math.IsNaN(v) {
+			pen = "M"
+			continue
+		}
+		fmt.Fprintf(&b, "%s%.0f %.1f", pen, 300*(float64(times[i])-first)/span, 100-98*v/top)
+		pen = "L"
+	}
+	return b.String()
+}
+
+// sparkPoints gives the points of a small line of 60 by 16, and what is read aloud instead.
+func sparkPoints(s *Spark) (out struct{ Points, Label string }) {
+	if len(s.Points) == 0 {
+		out.Label = "no line yet: it has a point each minute"
+		return out
+	}
+	top := float32(0)
+	for _, v := range s.Points {
+		top = max(top, v)
+	}
+	var b strings.Builder
+	for i, v := range s.Points {
+		y := float32(15)
+		if top > 0 {
+			y = 15 - 14*v/top
+		}
+		fmt.Fprintf(&b, "%d,%.1f ", 60-len(s.Points)+i, y)
+	}
+	out.Points = strings.TrimSpace(b.String())
+	out.Label = fmt.Sprintf("0 to %s in the last hour, %s last", s.Format(float64(top)), s.Format(float64(s.Points[len(s.Points)-1])))
+	return out
+}
+
+// render gives one of the templates. What names may hold to disturb the reading of others' text is made visible.
+func render(name string, data any) ([]byte, error) {
+	var b bytes.Buffer
+	if err := templates.ExecuteTemplate(&b, name, data); err != nil {
+		return nil, fmt.Errorf("render page: %w", err)
+	}
+	return []byte(invisible.Replace(b.String())), nil
+}
+
+// invisible are control characters, and those that turn the direction of text or take no room.
+var invisible = func() *strings.Replacer {
+	var pairs []string
+	hide := func(from, to rune) {
+		for r := from; r <= to; r++ {
+			if r != '\n' && r != '\t' {
+				pairs = append(pairs, string(r), fmt.Sprintf(`\u%04x`, r))
+			}
+		}
+	}
+	hide(0x00, 0x1f)
+	hide(0x7f, 0x9f)
+	hide(0x61c, 0x61c)
+	hide(0x200b, 0x200f)
+	hide(0x2028, 0x202e)
+	hide(0x2060, 0x206f)
+	hide(0xfeff, 0xfeff)
+	return strings.NewReplacer(pairs...)
+}()
