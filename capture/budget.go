@@ -12,6 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
 )
 
 // budget watches how much WAL the source keeps for us against what it may keep. It does not depend on a session: the
@@ -25,8 +26,23 @@ type budget struct {
 	mu      sync.Mutex
 	samples []keptSample // of the last growthWindow, oldest first
 	wal     WAL          // zero until the first look
-	level   int          // index into budgetLevels of the alarm that is on, -1 for none
+	seen    look
+	level   int // index into budgetLevels of the alarm that is on, -1 for none
 	alarm   *trouble.Error
+}
+
+// look is where the slot stood when it was looked at; zero before.
+type look struct {
+	at                time.Time
+	confirmed, server change.LSN
+	toPublish         int64
+}
+
+// look gives the newest.
+func (b *budget) look() look {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.seen
 }
 
 // keptSample is what was kept at one moment.
@@ -135,9 +151,10 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, why reason) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if slot == nil {
-		b.samples, b.wal, b.level, b.alarm = nil, WAL{BudgetBytes: b.limit}, -1, nil
+		b.samples, b.wal, b.level, b.alarm, b.seen = nil, WAL{BudgetBytes: b.limit}, -1, nil, look{}
 		return
 	}
+	b.seen = look{now, slot.ConfirmedFlushLSN, slot.ConfirmedFlushLSN + change.LSN(slot.ToPublishBytes), slot.ToPublishBytes} //nolint:gosec // it is not negative
 	b.samples = append(b.samples, keptSample{now, slot.KeptBytes})
 	for len(b.samples) > 2 && now.Sub(b.samples[1].at) >= growthWindow {
 		b.samples = b.samples[1:]
@@ -145,7 +162,7 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, why reason) {
 	growth := b.growth()
 	b.wal = WAL{
 		RetainedBytes: slot.KeptBytes, BudgetBytes: b.limit, SafeBytes: slot.SafeBytes, SlotStatus: slot.WALStatus,
-		GrowthBytesPerSecond: growth,
+		GrowthBytesPerSecond: growth, AsOf: now.UTC(),
 	}
 	if left := b.limit - slot.KeptBytes; left <= 0 {
 		b.wal.FullInSeconds = new(float64)

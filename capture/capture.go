@@ -39,6 +39,8 @@ type Capture struct {
 	budget   *budget
 	status   atomic.Pointer[Status]
 	trouble  atomic.Pointer[trouble.Error] // of the last attempt; nil while a session runs
+	troubled atomic.Int64                  // since when attempts end with it, microseconds since 1970
+	vitals   *vitals
 	instance string
 	wrote    uint64 // number of the newest progress record that a session of ours has seen or written
 	refused  publish.Refusals
@@ -87,10 +89,10 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 		return nil, err
 	}
 	c := &Capture{
-		config: config, options: options, registry: client, instance: service.Instance(),
-		log: log.With("source", config.Source.Name), ready: func(...string) {},
-		refused: publish.Refusals{},
+		config: config, options: options, registry: client, instance: service.Instance(), vitals: newVitals(),
+		ready: func(...string) {}, refused: publish.Refusals{},
 	}
+	c.log = c.vitals.events.Log(log.With("source", config.Source.Name))
 	c.stage = c.stages.Stage("publish", waitSource, waitSlot, waitOld, waitKafka, waitRegistry, waitSnapshot, waitRetry)
 	c.meter = newMeter(config.Source.Name)
 	c.budget = newBudget(&c.config, c.log, c.meter)
@@ -103,6 +105,10 @@ func (c *Capture) Run(ctx context.Context) error {
 	group := service.NewGroup(ctx)
 	group.Go("budget", func(ctx context.Context) error {
 		c.watchBudget(ctx)
+		return nil
+	})
+	group.Go("vitals", func(ctx context.Context) error {
+		c.watchVitals(ctx)
 		return nil
 	})
 	group.Go("sessions", func(ctx context.Context) error {
@@ -171,5 +177,8 @@ func (c *Capture) note(err error) {
 		t = &trouble.Error{Code: trouble.Internal, Op: "capture", Subject: c.config.Source.Name, Cause: err}
 	}
 	c.meter.errors.WithLabelValues(string(t.Code)).Inc()
+	if before := c.trouble.Load(); before == nil || before.Code != t.Code {
+		c.troubled.Store(time.Now().UnixMicro())
+	}
 	c.trouble.Store(t)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -68,7 +69,7 @@ func (s *session) takeBack(ctx context.Context, t *table, q *SnapshotRequest) er
 
 // heldTrouble gives what h says of a table as a trouble.
 func heldTrouble(table string, h *record.Held) *trouble.Error {
-	hint := strings.TrimSpace(h.Hint + fmt.Sprintf("\ncapture snapshot --table %s --reload     when that is mended: the table goes on, and is loaded anew", table))
+	hint := strings.TrimSpace(h.Hint + fmt.Sprintf("\ncapture snapshot --table %s --reload     when that is mended: the table goes on, and is loaded anew", service.Quote(table)))
 	return &trouble.Error{
 		Code: trouble.Code(h.Code), Op: "publish", Subject: subject(table), Cause: errors.New(h.Message),
 		Means: fmt.Sprintf("the table is held: none of its changes from %s on is published; all other tables go on", change.LSN(h.LSN)), Hint: hint,
@@ -81,5 +82,6 @@ func (t *TableStatus) tellHeld(h *record.Held) {
 		return
 	}
 	told := tell(heldTrouble(t.Table, h))
+	told.Since = time.UnixMicro(h.Since).UTC()
 	t.State, t.Held, t.HeldLSN = "held", &told, change.LSN(h.LSN).String()
 }

@@ -106,7 +106,7 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	st := &Status{
 		Schema: statusSchema, Source: c.config.Source.Name, State: "not_running", Slot: c.config.Source.slot(), ServerLSN: wal.String(),
 		WAL: WAL{BudgetBytes: int64(c.config.Source.WALBudget), SlotStatus: "missing"}, Tables: []TableStatus{}, Alarms: []TroubleStatus{},
-		Stages: []service.StageState{},
+		Stages: []service.StageState{}, Events: []service.Event{}, Build: service.ThisBuild(),
 	}
 	if slot != nil {
 		c.budget.observe(time.Now(), slot, reason{"no capture streams from it", "capture run; or, if none is to run any more, capture slot drop"})
@@ -120,6 +120,7 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer func() { st.judge(time.Now(), 0) }()
 	if pr == nil {
 		return st, nil
 	}
@@ -131,7 +132,9 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 			st.LagSeconds = max(time.Since(st.PublishedTime).Seconds(), 0)
 		}
 	}
-	st.Snapshot = SnapshotStatus{pr.Health.SnapshotDone, pr.Health.SnapshotOf, pr.Health.RowsDone, pr.Health.RowsExpected}
+	st.Snapshot = SnapshotStatus{
+		TablesDone: pr.Health.SnapshotDone, Tables: pr.Health.SnapshotOf, Rows: pr.Health.RowsDone, RowsExpected: pr.Health.RowsExpected,
+	}
 	for _, t := range pr.Tables {
 		one := TableStatus{Table: t.Schema + "." + t.Table, State: "streaming", Level: t.Level, SnapshotRows: t.Rows, ExpectedRows: t.Rows}
 		if !t.Done {
@@ -158,20 +161,9 @@ func (r *Report) Healthy() bool {
 	return r.Trouble == nil && r.held() == 0 && r.State != "not_running" && r.State != "stopped" && r.WAL.SlotStatus != "lost"
 }
 
-// held counts the tables that are held.
-func (r *Report) held() int {
-	n := 0
-	for i := range r.Tables {
-		if r.Tables[i].Held != nil {
-			n++
-		}
-	}
-	return n
-}
-
 // Print writes the report for people: one sentence, and the rest only where there is something to say.
 func (r *Report) Print(w io.Writer) {
-	fmt.Fprintf(w, "%s %s\n", r.Source, r.headline())
+	fmt.Fprintf(w, "%s %s\n", r.Source, r.Headline)
 	quiet := r.State == "up_to_date" && r.Trouble == nil && len(r.Alarms) == 0
 	if !quiet {
 		r.printNumbers(w)
@@ -200,40 +192,6 @@ func (r *Report) Print(w io.Writer) {
 	if strings.HasPrefix(r.Asked, "the source") {
 		fmt.Fprintf(w, "(asked %s)\n", r.Asked)
 	}
-}
-
-func (r *Report) headline() string {
-	behind := formatSeconds(r.LagSeconds)
-	switch r.State {
-	case "up_to_date":
-		if n := r.held(); n > 0 {
-			return fmt.Sprintf("publishes, %s behind, but for %s that cannot go on.", behind, plural(n, "table"))
-		}
-		if r.ChangesPerSecond >= 1 {
-			behind += fmt.Sprintf(" behind, %s changes/s", service.FormatCount(int64(math.Round(r.ChangesPerSecond))))
-		} else {
-			behind += " behind"
-		}
-		return fmt.Sprintf("is healthy: %s, WAL %s of %s. %s.", behind, service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes), plural(len(r.Tables), "table"))
-	case "catching_up":
-		return fmt.Sprintf("is catching up: %s of WAL to publish, %s behind.", service.FormatBytes(r.ToPublish), behind)
-	case "snapshotting":
-		return fmt.Sprintf("reads existing rows: %d of %s done.", r.Snapshot.TablesDone, plural(r.Snapshot.Tables, "table"))
-	case "standby":
-		return fmt.Sprintf("is on standby: %s streams.", cmp.Or(r.Holder, "nobody"))
-	case "elsewhere":
-		return fmt.Sprintf("is captured by %s.", cmp.Or(r.Holder, "another process"))
-	case "not_running":
-		if r.WAL.SlotStatus == "missing" {
-			return fmt.Sprintf("is not captured: there is no slot %s.", r.Slot)
-		}
-		return fmt.Sprintf("is not running: no capture holds slot %s.", r.Slot)
-	case "stopped":
-		return "has stopped."
-	case "waiting":
-		return "waits."
-	}
-	return "is " + r.State + "."
 }
 
 func (r *Report) printNumbers(w io.Writer) {

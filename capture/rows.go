@@ -180,7 +180,7 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 	}
 	if did {
 		t.counters.count(kind)
-		s.pace.count(s.tx.CommitTime)
+		s.published()
 	} else if err == nil {
 		s.meter.skipped.Inc()
 	}
@@ -233,7 +233,7 @@ func (s *session) truncateOf(ctx context.Context, t *table) error {
 	did, err := s.pub.Publish(ctx, t.pub, &ev)
 	if did {
 		t.counters.count(pgoutput.KindTruncate)
-		s.pace.count(s.tx.CommitTime)
+		s.published()
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/service/page"
 )
 
 // Serve runs a capture with its HTTP answers until ctx ends.
@@ -25,6 +26,13 @@ func (c *Capture) Serve(ctx context.Context) error {
 	if err := server.Listen(ctx); err != nil {
 		return err
 	}
+	page.Handle(server, page.Config{
+		View: func() page.View {
+			st := c.Status()
+			return st.page()
+		},
+		History: c.vitals.history, Log: c.log,
+	})
 	c.options.HTTP = "http://" + server.Addr()
 	server.Registry().MustRegister(c.Collectors()...)
 	c.ready = server.Ready

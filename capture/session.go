@@ -68,12 +68,13 @@ type session struct {
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
 	refused     publish.Refusals
-	pace        pace
+	oldest      int64 // commit time of the first change since the last Kafka commit, microseconds; 0 for none
 	facts       facts // newest from the watcher
 	watched     <-chan facts
 
 	joined         uint32 // transactions up to this id may have written to tables before this session published them
 	instance, http string
+	serverVersion  string
 	publishStatus  func(*session)
 }
 
@@ -267,6 +268,13 @@ func (s *session) boundary(ctx context.Context) error {
 	return s.snapshots(ctx)
 }
 
+// published notes that a change of the current transaction is in the open Kafka transaction.
+func (s *session) published() {
+	if s.oldest == 0 {
+		s.oldest = s.tx.CommitTime
+	}
+}
+
 // cutIfLarge ends the Kafka transaction in the middle of a source transaction that is too large for one.
 func (s *session) cutIfLarge(ctx context.Context) error {
 	open, since, bytes := s.pub.Open()
@@ -313,9 +321,9 @@ func (s *session) commit(ctx context.Context, last bool) error {
 	s.meter.kafkaTransactions.Inc()
 	s.stream.Confirm(min(s.progressEnd, s.streamed)) // not what only an earlier connection has shown
 	s.meter.published(pr)
-	if s.pace.oldest != 0 {
-		s.meter.latency.ObserveDuration(time.Since(time.UnixMicro(s.pace.oldest)))
-		s.pace.oldest = 0
+	if s.oldest != 0 {
+		s.meter.latency.ObserveDuration(time.Since(time.UnixMicro(s.oldest)))
+		s.oldest = 0
 	}
 	return nil
 }

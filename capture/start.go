@@ -75,7 +75,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	s := &session{
 		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, catalog: cat, pub: pub, registry: c.registry, system: system,
 		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus,
-		instance: c.instance, http: c.options.HTTP, refused: c.refused,
+		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version,
 	}
 	s.patterns, _ = catalog.ParsePatterns(c.config.Source.Tables) // the configuration's check has parsed them
 	pub.SetSource(record.Source{

@@ -3,14 +3,12 @@ package capture
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/tributary-cdc/tributary/capture/pgoutput"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
-	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
 
@@ -22,11 +20,19 @@ type Status struct {
 	Source   string `json:"source"`
 	Instance string `json:"instance"`
 	State    string `json:"state"`
+	Headline string `json:"headline"` // one sentence; its subject is the source
 	Slot     string `json:"slot"`
 	Holder   string `json:"holder,omitempty"` // who streams from the slot, where it is not this instance
 	SystemID string `json:"system_id,omitempty"`
 	Timeline uint32 `json:"timeline,omitempty"`
 	Era      uint16 `json:"era,omitempty"`
+
+	Build         service.Build `json:"build"`
+	Since         time.Time     `json:"since,omitzero"` // start of the service
+	ServerVersion string        `json:"server_version,omitempty"`
+	SeenAt        time.Time     `json:"seen_at,omitzero"` // when the session looked at itself last; the numbers of tables are of then
+	WaitingOn     string        `json:"waiting_on,omitempty"`
+	WaitingSince  time.Time     `json:"waiting_since,omitzero"`
 
 	LagSeconds    float64   `json:"lag_seconds"` // age of the newest published commit while more is known; 0 when all is published
 	ToPublish     int64     `json:"to_publish_bytes"`
@@ -35,7 +41,13 @@ type Status struct {
 	ServerLSN     string    `json:"server_lsn"`
 	PublishedTime time.Time `json:"published_time,omitzero"` // commit time of the newest published transaction
 
-	ChangesPerSecond float64 `json:"changes_per_second"` // published, over the last minute
+	ChangesPerSecond     float64  `json:"changes_per_second"`      // published, over the last minute
+	ChangesPerSecondHour *float64 `json:"changes_per_second_hour"` // over the last hour; null in the first minute
+	// PublishedBytesPerSecond and SourceBytesPerSecond are of WAL, over the last minute.
+	PublishedBytesPerSecond float64  `json:"published_bytes_per_second"`
+	SourceBytesPerSecond    float64  `json:"source_bytes_per_second"`
+	Falling                 bool     `json:"falling"`     // over the last minute more was written than published
+	ETASeconds              *float64 `json:"eta_seconds"` // until all is published; null: it does not become less, or is not known yet
 	// LatencyP50 and LatencyP99 are from commit at the source, by its clock, to commit in Kafka, over the last five
 	// minutes; null while there are too few to tell.
 	LatencyP50 *float64 `json:"latency_p50_seconds"`
@@ -46,6 +58,8 @@ type Status struct {
 	Stages   []service.StageState `json:"stages"`
 	Trouble  *TroubleStatus       `json:"trouble"` // why nothing is published at present
 	Alarms   []TroubleStatus      `json:"alarms"`  // what is wrong while it goes on
+	Needs    []service.Need       `json:"needs_you"`
+	Events   []service.Event      `json:"events"` // the newest first
 }
 
 // WAL is what the source keeps for us.
@@ -57,6 +71,8 @@ type WAL struct {
 	// GrowthBytesPerSecond is over the last ten minutes; negative while less is kept.
 	GrowthBytesPerSecond float64  `json:"growth_bytes_per_second"`
 	FullInSeconds        *float64 `json:"full_in_seconds"` // until the budget is used up at this rate; null: it does not grow
+	// AsOf is when the source said so; it is older where the source does not answer.
+	AsOf time.Time `json:"as_of,omitzero"`
 }
 
 // SnapshotStatus sums up what is still to be read.
@@ -65,6 +81,10 @@ type SnapshotStatus struct {
 	Tables       int   `json:"tables"`
 	Rows         int64 `json:"rows"`
 	RowsExpected int64 `json:"rows_expected"` // estimate
+
+	RowsPerSecond float64   `json:"rows_per_second"`
+	ETASeconds    *float64  `json:"eta_seconds"` // null: not known
+	EndedAt       time.Time `json:"ended_at,omitzero"`
 }
 
 // TableStatus is one table.
@@ -79,8 +99,15 @@ type TableStatus struct {
 	ExpectedRows int64  `json:"expected_rows"`
 	// Held is why the table is held, HeldLSN the commit of its first change that is not published; nil and "" where
 	// all is.
-	Held    *TroubleStatus `json:"held,omitempty"`
-	HeldLSN string         `json:"held_lsn,omitempty"`
+	Held *TroubleStatus `json:"held,omitempty"`
+
+	ChangesPerSecond float64   `json:"changes_per_second"`   // over the last minute
+	LastHour         []float32 `json:"last_hour"`            // changes a second, a point each minute, the newest last
+	LastChange       time.Time `json:"last_change,omitzero"` // when one was published last
+	Key              string    `json:"key,omitempty"`        // what tells rows apart
+	Partitions       int       `json:"partitions,omitempty"` // of the topic
+	SchemaID         int       `json:"schema_id,omitempty"`  // of the version that is published, in the registry
+	HeldLSN          string    `json:"held_lsn,omitempty"`
 }
 
 // TroubleStatus is a trouble as the status tells it.
@@ -91,26 +118,40 @@ type TroubleStatus struct {
 	Cause   string       `json:"cause"`
 	Means   string       `json:"means"`
 	Hint    string       `json:"hint"`
+	Since   time.Time    `json:"since,omitzero"`
 }
 
-// Status gives the newest status.
+// Status gives the newest status. It is safe to call at any time.
 func (c *Capture) Status() Status {
+	now := time.Now()
 	st := *c.status.Load()
-	st.Stages = c.stages.Snapshot()
+	st.Tables, st.Alarms = slices.Clone(st.Tables), slices.Clone(st.Alarms)
+	st.Build, st.Stages = service.ThisBuild(), c.stages.Snapshot()
 	c.budget.tell(&st)
+	if look := c.budget.look(); !look.at.IsZero() && !st.SeenAt.IsZero() && now.Sub(st.SeenAt) > staleAfter {
+		// The session does not say any more how far behind it is, which grows.
+		st.ToPublish, st.ServerLSN = look.toPublish, look.server.String()
+		if st.LagSeconds = 0; st.ToPublish > 0 && !st.PublishedTime.IsZero() {
+			st.LagSeconds = max(now.Sub(st.PublishedTime).Seconds(), 0)
+		}
+	}
+	c.vitals.tell(&st)
+	st.Falling = c.vitals.toPublish.PerSecond() > 0 && now.Sub(c.vitals.started) > service.StuckAfter
 	if p50, p99, ok := c.meter.latency.Quantiles(); ok {
 		a, b := p50.Seconds(), p99.Seconds()
 		st.LatencyP50, st.LatencyP99 = &a, &b
 	}
 	if t := c.trouble.Load(); t != nil {
 		told := tell(t)
+		told.Since = time.UnixMicro(c.troubled.Load()).UTC()
 		st.Trouble = &told
-		if st.State != "stopped" {
-			st.State = "waiting"
-		}
 	}
+	st.judge(now, c.vitals.unmoved(now))
 	return st
 }
+
+// staleAfter is how old what the session says of itself may be: it does so whenever the watcher has looked at the catalog.
+const staleAfter = 10 * time.Second
 
 // tell gives t as the status tells it.
 func tell(t *trouble.Error) TroubleStatus {
@@ -133,10 +174,10 @@ func (c *Capture) publishStatus(s *session) {
 	st := &Status{
 		Schema: statusSchema, Source: c.config.Source.Name, Instance: c.instance, State: h.State, Slot: c.config.Source.slot(),
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Era: s.era,
-		LagSeconds: h.BehindSeconds, ToPublish: h.ToPublish, ChangesPerSecond: s.pace.rate(time.Now()),
+		LagSeconds: h.BehindSeconds, ToPublish: h.ToPublish,
 		PublishedLSN: s.progressEnd.String(), ServerLSN: s.facts.wal.String(),
-		Snapshot: SnapshotStatus{h.SnapshotDone, h.SnapshotOf, h.RowsDone, h.RowsExpected},
-		Tables:   []TableStatus{}, Alarms: []TroubleStatus{},
+		Snapshot: SnapshotStatus{TablesDone: h.SnapshotDone, Tables: h.SnapshotOf, Rows: h.RowsDone, RowsExpected: h.RowsExpected},
+		Tables:   []TableStatus{}, Alarms: []TroubleStatus{}, SeenAt: time.Now().UTC(), ServerVersion: s.serverVersion,
 	}
 	for _, t := range s.alarms {
 		st.Alarms = append(st.Alarms, tell(t))
@@ -153,16 +194,29 @@ func (c *Capture) publishStatus(s *session) {
 			SnapshotRows: t.progress.Rows, ExpectedRows: max(t.catalog.EstimatedRows, t.progress.Rows),
 		}
 		if t.pub != nil {
-			one.Topic = t.pub.Topic()
+			one.Topic, one.Partitions, one.SchemaID = t.pub.Topic(), t.pub.Partitions(), t.pub.SchemaID()
 		}
 		if t.snapshot != nil {
 			one.State = "snapshotting"
 		}
+		one.Key = keyColumns(t.relation())
 		one.tellHeld(t.progress.Held)
 		st.Tables = append(st.Tables, one)
 	}
 	slices.SortFunc(st.Tables, func(a, b TableStatus) int { return cmp.Compare(a.Table, b.Table) })
 	c.status.Store(st)
+}
+
+// keyColumns says what tells the rows of a table apart.
+func keyColumns(rel *schema.Relation) string {
+	if len(rel.Key) == 0 {
+		return "none: all values"
+	}
+	names := make([]string, len(rel.Key))
+	for i, k := range rel.Key {
+		names[i] = rel.Columns[k].Name
+	}
+	return "(" + strings.Join(names, ", ") + ")"
 }
 
 // health is what the progress record says of this instance.
@@ -204,116 +258,4 @@ func (s *session) health() record.Health {
 		h.State = "catching_up"
 	}
 	return h
-}
-
-// meter is the metrics of one capture.
-type meter struct {
-	registry          []prometheus.Collector
-	changes           *prometheus.CounterVec
-	rows              *prometheus.CounterVec
-	heldChanges       *prometheus.CounterVec
-	held              prometheus.Gauge
-	latency           *service.Latency
-	errors            *prometheus.CounterVec
-	transactions      prometheus.Counter
-	kafkaTransactions prometheus.Counter
-	skipped           prometheus.Counter
-	rereads           prometheus.Counter
-	schemaChanges     prometheus.Counter
-	reconnects        prometheus.Counter
-	confirmed         prometheus.Gauge
-	lastCommit        prometheus.Gauge
-	lagBytes          prometheus.Gauge
-	lagSeconds        prometheus.Gauge
-	walRetained       prometheus.Gauge
-	walBudget         prometheus.Gauge
-	walAlarm          prometheus.Gauge
-	walSecondsLeft    prometheus.Gauge
-}
-
-const namespace = "tributary_capture_"
-
-func newMeter(source string) *meter {
-	labels := prometheus.Labels{"source": source}
-	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: namespace + name, Help: help, ConstLabels: labels})
-	}
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Name: namespace + name, Help: help, ConstLabels: labels})
-	}
-	vector := func(name, help string, names ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: namespace + name, Help: help, ConstLabels: labels}, names)
-	}
-	m := &meter{
-		changes:     vector("changes_total", "Changes published.", "table", "op"),
-		rows:        vector("snapshot_rows_total", "Rows of snapshots published.", "table"),
-		heldChanges: vector("held_changes_total", "Changes that were not published because their table is held.", "table"),
-		held:        gauge("held_tables", "Tables that are held: none of their changes is published until they are loaded anew."),
-		latency: service.NewLatency(prometheus.HistogramOpts{
-			Name: namespace + "latency_seconds", ConstLabels: labels,
-			Help: "From commit at the source, by its clock, to commit in Kafka, of the oldest change in each Kafka transaction.",
-		}),
-		errors:            vector("errors_total", "Troubles, by code.", "code"),
-		transactions:      counter("transactions_total", "Transactions read from the source."),
-		kafkaTransactions: counter("kafka_transactions_total", "Kafka transactions committed."),
-		skipped:           counter("skipped_changes_total", "Changes that the topics already held."),
-		rereads:           counter("snapshot_rereads_total", "Chunks read again."),
-		schemaChanges:     counter("schema_changes_total", "New versions of tables."),
-		reconnects:        counter("reconnects_total", "Sessions that ended and were tried again."),
-		confirmed:         gauge("confirmed_wal_bytes", "Confirmed LSN as a number of bytes."),
-		lastCommit:        gauge("last_commit_timestamp_seconds", "Commit time of the newest published transaction."),
-		lagBytes:          gauge("lag_bytes", "WAL still to be published."),
-		lagSeconds:        gauge("lag_seconds", "How far the newest published commit is behind while more is known."),
-		walRetained:       gauge("wal_retained_bytes", "WAL that the source keeps for the slot."),
-		walBudget:         gauge("wal_budget_bytes", "WAL that the source may keep for the slot."),
-		walAlarm:          gauge("wal_budget_alarm", "0: less than half of the budget is used; 1: half of it; 2: four fifths."),
-		walSecondsLeft:    gauge("wal_budget_left_seconds", "Time until the budget is used up at the present growth; infinite while it does not grow."),
-	}
-	m.registry = []prometheus.Collector{
-		m.changes, m.rows, m.heldChanges, m.held, m.latency, m.errors, m.transactions, m.kafkaTransactions, m.skipped, m.rereads, m.schemaChanges, m.reconnects,
-		m.confirmed, m.lastCommit, m.lagBytes, m.lagSeconds, m.walRetained, m.walBudget,
-		m.walAlarm, m.walSecondsLeft,
-	}
-	return m
-}
-
-// Collectors gives the metrics, to be registered.
-func (c *Capture) Collectors() []prometheus.Collector {
-	return append(slices.Clone(c.meter.registry), c.stages.Collector("tributary_capture", prometheus.Labels{"source": c.config.Source.Name}))
-}
-
-// counters are the changes of one table by operation: insert, update, delete, truncate.
-type counters [4]prometheus.Counter
-
-// table makes the series of a table, so that they exist from the start.
-func (m *meter) table(name string) *counters {
-	c := &counters{}
-	for i, op := range []string{"insert", "update", "delete", "truncate"} {
-		c[i] = m.changes.WithLabelValues(name, op)
-	}
-	return c
-}
-
-func (c *counters) count(kind pgoutput.Kind) {
-	switch kind {
-	case pgoutput.KindInsert:
-		c[0].Inc()
-	case pgoutput.KindUpdate:
-		c[1].Inc()
-	case pgoutput.KindDelete:
-		c[2].Inc()
-	case pgoutput.KindTruncate:
-		c[3].Inc()
-	}
-}
-
-func (m *meter) read(table string, rows int64) { m.rows.WithLabelValues(table).Add(float64(rows)) }
-
-// published takes what the last commit says.
-func (m *meter) published(pr *record.Progress) {
-	m.confirmed.Set(float64(change.LSN(pr.EndLSN)))
-	m.lastCommit.Set(float64(pr.CommitTime) / 1e6)
-	m.lagBytes.Set(float64(pr.Health.ToPublish))
-	m.lagSeconds.Set(pr.Health.BehindSeconds)
-	m.held.Set(float64(pr.Health.Held))
 }

@@ -1,0 +1,200 @@
+package capture
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/service/page"
+)
+
+// page lays the status out for a browser. What is not in the status is not on the page.
+func (st *Status) page() page.View {
+	v := page.View{
+		Program: "capture", Name: st.Source, State: st.State, Headline: st.Source + " " + st.Headline, Needs: st.Needs,
+		Tiles: st.tiles(), Stages: st.Stages, Events: st.Events, Build: st.Build, Tables: []page.Table{st.tables()},
+	}
+	if st.ServerVersion != "" {
+		v.About = append(v.About, "PostgreSQL "+st.ServerVersion)
+	}
+	v.About = append(v.About, "slot "+st.Slot)
+	if st.LagSeconds > freshness.Seconds() {
+		v.Late = formatSeconds(st.LagSeconds)
+	}
+	if st.Snapshot.TablesDone < st.Snapshot.Tables {
+		v.Snapshot = st.snapshot()
+	}
+	at := func(t time.Time) string {
+		if t.IsZero() {
+			return "–"
+		}
+		return t.UTC().Format(time.DateTime) + " UTC"
+	}
+	v.Folds = []page.Fold{{Title: "Source and build", Facts: [][2]string{
+		{"system", st.SystemID},
+		{"timeline", fmt.Sprint(st.Timeline)},
+		{"era", fmt.Sprint(st.Era)},
+		{"slot", strings.TrimSpace(st.Slot + " " + st.WAL.SlotStatus)},
+		{"published up to", st.PublishedLSN},
+		{"commit of that", at(st.PublishedTime)},
+		{"the server's WAL end", st.ServerLSN},
+		{"instance", st.Instance},
+		{"running since", at(st.Since)},
+		{"version", st.Build.Version},
+		{"revision", st.Build.Revision},
+		{"Go", st.Build.GoVersion},
+	}}}
+	return v
+}
+
+func (st *Status) tiles() []page.Tile {
+	behind := page.Tile{Name: "Behind", Value: formatSeconds(st.LagSeconds), Lines: []string{"oldest change not in Kafka"}}
+	if st.LagSeconds > freshness.Seconds() {
+		behind.State = st.State
+	}
+	if quiet := time.Since(st.PublishedTime); st.LagSeconds == 0 && !st.PublishedTime.IsZero() && quiet > 10*time.Minute {
+		behind.Lines = []string{"quiet for " + service.FormatDuration(quiet)}
+	}
+	publish := page.Tile{Name: "To publish", Value: service.FormatBytes(st.ToPublish)}
+	switch {
+	case st.ETASeconds != nil && st.LagSeconds > freshness.Seconds():
+		publish.Lines = []string{"about " + service.FormatLeft(seconds(*st.ETASeconds))}
+	case st.Falling && st.LagSeconds > freshness.Seconds():
+		publish.Lines = []string{"not catching up"}
+	}
+	rate := page.Tile{Name: "Rate, 1 min", Value: service.FormatRate(st.ChangesPerSecond) + " /s", Lines: []string{
+		service.FormatBytes(int64(st.PublishedBytesPerSecond)) + "/s of WAL; source " + service.FormatBytes(int64(st.SourceBytesPerSecond)) + "/s",
+	}}
+	if st.ChangesPerSecondHour != nil {
+		rate.Lines = append(rate.Lines, service.FormatRate(*st.ChangesPerSecondHour)+" /s over the hour")
+	}
+	latency := page.Tile{Name: "Latency, 5 min", Value: "–", Lines: []string{"fewer than 20 commits to tell by"}}
+	if st.LatencyP50 != nil && st.LatencyP99 != nil {
+		latency.Value, latency.Lines = "p50 "+formatSeconds(*st.LatencyP50), []string{"p99 " + formatSeconds(*st.LatencyP99), "commit to Kafka"}
+	}
+	return []page.Tile{behind, publish, rate, st.walTile(), latency, st.snapshotTile()}
+}
+
+func (st *Status) walTile() page.Tile {
+	w := &st.WAL
+	t := page.Tile{Name: "WAL kept"}
+	if w.AsOf.IsZero() {
+		t.Value, t.Lines = "–", []string{"the source was not asked yet, or does not answer"}
+		return t
+	}
+	t.Value = service.FormatBytes(w.RetainedBytes)
+	used := fmt.Sprintf("%.0f %% of %s", 100*float64(w.RetainedBytes)/float64(max(w.BudgetBytes, 1)), service.FormatBytes(w.BudgetBytes))
+	switch {
+	case w.RetainedBytes >= w.BudgetBytes:
+		t.State = service.StateStopped
+	case w.GrowthBytesPerSecond < 0:
+		used += ", falling"
+	}
+	t.Bar = &page.Bar{Part: float64(min(w.RetainedBytes, w.BudgetBytes)), Whole: float64(max(w.BudgetBytes, 1)), Text: used}
+	t.Lines = []string{used}
+	if w.FullInSeconds != nil && w.RetainedBytes > w.BudgetBytes/10 {
+		t.Lines = append(t.Lines, "used up in "+service.FormatLeft(seconds(*w.FullInSeconds)))
+	}
+	if w.SafeBytes != nil && w.RetainedBytes+*w.SafeBytes < w.BudgetBytes {
+		t.Lines = append(t.Lines, "the server drops the slot after another "+service.FormatBytes(*w.SafeBytes))
+	}
+	if age := time.Since(w.AsOf); age > staleAfter {
+		t.Lines = append(t.Lines, service.FormatDuration(age)+" old: the source does not answer")
+	}
+	return t
+}
+
+func (st *Status) snapshotTile() page.Tile {
+	s := &st.Snapshot
+	t := page.Tile{Name: "Snapshot", Value: "none runs"}
+	switch {
+	case s.TablesDone < s.Tables:
+		text := "–"
+		if s.RowsExpected > 0 {
+			text = percent(s.Rows, s.RowsExpected)
+			t.Bar = &page.Bar{Part: float64(min(s.Rows, s.RowsExpected)), Whole: float64(s.RowsExpected), Text: text}
+		}
+		t.Value, t.Lines = text, []string{fmt.Sprintf("%d of %s", s.TablesDone, plural(s.Tables, "table"))}
+		if s.ETASeconds != nil {
+			t.Lines = append(t.Lines, "about "+service.FormatLeft(seconds(*s.ETASeconds)))
+		}
+	case !s.EndedAt.IsZero():
+		t.Lines = []string{fmt.Sprintf("the last one ended %s ago, %s", service.FormatDuration(time.Since(s.EndedAt)), plural(s.Tables, "table"))}
+	case s.Tables > 0:
+		t.Lines = []string{fmt.Sprintf("%s, %s rows read before", plural(s.Tables, "table"), service.FormatCount(s.Rows))}
+	}
+	return t
+}
+
+func percent(part, whole int64) string {
+	return fmt.Sprintf("~%.0f %%", 100*float64(min(part, whole))/float64(max(whole, 1)))
+}
+
+func (st *Status) snapshot() *page.Snapshot {
+	s := &page.Snapshot{Title: fmt.Sprintf("Snapshot: %d of %s done", st.Snapshot.TablesDone, plural(st.Snapshot.Tables, "table"))}
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if t.State != service.StateSnapshotting {
+			continue
+		}
+		text := percent(t.SnapshotRows, t.ExpectedRows)
+		rows := fmt.Sprintf("%s of ~%s rows", service.FormatCount(t.SnapshotRows), service.FormatCount(t.ExpectedRows))
+		if t.SnapshotRows >= t.ExpectedRows {
+			rows = service.FormatCount(t.SnapshotRows) + " rows, more than estimated"
+		}
+		s.Rows = append(s.Rows, page.SnapshotRow{
+			Name: t.Table, Notes: []string{rows},
+			Bar: page.Bar{Part: float64(min(t.SnapshotRows, t.ExpectedRows)), Whole: float64(max(t.ExpectedRows, 1)), Text: text},
+		})
+	}
+	return s
+}
+
+func (st *Status) tables() page.Table {
+	out := page.Table{
+		ID: "tables", Title: "Tables", Main: true, Empty: "No table is captured yet: source.tables matches none. capture check lists what there is.",
+		Columns: []page.Column{
+			{Key: "table", Title: "table"},
+			{Key: "state", Title: "state"},
+			{Key: "rate", Title: "changes/s", Number: true},
+			{Key: "hour", Title: "last hour"},
+			{Key: "change", Title: "last change"},
+			{Key: "rows", Title: "rows sent", Number: true},
+			{Key: "key", Title: "key"},
+			{Key: "topic", Title: "topic"},
+			{Key: "schema", Title: "schema", Number: true},
+		},
+	}
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		note := ""
+		switch {
+		case t.State == service.StateSnapshotting && t.ExpectedRows > 0:
+			note = percent(t.SnapshotRows, t.ExpectedRows)
+		case t.State == service.StateHeld && t.Held != nil:
+			note = string(t.Held.Code)
+		case t.Level == "insert":
+			note = "INSERT, TRUNCATE only"
+		}
+		topic, schema := t.Topic, ""
+		if t.Partitions > 0 {
+			topic += " ×" + fmt.Sprint(t.Partitions)
+		}
+		if t.SchemaID != 0 {
+			schema = fmt.Sprint(t.SchemaID)
+		}
+		out.Rows = append(out.Rows, page.Row{Key: t.Table, State: t.State, Cells: []page.Cell{
+			{Text: t.Table},
+			{State: t.State, Text: note},
+			{Text: service.FormatRate(t.ChangesPerSecond), Order: t.ChangesPerSecond},
+			{Line: &page.Spark{Points: t.LastHour, Format: func(v float64) string { return service.FormatRate(v) + " /s" }}},
+			{Time: t.LastChange},
+			{Text: service.FormatCount(t.SnapshotRows), Order: float64(t.SnapshotRows)},
+			{Text: t.Key},
+			{Text: topic},
+			{Text: schema, Order: float64(t.SchemaID)},
+		}})
+	}
+	return out
+}

@@ -1,0 +1,165 @@
+package capture
+
+import (
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/service/page"
+)
+
+// vitals is what is known of a capture by looking at it from outside once a second: how fast things move, and whether they
+// do. It holds also while the session's goroutine stands still, which is just when it matters. Its size is bounded by the
+// number of tables.
+type vitals struct {
+	started time.Time
+	events  service.Events
+	history *page.History
+
+	changes   service.Pace // published
+	rows      service.Pace // of snapshots, published
+	confirmed service.Pace // LSN up to which all is published
+	server    service.Pace // LSN of the server's WAL end
+	toPublish service.Pace // bytes
+
+	mu       sync.Mutex
+	tables   map[string]*service.Pace // changes published
+	knownAt  time.Time                // since when there is something to be published; zero: there is nothing
+	snapshot time.Time                // when the last one ended
+	reading  bool
+}
+
+func newVitals() *vitals {
+	return &vitals{started: time.Now(), tables: map[string]*service.Pace{}, history: page.NewHistory(charts...)}
+}
+
+// charts are those of the page. The values of their lines come from sample, in this order.
+var charts = []page.Chart{
+	{Title: "Behind", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "behind"}}},
+	{Title: "Changes", Kind: page.Rate, Lines: []page.ChartLine{{Name: "changes"}, {Name: "snapshot rows"}}},
+	{Title: "WAL kept", Kind: page.Bytes, Lines: []page.ChartLine{{Name: "kept"}, {Name: "budget", Limit: true}}},
+	{Title: "Latency", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "p50"}, {Name: "p99"}}},
+}
+
+// watchVitals samples until ctx ends.
+func (c *Capture) watchVitals(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		c.sample(time.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *Capture) sample(now time.Time) {
+	v := c.vitals
+	c.stages.Sample(now)
+	changes := uint64(0)
+	v.mu.Lock()
+	for name, total := range c.meter.totals() {
+		changes += total
+		p := v.tables[name]
+		if p == nil {
+			p = &service.Pace{}
+			v.tables[name] = p
+		}
+		p.Sample(now, float64(total))
+	}
+	v.mu.Unlock()
+	v.changes.Sample(now, float64(changes))
+	base := c.status.Load()
+	v.rows.Sample(now, float64(base.Snapshot.Rows))
+	look := c.budget.look()
+	if !look.at.IsZero() {
+		v.confirmed.Sample(now, float64(look.confirmed))
+		v.server.Sample(now, float64(look.server))
+		v.toPublish.Sample(now, float64(look.toPublish))
+	}
+	v.mu.Lock()
+	switch {
+	case look.toPublish <= 0:
+		v.knownAt = time.Time{}
+	case v.knownAt.IsZero():
+		v.knownAt = now
+	}
+	reading := base.Snapshot.TablesDone < base.Snapshot.Tables
+	if v.reading && !reading {
+		v.snapshot = now
+	}
+	v.reading = reading
+	v.mu.Unlock()
+	st := c.Status()
+	p50, p99 := math.NaN(), math.NaN()
+	if st.LatencyP50 != nil && st.LatencyP99 != nil {
+		p50, p99 = *st.LatencyP50, *st.LatencyP99
+	}
+	kept := math.NaN()
+	if !look.at.IsZero() {
+		kept = float64(st.WAL.RetainedBytes)
+	}
+	v.history.Sample(now, st.LagSeconds, st.ChangesPerSecond, st.Snapshot.RowsPerSecond, kept, float64(st.WAL.BudgetBytes), p50, p99)
+}
+
+// unmoved gives for how long nothing of what is known was published, 0 while there is nothing.
+func (v *vitals) unmoved(now time.Time) time.Duration {
+	v.mu.Lock()
+	since := v.knownAt
+	v.mu.Unlock()
+	if since.IsZero() {
+		return 0
+	}
+	for _, p := range []*service.Pace{&v.changes, &v.rows, &v.confirmed} {
+		if moved := p.Moved(); moved.After(since) {
+			since = moved
+		}
+	}
+	return now.Sub(since)
+}
+
+// tell puts what is known into st.
+func (v *vitals) tell(st *Status) {
+	st.Since = v.started.UTC()
+	st.Events = v.events.Newest()
+	st.ChangesPerSecond = v.changes.PerSecond()
+	st.PublishedBytesPerSecond = max(v.confirmed.PerSecond(), 0)
+	st.SourceBytesPerSecond = max(v.server.PerSecond(), 0)
+	if left, ok := v.toPublish.UntilZero(); ok {
+		seconds := left.Seconds()
+		st.ETASeconds = &seconds
+	}
+	if hour := v.changes.Hour(); len(hour) > 0 {
+		sum := 0.0
+		for _, perSecond := range hour {
+			sum += float64(perSecond)
+		}
+		mean := sum / float64(len(hour))
+		st.ChangesPerSecondHour = &mean
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.snapshot.IsZero() {
+		st.Snapshot.EndedAt = v.snapshot.UTC()
+	}
+	if left := st.Snapshot.RowsExpected - st.Snapshot.Rows; st.Snapshot.TablesDone < st.Snapshot.Tables {
+		st.Snapshot.RowsPerSecond = max(v.rows.PerSecond(), 0)
+		if st.Snapshot.RowsPerSecond > 0 && left > 0 {
+			seconds := float64(left) / st.Snapshot.RowsPerSecond
+			st.Snapshot.ETASeconds = &seconds
+		}
+	}
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if p := v.tables[t.Table]; p != nil {
+			t.ChangesPerSecond, t.LastHour = p.PerSecond(), p.Hour()
+			if moved := p.Moved(); !moved.IsZero() {
+				t.LastChange = moved.UTC()
+			}
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package capture
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// freshness is how far behind is well.
+const freshness = time.Minute
+
+// judge gives the status its state, its sentence, and what needs somebody: once, for page, terminal and JSON alike. unmoved
+// is for how long nothing of what is known was published.
+func (st *Status) judge(now time.Time, unmoved time.Duration) {
+	f := service.Facts{
+		Stopped: st.State == service.StateStopped, Standby: st.State == service.StateStandby,
+		Starting: st.State == service.StateStarting && st.Trouble == nil, Barred: st.Trouble != nil,
+		Known: unmoved > 0, Unmoved: unmoved, Freshness: freshness,
+		Behind: seconds(st.LagSeconds), Falling: st.Falling, Snapshot: st.Snapshot.TablesDone < st.Snapshot.Tables,
+	}
+	busy := false
+	for _, stage := range st.Stages {
+		busy = busy || stage.BusyShare > idleShare
+		if stage.WaitingOn != "" && stage.WaitingOn != waitRetry {
+			if waits := now.Sub(stage.Since); waits > f.Waits {
+				f.Waits, st.WaitingOn, st.WaitingSince = waits, stage.WaitingOn, stage.Since.UTC()
+			}
+		}
+	}
+	if f.Waits == 0 && !busy && unmoved >= service.StuckAfter {
+		// All that has come is published. A server sends nothing of a large transaction until it has read its end.
+		f.Waits, st.WaitingOn, st.WaitingSince = unmoved, "the source, which sends nothing of what it has", now.Add(-unmoved).UTC()
+	}
+	switch st.State {
+	case service.StateNotRunning, service.StateElsewhere: // told by others
+	default:
+		st.State = f.State()
+	}
+	if st.State != service.StateWaiting && st.State != service.StateStarting {
+		st.WaitingOn, st.WaitingSince = "", time.Time{}
+	}
+	st.Needs = st.needs(unmoved)
+	st.Headline = st.headline()
+}
+
+// idleShare is what a stage without work may be busy with looking for some.
+const idleShare = 0.05
+
+// needs tells what needs somebody.
+func (st *Status) needs(unmoved time.Duration) []service.Need {
+	var all []service.Need
+	add := func(t *TroubleStatus, urgent bool) {
+		all = append(all, service.Need{
+			Code: t.Code, Urgent: urgent, Subject: t.Subject, Since: t.Since, What: strings.TrimSpace("cannot " + t.Op + " " + t.Subject),
+			Why: t.Cause, Means: t.Means, Do: service.Steps(t.Hint),
+		})
+	}
+	if st.Trouble != nil {
+		add(st.Trouble, st.State == service.StateStopped)
+	}
+	if st.State == service.StateStuck {
+		all = append(all, service.Need{
+			Code: trouble.Stuck, Urgent: true, Subject: st.Source, What: fmt.Sprintf("nothing has moved for %s, though %s are to be published", service.FormatDuration(unmoved), service.FormatBytes(st.ToPublish)),
+			Why: "no stage says that it waits for anybody: this is a defect of Tributary",
+		})
+	}
+	if st.State == service.StateBehind {
+		all = append(all, service.Need{
+			Code: trouble.FallingBehind, Subject: st.Source,
+			What: fmt.Sprintf("not catching up: the source writes %s/s, %s/s are published", service.FormatBytes(int64(st.SourceBytesPerSecond)), service.FormatBytes(int64(st.PublishedBytesPerSecond))),
+			Why:  limit(st.Stages),
+		})
+	}
+	told := map[string]bool{} // tables whose trouble is among the alarms
+	for i := range st.Alarms {
+		add(&st.Alarms[i], st.Alarms[i].Code != trouble.WALBudget || st.WAL.RetainedBytes >= st.WAL.BudgetBytes)
+		told[st.Alarms[i].Subject] = true
+	}
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if t.Held != nil && !told[t.Held.Subject] {
+			add(t.Held, true)
+		}
+		if t.Level == string(catalog.InsertOnly) && t.Reason != "" {
+			all = append(all, service.Need{
+				Code: trouble.TableWithoutIdentity, Subject: t.Table, What: t.Table + ": only INSERT and TRUNCATE arrive",
+				Why: t.Reason, Do: service.Steps(t.Help),
+				Means: "its UPDATE and DELETE do not arrive; the application's own statements are safe",
+			})
+		}
+	}
+	return service.Needs(all)
+}
+
+// limit names the stage that most of the time is spent with.
+func limit(stages []service.StageState) string {
+	most := -1
+	for i := range stages {
+		if most < 0 || stages[i].BusyShare > stages[most].BusyShare {
+			most = i
+		}
+	}
+	if most < 0 {
+		return ""
+	}
+	return fmt.Sprintf("most of the time goes into %s: %.0f %%", stages[most].Name, 100*stages[most].BusyShare)
+}
+
+// headline is the one sentence that says it all.
+func (st *Status) headline() string {
+	behind := formatSeconds(st.LagSeconds)
+	switch st.State {
+	case service.StateUpToDate:
+		if n := st.held(); n > 0 {
+			return fmt.Sprintf("publishes, %s behind, but for %s that cannot go on.", behind, plural(n, "table"))
+		}
+		if st.ChangesPerSecond >= 1 {
+			behind += fmt.Sprintf(" behind, %s changes/s", service.FormatCount(int64(math.Round(st.ChangesPerSecond))))
+		} else {
+			behind += " behind"
+		}
+		return fmt.Sprintf("is healthy: %s, WAL %s of %s. %s.", behind, service.FormatBytes(st.WAL.RetainedBytes), service.FormatBytes(st.WAL.BudgetBytes), plural(len(st.Tables), "table"))
+	case service.StateCatchingUp:
+		text := fmt.Sprintf("is catching up: %s of WAL to publish, %s behind", service.FormatBytes(st.ToPublish), behind)
+		if st.ETASeconds != nil {
+			text += ", about " + service.FormatLeft(seconds(*st.ETASeconds)) + " at the present rate"
+		}
+		return text + "."
+	case service.StateBehind:
+		return fmt.Sprintf("is falling behind: %s of WAL to publish, %s behind, and it grows.", service.FormatBytes(st.ToPublish), behind)
+	case service.StateSnapshotting:
+		return fmt.Sprintf("reads existing rows: %d of %s done.", st.Snapshot.TablesDone, plural(st.Snapshot.Tables, "table"))
+	case service.StateStandby:
+		return fmt.Sprintf("is on standby: %s streams.", cmp.Or(st.Holder, "nobody"))
+	case service.StateElsewhere:
+		return fmt.Sprintf("is captured by %s.", cmp.Or(st.Holder, "another process"))
+	case service.StateNotRunning:
+		if st.WAL.SlotStatus == "missing" {
+			return fmt.Sprintf("is not captured: there is no slot %s.", st.Slot)
+		}
+		return fmt.Sprintf("is not running: no capture holds slot %s.", st.Slot)
+	case service.StateStopped:
+		if st.Trouble != nil {
+			return fmt.Sprintf("has stopped: %s.", st.Trouble.Code)
+		}
+		return "has stopped."
+	case service.StateStuck:
+		return fmt.Sprintf("is stuck: %s of WAL to publish, and nothing moves.", service.FormatBytes(st.ToPublish))
+	case service.StateStarting:
+		if st.WaitingOn != "" {
+			return fmt.Sprintf("is starting: waits for %s, for %s.", whom(st.WaitingOn), ago(st.WaitingSince))
+		}
+		return "is starting."
+	case service.StateWaiting:
+		if st.Trouble != nil {
+			return fmt.Sprintf("waits: cannot %s %s.", st.Trouble.Op, st.Trouble.Subject)
+		}
+		return fmt.Sprintf("waits for %s, for %s.", whom(st.WaitingOn), ago(st.WaitingSince))
+	}
+	return "is " + st.State + "."
+}
+
+func ago(at time.Time) string { return service.FormatDuration(time.Since(at)) }
+
+// whom names whom a stage waits for.
+func whom(on string) string {
+	switch on {
+	case waitSource, waitSlot, waitRegistry, waitSnapshot:
+		return "the " + on
+	case waitOld:
+		return "an " + on
+	case waitKafka:
+		return "Kafka"
+	}
+	return on
+}
+
+// held counts the tables that are held.
+func (st *Status) held() int {
+	n := 0
+	for i := range st.Tables {
+		if st.Tables[i].Held != nil {
+			n++
+		}
+	}
+	return n
+}
