@@ -2,7 +2,6 @@ package sink
 
 import (
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -142,78 +141,6 @@ func (m *metrics) parked(s *Sink, pt *part) {
 			s.log.Error("record is parked, its table goes on", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset,
 				"code", string(r.Reason.Code), "error", r.Reason.Message)
 		}
-	}
-}
-
-// tableStats is what is counted of one topic.
-type tableStats struct {
-	mu         sync.Mutex
-	changes    int64 // applied since the start
-	duplicates int64
-	lastCommit int64 // commit time of the last change applied, microseconds
-	samples    [rateSamples]int64
-	sampled    int
-}
-
-// rateSamples are taken one a second: rates are of the last minute.
-const rateSamples = 61
-
-// table gives the counts of a topic.
-func (s *Sink) table(topic string) *tableStats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t := s.tables[topic]
-	if t == nil {
-		t = &tableStats{}
-		s.tables[topic] = t
-	}
-	return t
-}
-
-func (t *tableStats) duplicate() {
-	t.mu.Lock()
-	t.duplicates++
-	t.mu.Unlock()
-}
-
-func (t *tableStats) moved(a warehouse.Advance) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.changes += a.Rows
-	if a.CommitTime != 0 {
-		t.lastCommit = a.CommitTime
-	}
-}
-
-func (t *tableStats) sample() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.samples[t.sampled%rateSamples] = t.changes
-	t.sampled++
-}
-
-// rate gives changes a second over the last minute, or since the start if that is shorter.
-func (t *tableStats) rate() float64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := min(t.sampled, rateSamples)
-	if n < 2 {
-		return 0
-	}
-	newest, oldest := t.samples[(t.sampled-1)%rateSamples], t.samples[(t.sampled-n)%rateSamples]
-	return float64(newest-oldest) / float64(n-1)
-}
-
-// sample is called once a second.
-func (s *Sink) sample(time.Time) {
-	s.mu.Lock()
-	tables := make([]*tableStats, 0, len(s.tables))
-	for _, t := range s.tables {
-		tables = append(tables, t)
-	}
-	s.mu.Unlock()
-	for _, t := range tables {
-		t.sample()
 	}
 }
 

@@ -297,6 +297,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	st := &Status{
 		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: StateUpToDate, WarehouseUp: true,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: []service.StageState{},
+		Events: []service.Event{}, Members: []Member{}, FreshnessSeconds: cfg.Freshness.Seconds(),
 	}
 	var retained map[string]warehouse.Expired
 	if o.rules.AnyKeep() {
@@ -320,15 +321,12 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		out := TableStatus{
 			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: StateUpToDate,
 			LastCommit: t.LastCommit, Parked: parked[t.Topic], Trouble: troubleOf(o.rules, quarantined, t.Topic),
+			LastHour: []float32{}, Mode: route.Mode(), Topic: t.Topic,
 		}
 		out.expired(route, retained)
-		switch {
-		case out.Trouble != nil:
-			out.State = troubleState(out.Trouble)
-		case out.pausedBy(pauses):
-			out.State = StatePaused
-		case late[out.Source]:
-			out.State = StateCatchingUp
+		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses)}
+		if out.State = f.State(); out.State == StateUpToDate && late[out.Source] {
+			out.State = StateCatchingUp // as far as the source's progress tells
 		}
 		st.Tables = append(st.Tables, out)
 	}

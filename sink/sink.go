@@ -18,11 +18,13 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/schema/registry"
@@ -44,6 +46,8 @@ type Sink struct {
 	stages    *service.Stages
 	metrics   *metrics
 	started   time.Time
+	vitals    *vitals
+	watched   atomic.Int64 // when the page was looked at last, seconds since 1970
 
 	mu       sync.Mutex
 	held     map[*consume.Partition]*hold
@@ -55,6 +59,8 @@ type Sink struct {
 	parked   map[string]int64 // records, by topic
 	reloads  []warehouse.OpenReload
 	retained map[string]warehouse.Expired // by topic
+	members  []warehouse.Member           // while the page is looked at
+	lookedAt time.Time                    // when all this was read
 	step     string                       // of the start, "" once running
 	unlisted map[string]bool
 }
@@ -73,8 +79,10 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "rules", Cause: err}
 	}
+	vitals := newVitals()
+	log = vitals.events.Log(log)
 	s := &Sink{
-		cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: "connecting to the warehouse", started: time.Now(),
+		vitals: vitals, cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: "connecting to the warehouse", started: time.Now(),
 		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[string]*wait{}, unlisted: map[string]bool{},
 	}
 	if s.registry, err = newRegistry(cfg.Registry); err != nil {
@@ -92,6 +100,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	}
 	s.server = service.NewServer("sink", cfg.HTTP, log, func() any { return s.Status() })
 	s.metrics = newMetrics(s)
+	page.Handle(s.server, page.Config{View: s.view, History: s.vitals.history, Log: log})
 	return s, nil
 }
 
@@ -185,6 +194,7 @@ func (s *Sink) Run(ctx context.Context) error {
 	s.log.Info("sink starts", "group", s.cfg.Group, "instance", s.instance, "http", s.server.Addr())
 	group := service.NewGroup(ctx)
 	group.Go("http", s.server.Run)
+	group.Go("vitals", s.watchVitals)
 	group.Go("sink", func(ctx context.Context) error {
 		defer group.Stop()
 		return s.work(ctx)

@@ -2,9 +2,7 @@ package sink
 
 import (
 	"errors"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -16,24 +14,21 @@ import (
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
-// The states of a table, a source and the sink itself: the words of every page, metric and log line.
+// The states of a table, a source and the sink itself, as package service tells and shows them.
 const (
-	StateLeftOut      = "left_out"
-	StateStopped      = "stopped"
-	StateQuarantined  = "quarantined"
-	StatePaused       = "paused"
-	StateStarting     = "starting"
-	StateWaiting      = "waiting"
-	StateBehind       = "falling_behind"
-	StateCatchingUp   = "catching_up"
-	StateSnapshotting = "snapshotting"
-	StateUpToDate     = "up_to_date"
+	StateLeftOut      = service.StateLeftOut
+	StateSilent       = service.StateSilent
+	StateStopped      = service.StateStopped
+	StateQuarantined  = service.StateQuarantined
+	StatePaused       = service.StatePaused
+	StateStarting     = service.StateStarting
+	StateStuck        = service.StateStuck
+	StateWaiting      = service.StateWaiting
+	StateBehind       = service.StateBehind
+	StateCatchingUp   = service.StateCatchingUp
+	StateSnapshotting = service.StateSnapshotting
+	StateUpToDate     = service.StateUpToDate
 )
-
-// severity orders states, worst first.
-var severity = []string{
-	StateStopped, StateQuarantined, StatePaused, StateStarting, StateWaiting, StateBehind, StateCatchingUp, StateSnapshotting, StateUpToDate, StateLeftOut,
-}
 
 const statusSchema = "tributary.sink.status/1"
 
@@ -60,6 +55,19 @@ type Status struct {
 	Tables      []TableStatus        `json:"tables"`
 	Unmatched   []string             `json:"unmatched_topics"` // no rule wants them
 	Stages      []service.StageState `json:"stages"`
+
+	Needs            []service.Need  `json:"needs_you"`
+	Events           []service.Event `json:"events"`  // of this sink, the newest first
+	Members          []Member        `json:"members"` // sinks that own a partition
+	FreshnessSeconds float64         `json:"freshness_seconds"`
+	RowsPerSecHour   *float64        `json:"rows_per_second_hour"` // over the last hour; null in the first minute
+}
+
+// Member is a sink of the group.
+type Member struct {
+	Instance   string     `json:"instance"`
+	Partitions int        `json:"partitions"`
+	AppliedAt  *time.Time `json:"applied_at,omitempty"` // when it wrote last
 }
 
 // Waiting is something that is tried again and again.
@@ -82,6 +90,10 @@ type SourceStatus struct {
 	Tables      int           `json:"tables"`
 	Capture     record.Health `json:"capture"`
 	ReportedAt  time.Time     `json:"reported_at"`
+	// SilentSeconds is how long capture, which reports every few seconds, has said nothing; 0 below 15 s.
+	SilentSeconds float64 `json:"silent_seconds,omitempty"`
+	Held          int     `json:"held_tables,omitempty"` // that capture does not publish
+	RowsPerSec    float64 `json:"rows_per_second"`
 }
 
 // TableStatus is one table of one source.
@@ -103,9 +115,15 @@ type TableStatus struct {
 	PausedReason  string     `json:"paused_reason,omitempty"`
 	Trouble       *Trouble   `json:"trouble,omitempty"`
 	WaitingOn     string     `json:"waiting_on,omitempty"`
-	Keep          string     `json:"keep,omitempty"`       // rows that are older are removed
-	Expired       int64      `json:"expired,omitempty"`    // rows removed so, by all sinks
-	ExpiredAt     *time.Time `json:"expired_at,omitempty"` // end of the last run
+	Keep          string     `json:"keep,omitempty"`        // rows that are older are removed
+	Expired       int64      `json:"expired,omitempty"`     // rows removed so, by all sinks
+	ExpiredAt     *time.Time `json:"expired_at,omitempty"`  // end of the last run
+	ETASeconds    *float64   `json:"eta_seconds,omitempty"` // until nothing waits; absent: it does not become less, or is not known yet
+	LastHour      []float32  `json:"last_hour"`             // seconds behind, the most of each minute, the newest last
+	Snapshot      bool       `json:"snapshot,omitempty"`    // rows that were there before are still to come
+	SnapshotRows  int64      `json:"snapshot_rows,omitempty"`
+	Mode          string     `json:"mode,omitempty"`
+	Topic         string     `json:"topic,omitempty"`
 }
 
 // Trouble is an error that holds a table.
@@ -119,9 +137,6 @@ type Trouble struct {
 	Since     time.Time `json:"since"`
 }
 
-// waitingAfter is how long something must be waited for to count as waiting.
-const waitingAfter = 5 * time.Second
-
 // Status gives the state of the sink. It is safe to call at any time.
 func (s *Sink) Status() *Status {
 	overview := s.consumer.Overview()
@@ -130,6 +145,7 @@ func (s *Sink) Status() *Status {
 		Schema: statusSchema, Group: s.cfg.Group, Instance: s.instance, Build: service.ThisBuild(), Since: s.started.UTC(),
 		WarehouseUp: true, Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
+		Events: s.vitals.events.Newest(), Members: []Member{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.hour(),
 	}
 	if p50, p99, ok := s.Latency(); ok {
 		a, b := p50.Seconds(), p99.Seconds()
@@ -140,13 +156,16 @@ func (s *Sink) Status() *Status {
 	waits := false
 	for what, w := range s.waiting {
 		st.Waiting = append(st.Waiting, Waiting{what, w.since.UTC(), w.tries, string(trouble.CodeOf(w.err)), w.err.Error()})
-		waits = waits || time.Since(w.since) >= waitingAfter
+		waits = waits || time.Since(w.since) >= service.WaitingAfter
 		if what == "warehouse" || what == "supervision" {
 			st.WarehouseUp = false
 		}
 	}
 	st.WarehouseUp = st.WarehouseUp && st.Step != "connecting to the warehouse"
-	sources := slices.Clone(s.sources)
+	sources, lookedAt := slices.Clone(s.sources), s.lookedAt
+	for _, m := range s.members {
+		st.Members = append(st.Members, Member{m.Instance, m.Partitions, m.AppliedAt})
+	}
 	troubles := map[string]*Trouble{}
 	for _, q := range s.troubles {
 		troubles[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
@@ -159,17 +178,22 @@ func (s *Sink) Status() *Status {
 	s.mu.Unlock()
 	slices.SortFunc(st.Waiting, func(a, b Waiting) int { return a.Since.Compare(b.Since) })
 
-	snapshots := map[string]bool{}
+	byTopic := map[string][]consume.View{}
+	for _, v := range views {
+		byTopic[v.Topic] = append(byTopic[v.Topic], v)
+	}
+	snapshots := map[string]warehouse.TableProgress{}
 	late := map[string]bool{}
 	for _, src := range sources {
 		late[src.Name] = src.Lag == nil || *src.Lag > s.cfg.Freshness
 		for topic, t := range src.Tables {
-			snapshots[topic] = !t.Done && t.Level != "left out"
+			snapshots[topic] = t
 			if h := t.Held; h != nil && troubles[topic] == nil {
-				troubles[topic] = &Trouble{Code: h.Code, Message: "held by capture: " + h.Message, Hint: h.Hint, Topic: topic, Since: time.UnixMicro(h.Since).UTC()}
+				troubles[topic] = &Trouble{Code: h.Code, Message: heldByCapture + h.Message, Hint: h.Hint, Topic: topic, Since: time.UnixMicro(h.Since).UTC()}
 			}
 		}
 	}
+	stageWaits := longestWait(st.Stages)
 	topics := slices.Clone(overview.Topics)
 	for _, topic := range overview.Unrouted {
 		if s.consumed(topic) {
@@ -178,7 +202,7 @@ func (s *Sink) Status() *Status {
 	}
 	slices.Sort(topics)
 	for _, topic := range topics {
-		if t, ok := s.tableStatus(topic, views, troubleOf(s.rules, troubles, topic), snapshots[topic], waits); ok {
+		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], waits, stageWaits); ok {
 			if t.Partitions == 0 && t.State == StateUpToDate && late[t.Source] {
 				t.State = StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
@@ -192,8 +216,33 @@ func (s *Sink) Status() *Status {
 		}
 	}
 	st.addSources(sources)
+	for i := range st.Sources {
+		// Only what was read while its progress was applied up to its end says that capture is silent.
+		src := &st.Sources[i]
+		if views := byTopic[record.ProgressTopic(src.Name)]; len(views) > 0 && views[0].Held == nil && views[0].End >= 0 && views[0].Next >= views[0].End {
+			src.hush(lookedAt)
+		}
+	}
 	s.summarise(st, overview, waits)
 	return st
+}
+
+// hush notes when capture has said nothing for too long.
+func (src *SourceStatus) hush(lookedAt time.Time) {
+	if silent := lookedAt.Sub(src.ReportedAt); silent >= service.SilentAfter && !lookedAt.IsZero() {
+		src.SilentSeconds = silent.Seconds()
+		src.State = service.WorseState(src.State, StateSilent)
+	}
+}
+
+// longestWait is how long a stage has been waiting for the warehouse, or for something else that it can name.
+func longestWait(stages []service.StageState) (longest service.StageState) {
+	for _, stage := range stages {
+		if stage.WaitingOn != "" && stage.WaitingOn != waitMemory && (longest.WaitingOn == "" || stage.Since.Before(longest.Since)) {
+			longest = stage
+		}
+	}
+	return longest
 }
 
 // addSources adds the sources behind the tables, from whose states theirs comes.
@@ -201,7 +250,7 @@ func (st *Status) addSources(sources []warehouse.Source) {
 	for _, src := range sources {
 		out := SourceStatus{
 			Name: src.Name, State: StateUpToDate, CompleteLSN: src.CompleteLSN, CompleteAt: src.CompleteAt, Fences: src.Fences,
-			Capture: src.Capture, ReportedAt: src.ReportedAt.UTC(),
+			Capture: src.Capture, ReportedAt: src.ReportedAt.UTC(), Held: src.Capture.Held,
 		}
 		if src.Lag != nil {
 			age := src.Lag.Seconds()
@@ -210,7 +259,8 @@ func (st *Status) addSources(sources []warehouse.Source) {
 		for i := range st.Tables {
 			if st.Tables[i].Source == src.Name {
 				out.Tables++
-				out.State = worst(out.State, st.Tables[i].State)
+				out.RowsPerSec += st.Tables[i].RowsPerSec
+				out.State = service.WorseState(out.State, st.Tables[i].State)
 			}
 		}
 		st.Sources = append(st.Sources, out)
@@ -225,13 +275,16 @@ func troubleOf(rules *rule.Set, troubles map[string]*Trouble, topic string) *Tro
 	return troubles[topic]
 }
 
-// troubleState is the state of a table that an error holds.
-func troubleState(t *Trouble) string {
+// stops says whether what is wrong does not go away by mending the target or the rule.
+func (t *Trouble) stops() bool {
+	if t == nil {
+		return false
+	}
 	switch trouble.Code(t.Code) {
 	case trouble.TopicRecreated, trouble.TopicTruncated, trouble.TopicPartitionsChanged:
-		return StateStopped
+		return true
 	}
-	return StateQuarantined
+	return false
 }
 
 // pausedBy notes the pause that holds the table, if one does.
@@ -259,14 +312,16 @@ func (t *TableStatus) expired(route *rule.Route, retained map[string]warehouse.E
 	}
 }
 
-func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, snapshot, waits bool) (TableStatus, bool) {
+func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows warehouse.TableProgress, waits bool, stage service.StageState) (TableStatus, bool) {
 	route, ok := s.match(topic)
 	if !ok {
 		return TableStatus{}, false
 	}
 	out := TableStatus{
-		Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: StateUpToDate, Trouble: t,
+		Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), Trouble: t, Mode: route.Mode(), Topic: topic,
+		SnapshotRows: rows.Rows, Snapshot: rows.Level != "" && !rows.Done && rows.Level != "left out",
 	}
+	now := time.Now()
 	s.mu.Lock()
 	out.Parked = s.parked[topic]
 	out.expired(route, s.retained)
@@ -280,17 +335,23 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, snaps
 		out.LastCommit = &at
 	}
 	stats.mu.Unlock()
-	out.RowsPerSec = stats.rate()
+	out.RowsPerSec, out.LastHour = stats.applied.PerSecond(), stats.behind.Hour()
+	if left, ok := stats.waiting.UntilZero(); ok {
+		seconds := left.Seconds()
+		out.ETASeconds = &seconds
+	}
+	f := service.Facts{
+		Paused: paused, Freshness: s.cfg.Freshness, Snapshot: out.Snapshot, Unmoved: stats.unmoved(now),
+		Falling: out.RowsPerSec == 0 || stats.waiting.PerSecond() > 0,
+	}
+	f.Stopped, f.Quarantined = t.stops(), t != nil
 	barrier := false
 	var newest change.Position
 	for _, v := range views {
-		if v.Topic != topic {
-			continue
-		}
 		out.Partitions++
 		out.Records += max(v.End-v.Next, 0)
 		if !v.Oldest.IsZero() {
-			out.BehindSeconds = max(out.BehindSeconds, time.Since(v.Oldest).Seconds())
+			f.Behind = max(f.Behind, now.Sub(v.Oldest))
 		}
 		if v.Position.Compare(newest) > 0 {
 			newest = v.Position
@@ -300,89 +361,19 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, snaps
 	if !newest.IsZero() {
 		out.Position = newest.String()
 	}
+	out.BehindSeconds, f.Known = f.Behind.Seconds(), out.Records > 0
 	switch {
-	case t != nil:
-		out.State = troubleState(t)
-	case paused:
-		out.State = StatePaused
 	case barrier:
-		out.State, out.WaitingOn = StateWaiting, "the other partitions of a TRUNCATE"
-	case waits && out.Records > 0:
-		out.State = StateWaiting
-	case out.BehindSeconds > s.cfg.Freshness.Seconds() && out.RowsPerSec == 0:
-		out.State = StateBehind
-	case out.BehindSeconds > s.cfg.Freshness.Seconds():
-		out.State = StateCatchingUp
-	case snapshot:
-		out.State = StateSnapshotting
+		f.Barred, out.WaitingOn = true, "the other partitions of a TRUNCATE"
+	case waits && f.Known:
+		f.Barred = true
+	case stage.WaitingOn != "" && f.Unmoved >= service.WaitingAfter:
+		f.Waits, out.WaitingOn = min(now.Sub(stage.Since), f.Unmoved), stage.WaitingOn
+	}
+	if out.State = f.State(); out.State != StateWaiting {
+		out.WaitingOn = ""
 	}
 	return out, true
-}
-
-func worst(a, b string) string {
-	if slices.Index(severity, a) < slices.Index(severity, b) {
-		return a
-	}
-	return b
-}
-
-// summarise gives the group's state as far as its tables tell, and the sentence that says it. It gives false if nothing
-// needs anybody.
-func (st *Status) summarise() bool {
-	st.State = StateUpToDate
-	bad, parked := 0, int64(0)
-	for i := range st.Tables {
-		parked += st.Tables[i].Parked
-		st.State = worst(st.State, st.Tables[i].State)
-		if state := st.Tables[i].State; state == StateQuarantined || state == StateStopped {
-			bad++
-		}
-	}
-	if bad > 0 || parked > 0 {
-		st.Headline = needsYou(bad, len(st.Tables), parked)
-		return true
-	}
-	st.Headline = "healthy: " + st.State
-	return false
-}
-
-// summarise gives the sink's own state, and the sentence that says it.
-func (s *Sink) summarise(st *Status, overview consume.Overview, waits bool) {
-	if st.summarise() {
-		return
-	}
-	switch {
-	case st.Step != "" && !waits && len(overview.Topics) > 0:
-		st.State, st.Headline = StateStarting, "starting: "+st.Step
-	case waits:
-		st.State = StateWaiting
-		st.Headline = fmt.Sprintf("waiting for %s since %s: %s", st.Waiting[0].For, st.Waiting[0].Since.Format(time.RFC3339), st.Waiting[0].Error)
-	case overview.Ready && len(overview.Topics) == 0:
-		st.State = StateWaiting
-		st.Headline = "waiting for topics: none matches the rules"
-	}
-}
-
-// needsYou is the sentence about quarantined tables and parked records.
-func needsYou(bad, tables int, parked int64) string {
-	var what []string
-	switch {
-	case bad == 1:
-		what = append(what, "1 table is quarantined")
-	case bad > 1:
-		what = append(what, fmt.Sprintf("%d tables are quarantined", bad))
-	}
-	switch {
-	case parked == 1:
-		what = append(what, "1 row is parked")
-	case parked > 1:
-		what = append(what, service.FormatCount(parked)+" rows are parked")
-	}
-	rest := "All tables go on."
-	if bad > 0 {
-		rest = fmt.Sprintf("The other %d go on.", tables-bad)
-	}
-	return fmt.Sprintf("needs you: %s. %s", strings.Join(what, ", "), rest)
 }
 
 // notice says what /readyz lacks, and logs once of topics that no rule wants.

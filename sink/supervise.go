@@ -138,7 +138,6 @@ func (v *supervisor) run(ctx context.Context) error {
 		err := v.barriers(attempt)
 		if err == nil && time.Since(looked) >= lookEvery {
 			looked = time.Now()
-			v.s.sample(looked)
 			err = v.look(attempt)
 		}
 		cancel()
@@ -245,6 +244,10 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	members, err := v.members(ctx)
+	if err != nil {
+		return err
+	}
 	reloads, err := v.session.Reloads(ctx)
 	if err != nil {
 		return err
@@ -261,6 +264,7 @@ func (v *supervisor) look(ctx context.Context) error {
 	}
 	v.s.mu.Lock()
 	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked, v.s.reloads, v.s.retained = quarantines, sources, pauses, parked, reloads, retained
+	v.s.members, v.s.lookedAt = members, time.Now()
 	v.s.mu.Unlock()
 	if err := v.pause(ctx, held); err != nil {
 		return err
@@ -285,6 +289,17 @@ func (v *supervisor) look(ctx context.Context) error {
 	v.s.notice()
 	return nil
 }
+
+// members gives the sinks of the group, as long as somebody looks at the page.
+func (v *supervisor) members(ctx context.Context) ([]warehouse.Member, error) {
+	if time.Since(time.Unix(v.s.watched.Load(), 0)) > watchedFor {
+		return nil, nil
+	}
+	return v.session.Members(ctx)
+}
+
+// watchedFor is how long after a look at the page it is taken for open.
+const watchedFor = 10 * time.Second
 
 // pause holds the partitions that somebody paused, and lets those go on whose pause is over. What is being written is
 // finished; nothing is written after it. The progress topics are read on: they say how far the source is.

@@ -319,6 +319,9 @@ type Route struct {
 	salt                  []byte
 }
 
+// Mode is the mode of the rule: "clone".
+func (r *Route) Mode() string { return r.rule.Mode }
+
 // Parks says whether changes that cannot be written are put aside.
 func (r *Route) Parks() bool { return r.rule.OnError == onErrorPark }
 

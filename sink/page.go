@@ -1,0 +1,242 @@
+package sink
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/service/page"
+)
+
+// view is what the page shows now.
+func (s *Sink) view() page.View {
+	s.watched.Store(time.Now().Unix())
+	return s.Status().page()
+}
+
+// page lays the status out for a browser. What is not in the status is not on the page.
+func (st *Status) page() page.View {
+	v := page.View{
+		Program: "sink", Name: st.Group, About: []string{"this sink " + st.Instance}, State: st.State, Headline: st.Group + " " + st.Headline,
+		Needs: st.Needs, Tiles: st.tiles(), Stages: st.Stages, Events: st.Events, Build: st.Build,
+		Tables: []page.Table{st.sources(), st.tables(), st.members()},
+	}
+	if worst, _ := st.worst(); worst > st.FreshnessSeconds {
+		v.Late = seconds(worst)
+	}
+	unmatched := page.Fold{Title: fmt.Sprintf("Topics that no rule wants (%d)", len(st.Unmatched))}
+	for i, topic := range st.Unmatched {
+		if i == maxUnmatched {
+			unmatched.Facts = append(unmatched.Facts, [2]string{"", fmt.Sprintf("and %d more: see /status", len(st.Unmatched)-i)})
+			break
+		}
+		unmatched.Facts = append(unmatched.Facts, [2]string{topic, ""})
+	}
+	if len(st.Unmatched) > 0 {
+		v.Folds = append(v.Folds, unmatched)
+	}
+	v.Folds = append(v.Folds, page.Fold{Title: "This sink", Facts: [][2]string{
+		{"instance", st.Instance},
+		{"running since", st.Since.Format(time.DateTime) + " UTC"},
+		{"partitions", fmt.Sprint(st.Partitions)},
+		{"rebalances", fmt.Sprint(st.Rebalances)},
+		{"freshness", seconds(st.FreshnessSeconds)},
+		{"version", st.Build.Version},
+		{"revision", st.Build.Revision},
+		{"Go", st.Build.GoVersion},
+	}})
+	return v
+}
+
+// maxUnmatched bounds a list that may be long.
+const maxUnmatched = 50
+
+// worst gives the table that is furthest behind.
+func (st *Status) worst() (behind float64, table string) {
+	for i := range st.Tables {
+		if t := &st.Tables[i]; t.BehindSeconds > behind {
+			behind, table = t.BehindSeconds, t.name()
+		}
+	}
+	return behind, table
+}
+
+func (st *Status) tiles() []page.Tile {
+	worst, table := st.worst()
+	fresh := page.Tile{Name: "Freshness", Value: seconds(worst), Lines: []string{"no table is behind"}}
+	if table != "" {
+		fresh.Lines = []string{table}
+	}
+	if worst > st.FreshnessSeconds {
+		fresh.Value, fresh.State = fmt.Sprintf("%.1f × late", worst/st.FreshnessSeconds), StateBehind
+		fresh.Lines = append(fresh.Lines, seconds(worst)+" behind")
+	}
+	fresh.Lines = append(fresh.Lines, "target "+seconds(st.FreshnessSeconds))
+
+	complete := page.Tile{Name: "Complete up to", Value: "–", Lines: []string{"a source is not known to be complete up to any commit"}}
+	if at, age, ok := st.complete(); ok {
+		complete.Value, complete.Lines = at.UTC().Format(time.TimeOnly)+" UTC", []string{seconds(age) + " ago, of the source that is furthest behind"}
+		if age > st.FreshnessSeconds {
+			complete.State = StateBehind
+		}
+	} else if len(st.Sources) == 0 {
+		complete.Lines = []string{"no source has reported yet"}
+	}
+	parked, records := int64(0), int64(0)
+	for i := range st.Tables {
+		parked += st.Tables[i].Parked
+		records += st.Tables[i].Records
+	}
+	if parked > 0 {
+		complete.Lines = append(complete.Lines, "except "+plural(int(parked), "parked row"))
+	}
+
+	applied := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(st.RowsPerSec) + " /s", Lines: []string{"changes, by this sink"}}
+	if st.RowsPerSecHour != nil {
+		applied.Lines = append(applied.Lines, service.FormatRate(*st.RowsPerSecHour)+" /s over the hour")
+	}
+	latency := page.Tile{Name: "Latency, 5 min", Value: "–", Lines: []string{"fewer than 20 transactions to tell by"}}
+	if st.LatencyP50 != nil && st.LatencyP99 != nil {
+		latency.Value, latency.Lines = "p50 "+seconds(*st.LatencyP50), []string{"p99 " + seconds(*st.LatencyP99), "commit to commit"}
+	}
+	memory := fmt.Sprintf("%s of %s", service.FormatBytes(st.BufferBytes), service.FormatBytes(st.BufferLimit))
+	waiting := page.Tile{Name: "Waiting", Value: service.FormatCount(records), Lines: []string{"records", memory + " in memory"}}
+	if st.BufferLimit > 0 {
+		waiting.Bar = &page.Bar{Part: float64(min(st.BufferBytes, st.BufferLimit)), Whole: float64(st.BufferLimit), Text: memory}
+	}
+	members := page.Tile{Name: "Members", Value: service.FormatCount(int64(max(len(st.Members), 1))), Lines: []string{
+		plural(st.Partitions, "partition") + " here", plural(int(st.Rebalances), "rebalance"),
+	}}
+	return []page.Tile{fresh, complete, applied, latency, waiting, members}
+}
+
+func (st *Status) sources() page.Table {
+	out := page.Table{
+		ID: "sources", Title: "Sources", Empty: "No source has reported yet.",
+		Columns: []page.Column{
+			{Key: "source", Title: "source"},
+			{Key: "state", Title: "state"},
+			{Key: "complete", Title: "complete up to"},
+			{Key: "age", Title: "age", Number: true},
+			{Key: "rate", Title: "changes/s", Number: true},
+			{Key: "capture", Title: "capture"},
+			{Key: "wal", Title: "WAL kept", Number: true},
+			{Key: "tables", Title: "tables", Number: true},
+		},
+	}
+	for i := range st.Sources {
+		src := &st.Sources[i]
+		complete, age, wal, note := page.Cell{Text: "–"}, page.Cell{Text: "–"}, service.FormatBytes(src.Capture.WALKept), ""
+		if src.CompleteAt != nil {
+			complete = page.Cell{Time: *src.CompleteAt}
+		}
+		if src.AgeSeconds != nil {
+			age = page.Cell{Text: seconds(*src.AgeSeconds)}
+		}
+		if src.Capture.WALBudget > 0 {
+			wal += " of " + service.FormatBytes(src.Capture.WALBudget)
+		}
+		capture := page.Cell{State: src.Capture.State, Text: seconds(src.Capture.BehindSeconds)}
+		if src.Capture.Held > 0 {
+			capture.Text += ", holds " + plural(src.Capture.Held, "table")
+		}
+		if src.SilentSeconds > 0 {
+			note = "for " + seconds(src.SilentSeconds)
+			capture = page.Cell{State: StateSilent, Text: note}
+		}
+		if src.State != StateSilent {
+			note = ""
+		}
+		out.Rows = append(out.Rows, page.Row{Key: src.Name, State: src.State, Cells: []page.Cell{
+			{Text: src.Name},
+			{State: src.State, Text: note},
+			complete, age,
+			{Text: service.FormatRate(src.RowsPerSec)},
+			capture,
+			{Text: wal},
+			{Text: service.FormatCount(int64(src.Tables))},
+		}})
+	}
+	return out
+}
+
+func (st *Status) tables() page.Table {
+	out := page.Table{
+		ID: "tables", Title: "Tables", Main: true, Group: []string{"target", "source"}, Empty: "No topic matches the rules yet. Start the capture, or compare with sink check.",
+		Columns: []page.Column{
+			{Key: "table", Title: "table"},
+			{Key: "state", Title: "state"},
+			{Key: "behind", Title: "behind", Number: true},
+			{Key: "records", Title: "records", Number: true},
+			{Key: "rate", Title: "changes/s", Number: true},
+			{Key: "hour", Title: "behind, last hour"},
+			{Key: "commit", Title: "last commit"},
+			{Key: "target", Title: "target"},
+			{Key: "mode", Title: "mode"},
+		},
+	}
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		behind, records := page.Cell{Text: seconds(t.BehindSeconds), Order: t.BehindSeconds}, page.Cell{Text: service.FormatCount(t.Records), Order: float64(t.Records)}
+		if t.Partitions == 0 {
+			behind, records = page.Cell{Text: "–"}, page.Cell{Text: "another sink's"}
+		}
+		row := page.Row{Key: t.name(), State: t.State, Groups: []string{t.Target, t.Source}, Cells: []page.Cell{
+			{Text: t.name()},
+			{State: t.State, Text: t.note()},
+			behind, records,
+			{Text: service.FormatRate(t.RowsPerSec), Order: t.RowsPerSec},
+			{Line: &page.Spark{Points: t.LastHour, Format: seconds}},
+			{},
+			{Text: t.Target},
+			{Text: t.Mode},
+		}}
+		if t.LastCommit != nil {
+			row.Cells[6].Time = *t.LastCommit
+		}
+		out.Rows = append(out.Rows, row)
+	}
+	return out
+}
+
+// note says what stands beside the state of a table.
+func (t *TableStatus) note() string {
+	note := ""
+	add := func(text string) {
+		if note != "" {
+			note += ", "
+		}
+		note += text
+	}
+	switch {
+	case t.Trouble != nil:
+		add(t.Trouble.Code)
+	case t.State == StatePaused && t.PausedReason != "":
+		add(t.PausedReason)
+	case t.WaitingOn != "":
+		add("for " + t.WaitingOn)
+	case t.ETASeconds != nil && t.State == StateCatchingUp:
+		add("about " + service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
+	case t.State == StateSnapshotting:
+		add(service.FormatCount(t.SnapshotRows) + " rows published")
+	}
+	if t.Parked > 0 {
+		add(fmt.Sprintf("parked: %d", t.Parked))
+	}
+	return note
+}
+
+func (st *Status) members() page.Table {
+	out := page.Table{
+		ID: "members", Title: "Members", Empty: "Nobody has claimed a partition yet; or the warehouse has not been asked since this page was opened.",
+		Columns: []page.Column{{Key: "instance", Title: "instance"}, {Key: "partitions", Title: "partitions", Number: true}, {Key: "applied", Title: "wrote last"}},
+	}
+	for _, m := range st.Members {
+		row := page.Row{Key: m.Instance, State: StateUpToDate, Cells: []page.Cell{{Text: m.Instance}, {Text: fmt.Sprint(m.Partitions), Order: float64(m.Partitions)}, {}}}
+		if m.AppliedAt != nil {
+			row.Cells[2].Time = *m.AppliedAt
+		}
+		out.Rows = append(out.Rows, row)
+	}
+	return out
+}

@@ -1,0 +1,180 @@
+package sink
+
+import (
+	"context"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/service/page"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// vitals is what is known of a sink by looking at it once a second: how fast things move, and whether they do.
+type vitals struct {
+	events  service.Events
+	history *page.History
+	applied service.Pace // changes, of all tables
+}
+
+func newVitals() *vitals { return &vitals{history: page.NewHistory(charts...)} }
+
+// hour gives changes a second over the last hour, nil in the first minute.
+func (v *vitals) hour() *float64 {
+	points := v.applied.Hour()
+	if len(points) == 0 {
+		return nil
+	}
+	sum := 0.0
+	for _, perSecond := range points {
+		sum += float64(perSecond)
+	}
+	mean := sum / float64(len(points))
+	return &mean
+}
+
+// charts are those of the page. The values of their lines come from sample, in this order.
+var charts = []page.Chart{
+	{Title: "Worst behind", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "behind"}, {Name: "freshness", Limit: true}}},
+	{Title: "Changes applied", Kind: page.Rate, Lines: []page.ChartLine{{Name: "applied"}}},
+	{Title: "Records waiting", Kind: page.Count, Lines: []page.ChartLine{{Name: "waiting"}}},
+	{Title: "Latency", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "p50"}, {Name: "p99"}}},
+}
+
+// watchVitals samples until ctx ends. It asks nobody: it goes on while the warehouse is away.
+func (s *Sink) watchVitals(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		s.sample(time.Now())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Sink) sample(now time.Time) {
+	s.stages.Sample(now)
+	seen := map[string]*standing{}
+	for _, v := range s.consumer.Views() {
+		at := seen[v.Topic]
+		if at == nil {
+			at = &standing{}
+			seen[v.Topic] = at
+		}
+		at.next += v.Next
+		at.records += max(v.End-v.Next, 0)
+		if !v.Oldest.IsZero() {
+			at.behind = max(at.behind, now.Sub(v.Oldest).Seconds())
+		}
+	}
+	s.mu.Lock()
+	tables := make(map[string]*tableStats, len(s.tables))
+	for topic, t := range s.tables {
+		tables[topic] = t
+	}
+	s.mu.Unlock()
+	applied := int64(0)
+	for topic, t := range tables {
+		at := seen[topic]
+		if at == nil {
+			at = &standing{}
+		}
+		applied += t.sample(now, at)
+	}
+	s.vitals.applied.Sample(now, float64(applied))
+
+	st := s.Status()
+	behind, records := 0.0, int64(0)
+	for i := range st.Tables {
+		behind = max(behind, st.Tables[i].BehindSeconds)
+		records += st.Tables[i].Records
+	}
+	p50, p99 := math.NaN(), math.NaN()
+	if st.LatencyP50 != nil && st.LatencyP99 != nil {
+		p50, p99 = *st.LatencyP50, *st.LatencyP99
+	}
+	s.vitals.history.Sample(now, behind, s.cfg.Freshness.Seconds(), s.vitals.applied.PerSecond(), float64(records), p50, p99)
+}
+
+// standing is where the partitions of a topic are, taken together.
+type standing struct {
+	next, records int64
+	behind        float64 // seconds
+}
+
+// tableStats is what is counted of one topic.
+type tableStats struct {
+	mu         sync.Mutex
+	changes    int64 // applied since the start
+	duplicates int64
+	lastCommit int64 // commit time of the last change applied, microseconds
+
+	applied service.Pace // changes
+	waiting service.Pace // records
+	behind  service.Line // seconds
+	next    service.Pace
+	knownAt time.Time // since when records wait; zero: none does
+}
+
+// table gives the counts of a topic.
+func (s *Sink) table(topic string) *tableStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tables[topic]
+	if t == nil {
+		t = &tableStats{}
+		s.tables[topic] = t
+	}
+	return t
+}
+
+func (t *tableStats) duplicate() {
+	t.mu.Lock()
+	t.duplicates++
+	t.mu.Unlock()
+}
+
+func (t *tableStats) moved(a warehouse.Advance) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changes += a.Rows
+	if a.CommitTime != 0 {
+		t.lastCommit = a.CommitTime
+	}
+}
+
+// sample takes what is known now, and gives the changes applied.
+func (t *tableStats) sample(now time.Time, at *standing) int64 {
+	t.mu.Lock()
+	changes := t.changes
+	switch {
+	case at.records == 0:
+		t.knownAt = time.Time{}
+	case t.knownAt.IsZero():
+		t.knownAt = now
+	}
+	t.mu.Unlock()
+	t.applied.Sample(now, float64(changes))
+	t.waiting.Sample(now, float64(at.records))
+	t.next.Sample(now, float64(at.next))
+	t.behind.Sample(now, at.behind)
+	return changes
+}
+
+// unmoved gives for how long nothing of what waits was applied, 0 while nothing waits.
+func (t *tableStats) unmoved(now time.Time) time.Duration {
+	t.mu.Lock()
+	since := t.knownAt
+	t.mu.Unlock()
+	if since.IsZero() {
+		return 0
+	}
+	if moved := t.next.Moved(); moved.After(since) {
+		since = moved
+	}
+	return now.Sub(since)
+}

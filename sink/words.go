@@ -1,0 +1,244 @@
+package sink
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/sink/consume"
+)
+
+// summarise gives the group's state as far as its tables tell, the sentence that says it, and what needs somebody: once,
+// for page, terminal and JSON alike. It gives false if nothing needs anybody at once.
+func (st *Status) summarise() bool {
+	st.State = StateUpToDate
+	bad, parked := 0, int64(0)
+	for i := range st.Tables {
+		parked += st.Tables[i].Parked
+		st.State = service.WorseState(st.State, st.Tables[i].State)
+		if state := st.Tables[i].State; state == StateQuarantined || state == StateStopped {
+			bad++
+		}
+	}
+	for i := range st.Sources {
+		if st.Sources[i].SilentSeconds > 0 {
+			st.State = service.WorseState(st.State, StateSilent)
+		}
+	}
+	st.Needs = service.Needs(st.needs())
+	if bad > 0 || parked > 0 {
+		st.Headline = needsYou(bad, len(st.Tables), parked)
+		return true
+	}
+	st.Headline = st.sentence()
+	return false
+}
+
+// summarise gives the sink's own state, and the sentence that says it.
+func (s *Sink) summarise(st *Status, overview consume.Overview, waits bool) {
+	if st.summarise() {
+		return
+	}
+	switch {
+	case st.Step != "" && !waits && len(overview.Topics) > 0:
+		st.State, st.Headline = StateStarting, "is starting: "+st.Step
+	case waits:
+		st.State = StateWaiting
+		st.Headline = fmt.Sprintf("is waiting for %s since %s: %s", whom(st.Waiting[0].For), st.Waiting[0].Since.Format(time.RFC3339), st.Waiting[0].Error)
+	case overview.Ready && len(overview.Topics) == 0:
+		st.State = StateWaiting
+		st.Headline = "is waiting for topics: none matches the rules"
+		st.Needs = service.Needs(append(st.Needs, service.Need{
+			Code: trouble.NoTopics, Subject: st.Group, What: "no topic matches the rules yet",
+			Why: fmt.Sprintf("%d topics are there that no rule wants", len(st.Unmatched)),
+		}))
+	}
+}
+
+// sentence says how a group does of which no table needs anybody.
+func (st *Status) sentence() string {
+	late := 0
+	for i := range st.Tables {
+		if service.Look(st.Tables[i].State).Colour != "green" {
+			late++
+		}
+	}
+	size := fmt.Sprintf("%s, %s", plural(len(st.Sources), "source"), plural(len(st.Tables), "table"))
+	switch {
+	case st.State == StateUpToDate:
+		complete := ""
+		if at, age, ok := st.complete(); ok {
+			complete = fmt.Sprintf("complete up to %s (%s ago). ", at.UTC().Format(time.TimeOnly+" UTC"), seconds(age))
+		}
+		return fmt.Sprintf("is healthy: %s%s.", complete, size)
+	case st.State == StateSilent:
+		return fmt.Sprintf("has all there is, but a capture is silent. %s.", size)
+	}
+	return fmt.Sprintf("is healthy: %s. %d of %s.", service.Look(st.State).Word, late, plural(len(st.Tables), "table"))
+}
+
+// complete gives up to which commit all sources are complete, and how old that is in seconds. ok is false where one is not
+// known to be.
+func (st *Status) complete() (at time.Time, age float64, ok bool) {
+	for i := range st.Sources {
+		src := &st.Sources[i]
+		if src.CompleteAt == nil || src.AgeSeconds == nil {
+			return at, age, false
+		}
+		if !ok || *src.AgeSeconds > age {
+			at, age, ok = *src.CompleteAt, *src.AgeSeconds, true
+		}
+	}
+	return at, age, ok
+}
+
+// needs tells what needs somebody.
+func (st *Status) needs() []service.Need {
+	var all []service.Need
+	told := map[*Trouble]bool{}
+	var behind []string
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if t.Trouble != nil && !told[t.Trouble] {
+			told[t.Trouble] = true // the tables of a source that is written as a whole have one
+			all = append(all, st.quarantined(t))
+		}
+		if t.Parked > 0 {
+			what := service.Quote(t.name())
+			all = append(all, service.Need{
+				Code: trouble.Parked, Subject: t.name(), What: fmt.Sprintf("%s of %s %s parked", plural(int(t.Parked), "row"), t.name(), isOrAre(t.Parked)),
+				Do: []service.Step{{Command: "sink parked show " + what}, {Command: "sink parked retry " + what, Note: "when what was wrong is mended"}},
+			})
+		}
+		switch t.State {
+		case StateStuck:
+			all = append(all, service.Need{
+				Code: trouble.Stuck, Urgent: true, Subject: t.name(), What: fmt.Sprintf("nothing of %s moves, though %s wait", t.name(), plural(int(t.Records), "record")),
+				Why: "no stage says that it waits for anybody: this is a defect of Tributary",
+			})
+		case StateBehind:
+			behind = append(behind, t.name())
+		}
+	}
+	if len(behind) > 0 {
+		all = append(all, service.Need{
+			Code: trouble.FallingBehind, Subject: behind[0], What: plural(len(behind), "table") + " not catching up, the first is " + behind[0], Why: st.limit(),
+		})
+	}
+	for i := range st.Waiting {
+		if w := &st.Waiting[i]; time.Since(w.Since) >= service.WaitingAfter {
+			all = append(all, service.Need{
+				Code: trouble.Code(w.Code), Subject: w.For, Since: w.Since, What: fmt.Sprintf("waiting for %s, try %d", whom(w.For), w.Tries), Why: w.Error,
+			})
+		}
+	}
+	for i := range st.Sources {
+		if src := &st.Sources[i]; src.SilentSeconds > 0 {
+			all = append(all, service.Need{
+				Code: trouble.CaptureSilent, Subject: src.Name, Since: src.ReportedAt, What: fmt.Sprintf("the capture of %s has said nothing for %s", src.Name, seconds(src.SilentSeconds)),
+			})
+		}
+	}
+	return all
+}
+
+// quarantined tells of a table that an error holds.
+func (st *Status) quarantined(t *TableStatus) service.Need {
+	name := service.Quote(t.name())
+	n := service.Need{
+		Code: trouble.Code(t.Trouble.Code), Urgent: true, Subject: t.name(), Since: t.Trouble.Since, Why: t.Trouble.Message,
+		What: fmt.Sprintf("%s is %s", t.name(), service.Look(t.State).Word), Do: service.Steps(strings.ReplaceAll(t.Trouble.Hint, "SOURCE/TABLE", name)),
+	}
+	if t.Trouble.Topic != "" && t.Trouble.Offset > 0 {
+		n.Why += fmt.Sprintf(" (topic %s, partition %d, offset %d)", t.Trouble.Topic, t.Trouble.Partition, t.Trouble.Offset)
+	}
+	n.Means = "it is held there, all other tables go on"
+	if t.Records > 0 {
+		n.Means = fmt.Sprintf("%s wait in Kafka; all other tables go on", plural(int(t.Records), "record"))
+	}
+	for i := range st.Sources {
+		if src := &st.Sources[i]; src.Name == t.Source && src.CompleteAt != nil {
+			n.Means += fmt.Sprintf("; %s is complete only up to %s", src.Name, src.CompleteAt.UTC().Format(time.DateTime+" UTC"))
+		}
+	}
+	if !t.Trouble.stops() && !strings.HasPrefix(t.Trouble.Message, heldByCapture) {
+		if !strings.Contains(t.Trouble.Hint, "sink resume") {
+			n.Do = append(n.Do, service.Step{Command: "sink resume " + name, Note: "when that is mended"})
+		}
+		if !strings.Contains(t.Trouble.Hint, "--park") {
+			n.Do = append(n.Do, service.Step{Command: "sink resume " + name + " --park", Note: "puts the row aside, and the table goes on"})
+		}
+	}
+	return n
+}
+
+// heldByCapture begins the message of a table that is held by capture.
+const heldByCapture = "held by capture: "
+
+// limit names the stage that most of the time is spent with.
+func (st *Status) limit() string {
+	most := 0
+	for i := range st.Stages {
+		if st.Stages[i].BusyShare > st.Stages[most].BusyShare {
+			most = i
+		}
+	}
+	if len(st.Stages) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("most of the time goes into %s: %.0f %%", st.Stages[most].Name, 100*st.Stages[most].BusyShare)
+}
+
+// name tells the table from those of other sources, as verbs want it.
+func (t *TableStatus) name() string { return t.Source + "/" + t.Table }
+
+// whom names whom is waited for.
+func whom(on string) string {
+	switch on {
+	case "warehouse", "registry":
+		return "the " + on
+	case "kafka":
+		return "Kafka"
+	case "group":
+		return "the consumer group"
+	case "supervision":
+		return "the warehouse"
+	}
+	return on
+}
+
+func isOrAre(n int64) string {
+	if n == 1 {
+		return "is"
+	}
+	return "are"
+}
+
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return service.FormatCount(int64(n)) + " " + what
+}
+
+func seconds(s float64) string {
+	return service.FormatDuration(time.Duration(s * float64(time.Second)))
+}
+
+// needsYou is the sentence about quarantined tables and parked records.
+func needsYou(bad, tables int, parked int64) string {
+	var what []string
+	if bad > 0 {
+		what = append(what, fmt.Sprintf("%s %s quarantined", plural(bad, "table"), isOrAre(int64(bad))))
+	}
+	if parked > 0 {
+		what = append(what, fmt.Sprintf("%s %s parked", plural(int(parked), "row"), isOrAre(parked)))
+	}
+	rest := "All tables go on."
+	if bad > 0 {
+		rest = fmt.Sprintf("The other %d go on.", tables-bad)
+	}
+	return fmt.Sprintf("needs you: %s. %s", strings.Join(what, ", "), rest)
+}
