@@ -147,7 +147,7 @@ func (d *demo) configure() error {
 			return err
 		}
 		captures = append(captures, cfg)
-		pages = append(pages, fmt.Sprintf("http://%s/status (capture %s)", http, s.sid))
+		pages = append(pages, fmt.Sprintf("http://%s/ (capture %s)", http, s.sid))
 		fmt.Fprintf(&sources, "  - {name: %s, sid: %s}\n", s.name, s.sid)
 	}
 	http, err := freeAddress()
@@ -160,7 +160,7 @@ func (d *demo) configure() error {
 	if err := d.writeConfig("sink.yaml", yaml, &cfg); err != nil {
 		return err
 	}
-	pages = append(pages, fmt.Sprintf("http://%s/status (sink)", http))
+	pages = append(pages, fmt.Sprintf("http://%s/ (sink)", http))
 	d.screen.item("status", "%s", strings.Join(pages, "\n"+strings.Repeat(" ", 15)))
 	d.screen.item("written", "%s, %s", shown(d.path("*.yaml")), shown(d.path("demo.log")))
 	d.pipeline, err = local.NewPipeline(d.broker, captures, cfg, d.log)
