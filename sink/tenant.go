@@ -68,7 +68,7 @@ func (o *Operator) Tenants(ctx context.Context, cfg Config) ([]Tenant, error) {
 			for _, table := range st.Tables {
 				if table.Source == s {
 					t.Tables++
-					t.State = worst(t.State, table.State)
+					t.State = service.WorseState(t.State, table.State)
 				}
 			}
 			add(t)
