@@ -2,6 +2,8 @@ package trouble
 
 import (
 	_ "embed"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -36,6 +38,9 @@ func RunbookOf(code Code) (b Runbook, ok bool) {
 	b, ok = books()[code]
 	return b, ok
 }
+
+// Codes lists the codes that have a runbook, which are all that are ever raised.
+func Codes() []Code { return slices.Sorted(maps.Keys(books())) }
 
 func parseRunbook(text string) Runbook {
 	b := Runbook{Text: text}

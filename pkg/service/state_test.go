@@ -1,0 +1,191 @@
+package service
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// The first state, from the top, that the facts fit.
+func TestState(t *testing.T) {
+	everything := Facts{
+		LeftOut: true, Silent: time.Hour, Stopped: true, Held: true, Quarantined: true, Paused: true, Starting: true, Standby: true, Barred: true, Snapshot: true,
+		Streams: true, Behind: time.Hour, Freshness: time.Minute, Falling: true, Known: true, Unmoved: time.Hour,
+	}
+	take := func(change func(*Facts)) Facts {
+		change(&everything)
+		return everything
+	}
+	late := Facts{Behind: 2 * time.Minute, Freshness: time.Minute, Snapshot: true}
+	for _, one := range []struct {
+		facts Facts
+		want  string
+	}{
+		{take(func(*Facts) {}), StateLeftOut},
+		{take(func(f *Facts) { f.LeftOut = false }), StateSilent},
+		{take(func(f *Facts) { f.Silent = SilentAfter - 1 }), StateStopped},
+		{take(func(f *Facts) { f.Stopped = false }), StateHeld},
+		{take(func(f *Facts) { f.Held = false }), StateQuarantined},
+		{take(func(f *Facts) { f.Quarantined = false }), StatePaused},
+		{take(func(f *Facts) { f.Paused = false }), StateStarting},
+		{take(func(f *Facts) { f.Starting = false }), StateStandby},
+		{take(func(f *Facts) { f.Standby = false }), StateWaiting},
+		{take(func(f *Facts) { f.Barred = false }), StateStuck},
+		{take(func(f *Facts) { f.Waits = WaitingAfter }), StateWaiting}, // who waits for somebody that has a name is not stuck
+		{take(func(f *Facts) { f.Waits = WaitingAfter - 1 }), StateBehind},
+		{take(func(f *Facts) { f.Waits, f.Known = 0, false }), StateBehind}, // nothing to be done, so nothing need move
+		{take(func(f *Facts) { f.Known, f.Unmoved = true, StuckAfter-1 }), StateBehind},
+		{take(func(f *Facts) { f.Falling = false }), StateCatchingUp},
+		{take(func(f *Facts) { f.Behind = f.Freshness }), StateSnapshotting},
+		{take(func(f *Facts) { f.Snapshot = false }), StateStreaming},
+		{take(func(f *Facts) { f.Streams = false }), StateUpToDate},
+		{late, StateCatchingUp},
+		{Facts{}, StateUpToDate},
+	} {
+		if got := one.facts.State(); got != one.want {
+			t.Errorf("%+v: %s, want %s", one.facts, got, one.want)
+		}
+	}
+}
+
+func TestStatesLookDifferent(t *testing.T) {
+	seen := map[string]bool{}
+	for _, a := range appearances {
+		if a.Sign == "" || a.Word == "" || seen[a.Word] {
+			t.Errorf("%s is shown as %+v", a.state, a.Appearance)
+		}
+		seen[a.Word] = true
+	}
+	if Look("odd").Word != "odd" {
+		t.Error("a state that is not known is not shown as it is")
+	}
+	if WorseState(StateUpToDate, StateQuarantined) != StateQuarantined || WorseState(StateCatchingUp, StateUpToDate) != StateCatchingUp {
+		t.Error("the worse state does not win")
+	}
+}
+
+func TestSteps(t *testing.T) {
+	f := func(hint string, want ...Step) {
+		t.Helper()
+		if got := Steps(hint); !slices.Equal(got, want) {
+			t.Errorf("%q: %+v, want %+v", hint, got, want)
+		}
+	}
+	f("")
+	f("capture run --on-gap=resnapshot     reads all tables again", Step{"capture run --on-gap=resnapshot", "reads all tables again"})
+	f("wait, or SELECT pg_terminate_backend(5);", Step{"SELECT pg_terminate_backend(5);", "wait, or"})
+	f("raise it\nsink resume a/public.b --park", Step{Note: "raise it"}, Step{Command: "sink resume a/public.b --park"})
+	f("ALTER ROLE x REPLICATION;", Step{Command: "ALTER ROLE x REPLICATION;"})
+	f("ALTER SYSTEM SET wal_level = 'logical';   then restart the server", Step{"ALTER SYSTEM SET wal_level = 'logical';", "then restart the server"})
+	f("sinks are no cause", Step{Note: "sinks are no cause"})
+}
+
+func TestQuote(t *testing.T) {
+	for arg, want := range map[string]string{
+		"shop/public.orders": "shop/public.orders", "a b": "'a b'", "x; rm -rf ~": "'x; rm -rf ~'", "it's": `'it'\''s'`, "": "''", "$(x)": "'$(x)'",
+	} {
+		if got := Quote(arg); got != want {
+			t.Errorf("%q: %s, want %s", arg, got, want)
+		}
+	}
+}
+
+// Each code that is ever raised is told whole, also by an error that says nothing but its code.
+func TestEveryCodeIsTold(t *testing.T) {
+	codes := trouble.Codes()
+	if len(codes) < 40 {
+		t.Fatalf("%d runbooks are found", len(codes))
+	}
+	for _, code := range codes {
+		n := Needs([]Need{{Code: code, What: "x"}})[0]
+		if n.Why == "" || n.Means == "" || len(n.Do) == 0 || n.Do[0].Note == "" && n.Do[0].Command == "" || n.See != "/explain/"+string(code) {
+			t.Errorf("%s: %+v", code, n)
+		}
+	}
+}
+
+func TestNeedsComeUrgentFirst(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	list := Needs([]Need{{What: "c", Since: at}, {What: "b", Urgent: true, Since: at}, {What: "d"}, {What: "a", Urgent: true, Since: at.Add(1)}})
+	got := ""
+	for _, n := range list {
+		got += n.What
+	}
+	if got != "abcd" {
+		t.Errorf("%s", got)
+	}
+}
+
+func TestPace(t *testing.T) {
+	var p Pace
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	total := 0.0
+	for range 300 {
+		total += 50
+		now = now.Add(time.Second)
+		p.Sample(now, total)
+	}
+	if got := p.PerSecond(); got != 50 {
+		t.Errorf("%v a second", got)
+	}
+	if hour := p.Hour(); len(hour) != 4 || hour[3] != 50 || !p.Moved().Equal(now) {
+		t.Errorf("%v, moved %s", hour, p.Moved())
+	}
+	if _, ok := p.UntilZero(); ok {
+		t.Error("what grows has an end")
+	}
+	moved := now
+	for range 120 {
+		now = now.Add(time.Second)
+		p.Sample(now, total)
+	}
+	if p.PerSecond() != 0 || !p.Moved().Equal(moved) {
+		t.Errorf("%v a second after a minute of nothing, moved %s", p.PerSecond(), p.Moved())
+	}
+	var falls Pace
+	for i := range 40 {
+		falls.Sample(now.Add(time.Duration(i)*time.Second), float64(1000-10*i))
+	}
+	if left, ok := falls.UntilZero(); !ok || left != 61*time.Second {
+		t.Errorf("%s, %v", left, ok)
+	}
+}
+
+func TestLine(t *testing.T) {
+	var l Line
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range 70 * 60 {
+		l.Sample(now.Add(time.Duration(i)*time.Second), float64(i%60))
+	}
+	if hour := l.Hour(); len(hour) != 60 || hour[59] != 59 {
+		t.Errorf("%v", hour)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	var e Events
+	log := e.Log(slog.New(slog.DiscardHandler)).With("source", "shop")
+	for i := range maxEvents + 5 {
+		log.Info(fmt.Sprint("event ", i), "table", "a")
+	}
+	log.Debug("not worth a line")
+	log.Warn("it ends", Err(&trouble.Error{Code: trouble.Gap, Op: "start"}))
+	list := e.Newest()
+	if len(list) != maxEvents || list[0].Text != "it ends, code gap, error start" || list[1].Text != fmt.Sprintf("event %d, table a", maxEvents+4) {
+		t.Errorf("%d: %+v", len(list), list[:2])
+	}
+}
+
+func TestFormatLeft(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		40 * time.Second: "40 s", 6 * time.Minute: "6 min", 3*time.Hour + 5*time.Minute: "about 3 h", 30 * time.Hour: "more than a day",
+	} {
+		if got := FormatLeft(d); got != want {
+			t.Errorf("%s: %s, want %s", d, got, want)
+		}
+	}
+}
