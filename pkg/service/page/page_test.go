@@ -1,0 +1,316 @@
+package page
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/service"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// hostile is what a name can hold. It has 63 bytes, as many as Postgres takes.
+const hostile = "\"><script>alert(1)</script>'; DROP\n\u202e{{.}}&amp;\x1b[31m\\u0000;---"
+
+// at is long ago, so that nothing on the page depends on the day.
+var at = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// full is a view in which every block has something, and every text is name.
+func full(name string) View {
+	v := View{
+		Program: "capture", Name: name, About: []string{name}, State: service.StateCatchingUp, Headline: name, Late: name,
+		Needs: []service.Need{
+			{
+				Code: "gap", Urgent: true, Subject: name, What: name, Why: name, Means: name, See: "/explain/gap",
+				Do: []service.Step{{Command: name, Note: name}, {Note: name}},
+			},
+		},
+		Tiles:    []Tile{{Name: name, Value: name, Lines: []string{name}, Bar: &Bar{1, 2, name}, State: service.StateStopped}},
+		Stages:   []service.StageState{{Name: name, Workers: 2, BusyShare: 0.7, WaitingOn: name, Since: time.Now().Add(-time.Hour)}},
+		Snapshot: &Snapshot{Title: name, Rows: []SnapshotRow{{Name: name, Bar: Bar{1, 4, name}, Notes: []string{name}}}},
+		Events:   []service.Event{{At: at, Text: name}},
+		Folds:    []Fold{{Title: name, Facts: [][2]string{{name, name}}}},
+		Build:    service.Build{Version: name, Revision: name},
+	}
+	for range 6 {
+		v.Needs = append(v.Needs, service.Need{Code: "wal-budget", What: name, Why: name, Means: name, See: "/explain/wal-budget"})
+	}
+	rows := []Row{}
+	for _, state := range []string{service.StateUpToDate, service.StateQuarantined, name} {
+		rows = append(rows, Row{Key: name + state, State: state, Groups: []string{name}, Cells: []Cell{
+			{Text: name}, {State: state, Text: name}, {Text: name, Order: 1}, {Line: &Spark{[]float32{1, 2}, func(float64) string { return name }}}, {Time: at},
+		}})
+	}
+	columns := []Column{{Key: "a", Title: name}, {Key: "b", Title: name}, {Key: "c", Title: name, Number: true}, {Key: "d", Title: name}, {Key: "e", Title: name}}
+	v.Tables = []Table{
+		{ID: "sources", Title: name, Columns: columns, Rows: rows},
+		{ID: "tables", Title: name, Columns: columns, Rows: rows, Main: true, Group: []string{"target"}, Empty: name},
+		{ID: "members", Title: name, Empty: name},
+	}
+	return v
+}
+
+func testHistory() *History {
+	h := NewHistory(Chart{"Behind", Seconds, []ChartLine{{"behind", false}, {"freshness", true}}}, Chart{"WAL kept", Bytes, []ChartLine{{"kept", false}}})
+	for i := range 60 {
+		value := float64(i)
+		if i == 30 {
+			value = math.NaN()
+		}
+		h.Sample(at.Add(time.Duration(i)*10*time.Second), value, 60, 1<<30)
+	}
+	return h
+}
+
+// serve runs a server with the page of a view.
+func serve(t *testing.T, view func() View, history *History) string {
+	t.Helper()
+	server := service.NewServer("capture", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func() any { return map[string]string{} })
+	Handle(server, Config{View: view, History: history, Log: slog.New(slog.DiscardHandler)})
+	if err := server.Listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(t.Context()) }()
+	t.Cleanup(func() {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return "http://" + server.Addr()
+}
+
+func get(t *testing.T, url string) (*http.Response, string) {
+	t.Helper()
+	resp, err := http.Get(url) //nolint:noctx // a test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(body)
+}
+
+// spans are what is told of the time since something, and boot and hashes: other ones each time.
+var spans = regexp.MustCompile(`\b\d+ d \d+ h\b|data-boot="\w+"|\.[0-9a-f]{12}\.|<time [^>]*data-clock>[^<]*</time>|1 h 0 min`)
+
+// The page without its script, as people and screen readers get it.
+func TestGolden(t *testing.T) {
+	_, got := get(t, serve(t, func() View { return full("name") }, testHistory())+"/")
+	got = spans.ReplaceAllString(got, "…")
+	const file = "testdata/page.golden.html"
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil || string(want) != got {
+		t.Errorf("the page is another one (%v); look at it, and run the test with -update:\n%s", err, got)
+	}
+}
+
+// Names come from databases, and nothing in them may become part of the page, or hide what stands beside it.
+func TestHostileNames(t *testing.T) {
+	if len(hostile) != 63 {
+		t.Fatalf("%d bytes", len(hostile))
+	}
+	url := serve(t, func() View { return full(hostile) }, testHistory())
+	for _, path := range []string{"/", "/?q=" + "%22%3E%3Cscript%3E&state=%22&sort=%3Cb%3E&group=target&window=%3C", "/?group=target&sort=a"} {
+		_, body := get(t, url+path)
+		for _, bad := range []string{"<script>", "\u202e", "\x1b", "{{"} {
+			if strings.Contains(strings.ReplaceAll(body, "{{.}}", ""), bad) {
+				t.Errorf("%s: %q stands in the page", path, bad)
+			}
+		}
+		if path == "/" && strings.Count(body, `\u202e`) < 40 {
+			t.Errorf("%s: the name is told %d times", path, strings.Count(body, `\u202e`))
+		}
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	url := serve(t, func() View { return full("a") }, testHistory())
+	resp, body := get(t, url+"/")
+	for name, want := range map[string]string{
+		"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin",
+		"Cache-Control": "no-store", "Content-Type": "text/html; charset=utf-8",
+	} {
+		if got := resp.Header.Get(name); got != want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if strings.Contains(body, " style=") || strings.Contains(body, "<style") || strings.Contains(body, " on") && regexp.MustCompile(` on\w+=`).MatchString(body) {
+		t.Error("the page holds what its policy forbids")
+	}
+	for _, path := range regexp.MustCompile(`/static/[^"]+`).FindAllString(body, -1) {
+		resp, _ := get(t, url+path)
+		if resp.StatusCode != http.StatusOK || !strings.Contains(resp.Header.Get("Cache-Control"), "immutable") {
+			t.Errorf("%s: %s, %s", path, resp.Status, resp.Header.Get("Cache-Control"))
+		}
+	}
+	if resp, body := get(t, url+"/explain/slot-lost"); !strings.HasPrefix(body, "# slot-lost\n") || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain") {
+		t.Errorf("%q", body)
+	}
+	for _, path := range []string{"/explain/none", "/static/none.js", "/none"} {
+		if resp, _ := get(t, url+path); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+}
+
+// A browser that asks for the status gets the page, a program the JSON.
+func TestStatusLeadsToThePage(t *testing.T) {
+	url := serve(t, func() View { return full("a") }, testHistory())
+	for accept, want := range map[string]string{"text/html,*/*": "text/html; charset=utf-8", "": "application/json"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/status", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Content-Type"); got != want {
+			t.Errorf("%q: %s", accept, got)
+		}
+	}
+}
+
+func TestStream(t *testing.T) {
+	url := serve(t, func() View { return full("a") }, testHistory())
+	resp, err := http.Get(url + "/stream?q=a") //nolint:noctx // a test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	seen := map[string]bool{}
+	in := bufio.NewScanner(resp.Body)
+	in.Buffer(nil, 1<<20)
+	for !(seen["boot"] && seen["main"] && seen["series"] && seen["now"]) && in.Scan() {
+		if event, ok := strings.CutPrefix(in.Text(), "event: "); ok {
+			seen[event] = true
+		}
+	}
+	if len(seen) != 4 {
+		t.Errorf("%v: %v", seen, in.Err())
+	}
+}
+
+func TestSeries(t *testing.T) {
+	_, body := get(t, serve(t, func() View { return full("a") }, testHistory())+"/series")
+	var got struct {
+		Times  []int64
+		Charts []chartColumns
+	}
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Times) != 60 || len(got.Charts) != 2 || got.Charts[0].Data[0][30] != nil || *got.Charts[0].Data[0][31] != 31 {
+		t.Errorf("%s", body)
+	}
+}
+
+// The memory is of a fixed size, and a gap stays one.
+func TestHistoryIsBounded(t *testing.T) {
+	h := NewHistory(Chart{"a", Count, []ChartLine{{"a", false}}})
+	for i := range 3 * 24 * 360 {
+		h.Sample(at.Add(time.Duration(i)*10*time.Second), float64(i))
+	}
+	h.Sample(at.Add(4*24*time.Hour), 1)
+	if _, times, _ := h.read(false); len(times) != hourPoints+1 {
+		t.Errorf("%d points of an hour", len(times))
+	}
+	if _, times, columns := h.read(true); len(times) != dayPoints+1 || !math.IsNaN(columns[0][dayPoints-1]) {
+		t.Errorf("%d points of a day, %v before the last", len(times), columns[0][dayPoints-1])
+	}
+}
+
+func TestTable(t *testing.T) {
+	table := Table{Main: true, Columns: []Column{{Key: "name"}, {Key: "rate", Number: true}}, Group: []string{"target"}}
+	for i := range 120 {
+		state := service.StateUpToDate
+		if i == 70 {
+			state = service.StateStopped
+		}
+		name := "shop/public.t" + string(rune('a'+i%26)) + string(rune('a'+i/26))
+		table.Rows = append(table.Rows, Row{Key: name, State: state, Groups: []string{"g" + string(rune('0'+i%3))}, Cells: []Cell{{Text: name}, {Text: "x", Order: float64(i)}}})
+	}
+	f := func(raw string, of, shown int, first string) shownTable {
+		t.Helper()
+		s := parseQuery(raw).apply(table)
+		if s.Of != of || len(s.Shown) != shown || shown > 0 && s.Shown[0].Key != first {
+			t.Errorf("%s: %d of %d, %+v", raw, len(s.Shown), s.Of, s.Shown[:min(len(s.Shown), 1)])
+		}
+		return s
+	}
+	s := f("", 120, pageRows, table.Rows[70].Key) // trouble first
+	if s.Next != "/?page=2" || s.Prev != "" {
+		t.Errorf("%q %q", s.Prev, s.Next)
+	}
+	f("page=3", 120, 20, table.Rows[100].Key)
+	f("page=99", 120, 20, table.Rows[100].Key)
+	f("page=-1", 120, pageRows, table.Rows[70].Key)
+	f("sort=rate&dir=desc", 120, pageRows, table.Rows[119].Key)
+	f("sort=rate", 120, pageRows, table.Rows[0].Key)
+	f("state=stopped", 1, 1, table.Rows[70].Key)
+	f("q=TAA", 1, 1, table.Rows[0].Key)
+	if s := f("q=public.tx", 4, 4, "shop/public.txa"); s.Near != "" {
+		t.Errorf("near %q", s.Near)
+	}
+	if s := f("q=publik.taa", 0, 0, ""); s.Near != "shop/public.taa" {
+		t.Errorf("near %q", s.Near)
+	}
+	g := parseQuery("group=target").apply(table)
+	if g.Shown[0].Heading != "g0" || g.Shown[0].Counts != "40 up to date" || g.Shown[41].Heading != "g1" || g.Shown[41].Worst != service.StateStopped {
+		t.Errorf("%+v", g.Shown[0])
+	}
+	parseQuery("q=" + strings.Repeat("x", 1000)).apply(table) // is taken for none
+}
+
+// What is vendored is what vendor.json says.
+func TestVendor(t *testing.T) {
+	var list []struct {
+		Name, Version, Licence, Source string
+		Files                          []struct{ To, SHA256 string }
+	}
+	text, err := os.ReadFile("vendor.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &list); err != nil || len(list) == 0 {
+		t.Fatalf("%d entries: %v", len(list), err)
+	}
+	for _, p := range list {
+		if p.Name == "" || p.Version == "" || p.Licence == "" || p.Source == "" {
+			t.Errorf("%+v", p)
+		}
+		for _, f := range p.Files {
+			data, err := os.ReadFile(f.To)
+			if err != nil {
+				t.Error(err)
+			}
+			if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != f.SHA256 {
+				t.Errorf("%s is not what vendor.json says: make vendor", f.To)
+			}
+		}
+	}
+}
