@@ -11,7 +11,7 @@ import (
 // runbooks are the files of docs/runbooks one after the other, as `make docs` puts them together: a service has them with
 // it where there is no internet.
 //
-//go:embed runbooks.md
+//go:embed runbooks.txt
 var runbooks string
 
 // Runbook is what is written about a code.

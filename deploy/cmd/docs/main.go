@@ -41,7 +41,7 @@ func pages() map[string]string {
 }
 
 // runbooksFile is where the services have the runbooks from: what is embedded must lie beside the code.
-const runbooksFile = "pkg/trouble/runbooks.md"
+const runbooksFile = "pkg/trouble/runbooks.txt"
 
 // runbooks gives all files of docs/runbooks as one.
 func runbooks(top string) (string, error) {
