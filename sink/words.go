@@ -66,14 +66,14 @@ func (st *Status) sentence() string {
 		}
 	}
 	size := fmt.Sprintf("%s, %s", plural(len(st.Sources), "source"), plural(len(st.Tables), "table"))
-	switch {
-	case st.State == StateUpToDate:
+	switch st.State {
+	case StateUpToDate:
 		complete := ""
 		if at, age, ok := st.complete(); ok {
 			complete = fmt.Sprintf("complete up to %s (%s ago). ", at.UTC().Format(time.TimeOnly+" UTC"), seconds(age))
 		}
 		return fmt.Sprintf("is healthy: %s%s.", complete, size)
-	case st.State == StateSilent:
+	case StateSilent:
 		return fmt.Sprintf("has all there is, but a capture is silent. %s.", size)
 	}
 	return fmt.Sprintf("is healthy: %s. %d of %s.", service.Look(st.State).Word, late, plural(len(st.Tables), "table"))

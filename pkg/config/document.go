@@ -99,7 +99,7 @@ func (d *document) section(n *yaml.Node, keys []*key, path string, inList bool) 
 }
 
 func unknownKey(name string, known []string) string {
-	if near := nearest(name, known); near != "" {
+	if near := Nearest(name, known); near != "" {
 		return fmt.Sprintf("unknown key; did you mean %q?", near)
 	}
 	return "unknown key; known here: " + strings.Join(known, ", ")

@@ -106,8 +106,8 @@ func sorted(faults []Fault) []Fault {
 	return faults
 }
 
-// nearest gives the known name at most two edits away from name, "" if there is none.
-func nearest(name string, known []string) string {
+// Nearest gives the known name at most two edits away from name, "" if there is none.
+func Nearest(name string, known []string) string {
 	best, bestDistance := "", 3
 	for _, k := range known {
 		if d := distance(strings.ToLower(name), k); d < bestDistance && d < len(k) {

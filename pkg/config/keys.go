@@ -230,7 +230,7 @@ func hasKeys(t reflect.Type) bool {
 func (k *key) check(text string) error {
 	if len(k.oneOf) > 0 && !slices.Contains(k.oneOf, text) {
 		known := k.choices()
-		if near := nearest(text, k.oneOf); near != "" {
+		if near := Nearest(text, k.oneOf); near != "" {
 			return fmt.Errorf("not one of %s; did you mean %q?", known, near)
 		}
 		return fmt.Errorf("not one of %s", known)

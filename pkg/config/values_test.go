@@ -149,7 +149,7 @@ func TestNearest(t *testing.T) {
 	for name, want := range map[string]string{
 		"brokres": "brokers", "Brokers": "brokers", "mod": "mode", "models": "mode", "x": "", "tot": "to", "zz": "", "sdi": "sid",
 	} {
-		if got := nearest(name, known); got != want {
+		if got := Nearest(name, known); got != want {
 			t.Errorf("%q: got %q, want %q", name, got, want)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
 )
 
@@ -233,39 +234,16 @@ func (s *shownTable) Sorted(c Column) string {
 	return "ascending"
 }
 
-// nearest gives the name that differs least from text, "" if none is near.
+// nearest gives the name that differs least from text, "" if none is near. A text without a source is compared with the
+// names behind it.
 func nearest(text string, rows []Row) string {
-	best, least := "", max(len(text)/3, 2)+1
+	known, full := make([]string, len(rows)), map[string]string{}
 	for i := range rows {
-		if d := distance(strings.ToLower(text), strings.ToLower(rows[i].Key), least); d < least {
-			best, least = rows[i].Key, d
+		name := strings.ToLower(rows[i].Key)
+		if !strings.Contains(text, "/") {
+			name = name[strings.LastIndexByte(name, '/')+1:]
 		}
+		known[i], full[name] = name, rows[i].Key
 	}
-	return best
-}
-
-// distance is how many bytes are to be put in, taken out or changed; most or more is told as most.
-func distance(a, b string, most int) int {
-	if text, ok := strings.CutPrefix(b, b[:strings.LastIndexByte(b, '/')+1]); ok && !strings.Contains(a, "/") {
-		b = text // a name without its source
-	}
-	if len(a)-len(b) >= most || len(b)-len(a) >= most {
-		return most
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return min(row[len(b)], most)
+	return full[config.Nearest(text, known)]
 }
