@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/mutant"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
@@ -174,7 +175,7 @@ func (r *Result) Resolve(reload int64) {
 	}
 	for i := range s.steps {
 		st := &s.steps[i]
-		if !st.made {
+		if !st.made || mutant.On(mutant.LastVersionOnly) && s.lives[st.slot].current != int32(i) {
 			continue
 		}
 		it := item{row: st.row}
@@ -204,7 +205,7 @@ func (f *Fold) version(i int32, reload int64) {
 		return
 	}
 	l.row = st.row
-	if st.op == change.Read && l.Open && f.same(st, l) {
+	if st.op == change.Read && l.Open && f.same(st, l) && !mutant.On(mutant.SnapshotRowAsVersion) {
 		l.Noted = true
 		return
 	}

@@ -12,5 +12,7 @@ const (
 	NoCompareAndSet        Defect = "no-compare-and-set"       // the checkpoint moves whoever owns it, and wherever it is
 	TruncateWithoutBarrier Defect = "truncate-without-barrier" // partition 0 executes a TRUNCATE wherever the others are
 	TablesApart            Defect = "tables-apart"             // with consistency: source each table becomes visible by itself
+	LastVersionOnly        Defect = "last-version-only"        // of several changes of a row in one batch, a history keeps the last
+	SnapshotRowAsVersion   Defect = "snapshot-row-as-version"  // a row of a snapshot is a version also where nothing has changed
 	TOASTAsNull            Defect = "toast-as-null"            // a value that was not sent is written as null
 )

@@ -93,7 +93,11 @@ registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
 `, sourceName, through(m.source, m.sourceNet), walBudget, cmp.Or(m.Linger, 50*time.Millisecond), brokers, strings.Join(overrides, ", "), m.Registry)
 	configs := map[string]string{"capture": capture}
-	for i, name := range []string{"sink", "whole"} {
+	for i, name := range []string{"sink", "whole", "kept"} {
+		rules := fmt.Sprintf(`{from: "public.*", to: "%s.{table}"}`, targets[i].schema)
+		if name == "kept" {
+			rules = m.keptRules()
+		}
 		configs[name] = fmt.Sprintf(`
 group: %s
 warehouse: {dsn: %q, connections: 3}
@@ -103,11 +107,11 @@ batch: {rows: 1000, bytes: 1MiB, memory: 4MiB}
 refresh: 500ms
 session: %s
 http: {listen: "127.0.0.1:0"}
-tables: [{from: "public.*", to: "%s.{table}"}]
+tables: [%s]
 sources: [{name: %s, consistency: %s}]
-`, targets[i].group, through(m.warehouse, m.warehouseNet), brokers, m.Registry, sinkSession, targets[i].schema, sourceName, []string{"table", "source"}[i])
+`, targets[i].group, through(m.warehouse, m.warehouseNet), brokers, m.Registry, sinkSession, rules, sourceName, []string{"table", "source", "table"}[i])
 	}
-	return m.prepare(configs, "capture-a", "capture-b", "sink-a", "sink-b", "sink-c", "whole-a", "whole-b")
+	return m.prepare(configs, "capture-a", "capture-b", "sink-a", "sink-b", "sink-c", "whole-a", "whole-b", "kept-a", "kept-b")
 }
 
 // prepare writes the configurations, and makes the services that are to have them, none of them running: capture-a has the

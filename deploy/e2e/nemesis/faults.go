@@ -48,7 +48,7 @@ func Kinds() (kinds []string) {
 
 func faults() []fault {
 	var all []fault
-	for _, s := range []struct{ name, kind string }{{"capture-a", "capture"}, {"sink-a", "sink"}, {"sink-b", "sink"}, {"whole-a", "whole sink"}} {
+	for _, s := range []struct{ name, kind string }{{"capture-a", "capture"}, {"sink-a", "sink"}, {"sink-b", "sink"}, {"whole-a", "whole sink"}, {"kept-a", "kept sink"}} {
 		name, kind := s.name, s.kind
 		one := func(f fault) {
 			f.targets = append(f.targets, name)
@@ -74,6 +74,8 @@ func faults() []fault {
 		fault{"capture is a zombie", 3, []string{"capture-a", "capture-b"}, func(b *blow) error { return b.zombie("capture-a", "capture-b", senderLimit) }},
 		fault{"whole sink is a zombie", 3, []string{"whole-a", "whole-b"}, func(b *blow) error { return b.zombie("whole-a", "whole-b", sinkSession) }},
 		fault{"second whole sink", 2, []string{"whole-b"}, func(b *blow) error { return b.guest("whole-b", 5*time.Second) }},
+		fault{"kept sink is a zombie", 2, []string{"kept-a", "kept-b"}, func(b *blow) error { return b.zombie("kept-a", "kept-b", sinkSession) }},
+		fault{"second kept sink", 2, []string{"kept-b"}, func(b *blow) error { return b.guest("kept-b", 5*time.Second) }},
 		fault{"second capture", 2, []string{"capture-b"}, func(b *blow) error { return b.guest("capture-b", 4*time.Second) }},
 		fault{"sink is a zombie", 3, []string{"sink-b"}, func(b *blow) error {
 			b.m.services["sink-b"].pause()

@@ -119,7 +119,7 @@ func (m *machine) run(ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, m.tearDown(ctx))
 	}()
-	for _, name := range []string{"capture-a", "sink-a", "sink-b", "whole-a"} {
+	for _, name := range []string{"capture-a", "sink-a", "sink-b", "whole-a", "kept-a"} {
 		m.services[name].start()
 	}
 	if err := m.checker.awaitSlot(ctx); err != nil {

@@ -206,6 +206,8 @@ func TestMutants(t *testing.T) {
 		{"no-compare-and-set", []string{"sink is a zombie", "third sink"}},
 		{"truncate-without-barrier", []string{"stop sink for a moment", "third sink", "slow warehouse"}},
 		{"tables-apart", []string{"stop whole sink for a moment", "kill whole sink"}},
+		{"last-version-only", []string{"stop kept sink for a moment"}},
+		{"snapshot-row-as-version", []string{"snapshot asked for"}},
 		{"toast-as-null", []string{"stop sink for a moment"}},
 	} {
 		t.Run(c.mutant, func(t *testing.T) {

@@ -24,6 +24,8 @@ type Report struct {
 	Read         int64                `json:"read"`         // of these: rows of snapshots
 	Rows         int64                `json:"rows"`         // compared between source and warehouse, in all rounds
 	Totals       int64                `json:"totals"`       // how often the money in all accounts was summed up
+	Versions     int64                `json:"versions"`     // of rows, in histories: each was looked for in the ledger
+	Logged       int64                `json:"logged"`       // changes in logs, likewise
 	Tables       int                  `json:"tables"`       // at the source, at the end
 	Healed       []float64            `json:"healed"`       // seconds from the end of the faults of a round to its fence
 	Recovery     map[string][]float64 `json:"recovery"`     // seconds by kind of kill, see kills
@@ -36,8 +38,8 @@ type Report struct {
 // String gives the report as people read it.
 func (r *Report) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d on %s, commit %s: %d transactions (and %d rolled back), %d changes checked in %d records (%d of snapshots), %d rows of %d tables compared, the money of all accounts summed up %d times\n",
-		r.Seed, r.Broker, r.Commit, r.Transactions, r.RolledBack, r.Changes, r.Records, r.Read, r.Rows, r.Tables, r.Totals)
+	fmt.Fprintf(&b, "seed %d on %s, commit %s: %d transactions (and %d rolled back), %d changes checked in %d records (%d of snapshots), %d rows of %d tables compared, the money of all accounts summed up %d times, %d versions in histories and %d changes in logs\n",
+		r.Seed, r.Broker, r.Commit, r.Transactions, r.RolledBack, r.Changes, r.Records, r.Read, r.Rows, r.Tables, r.Totals, r.Versions, r.Logged)
 	fmt.Fprintf(&b, "faults in %.1f minutes: %s\n", r.Minutes, counts(r.Faults))
 	if len(r.Exits) > 0 {
 		fmt.Fprintf(&b, "services that ended by themselves, and were started again: %s\n", counts(r.Exits))
@@ -101,6 +103,8 @@ func Sum(lines io.Reader, out io.Writer) error {
 		all.Read += r.Read
 		all.Rows += r.Rows
 		all.Totals += r.Totals
+		all.Versions += r.Versions
+		all.Logged += r.Logged
 		all.WALKept = max(all.WALKept, r.WALKept)
 		all.Healed = append(all.Healed, r.Healed...)
 		differences += len(r.Findings)
@@ -120,6 +124,7 @@ func Sum(lines io.Reader, out io.Writer) error {
 		thousands(all.Transactions), thousands(all.Changes))
 	fmt.Fprintf(out, "| records read back from the topics, of these rows of snapshots | %s, %s |\n| rows compared | %s |\n",
 		thousands(all.Records), thousands(all.Read), thousands(all.Rows))
+	fmt.Fprintf(out, "| versions in histories, changes in logs: held against the ledger | %s, %s |\n", thousands(all.Versions), thousands(all.Logged))
 	fmt.Fprintf(out, "| reads of the total of all accounts, with `consistency: source` | %s |\n", thousands(all.Totals))
 	fmt.Fprintf(out, "| most WAL kept at the source | %d MiB |\n", all.WALKept>>20)
 	if len(all.Healed) > 0 {

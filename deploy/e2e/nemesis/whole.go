@@ -12,8 +12,10 @@ import (
 // target is one group of sinks, and the schema that it writes everything to.
 type target struct{ group, schema string }
 
-// targets are a group that writes each table by itself, and one with consistency: source.
-var targets = []target{{group: "nemesis", schema: "dwh"}, {group: "nemesis-whole", schema: "whole"}}
+// targets are a group that writes each table by itself, one with consistency: source, and one that keeps histories and logs.
+var targets = []target{{group: "nemesis", schema: "dwh"}, {group: "nemesis-whole", schema: "whole"}, {group: "nemesis-kept", schema: keptSchema}}
+
+const keptSchema = "kept"
 
 // The accounts are rows of two tables, and money goes to and fro between them: whatever state of the source somebody sees,
 // it is the same money.
