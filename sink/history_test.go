@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
@@ -97,4 +98,29 @@ func TestHistoryParked(t *testing.T) {
 	w.retry(o, "public.l")
 	w.rows(fmt.Sprintf(versions, "public.t"), "1|a|A|1|2|f", "1|bad|A|2|3|f", "1|a3|A|3|∅|f", "2|b|B|1|2|f", "2|b2|B|2|3|t")
 	w.rows(fmt.Sprintf(changes, "public.l"), "c|1|a|A|∅|∅", "c|2|b|B|∅|∅", "u|1|bad|∅|∅|{big}", "u|2|b2|∅|∅|{big}", "u|1|a3|∅|∅|{big}", "t|∅|∅|∅|∅|∅")
+}
+
+// TestModesFilter: a row that leaves the filter ends, and one that enters it begins; of what was never in it nothing is known.
+func TestModesFilter(t *testing.T) {
+	const filter = `note != "out"`
+	w := newWorld(t, rule.Table{From: "public.t", To: "public.t", Mode: "history", Filter: filter}, rule.Table{From: "public.l", To: "public.l", Mode: "log", Filter: filter})
+	shop := w.source("shop")
+	r, l := relation("t", "id integer key", "note text", "big text"), relation("l", "id integer key", "note text", "big text")
+	for second, e := range []func(*schema.Relation) []event{
+		func(r *schema.Relation) []event { return []event{ins(r, 1, "in", "A"), ins(r, 2, "out", "B")} },
+		func(r *schema.Relation) []event { return []event{upd(r, 1, "out", "A"), upd(r, 2, "in", "B")} },
+		func(r *schema.Relation) []event { return []event{upd(r, 1, "in", "A2"), del(r, 2)} },
+		func(r *schema.Relation) []event {
+			return append(move(r, []any{1}, 3, "out", "A2"), snap(r, 4, "out", "D"))
+		},
+	} {
+		shop.second(second + 1)
+		shop.tx(append(e(r), e(l)...)...)
+		if second == 0 {
+			w.start(w.cfg)
+		}
+		w.complete(shop)
+	}
+	w.rows(fmt.Sprintf(versions, "public.t"), "1|in|A|1|2|t", "1|in|A2|3|4|t", "2|in|B|2|3|t")
+	w.rows(fmt.Sprintf(changes, "public.l"), "c|1|in|A|∅|∅", "d|1|∅|∅|∅|∅", "u|2|in|B|∅|∅", "u|1|in|A2|∅|∅", `d|2|∅|∅|{"id": "2"}|∅`, `d|1|∅|∅|{"id": "1"}|∅`)
 }
