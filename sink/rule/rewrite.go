@@ -212,9 +212,10 @@ func firstIssue(issues *cel.Issues, rel *schema.Relation) *fault {
 	} else if parts := noOverload.FindStringSubmatch(f.message); parts != nil {
 		f.message = mismatch(parts[1], strings.Trim(parts[2], "()"))
 	} else if strings.HasPrefix(f.message, "Syntax error: ") {
-		f.message = "not an expression: " + strings.TrimPrefix(f.message, "Syntax error: ")
+		message, _, _ := strings.Cut(strings.TrimPrefix(f.message, "Syntax error: "), " expecting ")
+		f.message = "not an expression: " + message
 		switch {
-		case strings.Contains(f.message, "'='"):
+		case strings.Contains(f.message, "'="):
 			f.message += "; write == to compare"
 		case strings.Contains(f.message, "AND") || strings.Contains(f.message, "'and'"):
 			f.message += "; write &&"
@@ -233,7 +234,8 @@ func firstIssue(issues *cel.Issues, rel *schema.Relation) *fault {
 func mismatch(function, args string) string {
 	name, isOperator := operators.FindReverse(function)
 	if function == operators.Conditional {
-		return fmt.Sprintf("the two sides of ? : have different types: %s", args)
+		_, sides, _ := strings.Cut(args, ", ")
+		return fmt.Sprintf("the two sides of ? : have different types: %s", strings.ReplaceAll(sides, ", ", " and "))
 	}
 	if !isOperator {
 		name = function
