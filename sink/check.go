@@ -272,6 +272,9 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 	for _, change := range in.Changes {
 		c.line("note", "target", "will run: "+change)
 	}
+	for _, warning := range plan.Warnings() {
+		c.line("warn", "rule", warning)
+	}
 	if in.Index != "" {
 		rows := ""
 		if in.Rows >= 0 {

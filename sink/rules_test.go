@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/tributary-cdc/tributary/schema"
@@ -97,4 +98,46 @@ func TestRuleErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "3")
+}
+
+// TestExplainAndTest: what is said of a rule before it runs.
+func TestExplainAndTest(t *testing.T) {
+	w := newWorld(t, rule.Table{
+		From: "public.orders", To: "sales.orders", Filter: "amount > 10", Columns: []rule.Column{{From: "mail", Mask: "hash"}, {From: "note", As: "remark"}},
+		Set: []rule.Computed{{Column: "n", Value: "id / 10", Key: true}},
+	})
+	w.cfg.Salt = "pepper"
+	shop := w.source("shop")
+	r := relation("orders", "id integer key", "amount numeric", "mail text", "note text")
+	shop.tx(ins(r, 1, "20", "a@b.c", "x"), ins(r, 2, "5", "a@b.c", "x"), ins(r, 3, "30", "a@b.c", "x"), upd(r, 3, "1", "a@b.c", keep), del(r, 1), ins(r, 4, nil, "a@b.c", "secret"))
+	o := w.operator()
+	has := func(text string, want ...string) {
+		t.Helper()
+		for _, line := range want {
+			if !strings.Contains(strings.Join(strings.Fields(text), " "), line) {
+				t.Errorf("%q is not in\n%s", line, text)
+			}
+		}
+	}
+	var out strings.Builder
+	if err := o.ExplainRule(t.Context(), "shop.public.orders", &out); err != nil {
+		t.Fatal(err)
+	}
+	has(out.String(),
+		"shop public.orders -> sales.orders tables[0], mode clone, filter amount > 10",
+		"id integer, key - - not chosen by columns", "mail text mail text mask: hash, salted", "note text remark text renamed", "- - n bigint set: id / 10, key",
+		"DELETE the row of (n) is deleted", "one that does not pass is deleted", "which may be null", `CREATE TABLE IF NOT EXISTS "sales"."orders"`, `INSERT INTO "sales"."orders"`)
+	out.Reset()
+	if err := o.TestRule(t.Context(), w.cfg, "shop.public.orders", 100, true, &out); err != nil {
+		t.Fatal(err)
+	}
+	has(out.String(), "6 records, offsets 0 to 5", "2 written", "2 left out by the filter", "2 removed", "1 errors", "1 target keys of more than one row",
+		"0/0 insert key (id) = (1) written", "0/3 update key (id) = (3) left out by the filter: deleted, if it was there", "error: at character 8: amount is null", "before id=1 amount=20 mail=*** note=x")
+	if strings.Contains(out.String(), "a@b.c") || strings.Contains(out.String(), "secret") {
+		t.Errorf("a value that is masked, or of a row that fails, is shown:\n%s", out.String())
+	}
+	if err := o.ExplainRule(t.Context(), "shop.public.other", &out); err == nil || !strings.Contains(err.Error(), "no rule matches") {
+		t.Errorf("got %v", err)
+	}
+	w.rows(`SELECT count(*) FROM pg_class WHERE relname = 'orders'`, "0")
 }

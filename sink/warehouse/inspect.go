@@ -55,7 +55,9 @@ type Inspection struct {
 	Changes []string // statements that the sink would run on the target
 	// Index is the statement that would create the index that is missing; "" if there is one, or the table has no key.
 	Index string
-	Rows  int64 // as the statistics have it, -1 if unknown
+	// Statements are those that write batches of changes; pg_temp.batch stands for the rows of a batch.
+	Statements []string
+	Rows       int64 // as the statistics have it, -1 if unknown
 }
 
 // Inspect does what Prepare would do for a plan, and rolls it back.
@@ -84,6 +86,7 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 		return in, s.broken("look at", targetName(plan), err)
 	}
 	in.Changes = s.changes
+	in.Statements = target.statements()
 	if len(plan.Key) > 0 && !target.unique {
 		var key []string
 		if target.sid != nil {
@@ -95,6 +98,17 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 		in.Index = fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);", target.name, strings.Join(key, ", "))
 	}
 	return in, nil
+}
+
+// statements gives the templates that this target has, for people.
+func (t *Target) statements() (out []string) {
+	tpl := &t.template
+	for _, sql := range []string{tpl.truncate, tpl.remove, tpl.move, tpl.update, tpl.upsert, tpl.clear, tpl.insert, tpl.takeOut} {
+		if sql != "" {
+			out = append(out, strings.ReplaceAll(sql, source, "pg_temp.batch"))
+		}
+	}
+	return out
 }
 
 // inspectShape is shape, as if the plan's version were the newest.

@@ -42,7 +42,7 @@ func command() *cobra.Command {
 		return nil
 	}
 	root.AddCommand(
-		statusCommand(load), pauseCommand(load), resumeCommand(load), parkedCommand(load), tenantCommand(load), retentionCommand(load),
+		statusCommand(load), pauseCommand(load), resumeCommand(load), parkedCommand(load), tenantCommand(load), retentionCommand(load), rulesCommand(load),
 		&cobra.Command{
 			Use: "run", Short: "Run the service until SIGTERM", Args: noArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink"
+)
+
+// picked is a table of a source, named by a topic or by both its parts.
+type picked struct{ source, table, topic string }
+
+func (p *picked) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.source, "source", "", "the source's name")
+	cmd.Flags().StringVar(&p.table, "table", "", "its table, as schema.table")
+	cmd.Flags().StringVar(&p.topic, "topic", "", "instead of both: the table's topic")
+}
+
+func (p *picked) name() (string, error) {
+	if p.topic != "" {
+		if p.source != "" || p.table != "" {
+			return "", service.Usage(errors.New("say --topic, or --source and --table"))
+		}
+		return p.topic, nil
+	}
+	schema, table, ok := strings.Cut(p.table, ".")
+	if p.source == "" || !ok {
+		return "", service.Usage(errors.New("say which table: --source NAME --table schema.table, or --topic NAME"))
+	}
+	topic, err := record.Topic(p.source, schema, table)
+	if err != nil {
+		return "", service.Usage(err)
+	}
+	return topic, nil
+}
+
+func rulesCommand(load loader) *cobra.Command {
+	cmd := &cobra.Command{Use: "rules", Short: "What rules do to tables; changes nothing", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	verb := func(use, short string, p *picked, do func(context.Context, *sink.Operator, sink.Config, string, *cobra.Command) error) *cobra.Command {
+		c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			topic, err := p.name()
+			if err != nil {
+				return err
+			}
+			cfg, err := load()
+			if err != nil {
+				return err
+			}
+			o, err := sink.NewOperator(cfg)
+			if err != nil {
+				return err
+			}
+			defer o.Close(context.WithoutCancel(cmd.Context()))
+			return do(cmd.Context(), o, cfg, topic, cmd)
+		}}
+		p.flags(c)
+		return c
+	}
+	explain := verb("explain", "Say what happens to a table, in words and as the SQL that is run", &picked{},
+		func(ctx context.Context, o *sink.Operator, _ sink.Config, topic string, cmd *cobra.Command) error {
+			return o.ExplainRule(ctx, topic, cmd.OutOrStdout())
+		})
+	var last int
+	var values bool
+	test := verb("test", "Try a rule on records that are in Kafka, and write nothing", &picked{},
+		func(ctx context.Context, o *sink.Operator, cfg sink.Config, topic string, cmd *cobra.Command) error {
+			if last < 1 || last > 100_000 {
+				return service.Usage(errors.New("--last is a number from 1 to 100000"))
+			}
+			return o.TestRule(ctx, cfg, topic, last, values, cmd.OutOrStdout())
+		})
+	test.Flags().IntVar(&last, "last", 100, "so many records of each partition")
+	test.Flags().BoolVar(&values, "values", false, "show rows before and after; masked columns stay masked")
+	cmd.AddCommand(explain, test)
+	return cmd
+}

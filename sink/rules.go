@@ -1,0 +1,330 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// tableVersion gives decoder and plan for the newest version of a table that the registry knows.
+func (o *Operator) tableVersion(ctx context.Context, topic string) (*versionPlan, error) {
+	route, ok := matchTopic(o.rules, topic)
+	if !ok {
+		return nil, &trouble.Error{
+			Code: trouble.Config, Op: "apply rules to", Subject: fmt.Sprintf("topic %q", topic), Cause: errors.New("no rule matches it, or one that says skip"),
+			Means: "the table is not written", Hint: "look at sources and at from of the rules: the first that matches counts",
+		}
+	}
+	id, err := o.registry.Latest(ctx, topic+"-value")
+	if err != nil {
+		return nil, schemaTrouble(&kgo.Record{Topic: topic}, 0, fmt.Errorf("subject %q of source %q: %w", topic+"-value", route.Source, err))
+	}
+	r := &kgo.Record{Topic: topic, Value: record.AppendFrame(nil, id)}
+	if keyID, err := o.registry.Latest(ctx, topic+"-key"); err == nil {
+		r.Key = record.AppendFrame(nil, keyID)
+	}
+	return o.versions.version(ctx, r)
+}
+
+// ExplainRule says what happens to a table of a source, step by step, in words and as the SQL that is run. It changes
+// nothing.
+func (o *Operator) ExplainRule(ctx context.Context, topic string, w io.Writer) error {
+	v, err := o.tableVersion(ctx, topic)
+	if err != nil {
+		return err
+	}
+	p := v.plan
+	in, err := o.session.Inspect(ctx, p)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "%s\n", ruleHead(p))
+	fmt.Fprint(w, "\nColumns\n")
+	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(table, "  SOURCE\tTYPE\tTARGET\tTYPE\tHOW")
+	for _, s := range p.Steps() {
+		cells := []string{s.From, s.FromType, s.To, s.ToType}
+		for i := range cells {
+			if cells[i] == "" {
+				cells[i] = "-"
+			}
+		}
+		fmt.Fprintf(table, "  %s\t%s\n", strings.Join(cells, "\t"), s.How)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if p.Filter() != "" {
+		fmt.Fprintf(w, "\nRows for which %s\n", p.Filter())
+	}
+	fmt.Fprint(w, "\nWhat happens to\n")
+	for _, m := range p.Meanings() {
+		fmt.Fprintf(w, "  %-11s %s\n", m[0], m[1])
+	}
+	for _, warning := range p.Warnings() {
+		fmt.Fprintf(w, "\nMind: %s\n", warning)
+	}
+	if len(in.Changes) > 0 {
+		fmt.Fprint(w, "\nFirst, on the target\n")
+		for _, sql := range in.Changes {
+			fmt.Fprintf(w, "  %s;\n", sql)
+		}
+	}
+	fmt.Fprint(w, "\nAs SQL, for a batch of rows; $1 is the sid where there is one\n")
+	for _, sql := range in.Statements {
+		fmt.Fprintf(w, "  %s;\n", sql)
+	}
+	if in.Index != "" {
+		fmt.Fprintf(w, "\nNo unique index on the key: each UPDATE and DELETE reads the whole table\n  %s\n", in.Index)
+	}
+	fmt.Fprintf(w, "\nTry it on real records, writing nothing: sink rules test --source %s --table %s.%s --last 100\n", p.Source, p.Schema, p.Route.Table)
+	return nil
+}
+
+func ruleHead(p *rule.Plan) string {
+	head := fmt.Sprintf("%s %s.%s -> %s        %s, mode %s", p.Source, p.Schema, p.Route.Table, p.Target, p.Where(), p.Mode)
+	if p.Filter() != "" {
+		head += ", filter " + p.Filter()
+	}
+	return head
+}
+
+// trial is what a rule did to records in TestRule.
+type trial struct {
+	seen, written, left, entered, removed, ignored, failed int
+	collisions                                             map[string]map[string]bool // target key: keys of the source
+	lines                                                  []string
+}
+
+// TestRule tries the rule of a topic on its last records, at most last of each partition, and says what became of them.
+// Values are printed only if values says so. It writes nothing.
+func (o *Operator) TestRule(ctx context.Context, cfg Config, topic string, last int, values bool, w io.Writer) error {
+	if _, ok := matchTopic(o.rules, topic); !ok {
+		_, err := o.tableVersion(ctx, topic)
+		return err
+	}
+	records, err := lastOf(ctx, cfg, topic, last)
+	if err != nil {
+		return err
+	}
+	if len(records) == 0 {
+		_, err := fmt.Fprintf(w, "topic %s has no records\n", topic)
+		return err
+	}
+	t := &trial{collisions: map[string]map[string]bool{}}
+	var plan *rule.Plan
+	for _, r := range records {
+		if plan, err = o.try(ctx, t, r, values); err != nil {
+			return err
+		}
+	}
+	collide := 0
+	for _, sources := range t.collisions {
+		if len(sources) > 1 {
+			collide++
+		}
+	}
+	first, end := records[0], records[len(records)-1]
+	fmt.Fprintf(w, "%s\n\n%d records, offsets %d to %d, committed %s to %s; nothing is written\n", ruleHead(plan), t.seen, first.Offset, end.Offset,
+		first.Timestamp.UTC().Format(time.TimeOnly), end.Timestamp.UTC().Format(time.TimeOnly))
+	for _, line := range []struct {
+		n    int
+		text string
+	}{
+		{t.written, "written"},
+		{t.left, "left out by the filter"},
+		{t.entered, "of the written come into the filter by an UPDATE"},
+		{t.removed, "removed: deletes, and rows that leave the filter"},
+		{t.ignored, "ignored (ignore)"},
+		{t.failed, "errors"},
+		{collide, "target keys of more than one row of the source"},
+	} {
+		fmt.Fprintf(w, "%5d %s\n", line.n, line.text)
+	}
+	fmt.Fprintln(w)
+	for _, line := range t.lines {
+		fmt.Fprintln(w, line)
+	}
+	return nil
+}
+
+// try maps one record.
+func (o *Operator) try(ctx context.Context, t *trial, r *kgo.Record, values bool) (*rule.Plan, error) {
+	v, err := o.versions.version(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	var ev change.Event
+	if _, err := v.decoder.Decode(r.Value, &ev, nil); err != nil {
+		return nil, invalid(r, err)
+	}
+	t.seen++
+	var c rule.Change
+	head := fmt.Sprintf("%d/%d  %-8s %s", r.Partition, r.Offset, ev.Op, strings.TrimPrefix(keyText(v, &ev), ", "))
+	what := ""
+	switch err := v.plan.Map(&ev, &c); {
+	case err != nil:
+		t.failed++
+		what = "error: " + err.Error()
+		if failed, ok := errors.AsType[*trouble.Error](err); ok {
+			what = "error: " + failed.Cause.Error()
+		}
+	case ev.Op == change.Truncate:
+		what = "all rows of the source"
+	case v.plan.Ignore&ignoredBy(ev.Op) != 0:
+		t.ignored++
+		what = "ignored"
+	case ev.Op == change.Delete:
+		t.removed++
+		what = "deleted by its key"
+	case !c.Is && ev.Op == change.Update:
+		t.removed++
+		t.left++
+		what = "left out by the filter: deleted, if it was there"
+	case !c.Is:
+		t.left++
+		what = "left out by the filter"
+	default:
+		t.written++
+		what = "written"
+		if c.Was == rule.Out {
+			t.entered++
+			what = "comes into the filter: inserted"
+		}
+		t.note(v.plan, &ev, &c)
+	}
+	if values && c.After != nil && c.Is {
+		what += fmt.Sprintf("\n      before  %s\n      after   %s", shownRow(ev.After, func(i int) string { return v.plan.Relation.Columns[i].Name }, v.plan.Masked),
+			shownRow(c.After, func(i int) string { return v.plan.Columns[i].Name }, func(int) bool { return false }))
+	}
+	t.lines = append(t.lines, head+"  "+what)
+	return v.plan, nil
+}
+
+// note counts under which key of the target a row comes.
+func (t *trial) note(p *rule.Plan, ev *change.Event, c *rule.Change) {
+	if len(p.Key) == 0 {
+		return
+	}
+	var to, from []byte
+	for _, k := range p.Key {
+		to = append(p.Column(k).Type.AppendCanonical(to, c.After[k].Text), 0)
+	}
+	for _, k := range p.Relation.Key {
+		from = append(p.Relation.Columns[k].Type.AppendCanonical(from, ev.After[k].Text), 0)
+	}
+	if t.collisions[string(to)] == nil {
+		t.collisions[string(to)] = map[string]bool{}
+	}
+	t.collisions[string(to)][string(from)] = true
+}
+
+func ignoredBy(op change.Op) rule.Ops {
+	switch op {
+	case change.Create, change.Read:
+		return rule.Inserts
+	case change.Update:
+		return rule.Updates
+	case change.Delete:
+		return rule.Deletes
+	}
+	return rule.Truncates
+}
+
+func shownRow(row change.Tuple, name func(int) string, hidden func(int) bool) string {
+	var out []string
+	for i, v := range row {
+		text := "null"
+		switch {
+		case v.State == change.Unchanged:
+			text = "(not sent)"
+		case v.State == change.Present && hidden(i):
+			text = "***"
+		case v.State == change.Present:
+			text = printable(string(v.Text))
+			if runes := []rune(text); len(runes) > 40 {
+				text = string(runes[:40]) + "…"
+			}
+		}
+		out = append(out, name(i)+"="+text)
+	}
+	return strings.Join(out, "  ")
+}
+
+// lastOf reads the last records with a value of each partition of a topic, in the order of their partitions and offsets.
+func lastOf(ctx context.Context, cfg Config, topic string, n int) ([]*kgo.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	opts, err := cfg.Kafka.Options(slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	client, err := kgo.NewClient(append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())...)
+	if err != nil {
+		return nil, kafka.Trouble("connect to", "Kafka", err)
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	starts, err := admin.ListStartOffsets(ctx, topic)
+	var ends kadm.ListedOffsets
+	if err == nil {
+		ends, err = admin.ListCommittedOffsets(ctx, topic)
+	}
+	if err == nil {
+		err = errors.Join(starts.Error(), ends.Error())
+	}
+	if err != nil {
+		return nil, kafka.Trouble("list offsets of", fmt.Sprintf("topic %q", topic), err)
+	}
+	from, left := map[int32]kgo.Offset{}, map[int32]int64{}
+	ends.Each(func(end kadm.ListedOffset) {
+		start, _ := starts.Lookup(topic, end.Partition)
+		if end.Offset > start.Offset {
+			// Commit markers take offsets, too: about as many as transactions.
+			from[end.Partition] = kgo.NewOffset().At(max(start.Offset, end.Offset-2*int64(n)-tail))
+			left[end.Partition] = end.Offset
+		}
+	})
+	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{topic: from})
+	byPartition := map[int32][]*kgo.Record{}
+	for len(left) > 0 {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return nil, kafka.Trouble("read the last records of", fmt.Sprintf("topic %q", topic), ctx.Err())
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			if _, _, err := record.ParseFrame(r.Value); err == nil && !r.Attrs.IsControl() {
+				byPartition[r.Partition] = append(byPartition[r.Partition], r)
+			}
+			if r.Offset+1 >= left[r.Partition] {
+				delete(left, r.Partition)
+			}
+		})
+	}
+	var out []*kgo.Record
+	for _, records := range byPartition {
+		out = append(out, records[max(0, len(records)-n):]...)
+	}
+	slices.SortFunc(out, func(a, b *kgo.Record) int {
+		if a.Partition != b.Partition {
+			return int(a.Partition - b.Partition)
+		}
+		return int(a.Offset - b.Offset)
+	})
+	return out, nil
+}
