@@ -27,6 +27,7 @@ type checker struct {
 	w                  io.Writer
 	oks, warns, failed int
 	codes              []trouble.Code
+	said               map[string]bool
 }
 
 func (c *checker) section(name, detail string) {
@@ -49,6 +50,17 @@ func (c *checker) line(word, what, text string, hints ...string) {
 				fmt.Fprintf(c.w, "  %-5s %-14s -> %s\n", "", "", line)
 			}
 		}
+	}
+}
+
+// once is line, for what many sources have in common.
+func (c *checker) once(word, what, text string, hints ...string) {
+	if c.said == nil {
+		c.said = map[string]bool{}
+	}
+	if !c.said[text] {
+		c.said[text] = true
+		c.line(word, what, text, hints...)
 	}
 }
 
@@ -193,7 +205,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	matched := make([][]string, s.rules.Len())
 	var unmatched []string
 	progress := 0
-	targets := map[string][]string{} // target and sid: topics
+	routes := map[string]*rule.Route{} // by topic
 	for _, name := range topics.Names() {
 		if topics[name].IsInternal || topics[name].Err != nil {
 			continue
@@ -216,11 +228,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 			continue
 		}
 		matched[r.Rule] = append(matched[r.Rule], name)
-		to := r.Target.String()
-		if r.SIDColumn != "" {
-			to += fmt.Sprintf(" with %s = %q", r.SIDColumn, r.SID)
-		}
-		targets[to] = append(targets[to], name)
+		routes[name] = r
 	}
 	tables := 0
 	for _, names := range matched {
@@ -230,16 +238,14 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	if tables == 0 && topics != nil {
 		c.line("warn", "topics", "no topic matches the rules", "start capture, or look at from and sources")
 	}
-	for to, names := range targets {
-		if len(names) > 1 {
-			c.codes = append(c.codes, trouble.RuleConflict)
-			c.line("FAIL", "sid", fmt.Sprintf("%s write %s", strings.Join(names, " and "), to), "add sid: <column> to the rule, or {source} to its to")
-		}
-	}
 	plans := s.plans(ctx, c, matched)
+	c.checkSharing(shareTargets(routes), plans)
 	for i, names := range matched {
 		if len(names) == 0 {
-			c.line("note", fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: no topic", s.rules.From(i)))
+			if topics != nil && !s.rules.Skips(i) {
+				c.codes = append(c.codes, trouble.NoTopics)
+				c.line("warn", fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: no topic", s.rules.From(i)), "see docs/runbooks/no-topics.md")
+			}
 			continue
 		}
 		c.line("ok", fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: %s", s.rules.From(i), count(len(names), "table")))
@@ -270,7 +276,7 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 		return
 	}
 	for _, change := range in.Changes {
-		c.line("note", "target", "will run: "+change)
+		c.once("note", "target", "will run: "+change)
 	}
 	for _, warning := range plan.Warnings() {
 		c.line("warn", "rule", warning)
@@ -280,7 +286,13 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 		if in.Rows >= 0 {
 			rows = fmt.Sprintf(" (about %s rows)", service.FormatCount(in.Rows))
 		}
-		c.line("warn", "index", fmt.Sprintf("%s has no unique index on its key: each UPDATE and DELETE reads the whole table%s", plan.Target, rows), in.Index)
+		c.codes = append(c.codes, trouble.MissingIndex)
+		c.once("warn", "index", fmt.Sprintf("%s has no index on its key: each batch with an UPDATE or DELETE reads the whole table%s", plan.Target, rows), in.Index, "see docs/runbooks/missing-index.md")
+	}
+	if in.ByIndex != "" {
+		_, by := plan.Keep()
+		c.codes = append(c.codes, trouble.MissingIndex)
+		c.once("warn", "index", fmt.Sprintf("%s has no index on %q, by which old rows are found: each look for them reads the whole table", plan.Target, by), in.ByIndex, "see docs/runbooks/missing-index.md")
 	}
 }
 

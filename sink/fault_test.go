@@ -650,6 +650,20 @@ func TestCheck(t *testing.T) {
 	want(0, `CREATE UNIQUE INDEX CONCURRENTLY ON "public"."bad" ("id");`)
 	two.tx(ins(relation("t", "id integer key", "note text"), 1, "x"))
 	want(1, "FAIL  sid            shop.public.t and two.public.t write sales.t")
+	tables := w.cfg.Tables
+	w.cfg.Tables = []rule.Table{{Source: "shop", From: "public.t", To: "sales.t", SID: "tenant", Create: true}, {From: "public.t", To: "sales.t", Create: true}, {From: "public.nothing", To: "sales.n"}}
+	want(1, "FAIL  sid            sales.t is written with a sid by one rule and without by another", "warn  tables[2]      public.nothing: no topic", "docs/runbooks/no-topics.md")
+	// Twenty tenants, of which two differ, and an index that retention wants.
+	for i := range 3 {
+		w.source(fmt.Sprintf("tenant_%d", i)).tx(ins(relation("orders", "id integer key", "note text", "channel text"), 1, "x", "y"))
+	}
+	w.source("tenant_old").tx(ins(relation("orders", "id integer key", "note integer"), 1, 1))
+	w.source("tenant_new").tx(ins(relation("orders", "id integer key", "note text", "channel text", "extra date"), 1, "x", "y", nil))
+	w.cfg.Tables = []rule.Table{{From: "public.orders", To: "sales.orders", SID: "tenant", Create: true, Keep: "90 days", By: "extra"}}
+	want(0, "ok    sid            sales.orders is written by 5 sources, each with a sid of its own", "warn  drift          sales.orders: 2 of 5 sources differ",
+		"-> tenant_new has extra besides\n", "-> tenant_old lacks channel; has note integer instead of text\n",
+		`CREATE INDEX CONCURRENTLY ON "sales"."orders" ("extra");`, "docs/runbooks/missing-index.md")
+	w.cfg.Tables = tables
 	w.cfg.Registry.URL = "http://127.0.0.1:1"
 	want(5, "reach http://127.0.0.1:1")
 	w.cfg.Warehouse.DSN = "postgres://nobody:secret@127.0.0.1:1/x"

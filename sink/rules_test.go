@@ -19,8 +19,10 @@ func TestRules(t *testing.T) {
 				From: "public.orders", To: "sales.orders", SID: "tenant", Filter: "amount > 10",
 				Columns: []rule.Column{{From: "id", Cast: "bigint"}, {From: "amount"}, {From: "card", Mask: "keep_last_4"}, {From: "mail", Mask: "hash"}, {From: "at", As: "day", Cast: "date"}, {From: "doc", Mask: "null"}},
 				Set: []rule.Computed{
-					{Column: "region", Value: "'eu'"}, {Column: "gross", Value: "amount * 1.19", Type: "numeric(10,2)"},
-					{Column: "country", Value: "doc == null ? null : string(doc.country)"}, {Column: "tags", Value: "[]"},
+					{Column: "region", Value: "'eu'"},
+					{Column: "gross", Value: "amount * 1.19", Type: "numeric(10,2)"},
+					{Column: "country", Value: "doc == null ? null : string(doc.country)"},
+					{Column: "tags", Value: "[]"},
 				},
 			}, rule.Table{From: "public.*", Filter: "a > 0"})
 			w.cfg.Tables[0].Set[3].Value = "[string(id), 'x y']"

@@ -15,10 +15,26 @@ import (
 var wide = func() *schema.Relation {
 	rel := &schema.Relation{OID: 1, Schema: "public", Name: "t", Identity: schema.IdentityDefault, Key: []int{0}}
 	for _, column := range []struct{ name, typ string }{
-		{"id", "bigint"}, {"name", "text"}, {"amount", "numeric(10,2)"}, {"ratio", "double precision"}, {"active", "boolean"},
-		{"at", "timestamptz"}, {"plain", "timestamp"}, {"day", "date"}, {"clock", "time"}, {"tags", "text[]"}, {"nums", "int[]"},
-		{"doc", "jsonb"}, {"raw", "bytea"}, {"uid", "uuid"}, {"small", "smallint"}, {"order id", "int"}, {"type", "text"}, {"span", "interval"},
-		{"note", "text"}, {"prices", "numeric[]"},
+		{"id", "bigint"},
+		{"name", "text"},
+		{"amount", "numeric(10,2)"},
+		{"ratio", "double precision"},
+		{"active", "boolean"},
+		{"at", "timestamptz"},
+		{"plain", "timestamp"},
+		{"day", "date"},
+		{"clock", "time"},
+		{"tags", "text[]"},
+		{"nums", "int[]"},
+		{"doc", "jsonb"},
+		{"raw", "bytea"},
+		{"uid", "uuid"},
+		{"small", "smallint"},
+		{"order id", "int"},
+		{"type", "text"},
+		{"span", "interval"},
+		{"note", "text"},
+		{"prices", "numeric[]"},
 	} {
 		rel.Columns = append(rel.Columns, schema.Column{Name: column.name, AttNum: int16(len(rel.Columns) + 1), Type: mustType(column.typ)})
 	}

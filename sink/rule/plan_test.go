@@ -35,8 +35,11 @@ func TestColumnsOfAPlan(t *testing.T) {
 	}}
 	p, err := planOf(t, rel, Table{
 		Columns: []Column{
-			{From: "id", Cast: "text"}, {From: "mail", As: "email", Mask: "hash"}, {From: "mail", As: "gone", Mask: "null"},
-			{From: "card", Mask: "keep_last_4"}, {From: "at", As: "day", Cast: "date"},
+			{From: "id", Cast: "text"},
+			{From: "mail", As: "email", Mask: "hash"},
+			{From: "mail", As: "gone", Mask: "null"},
+			{From: "card", Mask: "keep_last_4"},
+			{From: "at", As: "day", Cast: "date"},
 		},
 		Set: []Computed{{Column: "region", Value: "'eu'"}, {Column: "n", Value: "id * 2", Type: "numeric(12,2)"}, {Column: "again", Value: "mail"}},
 	})

@@ -409,5 +409,8 @@ func (s *Set) Skipped(source, schema, table string) bool {
 // Len gives the number of rules.
 func (s *Set) Len() int { return len(s.rules) }
 
+// Skips says whether a rule leaves out what it matches.
+func (s *Set) Skips(rule int) bool { return s.rules[rule].Skip }
+
 // From gives the "from" of a rule, for people.
 func (s *Set) From(rule int) string { return s.rules[rule].From }

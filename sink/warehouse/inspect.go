@@ -55,6 +55,8 @@ type Inspection struct {
 	Changes []string // statements that the sink would run on the target
 	// Index is the statement that would create the index that is missing; "" if there is one, or the table has no key.
 	Index string
+	// ByIndex is that of the index by which retention would find old rows; "" if there is one, or nothing is removed.
+	ByIndex string
 	// Statements are those that write batches of changes; pg_temp.batch stands for the rows of a batch.
 	Statements []string
 	Rows       int64 // as the statistics have it, -1 if unknown
@@ -87,7 +89,21 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 	}
 	in.Changes = s.changes
 	in.Statements = target.statements()
-	if len(plan.Key) > 0 && !target.unique {
+	if age, by := plan.Keep(); age != "" {
+		var found bool
+		if err := tx.QueryRow(ctx, `
+			SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+			         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+			         LEFT JOIN pg_attribute b ON b.attrelid = c.oid AND b.attnum = i.indkey[1]
+			        WHERE n.nspname = $1 AND c.relname = $2 AND i.indisvalid AND (a.attname = $3 OR a.attname = $4 AND b.attname = $3))`,
+			plan.Target.Schema, plan.Target.Table, by, plan.SIDColumn).Scan(&found); err != nil {
+			return in, s.broken("look at", targetName(plan), err)
+		}
+		if !found {
+			in.ByIndex = fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s);", target.name, postgres.Ident(by))
+		}
+	}
+	if len(plan.Key) > 0 && plan.Mode != rule.Log && !target.indexed {
 		var key []string
 		if target.sid != nil {
 			key = append(key, target.sid.name)
@@ -95,7 +111,11 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 		for _, k := range plan.Key {
 			key = append(key, target.columns[k].name)
 		}
-		in.Index = fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);", target.name, strings.Join(key, ", "))
+		kind := "UNIQUE INDEX"
+		if plan.Mode == rule.History {
+			kind = "INDEX" // a key has many versions
+		}
+		in.Index = fmt.Sprintf("CREATE %s CONCURRENTLY ON %s (%s);", kind, target.name, strings.Join(key, ", "))
 	}
 	return in, nil
 }
