@@ -225,6 +225,16 @@ func testModes(t *testing.T, n int, kinds []string, whole bool) {
 	w.complete(shop)
 	w.swept()
 	check(2)
+	// Another group makes the same of the same topics, though its batches end elsewhere.
+	rebuilt := w.cfg
+	rebuilt.Group, rebuilt.Tables = "rebuilt", slices.Clone(w.cfg.Tables)
+	for i := range rebuilt.Tables {
+		rebuilt.Tables[i].To = "again.{table}"
+	}
+	w.start(rebuilt)
+	for _, m := range modes {
+		w.rows(fmt.Sprintf(m.ask, "again."+m.name+"_created"), w.query(fmt.Sprintf(m.ask, "public."+m.name+"_created"))...)
+	}
 	for _, m := range modes {
 		if slices.Contains(kinds, "extra") {
 			w.rows(fmt.Sprintf(`SELECT DISTINCT mine FROM public.%s_extra`, m.name), "mine")
