@@ -113,7 +113,9 @@ func (c *Client) Register(ctx context.Context, subject, schema string) (int, err
 		if refused := c.open(ctx, subject); refused != nil {
 			return 0, fmt.Errorf("register schema of subject %q: %w (%w)", subject, err, refused)
 		}
-		id, err = c.register(ctx, subject, schema)
+		if id, err = c.register(ctx, subject, schema); errors.Is(err, ErrIncompatible) { // a global rule of Apicurio's
+			err = fmt.Errorf("%w (although the level of the subject is NONE now: the registry's own must be NONE as well)", err)
+		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("register schema of subject %q: %w", subject, err)
@@ -134,6 +136,7 @@ func (c *Client) open(ctx context.Context, subject string) error {
 	own := c.sr.Compatibility(ctx, subject)[0]
 	var answer *sr.ResponseError
 	switch {
+	case own.Err == nil && own.Level == sr.CompatNone: // Apicurio says so where the subject has no level and the default refuses
 	case own.Err == nil:
 		return fmt.Errorf("the subject has the level %s of its own", own.Level)
 	case !errors.As(own.Err, &answer) || answer.StatusCode != http.StatusNotFound:

@@ -250,11 +250,15 @@ func TestLevelOfSubjects(t *testing.T) {
 	const changed = `{"type":"record","name":"R","fields":[{"name":"b","type":"string"}]}`
 	for _, c := range []struct {
 		name, own  string // level of the subject
+		unset      string // what the registry says where the subject has no level; "" for 404
+		stubborn   bool   // the registry's level counts whatever the subject's is
 		forbidden  bool   // the registry lets nobody set levels
 		says       string // "" where it is registered
 		configured int    // requests that set a level
 	}{
 		{name: "none of its own", configured: 1},
+		{name: "said to be NONE", unset: "NONE", configured: 1}, // as Apicurio does
+		{name: "NONE is not enough", unset: "NONE", stubborn: true, says: "the registry's own must be NONE as well", configured: 1},
 		{name: "its own", own: "FULL", says: "the level FULL of its own"},
 		{name: "forbidden", forbidden: true, says: "set the subject's level to NONE", configured: 1},
 	} {
@@ -266,7 +270,7 @@ func TestLevelOfSubjects(t *testing.T) {
 					fmt.Fprint(w, body)
 				}
 				switch {
-				case r.Method == http.MethodPost && level == "NONE":
+				case r.Method == http.MethodPost && level == "NONE" && !c.stubborn:
 					answer(http.StatusOK, `{"id": 7}`)
 				case r.Method == http.MethodPost:
 					answer(http.StatusConflict, `{"error_code": 409, "message": "incompatible"}`)
@@ -277,6 +281,8 @@ func TestLevelOfSubjects(t *testing.T) {
 					configured++
 					level = "NONE"
 					answer(http.StatusOK, `{"compatibility": "NONE"}`)
+				case level == "" && c.unset != "":
+					answer(http.StatusOK, `{"compatibilityLevel": "`+c.unset+`"}`)
 				case level == "":
 					answer(http.StatusNotFound, `{"error_code": 40408, "message": "none configured"}`)
 				case strings.HasPrefix(r.URL.Path, "/config/s"):
