@@ -43,6 +43,20 @@ func TestHistoryViews(t *testing.T) {
 		WHERE i.indrelid = 'dwh.t'::regclass AND indisprimary ORDER BY a.attnum`, "tenant", "id", "kvsz_start")
 }
 
+// TestHistoryViewOfOneSource: the target's columns are renamed and widened, and the view with them.
+func TestHistoryViewOfOneSource(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", To: "dwh.t", Mode: "history", History: rule.HistoryColumns{Views: true}})
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "note text")
+	shop.tx(ins(r, 1, "a"))
+	w.start(w.cfg)
+	w.complete(shop)
+	shop.tx(ins(relation("t", "id bigint key", "remark text", "added integer"), 5_000_000_000, "b", 7))
+	w.complete(shop)
+	w.rows(`SELECT id, remark, added FROM dwh.t_current ORDER BY id`, "1|a|∅", "5000000000|b|7")
+	w.rows(`SELECT id, remark, added FROM dwh.t_as_of(now()) ORDER BY id`, "1|a|∅", "5000000000|b|7")
+}
+
 // TestCloneBecomesHistory: the rows that a clone has left are the first versions. The times may be without zone.
 func TestCloneBecomesHistory(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.t", To: "public.t"})
