@@ -102,3 +102,14 @@ func glob(pattern, name string) bool {
 	}
 	return name == ""
 }
+
+// Pattern gives the "from" that matches exactly one table.
+func Pattern(schema, table string) string {
+	quote := func(name string) string {
+		if strings.ContainsAny(name, `.*?"{}`) {
+			return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+		}
+		return name
+	}
+	return quote(schema) + "." + quote(table)
+}

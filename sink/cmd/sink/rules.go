@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -76,6 +77,37 @@ func rulesCommand(load loader) *cobra.Command {
 		})
 	test.Flags().IntVar(&last, "last", 100, "so many records of each partition")
 	test.Flags().BoolVar(&values, "values", false, "show rows before and after; masked columns stay masked")
-	cmd.AddCommand(explain, test)
+	cmd.AddCommand(explain, test, scaffoldCommand(load))
+	return cmd
+}
+
+func scaffoldCommand(load loader) *cobra.Command {
+	var source, registry string
+	var brokers []string
+	cmd := &cobra.Command{
+		Use: "scaffold", Short: "Write a first configuration from the topics that there are and what the registry says of them", Args: cobra.NoArgs,
+		Long:    "Prints a commented sink.yaml. Where to look, the flags say; or a configuration, if there is one.",
+		Example: "  sink rules scaffold --brokers localhost:9092 --registry http://localhost:8081 --source 'tenant_*' > sink.yaml",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg := sink.Default()
+			if len(brokers) == 0 || registry == "" {
+				loaded, err := load()
+				if err != nil {
+					return fmt.Errorf("%w\nor say where to look: --brokers HOST:PORT --registry URL", err)
+				}
+				cfg = loaded
+			}
+			if len(brokers) > 0 {
+				cfg.Kafka.Brokers = brokers
+			}
+			if registry != "" {
+				cfg.Registry.URL = registry
+			}
+			return sink.Scaffold(cmd.Context(), cfg, source, cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().StringVar(&source, "source", "*", "name of the source; * and ? stand for any characters")
+	cmd.Flags().StringSliceVar(&brokers, "brokers", nil, "addresses of some brokers")
+	cmd.Flags().StringVar(&registry, "registry", "", "address of the schema registry")
 	return cmd
 }
