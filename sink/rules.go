@@ -92,12 +92,12 @@ func (o *Operator) ExplainRule(ctx context.Context, topic string, w io.Writer) e
 	if in.Index != "" {
 		fmt.Fprintf(w, "\nNo unique index on the key: each UPDATE and DELETE reads the whole table\n  %s\n", in.Index)
 	}
-	fmt.Fprintf(w, "\nTry it on real records, writing nothing: sink rules test --source %s --table %s.%s --last 100\n", p.Source, p.Schema, p.Route.Table)
+	fmt.Fprintf(w, "\nTry it on real records, writing nothing: sink rules test --source %s --table %s.%s --last 100\n", p.Source, p.Schema, p.Table)
 	return nil
 }
 
 func ruleHead(p *rule.Plan) string {
-	head := fmt.Sprintf("%s %s.%s -> %s        %s, mode %s", p.Source, p.Schema, p.Route.Table, p.Target, p.Where(), p.Mode)
+	head := fmt.Sprintf("%s %s.%s -> %s        %s, mode %s", p.Source, p.Schema, p.Table, p.Target, p.Where(), p.Mode)
 	if p.Filter() != "" {
 		head += ", filter " + p.Filter()
 	}
@@ -176,7 +176,7 @@ func (o *Operator) try(ctx context.Context, t *trial, r *kgo.Record, values bool
 	t.seen++
 	var c rule.Change
 	head := fmt.Sprintf("%d/%d  %-8s %s", r.Partition, r.Offset, ev.Op, strings.TrimPrefix(keyText(v, &ev), ", "))
-	what := ""
+	var what string
 	switch err := v.plan.Map(&ev, &c); {
 	case err != nil:
 		t.failed++

@@ -206,7 +206,7 @@ var (
 // firstIssue says what is wrong with an expression in words that say what to write. rel is nil before it is known.
 func firstIssue(issues *cel.Issues, rel *schema.Relation) *fault {
 	first := issues.Errors()[0]
-	f := &fault{first.Location.Line(), first.Location.Column() + 1, strings.TrimSpace(first.Message)}
+	f := &fault{max(1, first.Location.Line()), max(1, first.Location.Column()+1), strings.TrimSpace(first.Message)}
 	if parts := undeclared.FindStringSubmatch(f.message); parts != nil && rel != nil {
 		f.message = fmt.Sprintf("there is no column or function %q; columns are %s", parts[1], names(rel))
 	} else if parts := noOverload.FindStringSubmatch(f.message); parts != nil {
