@@ -75,9 +75,9 @@ nemesis:
 nemesis-figures:
 	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestFigures$$' -figures $(CACHE)/nemesis.jsonl
 
-## nemesis-memory: peak memory of both services, with the warehouse away for MINUTES=2 and in a large transaction (Linux)
+## nemesis-memory: peak memory of both services, with the warehouse away for MINUTES=2 under RATE=20000 changes/s, and in a large transaction (Linux)
 nemesis-memory:
-	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestMemory$$' -v -timeout 2h -memory -minutes $(or $(MINUTES),0) -broker $(or $(BROKER),kafka)
+	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestMemory$$' -v -timeout 2h -memory -minutes $(or $(MINUTES),0) -rate $(or $(RATE),20000) -broker $(or $(BROKER),kafka)
 
 ## nemesis-mutants: that it finds defects which are built in on purpose
 nemesis-mutants:

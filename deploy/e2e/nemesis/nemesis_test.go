@@ -20,6 +20,7 @@ var (
 	faulty     = flag.String("faults", "", "the kinds of faults of TestLong, separated by commas; all if empty")
 	keepAll    = flag.Bool("keep", false, "keep the logs of a run that found nothing, too")
 	memory     = flag.Bool("memory", false, "run TestMemory, with the warehouse away for -minutes (2)")
+	rate       = flag.Int("rate", 20_000, "changes a second of TestMemory while the warehouse is away")
 	mutants    = flag.Bool("mutants", false, "run TestMutants")
 	pace       = flag.Duration("pace", 100*time.Millisecond, "how often each connection of TestLong's load begins a transaction")
 	recoveries = flag.Int("kills", 3, "how often TestLong measures the recovery from each kind of kill")
@@ -92,7 +93,7 @@ func TestMemory(t *testing.T) {
 	if _, err := peakMemory(os.Getpid()); err != nil {
 		t.Skip(err)
 	}
-	o := MemoryOptions{Outage: 2 * time.Minute, Rate: 20_000, Rows: 2_000_000}
+	o := MemoryOptions{Outage: 2 * time.Minute, Rate: *rate, Rows: 2_000_000}
 	if *minutes > 0 {
 		o.Outage = time.Duration(*minutes * float64(time.Minute))
 	}
