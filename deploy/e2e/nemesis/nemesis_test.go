@@ -170,9 +170,10 @@ func TestLong(t *testing.T) {
 	if *minutes <= 0 {
 		t.Skip("it is asked for by -minutes")
 	}
-	const round = 5 * time.Minute
+	lasts := time.Duration(*minutes * float64(time.Minute))
+	round := min(5*time.Minute, lasts)
 	o := Options{
-		Seed: *seed, Rounds: max(1, int(*minutes*float64(time.Minute)/float64(round))), Round: round,
+		Seed: *seed, Rounds: int(lasts / round), Round: round,
 		Rows: 6000, Large: 200_000, LargeEvery: 5 * time.Minute, Pace: *pace, Linger: 250 * time.Millisecond, Kills: *recoveries,
 		Patience: 5 * time.Minute, // several of them share a machine
 	}
