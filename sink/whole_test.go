@@ -142,6 +142,28 @@ func TestWholeSourceRenames(t *testing.T) {
 	w.rows(`SELECT new, count(*) FROM public.t GROUP BY 1 ORDER BY 1`, "second|20", "third|20")
 }
 
+// TestWholeSourceInManyPieces: a source transaction is cut into so many pieces that what is said of them is more than is read
+// ahead. Nothing can be done before the end of it, so it is read.
+func TestWholeSourceInManyPieces(t *testing.T) {
+	w := newWholeWorld(t)
+	w.cfg.Batch.Memory, w.cfg.Batch.Rows = 4<<20, 10
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	shop.table(r, 4)
+	w.start(w.cfg)
+	shop.tx(ins(r, 1))
+	w.complete(shop)
+	shop.padding = strings.Repeat("x", 16<<10)
+	for i := range uint64(30) {
+		shop.inside = 2*i + 1
+		shop.tx()
+	}
+	shop.inside, shop.padding = 0, ""
+	shop.tx(ins(r, 2))
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "2")
+}
+
 // TestWholeSourceStops: an error of one table holds all of the source, and it goes on as a whole.
 func TestWholeSourceStops(t *testing.T) {
 	w := newWholeWorld(t)

@@ -216,7 +216,9 @@ type source struct {
 	counts  map[string]int32
 	encoder map[*schema.Relation]*record.Encoder
 	tables  []record.TableProgress
-	quiet   bool // write no progress
+	quiet   bool   // write no progress
+	inside  uint64 // what progress says of a source transaction that is not whole yet
+	padding string
 	damage  bool // cut values off
 	last    *record.Progress
 	now     func() time.Time // of commits
@@ -434,7 +436,8 @@ func (s *source) progress(fences ...string) {
 	now := time.Now().UnixMicro()
 	p := &record.Progress{
 		Source: s.name, SystemID: "1", Timeline: 1, Era: s.era, Full: true, N: s.n, CommitLSN: record.LSN(s.lsn), EndLSN: record.LSN(s.lsn + 0x10),
-		CommitTime: now, WrittenAt: now, Vector: s.vector, Tables: s.tables, Fences: fences, Health: record.Health{State: "streaming", Instance: "test"},
+		CommitTime: now, WrittenAt: now, Vector: s.vector, Tables: s.tables, Fences: fences, Health: record.Health{State: "streaming", Instance: "test" + s.padding},
+		Inside: s.inside,
 	}
 	b, err := p.Encode()
 	if err != nil {

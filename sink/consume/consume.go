@@ -93,6 +93,7 @@ type Partition struct {
 	polled  int64     // offset behind the newest record in the queue
 	arrived time.Time // of the oldest record in the queue
 	least   int       // records needed before the partition is handed out
+	taken   int       // records that were handed out
 	end     int64     // last stable offset, as far as seen
 	oldest  time.Time // timestamp of the oldest record not applied
 	busy    bool
@@ -383,7 +384,7 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 			p.polled = r.Offset + 1
 		}
 		p.source.over = p.source.over || p.source.bytes > c.limit(p.source) && !c.cfg.Ahead(p.lane)
-		if (p.bytes > c.share(p) || p.source.over && !c.cfg.Ahead(p.lane)) && !p.paused {
+		if (p.bytes > c.share(p) || p.source.over && !c.cfg.Ahead(p.lane)) && !p.paused && !p.wantsMore() {
 			p.paused = true
 			pause[p.Topic] = append(pause[p.Topic], p.Number)
 		}

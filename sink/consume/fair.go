@@ -125,7 +125,8 @@ func (c *Consumer) cut(ready []*Partition, records int, bytes int64) []Batch {
 	for i, p := range ready {
 		take(i, records, bytes)
 		if n := taken[i]; n > 0 {
-			p.busy = true
+			n = max(n, p.least) // less than that was of no use before
+			p.busy, p.taken = true, n
 			out = append(out, Batch{p, p.queue[:n:n]})
 		}
 	}

@@ -84,6 +84,7 @@ func (c *Consumer) More(p *Partition, have, n int) []*kgo.Record {
 		return nil
 	}
 	end := min(have+n, len(p.queue))
+	p.taken = end
 	return p.queue[have:end:end]
 }
 
@@ -137,14 +138,14 @@ func (c *Consumer) Finish(p *Partition, d Done) {
 	c.hold(p, -bytes)
 	p.least = 0
 	if d.WantMore {
-		p.least = len(p.queue) + 1
+		p.least = p.taken - d.Records + 1 // more may have come meanwhile
 	}
 	if len(p.queue) > 0 {
 		p.oldest = p.queue[0].Timestamp
 	} else {
 		p.queue = nil
 	}
-	if p.paused && p.bytes < c.share(p)/2 && !p.source.over {
+	if p.paused && (p.bytes < c.share(p)/2 && !p.source.over || p.wantsMore()) {
 		p.paused = false
 		if p.stopped {
 			return
@@ -152,6 +153,10 @@ func (c *Consumer) Finish(p *Partition, d Done) {
 		c.client.ResumeFetchPartitions(map[string][]int32{p.Topic: {p.Number}})
 	}
 }
+
+// wantsMore says that what is there of a partition is of no use before more has come. It is fetched then, whatever share of the
+// memory the partition has, or it would be waited for for ever. c.mu is held.
+func (p *Partition) wantsMore() bool { return p.least > len(p.queue) }
 
 // Gone says whether the partition has been given up since it was taken: what is under way for it will be refused.
 func (c *Consumer) Gone(p *Partition) bool {
