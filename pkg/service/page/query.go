@@ -85,11 +85,11 @@ type shownRow struct {
 	Counts  string
 }
 
-// ID gives what tells the row from all others of the page.
-func (r *shownRow) ID() string {
+// RowID gives what tells a row from all others of the page.
+func (s *shownTable) RowID(r shownRow) string {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(r.Key + "\x00" + r.Heading))
-	return "r" + strconv.FormatUint(h.Sum64(), 36)
+	return s.ID + "-" + strconv.FormatUint(h.Sum64(), 36)
 }
 
 // sideRows is how many rows a table beside the main one shows before those that are well are folded away.

@@ -123,7 +123,7 @@ type toldCell struct {
 
 // Told puts the columns to the cells of a row.
 func (s *shownTable) Told(r shownRow) toldRow {
-	out := toldRow{ID: r.ID()}
+	out := toldRow{ID: s.RowID(r)}
 	for i, c := range r.Cells {
 		out.Cells = append(out.Cells, toldCell{c, s.Columns[i], i == 0})
 	}

@@ -45,6 +45,10 @@
   const number = v => v == null ? "–" : v >= 1e6 ? `${+(v / 1e6).toPrecision(3)} M` : v >= 1e4 ? `${+(v / 1e3).toPrecision(3)} k` : `${+v.toPrecision(3)}`;
   const bytes = v => { let u = 0; while (v >= 1024 && u < 5) { v /= 1024; u++; } return `${+v.toPrecision(3)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][u]}`; };
   const span = v => v < 0.1 && v > 0 ? `${+(v * 1000).toPrecision(2)} ms` : v < 120 ? `${+v.toPrecision(3)} s` : v < 7200 ? `${+(v / 60).toPrecision(3)} min` : `${+(v / 3600).toPrecision(3)} h`;
+  // Steps of the axes that are round in their unit.
+  const powers = [...Array(60).keys()].map(i => 2 ** i);
+  const times = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 604800];
+  const steps = {B: powers, s: times};
   const forms = {s: span, B: bytes, "/s": number, "": number};
   // A colour of light-dark() is resolved by asking an element that has it.
   function resolved(name) {
@@ -83,7 +87,7 @@
         scales: {y: {range: u => [0, top(u.data, c) * 1.1 || 1]}},
         axes: [
           {stroke: ink, grid: {show: false}, ticks: {show: false}, size: 20, font: "11px system-ui", values: (u, ticks) => ticks.map(hour), space: 50},
-          {stroke: ink, grid: {stroke: edge, width: 1}, ticks: {show: false}, size: 56, font: "11px system-ui", values: (u, ticks) => ticks.map(form), space: 28},
+          {stroke: ink, grid: {stroke: edge, width: 1}, ticks: {show: false}, size: 56, font: "11px system-ui", incrs: steps[c.kind], values: (u, ticks) => ticks.map(form), space: 28},
         ],
         series: [{}, ...c.lines.map((name, j) => ({label: name, stroke: strokes[j % 3], width: 1.5, points: {show: false}, dash: c.limit[j] ? [4, 3] : undefined, spanGaps: false}))],
         hooks: {setCursor: [u => {

@@ -1,0 +1,278 @@
+package page
+
+import (
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+)
+
+// tab is a page in a headless browser, with what it complained of.
+type tab struct {
+	context.Context
+	t  *testing.T
+	mu sync.Mutex
+	// complaints are errors of scripts, reports of the policy, and whatever else the console says; asked are addresses.
+	complaints, asked []string
+}
+
+// openTab starts Chromium; where there is none the test is skipped.
+func openTab(t *testing.T, url string) *tab {
+	t.Helper()
+	program := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			program = found
+			break
+		}
+	}
+	if program == "" {
+		t.Skip("there is no chromium on this machine: the page is not looked at in a browser")
+	}
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.WSURLReadTimeout(time.Minute))
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	b := &tab{Context: ctx, t: t}
+	if err := chromedp.Listen(ctx, b.hear); err != nil { // starts the browser
+		t.Fatal(err)
+	}
+	call(b, log.Enable, cdp.Empty{})
+	call(b, runtime.Enable, cdp.Empty{})
+	call(b, network.Enable, network.EnableParams{})
+	b.run(chromedp.Navigate(url))
+	return b
+}
+
+// hear notes what the browser tells.
+func (b *tab) hear(event any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch e := event.(type) {
+	case *log.EventEntryAdded:
+		b.complaints = append(b.complaints, fmt.Sprintf("%s: %s %s", e.Entry.Level, e.Entry.Text, e.Entry.URL))
+	case *runtime.EventConsoleAPICalled:
+		text := fmt.Sprint("console: ", e.Type)
+		for _, a := range e.Args {
+			text += fmt.Sprintf(" %s%s", a.Description, a.Value)
+		}
+		b.complaints = append(b.complaints, text)
+	case *runtime.EventExceptionThrown:
+		b.complaints = append(b.complaints, "exception: "+e.ExceptionDetails.Text)
+	case *page.EventJavascriptDialogOpening:
+		b.complaints = append(b.complaints, "dialog: "+e.Message)
+	case *network.EventRequestWillBeSent:
+		b.asked = append(b.asked, e.Request.URL)
+	}
+}
+
+func (b *tab) run(steps ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b, time.Minute)
+	defer cancel()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// call sends a command of the protocol.
+func call[P, R any](b *tab, command cdp.Command[P, R], params P) {
+	b.t.Helper()
+	b.run(func(ctx context.Context, t *chromedp.Target) (v chromedp.Void, err error) {
+		_, err = cdp.Call(ctx, t, command, params)
+		return v, err
+	})
+}
+
+// eval gives the value of an expression; a promise is waited for.
+func eval[T any](b *tab, expression string) T {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b, time.Minute)
+	defer cancel()
+	out, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, func(p *runtime.EvaluateParams) { p.AwaitPromise = &yes }))
+	if err != nil {
+		b.t.Fatalf("%s: %v", expression[:min(len(expression), 200)], err)
+	}
+	return out
+}
+
+var yes = true
+
+// await waits until an expression is true.
+func (b *tab) await(expression string) {
+	b.t.Helper()
+	for begun := time.Now(); !eval[bool](b, "!!("+expression+")"); {
+		if time.Since(begun) > time.Minute {
+			b.t.Fatalf("not so within a minute: %s", expression)
+		}
+		select {
+		case <-b.Done():
+			b.t.Fatal(b.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// quiet fails the test if the page complained, or asked another host for anything.
+func (b *tab) quiet(host string) {
+	b.t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.complaints {
+		b.t.Errorf("the browser says: %s", c)
+	}
+	for _, url := range b.asked {
+		if !strings.HasPrefix(url, host+"/") && !strings.HasPrefix(url, "data:") {
+			b.t.Errorf("the page asks for %s", url)
+		}
+	}
+}
+
+// What the reader does stays while the page is renewed under it.
+func TestBrowserKeepsWhatTheReaderDoes(t *testing.T) {
+	var n atomic.Int64
+	url := serve(t, func() View {
+		v := full("shop")
+		v.Headline = fmt.Sprintf("update %d", n.Add(1))
+		return v
+	}, testHistory())
+	b := openTab(t, url+"/")
+	b.await(`document.querySelectorAll(".plot .uplot").length === 2`) // charts are drawn
+	eval[bool](b, `document.querySelector("#events").open = true; document.querySelector("#tables tbody tr").mine = true; document.querySelector("#q").focus(); true`)
+	b.run(chromedp.KeyEvent("sho"))
+	first := n.Load()
+	b.await(fmt.Sprintf(`+document.querySelector("h1").textContent.match(/update (\d+)/)?.[1] > %d`, first+10))
+	for what, expression := range map[string]string{
+		"focus":            `document.activeElement.id === "q"`,
+		"what is typed":    `document.querySelector("#q").value === "sho"`,
+		"what is open":     `document.querySelector("#events").open`,
+		"the row itself":   `document.querySelector("#tables tbody tr").mine === true`,
+		"the charts":       `document.querySelectorAll(".plot .uplot").length === 2`,
+		"the copy buttons": `document.querySelectorAll(".copy[hidden]").length === 0`,
+		"the address":      `location.search === "?q=sho"`,
+		"the title":        `document.title === "‼ 1 · shop"`,
+	} {
+		if !eval[bool](b, expression) {
+			t.Errorf("ten updates took away: %s", what)
+		}
+	}
+	if said := eval[string](b, `document.querySelector("#said").textContent`); said != "" {
+		t.Errorf("it reads out %q though no state has changed", said)
+	}
+	b.quiet(url)
+}
+
+// Nothing that a name can hold runs, and the policy has nothing to report.
+func TestBrowserRunsNoName(t *testing.T) {
+	url := serve(t, func() View { return full(hostile) }, testHistory())
+	b := openTab(t, url+"/?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E")
+	b.await(`document.querySelector("#live").textContent.startsWith("live ")`)
+	b.run(chromedp.Navigate(url + "/"))
+	b.await(`document.querySelectorAll(".plot .uplot").length === 2`)
+	b.quiet(url)
+}
+
+// The page fits, and can be read, on a small screen as on a large one, in light and in dark.
+func TestBrowserFits(t *testing.T) {
+	axe := axeScript(t)
+	url := serve(t, func() View {
+		v := full("public.a_name_of_a_table_that_is_as_long_as_postgres_takes_63_bytes")
+		for i := range v.Tables {
+			for j := range v.Tables[i].Columns {
+				v.Tables[i].Columns[j].Title = "last change"
+			}
+			for j := range v.Tables[i].Rows {
+				r := &v.Tables[i].Rows[j] // the two tables share them
+				r.State, r.Cells[1].State, r.Cells[2].Text = service.StateQuarantined, service.StateQuarantined, "184,220,871"
+			}
+		}
+		return v
+	}, testHistory())
+	b := openTab(t, url+"/")
+	for _, scheme := range []string{"light", "dark"} {
+		for _, width := range []int64{320, 360, 768, 1280} {
+			call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+			call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 800, DeviceScaleFactor: 1})
+			b.run(chromedp.Navigate(url + "/"))
+			b.await(`document.querySelectorAll(".plot .uplot").length === 2`)
+			if got := eval[int64](b, `document.documentElement.scrollWidth`); got > width {
+				t.Errorf("%s, %d px: the page is %d px wide: %s", scheme, width, got, eval[string](b, `[...document.querySelectorAll("main *")]
+					.filter(e => e.getBoundingClientRect().right > innerWidth).slice(0, 5).map(e => e.tagName + "." + e.className).join(" ")`))
+			}
+			if width != 360 && width != 1280 {
+				continue
+			}
+			eval[bool](b, axe)
+			found := eval[[]string](b, `axe.run(document, {resultTypes: ["violations"]}).then(r => r.violations.filter(v => v.impact === "serious" || v.impact === "critical")
+				.map(v => v.id + ": " + v.nodes.map(n => n.html.slice(0, 120) + " " + n.failureSummary).join("\n  ")))`)
+			for _, f := range found {
+				t.Errorf("%s, %d px: %s", scheme, width, f)
+			}
+		}
+	}
+	b.quiet(url)
+}
+
+// A page whose service has gone says so, and one that has come back as another process is loaded anew.
+func TestBrowserSaysWhenNobodyAnswers(t *testing.T) {
+	url := serve(t, func() View { return full("shop") }, testHistory())
+	b := openTab(t, url+"/")
+	b.await(`document.querySelector("#live").textContent.startsWith("live ")`)
+	eval[bool](b, `dispatchEvent(new Event("pagehide")); true`) // ends the stream, as a broken connection would
+	b.await(`document.body.classList.contains("stale") && document.querySelector("#live").textContent.startsWith("no answer for ") && document.title.startsWith("? ")`)
+}
+
+// Keys lead where the list says.
+func TestBrowserKeys(t *testing.T) {
+	url := serve(t, func() View { return full("shop") }, testHistory())
+	b := openTab(t, url+"/")
+	b.await(`document.querySelector("#live").textContent.startsWith("live ")`)
+	b.run(chromedp.KeyEvent("n"))
+	b.await(`document.activeElement === document.querySelector(".need")`)
+	b.run(chromedp.KeyEvent("/"))
+	b.await(`document.activeElement.id === "q"`)
+	b.run(chromedp.KeyEvent("zzz"))
+	b.await(`document.querySelector("#main").textContent.includes("No row matches")`)
+	b.run(chromedp.KeyEvent("\x1b"))
+	b.await(`document.querySelector("#q").value === "" && document.querySelectorAll("#tables tbody tr").length > 0`)
+	eval[bool](b, `document.activeElement.blur(); true`)
+	b.run(chromedp.KeyEvent("?"))
+	b.await(`document.querySelector("#keys").open`)
+	b.quiet(url)
+}
+
+func axeScript(t *testing.T) string {
+	t.Helper()
+	file, err := os.Open("testdata/axe.min.js.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	z, err := gzip.NewReader(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text) + ";true"
+}
