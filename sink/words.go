@@ -151,7 +151,7 @@ func (st *Status) quarantined(t *TableStatus) service.Need {
 		Code: trouble.Code(t.Trouble.Code), Urgent: true, Subject: t.name(), Since: t.Trouble.Since, Why: t.Trouble.Message,
 		What: fmt.Sprintf("%s is %s", t.name(), service.Look(t.State).Word), Do: service.Steps(strings.ReplaceAll(t.Trouble.Hint, "SOURCE/TABLE", name)),
 	}
-	if t.Trouble.Topic != "" && t.Trouble.Offset > 0 {
+	if t.Trouble.Topic != "" && t.Trouble.Offset > 0 && !strings.Contains(n.Why, "offset ") {
 		n.Why += fmt.Sprintf(" (topic %s, partition %d, offset %d)", t.Trouble.Topic, t.Trouble.Partition, t.Trouble.Offset)
 	}
 	n.Means = "it is held there, all other tables go on"

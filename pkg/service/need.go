@@ -79,13 +79,16 @@ func Needs(list []Need) []Need {
 }
 
 var (
-	// commandLine is a line that begins with a command; words may stand behind it, three spaces or more apart.
-	commandLine = regexp.MustCompile(`^((?:capture|sink) [a-z][^\n]*?|(?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW|SET)\b[^\n]*?;)(?:\s{3,}([^\n]*))?$`)
-	// sqlWithin is SQL at the end of a sentence.
+	// command is a verb of ours with what looks like its arguments, up to the end of the line, a mark, or a note three
+	// spaces further on; "capture run reads all tables" is none.
+	command = regexp.MustCompile(`\b((?:capture (?:run|check|status|snapshot|slot \w+)|sink (?:run|check|status|resume|pause|(?:parked|rules|tenant) \w+))` +
+		`(?: (?:--?[\w=-]+|[^\s;,']*[/.*][^\s;,']*|'(?:[^']|'\\'')*'))*)(?:$|[;,)]|\s{3,})`)
+	// sqlLine is SQL, perhaps with a note; sqlWithin is SQL at the end of a sentence.
+	sqlLine   = regexp.MustCompile(`^((?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW|SET)\b[^\n]*?;)(?:\s{3,}([^\n]*))?$`)
 	sqlWithin = regexp.MustCompile(`^(.*?)[,:;]?\s*\b((?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW) [^\n]*;)$`)
 )
 
-// Steps takes a hint apart: each line is a command with a note, a sentence with a command at its end, or a sentence.
+// Steps takes a hint apart: each line is a command with a note, a sentence with commands in it, or a sentence.
 func Steps(hint string) []Step {
 	steps := []Step{}
 	for line := range strings.SplitSeq(hint, "\n") {
@@ -93,12 +96,25 @@ func Steps(hint string) []Step {
 		if line == "" {
 			continue
 		}
-		if m := commandLine.FindStringSubmatch(line); m != nil {
+		if m := sqlLine.FindStringSubmatch(line); m != nil {
 			steps = append(steps, Step{Command: m[1], Note: m[2]})
-		} else if m := sqlWithin.FindStringSubmatch(line); m != nil {
+			continue
+		}
+		if m := sqlWithin.FindStringSubmatch(line); m != nil {
 			steps = append(steps, Step{Command: m[2], Note: m[1]})
-		} else {
-			steps = append(steps, Step{Note: line})
+			continue
+		}
+		at := 0
+		for _, m := range command.FindAllStringSubmatchIndex(line, -1) {
+			steps = append(steps, Step{Command: line[m[2]:m[3]], Note: strings.Trim(line[at:m[2]], " ;,:")})
+			at = m[1]
+		}
+		switch rest := strings.Trim(line[at:], " ;,"); {
+		case rest == "":
+		case at > 0 && steps[len(steps)-1].Note == "":
+			steps[len(steps)-1].Note = rest
+		default:
+			steps = append(steps, Step{Note: rest})
 		}
 	}
 	return steps

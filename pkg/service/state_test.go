@@ -81,6 +81,11 @@ func TestSteps(t *testing.T) {
 	f("raise it\nsink resume a/public.b --park", Step{Note: "raise it"}, Step{Command: "sink resume a/public.b --park"})
 	f("ALTER ROLE x REPLICATION;", Step{Command: "ALTER ROLE x REPLICATION;"})
 	f("ALTER SYSTEM SET wal_level = 'logical';   then restart the server", Step{"ALTER SYSTEM SET wal_level = 'logical';", "then restart the server"})
+	f("mend its rows; then sink resume a/public.b", Step{"sink resume a/public.b", "mend its rows; then"})
+	f("to try again: sink resume a/b.c; to put it aside: sink resume 'a/b c' --park",
+		Step{"sink resume a/b.c", "to try again"}, Step{"sink resume 'a/b c' --park", "to put it aside"})
+	f("capture run reads all tables when it first starts", Step{Note: "capture run reads all tables when it first starts"})
+	f("ask again: capture snapshot --table schema.table", Step{"capture snapshot --table schema.table", "ask again"})
 	f("sinks are no cause", Step{Note: "sinks are no cause"})
 }
 

@@ -1,0 +1,102 @@
+package capture
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// Each code that can stop or hold up a capture is told whole: in the JSON, in the sentence, with what it means and what to do.
+func TestEveryTroubleIsTold(t *testing.T) {
+	for _, code := range trouble.Codes() {
+		told := tell(&trouble.Error{Code: code, Op: "do", Subject: `slot "x"`, Cause: errors.New("the server says no")})
+		for _, base := range []string{service.StateStopped, service.StateUpToDate} {
+			st := Status{Source: "shop", State: base, Trouble: &told}
+			st.judge(time.Now(), 0)
+			want := service.StateWaiting
+			if base == service.StateStopped {
+				want = service.StateStopped
+			}
+			if st.State != want || len(st.Needs) != 1 || st.Needs[0].Urgent != (want == service.StateStopped) {
+				t.Fatalf("%s: %s, %+v", code, st.State, st.Needs)
+			}
+			n := st.Needs[0]
+			if n.What != `cannot do slot "x"` || n.Why != "the server says no" || n.Means == "" || len(n.Do) == 0 || n.See != "/explain/"+string(code) {
+				t.Errorf("%s: %+v", code, n)
+			}
+			if v := st.page(); len(v.Needs) != 1 || !strings.HasPrefix(v.Headline, "shop ") {
+				t.Errorf("%s: %q", code, v.Headline)
+			}
+		}
+	}
+}
+
+// The state comes from what moves, and the sentence from the state.
+func TestJudge(t *testing.T) {
+	now := time.Now()
+	busy := []service.StageState{{Name: "publish", BusyShare: 0.9}}
+	waits := []service.StageState{{Name: "publish", WaitingOn: waitKafka, Since: now.Add(-20 * time.Second)}}
+	left := 360.0
+	for _, one := range []struct {
+		name    string
+		status  Status
+		unmoved time.Duration
+		state   string
+		words   string
+		needs   string // codes
+	}{
+		{"starting", Status{State: "starting"}, 0, "starting", "is starting.", ""},
+		{"starting, held up", Status{State: "starting", Stages: []service.StageState{{WaitingOn: waitOld, Since: now.Add(-time.Hour)}}}, 0, "starting", "waits for an old transaction, for 1 h 0 min", ""},
+		{"well", Status{}, 0, "up_to_date", "is healthy: 0.00 s behind", ""},
+		{"a little behind", Status{LagSeconds: 59}, 0, "up_to_date", "59 s behind", ""},
+		{"catching up", Status{LagSeconds: 161, ToPublish: 4 << 30, ETASeconds: &left}, 0, "catching_up", "4.0 GiB of WAL to publish, 2 min 41 s behind, about 6 min", ""},
+		{"falling behind", Status{LagSeconds: 161, Falling: true, Stages: busy}, 0, "falling_behind", "and it grows", "falling-behind"},
+		{"Kafka hangs", Status{LagSeconds: 10, Stages: waits}, 20 * time.Second, "waiting", "waits for Kafka, for 20 s", ""},
+		{"Kafka hangs long", Status{LagSeconds: 100, Stages: waits}, time.Hour, "waiting", "waits for Kafka", ""},
+		{"the source sends nothing", Status{LagSeconds: 100, ToPublish: 1 << 30}, 2 * time.Minute, "waiting", "the source, which sends nothing", ""},
+		{"stuck", Status{LagSeconds: 100, ToPublish: 1 << 30, Stages: busy}, 2 * time.Minute, "stuck", "nothing moves", "stuck"},
+		{"not stuck yet", Status{LagSeconds: 59, ToPublish: 1 << 30, Stages: busy}, 59 * time.Second, "up_to_date", "healthy", ""},
+		{"snapshot", Status{Snapshot: SnapshotStatus{TablesDone: 39, Tables: 41}}, 0, "snapshotting", "39 of 41 tables", ""},
+		{"standby", Status{State: "standby", Holder: "b"}, time.Hour, "standby", "b streams", ""},
+		{"told by others", Status{State: "not_running", Slot: "s"}, 0, "not_running", "no capture holds slot s", ""},
+		{"half a table", Status{Tables: []TableStatus{{Table: "public.event", Level: "insert", Reason: "it has no key", Help: "ALTER TABLE e;"}}}, 0, "up_to_date", "healthy", "table-without-identity"},
+	} {
+		st := one.status
+		st.Source = "shop"
+		if st.State == "" {
+			st.State = service.StateUpToDate
+		}
+		st.judge(now, one.unmoved)
+		codes := ""
+		for _, n := range st.Needs {
+			codes += string(n.Code)
+		}
+		if st.State != one.state || !strings.Contains(st.Headline, one.words) || codes != one.needs {
+			t.Errorf("%s: %s, %q, %q", one.name, st.State, st.Headline, codes)
+		}
+	}
+}
+
+// A table that is held needs somebody at once, once, and its name cannot leave the command.
+func TestHeldTableIsTold(t *testing.T) {
+	one := TableStatus{Table: "public.x; rm -rf ~"}
+	one.tellHeld(&record.Held{Code: "record-too-large", Message: "too large", Hint: "make it smaller", Since: 1e15})
+	st := Status{State: service.StateUpToDate, Tables: []TableStatus{one}}
+	st.judge(time.Now(), 0)
+	if len(st.Needs) != 1 || !st.Needs[0].Urgent || st.Needs[0].Since.IsZero() {
+		t.Fatalf("%+v", st.Needs)
+	}
+	do := st.Needs[0].Do
+	if got := do[len(do)-1].Command; got != "capture snapshot --table 'public.x; rm -rf ~' --reload" {
+		t.Errorf("%+v", do)
+	}
+	st.Alarms = []TroubleStatus{*one.Held}
+	if st.judge(time.Now(), 0); len(st.Needs) != 1 {
+		t.Errorf("it is told %d times", len(st.Needs))
+	}
+}

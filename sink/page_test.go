@@ -1,0 +1,88 @@
+package sink
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// Each code that can hold a table, or that the sink can wait with, is told whole.
+func TestEveryTroubleIsTold(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, code := range trouble.Codes() {
+		held := Trouble{Code: string(code), Message: "the server says no", Hint: "", Topic: "shop.public.x", Offset: 7, Since: at}
+		f := service.Facts{Quarantined: true, Stopped: held.stops()}
+		st := Status{
+			Group: "warehouse", Sources: []SourceStatus{{Name: "shop", CompleteAt: &at}},
+			Tables:  []TableStatus{{Source: "shop", Table: "public.x; y", State: f.State(), Trouble: &held, Records: 1204}},
+			Waiting: []Waiting{{For: "warehouse", Since: at, Tries: 7, Code: string(code), Error: "refused"}},
+		}
+		st.summarise()
+		if !strings.HasPrefix(st.Headline, "needs you: 1 table is quarantined") || len(st.Needs) != 2 {
+			t.Fatalf("%s: %q, %+v", code, st.Headline, st.Needs)
+		}
+		for _, n := range st.Needs {
+			if n.What == "" || n.Why == "" || n.Means == "" || len(n.Do) == 0 || n.See != "/explain/"+string(code) {
+				t.Errorf("%s: %+v", code, n)
+			}
+		}
+		n := st.Needs[0]
+		if !n.Urgent || !strings.Contains(n.Means, "1,204 records wait in Kafka") || !strings.Contains(n.Means, "shop is complete only up to 2026-01-02 03:04:05 UTC") || !strings.Contains(n.Why, "offset 7") {
+			t.Errorf("%s: %+v", code, n)
+		}
+		if last := n.Do[len(n.Do)-1].Command; !held.stops() && last != "sink resume 'shop/public.x; y' --park" {
+			t.Errorf("%s: %q", code, last)
+		}
+		if v := st.page(); len(v.Needs) != 2 || v.Tables[1].Rows[0].State != st.Tables[0].State {
+			t.Errorf("%s: %+v", code, v)
+		}
+	}
+}
+
+// What the group as a whole says of its parts.
+func TestSummary(t *testing.T) {
+	at, age := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 0.4
+	well := SourceStatus{Name: "a", State: StateUpToDate, CompleteAt: &at, AgeSeconds: &age}
+	table := func(state string) TableStatus {
+		return TableStatus{Source: "a", Table: "public.x", State: state, Records: 3}
+	}
+	for _, one := range []struct {
+		name   string
+		status Status
+		state  string
+		words  string
+		needs  string
+	}{
+		{"well", Status{Sources: []SourceStatus{well}, Tables: []TableStatus{table(StateUpToDate)}}, StateUpToDate, "is healthy: complete up to 03:04:05 UTC (0.40 s ago). 1 source, 1 table.", ""},
+		{"catching up", Status{Tables: []TableStatus{table(StateCatchingUp), table(StateUpToDate)}}, StateCatchingUp, "is healthy: catching up. 1 of 2 tables.", ""},
+		{"falling behind", Status{Tables: []TableStatus{table(StateBehind)}}, StateBehind, "falling behind", "falling-behind"},
+		{"stuck", Status{Tables: []TableStatus{table(StateStuck)}}, StateStuck, "stuck", "stuck"},
+		{"paused", Status{Tables: []TableStatus{table(StatePaused)}}, StatePaused, "is healthy: paused", ""},
+		{"silent", Status{Sources: []SourceStatus{{Name: "a", SilentSeconds: 41}}, Tables: []TableStatus{table(StateUpToDate)}}, StateSilent, "a capture is silent", "capture-silent"},
+		{"parked", Status{Tables: []TableStatus{{Source: "a", Table: "public.x", State: StateUpToDate, Parked: 3}}}, StateUpToDate, "needs you: 3 rows are parked. All tables go on.", "parked"},
+	} {
+		st := one.status
+		st.summarise()
+		codes := ""
+		for _, n := range st.Needs {
+			codes += string(n.Code)
+		}
+		if st.State != one.state || !strings.Contains(st.Headline, one.words) || codes != one.needs {
+			t.Errorf("%s: %s, %q, %q", one.name, st.State, st.Headline, codes)
+		}
+	}
+}
+
+// A capture that has said nothing for three of its reports is silent; not where it is we who have not looked.
+func TestSilence(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for looked, want := range map[time.Time]string{at.Add(14 * time.Second): StateUpToDate, at.Add(15 * time.Second): StateSilent, {}: StateUpToDate} {
+		src := SourceStatus{State: StateUpToDate, ReportedAt: at}
+		if src.hush(looked); src.State != want {
+			t.Errorf("looked at %s: %s", looked, src.State)
+		}
+	}
+}
