@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -26,10 +27,27 @@ func keeps(ctx context.Context, session *warehouse.Session, rules *rule.Set) ([]
 			if f.SID != "" {
 				f.SIDColumn = route.SIDColumn
 			}
-			out = append(out, warehouse.Keep{Feed: f, Age: age, By: by})
+			out = append(out, warehouse.Keep{Feed: f, Age: age, By: by, Drop: route.Drop()})
 		}
 	}
 	return out, nil
+}
+
+// dropping gives those whose partitions are dropped, by target: a partition holds rows of all that write it.
+func dropping(list []warehouse.Keep) (targets [][]warehouse.Keep) {
+	at := map[rule.Target]int{}
+	for _, k := range list {
+		if k.Drop == "" {
+			continue
+		}
+		i, ok := at[k.Target]
+		if !ok {
+			i = len(targets)
+			at[k.Target], targets = i, append(targets, nil)
+		}
+		targets[i] = append(targets[i], k)
+	}
+	return targets
 }
 
 // pace waits as long as so many rows may take.
@@ -89,9 +107,21 @@ func (r *retainer) round(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		paused := func(k warehouse.Keep) bool { return r.s.pausedTopic(k.Topic) }
+		early := func(k warehouse.Keep) bool { return time.Since(done[k.Topic].RanAt) < r.s.cfg.Retention.Every }
 		var failed []error
+		for _, keeps := range dropping(list) {
+			if slices.ContainsFunc(keeps, paused) || !slices.ContainsFunc(keeps, func(k warehouse.Keep) bool { return !early(k) }) {
+				continue
+			}
+			if err := r.session.DropPartitions(ctx, keeps, func(p warehouse.OldPartition) {
+				r.s.log.Info("an old partition was "+p.Done(), "table", p.Target.String(), "partition", p.Name.String(), "rows", p.Rows)
+			}); err != nil {
+				failed = append(failed, err)
+			}
+		}
 		for _, k := range list {
-			if r.s.pausedTopic(k.Topic) || time.Since(done[k.Topic].RanAt) < r.s.cfg.Retention.Every {
+			if paused(k) || early(k) {
 				continue
 			}
 			wait := pace(ctx, r.s.cfg.Retention.Rate)
@@ -110,11 +140,17 @@ func (r *retainer) round(ctx context.Context) error {
 	return err
 }
 
-// RetentionPlan gives, for each feed whose rule says keep, how many rows are too old now.
-func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep, e warehouse.Expired)) error {
+// RetentionPlan gives, for each feed whose rule says keep, how many rows are too old now, and the partitions that are to
+// be detached or dropped.
+func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep, e warehouse.Expired), partition func(warehouse.OldPartition)) error {
 	list, err := keeps(ctx, o.session, o.rules)
 	if err != nil {
 		return err
+	}
+	for _, keeps := range dropping(list) {
+		if err := o.session.PlanPartitions(ctx, keeps, partition); err != nil {
+			return err
+		}
 	}
 	for _, k := range list {
 		e, err := o.session.CountExpired(ctx, k)
@@ -129,10 +165,15 @@ func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep
 // ErrRetentionRuns says that a sink is at it.
 var ErrRetentionRuns = errors.New("retention runs already, in a sink or by another sink retention run")
 
-// RunRetention removes what is too old now, at most rate rows a second.
-func (o *Operator) RunRetention(ctx context.Context, rate int, told func(k warehouse.Keep, removed int64)) error {
+// RunRetention removes what is too old now, at most rate rows a second beside what is in old partitions.
+func (o *Operator) RunRetention(ctx context.Context, rate int, told func(k warehouse.Keep, removed int64), partition func(warehouse.OldPartition)) error {
 	ours, err := o.session.Retain(ctx, func() error {
 		list, err := keeps(ctx, o.session, o.rules)
+		for _, keeps := range dropping(list) {
+			if err := o.session.DropPartitions(ctx, keeps, partition); err != nil {
+				return err
+			}
+		}
 		for _, k := range list {
 			removed, err := o.session.Expire(ctx, k, pace(ctx, rate))
 			if err != nil {

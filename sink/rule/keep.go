@@ -30,7 +30,7 @@ func (a *Age) UnmarshalText(text []byte) error {
 // MarshalText gives it back.
 func (a Age) MarshalText() ([]byte, error) { return []byte(a), nil }
 
-// checkKeep gives what is wrong with keep and by.
+// checkKeep gives what is wrong with keep, by and drop.
 func (t *Table) checkKeep() []config.Fault {
 	switch {
 	case t.Keep != "" && !ageForm.MatchString(string(t.Keep)):
@@ -41,6 +41,10 @@ func (t *Table) checkKeep() []config.Fault {
 		return []config.Fault{{Path: "by", Value: t.By, Message: "a history forgets versions by when they ended; leave it out"}}
 	case t.Keep == "" && t.By != "":
 		return []config.Fault{{Path: "by", Value: t.By, Message: `has no effect without keep; write keep: 90 days beside it`}}
+	case t.Drop != "" && !ageForm.MatchString(string(t.Drop)):
+		return []config.Fault{{Path: "drop", Value: string(t.Drop), Message: errAge.Error()}}
+	case t.Drop != "" && t.Keep == "":
+		return []config.Fault{{Path: "drop", Value: string(t.Drop), Message: `has no effect without keep; write keep: 90 days beside it`}}
 	}
 	return nil
 }
@@ -59,6 +63,9 @@ func (t *Table) keepBy() string {
 
 // Keep says how long rows of the target are kept, and which column of it tells their age; age "" is for ever.
 func (r *Route) Keep() (age Age, by string) { return r.rule.Keep, r.rule.keepBy() }
+
+// Drop says how long a partition that is too old is kept aside before it is dropped; "" where rows are removed, not partitions.
+func (r *Route) Drop() Age { return r.rule.Drop }
 
 // AnyKeep says whether a rule removes rows when they are old.
 func (s *Set) AnyKeep() bool {

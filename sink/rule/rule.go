@@ -54,6 +54,7 @@ type Table struct {
 	Filter  string         `mapstructure:"filter" default:"" doc:"Rows to write: an expression (CEL) over the columns of the source. An UPDATE after which a row does not pass deletes it in the target, one after which it does inserts it."`
 	Keep    Age            `mapstructure:"keep" default:"" doc:"How long rows stay in the target, like 90 days, 12 hours or 6 months; for ever if empty. Older ones are removed in small batches."`
 	By      string         `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep: a timestamp or a date. Of a log it is the commit time if empty; of a history always the end of a version, so that what is valid stays."`
+	Drop    Age            `mapstructure:"drop" default:"" doc:"Remove whole partitions instead of rows, of a target that is partitioned by ranges of the column that by names: one all of whose rows are older than keep is detached, and dropped after this time, like 1 day. Rows in other partitions stay until theirs is old as a whole."`
 	OnError string         `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
 	Create  bool           `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
 	Skip    bool           `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`

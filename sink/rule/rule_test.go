@@ -152,6 +152,8 @@ func TestCheck(t *testing.T) {
 	faults(Table{From: "a.b", Keep: "90 days", Mode: "history", By: "at"}, "by: a history forgets versions")
 	faults(Table{From: "a.b", Keep: "90 days"}, "keep: by which column of the target?")
 	faults(Table{From: "a.b", By: "at"}, "by: has no effect without keep")
+	faults(Table{From: "a.b", Drop: "1 day"}, "drop: has no effect without keep")
+	faults(Table{From: "a.b", Keep: "90 days", By: "at", Drop: "soon"}, "drop: not an age; write 90 days")
 	for _, bad := range []Source{{Name: "a*", SID: "x"}, {Name: "a", SID: "{*}"}} {
 		if len(bad.Check()) != 1 {
 			t.Errorf("%+v is not refused", bad)

@@ -31,8 +31,11 @@ var version6 string
 //go:embed schema_7.sql
 var version7 string
 
+//go:embed schema_8.sql
+var version8 string
+
 // migrations lead from one version of the schema tributary to the next. A released one is never changed.
-var migrations = []string{version1, version2, version3, version4, version5, version6, version7}
+var migrations = []string{version1, version2, version3, version4, version5, version6, version7, version8}
 
 // Version is the version of the schema tributary that this binary wants.
 var Version = len(migrations)

@@ -16,8 +16,9 @@ import (
 // Keep is a feed whose rows are removed when they are old.
 type Keep struct {
 	Feed
-	Age rule.Age
-	By  string // column of the target
+	Age  rule.Age
+	By   string   // column of the target
+	Drop rule.Age // how long a partition that is too old is kept aside; "" where rows are removed, not partitions
 }
 
 // Expired is what retention did, or would do, for a feed.
@@ -142,7 +143,17 @@ func (s *Session) CountExpired(ctx context.Context, k Keep) (e Expired, err erro
 	condition, cutoff, err := s.expiry(ctx, &k)
 	if err == nil && condition != "" {
 		e.Cutoff = cutoff
-		err = s.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s t WHERE %s", postgres.Ident(k.Target.Schema, k.Target.Table), condition)).Scan(&e.Removed)
+		tables := []string{postgres.Ident(k.Target.Schema, k.Target.Table)}
+		if k.Drop != "" {
+			tables, err = s.loose(ctx, k.Target)
+		}
+		for _, table := range tables {
+			var rows int64
+			if err == nil {
+				err = s.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s t WHERE %s", table, condition)).Scan(&rows)
+			}
+			e.Removed += rows
+		}
 	}
 	if err != nil {
 		return e, s.broken("count old rows of", fmt.Sprintf("table %q", k.Target.String()), err)
@@ -150,7 +161,8 @@ func (s *Session) CountExpired(ctx context.Context, k Keep) (e Expired, err erro
 	return e, nil
 }
 
-// Expire removes the rows of a feed that are too old, within Retain. It takes few at a time, none that somebody else has
+// Expire removes the rows of a feed that are too old, within Retain; where partitions are dropped, only those that are in
+// none which will be. It takes few at a time, none that somebody else has
 // locked, and never waits for a row: whoever writes the table waits for a transaction of some milliseconds at most. told
 // is given how many were removed after each transaction, and paces them.
 func (s *Session) Expire(ctx context.Context, k Keep, told func(rows int64) error) (removed int64, err error) {
@@ -173,7 +185,11 @@ func (s *Session) Expire(ctx context.Context, k Keep, told func(rows int64) erro
 }
 
 func (s *Session) expire(ctx context.Context, k *Keep, condition string, told func(rows int64) error) (removed int64, err error) {
-	leaves, err := s.leaves(ctx, k.Target)
+	list := s.leaves
+	if k.Drop != "" {
+		list = s.loose
+	}
+	leaves, err := list(ctx, k.Target)
 	if err != nil {
 		return 0, err
 	}

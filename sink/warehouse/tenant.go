@@ -178,9 +178,13 @@ func (s *Session) RemoveRows(ctx context.Context, f Feed, told func(rows int64))
 
 // leaves gives the tables that hold the rows of a target, quoted: its partitions, or itself.
 func (s *Session) leaves(ctx context.Context, target rule.Target) ([]string, error) {
-	rows, err := s.conn.Query(ctx, `SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		 WHERE c.relkind = 'r' AND (c.oid = $1::text::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree($1::text::regclass))) ORDER BY 1, 2`,
-		postgres.Ident(target.Schema, target.Table))
+	return s.tables(ctx, target, `SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		 WHERE c.relkind = 'r' AND (c.oid = $1::text::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree($1::text::regclass))) ORDER BY 1, 2`)
+}
+
+// tables gives the quoted names that a query has about a target, $1.
+func (s *Session) tables(ctx context.Context, target rule.Target, query string) ([]string, error) {
+	rows, err := s.conn.Query(ctx, query, postgres.Ident(target.Schema, target.Table))
 	if err != nil {
 		return nil, err
 	}

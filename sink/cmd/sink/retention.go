@@ -24,15 +24,24 @@ func retentionCommand(load loader) *cobra.Command {
 	cmd.AddCommand(retentionVerb(load, "plan", "How many rows are too old now, for each rule with keep; change nothing", func(cmd *cobra.Command, o *sink.Operator, _ sink.Config) error {
 		w, flush := columns(cmd.OutOrStdout())
 		_, _ = fmt.Fprintln(w, "TARGET\tTOPIC\tKEEP\tBEFORE\tROWS TOO OLD")
+		var partitions []warehouse.OldPartition
 		if err := o.RetentionPlan(cmd.Context(), func(k warehouse.Keep, e warehouse.Expired) {
 			_, _ = fmt.Fprintf(w, "%s\t%s\t%s by %s\t%s\t%d\n", k.Target, k.Topic, k.Age, k.By, e.Cutoff.UTC().Format(time.RFC3339), e.Removed)
-		}); err != nil {
+		}, func(p warehouse.OldPartition) { partitions = append(partitions, p) }); err != nil {
 			return err
 		}
-		return flush()
+		if err := flush(); err != nil {
+			return err
+		}
+		for _, p := range partitions {
+			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s: partition %s with %d rows would be %s\n", p.Target, p.Name, p.Rows, p.Done())
+		}
+		return nil
 	}), retentionVerb(load, "run", "Remove what is too old now, at the rate of the configuration, and wait for it", func(cmd *cobra.Command, o *sink.Operator, cfg sink.Config) error {
 		return o.RunRetention(cmd.Context(), cfg.Retention.Rate, func(k warehouse.Keep, removed int64) {
 			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d rows of %s removed\n", k.Target, removed, k.Topic)
+		}, func(p warehouse.OldPartition) {
+			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s: partition %s with %d rows %s\n", p.Target, p.Name, p.Rows, p.Done())
 		})
 	}))
 	return cmd
