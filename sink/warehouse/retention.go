@@ -94,8 +94,14 @@ func (s *Session) Retain(ctx context.Context, do func() error) (bool, error) {
 	if !ours {
 		return false, nil
 	}
-	defer s.Close(context.WithoutCancel(ctx)) // and the lock with it
-	return true, do()
+	defer s.Close(context.WithoutCancel(ctx)) // and the lock with it, at the latest
+	err = do()
+	// Unlocked before: the server ends a session some time after the client has left, and the next one would be refused.
+	// An error here is of no matter, the session ends in any case.
+	if s.conn != nil {
+		_, _ = s.conn.Exec(ctx, `SELECT pg_advisory_unlock(hashtext('tributary retention'), hashtext($1))`, s.w.cfg.Group)
+	}
+	return true, err
 }
 
 // expiry is the condition that a row t is too old, and the column is of a type that can tell.
