@@ -12,7 +12,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -238,7 +237,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	if tables == 0 && topics != nil {
 		c.line("warn", "topics", "no topic matches the rules", "start capture, or look at from and sources")
 	}
-	plans := s.plans(ctx, c, matched)
+	plans := s.plans(ctx, c, slices.Concat(matched...))
 	c.checkSharing(shareTargets(routes), plans)
 	for i, names := range matched {
 		if len(names) == 0 {
@@ -296,100 +295,31 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 	}
 }
 
-// tail is how many offsets from its end a topic is looked at: enough to find one record among commit markers.
-const tail = 20
-
-// plans reads a record near the end of each topic and applies its rule to the schema it was written with.
-func (s *Sink) plans(ctx context.Context, c *checker, matched [][]string) map[string]*rule.Plan {
-	start := map[string]map[int32]kgo.Offset{}
-	for _, name := range slices.Concat(matched...) {
-		start[name] = map[int32]kgo.Offset{0: kgo.NewOffset().AtEnd().Relative(-tail)}
-	}
+// plans applies the rules to the newest version of the tables that the registry has.
+func (s *Sink) plans(ctx context.Context, c *checker, topics []string) map[string]*rule.Plan {
 	plans := map[string]*rule.Plan{}
-	if len(start) == 0 {
-		return plans
-	}
-	opts, err := s.cfg.Kafka.Options(s.log)
+	newest, err := newestPlans(ctx, s.registry, s.rules, topics)
 	if err != nil {
-		c.fail("kafka", err)
+		c.fail("schemas", err)
 		return plans
 	}
-	client, err := kgo.NewClient(append(opts, kgo.ConsumePartitions(start), kgo.KeepControlRecords(), kgo.FetchMaxPartitionBytes(1<<20))...)
-	if err != nil {
-		c.fail("kafka", err)
-		return plans
-	}
-	defer client.Close()
-	last, err := lastRecords(ctx, client, slices.Concat(matched...))
-	if err != nil {
-		c.fail("kafka", err)
-		return plans
-	}
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	readable := 0
-	versions := newVersions(s.registry, s.rules)
-	for _, name := range slices.Concat(matched...) {
-		r, ok := last[name]
-		if !ok {
-			continue
+	var unknown []string
+	for _, n := range newest {
+		switch {
+		case n.unknown():
+			unknown = append(unknown, n.topic)
+		case n.err != nil:
+			c.fail("rule", n.err)
+		default:
+			plans[n.topic] = n.plan
 		}
-		v, err := versions.version(ctx, r)
-		if err != nil {
-			c.fail("rule", err)
-			continue
-		}
-		readable++
-		plans[name] = v.plan
 	}
-	c.line("ok", "schemas", fmt.Sprintf("%s of %s readable, %d without records", count(readable, "value schema"), count(len(start), "topic"), len(start)-len(last)))
+	if len(plans) > 0 {
+		c.line("ok", "schemas", fmt.Sprintf("the rules fit %d of %s", len(plans), count(len(topics), "table")))
+	}
+	if len(unknown) > 0 {
+		c.line("warn", "schemas", fmt.Sprintf("the registry knows no schema of %s: %s", count(len(unknown), "topic"), shortened(unknown)),
+			"if there are records in it, registry.url is not the registry that capture uses")
+	}
 	return plans
-}
-
-// lastRecords reads what client consumes of partition 0 of the topics to where they end now, and gives their last records
-// with a value. A topic without values has none.
-func lastRecords(ctx context.Context, client *kgo.Client, topics []string) (map[string]*kgo.Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	admin := kadm.NewClient(client)
-	starts, err := admin.ListStartOffsets(ctx, topics...)
-	var ends kadm.ListedOffsets
-	if err == nil {
-		ends, err = admin.ListEndOffsets(ctx, topics...)
-	}
-	if err == nil {
-		err = errors.Join(starts.Error(), ends.Error())
-	}
-	if err != nil {
-		return nil, kafka.Trouble("list offsets of", count(len(topics), "topic"), err)
-	}
-	left := map[string]int64{} // end offset
-	for _, topic := range topics {
-		start, _ := starts.Lookup(topic, 0)
-		if end, ok := ends.Lookup(topic, 0); ok && end.Offset > start.Offset {
-			left[topic] = end.Offset
-		}
-	}
-	last := map[string]*kgo.Record{}
-	for len(left) > 0 {
-		fetches := client.PollFetches(ctx)
-		fetches.EachRecord(func(r *kgo.Record) {
-			if _, _, err := record.ParseFrame(r.Value); err == nil && !r.Attrs.IsControl() {
-				last[r.Topic] = r
-			}
-			if end, ok := left[r.Topic]; ok && r.Offset+1 >= end {
-				delete(left, r.Topic)
-			}
-		})
-		if ctx.Err() == nil {
-			continue
-		}
-		for topic := range left {
-			if _, ok := last[topic]; !ok {
-				return nil, kafka.Trouble("read the last records of", fmt.Sprintf("topic %q", topic), ctx.Err())
-			}
-		}
-		break // compaction has taken the last ones away, and others were there
-	}
-	return last, nil
 }

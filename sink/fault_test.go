@@ -665,11 +665,47 @@ func TestCheck(t *testing.T) {
 		`CREATE INDEX CONCURRENTLY ON "sales"."orders" ("extra");`, "docs/runbooks/missing-index.md")
 	w.cfg.Tables = tables
 	w.cfg.Registry.URL = "http://127.0.0.1:1"
-	want(5, "reach http://127.0.0.1:1")
+	want(3, "reach http://127.0.0.1:1")
 	w.cfg.Warehouse.DSN = "postgres://nobody:secret@127.0.0.1:1/x"
 	_, text := check()
 	if !strings.Contains(text, "FAIL  connection     connect to warehouse postgres://nobody@127.0.0.1:1/x") || strings.Contains(text, "secret") {
 		t.Errorf("got:\n%s", text)
+	}
+}
+
+// TestCheckRules: what check says of rules that do not fit their tables, and of those that will fail on some rows.
+func TestCheckRules(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.column", Columns: []rule.Column{{From: "id"}, {From: "amont"}}}, rule.Table{From: "public.type", Filter: "note > 5"},
+		rule.Table{From: "public.large", Filter: "note.startsWith('a') || note == null"}, rule.Table{From: "public.null", Filter: "amount > 5"},
+		rule.Table{From: "public.good", Filter: "note != null && note == 'x'"})
+	shop := w.source("shop")
+	full := relation("good", "id integer key", "note text")
+	full.Identity = schema.IdentityFull
+	shop.tx(ins(relation("column", "id integer key", "amount numeric"), 1, 1), ins(relation("type", "id integer key", "note text"), 1, "x"),
+		ins(relation("large", "id integer key", "note text"), 1, "x"), ins(relation("null", "id integer key", "amount integer"), 1, 1), ins(full, 1, "x"))
+	shop.topic("shop.public.good2", 1)
+	w.cfg.Tables = append(w.cfg.Tables, rule.Table{From: "public.good2", Create: true})
+	var b strings.Builder
+	failures, err := sink.Check(t.Context(), w.cfg, &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(b.String()), " ")
+	for _, want := range []string{
+		`FAIL rule apply rule tables[0].columns[1] to table "public.column" of source "shop": the table has no column "amont" -> mend columns of the rule; there are id, amount`,
+		`FAIL rule apply rule tables[1].filter to table "public.type" of source "shop": at character 6: > does not take string and int; write int(x), double(x) or string(x) to convert one -> mend the expression`,
+		`warn rule "note.startsWith('a') || note == null" reads note, which an UPDATE does not send if it is large and not touched: then the rule has no result; ALTER TABLE public.large REPLICA IDENTITY FULL; at the source avoids it`,
+		`warn rule "amount > 5" reads amount, which may be null: then the rule may have no result; write amount != null && …`,
+		"ok schemas the rules fit 3 of 6 tables",
+		"warn schemas the registry knows no schema of 1 topic: shop.public.good2 ->",
+		"2 failures, 3 warnings,",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in:\n%s", want, b.String())
+		}
+	}
+	if failures != 2 {
+		t.Errorf("%d failures", failures)
 	}
 }
 

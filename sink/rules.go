@@ -23,22 +23,13 @@ import (
 
 // tableVersion gives decoder and plan for the newest version of a table that the registry knows.
 func (o *Operator) tableVersion(ctx context.Context, topic string) (*versionPlan, error) {
-	route, ok := matchTopic(o.rules, topic)
-	if !ok {
+	if _, ok := matchTopic(o.rules, topic); !ok {
 		return nil, &trouble.Error{
 			Code: trouble.Config, Op: "apply rules to", Subject: fmt.Sprintf("topic %q", topic), Cause: errors.New("no rule matches it, or one that says skip"),
 			Means: "the table is not written", Hint: "look at sources and at from of the rules: the first that matches counts",
 		}
 	}
-	id, err := o.registry.Latest(ctx, topic+"-value")
-	if err != nil {
-		return nil, schemaTrouble(&kgo.Record{Topic: topic}, 0, fmt.Errorf("subject %q of source %q: %w", topic+"-value", route.Source, err))
-	}
-	r := &kgo.Record{Topic: topic, Value: record.AppendFrame(nil, id)}
-	if keyID, err := o.registry.Latest(ctx, topic+"-key"); err == nil {
-		r.Key = record.AppendFrame(nil, keyID)
-	}
-	return o.versions.version(ctx, r)
+	return o.versions.newest(ctx, topic)
 }
 
 // ExplainRule says what happens to a table of a source, step by step, in words and as the SQL that is run. It changes
@@ -265,6 +256,9 @@ func shownRow(row change.Tuple, name func(int) string, hidden func(int) bool) st
 	}
 	return strings.Join(out, "  ")
 }
+
+// tail is how many offsets more than asked for are looked at: commit markers take some.
+const tail = 20
 
 // lastOf reads the last records with a value of each partition of a topic, in the order of their partitions and offsets.
 func lastOf(ctx context.Context, cfg Config, topic string, n int) ([]*kgo.Record, error) {

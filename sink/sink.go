@@ -3,6 +3,7 @@
 // says what becomes of a table; batch folds records to the least that must be written; warehouse writes rows and
 // checkpoint in one transaction. This package wires them together and owns every goroutine:
 //
+//	before all that                      start.go: rules that do not fit their tables are refused
 //	find topics, fetch, commit offsets   package consume
 //	one worker a lane                    worker.go, read.go: decode, fold, apply; a target belongs to one lane
 //	progress                             progress.go: applies the progress topics
@@ -215,7 +216,13 @@ func (s *Sink) work(ctx context.Context) error {
 		return err
 	}
 	// Before the first topic is found: those of removed sources are not wanted.
-	err = retry.Do(ctx, backoff, s.readPauses, func(err error, _ int, _ time.Duration) { s.retrying("warehouse", err) })
+	var known []string
+	err = retry.Do(ctx, backoff, func(ctx context.Context) (err error) {
+		if err = s.readPauses(ctx); err == nil {
+			known, err = s.knownTopics(ctx)
+		}
+		return err
+	}, func(err error, _ int, _ time.Duration) { s.retrying("warehouse", err) })
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -223,6 +230,10 @@ func (s *Sink) work(ctx context.Context) error {
 		return err
 	}
 	s.retrying("warehouse", nil)
+	s.setStep("comparing rules with tables")
+	if err := s.refuseMisfits(ctx, known); err != nil {
+		return err
+	}
 	s.setStep("joining the group")
 	group := service.NewGroup(ctx)
 	group.Go("consume", s.consumer.Run)
@@ -324,6 +335,13 @@ func (s *Sink) readPauses(ctx context.Context) error {
 	s.pauses = pauses
 	s.mu.Unlock()
 	return nil
+}
+
+// knownTopics gives the topics that the group has read before.
+func (s *Sink) knownTopics(ctx context.Context) ([]string, error) {
+	session := s.warehouse.Session()
+	defer session.Close(context.WithoutCancel(ctx))
+	return session.Topics(ctx)
 }
 
 // Run makes a sink and runs it until ctx ends.

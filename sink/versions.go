@@ -3,6 +3,9 @@ package sink
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -33,6 +36,73 @@ type versionPlan struct {
 
 func newVersions(client *registry.Client, rules *rule.Set) *versions {
 	return &versions{registry: client, rules: rules, plans: map[planKey]*versionPlan{}}
+}
+
+// newest gives decoder and plan for the newest schema that the registry has of a topic.
+func (vs *versions) newest(ctx context.Context, topic string) (*versionPlan, error) {
+	r := &kgo.Record{Topic: topic}
+	id, err := vs.registry.Latest(ctx, topic+"-value")
+	if err != nil {
+		return nil, schemaTrouble(r, 0, err)
+	}
+	r.Value = record.AppendFrame(nil, id)
+	switch id, err := vs.registry.Latest(ctx, topic+"-key"); {
+	case err == nil:
+		r.Key = record.AppendFrame(nil, id)
+	case !errors.Is(err, registry.ErrUnknownSchema):
+		return nil, schemaTrouble(r, 0, err)
+	}
+	return vs.version(ctx, r)
+}
+
+// newestPlan is the plan for the newest version of a table, or why there is none.
+type newestPlan struct {
+	topic string
+	plan  *rule.Plan
+	err   error
+}
+
+// unknown says whether the registry has no schema of the topic: nothing may have been written to it yet.
+func (n newestPlan) unknown() bool { return errors.Is(n.err, registry.ErrUnknownSchema) }
+
+// How the registry is asked about many topics: so many at once, and for so long about one.
+const (
+	lookups       = 16
+	lookupTimeout = 5 * time.Second
+)
+
+// newestPlans applies the rules to the newest version of the table of each topic, in the order of topics. err is for a
+// registry that cannot be asked; the first topic that shows it ends the looking.
+func newestPlans(ctx context.Context, client *registry.Client, rules *rule.Set, topics []string) ([]newestPlan, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	out := make([]newestPlan, len(topics))
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range min(lookups, len(topics)) {
+		group.Go(func() {
+			versions := newVersions(client, rules)
+			for i := int(next.Add(1)) - 1; i < len(topics) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				out[i].topic = topics[i]
+				attempt, done := context.WithTimeout(ctx, lookupTimeout)
+				v, err := versions.newest(attempt, topics[i])
+				done()
+				switch {
+				case err == nil:
+					out[i].plan = v.plan
+				case trouble.CodeOf(err) == trouble.RegistryUnreachable:
+					cancel(err)
+				default:
+					out[i].err = err
+				}
+			}
+		})
+	}
+	group.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // version gives decoder and plan for the schema of a record.

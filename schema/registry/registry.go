@@ -161,22 +161,31 @@ func (c *Client) Schema(ctx context.Context, id int) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("fetch schema %d: %w", id, classify(err))
 	}
-	if schema.Type != sr.TypeAvro || len(schema.References) > 0 {
+	if !plain(schema) {
 		return "", fmt.Errorf("fetch schema %d: %w: it is %s with %d references, want plain Avro",
 			id, ErrInvalidSchema, schema.Type, len(schema.References))
 	}
-	c.mu.Lock()
-	c.schemas[id] = schema.Schema
-	c.mu.Unlock()
+	c.remember(id, schema)
 	return schema.Schema, nil
 }
 
-// Latest gives the id of the newest schema of a subject. Nothing is remembered: there may be a newer one. Errors:
-// ErrUnknownSchema where the subject has none.
+func plain(schema sr.Schema) bool { return schema.Type == sr.TypeAvro && len(schema.References) == 0 }
+
+func (c *Client) remember(id int, schema sr.Schema) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.schemas[id] = schema.Schema
+}
+
+// Latest gives the id of the newest schema of a subject, and remembers that schema; but not that it is the newest: there may
+// be a newer one. Errors: ErrUnknownSchema where the subject has none.
 func (c *Client) Latest(ctx context.Context, subject string) (int, error) {
 	schema, err := c.sr.SchemaByVersion(ctx, subject, -1)
 	if err != nil {
 		return 0, fmt.Errorf("look up the newest schema of subject %q: %w", subject, classify(err))
+	}
+	if plain(schema.Schema) {
+		c.remember(schema.ID, schema.Schema)
 	}
 	return schema.ID, nil
 }

@@ -17,21 +17,25 @@ import (
 // maxIdentifier is NAMEDATALEN - 1: Postgres cuts longer names without a word, so that two become one.
 const maxIdentifier = 63
 
-// refusal is what is wrong with a rule for a table: where in the rule, and what to do.
-type refusal struct {
-	at, hint string
-	cause    error
+// Misfit is what is wrong with a rule for a table: the cause of the trouble that Compile gives.
+type Misfit struct {
+	At    string // in the rule, as the file has it where that is known: "tables[0].filter (sink.yaml:6:5)"
+	Hint  string // what to do
+	Cause error
 }
 
-func (r *refusal) Error() string { return r.cause.Error() }
+func (m *Misfit) Error() string { return m.Cause.Error() }
+
+// Unwrap gives the cause.
+func (m *Misfit) Unwrap() error { return m.Cause }
 
 func refuse(at, hint, format string, args ...any) error {
-	return &refusal{at, hint, fmt.Errorf(format, args...)}
+	return &Misfit{at, hint, fmt.Errorf(format, args...)}
 }
 
 // Compile applies the route to one version of its relation. Its errors are trouble with the code rule-conflict: a
 // column that the relation does not have, a key column that is not written, two columns with one name, a name too
-// long for Postgres, an expression or a type that does not fit the columns.
+// long for Postgres, an expression or a type that does not fit the columns. Their cause is a *Misfit.
 func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 	p := &Plan{
 		Route: r, Relation: rel, Ignore: r.rule.ignore, Create: r.rule.Create,
@@ -43,16 +47,17 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 		if err == nil {
 			continue
 		}
-		refused, ok := errors.AsType[*refusal](err)
+		misfit, ok := errors.AsType[*Misfit](err)
 		if !ok {
-			refused = &refusal{cause: err}
+			misfit = &Misfit{Cause: err}
 		}
+		misfit.At = r.rule.where(r.Rule, misfit.At)
 		return nil, &trouble.Error{
 			Code: trouble.RuleConflict, Op: "apply rule",
-			Subject: r.rule.where(r.Rule, refused.at) + fmt.Sprintf(" to table %q of source %q", r.Schema+"."+r.Table, r.Source),
-			Cause:   refused.cause,
+			Subject: misfit.At + fmt.Sprintf(" to table %q of source %q", r.Schema+"."+r.Table, r.Source),
+			Cause:   misfit,
 			Means:   "the table is not written; nothing is lost, its records stay in Kafka",
-			Hint:    refused.hint,
+			Hint:    misfit.Hint,
 		}
 	}
 	p.same = p.filter == nil && len(p.Columns) == len(rel.Columns)
@@ -68,7 +73,7 @@ func (p *Plan) checkSID() error {
 		return nil
 	}
 	if _, err := SIDFits(p.SID, p.SIDType); err != nil {
-		return &refusal{"sid", SIDHint(p.Source, p.SIDType), err}
+		return &Misfit{"sid", SIDHint(p.Source, p.SIDType), err}
 	}
 	return nil
 }
@@ -135,7 +140,7 @@ func (p *Plan) compute() error {
 		at := fmt.Sprintf("set[%d]", n)
 		x, err := p.compileExpression(set.Value)
 		if err != nil {
-			return &refusal{at + ".value", "mend the expression; see docs/rules.md", err}
+			return &Misfit{at + ".value", "mend the expression; see docs/rules.md", err}
 		}
 		c := PlanColumn{Name: set.Column, source: -1, computed: x, at: at}
 		if i := x.alias(); i >= 0 { // nothing is computed
@@ -155,7 +160,7 @@ func (p *Plan) compute() error {
 				err = castable(&c.natural, &typ)
 			}
 			if err != nil {
-				return &refusal{at + ".type", "name another type, or leave type out", err}
+				return &Misfit{at + ".type", "name another type, or leave type out", err}
 			}
 			c.retype(typ)
 		}
@@ -163,7 +168,7 @@ func (p *Plan) compute() error {
 			var s scope
 			v, err := s.text(x, &c.natural, nil)
 			if err != nil {
-				return &refusal{at + ".value", "mend the expression; see docs/rules.md", err}
+				return &Misfit{at + ".value", "mend the expression; see docs/rules.md", err}
 			}
 			c.constant, c.column.NotNull = &v, v.State == change.Present
 			if v.State == change.Present {
@@ -190,7 +195,7 @@ func (p *Plan) compileFilter() (err error) {
 		return nil
 	}
 	if p.filter, err = p.compileExpression(p.rule.Filter); err != nil {
-		return &refusal{"filter", "mend the expression; see docs/rules.md", err}
+		return &Misfit{"filter", "mend the expression; see docs/rules.md", err}
 	}
 	if p.filter.typ != cel.BoolType {
 		return refuse("filter", "compare it with something: "+p.rule.Filter+" == …", "a filter is true or false, and this is of type %s", p.filter.typ)
@@ -263,7 +268,7 @@ func (p *Plan) compileKey() error {
 
 func (p *Plan) checkMode() error {
 	if hint, cause := p.refusal(); cause != "" {
-		return &refusal{"mode", hint, errors.New(cause)}
+		return &Misfit{"mode", hint, errors.New(cause)}
 	}
 	return nil
 }

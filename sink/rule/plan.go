@@ -117,7 +117,7 @@ func (p *Plan) Voids(reload bool) bool {
 func (r *Route) Refuse(cause error, column string) error {
 	return &trouble.Error{
 		Code: trouble.RuleConflict, Op: "apply rule",
-		Subject: fmt.Sprintf("tables[%d] to column %q of table %q of source %q", r.Rule, column, r.Schema+"."+r.Table, r.Source),
+		Subject: fmt.Sprintf("%s to column %q of table %q of source %q", r.rule.where(r.Rule, ""), column, r.Schema+"."+r.Table, r.Source),
 		Cause:   cause,
 		Means:   "the table is not written; nothing is lost, its records stay in Kafka",
 		Hint:    "write it without the column: name the others in columns of the rule; then sink resume SOURCE/TABLE",

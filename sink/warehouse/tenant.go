@@ -37,25 +37,40 @@ func sourceOf(topic string) string {
 	return source
 }
 
-// SourceTopics gives the topics of a source that have checkpoints, its progress topic among them.
-func (s *Session) SourceTopics(ctx context.Context, source string) ([]string, error) {
+// Topics gives the topics that have checkpoints, those of progress among them: all that the group has ever read, but for
+// those of sources that were removed.
+func (s *Session) Topics(ctx context.Context) ([]string, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	topics, err := s.topicsOf(ctx, s.conn, "tributary.checkpoint", source)
+	topics, err := s.topicsIn(ctx, s.conn, "tributary.checkpoint")
 	if err != nil {
 		return nil, s.broken("read", "tributary.checkpoint", err)
 	}
 	return topics, nil
 }
 
+// SourceTopics gives those of a source.
+func (s *Session) SourceTopics(ctx context.Context, source string) ([]string, error) {
+	topics, err := s.Topics(ctx)
+	return ofSource(topics, source), err
+}
+
+func ofSource(topics []string, source string) []string {
+	return slices.DeleteFunc(topics, func(t string) bool { return sourceOf(t) != source })
+}
+
 func (s *Session) topicsOf(ctx context.Context, db reader, table, source string) ([]string, error) {
+	topics, err := s.topicsIn(ctx, db, table)
+	return ofSource(topics, source), err
+}
+
+func (s *Session) topicsIn(ctx context.Context, db reader, table string) ([]string, error) {
 	rows, err := db.Query(ctx, `SELECT DISTINCT topic FROM `+table+` WHERE grp = $1 ORDER BY 1`, s.w.cfg.Group)
 	if err != nil {
 		return nil, err
 	}
-	topics, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	return slices.DeleteFunc(topics, func(t string) bool { return sourceOf(t) != source }), err
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // Feeds gives what a source has written. others names who writes the same rows.
