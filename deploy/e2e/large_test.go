@@ -25,8 +25,9 @@ func TestLargeRows(t *testing.T) {
 		var err error
 		megabytes, err = strconv.Atoi(text)
 		must(t, err)
+		was := patience
 		patience = 20 * time.Minute
-		t.Cleanup(func() { patience = time.Minute })
+		t.Cleanup(func() { patience = was })
 	}
 	kafka := kafkatest.Fake(t)
 	registry := kafkatest.Registry(t)

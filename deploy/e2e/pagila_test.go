@@ -213,7 +213,7 @@ func run(t *testing.T, name string, service func(context.Context) error) (stop f
 }
 
 // patience is how long eventually waits.
-var patience = time.Minute
+var patience = 3 * time.Minute
 
 // eventually polls until ok, or fails the test.
 func eventually(t testing.TB, what string, ok func() bool) {
