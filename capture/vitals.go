@@ -133,14 +133,7 @@ func (v *vitals) tell(st *Status) {
 		seconds := left.Seconds()
 		st.ETASeconds = &seconds
 	}
-	if hour := v.changes.Hour(); len(hour) > 0 {
-		sum := 0.0
-		for _, perSecond := range hour {
-			sum += float64(perSecond)
-		}
-		mean := sum / float64(len(hour))
-		st.ChangesPerSecondHour = &mean
-	}
+	st.ChangesPerSecondHour = v.changes.HourMean()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.snapshot.IsZero() {

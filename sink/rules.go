@@ -23,13 +23,21 @@ import (
 
 // tableVersion gives decoder and plan for the newest version of a table that the registry knows.
 func (o *Operator) tableVersion(ctx context.Context, topic string) (*versionPlan, error) {
-	if _, ok := matchTopic(o.rules, topic); !ok {
-		return nil, &trouble.Error{
-			Code: trouble.Config, Op: "apply rules to", Subject: fmt.Sprintf("topic %q", topic), Cause: errors.New("no rule matches it, or one that says skip"),
-			Means: "the table is not written", Hint: "look at sources and at from of the rules: the first that matches counts",
-		}
+	if err := o.matched(topic); err != nil {
+		return nil, err
 	}
 	return o.versions.newest(ctx, topic)
+}
+
+// matched refuses a topic that no rule writes.
+func (o *Operator) matched(topic string) error {
+	if _, ok := matchTopic(o.rules, topic); ok {
+		return nil
+	}
+	return &trouble.Error{
+		Code: trouble.Config, Op: "apply rules to", Subject: fmt.Sprintf("topic %q", topic), Cause: errors.New("no rule matches it, or one that says skip"),
+		Means: "the table is not written", Hint: "look at sources and at from of the rules: the first that matches counts",
+	}
 }
 
 // ExplainRule says what happens to a table of a source, step by step, in words and as the SQL that is run. It changes
@@ -105,8 +113,7 @@ type trial struct {
 // TestRule tries the rule of a topic on its last records, at most last of each partition, and says what became of them.
 // Values are printed only if values says so. It writes nothing.
 func (o *Operator) TestRule(ctx context.Context, cfg Config, topic string, last int, values bool, w io.Writer) error {
-	if _, ok := matchTopic(o.rules, topic); !ok {
-		_, err := o.tableVersion(ctx, topic)
+	if err := o.matched(topic); err != nil {
 		return err
 	}
 	records, err := lastOf(ctx, cfg, topic, last)

@@ -145,7 +145,7 @@ func (s *Sink) Status() *Status {
 		Schema: statusSchema, Group: s.cfg.Group, Instance: s.instance, Build: service.ThisBuild(), Since: s.started.UTC(),
 		WarehouseUp: true, Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
-		Events: s.vitals.events.Newest(), Members: []Member{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.hour(),
+		Events: s.vitals.events.Newest(), Members: []Member{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.applied.HourMean(),
 	}
 	if p50, p99, ok := s.Latency(); ok {
 		a, b := p50.Seconds(), p99.Seconds()

@@ -20,20 +20,6 @@ type vitals struct {
 
 func newVitals() *vitals { return &vitals{history: page.NewHistory(charts...)} }
 
-// hour gives changes a second over the last hour, nil in the first minute.
-func (v *vitals) hour() *float64 {
-	points := v.applied.Hour()
-	if len(points) == 0 {
-		return nil
-	}
-	sum := 0.0
-	for _, perSecond := range points {
-		sum += float64(perSecond)
-	}
-	mean := sum / float64(len(points))
-	return &mean
-}
-
 // charts are those of the page. The values of their lines come from sample, in this order.
 var charts = []page.Chart{
 	{Title: "Worst behind", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "behind"}, {Name: "freshness", Limit: true}}},

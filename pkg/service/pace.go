@@ -82,6 +82,20 @@ func (p *Pace) Hour() []float32 {
 	return p.minutes.all()
 }
 
+// HourMean gives the mean of Hour, nil in the first minute.
+func (p *Pace) HourMean() *float64 {
+	minutes := p.Hour()
+	if len(minutes) == 0 {
+		return nil
+	}
+	sum := 0.0
+	for _, perSecond := range minutes {
+		sum += float64(perSecond)
+	}
+	mean := sum / float64(len(minutes))
+	return &mean
+}
+
 // UntilZero gives when a measure that shrinks will be at zero, at the speed of the last minute. ok is false while it does
 // not shrink, or was not looked at for long enough.
 func (p *Pace) UntilZero() (left time.Duration, ok bool) {
