@@ -343,15 +343,20 @@ func (c *checker) takeLedger(ctx context.Context) error {
 }
 
 // confirmations checks that the slot was never told more than was published by then.
+//
+// What it was told is taken first. The other way round, this comes between: the topic is read to its end, capture
+// publishes that it is idle and tells the slot, and what the slot was told is taken.
 func (c *checker) confirmations(ctx context.Context) error {
+	c.mu.Lock()
+	told := c.confirmed
+	c.confirmed = nil
+	c.mu.Unlock()
 	added, err := c.reader.progress(ctx)
 	if err != nil {
 		return fmt.Errorf("read progress topic: %w", err)
 	}
 	c.published = append(c.published[max(0, len(c.published)-1):], added...)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, confirmed := range c.confirmed {
+	for _, confirmed := range told {
 		if confirmed.lsn <= c.created {
 			continue
 		}
@@ -363,7 +368,6 @@ func (c *checker) confirmations(ctx context.Context) error {
 			break
 		}
 	}
-	c.confirmed = c.confirmed[:0]
 	return nil
 }
 

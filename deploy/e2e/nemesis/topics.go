@@ -219,5 +219,12 @@ func (r *topicReader) dump(ctx context.Context, path string, tables []string) (e
 			return err
 		}
 	}
-	return lines.Flush()
+	err = r.added(ctx, record.ProgressTopic(sourceName), func(rec *kgo.Record) error {
+		p, err := record.ParseProgress(rec.Value)
+		if err == nil {
+			fmt.Fprintf(lines, "progress %d end %s at %s\n", rec.Offset, change.LSN(p.EndLSN), time.UnixMicro(p.WrittenAt).Format("15:04:05.000"))
+		}
+		return err
+	})
+	return errors.Join(err, lines.Flush())
 }
