@@ -3,13 +3,9 @@ package capture
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -27,60 +23,25 @@ type Report struct {
 	Asked string `json:"asked"`
 }
 
-// askTimeout bounds how long the service, which is near, may take to answer.
-const askTimeout = 2 * time.Second
-
 // Ask gives the status of the source's capture: of the service that listens at http.listen, else of what the source's
 // catalog and the progress topic say.
 func (c *Capture) Ask(ctx context.Context) (*Report, error) {
+	at := service.LocalURL(c.config.HTTP)
 	st, serviceErr := c.askService(ctx)
 	if serviceErr == nil {
-		return &Report{*st, "the service at " + c.statusURL()}, nil
+		return &Report{*st, "the service at " + at}, nil
 	}
 	st, err := c.askSource(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Report{*st, fmt.Sprintf("the source and Kafka: %s does not answer: %v", c.statusURL(), serviceErr)}, nil
-}
-
-// statusURL is where a service with this configuration answers on this host.
-func (c *Capture) statusURL() string {
-	host, port, _ := net.SplitHostPort(c.config.HTTP.Listen) // the configuration's check has split it
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return "http://" + net.JoinHostPort(host, port) + "/status"
+	return &Report{*st, fmt.Sprintf("the source and Kafka: %s does not answer: %v", at, serviceErr)}, nil
 }
 
 func (c *Capture) askService(ctx context.Context) (*Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.statusURL(), nil)
-	if err != nil {
-		return nil, err
-	}
-	token, err := c.config.HTTP.Token.Reveal()
-	if err != nil {
-		return nil, err
-	}
-	if token != "" {
-		request.Header.Set("Authorization", "Bearer "+token)
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		if inner := errors.Unwrap(err); inner != nil {
-			err = inner // without the URL, which is told anyway
-		}
-		return nil, err
-	}
-	defer response.Body.Close() //nolint:errcheck // it was only read
-	if response.StatusCode != http.StatusOK {
-		return nil, errors.New(response.Status)
-	}
 	var st Status
-	if err := json.NewDecoder(response.Body).Decode(&st); err != nil {
-		return nil, fmt.Errorf("its answer is no status: %w", err)
+	if err := service.Ask(ctx, c.config.HTTP, "/status", &st); err != nil {
+		return nil, err
 	}
 	if st.Schema != statusSchema || st.Source != c.config.Source.Name {
 		return nil, fmt.Errorf("it is not the capture of this source, but %q of %q", st.Schema, st.Source)

@@ -33,7 +33,7 @@ func (c *Capture) Serve(ctx context.Context) error {
 		},
 		History: c.vitals.history, Log: c.log,
 	})
-	c.options.HTTP = "http://" + server.Addr()
+	c.options.HTTP = server.URL()
 	server.Registry().MustRegister(c.Collectors()...)
 	c.ready = server.Ready
 	c.ready("connection to the source")

@@ -95,8 +95,35 @@ func (r Registry) Check() []Fault {
 // HTTP says where a service answers.
 type HTTP struct {
 	Listen string   `mapstructure:"listen" default:"127.0.0.1:9191" doc:"Address for metrics, health and status. The default is reachable from this host only; port 0 takes a free one."`
-	Token  Secret   `mapstructure:"token" default:"" doc:"Token wanted as Bearer, or as the password of Basic authentication, for everything but /healthz and /readyz."`
+	Token  Secret   `mapstructure:"token" default:"" doc:"Token wanted as Bearer, or as the password of Basic authentication, for everything but /healthz and /readyz; file:/path or env:NAME to keep it elsewhere. A changed file is taken up within a second."`
 	Hosts  []string `mapstructure:"hosts" default:"" doc:"Names, besides localhost, under which a browser may ask for the pages while the address is a loopback one."`
+	TLS    ServeTLS `mapstructure:"tls" doc:"Answer over TLS alone."`
+}
+
+// ServeTLS is the certificate of a server; the zero value is "no TLS".
+type ServeTLS struct {
+	Cert string `mapstructure:"cert" default:"" doc:"PEM file with the certificate, those of authorities in between behind it; read again at each handshake."`
+	Key  string `mapstructure:"key" default:"" doc:"PEM file with the certificate's key; read again at each handshake."`
+}
+
+// Check refuses half of a pair.
+func (t ServeTLS) Check() []Fault {
+	if (t.Cert == "") != (t.Key == "") {
+		return []Fault{{Path: "cert", Message: "cert and key belong together: give both or none"}}
+	}
+	return nil
+}
+
+// Enabled says whether there is a certificate.
+func (t ServeTLS) Enabled() bool { return t.Cert != "" }
+
+// Certificate reads the files.
+func (t ServeTLS) Certificate() (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's certificate: %w", err)
+	}
+	return &pair, nil
 }
 
 // Check wants host:port.

@@ -150,4 +150,7 @@ func TestSharedChecks(t *testing.T) {
 	faulty(Registry{URL: "http://user:pass@localhost"}, "url")
 	faulty(HTTP{Listen: ":0"}, "")
 	faulty(HTTP{Listen: "9191"}, "listen")
+	faulty(ServeTLS{}, "")
+	faulty(ServeTLS{Cert: "a", Key: "b"}, "")
+	faulty(ServeTLS{Key: "b"}, "cert")
 }

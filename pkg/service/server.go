@@ -2,7 +2,7 @@ package service
 
 import (
 	"context"
-	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +27,8 @@ import (
 // then Listen, then Run.
 type Server struct {
 	cfg      config.HTTP
-	token    string
+	token    token
+	guesses  guesses
 	log      *slog.Logger
 	registry *prometheus.Registry
 	mux      *http.ServeMux
@@ -99,21 +100,36 @@ func (s *Server) Ready(missing ...string) {
 
 // Listen takes the address, so that a port in use is found at the start.
 func (s *Server) Listen(ctx context.Context) error {
-	token, err := s.cfg.Token.Reveal()
-	if err != nil {
+	var err error
+	if s.token, err = newToken(s.cfg.Token); err != nil {
 		return fmt.Errorf("listen on %s: %w", s.cfg.Listen, err)
 	}
-	if s.cfg.Token != "" && token == "" {
-		return fmt.Errorf("listen on %s: http.token is configured and empty", s.cfg.Listen)
+	if s.cfg.TLS.Enabled() {
+		if _, err := s.cfg.TLS.Certificate(); err != nil {
+			return fmt.Errorf("listen on %s: http.tls: %w", s.cfg.Listen, err)
+		}
 	}
-	s.token = token
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for HTTP: %w", err) // names the address
 	}
 	s.listener = listener
+	local, ok := listener.Addr().(*net.TCPAddr)
+	if open := !ok || !local.IP.IsLoopback(); open && s.cfg.Token == "" {
+		s.log.Warn("whoever reaches the address reads the status: set http.token", "listen", s.Addr())
+	} else if open && !s.cfg.TLS.Enabled() {
+		s.log.Warn("the token is sent in clear: set http.tls, or put a proxy with TLS before it", "listen", s.Addr())
+	}
 	return nil
+}
+
+// URL gives the address that Listen took, as a browser takes it; "" before.
+func (s *Server) URL() string {
+	if s.listener == nil {
+		return ""
+	}
+	return scheme(s.cfg) + s.Addr()
 }
 
 // Addr gives the address that Listen took, with the port where 0 was asked for ("127.0.0.1:41231"); "" before.
@@ -136,8 +152,16 @@ func (s *Server) Run(ctx context.Context) error {
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
+	serve := func() error { return server.Serve(s.listener) }
+	if s.cfg.TLS.Enabled() {
+		server.TLSConfig = &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cfg.TLS.Certificate() },
+		}
+		serve = func() error { return server.ServeTLS(s.listener, "", "") }
+	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(s.listener) }()
+	go func() { served <- serve() }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve HTTP on %s: %w", s.Addr(), err)
@@ -191,10 +215,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		switch {
 		case !s.hostAllowed(r):
 			http.Error(w, "unknown host name; see http.hosts", http.StatusMisdirectedRequest)
-		case r.URL.Path != "/healthz" && r.URL.Path != "/readyz" && !s.tokenGiven(r):
-			w.Header().Set("WWW-Authenticate", `Basic realm="tributary", charset="UTF-8"`)
-			http.Error(w, "This page wants a token. Any user name, the token as password. It is configured as http.token.", http.StatusUnauthorized)
-		default:
+		case r.URL.Path == "/healthz" || r.URL.Path == "/readyz" || s.admitted(w, r):
 			next.ServeHTTP(w, r)
 		}
 	})
@@ -218,15 +239,4 @@ func (s *Server) hostAllowed(r *http.Request) bool {
 	}
 	return strings.EqualFold(host, "localhost") ||
 		slices.ContainsFunc(s.cfg.Hosts, func(known string) bool { return strings.EqualFold(known, host) })
-}
-
-func (s *Server) tokenGiven(r *http.Request) bool {
-	if s.token == "" {
-		return true
-	}
-	given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
-		_, given, _ = r.BasicAuth()
-	}
-	return subtle.ConstantTimeCompare([]byte(given), []byte(s.token)) == 1
 }

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"time"
 
@@ -15,9 +13,6 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/sink"
 )
-
-// askPatience is how long the service may take to answer before the warehouse is asked.
-const askPatience = 2 * time.Second
 
 func statusCommand(load loader) *cobra.Command {
 	var asJSON, all, direct bool
@@ -45,7 +40,7 @@ func statusCommand(load loader) *cobra.Command {
 				}
 				if err != nil {
 					if !direct {
-						_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "(asked the warehouse: no sink answers at http://%s)\n", cfg.HTTP.Listen)
+						_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "(asked the warehouse: no sink answers at %s: %v)\n", service.LocalURL(cfg.HTTP), err)
 					}
 					if st, err = o.Status(cmd.Context(), cfg); err != nil {
 						return err
@@ -72,34 +67,12 @@ func statusCommand(load loader) *cobra.Command {
 
 // ask asks the sink that the configuration is of.
 func ask(ctx context.Context, cfg sink.Config) (*sink.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, askPatience)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+cfg.HTTP.Listen+"/status", nil)
-	if err != nil {
-		return nil, err
-	}
-	token, err := cfg.HTTP.Token.Reveal()
-	if err != nil {
-		return nil, err
-	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
 	var st sink.Status
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask %s: %s", req.URL, resp.Status)
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&st); err != nil {
-		return nil, fmt.Errorf("read answer of %s: %w", req.URL, err)
+	if err := service.Ask(ctx, cfg.HTTP, "/status", &st); err != nil {
+		return nil, err
 	}
 	if st.Group != cfg.Group {
-		return nil, fmt.Errorf("ask %s: it is of group %q", req.URL, st.Group)
+		return nil, fmt.Errorf("it is of group %q", st.Group)
 	}
 	return &st, nil
 }
