@@ -5,13 +5,14 @@ import (
 	"fmt"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
 )
 
 // Serve runs a capture with its HTTP answers until ctx ends.
 func Serve(ctx context.Context, cfg Config, options Options) error {
 	if options.OnGap != "" && options.OnGap != GapStop && options.OnGap != GapResnapshot {
-		return service.Usage(fmt.Errorf("--on-gap is %q; write %s or %s", options.OnGap, GapStop, GapResnapshot))
+		return terminal.Usage(fmt.Errorf("--on-gap is %q; write %s or %s", options.OnGap, GapStop, GapResnapshot))
 	}
 	c, err := New(cfg, options, service.Log(cfg.Log))
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/capture/snapshot"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
@@ -31,7 +32,7 @@ func (c *Capture) dsn() (string, error) {
 func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait bool, out io.Writer) error {
 	patterns, err := q.check(c.config.Snapshot.Conditions)
 	if err != nil {
-		return service.Usage(fmt.Errorf("ask for a snapshot: %w", err))
+		return terminal.Usage(fmt.Errorf("ask for a snapshot: %w", err))
 	}
 	cat, err := c.open(ctx, "snapshot")
 	if err != nil {

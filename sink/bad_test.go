@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
-	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -64,7 +64,7 @@ func complaint(t *testing.T, file string) string {
 		return "nothing"
 	}
 	var b strings.Builder
-	trouble.Print(&b, "sink", err)
+	terminal.Print(&b, "sink", err)
 	var kept []string
 	for line := range strings.SplitSeq(b.String(), "\n") {
 		if word, _, _ := strings.Cut(strings.TrimSpace(line), " "); word == "error:" || word == "cause" || word == "hint" {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -50,7 +51,7 @@ func (w *world) refused() string {
 		w.t.Errorf("code %s", trouble.CodeOf(err))
 	}
 	var text bytes.Buffer
-	trouble.Print(&text, "sink", err)
+	terminal.Print(&text, "sink", err)
 	return strings.Join(strings.Fields(text.String()), " ")
 }
 

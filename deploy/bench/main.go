@@ -14,7 +14,7 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 )
 
 func main() {
@@ -25,7 +25,7 @@ func main() {
 	flag.BoolVar(&o.skipKafka, "skip-kafka", false, "leave out Apache Kafka")
 	page := flag.String("page", "", "Markdown page whose tables are written anew; with every measure at -scale 1 only")
 	flag.Parse()
-	os.Exit(service.Main("bench", func(ctx context.Context) (err error) {
+	os.Exit(terminal.Run("bench", func(ctx context.Context) (err error) {
 		if o.only, err = regexp.Compile(*only); err != nil {
 			return fmt.Errorf("-only: %w", err)
 		}

@@ -1,3 +1,6 @@
+// Package service is what any service of ours is made of besides its work: the group of its goroutines, its HTTP answers,
+// its log, its stages, states and latencies, and the form of numbers that people read. It knows nothing of changes, topics
+// or tables.
 package service
 
 import (

@@ -4,8 +4,6 @@ package trouble
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"strings"
 )
 
@@ -108,42 +106,4 @@ func CodeOf(err error) Code {
 		return e.Code
 	}
 	return Internal
-}
-
-// Print writes err for a person at a terminal: the error, then cause, means, hint and where to read on.
-// program is the binary's name.
-func Print(w io.Writer, program string, err error) {
-	var e *Error
-	if !errors.As(err, &e) {
-		fmt.Fprintf(w, "error: %v\n", err)
-		return
-	}
-	head := e.Op
-	if e.Subject != "" {
-		head += " " + e.Subject
-	}
-	fmt.Fprintf(w, "error: %s\n", head)
-	field(w, "cause", causeText(e))
-	field(w, "means", e.Means)
-	field(w, "hint", e.Hint)
-	field(w, "see", fmt.Sprintf("docs/runbooks/%s.md", e.Code))
-}
-
-func causeText(e *Error) string {
-	if e.Cause == nil {
-		return ""
-	}
-	return e.Cause.Error()
-}
-
-func field(w io.Writer, name, text string) {
-	if text == "" {
-		return
-	}
-	for i, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
-		if i > 0 {
-			name = ""
-		}
-		fmt.Fprintf(w, "  %-6s %s\n", name, line)
-	}
 }

@@ -24,11 +24,12 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/sink"
 )
 
 func main() {
-	os.Exit(service.Main("local", func(ctx context.Context) error { return command().ExecuteContext(ctx) }))
+	os.Exit(terminal.Run("local", func(ctx context.Context) error { return command().ExecuteContext(ctx) }))
 }
 
 func command() *cobra.Command {
@@ -39,7 +40,7 @@ func command() *cobra.Command {
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return service.Usage(err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return terminal.Usage(err) })
 	root.AddCommand(demoCommand(), runCommand(), brokerCommand(), databasesCommand(), psqlCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,7 +52,7 @@ func command() *cobra.Command {
 	return root
 }
 
-func noArgs(cmd *cobra.Command, args []string) error { return service.Usage(cobra.NoArgs(cmd, args)) }
+func noArgs(cmd *cobra.Command, args []string) error { return terminal.Usage(cobra.NoArgs(cmd, args)) }
 
 // demoDir gives where the demo lives: DEMO_DIR, else .demo here. Root's Postgres runs as another user, who may not be
 // let into the directory here (/root is closed to others): then it is below the directory for temporary files.
@@ -85,7 +86,7 @@ func demoCommand() *cobra.Command {
 			if text := os.Getenv("DEMO_SECONDS"); text != "" {
 				seconds, err := strconv.Atoi(text)
 				if err != nil || seconds < 1 {
-					return service.Usage(fmt.Errorf("DEMO_SECONDS is %q; write a whole number of seconds, like 20", text))
+					return terminal.Usage(fmt.Errorf("DEMO_SECONDS is %q; write a whole number of seconds, like 20", text))
 				}
 				cfg.Load = time.Duration(seconds) * time.Second
 			}
@@ -192,7 +193,7 @@ func psqlCommand() *cobra.Command {
 		Use: "psql [DATABASE | URL]", Short: "Open a SQL prompt: psql where it is installed, else a small one of its own",
 		Long: "Open a SQL prompt: psql where it is installed, else a small one of its own.\n\n" +
 			"DATABASE is one of the running demo's: dwh (the default), rental_eu, rental_us.",
-		Args: func(cmd *cobra.Command, args []string) error { return service.Usage(cobra.MaximumNArgs(1)(cmd, args)) },
+		Args: func(cmd *cobra.Command, args []string) error { return terminal.Usage(cobra.MaximumNArgs(1)(cmd, args)) },
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dsn := ""
 			if len(args) > 0 {

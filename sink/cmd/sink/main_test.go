@@ -64,9 +64,9 @@ func TestVerbs(t *testing.T) {
 			}
 		}
 	}
-	want(run("somebody has to look", "status"), "warehouse needs you: 1 table is quarantined, 1 row is parked. The other 0 go on.",
+	want(run("not well", "status"), "warehouse needs you: 1 table is quarantined, 1 row is parked. The other 0 go on.",
 		"shop/public.t\tquarantined", "held at offset 7 of partition 0", "next   sink resume shop/public.t\n", "sink parked retry shop/public.t")
-	want(run("somebody has to look", "status", "--json"), `"schema": "tributary.sink.status/1"`, `"parked": 1`)
+	want(run("not well", "status", "--json"), `"schema": "tributary.sink.status/1"`, `"parked": 1`)
 	want(run("", "parked", "list"), "shop/public.t\t0\t3\t", "damaged")
 	want(run("", "parked", "list", "other", "--json"), `"parked": []`)
 	want(run("", "parked", "show", "shop/public.t"), "offset 3: cannot be decoded")

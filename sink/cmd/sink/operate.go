@@ -1,73 +1,24 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
-
-// loader reads the configuration.
-type loader func() (sink.Config, error)
-
-// change are the flags of a verb that changes something.
-type change struct{ plan, yes bool }
-
-func (c *change) flags(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&c.plan, "plan", false, "show what would be done, and do nothing")
-	cmd.Flags().BoolVar(&c.yes, "yes", false, "do not ask")
-}
-
-// agreed says whether to go on, after the plan has been printed.
-func (c *change) agreed(cmd *cobra.Command) (bool, error) {
-	switch {
-	case c.plan:
-		return false, nil
-	case c.yes:
-		return true, nil
-	case !terminal(os.Stdin):
-		return false, service.Usage(errors.New("this changes something: say --yes, or --plan to see what would be done"))
-	}
-	_, _ = fmt.Fprint(cmd.ErrOrStderr(), "Go on? [y/N] ")
-	answer, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("read answer: %w", err)
-	}
-	return strings.EqualFold(strings.TrimSpace(answer), "y"), nil
-}
-
-func terminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-// columns aligns columns for a person; a pipe gets them separated by tabs.
-func columns(out io.Writer) (w io.Writer, flush func() error) {
-	if f, ok := out.(*os.File); !ok || !terminal(f) {
-		return out, func() error { return nil }
-	}
-	aligned := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	return aligned, aligned.Flush
-}
 
 // subject reads the argument SOURCE/TABLE; none stands for everything unless needed is set.
 func subject(args []string, needed bool) (source, table string, err error) {
 	switch {
 	case len(args) > 1:
-		return "", "", service.Usage(fmt.Errorf("unexpected argument %q", args[1]))
+		return "", "", terminal.Usagef("unexpected argument %q", args[1])
 	case len(args) == 0 && needed:
-		return "", "", service.Usage(errors.New("which table? write SOURCE/TABLE, like shop/public.orders"))
+		return "", "", terminal.Usage(errors.New("which table? write SOURCE/TABLE, like shop/public.orders"))
 	case len(args) == 0:
 		return "", "", nil
 	}
@@ -75,26 +26,11 @@ func subject(args []string, needed bool) (source, table string, err error) {
 	if err == nil && needed && table == "" {
 		err = fmt.Errorf("%q is not SOURCE/TABLE; write %s/public.orders", args[0], source)
 	}
-	return source, table, service.Usage(err)
+	return source, table, terminal.Usage(err)
 }
 
-// operate runs do with an operator.
-func operate(cmd *cobra.Command, load loader, do func(o *sink.Operator, cfg sink.Config) error) error {
-	cfg, err := load()
-	if err != nil {
-		return err
-	}
-	o, err := sink.NewOperator(cfg)
-	if err != nil {
-		return err
-	}
-	defer o.Close(cmd.Context())
-	return do(o, cfg)
-}
-
-func pauseCommand(load loader) *cobra.Command {
-	var c change
-	var reason string
+func pauseCommand() *cobra.Command {
+	var c terminal.Change
 	var lasts time.Duration
 	cmd := &cobra.Command{
 		Use: "pause [SOURCE[/TABLE]]", Short: "Stop writing a table, a source, or everything; Kafka keeps what comes meanwhile",
@@ -104,33 +40,32 @@ func pauseCommand(load loader) *cobra.Command {
 				return err
 			}
 			p := warehouse.Pause{Source: source, Table: table}
-			out := cmd.OutOrStdout()
+			out := terminal.Of(cmd)
 			until := "until sink resume"
 			if lasts > 0 {
 				until = "for " + lasts.String()
 			}
-			_, _ = fmt.Fprintf(out, "%s: not written by any sink of the group, %s. Changes wait in Kafka.\n", p.Subject(), until)
-			return operate(cmd, load, func(o *sink.Operator, _ sink.Config) error {
-				ok, err := c.agreed(cmd)
+			out.Printf("%s: not written by any sink of the group, %s. Changes wait in Kafka.\n", p.Subject(), until)
+			return operate(cmd, func(o *sink.Operator, _ sink.Config) error {
+				ok, err := c.Agreed(cmd)
 				if err != nil || !ok {
 					return err
 				}
-				if err := o.Pause(cmd.Context(), source, table, reason, lasts); err != nil {
+				if err := o.Pause(cmd.Context(), source, table, c.Reason, lasts); err != nil {
 					return err
 				}
-				_, err = fmt.Fprintln(out, "paused; every sink stops within a second or two")
-				return err
+				out.Printf("paused; every sink stops within a second or two\n")
+				return nil
 			})
 		},
 	}
-	c.flags(cmd)
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the others")
+	c.Flags(cmd, true)
 	cmd.Flags().DurationVar(&lasts, "for", 0, "end by itself after this time")
 	return cmd
 }
 
-func resumeCommand(load loader) *cobra.Command {
-	var c change
+func resumeCommand() *cobra.Command {
+	var c terminal.Change
 	var park, skip bool
 	cmd := &cobra.Command{
 		Use: "resume [SOURCE[/TABLE]]", Short: "End a pause, and have quarantined tables tried again",
@@ -142,14 +77,14 @@ func resumeCommand(load loader) *cobra.Command {
 			remedy, what := warehouse.TryAgain, "is tried again"
 			switch {
 			case park && skip:
-				return service.Usage(errors.New("either --park or --skip"))
+				return terminal.Usage(errors.New("either --park or --skip"))
 			case park:
 				remedy, what = warehouse.Park, "is put aside with all that follows of its key, and the table goes on"
 			case skip:
 				remedy, what = warehouse.Skip, "is passed over: its change is lost, and the table goes on"
 			}
-			out := cmd.OutOrStdout()
-			return operate(cmd, load, func(o *sink.Operator, _ sink.Config) error {
+			out := terminal.Of(cmd)
+			return operate(cmd, func(o *sink.Operator, _ sink.Config) error {
 				pauses, err := o.Pauses(cmd.Context())
 				if err != nil {
 					return err
@@ -162,16 +97,16 @@ func resumeCommand(load loader) *cobra.Command {
 				for _, p := range pauses {
 					if p.Source == source && p.Table == table {
 						found++
-						_, _ = fmt.Fprintf(out, "%s: paused since %s goes on\n", p.Subject(), p.Since.Format(time.RFC3339))
+						out.Printf("%s: paused since %s goes on\n", p.Subject(), p.Since.Format(time.RFC3339))
 					}
 				}
 				for _, q := range quarantines {
-					_, _ = fmt.Fprintf(out, "%s/%s partition %d: offset %d %s\n  error  %s\n", q.Source, q.Table, q.Partition, q.Next, what, q.Message)
+					out.Printf("%s/%s partition %d: offset %d %s\n  error  %s\n", q.Source, q.Table, q.Partition, q.Next, what, q.Message)
 				}
 				if found == 0 {
 					return errors.New("nothing to resume: it is neither paused nor quarantined (sink status)")
 				}
-				ok, err := c.agreed(cmd)
+				ok, err := c.Agreed(cmd)
 				if err != nil || !ok {
 					return err
 				}
@@ -179,29 +114,19 @@ func resumeCommand(load loader) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(out, "%d pauses ended, %d partitions are tried again\n", len(done.Pauses), len(done.Quarantines))
-				return err
+				out.Printf("%d pauses ended, %d partitions are tried again\n", len(done.Pauses), len(done.Quarantines))
+				return nil
 			})
 		},
 	}
-	c.flags(cmd)
+	c.Flags(cmd, false)
 	cmd.Flags().BoolVar(&park, "park", false, "put the record aside that the table is held at")
 	cmd.Flags().BoolVar(&skip, "skip", false, "pass over the record that the table is held at; its change is lost")
 	return cmd
 }
 
-func parkedCommand(load loader) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "parked", Short: "Records that were put aside: list, show, retry, discard",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return service.Usage(fmt.Errorf("unknown verb %q", args[0]))
-			}
-			return cmd.Help()
-		},
-	}
-	cmd.AddCommand(parkedList(load), parkedShow(load), parkedRetry(load), parkedDiscard(load))
-	return cmd
+func parkedCommand() *cobra.Command {
+	return terminal.Group("parked", "Records that were put aside: list, show, retry, discard", parkedList(), parkedShow(), parkedRetry(), parkedDiscard())
 }
 
 // selection are the flags that pick parked records.
@@ -247,9 +172,8 @@ type listed struct {
 	ParkedAt  time.Time `json:"parked_at"`
 }
 
-func parkedList(load loader) *cobra.Command {
+func parkedList() *cobra.Command {
 	var sel selection
-	var asJSON bool
 	var limit int
 	cmd := &cobra.Command{
 		Use: "list [SOURCE[/TABLE]]", Short: "What is parked, and why",
@@ -258,34 +182,34 @@ func parkedList(load loader) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return operate(cmd, load, func(o *sink.Operator, _ sink.Config) error {
+			return operate(cmd, func(o *sink.Operator, _ sink.Config) error {
 				records, err := o.Parked(cmd.Context(), picked, limit)
 				if err != nil {
 					return err
 				}
-				if asJSON {
-					out := []listed{}
+				out := terminal.Of(cmd)
+				if out.JSON {
+					all := []listed{}
 					for _, r := range records {
-						out = append(out, listed{r.Source, r.Table, r.Topic, r.Partition, r.Offset, r.Behind, string(r.Reason.Code), r.Reason.Message, r.ParkedAt.UTC()})
+						all = append(all, listed{r.Source, r.Table, r.Topic, r.Partition, r.Offset, r.Behind, string(r.Reason.Code), r.Reason.Message, r.ParkedAt.UTC()})
 					}
-					return printJSON(cmd.OutOrStdout(), map[string]any{"schema": "tributary.sink.parked/1", "parked": out})
+					return out.Document(map[string]any{"schema": "tributary.sink.parked/1", "parked": all})
 				}
-				w, flush := columns(cmd.OutOrStdout())
-				_, _ = fmt.Fprintln(w, "TABLE\tPARTITION\tOFFSET\tSINCE\tWHY")
+				t := &terminal.Table{Columns: []terminal.Column{{Title: "table"}, {Title: "partition", Number: true}, {Title: "offset", Number: true}, {Title: "since"}, {Title: "why", Wraps: true}}}
 				for _, r := range records {
-					_, _ = fmt.Fprintf(w, "%s/%s\t%d\t%d\t%s\t%s\n", r.Source, r.Table, r.Partition, r.Offset, r.ParkedAt.UTC().Format(time.RFC3339), r.Reason.Message)
+					t.Rows = append(t.Rows, terminal.Text(r.Source+"/"+r.Table, fmt.Sprint(r.Partition), fmt.Sprint(r.Offset), r.ParkedAt.UTC().Format(time.RFC3339), r.Reason.Message))
 				}
-				return flush()
+				return out.Table(t)
 			})
 		},
 	}
 	sel.flags(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	terminal.JSON(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 1000, "at most so many; 0 for all")
 	return cmd
 }
 
-func parkedShow(load loader) *cobra.Command {
+func parkedShow() *cobra.Command {
 	var sel selection
 	var values bool
 	var limit int
@@ -296,19 +220,19 @@ func parkedShow(load loader) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return operate(cmd, load, func(o *sink.Operator, _ sink.Config) error {
+			return operate(cmd, func(o *sink.Operator, _ sink.Config) error {
 				records, err := o.Parked(cmd.Context(), picked, limit)
 				if err != nil {
 					return err
 				}
-				out := cmd.OutOrStdout()
+				out := terminal.Of(cmd)
 				for i := range records {
 					r := &records[i]
 					shown, err := o.Show(cmd.Context(), r, values)
 					if err != nil {
 						shown.Op = "cannot be decoded: " + err.Error()
 					}
-					_, _ = fmt.Fprintf(out, "%s/%s partition %d offset %d: %s%s\n  why    %s\n", r.Source, r.Table, r.Partition, r.Offset, shown.Op, shown.Key, r.Reason.Message)
+					out.Printf("%s/%s partition %d offset %d: %s%s\n  why    %s\n", r.Source, r.Table, r.Partition, r.Offset, shown.Op, shown.Key, r.Reason.Message)
 					for _, c := range shown.Columns {
 						value := "null"
 						switch {
@@ -317,7 +241,7 @@ func parkedShow(load loader) *cobra.Command {
 						case c.Value != nil:
 							value = fmt.Sprintf("%q", *c.Value)
 						}
-						_, _ = fmt.Fprintf(out, "         %s = %s\n", c.Name, value)
+						out.Printf("         %s = %s\n", c.Name, value)
 					}
 				}
 				return nil
@@ -339,38 +263,38 @@ func describe(cmd *cobra.Command, o *sink.Operator, picked warehouse.Selection, 
 	if len(records) == 0 {
 		return errors.New("nothing is parked there (sink parked list)")
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s/%s: %d records from offset %d on %s\n", picked.Source, picked.Table, len(records), records[0].Offset, what)
-	return err
+	terminal.Of(cmd).Printf("%s/%s: %d records from offset %d on %s\n", picked.Source, picked.Table, len(records), records[0].Offset, what)
+	return nil
 }
 
 // changeParked does act to the records that args and sel pick, once it has said what happens to them and got leave.
-func changeParked(cmd *cobra.Command, args []string, load loader, sel *selection, c *change, what string, act func(*sink.Operator, warehouse.Selection) error) error {
+func changeParked(cmd *cobra.Command, args []string, sel *selection, c *terminal.Change, what string, act func(*sink.Operator, warehouse.Selection) error) error {
 	picked, err := sel.of(args, true)
 	if err != nil {
 		return err
 	}
-	return operate(cmd, load, func(o *sink.Operator, _ sink.Config) error {
+	return operate(cmd, func(o *sink.Operator, _ sink.Config) error {
 		if err := describe(cmd, o, picked, what); err != nil {
 			return err
 		}
-		if ok, err := c.agreed(cmd); err != nil || !ok {
+		if ok, err := c.Agreed(cmd); err != nil || !ok {
 			return err
 		}
 		return act(o, picked)
 	})
 }
 
-func parkedRetry(load loader) *cobra.Command {
+func parkedRetry() *cobra.Command {
 	var sel selection
-	var c change
+	var c terminal.Change
 	cmd := &cobra.Command{
 		Use: "retry SOURCE/TABLE", Short: "Write parked records, each with all that waits behind it, in order; what fails stays parked",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return changeParked(cmd, args, load, &sel, &c, "are written, each with all that waits behind it", func(o *sink.Operator, picked warehouse.Selection) error {
+			return changeParked(cmd, args, &sel, &c, "are written, each with all that waits behind it", func(o *sink.Operator, picked warehouse.Selection) error {
 				done, err := o.Retry(cmd.Context(), picked)
-				_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%d records written\n", done.Applied)
+				terminal.Of(cmd).Printf("%d records written\n", done.Applied)
 				for _, f := range done.Failed {
-					_, _ = fmt.Fprintf(cmd.OutOrStdout(), "partition %d, %d records from offset %d on stay parked\n  error  %v\n", f.Partition, len(f.Offsets), f.Offsets[0], f.Err)
+					terminal.Of(cmd).Printf("partition %d, %d records from offset %d on stay parked\n  error  %v\n", f.Partition, len(f.Offsets), f.Offsets[0], f.Err)
 				}
 				if err == nil && len(done.Failed) > 0 {
 					err = fmt.Errorf("%d keys stay parked", len(done.Failed))
@@ -380,34 +304,26 @@ func parkedRetry(load loader) *cobra.Command {
 		},
 	}
 	sel.flags(cmd)
-	c.flags(cmd)
+	c.Flags(cmd, false)
 	return cmd
 }
 
-func parkedDiscard(load loader) *cobra.Command {
+func parkedDiscard() *cobra.Command {
 	var sel selection
-	var c change
-	var reason string
+	var c terminal.Change
 	cmd := &cobra.Command{
 		Use: "discard SOURCE/TABLE", Short: "Give parked records up: the warehouse will not have them",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return changeParked(cmd, args, load, &sel, &c, "are given up; the warehouse will not have them", func(o *sink.Operator, picked warehouse.Selection) error {
-				n, err := o.Discard(cmd.Context(), picked, reason)
+			return changeParked(cmd, args, &sel, &c, "are given up; the warehouse will not have them", func(o *sink.Operator, picked warehouse.Selection) error {
+				n, err := o.Discard(cmd.Context(), picked, c.Reason)
 				if err == nil {
-					_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d records discarded\n", n)
+					terminal.Of(cmd).Printf("%d records discarded\n", n)
 				}
 				return err
 			})
 		},
 	}
 	sel.flags(cmd)
-	c.flags(cmd)
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for tributary.operation")
+	c.Flags(cmd, true)
 	return cmd
-}
-
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }

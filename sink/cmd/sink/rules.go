@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink"
 )
@@ -25,30 +25,29 @@ func (p *picked) flags(cmd *cobra.Command) {
 func (p *picked) name() (string, error) {
 	if p.topic != "" {
 		if p.source != "" || p.table != "" {
-			return "", service.Usage(errors.New("say --topic, or --source and --table"))
+			return "", terminal.Usage(errors.New("say --topic, or --source and --table"))
 		}
 		return p.topic, nil
 	}
 	schema, table, ok := strings.Cut(p.table, ".")
 	if p.source == "" || !ok {
-		return "", service.Usage(errors.New("say which table: --source NAME --table schema.table, or --topic NAME"))
+		return "", terminal.Usage(errors.New("say which table: --source NAME --table schema.table, or --topic NAME"))
 	}
 	topic, err := record.Topic(p.source, schema, table)
 	if err != nil {
-		return "", service.Usage(err)
+		return "", terminal.Usage(err)
 	}
 	return topic, nil
 }
 
-func rulesCommand(load loader) *cobra.Command {
-	cmd := &cobra.Command{Use: "rules", Short: "What rules do to tables; changes nothing", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+func rulesCommand() *cobra.Command {
 	verb := func(use, short string, p *picked, do func(context.Context, *sink.Operator, sink.Config, string, *cobra.Command) error) *cobra.Command {
-		c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		c := &cobra.Command{Use: use, Short: short, Args: terminal.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			topic, err := p.name()
 			if err != nil {
 				return err
 			}
-			cfg, err := load()
+			cfg, err := load(cmd)
 			if err != nil {
 				return err
 			}
@@ -71,27 +70,26 @@ func rulesCommand(load loader) *cobra.Command {
 	test := verb("test", "Try a rule on records that are in Kafka, and write nothing", &picked{},
 		func(ctx context.Context, o *sink.Operator, cfg sink.Config, topic string, cmd *cobra.Command) error {
 			if last < 1 || last > 100_000 {
-				return service.Usage(errors.New("--last is a number from 1 to 100000"))
+				return terminal.Usage(errors.New("--last is a number from 1 to 100000"))
 			}
 			return o.TestRule(ctx, cfg, topic, last, values, cmd.OutOrStdout())
 		})
 	test.Flags().IntVar(&last, "last", 100, "so many records of each partition")
 	test.Flags().BoolVar(&values, "values", false, "show rows before and after; masked columns stay masked")
-	cmd.AddCommand(explain, test, scaffoldCommand(load))
-	return cmd
+	return terminal.Group("rules", "What rules do to tables; changes nothing", explain, test, scaffoldCommand())
 }
 
-func scaffoldCommand(load loader) *cobra.Command {
+func scaffoldCommand() *cobra.Command {
 	var source, registry string
 	var brokers []string
 	cmd := &cobra.Command{
-		Use: "scaffold", Short: "Write a first configuration from the topics that there are and what the registry says of them", Args: cobra.NoArgs,
+		Use: "scaffold", Short: "Write a first configuration from the topics that there are and what the registry says of them", Args: terminal.NoArgs,
 		Long:    "Prints a commented sink.yaml. Where to look, the flags say; or a configuration, if there is one.",
 		Example: "  sink rules scaffold --brokers localhost:9092 --registry http://localhost:8081 --source 'tenant_*' > sink.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg := sink.Default()
 			if len(brokers) == 0 || registry == "" {
-				loaded, err := load()
+				loaded, err := load(cmd)
 				if err != nil {
 					return fmt.Errorf("%w\nor say where to look: --brokers HOST:PORT --registry URL", err)
 				}

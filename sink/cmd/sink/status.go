@@ -4,26 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/sink"
 )
 
-func statusCommand(load loader) *cobra.Command {
-	var asJSON, all, direct bool
+func statusCommand() *cobra.Command {
+	var all, direct bool
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use: "status", Short: "How the group does; asks the sink on this host, else the warehouse",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return service.Usage(fmt.Errorf("unexpected argument %q", args[0]))
+				return terminal.Usage(fmt.Errorf("unexpected argument %q", args[0]))
 			}
-			return operate(cmd, load, func(o *sink.Operator, cfg sink.Config) error {
+			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
 				var waited error
 				if wait > 0 {
 					ctx, cancel := context.WithTimeout(cmd.Context(), wait)
@@ -46,19 +46,19 @@ func statusCommand(load loader) *cobra.Command {
 						return err
 					}
 				}
-				if asJSON {
-					err = printJSON(cmd.OutOrStdout(), st)
+				if out := terminal.Of(cmd); out.JSON {
+					err = out.Document(st)
 				} else {
-					err = writeStatus(cmd.OutOrStdout(), st, all)
+					err = writeStatus(out, st, all)
 				}
 				if err == nil && strings.HasPrefix(st.Headline, "needs you") {
-					err = errors.New("not healthy: somebody has to look")
+					err = terminal.ErrSaid
 				}
 				return errors.Join(err, waited)
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	terminal.JSON(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "with every source and table that is up to date")
 	cmd.Flags().DurationVar(&wait, "wait", 0, "first wait, at most so long, until everything that Kafka holds now is applied; else exit status 1")
 	cmd.Flags().BoolVar(&direct, "direct", false, "ask the warehouse, not the service")
@@ -78,20 +78,21 @@ func ask(ctx context.Context, cfg sink.Config) (*sink.Status, error) {
 }
 
 // writeStatus writes a status for people: what needs them first, what is up to date counted, unless all is set.
-func writeStatus(out io.Writer, st *sink.Status, all bool) error {
-	w, flush := columns(out)
-	_, _ = fmt.Fprintf(w, "%s %s\n", st.Group, st.Headline)
+func writeStatus(out *terminal.Output, st *sink.Status, all bool) error {
+	out.Printf("%s %s\n", st.Group, st.Headline)
 	if st.Instance != "" {
-		_, _ = fmt.Fprintf(w, "\n  applied\t%.0f rows/s, last minute, by this sink\n", st.RowsPerSec)
+		out.Printf("\n  applied  %.0f rows/s, last minute, by this sink\n", st.RowsPerSec)
 		if st.LatencyP50 != nil && st.LatencyP99 != nil {
-			_, _ = fmt.Fprintf(w, "  latency\tp50 %s  p99 %s, commit at the source to commit here, last 5 min\n", seconds(*st.LatencyP50), seconds(*st.LatencyP99))
+			out.Printf("  latency  p50 %s  p99 %s, commit at the source to commit here, last 5 min\n", seconds(*st.LatencyP50), seconds(*st.LatencyP99))
 		}
-		_, _ = fmt.Fprintf(w, "  memory\t%s of %s\n", service.FormatBytes(st.BufferBytes), service.FormatBytes(st.BufferLimit))
+		out.Printf("  memory   %s of %s\n", service.FormatBytes(st.BufferBytes), service.FormatBytes(st.BufferLimit))
 	}
 	for _, wait := range st.Waiting {
-		_, _ = fmt.Fprintf(w, "  waiting\tfor %s since %s, try %d: %s\n", wait.For, wait.Since.Format(time.RFC3339), wait.Tries, wait.Error)
+		out.Printf("  waiting  for %s since %s, try %d: %s\n", wait.For, wait.Since.Format(time.RFC3339), wait.Tries, wait.Error)
 	}
-	_, _ = fmt.Fprintln(w, "\nSOURCE\tSTATE\tCOMPLETE UP TO\tAGE\tCAPTURE\tTABLES")
+	sources := &terminal.Table{Columns: []terminal.Column{
+		{Title: "source"}, {Title: "state"}, {Title: "complete up to"}, {Title: "age", Number: true}, {Title: "capture"}, {Title: "tables", Number: true},
+	}}
 	hidden := 0
 	for _, s := range st.Sources {
 		if s.State == sink.StateUpToDate && !all {
@@ -105,10 +106,16 @@ func writeStatus(out io.Writer, st *sink.Status, all bool) error {
 		if s.AgeSeconds != nil {
 			age = seconds(*s.AgeSeconds)
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\n", s.Name, word(s.State), complete, age, s.Capture.State, s.Tables)
+		sources.Rows = append(sources.Rows, terminal.Text(s.Name, word(s.State), complete, age, s.Capture.State, fmt.Sprint(s.Tables)))
 	}
-	rest(w, hidden)
-	_, _ = fmt.Fprintln(w, "\nTABLE\tSTATE\tBEHIND\tRECORDS\tTARGET\tNOTE")
+	out.Printf("\n")
+	if err := out.Table(sources); err != nil {
+		return err
+	}
+	rest(out, hidden)
+	tables := &terminal.Table{Columns: []terminal.Column{
+		{Title: "table"}, {Title: "state"}, {Title: "behind", Number: true}, {Title: "records", Number: true}, {Title: "target"}, {Title: "note", Wraps: true},
+	}}
 	hidden = 0
 	for i := range st.Tables {
 		t := &st.Tables[i]
@@ -117,33 +124,34 @@ func writeStatus(out io.Writer, st *sink.Status, all bool) error {
 			hidden++
 			continue
 		}
-		_, _ = fmt.Fprintf(w, "%s/%s\t%s\t%s\t%d\t%s\t%s\n", t.Source, t.Table, word(t.State), seconds(t.BehindSeconds), t.Records, t.Target, note)
+		tables.Rows = append(tables.Rows, terminal.Text(t.Source+"/"+t.Table, word(t.State), seconds(t.BehindSeconds), fmt.Sprint(t.Records), t.Target, note))
 	}
-	rest(w, hidden)
-	if err := flush(); err != nil {
+	out.Printf("\n")
+	if err := out.Table(tables); err != nil {
 		return err
 	}
+	rest(out, hidden)
 	for i := range st.Tables {
 		t := &st.Tables[i]
 		name := t.Source + "/" + t.Table
 		if t.Trouble != nil {
-			_, _ = fmt.Fprintf(out, "\n%s is held at offset %d of partition %d since %s\n  error  %s\n", name, t.Trouble.Offset, t.Trouble.Partition,
+			out.Printf("\n%s is held at offset %d of partition %d since %s\n  error  %s\n", name, t.Trouble.Offset, t.Trouble.Partition,
 				t.Trouble.Since.Format(time.RFC3339), t.Trouble.Message)
 			for line := range strings.SplitSeq(strings.ReplaceAll(t.Trouble.Hint, "SOURCE/TABLE", name), "\n") {
-				_, _ = fmt.Fprintf(out, "  next   %s\n", line)
+				out.Printf("  next   %s\n", line)
 			}
-			_, _ = fmt.Fprintf(out, "  see    docs/runbooks/%s.md\n", t.Trouble.Code)
+			out.Printf("  see    docs/runbooks/%s.md\n", t.Trouble.Code)
 		}
 		if t.Parked > 0 {
-			_, _ = fmt.Fprintf(out, "\n%s: %d records are parked\n  next   sink parked show %s\n         sink parked retry %s\n", name, t.Parked, name, name)
+			out.Printf("\n%s: %d records are parked\n  next   sink parked show %s\n         sink parked retry %s\n", name, t.Parked, name, name)
 		}
 	}
 	return nil
 }
 
-func rest(w io.Writer, hidden int) {
+func rest(out *terminal.Output, hidden int) {
 	if hidden > 0 {
-		_, _ = fmt.Fprintf(w, "... %d more, all up to date (--all)\n", hidden)
+		out.Printf("... %d more, all up to date (--all)\n", hidden)
 	}
 }
 

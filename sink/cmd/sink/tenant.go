@@ -3,27 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/sink"
 )
 
-func tenantCommand(load loader) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "tenant", Short: "One source among others of the same tables: list, pause, resume, remove, rebuild",
-		Long: "A tenant is a source whose rows lie beside those of others, told apart by a sid. What is done to one disturbs no other.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return service.Usage(fmt.Errorf("unknown verb %q", args[0]))
-			}
-			return cmd.Help()
-		},
-	}
-	pause, resume := pauseCommand(load), resumeCommand(load)
+func tenantCommand() *cobra.Command {
+	pause, resume := pauseCommand(), resumeCommand()
 	pause.Use, pause.Short = "pause TENANT", "Stop writing all tables of a tenant; Kafka keeps what comes meanwhile"
 	pause.Example = "  sink tenant pause tenant_17 --reason 'its application is upgraded' --for 2h"
 	resume.Use, resume.Short = "resume TENANT", "End the pause of a tenant, or bring one back that was removed"
@@ -37,7 +27,9 @@ func tenantCommand(load loader) *cobra.Command {
 			return run(cmd, args)
 		}
 	}
-	cmd.AddCommand(tenantList(load), pause, resume, tenantRemove(load), tenantRebuild(load))
+	cmd := terminal.Group("tenant", "One source among others of the same tables: list, pause, resume, remove, rebuild",
+		tenantList(), pause, resume, tenantRemove(), tenantRebuild())
+	cmd.Long = "A tenant is a source whose rows lie beside those of others, told apart by a sid. What is done to one disturbs no other."
 	return cmd
 }
 
@@ -48,70 +40,71 @@ func tenant(args []string) (string, error) {
 	case err != nil:
 		return "", err
 	case source == "":
-		return "", service.Usage(errors.New("which tenant? write the name of its source, like tenant_17 (sink tenant list)"))
+		return "", terminal.Usage(errors.New("which tenant? write the name of its source, like tenant_17 (sink tenant list)"))
 	case table != "":
-		return "", service.Usage(fmt.Errorf("%q is one table; a tenant is a source: write %s", args[0], source))
+		return "", terminal.Usagef("%q is one table; a tenant is a source: write %s", args[0], source)
 	}
 	return source, nil
 }
 
-func tenantList(load loader) *cobra.Command {
-	var asJSON bool
+func tenantList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "Every source with its sid, state, and up to when it is complete",
 		Example: "  sink tenant list --json",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return service.Usage(fmt.Errorf("unexpected argument %q", args[0]))
-			}
-			return operate(cmd, load, func(o *sink.Operator, cfg sink.Config) error {
+		Args: terminal.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
 				tenants, err := o.Tenants(cmd.Context(), cfg)
 				if err != nil {
 					return err
 				}
-				if asJSON {
-					return printJSON(cmd.OutOrStdout(), map[string]any{"schema": "tributary.sink.tenants/1", "tenants": tenants})
+				out := terminal.Of(cmd)
+				if out.JSON {
+					return out.Document(map[string]any{"schema": "tributary.sink.tenants/1", "tenants": tenants})
 				}
-				w, flush := columns(cmd.OutOrStdout())
-				_, _ = fmt.Fprintln(w, "TENANT\tSID\tSTATE\tTABLES\tCOMPLETE UP TO\tAGE\tNOTE")
+				list := &terminal.Table{Columns: []terminal.Column{
+					{Title: "tenant"}, {Title: "sid"}, {Title: "state"}, {Title: "tables", Number: true}, {Title: "complete up to"}, {Title: "age", Number: true}, {Title: "note", Wraps: true},
+				}}
 				for _, t := range tenants {
-					complete, age := "-", "-"
+					complete, age := "-", terminal.Cell{Text: "-"}
 					if t.CompleteAt != nil {
 						complete = t.CompleteAt.UTC().Format(time.RFC3339)
 					}
 					if t.AgeSeconds != nil {
-						age = seconds(*t.AgeSeconds)
+						age = terminal.Number(seconds(*t.AgeSeconds), *t.AgeSeconds)
 					}
-					_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", t.Source, t.SID, word(t.State), t.Tables, complete, age, t.Reason)
+					list.Rows = append(list.Rows, []terminal.Cell{
+						{Text: t.Source}, {Text: t.SID}, {Text: word(t.State), State: t.State}, {Text: fmt.Sprint(t.Tables)}, {Text: complete}, age, {Text: t.Reason},
+					})
 				}
-				return flush()
+				return out.Table(list)
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	terminal.JSON(cmd)
 	return cmd
 }
 
 // changeTenant does act to a tenant, once it has said what happens to its tables and got leave.
-func changeTenant(cmd *cobra.Command, args []string, load loader, c *change, what func(p *sink.TenantPlan, keyed bool) string, act func(*sink.Operator, sink.Config, *sink.TenantPlan) error) error {
+func changeTenant(cmd *cobra.Command, args []string, c *terminal.Change, what func(p *sink.TenantPlan, keyed bool) string, act func(*sink.Operator, sink.Config, *sink.TenantPlan) error) error {
 	source, err := tenant(args)
 	if err != nil {
 		return err
 	}
-	return operate(cmd, load, func(o *sink.Operator, cfg sink.Config) error {
+	return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
 		p, err := o.Tenant(cmd.Context(), source)
 		if err != nil {
 			return err
 		}
-		out := cmd.OutOrStdout()
+		out := terminal.Of(cmd)
 		for _, f := range p.Feeds {
 			rows := "all rows"
 			if f.SIDColumn != "" {
 				rows = fmt.Sprintf("rows with %s = %q", f.SIDColumn, f.SID)
 			}
-			_, _ = fmt.Fprintf(out, "%s: %s %s\n", f.Target, rows, what(p, len(f.Key) > 0))
+			out.Printf("%s: %s %s\n", fmt.Sprint(f.Target), rows, what(p, len(f.Key) > 0))
 		}
-		if ok, err := c.agreed(cmd); err != nil || !ok {
+		if ok, err := c.Agreed(cmd); err != nil || !ok {
 			return err
 		}
 		return act(o, cfg, p)
@@ -119,65 +112,61 @@ func changeTenant(cmd *cobra.Command, args []string, load loader, c *change, wha
 }
 
 // teller prints how far a removal is, once a second at most.
-func teller(out io.Writer) func(target string, rows int64) {
+func teller(out *terminal.Output) func(target string, rows int64) {
 	told := time.Now()
 	return func(target string, rows int64) {
 		if time.Since(told) >= time.Second {
 			told = time.Now()
-			_, _ = fmt.Fprintf(out, "  %s rows removed so far, now from %s\n", service.FormatCount(rows), target)
+			out.Note("  %s rows removed so far, now from %s\n", service.FormatCount(rows), target)
 		}
 	}
 }
 
-func tenantRemove(load loader) *cobra.Command {
-	var c change
-	var reason string
+func tenantRemove() *cobra.Command {
+	var c terminal.Change
 	cmd := &cobra.Command{
 		Use: "remove TENANT", Short: "Remove all rows of a tenant, and read nothing of it any more",
 		Long: "Removes the rows of a tenant from every target, in small transactions, and forgets how far it was read. It does not come back by\n" +
 			"itself, also where its capture goes on writing; sink tenant resume brings it back from the beginning of its topics.",
 		Example: "  sink tenant remove tenant_17 --plan\n  sink tenant remove tenant_17 --reason 'contract ended' --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return changeTenant(cmd, args, load, &c, func(*sink.TenantPlan, bool) string { return "are removed, and its topics are not read any more" },
+			return changeTenant(cmd, args, &c, func(*sink.TenantPlan, bool) string { return "are removed, and its topics are not read any more" },
 				func(o *sink.Operator, _ sink.Config, p *sink.TenantPlan) error {
-					removed, err := o.RemoveTenant(cmd.Context(), p, reason, teller(cmd.ErrOrStderr()))
+					removed, err := o.RemoveTenant(cmd.Context(), p, c.Reason, teller(terminal.Of(cmd)))
 					if err != nil {
 						return fmt.Errorf("%w\n%d rows were removed; the tenant is not read any more; do it again to remove the rest", err, removed)
 					}
-					_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d rows removed; to bring it back: sink tenant resume %s\n", removed, p.Source)
-					return err
+					terminal.Of(cmd).Printf("%d rows removed; to bring it back: sink tenant resume %s\n", removed, p.Source)
+					return nil
 				})
 		},
 	}
-	c.flags(cmd)
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the others")
+	c.Flags(cmd, true)
 	return cmd
 }
 
-func tenantRebuild(load loader) *cobra.Command {
-	var c change
-	var reason string
+func tenantRebuild() *cobra.Command {
+	var c terminal.Change
 	cmd := &cobra.Command{
 		Use: "rebuild TENANT", Short: "Read the topics of a tenant anew, from their beginning",
 		Long: "Has all sinks read the topics of a tenant anew. Rows of a table with a key stay where they are and are written again; those that have\n" +
 			"not come again at the end are removed. Those of histories, logs and tables without key are removed first, while the tenant is paused.",
 		Example: "  sink tenant rebuild tenant_17 --yes\n  sink tenant list",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return changeTenant(cmd, args, load, &c, func(_ *sink.TenantPlan, keyed bool) string {
+			return changeTenant(cmd, args, &c, func(_ *sink.TenantPlan, keyed bool) string {
 				if keyed {
 					return "are written again from the beginning of the topic; what does not come again is removed at the end"
 				}
 				return "are removed and written again from the beginning of the topic"
 			}, func(o *sink.Operator, cfg sink.Config, p *sink.TenantPlan) error {
-				if err := o.RebuildTenant(cmd.Context(), cfg, p, reason, teller(cmd.ErrOrStderr())); err != nil {
+				if err := o.RebuildTenant(cmd.Context(), cfg, p, c.Reason, teller(terminal.Of(cmd))); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "every sink begins within a second or two; until it is done, sink tenant list shows %s as not complete\n", p.Source)
-				return err
+				terminal.Of(cmd).Printf("every sink begins within a second or two; until it is done, sink tenant list shows %s as not complete\n", p.Source)
+				return nil
 			})
 		},
 	}
-	c.flags(cmd)
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the others")
+	c.Flags(cmd, true)
 	return cmd
 }

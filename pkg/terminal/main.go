@@ -1,7 +1,4 @@
-// Package service is what any service of ours is made of besides its work: main with signals and exit codes, the group
-// of its goroutines, its HTTP answers, its log, its stages and latencies, and the form of numbers that people read. It
-// knows nothing of changes, topics or tables.
-package service
+package terminal
 
 import (
 	"context"
@@ -10,10 +7,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
-	"github.com/tributary-cdc/tributary/pkg/config"
-	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/spf13/cobra"
 )
 
 // Exit codes, the same for every verb.
@@ -24,17 +21,28 @@ const (
 	ExitInterrupted = 130 // Ctrl-C in the middle of something unfinished
 )
 
-// Main runs a program and gives its exit code; main hands it to os.Exit. The first SIGINT or SIGTERM ends run's context:
+// Main runs a program of verbs, as Root makes it, and gives its exit code; see Run.
+func Main(root *cobra.Command) int {
+	p := printer{w: os.Stderr, program: root.Name(), json: slices.Contains(os.Args[1:], "--json")}
+	p.explains = slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return c.Name() == "explain" })
+	return runSignalled(root.ExecuteContext, p)
+}
+
+// Run runs a program and gives its exit code; main hands it to os.Exit. The first SIGINT or SIGTERM ends run's context:
 // a run that then finishes in order returns nil (code 0), one that gives up returns the context's error (code 130).
 // A second signal ends the process at once. An error is printed on standard error as people read it.
-func Main(program string, run func(context.Context) error) int {
+func Run(program string, run func(context.Context) error) int {
+	return runSignalled(run, printer{w: os.Stderr, program: program})
+}
+
+func runSignalled(run func(context.Context) error, p printer) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	return runMain(program, run, signals, os.Stderr, os.Exit)
+	return runMain(run, signals, p, os.Exit)
 }
 
-func runMain(program string, run func(context.Context) error, signals <-chan os.Signal, stderr io.Writer, exit func(int)) int {
+func runMain(run func(context.Context) error, signals <-chan os.Signal, p printer, exit func(int)) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ended, watched := make(chan struct{}), make(chan struct{})
@@ -58,30 +66,10 @@ func runMain(program string, run func(context.Context) error, signals <-chan os.
 	close(ended)
 	<-watched
 	if interrupted && errors.Is(err, context.Canceled) {
-		_, _ = fmt.Fprintln(stderr, "interrupted")
+		_, _ = io.WriteString(p.w, "interrupted\n")
 		return ExitInterrupted
 	}
-	return report(stderr, program, err)
-}
-
-// report prints err and gives the exit code it deserves.
-func report(w io.Writer, program string, err error) int {
-	if err == nil {
-		return ExitDone
-	}
-	if faults, ok := errors.AsType[*config.Faults](err); ok {
-		faults.Print(w, program)
-		return ExitUsage
-	}
-	if usage, ok := errors.AsType[*usageError](err); ok {
-		_, _ = fmt.Fprintf(w, "error: %v\n", usage)
-		return ExitUsage
-	}
-	trouble.Print(w, program, err)
-	if trouble.CodeOf(err) == trouble.Config {
-		return ExitUsage
-	}
-	return ExitFailed
+	return p.report(err)
 }
 
 // Usage marks err as a wrong flag, verb or argument: exit code 2. nil stays nil.
@@ -89,10 +77,19 @@ func Usage(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &usageError{err}
+	return &usageError{err: err}
 }
 
-type usageError struct{ err error }
+// Usagef is Usage of a new error.
+func Usagef(format string, args ...any) error { return Usage(fmt.Errorf(format, args...)) }
+
+type usageError struct {
+	err  error
+	line string // how the verb is to be called; "" where it is not known
+}
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
+
+// ErrSaid is for a verb whose results say already what is wrong: exit code 1, and nothing more is printed.
+var ErrSaid = errors.New("not well")

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+)
+
+func runCommand() *cobra.Command {
+	var options capture.Options
+	cmd := &cobra.Command{
+		Use: "run", Short: "Run the service until SIGTERM", Args: terminal.NoArgs,
+		Example: "  capture run -c capture.yaml\n  capture run -c capture.yaml --standby",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			return capture.Serve(cmd.Context(), cfg, options)
+		},
+	}
+	cmd.Flags().StringVar(&options.OnGap, "on-gap", capture.GapStop, "when changes are missing between the topics and the slot: stop, or resnapshot")
+	cmd.Flags().BoolVar(&options.Standby, "standby", false, "wait while another instance streams, and take over when it is gone")
+	return cmd
+}
+
+func checkCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "check", Short: "Print whether the source, its tables and Kafka are ready; change nothing", Args: terminal.NoArgs,
+		Example: "  capture check -c capture.yaml",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			c, err := capture.New(cfg, capture.Options{}, service.Log(cfg.Log))
+			if err != nil {
+				return err
+			}
+			return c.Check(cmd.Context(), cmd.OutOrStdout())
+		},
+	}
+}

@@ -1,0 +1,194 @@
+// Package terminal is what a program says to whoever typed its name: its verbs and their flags, results as text, tabs or
+// JSON, errors and exit codes, questions before a change, progress. It is the one place that knows whether a person is
+// reading. What verbs do is their programs' business.
+package terminal
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+)
+
+// Root makes the command of a program, with the flags of all its verbs.
+func Root(name, short string, verbs ...*cobra.Command) *cobra.Command {
+	root := Group(name, short, verbs...)
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.PersistentFlags().StringP("config", "c", "", fmt.Sprintf("configuration (else TRIBUTARY_CONFIG, ./%s.yaml, /etc/tributary/%s.yaml)", name, name))
+	root.PersistentFlags().Bool("no-color", false, "no colours; NO_COLOR and TERM=dumb say so too")
+	root.PersistentFlags().BoolP("quiet", "q", false, "only results: no hints, no progress")
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpTemplate(help)
+	return root
+}
+
+// Group makes a noun with verbs of its own.
+func Group(use, short string, verbs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			var known []string
+			for _, verb := range cmd.Commands() {
+				known = append(known, verb.Name())
+			}
+			return wrong(cmd, fmt.Errorf("unknown verb %q%s", args[0], Meant(args[0], known)))
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(verbs...)
+	return cmd
+}
+
+// Meant gives "; did you mean …?" for the known name that is nearest, "" if none is near.
+func Meant(name string, known []string) string {
+	if near := config.Nearest(name, known); near != "" {
+		return fmt.Sprintf("; did you mean %s?", near)
+	}
+	return ""
+}
+
+// NoArgs is for verbs without arguments.
+func NoArgs(cmd *cobra.Command, args []string) error { return MaxArgs(0)(cmd, args) }
+
+// MaxArgs is for verbs with at most n arguments.
+func MaxArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > n {
+			return wrong(cmd, fmt.Errorf("unexpected argument %q", args[n]))
+		}
+		return nil
+	}
+}
+
+// wrong is a usage error that shows how the verb is called.
+func wrong(cmd *cobra.Command, err error) error {
+	return &usageError{err, fmt.Sprintf("%s     (%s --help)", cmd.UseLine(), cmd.CommandPath())}
+}
+
+func flagError(cmd *cobra.Command, err error) error {
+	missing, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok || missing.GetSpecifiedShortnames() != "" {
+		return wrong(cmd, err)
+	}
+	var known []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+	name := missing.GetSpecifiedName()
+	meant := ""
+	if near := config.Nearest(name, known); near != "" {
+		meant = fmt.Sprintf("; did you mean --%s?", near)
+	}
+	return wrong(cmd, fmt.Errorf("unknown flag --%s%s", name, meant))
+}
+
+// Configuration reads the program's configuration into out: the file of --config, else the first that is there.
+func Configuration(cmd *cobra.Command, out any) error {
+	return config.Load(ConfigurationFile(cmd), out)
+}
+
+// ConfigurationFile gives the file of --config, else the first that is there; where none is, the first place of all, so
+// that its absence is what the error tells.
+func ConfigurationFile(cmd *cobra.Command) string {
+	if file, err := cmd.Flags().GetString("config"); err == nil && file != "" {
+		return file
+	}
+	if file := os.Getenv("TRIBUTARY_CONFIG"); file != "" {
+		return file
+	}
+	name := cmd.Root().Name() + ".yaml"
+	for _, file := range []string{name, "/etc/tributary/" + name} {
+		if _, err := os.Stat(file); err == nil {
+			return file
+		}
+	}
+	return name
+}
+
+// JSON gives a verb the flag --json, which Output.JSON tells.
+func JSON(cmd *cobra.Command) {
+	cmd.Flags().Bool("json", false, "print one JSON document; an error too is JSON then")
+}
+
+// Change are the flags of a verb that changes something.
+type Change struct {
+	Plan, Yes bool
+	Reason    string
+}
+
+// Flags gives the verb its flags; with a reason where others are told.
+func (c *Change) Flags(cmd *cobra.Command, reason bool) {
+	cmd.Flags().BoolVar(&c.Plan, "plan", false, "show what would be done, and do nothing")
+	cmd.Flags().BoolVar(&c.Yes, "yes", false, "do not ask")
+	if reason {
+		cmd.Flags().StringVar(&c.Reason, "reason", "", "why, for the others")
+	}
+}
+
+// Agreed says whether to go on, after the plan has been printed: it asks who sits at a terminal, and wants --yes elsewhere.
+func (c *Change) Agreed(cmd *cobra.Command) (bool, error) {
+	in := cmd.InOrStdin()
+	switch {
+	case c.Plan && c.Yes:
+		return false, Usage(errors.New("either --plan or --yes"))
+	case c.Plan:
+		return false, nil
+	case c.Yes:
+		return true, nil
+	case !IsTerminal(in):
+		return false, Usage(errors.New("this changes something: say --yes, or --plan to see what would be done"))
+	}
+	_, _ = fmt.Fprint(cmd.ErrOrStderr(), "Go on? [y/N] ")
+	answer, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read answer: %w", err)
+	}
+	return strings.EqualFold(strings.TrimSpace(answer), "y"), nil
+}
+
+// Names of the annotations of a verb that its help shows.
+const (
+	Exits = "exits" // when it exits with which code, where that is not as usual
+	See   = "see"   // where to read on
+)
+
+// help is what --help prints.
+const help = `{{with or .Long .Short}}{{. | trimTrailingWhitespaces}}{{end}}
+
+Usage
+  {{if .HasAvailableSubCommands}}{{.CommandPath}} VERB{{else}}{{.UseLine}}{{end}}
+{{- if .HasExample}}
+
+Examples
+{{.Example}}{{end}}
+{{- if .HasAvailableSubCommands}}
+
+Verbs{{range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}
+{{- if .HasAvailableLocalFlags}}
+
+Flags
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}
+{{- if .HasAvailableInheritedFlags}}
+
+Flags of every verb
+{{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}
+{{- if not .HasAvailableSubCommands}}
+
+Exit codes
+{{with .Annotations.exits}}{{.}}{{else}}  0  done
+  1  failed
+  2  used wrongly: flag, argument or configuration; nothing was attempted{{end}}{{end}}
+{{- with .Annotations.see}}
+
+See
+  {{.}}{{end}}
+`

@@ -1,0 +1,109 @@
+package terminal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// printer writes errors.
+type printer struct {
+	w        io.Writer
+	program  string
+	json     bool
+	explains bool // the program has the verb explain
+}
+
+// report prints err and gives the exit code it deserves.
+func (p printer) report(err error) int {
+	switch {
+	case err == nil:
+		return ExitDone
+	case errors.Is(err, ErrSaid):
+		return ExitFailed
+	}
+	told := p.tell(err)
+	if p.json {
+		p.printJSON(told)
+	} else {
+		p.print(err, told)
+	}
+	if _, usage := errors.AsType[*usageError](err); usage || trouble.CodeOf(err) == trouble.Config {
+		return ExitUsage
+	}
+	return ExitFailed
+}
+
+// told is an error as JSON has it. Every field is always there.
+type told struct {
+	Code    trouble.Code `json:"code"`
+	Op      string       `json:"op"`
+	Subject string       `json:"subject"`
+	Cause   string       `json:"cause"`
+	Means   string       `json:"means"`
+	Hint    string       `json:"hint"`
+	See     string       `json:"see"`
+}
+
+// codeUsage is the code of what was typed wrongly. It is no trouble, and has no runbook.
+const codeUsage = "usage"
+
+func (p printer) tell(err error) told {
+	if usage, ok := errors.AsType[*usageError](err); ok {
+		return told{Code: codeUsage, Cause: usage.Error(), Hint: usage.line}
+	}
+	t, ok := errors.AsType[*trouble.Error](err)
+	if !ok {
+		return told{Code: trouble.Internal, Cause: err.Error()}
+	}
+	out := told{Code: t.Code, Op: t.Op, Subject: t.Subject, Means: t.Means, Hint: t.Hint, See: fmt.Sprintf("docs/runbooks/%s.md", t.Code)}
+	if p.explains {
+		out.See = fmt.Sprintf("%s explain %s", p.program, t.Code)
+	}
+	if t.Cause != nil {
+		out.Cause = t.Cause.Error()
+	}
+	return out
+}
+
+func (p printer) printJSON(t told) {
+	encoder := json.NewEncoder(p.w)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(map[string]told{"error": t})
+}
+
+func (p printer) print(err error, t told) {
+	if faults, ok := errors.AsType[*config.Faults](err); ok {
+		faults.Print(CleanWriter(p.w), p.program)
+		return
+	}
+	if t.Op == "" {
+		_, _ = fmt.Fprintf(p.w, "error: %s\n", CleanLines(t.Cause))
+		if t.Hint != "" {
+			_, _ = fmt.Fprintf(p.w, "usage: %s\n", t.Hint)
+		}
+		return
+	}
+	_, _ = fmt.Fprintf(p.w, "error: %s\n", CleanLines(strings.TrimSpace(t.Op+" "+t.Subject)))
+	for _, field := range [][2]string{{"cause", t.Cause}, {"means", t.Means}, {"hint", t.Hint}, {"see", t.See}} {
+		name, text := field[0], strings.TrimRight(field[1], "\n")
+		if text == "" {
+			continue
+		}
+		for line := range strings.SplitSeq(text, "\n") {
+			_, _ = fmt.Fprintf(p.w, "  %-6s %s\n", name, Clean(line))
+			name = ""
+		}
+	}
+}
+
+// Print writes err for a person at a terminal, as Main does: the error, then cause, means, hint and where to read on.
+// program is the binary's name.
+func Print(w io.Writer, program string, err error) {
+	printer{w: w, program: program, explains: true}.report(err)
+}

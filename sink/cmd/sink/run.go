@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/sink"
+)
+
+func runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "run", Short: "Run the service until SIGTERM", Args: terminal.NoArgs,
+		Example: "  sink run -c sink.yaml",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			return sink.Run(cmd.Context(), cfg)
+		},
+	}
+}
+
+func checkCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "check", Short: "Check warehouse, Kafka, registry and rules; change nothing", Args: terminal.NoArgs,
+		Example: "  sink check -c sink.yaml",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			failures, err := sink.Check(cmd.Context(), cfg, cmd.OutOrStdout())
+			if err == nil && failures > 0 {
+				err = fmt.Errorf("sink is not ready: %d of the checks failed", failures)
+			}
+			return err
+		},
+	}
+}
