@@ -11,7 +11,7 @@ RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants fuzz build lint fmt bench docs vendor clean
+.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build lint fmt bench docs vendor clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -78,6 +78,16 @@ nemesis-figures:
 ## nemesis-memory: peak memory of both services, with the warehouse away for MINUTES=2 under RATE=20000 changes/s, and in a large transaction (Linux)
 nemesis-memory:
 	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestMemory$$' -v -timeout 2h -memory -minutes $(or $(MINUTES),0) -rate $(or $(RATE),20000) -broker $(or $(BROKER),kafka)
+
+## soak: hours of modest load and restarts; memory, files, goroutines, slot and checkpoints stay flat, like make soak HOURS=2 (RATE=200: changes/s; Linux)
+soak:
+	@mkdir -p $(CACHE)
+	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestSoak$$' -v -timeout 0 -hours $(or $(HOURS),2) -soak-rate $(or $(RATE),200) \
+		-broker $(or $(BROKER),kafka) -programs '$(PROGRAMS)' -commit "$$(git describe --always --dirty=+)" -records $(CACHE)/soak.jsonl
+
+## soak-figures: what the last soak has measured, judged anew, as the tables of docs/guarantees.md
+soak-figures:
+	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestSoakFigures$$' -records $(CACHE)/soak.jsonl
 
 ## nemesis-mutants: that it finds defects which are built in on purpose
 nemesis-mutants:

@@ -38,6 +38,7 @@ func (c *Capture) Serve(ctx context.Context) error {
 	server.Registry().MustRegister(c.Collectors()...)
 	c.ready = server.Ready
 	c.ready("connection to the source")
+	c.log.Info("capture starts", "source", c.config.Source.Name, "instance", c.instance, "http", server.Addr())
 	group := service.NewGroup(ctx)
 	group.Go("http", server.Run)
 	group.Go("capture", func(ctx context.Context) error {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +31,9 @@ var (
 	large      = flag.Int("large", 0, "rows of a large transaction of TestLong; 0 for 200,000")
 	reports    = flag.String("reports", "", "file to which the report of each run is added, a line of JSON")
 	figures    = flag.String("figures", "", "file of such lines that TestFigures sums up")
+	hours      = flag.Float64("hours", 0, "how long TestSoak runs; 0 leaves it out")
+	soakRate   = flag.Int("soak-rate", 200, "changes a second of TestSoak")
+	records    = flag.String("records", "", "file for the records of TestSoak; alone: what TestSoakFigures judges anew")
 )
 
 // modules is where the services' sources are.
@@ -111,6 +116,61 @@ func TestMemory(t *testing.T) {
 			t.Errorf("above the goal of %d MiB", memoryGoal>>20)
 		}
 	}
+}
+
+// The pipeline takes no more after hours than after minutes: make soak HOURS=2. SIGTERM ends the load before its time, and
+// what was done until then is compared and judged.
+func TestSoak(t *testing.T) {
+	if *hours <= 0 {
+		t.Skip("it is asked for by -hours")
+	}
+	if _, err := peakMemory(os.Getpid()); err != nil {
+		t.Skip(err)
+	}
+	o := SoakOptions{Lasts: time.Duration(*hours * float64(time.Hour)), Rate: *soakRate}
+	equip(t, &o.Options, cluster(t, *broker), "")
+	o.Seed, o.Patience = *seed, 10*time.Minute // what is judged is what it takes, not how fast it is
+	path := *records
+	if path == "" {
+		path = filepath.Join(o.Dir, "soak.jsonl")
+	}
+	lines, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lines.Close()
+	o.Records = lines
+	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGTERM)
+	defer stop()
+	report, err := Soak(ctx, o)
+	if err != nil {
+		t.Error(err)
+	}
+	report.Markdown(os.Stdout)
+	for _, v := range report.Grown() {
+		t.Errorf("%s of %s grows by %.0f, allowed are %.0f", v.Measure, v.Of, v.Growth, v.Allowed)
+	}
+	if len(report.Findings) > 0 {
+		t.Error("the pipeline did not keep its promises")
+	}
+}
+
+// The records of a soak as the tables of docs/guarantees.md: make soak-figures
+func TestSoakFigures(t *testing.T) {
+	if *records == "" || *hours > 0 {
+		t.Skip("it is asked for by -records alone")
+	}
+	lines, err := os.Open(*records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lines.Close()
+	report, err := ReadSoak(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report.Markdown(os.Stdout)
+	Limits(os.Stdout)
 }
 
 func addLine(path string, report *Report) error {

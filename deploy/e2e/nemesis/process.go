@@ -39,6 +39,8 @@ type service struct {
 	mu      sync.Mutex
 	wanted  bool
 	pid     int           // of the running process, 0 for none
+	lives   int           // how often it was launched
+	begin   int64         // where its log stood then
 	asked   bool          // that it ends now is our doing
 	running chan struct{} // closed when the supervisor has ended
 	wake    chan struct{} // closed to end the pause before the next start
@@ -102,6 +104,10 @@ func (s *service) launch() (*exec.Cmd, error) {
 		return nil, err
 	}
 	defer log.Close()
+	stat, err := log.Stat()
+	if err != nil {
+		return nil, err
+	}
 	cmd := exec.Command(s.path, s.args...)
 	cmd.Env = append(append(os.Environ(), "GOTRACEBACK=all"), s.m.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -109,7 +115,8 @@ func (s *service) launch() (*exec.Cmd, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s.pid = cmd.Process.Pid
+	s.pid, s.begin = cmd.Process.Pid, stat.Size()
+	s.lives++
 	return cmd, nil
 }
 
