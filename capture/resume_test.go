@@ -114,3 +114,32 @@ func TestRefusedForAMoment(t *testing.T) {
 	must(t, stop())
 	r.same("public", "item")
 }
+
+// A broker that fails within itself at a commit says nothing of what became of it: capture begins a new session, reads
+// back what was committed, and goes on.
+func TestCommitThatTheBrokerFailsAt(t *testing.T) {
+	fake := kafkatest.Fake(t)
+	r := newRig(t, 0, fake, tables)
+	_, stop := r.start()
+	r.exec(`insert into item values (0, 'begin')`)
+	r.fence()
+
+	var fail atomic.Bool
+	fake.Kfake().ControlKey(int16(kmsg.EndTxn), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.Kfake().KeepControl()
+		if !fail.CompareAndSwap(true, false) {
+			return nil, nil, false
+		}
+		res := req.ResponseKind().(*kmsg.EndTxnResponse)
+		res.ErrorCode = kerr.UnknownServerError.Code
+		return res, nil, true
+	})
+	fail.Store(true)
+	r.exec(`insert into item values (1, 'failed at')`)
+	r.fence()
+	if fail.Load() {
+		t.Error("nothing failed")
+	}
+	must(t, stop())
+	r.same("public", "item")
+}

@@ -79,6 +79,8 @@ func transientBroker(err error) bool {
 	// begins after what was committed.
 	newSession := []error{
 		kerr.TransactionAbortable, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.ConcurrentTransactions,
+		// A fault within the broker, which says nothing of the request, nor whether a commit was carried out.
+		kerr.UnknownServerError,
 	}
 	if errors.Is(err, kerr.InvalidReplicationFactor) {
 		return true // fewer brokers are up than a topic is to have replicas
