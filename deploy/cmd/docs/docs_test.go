@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -15,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/deploy/docs"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/sink"
 )
@@ -60,7 +60,7 @@ func TestRunbooks(t *testing.T) {
 		if !raised[code] {
 			t.Errorf("docs/runbooks/%s.md: nothing raises this code", code)
 		}
-		text := readPage(t, "docs/runbooks/"+code+".md").text
+		text := readPage(t, "docs/runbooks/"+code+".md").Text
 		last := 0
 		for _, part := range []string{"# " + code + "\n", "**You see**", "**Why**", "**It means**", "**Do**", "**Good when**"} {
 			at := strings.Index(text, part)
@@ -143,7 +143,6 @@ func mention(n ast.Node, notCodes []string, out *[]string) bool {
 }
 
 var (
-	link   = regexp.MustCompile(`\]\(([^)\s]+)\)|(?:src|srcset|href)="([^"]+)"`)
 	target = regexp.MustCompile("`make ([a-z-]+)")
 	banned = regexp.MustCompile(`(?i)\b(simply|just|easy|easily)\b`)
 	tests  = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
@@ -152,8 +151,7 @@ var (
 func TestLinksResolve(t *testing.T) {
 	for _, name := range allPages(t) {
 		p := readPage(t, name)
-		for _, m := range link.FindAllStringSubmatch(p.prose, -1) {
-			to := m[1] + m[2]
+		for _, to := range p.Links {
 			if strings.Contains(to, "://") || strings.HasPrefix(to, "mailto:") {
 				continue
 			}
@@ -166,7 +164,7 @@ func TestLinksResolve(t *testing.T) {
 				t.Errorf("%s links to %s, which is not there", name, to)
 				continue
 			}
-			if anchor != "" && !slices.Contains(readPage(t, full).anchors, anchor) {
+			if anchor != "" && !slices.Contains(readPage(t, full).Anchors, anchor) {
 				t.Errorf("%s links to %s, which has no such heading", name, to)
 			}
 		}
@@ -180,17 +178,17 @@ func TestNamedThingsExist(t *testing.T) {
 	known := testNames(t)
 	for _, name := range allPages(t) {
 		p := readPage(t, name)
-		for _, m := range target.FindAllStringSubmatch(p.text, -1) {
+		for _, m := range target.FindAllStringSubmatch(p.Text, -1) {
 			if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(m[1]) + `:`).Match(makefile) {
 				t.Errorf("%s names make %s, which the Makefile has not", name, m[1])
 			}
 		}
-		for _, m := range tests.FindAllStringSubmatch(p.text, -1) {
+		for _, m := range tests.FindAllStringSubmatch(p.Text, -1) {
 			if !known[m[1]] {
 				t.Errorf("%s names %s, which is no test", name, m[1])
 			}
 		}
-		for i, line := range strings.Split(p.text, "\n") {
+		for i, line := range strings.Split(p.Text, "\n") {
 			if word := banned.FindString(line); word != "" {
 				t.Errorf("%s:%d says %q", name, i+1, word)
 			}
@@ -202,12 +200,12 @@ func TestNamedThingsExist(t *testing.T) {
 func TestConfigurationsAreValid(t *testing.T) {
 	seen := 0
 	for _, name := range allPages(t) {
-		for _, b := range readPage(t, name).blocks {
-			if !strings.HasPrefix(b.info, "yaml") {
+		for _, b := range readPage(t, name).Blocks {
+			if !strings.HasPrefix(b.Info, "yaml") {
 				continue
 			}
 			var cfg any
-			switch first, _, _ := strings.Cut(b.text, "\n"); {
+			switch first, _, _ := strings.Cut(b.Text, "\n"); {
 			case strings.HasPrefix(first, "# capture.yaml"):
 				cfg = &capture.Config{}
 			case strings.HasPrefix(first, "# sink.yaml"):
@@ -217,7 +215,7 @@ func TestConfigurationsAreValid(t *testing.T) {
 				continue
 			}
 			seen++
-			if err := config.Decode(name, []byte(b.text), cfg); err != nil {
+			if err := config.Decode(name, []byte(b.Text), cfg); err != nil {
 				t.Error(err)
 			}
 		}
@@ -273,68 +271,25 @@ func allPages(t *testing.T) []string {
 	return out
 }
 
-// markdown is one page, taken apart.
-type markdown struct {
-	name, text string
-	prose      string // without fenced blocks
-	blocks     []fenced
-	anchors    []string // of its headings, as GitHub makes them
-}
-
-type fenced struct{ info, text string }
-
-func readPage(t *testing.T, name string) *markdown {
+// readPage takes a page apart, by its path below the top.
+func readPage(t *testing.T, name string) *docs.Page {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(top, name))
+	p, err := docs.Read(filepath.Join(top, name))
 	must(t, err)
-	m := &markdown{name: name, text: string(content)}
-	var prose strings.Builder
-	var block *fenced
-	lines := bufio.NewScanner(strings.NewReader(m.text))
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		line := lines.Text()
-		fence, isFence := strings.CutPrefix(strings.TrimSpace(line), "```")
-		switch {
-		case isFence && block == nil:
-			block = &fenced{info: fence}
-		case isFence:
-			m.blocks = append(m.blocks, *block)
-			block = nil
-		case block != nil:
-			block.text += line + "\n"
-		default:
-			prose.WriteString(line + "\n")
-			if title := strings.TrimLeft(line, "#"); title != line && strings.HasPrefix(title, " ") {
-				m.anchors = append(m.anchors, anchorOf(title))
-			}
-		}
-	}
-	must(t, lines.Err())
-	if block != nil {
-		t.Errorf("%s: a fenced block is not closed", name)
-	}
-	m.prose = prose.String()
-	return m
+	return p
 }
 
-var notInAnchor = regexp.MustCompile(`[^\p{L}\p{N}\- ]`)
-
-func anchorOf(title string) string {
-	return strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(strings.TrimSpace(title)), ""), " ", "-")
-}
-
-// block gives the text of the page's one block with this info string.
-func (m *markdown) block(t *testing.T, info string) string {
+// block gives the text of a page's one block with this info string.
+func block(t *testing.T, p *docs.Page, info string) string {
 	t.Helper()
 	var found []string
-	for _, b := range m.blocks {
-		if b.info == info {
-			found = append(found, b.text)
+	for _, b := range p.Blocks {
+		if b.Info == info {
+			found = append(found, b.Text)
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("%s has %d blocks of %q, want 1", m.name, len(found), info)
+		t.Fatalf("%s has %d blocks of %q, want 1", p.File, len(found), info)
 	}
 	return found[0]
 }

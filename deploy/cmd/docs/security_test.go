@@ -27,7 +27,7 @@ func TestRolesOfSecurityPage(t *testing.T) {
 	execute(t, cluster.DSN("postgres"), `create role shop_owner login password 'o'`)
 	must(t, cluster.CreateDatabase(t.Context(), "dwh"))
 	warehouse := as(t, cluster.DSN("dwh"), "tributary_sink")
-	execute(t, cluster.DSN("dwh"), page.block(t, "sql warehouse"))
+	execute(t, cluster.DSN("dwh"), block(t, page, "sql warehouse"))
 
 	run(t, "sink", func(ctx context.Context) error {
 		var cfg sink.Config
@@ -53,7 +53,7 @@ refresh: 200ms
 			create table public.orders (id int primary key, note text); alter table public.orders owner to shop_owner;
 			create table public.audit (note text); alter table public.audit owner to shop_owner;
 			insert into public.orders values (1, 'old'); insert into public.audit values ('old')`)
-		execute(t, admin, page.block(t, way.block))
+		execute(t, admin, block(t, page, way.block))
 		capturing := func(options capture.Options) (stop func()) {
 			end := run(t, "capture", func(ctx context.Context) error {
 				var cfg capture.Config
@@ -82,14 +82,14 @@ http: {listen: "127.0.0.1:0"}
 		arrives(t, warehouse, audit, "new old")
 
 		if way.role == "tributary_capture" {
-			execute(t, cluster.DSN("dwh"), page.block(t, "sql warehouse progress"))
+			execute(t, cluster.DSN("dwh"), block(t, page, "sql warehouse progress"))
 			analyst := as(t, cluster.DSN("dwh"), "analyst")
 			arrives(t, analyst, `select tributary.wait_for('shop_first', '0/1')::text`, "true")
 			arrives(t, analyst, `select count(*)::text from tributary.progress`, "1")
 
 			// What docs/reload.md says: a change that nobody saw, and a target that somebody broke, are put right.
 			stop()
-			execute(t, admin, readPage(t, "docs/reload.md").block(t, "sql source"))
+			execute(t, admin, block(t, readPage(t, "docs/reload.md"), "sql source"))
 			execute(t, as(t, admin, "shop_owner"), `delete from orders where id = 2; insert into orders values (3, 'unseen')`)
 			execute(t, warehouse, `update shop_first.orders set note = 'broken'`)
 			stop = capturing(capture.Options{OnGap: capture.GapResnapshot})
@@ -97,7 +97,7 @@ http: {listen: "127.0.0.1:0"}
 			arrives(t, warehouse, audit, "changed new")
 		}
 		stop()
-		execute(t, admin, page.block(t, "sql"))
+		execute(t, admin, block(t, page, "sql"))
 	}
 }
 

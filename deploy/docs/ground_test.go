@@ -1,0 +1,299 @@
+package docs
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/deploy/local"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+)
+
+// ground is what a page is followed on: a directory with the programs in bin, two empty databases (shop is the source, dwh
+// the warehouse; $SOURCE and $WAREHOUSE, for configurations that say so also $SHOP_DSN and $WAREHOUSE_DSN), a broker and a
+// registry. Addresses that pages use mean those. "needs" in the front matter asks for something else:
+//
+//	running shop some tables with rows are there, and capture and sink run on them with shopCapture and shopSink
+//	own source   the source is a server of its own, which the page may turn off and on
+//	no broker    the page starts one
+//	minutes      it takes long, and is only run on request
+type ground struct {
+	t         *testing.T
+	dir       string
+	source    *pgtest.Cluster
+	warehouse *pgtest.Cluster
+	broker    *local.Broker
+	brokerAt  local.BrokerConfig
+	here      *strings.Replacer // addresses of the page to those of this run
+	there     *strings.Replacer // back again
+	shell     *shell
+
+	last  string // what quiet has seen
+	since time.Time
+}
+
+// programs builds the programs, once, by the command that the pages tell.
+var programs = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("make", "-C", top, "build", "BIN="+binaries).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("make build: %w\n%s", err, out)
+	}
+	return binaries, nil
+})
+
+// binaries is where programs are built, for the time of this process.
+var binaries string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	var err error
+	if binaries, err = os.MkdirTemp("", "tributary-docs-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(binaries)
+	if err := os.Chmod(binaries, 0o755); err != nil { //nolint:gosec // Postgres' user enters it
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func newGround(t *testing.T, p *Page) *ground {
+	t.Helper()
+	built, err := programs()
+	must(t, err)
+	g := &ground{t: t, dir: pgtest.TempDir(t)}
+	g.warehouse = pgtest.Shared(t, 0)
+	g.source = g.warehouse
+	if slices.Contains(p.Needs, "own source") {
+		g.source = pgtest.New(t, pgtest.Options{})
+	}
+	ports := freePorts(t, 4)
+	g.brokerAt = local.BrokerConfig{Dir: filepath.Join(g.dir, ".broker"), Kafka: ports[0], Registry: ports[1]}
+	if !slices.Contains(p.Needs, "no broker") {
+		g.startBroker()
+		t.Cleanup(g.stopBroker)
+	}
+	g.databases(p)
+	g.addresses(ports)
+
+	// The page's commands are bin/capture or capture; both find what was built, with ports that are free here.
+	bin := filepath.Join(g.dir, "bin")
+	must(t, os.Mkdir(bin, 0o755))
+	for name, script := range map[string]string{
+		"capture": fmt.Sprintf("export TRIBUTARY_HTTP_LISTEN=\"${TRIBUTARY_HTTP_LISTEN:-%s}\"\nexec %s/capture \"$@\"\n", ports[2], built),
+		"sink":    fmt.Sprintf("export TRIBUTARY_HTTP_LISTEN=\"${TRIBUTARY_HTTP_LISTEN:-%s}\"\nexec %s/sink \"$@\"\n", ports[3], built),
+		"local": fmt.Sprintf("verb=$1; shift; [ \"$verb\" = broker ] && set -- --kafka %s --registry %s \"$@\"\nexec %s/local \"$verb\" \"$@\"\n",
+			ports[0], ports[1], built),
+		// make build has been run; the rest is the Makefile's.
+		"make": fmt.Sprintf("exec /usr/bin/env PATH=\"${PATH#*:}\" make -s -f %s/Makefile -o bin/local -o \"$PWD/bin/local\" -o \"$PWD/bin/capture\" -o \"$PWD/bin/sink\" \"$@\"\n", absolute(t, top)),
+	} {
+		must(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script), 0o755)) //nolint:gosec // it is to be run
+	}
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "TRIBUTARY_") || strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "MAKE")
+	})
+	source, warehouse := g.dsn("source", ""), g.dsn("warehouse", "")
+	g.shell = newShell(t, g.dir, append(env,
+		"PATH="+bin+":"+os.Getenv("PATH"), "PGSSLMODE=disable", "TZ=UTC", "LC_ALL=C.UTF-8", "TERM=dumb",
+		"SOURCE="+source, "WAREHOUSE="+warehouse, "SHOP_DSN="+source, "WAREHOUSE_DSN="+warehouse,
+		// Quicker than by default: the pages say what happens, not when.
+		"TRIBUTARY_SOURCE_HEARTBEAT=500ms", "TRIBUTARY_SOURCE_REFRESH=500ms", "TRIBUTARY_REFRESH=200ms"))
+	if slices.Contains(p.Needs, "running shop") {
+		g.openShop()
+	}
+	return g
+}
+
+// What most pages of operations begin with.
+const (
+	shopTables = `
+		CREATE TABLE public.customer (id int PRIMARY KEY, name text, email text);
+		CREATE TABLE public.orders (id int PRIMARY KEY, customer_id int, total numeric(10,2), status text);
+		INSERT INTO public.customer SELECT i, 'customer ' || i, 'c' || i || '@example.org' FROM generate_series(1, 100) i;
+		INSERT INTO public.orders SELECT i, i % 100 + 1, i, 'open' FROM generate_series(1, 300) i;`
+	shopCapture = `
+source:   {name: shop, dsn: "env:SHOP_DSN", tables: ["public.*"]}
+kafka:    {brokers: ["localhost:9092"]}
+registry: {url: "http://localhost:8081"}
+`
+	shopSink = `
+warehouse: {dsn: "env:WAREHOUSE_DSN"}
+kafka:     {brokers: ["localhost:9092"]}
+registry:  {url: "http://localhost:8081"}
+tables:    [{from: "public.*", to: "sales.{table}"}]
+`
+)
+
+func (g *ground) openShop() {
+	g.t.Helper()
+	g.sql("shop", Block{Info: "sql source"}, shopTables, nil)
+	for name, text := range map[string]string{"capture.yaml": shopCapture, "sink.yaml": shopSink} {
+		must(g.t, os.WriteFile(filepath.Join(g.dir, name), []byte(g.here.Replace(text)), 0o644)) //nolint:gosec // no secret is in it
+	}
+	g.shell.serve("capture", "capture run")
+	g.shell.serve("sink", "sink run")
+	g.sql("shop", Block{Info: "sql warehouse"}, `SELECT (SELECT count(*) FROM sales.customer) AS customers, (SELECT count(*) FROM sales.orders) AS orders`,
+		&Block{Text: " customers | orders\n--+--\n 100 | 300\n(1 row)\n"})
+}
+
+func absolute(t *testing.T, dir string) string {
+	t.Helper()
+	abs, err := filepath.Abs(dir)
+	must(t, err)
+	return abs
+}
+
+// freePorts gives addresses where nobody listens.
+func freePorts(t *testing.T, n int) (addresses []string) {
+	t.Helper()
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		defer l.Close()
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses
+}
+
+// addresses says what the addresses of pages mean here.
+func (g *ground) addresses(ports []string) {
+	var here, there []string
+	for i, names := range [][]string{
+		{"127.0.0.1:9092", "localhost:9092", "kafka:9092"},
+		{"127.0.0.1:8081", "localhost:8081", "registry:8081"},
+		{"127.0.0.1:9191", "localhost:9191"},
+		{"127.0.0.1:9192", "localhost:9192"},
+	} {
+		for _, name := range names {
+			here = append(here, name, ports[i])
+		}
+		there = append(there, ports[i], names[0])
+	}
+	here = append(here, "capture@localhost/", fmt.Sprintf("capture@127.0.0.1:%d/", g.source.Port()), "sink@localhost/", fmt.Sprintf("sink@127.0.0.1:%d/", g.warehouse.Port()))
+	there = append(there, fmt.Sprintf("postgres@127.0.0.1:%d/shop?sslmode=disable", g.source.Port()), "capture@localhost/shop",
+		fmt.Sprintf("postgres@127.0.0.1:%d/dwh?sslmode=disable", g.warehouse.Port()), "sink@localhost/dwh", g.dir+"/", "")
+	g.here, g.there = strings.NewReplacer(here...), strings.NewReplacer(there...)
+}
+
+var named = regexp.MustCompile(`postgres://(?:capture|sink)@localhost/([a-z_0-9]+)`)
+
+// databases makes the databases that a page names, empty, and leaves no slot of it behind.
+func (g *ground) databases(p *Page) {
+	g.t.Helper()
+	names := []string{"shop", "dwh"}
+	for _, m := range named.FindAllStringSubmatch(p.Text, -1) {
+		names = append(names, m[1])
+	}
+	for _, b := range p.Blocks {
+		if b.Kind() == "sql" && b.Word(2) != "" && b.Word(2) != "postgres" {
+			names = append(names, b.Word(2))
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	servers := []*pgtest.Cluster{g.source, g.warehouse}
+	if g.source == g.warehouse {
+		servers = servers[:1]
+	}
+	for _, server := range servers {
+		g.admin(server, func(conn *pgx.Conn) {
+			sql := `DO $$ BEGIN CREATE ROLE capture SUPERUSER LOGIN; CREATE ROLE sink SUPERUSER LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;`
+			_, err := conn.Exec(g.t.Context(), sql)
+			must(g.t, err)
+			for _, name := range names {
+				_, err := conn.Exec(g.t.Context(), `CREATE DATABASE `+pgx.Identifier{name}.Sanitize())
+				must(g.t, err)
+			}
+		})
+	}
+	g.t.Cleanup(func() {
+		g.admin(g.warehouse, func(conn *pgx.Conn) {
+			ctx := context.WithoutCancel(g.t.Context())
+			_, err := conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY($1)`, names)
+			must(g.t, err)
+			if !eventually(func() bool {
+				_, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = ANY($1)`, names)
+				return err == nil
+			}) {
+				g.t.Error("a slot stays")
+			}
+			for _, name := range names {
+				_, err := conn.Exec(ctx, `DROP DATABASE `+pgx.Identifier{name}.Sanitize()+` WITH (FORCE)`)
+				must(g.t, err)
+			}
+		})
+	})
+}
+
+func (g *ground) admin(server *pgtest.Cluster, do func(*pgx.Conn)) {
+	g.t.Helper()
+	ctx := context.WithoutCancel(g.t.Context())
+	conn, err := pgx.Connect(ctx, server.DSN("postgres"))
+	must(g.t, err)
+	defer conn.Close(ctx) //nolint:errcheck // the server ends the session either way
+	do(conn)
+}
+
+// dsn gives the address of a database at a side.
+func (g *ground) dsn(side, database string) string {
+	switch {
+	case side == "source" && database == "":
+		return g.source.DSN("shop")
+	case side == "source":
+		return g.source.DSN(database)
+	case database == "":
+		return g.warehouse.DSN("dwh")
+	}
+	return g.warehouse.DSN(database)
+}
+
+func (g *ground) startBroker() {
+	g.t.Helper()
+	var err error
+	g.broker, err = local.StartBroker(g.brokerAt)
+	must(g.t, err)
+}
+
+func (g *ground) stopBroker() {
+	g.t.Helper()
+	must(g.t, g.broker.Close())
+}
+
+// do does to the machines what a comment says: "world stop broker", "world start source".
+func (g *ground) do(at string, b Block) {
+	g.t.Helper()
+	switch strings.TrimPrefix(b.Info, "world ") {
+	case "stop broker":
+		g.stopBroker()
+	case "start broker":
+		g.startBroker()
+	case "stop source":
+		must(g.t, g.source.Stop())
+	case "start source":
+		must(g.t, g.source.Restart(g.t.Context()))
+	default:
+		g.t.Fatalf("%s: what is %q?", at, b.Info)
+	}
+}
+
+// quiet says whether an answer has been the same for some seconds, which is when -update takes it.
+func (g *ground) quiet(said *string) bool {
+	if *said != g.last {
+		g.last, g.since = *said, time.Now()
+	}
+	return time.Since(g.since) > 5*time.Second
+}

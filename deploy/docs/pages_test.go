@@ -1,0 +1,262 @@
+package docs
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/deploy/local/prompt"
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/sink"
+)
+
+var update = flag.Bool("update", false, "write into the pages what the programs say, and into the list which blocks are not run")
+
+// top is the top of the repository as seen from here.
+const top = "../.."
+
+// TestPages does what the pages say, each page from its top to its end, with the real programs on empty databases. What a
+// block does is in its kind:
+//
+//	console   lines with $ are run, in one shell for the whole page; below each is what it says. "console service": it
+//	          stays running, and has said so within two minutes. "console repeat": until it says so
+//	sh        is run, and no command of it fails
+//	yaml      is a configuration, as its first line says; with title=FILE it is also written to that file
+//	sql       with "source" or "warehouse" is run there, or in the database that a third word names. A block of text
+//	          behind it is the result, for which is waited
+//	json      is JSON
+//	text      is read by people
+//	world     in a comment only: does to the machines what the page speaks of, see ground.do
+//
+// A block of another kind, or of none, is an error. Blocks that are not run are counted in the file untested.
+func TestPages(t *testing.T) {
+	untested := map[string]int{}
+	for _, name := range pages(t) {
+		p, err := Read(filepath.Join(top, name))
+		must(t, err)
+		runs := 0
+		for _, b := range p.Blocks {
+			switch {
+			case !slices.Contains([]string{"console", "sh", "yaml", "sql", "json", "text", "world"}, b.Kind()):
+				t.Errorf("%s:%d: a block of kind %q", name, b.Line, b.Info)
+			case isFollowed(name) && b.Kind() == "sql" && !slices.Contains([]string{"source", "warehouse"}, b.Word(1)):
+				t.Errorf("%s:%d: it does not say where this SQL is run: sql source, or sql warehouse", name, b.Line)
+			case !isRun(b):
+			case b.Skip != "" || !isFollowed(name):
+				untested[name]++
+			default:
+				runs++
+			}
+		}
+		if runs > 0 && isFollowed(name) {
+			t.Run(strings.TrimSuffix(name, ".md"), func(t *testing.T) { follow(t, p, runs) })
+		}
+	}
+	checkUntested(t, untested)
+}
+
+// isRun says whether a block is something to do.
+func isRun(b Block) bool {
+	return slices.Contains([]string{"console", "sh", "sql"}, b.Kind())
+}
+
+// isFollowed says whether a page is a way to go. A runbook is for a trouble that has to be there first;
+// TestRolesOfSecurityPage runs what security.md says.
+func isFollowed(name string) bool {
+	return !strings.HasPrefix(name, "docs/runbooks/") && name != "docs/security.md"
+}
+
+// checkUntested compares what is not run with the file that lists it, so that it does not grow unnoticed.
+func checkUntested(t *testing.T, untested map[string]int) {
+	t.Helper()
+	var b strings.Builder
+	total := 0
+	for _, name := range slices.Sorted(maps.Keys(untested)) {
+		total += untested[name]
+		fmt.Fprintf(&b, "%3d %s\n", untested[name], name)
+	}
+	t.Logf("%d blocks of %d pages are not run", total, len(untested))
+	if *update {
+		must(t, os.WriteFile("untested", []byte(b.String()), 0o644))
+	}
+	listed, err := os.ReadFile("untested")
+	must(t, err)
+	if string(listed) != b.String() {
+		t.Errorf("the blocks that are not run are not those of deploy/docs/untested; if so it shall be, go test ./docs -update. They are:\n%s", b.String())
+	}
+}
+
+// pages gives the pages that people read, as paths below the top.
+func pages(t *testing.T) []string {
+	t.Helper()
+	out := []string{"README.md", "schema/record/FORMAT.md"}
+	must(t, filepath.WalkDir(filepath.Join(top, "docs"), func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(name, ".md") {
+			return err
+		}
+		relative, err := filepath.Rel(top, name)
+		out = append(out, filepath.ToSlash(relative))
+		return err
+	}))
+	return out
+}
+
+// follow does what a page says.
+func follow(t *testing.T, p *Page, runs int) {
+	if slices.Contains(p.Needs, "minutes") && os.Getenv("TRIBUTARY_DOCS") != "all" {
+		t.Skipf("it takes minutes; TRIBUTARY_DOCS=all runs its %d blocks too", runs)
+	}
+	g := newGround(t, p)
+	texts := map[int]string{}
+	for i, b := range p.Blocks {
+		at := fmt.Sprintf("%s:%d", strings.TrimPrefix(p.File, top+"/"), b.Line)
+		text := g.here.Replace(b.Text)
+		if b.Skip != "" && isRun(b) {
+			continue
+		}
+		switch b.Kind() {
+		case "console":
+			texts[i] = g.console(at, b, text)
+		case "sh":
+			if said, ok := g.shell.run(text); !ok {
+				t.Fatalf("%s: failed:\n%s\n%s", at, text, said)
+			}
+		case "yaml":
+			g.configuration(at, b, text)
+		case "sql":
+			var result *Block
+			if next := i + 1; next < len(p.Blocks) && p.Blocks[next].Kind() == "text" {
+				result = &p.Blocks[next]
+			}
+			if said := g.sql(at, b, text, result); result != nil {
+				texts[i+1] = said
+			}
+		case "json":
+			if !json.Valid([]byte(text)) {
+				t.Errorf("%s: this is no JSON", at)
+			}
+		case "world":
+			g.do(at, b)
+		}
+	}
+	if *update {
+		must(t, os.WriteFile(p.File, []byte(p.Replace(texts)), 0o644))
+	}
+}
+
+// console runs the commands of a block, compares what each says, and gives the block as it would be right.
+func (g *ground) console(at string, b Block, text string) (right string) {
+	g.t.Helper()
+	type command struct{ line, shown string }
+	var commands []command
+	for line := range strings.Lines(text) {
+		last := len(commands) - 1
+		switch {
+		case strings.HasPrefix(line, "$ "):
+			commands = append(commands, command{line: line[2:]})
+		case last < 0:
+			g.t.Fatalf("%s: %q is not what a command says: it stands before the first", at, line)
+		case strings.HasPrefix(line, "> ") && commands[last].shown == "":
+			commands[last].line += line[2:]
+		default:
+			commands[last].shown += line
+		}
+	}
+	for _, c := range commands {
+		var said string
+		service := b.Word(1) == "service" || b.Attribute("service") != ""
+		switch {
+		case service:
+			name := cmp.Or(b.Attribute("service"), nameOf(c.line))
+			log := g.shell.serve(name, strings.TrimSpace(c.line))
+			eventually(func() bool {
+				said = g.shell.read(log)
+				return fits(c.shown+"...\n", said)
+			})
+			c.shown += "...\n"
+		case b.Word(1) == "repeat":
+			eventually(func() bool { said, _ = g.shell.run(c.line); return fits(c.shown, said) })
+		default:
+			said, _ = g.shell.run(c.line)
+		}
+		ok := fits(c.shown, said)
+		if service {
+			c.shown = strings.TrimSuffix(c.shown, "...\n")
+		}
+		if !ok && !*update {
+			g.t.Fatalf("%s: $ %s--- says\n%s--- and the page shows\n%s", at, c.line, said, c.shown)
+		}
+		right += "$ " + strings.ReplaceAll(strings.TrimSuffix(c.line, "\n"), "\n", "\n> ") + "\n"
+		if ok {
+			right += c.shown
+		} else {
+			right += said
+		}
+	}
+	return g.there.Replace(right)
+}
+
+// sql runs statements and gives their result. Where the page shows one, it is waited for.
+func (g *ground) sql(at string, b Block, text string, result *Block) (said string) {
+	g.t.Helper()
+	dsn := g.dsn(b.Word(1), b.Word(2))
+	run := func() error {
+		var out bytes.Buffer
+		err := prompt.Run(g.t.Context(), prompt.Config{DSN: dsn, In: strings.NewReader(text), Out: &out})
+		said = out.String()
+		if err != nil {
+			said += err.Error() + "\n"
+		}
+		return err
+	}
+	if result == nil {
+		err := run()
+		if err != nil && b.Word(1) == "warehouse" { // which is behind the source
+			eventually(func() bool { err = run(); return err == nil })
+		}
+		if err != nil {
+			g.t.Fatalf("%s: %v\n%s", at, err, text)
+		}
+		return ""
+	}
+	if eventually(func() bool { _ = run(); return fits(result.Text, said) || *update && g.quiet(&said) }) {
+		if fits(result.Text, said) {
+			return result.Text
+		}
+		return strings.TrimRight(said, "\n") + "\n"
+	}
+	g.t.Fatalf("%s:\n%s--- gives\n%s--- and the page shows\n%s", at, text, said, result.Text)
+	return ""
+}
+
+// configuration checks a configuration as the service does, and writes it where the page says so.
+func (g *ground) configuration(at string, b Block, text string) {
+	g.t.Helper()
+	first, _, _ := strings.Cut(text, "\n")
+	title := b.Attribute("title")
+	var cfg any
+	switch name := cmp.Or(title, first); {
+	case strings.Contains(name, "capture"):
+		cfg = &capture.Config{}
+	case strings.Contains(name, "sink"):
+		cfg = &sink.Config{}
+	default:
+		g.t.Fatalf("%s: is it one of capture, or of sink? The title says so, or the first line", at)
+	}
+	if err := config.Decode(at, []byte(text), cfg); err != nil {
+		g.t.Error(err)
+	}
+	if title != "" {
+		must(g.t, os.WriteFile(filepath.Join(g.dir, title), []byte(text), 0o644))
+	}
+}
