@@ -49,8 +49,24 @@ type Placed interface {
 // set. With file "" there are only defaults and environment. The error is a *Faults and holds all that is wrong; out is
 // then not to be used.
 func Load(file string, out any) error {
+	content, err := read(file)
+	if err != nil {
+		return err
+	}
+	_, err = decode(file, content, os.LookupEnv, out)
+	return err
+}
+
+// LoadText is Load with what a file that is not written yet would hold.
+func LoadText(content []byte, out any) error {
+	_, err := decode("", content, os.LookupEnv, out)
+	return err
+}
+
+// read gives the content of file, none without a file.
+func read(file string) ([]byte, error) {
 	if file == "" {
-		return decode("", nil, os.LookupEnv, out)
+		return nil, nil
 	}
 	content, err := os.ReadFile(file)
 	if err != nil {
@@ -58,17 +74,18 @@ func Load(file string, out any) error {
 		if path, ok := errors.AsType[*fs.PathError](err); ok {
 			cause = path.Err
 		}
-		return &Faults{File: file, List: []Fault{{Message: "cannot be read: " + cause.Error()}}}
+		return nil, &Faults{File: file, List: []Fault{{Message: "cannot be read: " + cause.Error()}}}
 	}
-	return decode(file, content, os.LookupEnv, out)
+	return content, nil
 }
 
 // Decode reads YAML into out as Load does, without looking at the environment. name stands for the file in faults.
 func Decode(name string, content []byte, out any) error {
-	return decode(name, content, func(string) (string, bool) { return "", false }, out)
+	_, err := decode(name, content, func(string) (string, bool) { return "", false }, out)
+	return err
 }
 
-func decode(name string, content []byte, lookupEnv func(string) (string, bool), out any) error {
+func decode(name string, content []byte, lookupEnv func(string) (string, bool), out any) (*document, error) {
 	keys := mustKeys(structType(out))
 	doc := readDocument(content, keys)
 	doc.name = name
@@ -101,9 +118,9 @@ func decode(name string, content []byte, lookupEnv func(string) (string, bool), 
 	}
 	doc.check(reflect.ValueOf(out).Elem(), keys, "")
 	if len(doc.faults) > 0 {
-		return &Faults{File: name, List: sorted(doc.faults)}
+		return nil, &Faults{File: name, List: sorted(doc.faults)}
 	}
-	return nil
+	return doc, nil
 }
 
 // fromText turns the texts that defaults, file and environment give into the field's type.

@@ -294,6 +294,54 @@ func TestShowCanBeLoadedAgain(t *testing.T) {
 	}
 }
 
+func TestShowOrigins(t *testing.T) {
+	t.Setenv("TRIBUTARY_AGE", "2s")
+	file := filepath.Join(t.TempDir(), "sink.yaml")
+	if err := os.WriteFile(file, []byte("group: g\nage: 1s\nsource: {dsn: hunter2}\ntables:\n  - from: a\n    ignore: [delete]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var c testConfig
+	text, err := ShowOrigins(file, &c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"group: g # sink.yaml:1:1\n", "age: 2s # TRIBUTARY_AGE\n", "dsn: '***' # sink.yaml:3:10\n", "workers: 4 # default\n",
+		"from: a # sink.yaml:5:5\n", "ignore: [delete] # sink.yaml:6:5\n", "mode: clone # default\n",
+	} {
+		if !strings.Contains(text, line) {
+			t.Errorf("no %q in\n%s", line, text)
+		}
+	}
+	var again testConfig
+	if err := Decode("b", []byte(text), &again); err != nil || again.Age != 2*time.Second {
+		t.Errorf("%v, age %v", err, again.Age)
+	}
+}
+
+// TestDefaults: what it shows holds what a file without any key gives.
+func TestDefaults(t *testing.T) {
+	text := Defaults(testConfig{})
+	for _, part := range []string{
+		"# Name of the group.\n#group:  # required, text\n", "limit: 16MiB  # size\n", `  tables: [public.*, '!public.audit']  # list of text`,
+		"tables: []\n", "#    # Which.\n#  - from:  # required, text\n", "#    mode: clone  # clone, append, history\n", "#      from: valid_from  # text\n",
+	} {
+		if !strings.Contains(text, part) {
+			t.Errorf("no %q in\n%s", part, text)
+		}
+	}
+	var want, got testConfig
+	if err := Decode("a", []byte("group: g\ntables: []"), &want); err != nil {
+		t.Fatal(err)
+	}
+	if err := Decode("b", []byte(strings.Replace(text, "#group:", "group: g", 1)), &got); err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %#v\nwant %#v", got, want)
+	}
+}
+
 func TestReferenceNamesEveryKey(t *testing.T) {
 	text := Reference(testConfig{}, "sink.yaml")
 	for _, line := range []string{

@@ -3,7 +3,10 @@ package config
 import (
 	"encoding"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,33 +15,64 @@ import (
 
 // Show gives the effective configuration v (a struct or a pointer to one) as YAML in the order of its fields, secrets
 // as "***". Apart from these it can be loaded again.
-func Show(v any) string {
+func Show(v any) string { return show(v, func(string, *key) string { return "" }) }
+
+// ShowOrigins loads file into out as Load does and shows it, behind each value where it is from: its place in the file,
+// the variable of the environment, or the default.
+func ShowOrigins(file string, out any) (string, error) {
+	content, err := read(file)
+	if err != nil {
+		return "", err
+	}
+	doc, err := decode(file, content, os.LookupEnv, out)
+	if err != nil {
+		return "", err
+	}
+	return show(out, func(path string, k *key) string {
+		if k.env != "" && os.Getenv(k.env) != "" {
+			return k.env
+		}
+		if at, ok := doc.places[path]; ok {
+			return fmt.Sprintf("%s:%d:%d", filepath.Base(file), at[0], at[1])
+		}
+		return "default"
+	}), nil
+}
+
+// show writes v, behind each value what comment says of it.
+func show(v any, comment func(path string, k *key) string) string {
 	value := reflect.Indirect(reflect.ValueOf(v))
-	out, err := yaml.Marshal(block(value, mustKeys(value.Type())))
+	out, err := yaml.Marshal((&shown{comment}).block(value, mustKeys(value.Type()), ""))
 	if err != nil {
 		panic("config: marshal YAML nodes: " + err.Error()) // built here, of texts only
 	}
 	return string(out)
 }
 
-func block(v reflect.Value, keys []*key) *yaml.Node {
+// shown makes nodes of YAML.
+type shown struct {
+	comment func(path string, k *key) string
+}
+
+func (s *shown) block(v reflect.Value, keys []*key, path string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.MappingNode}
 	for _, k := range keys {
 		name := &yaml.Node{Kind: yaml.ScalarNode, Value: k.name}
-		n.Content = append(n.Content, name, k.node(v.Field(k.index)))
+		n.Content = append(n.Content, name, s.node(k, v.Field(k.index), join(path, k.name)))
 	}
 	return n
 }
 
-func (k *key) node(v reflect.Value) *yaml.Node {
+func (s *shown) node(k *key, v reflect.Value, path string) *yaml.Node {
 	switch k.shape {
 	case section:
-		return block(v, k.children)
+		return s.block(v, k.children, path)
 	case scalarList, sectionList:
 		list := &yaml.Node{Kind: yaml.SequenceNode}
 		for i := range v.Len() {
+			at := path + "[" + strconv.Itoa(i) + "]"
 			if k.shape == sectionList {
-				list.Content = append(list.Content, block(v.Index(i), k.children))
+				list.Content = append(list.Content, s.block(v.Index(i), k.children, at))
 				continue
 			}
 			list.Content = append(list.Content, k.element(v.Index(i)))
@@ -47,16 +81,21 @@ func (k *key) node(v reflect.Value) *yaml.Node {
 		if v.Len() == 0 {
 			list.Style = yaml.FlowStyle
 		}
+		if list.Style == yaml.FlowStyle {
+			list.LineComment = s.comment(path, k)
+		}
 		return list
 	}
-	return k.scalarNode(v)
+	n := k.scalarNode(v)
+	n.LineComment = s.comment(path, k)
+	return n
 }
 
 // element gives a list's element as a value, or as a block where it has no such form.
 func (k *key) element(v reflect.Value) *yaml.Node {
 	if m, ok := v.Interface().(encoding.TextMarshaler); ok && k.block != nil {
 		if _, err := m.MarshalText(); err != nil {
-			return block(v, k.block)
+			return (&shown{func(string, *key) string { return "" }}).block(v, k.block, "")
 		}
 	}
 	return k.scalarNode(v)
@@ -81,6 +120,78 @@ func (k *key) scalarNode(v reflect.Value) *yaml.Node {
 		n.Value = fmt.Sprint(value)
 	}
 	return n
+}
+
+// Defaults gives a file with every key below v, its default and its meaning, to be read and copied from. Keys that are
+// required, and those of lists of blocks, are comments.
+func Defaults(v any) string {
+	var b strings.Builder
+	defaults(&b, mustKeys(structType(v)), "", "")
+	return b.String()
+}
+
+// defaults writes keys; prefix stands before each line, and begins the first one's name as bullet does.
+func defaults(b *strings.Builder, keys []*key, prefix, bullet string) {
+	for i, k := range keys {
+		if i > 0 && bullet != "" {
+			bullet = "  "
+		}
+		indent := prefix + strings.Repeat(" ", len(bullet))
+		for _, line := range wrapped(k.doc, 100) {
+			fmt.Fprintf(b, "%s# %s\n", indent, line)
+		}
+		name := prefix + bullet + k.name + ":"
+		below := indent + "  "
+		switch {
+		case k.shape == section:
+			fmt.Fprintf(b, "%s\n", name)
+			defaults(b, k.children, below, "")
+		case k.shape == sectionList:
+			fmt.Fprintf(b, "%s []\n", name)
+			if !strings.HasPrefix(below, "#") {
+				below = "#" + below
+			}
+			defaults(b, k.children, below, "- ")
+		case k.required:
+			if !strings.HasPrefix(name, "#") {
+				name = "#" + name
+			}
+			fmt.Fprintf(b, "%s  # required, %s\n", name, k.typeName())
+		default:
+			n := &yaml.Node{Kind: yaml.ScalarNode}
+			switch {
+			case k.shape == scalarList:
+				n = &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
+				for _, text := range splitList(k.fallback) {
+					one := &yaml.Node{}
+					one.SetString(text)
+					n.Content = append(n.Content, one)
+				}
+			case k.typ.Kind() == reflect.String || k.fallback == "":
+				n.SetString(k.fallback)
+			default:
+				n.Value = k.fallback
+			}
+			text, err := yaml.Marshal(n)
+			if err != nil {
+				panic("config: marshal a default: " + err.Error()) // a text of ours
+			}
+			fmt.Fprintf(b, "%s %s  # %s\n", name, strings.TrimSpace(string(text)), k.typeName())
+		}
+	}
+}
+
+// wrapped gives text in lines of at most width characters, unless a word is longer.
+func wrapped(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && len(line)+1+len(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimPrefix(line+" "+word, " ")
+	}
+	return append(lines, line)
 }
 
 // Reference gives a Markdown chapter with every key below v: type, default, environment variable and meaning, in the
