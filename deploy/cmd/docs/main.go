@@ -1,5 +1,5 @@
-// Command docs writes the pages of docs/reference that are derived from the code: one for each configuration file.
-// The rest of docs is written by people; the tests here hold it against the code.
+// Command docs writes what of docs/reference is derived from the code: a page and a JSON Schema for each configuration
+// file. The rest of docs is written by people; the tests here hold it against the code.
 package main
 
 import (
@@ -37,6 +37,9 @@ func pages() map[string]string {
 	return map[string]string{
 		"docs/reference/capture-yaml.md": page(&capture.Config{}, "capture.yaml", "capture"),
 		"docs/reference/sink-yaml.md":    page(&sink.Config{}, "sink.yaml", "sink"),
+
+		"docs/reference/capture.schema.json": string(config.Schema(&capture.Config{}, "capture.yaml")),
+		"docs/reference/sink.schema.json":    string(config.Schema(&sink.Config{}, "sink.yaml")),
 	}
 }
 
