@@ -277,6 +277,12 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 	for _, change := range in.Changes {
 		c.once("note", "target", "will run: "+change)
 	}
+	if n := len(in.Ahead); n > 0 {
+		c.once("note", "target", fmt.Sprintf("%s: will make %s, %s to %s", plan.Target, count(n, "partition"), in.Ahead[0].Name, in.Ahead[n-1].Name))
+	}
+	if in.Unfit != nil {
+		c.fail("retention", in.Unfit)
+	}
 	for _, warning := range plan.Warnings() {
 		c.line("warn", "rule", warning)
 	}

@@ -663,6 +663,15 @@ func TestCheck(t *testing.T) {
 	want(0, "ok    sid            sales.orders is written by 5 sources, each with a sid of its own", "warn  drift          sales.orders: 2 of 5 sources differ",
 		"-> tenant_new has extra besides\n", "-> tenant_old lacks channel; has note integer instead of text\n",
 		`CREATE INDEX CONCURRENTLY ON "sales"."orders" ("extra");`, "docs/runbooks/missing-index.md")
+	// Partitions that are dropped, or made, of what is not partitioned so; and made of what will be created.
+	w.exec(`CREATE TABLE public.bad2 (id integer, extra date)`)
+	w.cfg.Tables[0] = rule.Table{Source: "tenant_new", From: "public.orders", To: "public.bad2", Create: true, Keep: "90 days", By: "extra", Drop: "1 day"}
+	want(1, `FAIL  retention      drop old partitions of table "public.bad2": it is not partitioned by ranges of column "extra" alone`, "-> leave drop out of the rule: then rows are removed one by one; or make")
+	w.cfg.Tables[0].Drop, w.cfg.Tables[0].Partition = "", "month"
+	want(1, `FAIL  retention      make partitions of table "public.bad2": it is not partitioned by ranges of column "extra" alone`, `-> make it anew with PARTITION BY RANGE ("extra")`)
+	w.cfg.Tables[0].To = "sales.{table}"
+	made := months("sales.orders", time.Now().AddDate(0, 0, -90), time.Now().AddDate(0, 3, 0))
+	want(0, `"extra" date) PARTITION BY RANGE ("extra")`, `note  target         sales.orders: will make `+fmt.Sprint(len(made))+` partitions, `+made[0]+" to "+made[len(made)-1])
 	w.cfg.Tables = tables
 	w.cfg.Registry.URL = "http://127.0.0.1:1"
 	want(3, "reach http://127.0.0.1:1")

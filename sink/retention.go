@@ -11,7 +11,7 @@ import (
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
-// keeps gives the feeds whose rules say keep.
+// keeps gives the feeds whose rules say keep or partition.
 func keeps(ctx context.Context, session *warehouse.Session, rules *rule.Set) ([]warehouse.Keep, error) {
 	feeds, err := session.AllFeeds(ctx)
 	if err != nil {
@@ -23,21 +23,22 @@ func keeps(ctx context.Context, session *warehouse.Session, rules *rule.Set) ([]
 		if !ok || route.Target != f.Target || f.SID != "" && (route.SIDColumn == "" || route.SID != f.SID) {
 			continue // written by a rule of before: nobody says what becomes of its rows
 		}
-		if age, by := route.Keep(); age != "" {
+		age, by := route.Keep()
+		if unit, _ := route.Partition(); age != "" || unit != "" {
 			if f.SID != "" {
 				f.SIDColumn = route.SIDColumn
 			}
-			out = append(out, warehouse.Keep{Feed: f, Age: age, By: by, Drop: route.Drop()})
+			out = append(out, warehouse.Keep{Feed: f, Age: age, By: by, Drop: route.Drop(), Partition: unit})
 		}
 	}
 	return out, nil
 }
 
-// dropping gives those whose partitions are dropped, by target: a partition holds rows of all that write it.
-func dropping(list []warehouse.Keep) (targets [][]warehouse.Keep) {
+// byTarget gives those of which is true, by target: a partition holds rows of all that write it.
+func byTarget(list []warehouse.Keep, is func(warehouse.Keep) bool) (targets [][]warehouse.Keep) {
 	at := map[rule.Target]int{}
 	for _, k := range list {
-		if k.Drop == "" {
+		if !is(k) {
 			continue
 		}
 		i, ok := at[k.Target]
@@ -49,6 +50,10 @@ func dropping(list []warehouse.Keep) (targets [][]warehouse.Keep) {
 	}
 	return targets
 }
+
+func makes(k warehouse.Keep) bool   { return k.Partition != "" }
+func drops(k warehouse.Keep) bool   { return k.Drop != "" }
+func forever(k warehouse.Keep) bool { return k.Age == "" }
 
 // pace waits as long as so many rows may take.
 func pace(ctx context.Context, rate int) func(rows int64) error {
@@ -109,19 +114,25 @@ func (r *retainer) round(ctx context.Context) error {
 		}
 		paused := func(k warehouse.Keep) bool { return r.s.pausedTopic(k.Topic) }
 		early := func(k warehouse.Keep) bool { return time.Since(done[k.Topic].RanAt) < r.s.cfg.Retention.Every }
+		told := func(p warehouse.TablePartition) {
+			r.s.log.Info("a partition was "+string(p.Deed), "table", p.Target.String(), "partition", p.Name.String(), "rows", p.Rows)
+		}
 		var failed []error
-		for _, keeps := range dropping(list) {
+		for _, keeps := range byTarget(list, makes) {
+			if err := r.session.MakeAhead(ctx, keeps, told); err != nil {
+				failed = append(failed, err)
+			}
+		}
+		for _, keeps := range byTarget(list, drops) {
 			if slices.ContainsFunc(keeps, paused) || !slices.ContainsFunc(keeps, func(k warehouse.Keep) bool { return !early(k) }) {
 				continue
 			}
-			if err := r.session.DropPartitions(ctx, keeps, func(p warehouse.OldPartition) {
-				r.s.log.Info("an old partition was "+p.Done(), "table", p.Target.String(), "partition", p.Name.String(), "rows", p.Rows)
-			}); err != nil {
+			if err := r.session.DropPartitions(ctx, keeps, told); err != nil {
 				failed = append(failed, err)
 			}
 		}
 		for _, k := range list {
-			if paused(k) || early(k) {
+			if forever(k) || paused(k) || early(k) {
 				continue
 			}
 			wait := pace(ctx, r.s.cfg.Retention.Rate)
@@ -141,18 +152,23 @@ func (r *retainer) round(ctx context.Context) error {
 }
 
 // RetentionPlan gives, for each feed whose rule says keep, how many rows are too old now, and the partitions that are to
-// be detached or dropped.
-func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep, e warehouse.Expired), partition func(warehouse.OldPartition)) error {
+// be made, detached or dropped.
+func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep, e warehouse.Expired), partition func(warehouse.TablePartition)) error {
 	list, err := keeps(ctx, o.session, o.rules)
 	if err != nil {
 		return err
 	}
-	for _, keeps := range dropping(list) {
+	for _, keeps := range byTarget(list, makes) {
+		if err := o.session.PlanAhead(ctx, keeps, partition); err != nil {
+			return err
+		}
+	}
+	for _, keeps := range byTarget(list, drops) {
 		if err := o.session.PlanPartitions(ctx, keeps, partition); err != nil {
 			return err
 		}
 	}
-	for _, k := range list {
+	for _, k := range slices.DeleteFunc(list, forever) {
 		e, err := o.session.CountExpired(ctx, k)
 		if err != nil {
 			return err
@@ -165,16 +181,22 @@ func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep
 // ErrRetentionRuns says that a sink is at it.
 var ErrRetentionRuns = errors.New("retention runs already, in a sink or by another sink retention run")
 
-// RunRetention removes what is too old now, at most rate rows a second beside what is in old partitions.
-func (o *Operator) RunRetention(ctx context.Context, rate int, told func(k warehouse.Keep, removed int64), partition func(warehouse.OldPartition)) error {
+// RunRetention makes the partitions that are missing and removes what is too old now, at most rate rows a second beside
+// what is in old partitions.
+func (o *Operator) RunRetention(ctx context.Context, rate int, told func(k warehouse.Keep, removed int64), partition func(warehouse.TablePartition)) error {
 	ours, err := o.session.Retain(ctx, func() error {
 		list, err := keeps(ctx, o.session, o.rules)
-		for _, keeps := range dropping(list) {
+		for _, keeps := range byTarget(list, makes) {
+			if err := o.session.MakeAhead(ctx, keeps, partition); err != nil {
+				return err
+			}
+		}
+		for _, keeps := range byTarget(list, drops) {
 			if err := o.session.DropPartitions(ctx, keeps, partition); err != nil {
 				return err
 			}
 		}
-		for _, k := range list {
+		for _, k := range slices.DeleteFunc(list, forever) {
 			removed, err := o.session.Expire(ctx, k, pace(ctx, rate))
 			if err != nil {
 				return err

@@ -41,8 +41,8 @@ func (w *world) retained(a, b *source, rows map[*source][]event, drop rule.Age) 
 // did is what a run or a plan told, in words.
 type did []string
 
-func (d *did) partition(p warehouse.OldPartition) {
-	*d = append(*d, fmt.Sprintf("%s %s with %d", p.Name, p.Done(), p.Rows))
+func (d *did) partition(p warehouse.TablePartition) {
+	*d = append(*d, fmt.Sprintf("%s %s with %d", p.Name, p.Deed, p.Rows))
 }
 
 func (d *did) rows(k warehouse.Keep, n int64) {

@@ -154,6 +154,6 @@ func TestRetentionWaitsForNobody(t *testing.T) {
 }
 
 // noPartition refuses to be told of a partition.
-func noPartition(t *testing.T) func(warehouse.OldPartition) {
-	return func(p warehouse.OldPartition) { t.Errorf("partition %s %s", p.Name, p.Done()) }
+func noPartition(t *testing.T) func(warehouse.TablePartition) {
+	return func(p warehouse.TablePartition) { t.Errorf("partition %s %s", p.Name, p.Deed) }
 }

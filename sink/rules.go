@@ -84,6 +84,12 @@ func (o *Operator) ExplainRule(ctx context.Context, topic string, w io.Writer) e
 			fmt.Fprintf(w, "  %s;\n", sql)
 		}
 	}
+	if len(in.Ahead) > 0 {
+		fmt.Fprint(w, "\nPartitions that it lacks\n")
+		for i := range in.Ahead {
+			fmt.Fprintf(w, "  %s %s\n", in.Ahead[i].Name, in.Ahead[i].Bounds)
+		}
+	}
 	fmt.Fprint(w, "\nAs SQL, for a batch of rows; $1 is the sid where there is one\n")
 	for _, sql := range in.Statements {
 		fmt.Fprintf(w, "  %s;\n", sql)

@@ -246,7 +246,7 @@ func (s *Sink) work(ctx context.Context) error {
 	}
 	group.Go("supervisor", newSupervisor(s).run)
 	group.Go("sweep", newSweeper(s).run)
-	if s.rules.AnyKeep() {
+	if s.rules.AnyKeep() || s.rules.AnyPartition() {
 		group.Go("retention", newRetainer(s).run)
 	}
 	return group.Wait()

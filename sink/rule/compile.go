@@ -42,7 +42,7 @@ func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
 		Mode: modeByName[r.rule.Mode], Added: r.rule.added(), Bounds: r.rule.bounds(),
 		whole: rel.Identity == schema.IdentityFull || len(rel.Key) == 0,
 	}
-	for _, step := range []func() error{p.checkSID, p.takeColumns, p.compute, p.compileFilter, p.compileKey, p.checkMode, p.checkNames} {
+	for _, step := range []func() error{p.checkSID, p.takeColumns, p.compute, p.compileFilter, p.compileKey, p.checkMode, p.checkPartition, p.checkNames} {
 		err := step()
 		if err == nil {
 			continue
@@ -269,6 +269,19 @@ func (p *Plan) compileKey() error {
 func (p *Plan) checkMode() error {
 	if hint, cause := p.refusal(); cause != "" {
 		return &Misfit{"mode", hint, errors.New(cause)}
+	}
+	return nil
+}
+
+// checkPartition refuses partitions by what is no time. A column that no rule writes may be in the target all the same.
+func (p *Plan) checkPartition() error {
+	unit, by := p.Partition()
+	at := slices.IndexFunc(p.Columns, func(c PlanColumn) bool { return c.Name == by })
+	if unit == "" || at < 0 {
+		return nil
+	}
+	if t := &p.Column(at).Type; t.Name != "" && classOf(t) != timeClass {
+		return refuse("partition", "name a column that is a timestamp or a date with by", "column %q, by which it goes, is %s", by, t.Name)
 	}
 	return nil
 }

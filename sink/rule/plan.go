@@ -81,6 +81,12 @@ func (p *Plan) Reads() []int {
 	return reads
 }
 
+// Writes says whether the target has a column of that name whose values the rule gives.
+func (p *Plan) Writes(column string) bool {
+	return slices.ContainsFunc(p.Columns, func(c PlanColumn) bool { return c.Name == column }) ||
+		slices.ContainsFunc(p.Added, func(a Added) bool { return a.Name == column })
+}
+
 // Masked says whether the rule masks a column of the relation, so that nobody is shown its values.
 func (p *Plan) Masked(column int) bool {
 	return slices.ContainsFunc(p.Columns, func(c PlanColumn) bool { return c.source == column && c.mask != mask.None })

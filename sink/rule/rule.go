@@ -40,24 +40,25 @@ func (s Source) Check() []config.Fault {
 
 // Table is one entry of the configuration's "tables".
 type Table struct {
-	Source  string         `mapstructure:"source" default:"*" doc:"Sources that the rule is for; * and ? stand for any characters."`
-	From    string         `mapstructure:"from" required:"true" doc:"Table of the source as schema.table; * and ? stand for any characters, a part with a dot or a star in its name is put in double quotes."`
-	To      string         `mapstructure:"to" default:"{schema}.{table}" doc:"Table of the warehouse as schema.table; {source}, {schema} and {table} stand for the names at the source."`
-	Mode    string         `mapstructure:"mode" default:"clone" doc:"clone keeps the target equal to the source; append is clone without delete and truncate; history keeps every version of a row with the time for which it was valid; log keeps every change."`
-	History HistoryColumns `mapstructure:"history" doc:"Names and bounds of mode history."`
-	Log     LogColumns     `mapstructure:"log" doc:"Names of the columns of mode log."`
-	Ignore  []string       `mapstructure:"ignore" default:"" oneof:"insert,update,delete,truncate" doc:"Operations that are left out. A change of a key counts as update."`
-	SID     string         `mapstructure:"sid" default:"" doc:"Name of a column to add to the target and its key, holding the source's sid; needed where several sources share a target."`
-	SIDType string         `mapstructure:"sid_type" default:"text" oneof:"text,smallint,integer,bigint,uuid" doc:"Type of the sid column where the target is created; the sid of each source must be of it. In a target that is there, the column may be of any of these types."`
-	Columns []Column       `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email, or {from: mail, as: email} for another name. The columns of the key must be among them."`
-	Set     []Computed     `mapstructure:"set" doc:"Columns to write whose values are computed, beside those of columns; one of the same name as a column of the source takes its place."`
-	Filter  string         `mapstructure:"filter" default:"" doc:"Rows to write: an expression (CEL) over the columns of the source. An UPDATE after which a row does not pass deletes it in the target, one after which it does inserts it."`
-	Keep    Age            `mapstructure:"keep" default:"" doc:"How long rows stay in the target, like 90 days, 12 hours or 6 months; for ever if empty. Older ones are removed in small batches."`
-	By      string         `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep: a timestamp or a date. Of a log it is the commit time if empty; of a history always the end of a version, so that what is valid stays."`
-	Drop    Age            `mapstructure:"drop" default:"" doc:"Remove whole partitions instead of rows, of a target that is partitioned by ranges of the column that by names: one all of whose rows are older than keep is detached, and dropped after this time, like 1 day. Rows in other partitions stay until theirs is old as a whole."`
-	OnError string         `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
-	Create  bool           `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
-	Skip    bool           `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
+	Source    string         `mapstructure:"source" default:"*" doc:"Sources that the rule is for; * and ? stand for any characters."`
+	From      string         `mapstructure:"from" required:"true" doc:"Table of the source as schema.table; * and ? stand for any characters, a part with a dot or a star in its name is put in double quotes."`
+	To        string         `mapstructure:"to" default:"{schema}.{table}" doc:"Table of the warehouse as schema.table; {source}, {schema} and {table} stand for the names at the source."`
+	Mode      string         `mapstructure:"mode" default:"clone" doc:"clone keeps the target equal to the source; append is clone without delete and truncate; history keeps every version of a row with the time for which it was valid; log keeps every change."`
+	History   HistoryColumns `mapstructure:"history" doc:"Names and bounds of mode history."`
+	Log       LogColumns     `mapstructure:"log" doc:"Names of the columns of mode log."`
+	Ignore    []string       `mapstructure:"ignore" default:"" oneof:"insert,update,delete,truncate" doc:"Operations that are left out. A change of a key counts as update."`
+	SID       string         `mapstructure:"sid" default:"" doc:"Name of a column to add to the target and its key, holding the source's sid; needed where several sources share a target."`
+	SIDType   string         `mapstructure:"sid_type" default:"text" oneof:"text,smallint,integer,bigint,uuid" doc:"Type of the sid column where the target is created; the sid of each source must be of it. In a target that is there, the column may be of any of these types."`
+	Columns   []Column       `mapstructure:"columns" default:"" doc:"Columns to write, all if empty: id, or mail as email, or {from: mail, as: email} for another name. The columns of the key must be among them."`
+	Set       []Computed     `mapstructure:"set" doc:"Columns to write whose values are computed, beside those of columns; one of the same name as a column of the source takes its place."`
+	Filter    string         `mapstructure:"filter" default:"" doc:"Rows to write: an expression (CEL) over the columns of the source. An UPDATE after which a row does not pass deletes it in the target, one after which it does inserts it."`
+	Keep      Age            `mapstructure:"keep" default:"" doc:"How long rows stay in the target, like 90 days, 12 hours or 6 months; for ever if empty. Older ones are removed in small batches."`
+	By        string         `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep, and its partition: a timestamp or a date. Of a log it is the commit time if empty; of a history always the end of a version, so that what is valid stays."`
+	Drop      Age            `mapstructure:"drop" default:"" doc:"Remove whole partitions instead of rows, of a target that is partitioned by ranges of the column that by names: one all of whose rows are older than keep is detached, and dropped after this time, like 1 day. Rows in other partitions stay until theirs is old as a whole."`
+	Partition string         `mapstructure:"partition" default:"" oneof:",day,week,month,year" doc:"Make the partitions of the target, each for a day, week (from Monday), month or year of the column that by names, in UTC: those for rows of keep, the present one, and some ahead. A target that is created is partitioned so, with a default partition; one that is there must be partitioned by ranges of that column."`
+	OnError   string         `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
+	Create    bool           `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
+	Skip      bool           `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
 
 	place func(path string) string // in the file, of a key of the rule; nil where there is no file
 }
@@ -185,6 +186,7 @@ func (t Table) Check() []config.Fault {
 		}
 	}
 	faults = append(faults, t.checkKeep()...)
+	faults = append(faults, t.checkPartition()...)
 	faults = append(faults, t.checkColumns()...)
 	if t.Filter != "" {
 		if _, err := parseExpression(t.Filter); err != nil {

@@ -3,6 +3,7 @@ package warehouse
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -57,6 +58,10 @@ type Inspection struct {
 	Index string
 	// ByIndex is that of the index by which retention would find old rows; "" if there is one, or nothing is removed.
 	ByIndex string
+	// Ahead are the partitions that would be made.
+	Ahead []TablePartition
+	// Unfit is why no partition of the target would be made or dropped, though the rule says so; nil if there is no reason.
+	Unfit error
 	// Statements are those that write batches of changes; pg_temp.batch stands for the rows of a batch.
 	Statements []string
 	Rows       int64 // as the statistics have it, -1 if unknown
@@ -89,6 +94,9 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 	}
 	in.Changes = s.changes
 	in.Statements = target.statements()
+	if in.Ahead, in.Unfit, err = s.partitions(ctx, tx, plan); err != nil {
+		return in, s.broken("look at", targetName(plan), err)
+	}
 	if age, by := plan.Keep(); age != "" {
 		var found bool
 		if err := tx.QueryRow(ctx, `
@@ -112,8 +120,8 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 			key = append(key, target.columns[k].name)
 		}
 		kind := "UNIQUE INDEX"
-		if plan.Mode == rule.History {
-			kind = "INDEX" // a key has many versions
+		if unit, by := plan.Partition(); plan.Mode == rule.History || unit != "" && !slices.Contains(plan.KeyNames(target.names), by) {
+			kind = "INDEX" // a key has many versions; and a unique index of a partitioned table has its column in it
 		}
 		in.Index = fmt.Sprintf("CREATE %s CONCURRENTLY ON %s (%s);", kind, target.name, strings.Join(key, ", "))
 	}

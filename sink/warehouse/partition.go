@@ -14,26 +14,29 @@ import (
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
-// OldPartition is one of a target that retention detaches, or has detached and drops.
-type OldPartition struct {
-	Target  rule.Target
-	Name    rule.Target
-	Rows    int64
-	Dropped bool // it was detached before, and its time is over
+// TablePartition is one of a target that retention makes, detaches, or has detached and drops.
+type TablePartition struct {
+	Target rule.Target
+	Name   rule.Target
+	Rows   int64 // that are in it; of one that is made, those that the default partition had
+	Deed   Deed
+	Bounds string // "FOR VALUES FROM (…) TO (…)"
 
-	oid    uint32
-	bounds string
+	oid  uint32
+	span period
 }
 
-// Done is what becomes of it.
-func (p *OldPartition) Done() string {
-	if p.Dropped {
-		return "dropped"
-	}
-	return "detached"
-}
+// Deed is what becomes of a partition.
+type Deed string
 
-func (p *OldPartition) quoted() string { return postgres.Ident(p.Name.Schema, p.Name.Table) }
+// The deeds.
+const (
+	Made     Deed = "made"
+	Detached Deed = "detached"
+	Dropped  Deed = "dropped" // it was detached before, and its time is over
+)
+
+func (p *TablePartition) quoted() string { return postgres.Ident(p.Name.Schema, p.Name.Table) }
 
 // detachWait is how long a reader may wait behind a detach that waits for another reader: a detach has the target for
 // itself for a moment. DETACH CONCURRENTLY would not, but is refused where there is a default partition, is no part of a
@@ -48,6 +51,14 @@ const bounded = `
 	  FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 	 WHERE i.inhparent = $1::text::regclass AND NOT i.inhdetachpending`
 
+// ranged says whether a target is partitioned by ranges of a column alone.
+func ranged(ctx context.Context, db reader, target rule.Target, by string) (ok bool, err error) {
+	err = db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid
+		  JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+		 WHERE n.nspname = $1 AND c.relname = $2 AND p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = $3)`, target.Schema, target.Table, by).Scan(&ok)
+	return ok, err
+}
+
 // loose gives the tables whose rows are in no partition that is dropped as a whole.
 func (s *Session) loose(ctx context.Context, target rule.Target) ([]string, error) {
 	return s.tables(ctx, target, `
@@ -58,7 +69,7 @@ func (s *Session) loose(ctx context.Context, target rule.Target) ([]string, erro
 
 // oldPartitions finds what is to be done for a target; keeps are all of it that say drop. tooOld is the condition that a
 // row t may go.
-func (s *Session) oldPartitions(ctx context.Context, keeps []Keep) (list []OldPartition, tooOld string, err error) {
+func (s *Session) oldPartitions(ctx context.Context, keeps []Keep) (list []TablePartition, tooOld string, err error) {
 	target := keeps[0].Target
 	refused := func(code trouble.Code, hint, cause string, args ...any) error {
 		return &trouble.Error{
@@ -98,20 +109,19 @@ func (s *Session) oldPartitions(ctx context.Context, keeps []Keep) (list []OldPa
 		return nil, "", err
 	}
 	name, by := postgres.Ident(target.Schema, target.Table), have.column(keeps[0].By)
-	var ranged bool
-	if err := s.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
-		 WHERE p.partrelid = $1::text::regclass AND p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = $2)`, name, by.name).Scan(&ranged); err != nil {
+	ok, err := ranged(ctx, s.conn, target, by.name)
+	if err != nil {
 		return nil, "", err
 	}
-	if !ranged {
+	if !ok {
 		return nil, "", refused(trouble.TargetType, "create it so, or leave drop out of the rule: then rows are removed one by one",
 			"it is not partitioned by ranges of column %q alone", by.name)
 	}
 	rows, err := s.conn.Query(ctx, fmt.Sprintf(`
 		WITH old AS MATERIALIZED (%s)
-		SELECT old.oid, old.schema, old.name, old.bounds, false FROM old WHERE old.upto::%s <= $2::text::%[2]s
+		SELECT old.oid, old.schema, old.name, old.bounds, 'detached' FROM old WHERE old.upto::%s <= $2::text::%[2]s
 		UNION ALL
-		SELECT d.partition, d.partition_schema, d.partition_table, d.bounds, true
+		SELECT d.partition, d.partition_schema, d.partition_table, d.bounds, 'dropped'
 		  FROM tributary.detached d JOIN pg_class c ON c.oid = d.partition AND c.relname = d.partition_table AND NOT c.relispartition
 		  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = d.partition_schema
 		 WHERE d.grp = $3 AND d.target_schema = $4 AND d.target_table = $5
@@ -120,16 +130,16 @@ func (s *Session) oldPartitions(ctx context.Context, keeps []Keep) (list []OldPa
 	if err != nil {
 		return nil, "", err
 	}
-	list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (OldPartition, error) {
-		p := OldPartition{Target: target}
-		err := row.Scan(&p.oid, &p.Name.Schema, &p.Name.Table, &p.bounds, &p.Dropped)
+	list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (TablePartition, error) {
+		p := TablePartition{Target: target}
+		err := row.Scan(&p.oid, &p.Name.Schema, &p.Name.Table, &p.Bounds, &p.Deed)
 		return p, err
 	})
 	return list, strings.Join(conditions, " OR "), err
 }
 
 // count counts the rows, and refuses a partition with one that may not go: of nobody whose rule says keep, say.
-func (s *Session) count(ctx context.Context, p *OldPartition, tooOld string) error {
+func (s *Session) count(ctx context.Context, p *TablePartition, tooOld string) error {
 	var stay int64
 	if err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*), count(*) FILTER (WHERE (%s) IS NOT TRUE) FROM %s t", tooOld, p.quoted())).Scan(&p.Rows, &stay); err != nil {
 		return err
@@ -146,8 +156,8 @@ func (s *Session) count(ctx context.Context, p *OldPartition, tooOld string) err
 }
 
 // PlanPartitions tells what DropPartitions would do now.
-func (s *Session) PlanPartitions(ctx context.Context, keeps []Keep, told func(OldPartition)) error {
-	return s.eachPartition(ctx, keeps, "look for old partitions of", func(p *OldPartition) error {
+func (s *Session) PlanPartitions(ctx context.Context, keeps []Keep, told func(TablePartition)) error {
+	return s.eachPartition(ctx, keeps, "look for old partitions of", func(p *TablePartition) error {
 		told(*p)
 		return nil
 	})
@@ -156,11 +166,11 @@ func (s *Session) PlanPartitions(ctx context.Context, keeps []Keep, told func(Ol
 // DropPartitions detaches the partitions of a target that are too old, within Retain, and drops those whose time after
 // that is over. keeps are all feeds of the target whose rule says drop. Of a target that somebody reads for long, a
 // partition is left for the next time, with an error.
-func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(OldPartition)) error {
+func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(TablePartition)) error {
 	target := keeps[0].Target
-	err := s.eachPartition(ctx, keeps, "drop old partitions of", func(p *OldPartition) error {
+	err := s.eachPartition(ctx, keeps, "drop old partitions of", func(p *TablePartition) error {
 		err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
-			if p.Dropped {
+			if p.Deed == Dropped {
 				_, err := tx.Exec(ctx, "DROP TABLE "+p.quoted())
 				return err
 			}
@@ -174,7 +184,7 @@ func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(Ol
 				ON CONFLICT (grp, partition) DO UPDATE SET target_schema = excluded.target_schema, target_table = excluded.target_table,
 				    partition_schema = excluded.partition_schema, partition_table = excluded.partition_table,
 				    bounds = excluded.bounds, detached_at = excluded.detached_at`,
-				s.w.cfg.Group, target.Schema, target.Table, p.oid, p.Name.Schema, p.Name.Table, p.bounds)
+				s.w.cfg.Group, target.Schema, target.Table, p.oid, p.Name.Schema, p.Name.Table, p.Bounds)
 			return err
 		})
 		if err == nil {
@@ -195,7 +205,7 @@ func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(Ol
 }
 
 // eachPartition does something for each old partition; an error of one does not keep it from the others.
-func (s *Session) eachPartition(ctx context.Context, keeps []Keep, op string, do func(p *OldPartition) error) error {
+func (s *Session) eachPartition(ctx context.Context, keeps []Keep, op string, do func(p *TablePartition) error) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}

@@ -13,12 +13,13 @@ import (
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
-// Keep is a feed whose rows are removed when they are old.
+// Keep is a feed whose rows are removed when they are old, or whose target gets its partitions made.
 type Keep struct {
 	Feed
-	Age  rule.Age
-	By   string   // column of the target
-	Drop rule.Age // how long a partition that is too old is kept aside; "" where rows are removed, not partitions
+	Age       rule.Age // "" for ever
+	By        string   // column of the target
+	Drop      rule.Age // how long a partition that is too old is kept aside; "" where rows are removed, not partitions
+	Partition string   // the unit of partitions that are made; "" for none
 }
 
 // Expired is what retention did, or would do, for a feed.

@@ -127,7 +127,9 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 	}
 	switch {
 	case len(have) > 0:
-		err = e.run(ctx, have, at)
+		if err = e.run(ctx, have, at); err == nil {
+			s.aheadOfRows(ctx, tx, plan)
+		}
 	case plan.Create:
 		err = s.create(ctx, tx, plan)
 	default:
@@ -241,6 +243,7 @@ func (c *catalogColumn) target() *targetColumn {
 // reader is a connection or a transaction.
 type reader interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 // readColumns gives none where the table does not exist.
@@ -309,11 +312,40 @@ func (s *Session) create(ctx context.Context, tx pgx.Tx, plan *rule.Plan) error 
 	for _, added := range plan.Added {
 		lines = append(lines, addedColumn(plan, added))
 	}
-	if key := plan.KeyNames(columnNames(plan)); key != nil {
+	key := plan.KeyNames(columnNames(plan))
+	unit, by := plan.Partition()
+	// A primary key of a partitioned table has the column in it by which it is partitioned.
+	primary := key != nil && (unit == "" || slices.Contains(key, by))
+	if primary {
 		lines = append(lines, "PRIMARY KEY ("+strings.Join(quoted(key), ", ")+")")
 	}
-	return s.alter(ctx, tx, plan, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s)",
-		postgres.Ident(plan.Target.Schema, plan.Target.Table), strings.Join(lines, ", ")))
+	table := postgres.Ident(plan.Target.Schema, plan.Target.Table)
+	if unit == "" {
+		return s.alter(ctx, tx, plan, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s)", table, strings.Join(lines, ", ")))
+	}
+	if !plan.Writes(by) {
+		return &trouble.Error{
+			Code: trouble.RuleConflict, Op: "create", Subject: targetName(plan),
+			Cause: fmt.Errorf("no column that the rule writes is called %q, by which it would be partitioned", by),
+			Means: "the table is not written; nothing is lost", Hint: "name a column of the target with by, or create the table by hand",
+		}
+	}
+	statements := []string{
+		fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (%s) PARTITION BY RANGE (%s)", table, strings.Join(lines, ", "), postgres.Ident(by)),
+		fmt.Sprintf("CREATE TABLE %s PARTITION OF %s DEFAULT", postgres.Ident(plan.Target.Schema, suffixed(plan.Target.Table, defaultSuffix)), table),
+	}
+	if key != nil && !primary {
+		statements = append(statements, fmt.Sprintf("CREATE INDEX ON %s (%s)", table, strings.Join(quoted(key), ", ")))
+	}
+	for _, sql := range statements {
+		if err := s.alter(ctx, tx, plan, sql); err != nil {
+			return err
+		}
+	}
+	if s.inspecting {
+		return nil // Inspect says which
+	}
+	return s.ahead(ctx, tx, plan)
 }
 
 // alter runs a statement that changes a target, and says so.

@@ -117,6 +117,9 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 	case strings.HasPrefix(state, "23"):
 		t.Code = trouble.ConstraintViolation
 		t.Hint = "drop the constraint from the target, or mend its rows; then sink resume SOURCE/TABLE\nor put the row aside: sink resume SOURCE/TABLE --park"
+		if failed, ok := errors.AsType[*postgres.Error](t.Cause); ok && state == "23514" && failed.Constraint == "" { // of no CHECK
+			t.Hint = "no partition takes the row: CREATE TABLE … PARTITION OF the target DEFAULT; then sink resume SOURCE/TABLE"
+		}
 	case strings.HasPrefix(state, "22"):
 		t.Code = trouble.ValueOutOfRange
 		t.Hint = "widen the target's column; then sink resume SOURCE/TABLE\nor put the row aside: sink resume SOURCE/TABLE --park"

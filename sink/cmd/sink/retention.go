@@ -14,24 +14,24 @@ import (
 func retentionCommand() *cobra.Command {
 	return terminal.Group("retention", "Rows that are older than their rule's keep: plan, run", retentionVerb("plan", "How many rows are too old now, for each rule with keep; change nothing", func(cmd *cobra.Command, o *sink.Operator, _ sink.Config) error {
 		t := &terminal.Table{Columns: []terminal.Column{{Title: "target"}, {Title: "topic"}, {Title: "keep"}, {Title: "before"}, {Title: "rows too old", Number: true}}}
-		var partitions []warehouse.OldPartition
+		var partitions []warehouse.TablePartition
 		if err := o.RetentionPlan(cmd.Context(), func(k warehouse.Keep, e warehouse.Expired) {
 			t.Rows = append(t.Rows, terminal.Text(fmt.Sprint(k.Target), k.Topic, fmt.Sprintf("%s by %s", k.Age, k.By), e.Cutoff.UTC().Format(time.RFC3339), fmt.Sprint(e.Removed)))
-		}, func(p warehouse.OldPartition) { partitions = append(partitions, p) }); err != nil {
+		}, func(p warehouse.TablePartition) { partitions = append(partitions, p) }); err != nil {
 			return err
 		}
 		if err := terminal.Of(cmd).Table(t); err != nil {
 			return err
 		}
 		for _, p := range partitions {
-			terminal.Of(cmd).Printf("%s: partition %s with %d rows would be %s\n", p.Target, p.Name, p.Rows, p.Done())
+			terminal.Of(cmd).Printf("%s: partition %s with %d rows would be %s\n", p.Target, p.Name, p.Rows, p.Deed)
 		}
 		return nil
 	}), retentionVerb("run", "Remove what is too old now, at the rate of the configuration, and wait for it", func(cmd *cobra.Command, o *sink.Operator, cfg sink.Config) error {
 		return o.RunRetention(cmd.Context(), cfg.Retention.Rate, func(k warehouse.Keep, removed int64) {
 			terminal.Of(cmd).Printf("%s: %d rows of %s removed\n", k.Target, removed, k.Topic)
-		}, func(p warehouse.OldPartition) {
-			terminal.Of(cmd).Printf("%s: partition %s with %d rows %s\n", p.Target, p.Name, p.Rows, p.Done())
+		}, func(p warehouse.TablePartition) {
+			terminal.Of(cmd).Printf("%s: partition %s with %d rows %s\n", p.Target, p.Name, p.Rows, p.Deed)
 		})
 	}))
 }
