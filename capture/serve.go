@@ -27,6 +27,7 @@ func (c *Capture) Serve(ctx context.Context) error {
 	if err := server.Listen(ctx); err != nil {
 		return err
 	}
+	server.Watch(&c.stages, "publish")
 	page.Handle(server, page.Config{
 		View: func() page.View {
 			st := c.Status()

@@ -134,6 +134,7 @@ func (s *session) run(ctx context.Context) error {
 			}
 		}
 		if len(batch.Items) > 0 {
+			s.stage.Busy() // still: a stream that never pauses is not one that stands still
 			continue
 		}
 		if err := s.idle(ctx); err != nil {

@@ -100,6 +100,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "kafka", Cause: err}
 	}
 	s.server = service.NewServer("sink", cfg.HTTP, log, func() any { return s.Status() })
+	s.server.Watch(s.stages, "fetch")
 	s.metrics = newMetrics(s)
 	page.Handle(s.server, page.Config{View: s.view, History: s.vitals.history, Log: log})
 	return s, nil

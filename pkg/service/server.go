@@ -36,6 +36,8 @@ type Server struct {
 	registry *prometheus.Registry
 	mux      *http.ServeMux
 	listener net.Listener
+	status   func() any
+	hung     func(limit time.Duration) (stage string) // see Watch
 
 	mu      sync.Mutex
 	missing []string
@@ -59,6 +61,8 @@ func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func() 
 		registry: prometheus.NewRegistry(),
 		mux:      http.NewServeMux(),
 		missing:  []string{"start"},
+		status:   status,
+		hung:     func(time.Duration) string { return "" },
 	}
 	build := ThisBuild()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -165,6 +169,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	served := make(chan error, 1)
 	go func() { served <- serve() }()
+	var reporting sync.WaitGroup
+	defer reporting.Wait()
+	reporting.Go(func() { s.report(ctx, theManager()) })
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve HTTP on %s: %w", s.Addr(), err)
@@ -186,15 +193,11 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
-	s.mu.Lock()
-	missing := s.missing
-	s.mu.Unlock()
-	if len(missing) == 0 {
-		_, _ = io.WriteString(w, "ready\n")
-		return
+	answer := s.readiness()
+	if answer != "ready" {
+		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	w.WriteHeader(http.StatusServiceUnavailable)
-	_, _ = fmt.Fprintf(w, "not ready: %s\n", strings.Join(missing, ", "))
+	_, _ = io.WriteString(w, answer+"\n")
 }
 
 func (s *Server) serveStatus(w http.ResponseWriter, status any) {

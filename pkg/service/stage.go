@@ -33,6 +33,7 @@ type Stage struct {
 	mu        sync.Mutex    // the clock is read behind it: what is busy never seems to shrink
 	busy      time.Duration // until busySince
 	busySince time.Time     // zero: not busy
+	turned    time.Time     // when it last said anything
 	waits     []wait        // innermost last
 	waited    []string      // everything it ever waited for
 }
@@ -93,12 +94,13 @@ func (k *kind) knows(waitsFor []string) {
 	}
 }
 
-// Busy says that work begins; nothing changes if it has begun.
+// Busy says that work begins, or, where it has begun, that it gets on.
 func (st *Stage) Busy() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.turned = time.Now()
 	if st.busySince.IsZero() && len(st.waits) == 0 {
-		st.busySince = time.Now()
+		st.busySince = st.turned
 	}
 }
 
@@ -126,7 +128,8 @@ func (st *Stage) Wait(on string) (done func()) {
 		defer st.mu.Unlock()
 		st.waits = st.waits[:len(st.waits)-1]
 		if wasBusy {
-			st.busySince = time.Now()
+			st.turned = time.Now()
+			st.busySince = st.turned
 		}
 	}
 }

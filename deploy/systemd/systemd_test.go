@@ -1,0 +1,102 @@
+// Package systemd holds the units of the services. Its test lets systemd read them.
+package systemd
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/sink"
+)
+
+var units = []string{"tributary-capture@.service", "tributary-sink@.service"}
+
+func TestUnits(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip(err)
+	}
+	// A unit whose program is not there is refused; here it is this test.
+	program, err := os.Executable()
+	must(t, err)
+	dir := t.TempDir()
+	args := []string{"verify", "--man=no"}
+	for _, name := range units {
+		text := read(t, name)
+		verb, _, _ := strings.Cut(strings.TrimPrefix(name, "tributary-"), "@")
+		if !strings.Contains(text, "ExecStart=/usr/local/bin/"+verb+" ") {
+			t.Fatalf("%s does not start %s", name, verb)
+		}
+		file := filepath.Join(dir, name)
+		must(t, os.WriteFile(file, []byte(strings.Replace(text, "/usr/local/bin/"+verb, program, 1)), 0o600))
+		args = append(args, file)
+	}
+	out, err := exec.CommandContext(t.Context(), analyze, args...).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v:\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) { // what it does not know it only warns of, as of units that are not ours
+		if strings.Contains(line, "tributary") {
+			t.Error(line)
+		}
+	}
+}
+
+// The two are one but for their names, and the secret that the unit hands over is one that the configuration takes.
+func TestUnitsGiveTheSecret(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "dsn"), []byte("postgres://somebody@somewhere/db\n"), 0o600))
+	for i, name := range units {
+		var key string
+		for line := range strings.Lines(read(t, name)) {
+			if assigned, ok := strings.CutPrefix(strings.TrimSpace(line), "Environment=TRIBUTARY_"); ok {
+				if key != "" {
+					t.Errorf("%s hands over more than one setting", name)
+				}
+				var value string
+				key, value, _ = strings.Cut("TRIBUTARY_"+assigned, "=")
+				t.Setenv(key, strings.Replace(value, "%d", dir, 1))
+			}
+		}
+		file := filepath.Join(dir, "config.yaml")
+		var dsn config.Secret
+		if i == 0 {
+			var cfg capture.Config
+			must(t, os.WriteFile(file, []byte("source: {name: shop}\nkafka: {brokers: [\"kafka:9092\"]}\nregistry: {url: \"http://registry:8081\"}\n"), 0o600))
+			must(t, config.Load(file, &cfg))
+			dsn = cfg.Source.DSN
+		} else {
+			var cfg sink.Config
+			must(t, os.WriteFile(file, []byte("kafka: {brokers: [\"kafka:9092\"]}\nregistry: {url: \"http://registry:8081\"}\ntables: [{from: \"*.*\"}]\n"), 0o600))
+			must(t, config.Load(file, &cfg))
+			dsn = cfg.Warehouse.DSN
+		}
+		if text, err := dsn.Reveal(); err != nil || text != "postgres://somebody@somewhere/db" {
+			t.Errorf("%s: the connection string is %q (%v)", name, text, err)
+		}
+	}
+	names := strings.NewReplacer("sink", "capture", "WAREHOUSE_DSN", "SOURCE_DSN")
+	_, capture, _ := strings.Cut(read(t, units[0]), "[Service]")
+	_, sink, _ := strings.Cut(read(t, units[1]), "[Service]")
+	if names.Replace(sink) != capture {
+		t.Error("the units differ in more than their names")
+	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	must(t, err)
+	return string(text)
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
