@@ -70,6 +70,9 @@ func equip(t *testing.T, o *Options, cluster kafkatest.Cluster, tags string) {
 	t.Cleanup(func() {
 		if t.Failed() || *keepAll {
 			t.Logf("all logs are in %s", dir)
+			if real, ok := cluster.(*kafkatest.RealCluster); ok { // what it holds is evidence too
+				t.Log("the broker's directory is copied there:", os.CopyFS(filepath.Join(dir, "kafka"), os.DirFS(filepath.Dir(real.Log()))))
+			}
 		} else if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
