@@ -14,6 +14,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -140,6 +141,52 @@ func TestCommitThatTheBrokerFailsAt(t *testing.T) {
 	if fail.Load() {
 		t.Error("nothing failed")
 	}
+	must(t, stop())
+	r.same("public", "item")
+}
+
+// Readers lack what a broker acknowledged: the transaction never gets its end, and its records stay invisible. (Apache
+// Kafka 4.3 leaves it so where a partition has no leader while its transaction is being completed.) Capture does not go
+// on as if nothing was; --on-gap=resnapshot reads everything again.
+func TestAcknowledgedAndLost(t *testing.T) {
+	fake := kafkatest.Fake(t)
+	r := newRig(t, 0, fake, tables)
+	_, stop := r.start()
+	r.exec(`insert into item values (1, 'one'), (2, 'two'), (3, 'three')`)
+	r.fence()
+	must(t, stop())
+
+	var asked atomic.Int32
+	var honest atomic.Bool
+	fake.Kfake().ControlKey(int16(kmsg.ListOffsets), func(question kmsg.Request) (kmsg.Response, error, bool) {
+		fake.Kfake().KeepControl()
+		req := question.(*kmsg.ListOffsetsRequest)
+		progress := record.ProgressTopic(r.config.Source.Name)
+		if honest.Load() || req.IsolationLevel != 1 || len(req.Topics) == 0 || req.Topics[0].Topic == progress {
+			return nil, nil, false
+		}
+		asked.Add(1)
+		res := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, topic := range req.Topics {
+			answer := kmsg.ListOffsetsResponseTopic{Topic: topic.Topic}
+			for _, p := range topic.Partitions {
+				one := kmsg.NewListOffsetsResponseTopicPartition()
+				one.Partition, one.Offset = p.Partition, 0
+				answer.Partitions = append(answer.Partitions, one)
+			}
+			res.Topics = append(res.Topics, answer)
+		}
+		return res, nil, true
+	})
+	r.fails(trouble.Gap)
+	if asked.Load() < 2 {
+		t.Errorf("the ends were asked %d times, want until there is no hope", asked.Load())
+	}
+	r.options.OnGap = GapResnapshot
+	_, stop = r.start()
+	r.exec(`insert into item values (4, 'four')`)
+	r.fence()
+	honest.Store(true)
 	must(t, stop())
 	r.same("public", "item")
 }

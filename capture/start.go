@@ -283,6 +283,10 @@ func findGap(state *publish.State, slot *catalog.Slot, system replication.System
 		e.Code, e.Cause = trouble.SlotMissing, fmt.Errorf("it is gone; published is everything up to %s", change.LSN(pr.EndLSN))
 	case slot.ConfirmedFlushLSN > change.LSN(pr.EndLSN):
 		e.Cause = fmt.Errorf("it stands at %s, published is everything up to %s: somebody advanced or re-made it", slot.ConfirmedFlushLSN, change.LSN(pr.EndLSN))
+	case state.Lacking != "":
+		e.Subject = fmt.Sprintf("source %q", pr.Source)
+		e.Cause = fmt.Errorf("%s: Kafka has lost it, or left its transaction without an end", state.Lacking)
+		e.Means = "changes that were published do not arrive; nothing was skipped silently, nothing was written"
 	default:
 		return nil
 	}

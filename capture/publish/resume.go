@@ -24,6 +24,8 @@ type State struct {
 	Progress *record.Progress
 	// Newest is the newest position in any partition: that of Progress, or what a torn commit has left behind it.
 	Newest change.Position
+	// Lacking says what brokers have acknowledged as committed and readers do not get; empty when nothing is amiss.
+	Lacking string
 }
 
 // readTimeout bounds how long a start reads from Kafka without getting on.
@@ -48,10 +50,10 @@ func (p *Publisher) Resume(ctx context.Context) (*State, error) {
 			p.known[name] = top
 		}
 	}
-	if err := p.readFloors(ctx, last); err != nil {
+	state := &State{Progress: last}
+	if state.Lacking, err = p.readFloors(ctx, last); err != nil {
 		return nil, err
 	}
-	state := &State{Progress: last}
 	for _, top := range p.known {
 		for _, floor := range top.floors {
 			if floor.Compare(state.Newest) > 0 {
@@ -129,8 +131,8 @@ func (p *Publisher) foldProgress(ctx context.Context, name string, from, to int6
 }
 
 // readFloors finds the newest position in each partition: that of the progress record, or that of what stands
-// behind the vector.
-func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) error {
+// behind the vector. It also says what is lacking of what the vector names.
+func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) (lacking string, err error) {
 	floor := change.Position{}
 	if last != nil {
 		floor = Reached(last)
@@ -140,9 +142,9 @@ func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) error
 			top.floors[i] = floor
 		}
 	}
-	topics, err := p.ownTopics(ctx, slices.Collect(maps.Keys(p.known)))
+	topics, lacking, err := p.ownTopics(ctx, slices.Collect(maps.Keys(p.known)))
 	if err != nil {
-		return err
+		return "", err
 	}
 	spans := map[string][]span{}
 	for name, ends := range topics {
@@ -160,7 +162,7 @@ func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) error
 			spans[name][i] = span{max(top.next[i], 0), ends[i]}
 		}
 	}
-	return p.read(ctx, spans, func(r *kgo.Record) error {
+	return lacking, p.read(ctx, spans, func(r *kgo.Record) error {
 		// Not in the vector yet: that is what belongs to the progress, which these records are ahead of.
 		top := p.known[r.Topic]
 		top.torn[r.Partition] = r.Offset + 1
@@ -223,11 +225,15 @@ func (p *Publisher) listTopics(ctx context.Context, must []string) (names []stri
 	return list.Names(), nil
 }
 
-// ownTopics gives the ends of the source's table topics, those of known among them.
-func (p *Publisher) ownTopics(ctx context.Context, known []string) (map[string][]int64, error) {
+// endsPatience is how long readers may lack what was acknowledged: a new leader has to learn first how far its followers
+// are.
+const endsPatience = 5 * time.Second
+
+// ownTopics gives the ends of the source's table topics, those of known among them, and what they lack of what is known.
+func (p *Publisher) ownTopics(ctx context.Context, known []string) (ends map[string][]int64, lacking string, err error) {
 	list, err := p.listTopics(ctx, append(known, record.ProgressTopic(p.source)))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	var names []string
 	for _, name := range list {
@@ -236,9 +242,48 @@ func (p *Publisher) ownTopics(ctx context.Context, known []string) (map[string][
 		}
 	}
 	if len(names) == 0 {
-		return nil, nil
+		return nil, "", nil
 	}
-	return p.ends(ctx, names...)
+	again := time.NewTicker(endsPatience / 20)
+	defer again.Stop()
+	for begun := time.Now(); ; {
+		if ends, err = p.ends(ctx, names...); err != nil {
+			return nil, "", err
+		}
+		late := time.Since(begun) >= endsPatience
+		if lacking = p.lacking(ends, late); lacking == "" || late {
+			return ends, lacking, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, "", ctx.Err()
+		case <-again.C:
+		}
+	}
+}
+
+// lacking compares ends with the vector. Everything before the vector was acknowledged as committed; since Open has
+// fenced everybody, nothing is under way. Whoever settles for what there is goes on from the ends: the next vector must not
+// name what nobody can read.
+func (p *Publisher) lacking(ends map[string][]int64, settle bool) (what string) {
+	for _, name := range slices.Sorted(maps.Keys(ends)) {
+		top := p.known[name]
+		if top == nil || len(top.next) != len(ends[name]) {
+			continue
+		}
+		for i, end := range ends[name] {
+			if end >= top.next[i] {
+				continue
+			}
+			if what == "" {
+				what = fmt.Sprintf("topic %q partition %d ends at offset %d for readers, and was acknowledged up to %d", name, i, end, top.next[i])
+			}
+			if settle {
+				top.next[i], top.touched = end, true
+			}
+		}
+	}
+	return what
 }
 
 // ends gives the last stable offset of each partition: behind the last record of a transaction that has ended.
