@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -33,6 +34,8 @@ type ground struct {
 	dir       string
 	source    *pgtest.Cluster
 	warehouse *pgtest.Cluster
+	other     *pgtest.Cluster // the source's standby, or its successor
+	ports     []string        // of broker, registry, capture, sink
 	broker    *local.Broker
 	brokerAt  local.BrokerConfig
 	here      *strings.Replacer // addresses of the page to those of this run
@@ -81,14 +84,15 @@ func newGround(t *testing.T, p *Page) *ground {
 	if slices.Contains(p.Needs, "own source") {
 		g.source = pgtest.New(t, pgtest.Options{})
 	}
-	ports := freePorts(t, 4)
+	g.ports = freePorts(t, 4)
+	ports := g.ports
 	g.brokerAt = local.BrokerConfig{Dir: filepath.Join(g.dir, ".broker"), Kafka: ports[0], Registry: ports[1]}
 	if !slices.Contains(p.Needs, "no broker") {
 		g.startBroker()
 		t.Cleanup(g.stopBroker)
 	}
 	g.databases(p)
-	g.addresses(ports)
+	g.addresses()
 
 	// The page's commands are bin/capture or capture; both find what was built, with ports that are free here.
 	bin := filepath.Join(g.dir, "bin")
@@ -106,7 +110,8 @@ func newGround(t *testing.T, p *Page) *ground {
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "TRIBUTARY_") || strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "MAKE")
 	})
-	source, warehouse := g.dsn("source", ""), g.dsn("warehouse", "")
+	source := g.here.Replace("postgres://capture@localhost/shop?sslmode=disable")
+	warehouse := g.here.Replace("postgres://sink@localhost/dwh?sslmode=disable")
 	g.shell = newShell(t, g.dir, append(env,
 		"PATH="+bin+":"+os.Getenv("PATH"), "PGSSLMODE=disable", "TZ=UTC", "LC_ALL=C.UTF-8", "TERM=dumb",
 		"SOURCE="+source, "WAREHOUSE="+warehouse, "SHOP_DSN="+source, "WAREHOUSE_DSN="+warehouse,
@@ -170,7 +175,7 @@ func freePorts(t *testing.T, n int) (addresses []string) {
 }
 
 // addresses says what the addresses of pages mean here.
-func (g *ground) addresses(ports []string) {
+func (g *ground) addresses() {
 	var here, there []string
 	for i, names := range [][]string{
 		{"127.0.0.1:9092", "localhost:9092", "kafka:9092"},
@@ -179,13 +184,21 @@ func (g *ground) addresses(ports []string) {
 		{"127.0.0.1:9192", "localhost:9192"},
 	} {
 		for _, name := range names {
-			here = append(here, name, ports[i])
+			here = append(here, name, g.ports[i])
 		}
-		there = append(there, ports[i], names[0])
+		there = append(there, g.ports[i], names[0])
 	}
-	here = append(here, "capture@localhost/", fmt.Sprintf("capture@127.0.0.1:%d/", g.source.Port()), "sink@localhost/", fmt.Sprintf("sink@127.0.0.1:%d/", g.warehouse.Port()))
-	there = append(there, fmt.Sprintf("postgres@127.0.0.1:%d/shop?sslmode=disable", g.source.Port()), "capture@localhost/shop",
-		fmt.Sprintf("postgres@127.0.0.1:%d/dwh?sslmode=disable", g.warehouse.Port()), "sink@localhost/dwh", g.dir+"/", "")
+	if g.other != nil {
+		here = append(here, "capture@localhost/new", fmt.Sprintf("capture@127.0.0.1:%d/shop", g.other.Port()))
+	}
+	for server, role := range map[*pgtest.Cluster]string{g.source: "capture", g.warehouse: "sink"} {
+		here = append(here, role+"@localhost/", fmt.Sprintf("%s@127.0.0.1:%d/", role, server.Port()))
+		there = append(there, fmt.Sprintf("@127.0.0.1:%d/", server.Port()), "@localhost/")
+	}
+	if g.source == g.warehouse {
+		here = append(here, "capture@localhost/", fmt.Sprintf("capture@127.0.0.1:%d/", g.source.Port()))
+	}
+	there = append(there, g.dir+"/", "")
 	g.here, g.there = strings.NewReplacer(here...), strings.NewReplacer(there...)
 }
 
@@ -250,15 +263,14 @@ func (g *ground) admin(server *pgtest.Cluster, do func(*pgx.Conn)) {
 
 // dsn gives the address of a database at a side.
 func (g *ground) dsn(side, database string) string {
-	switch {
-	case side == "source" && database == "":
-		return g.source.DSN("shop")
-	case side == "source":
-		return g.source.DSN(database)
-	case database == "":
-		return g.warehouse.DSN("dwh")
+	switch side {
+	case "source":
+		return g.source.DSN(cmp.Or(database, "shop"))
+	case "standby", "new":
+		return g.other.DSN(cmp.Or(database, "shop"))
+	default:
+		return g.warehouse.DSN(cmp.Or(database, "dwh"))
 	}
-	return g.warehouse.DSN(database)
 }
 
 func (g *ground) startBroker() {
@@ -285,15 +297,76 @@ func (g *ground) do(at string, b Block) {
 		must(g.t, g.source.Stop())
 	case "start source":
 		must(g.t, g.source.Restart(g.t.Context()))
+	case "kill source":
+		must(g.t, g.source.Kill())
+	case "make standby":
+		g.makeStandby()
+	case "make new source":
+		g.other = pgtest.New(g.t, pgtest.Options{Major: g.source.Major() + 1})
+		g.admin(g.other, func(conn *pgx.Conn) {
+			for _, sql := range []string{`CREATE ROLE capture SUPERUSER LOGIN`, `CREATE DATABASE shop`} {
+				_, err := conn.Exec(g.t.Context(), sql)
+				must(g.t, err)
+			}
+		})
+		g.addresses()
+	case "use standby", "use new source":
+		g.source, g.other = g.other, g.source
+		g.addresses()
+		g.shell.must("export SHOP_DSN=" + g.here.Replace("postgres://capture@localhost/shop?sslmode=disable"))
 	default:
 		g.t.Fatalf("%s: what is %q?", at, b.Info)
 	}
 }
 
-// quiet says whether an answer has been the same for some seconds, which is when -update takes it.
-func (g *ground) quiet(said *string) bool {
-	if *said != g.last {
-		g.last, g.since = *said, time.Now()
+// makeStandby makes a standby of the source, and waits until it has a copy of the slot.
+func (g *ground) makeStandby() {
+	g.t.Helper()
+	execute := func(sql string) {
+		g.admin(g.source, func(conn *pgx.Conn) {
+			_, err := conn.Exec(g.t.Context(), sql)
+			must(g.t, err)
+		})
+	}
+	execute(`SELECT pg_create_physical_replication_slot('standby', true)`)
+	must(g.t, g.source.Stop())
+	dir := pgtest.TempDir(g.t)
+	data := filepath.Join(dir, "data")
+	for _, copied := range [][2]string{{g.source.DataDir(), data}, {filepath.Join(g.source.DataDir(), "postgresql.conf"), filepath.Join(data, "standby.signal")}} {
+		if out, err := exec.Command("cp", "-a", copied[0], copied[1]).CombinedOutput(); err != nil {
+			g.t.Fatalf("%v: %s", err, out)
+		}
+	}
+	slots, err := filepath.Glob(filepath.Join(data, "pg_replslot", "*"))
+	must(g.t, err)
+	for _, slot := range slots { // a base backup has none of them either
+		must(g.t, os.RemoveAll(slot))
+	}
+	must(g.t, g.source.Restart(g.t.Context()))
+	g.other = pgtest.New(g.t, pgtest.Options{Major: g.source.Major(), Dir: dir, Settings: map[string]string{
+		"primary_conninfo":       fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres", g.source.Port()),
+		"primary_slot_name":      "standby",
+		"hot_standby_feedback":   "on",
+		"sync_replication_slots": "on",
+	}})
+	execute(`ALTER SYSTEM SET synchronized_standby_slots = 'standby'`)
+	execute(`SELECT pg_reload_conf()`)
+	if !eventually(func() bool {
+		execute(`SELECT pg_log_standby_snapshot()`) // else a running server writes one every 15 s, and the copy waits for it
+		copies := 0
+		g.admin(g.other, func(conn *pgx.Conn) {
+			must(g.t, conn.QueryRow(g.t.Context(), `SELECT count(*) FROM pg_replication_slots WHERE synced AND NOT temporary`).Scan(&copies))
+		})
+		return copies == 1
+	}) {
+		g.t.Fatal("the standby has no copy of the slot")
+	}
+}
+
+// quiet says whether an answer has looked the same for some seconds, which is when -update takes it.
+func (g *ground) quiet(said string) bool {
+	if said = shape(said); said != g.last {
+		g.last, g.since = said, time.Now()
 	}
 	return time.Since(g.since) > 5*time.Second
 }

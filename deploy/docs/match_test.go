@@ -15,11 +15,12 @@ var shapes = []struct {
 	{regexp.MustCompile(`\b\d\d:\d\d:\d\d(\.\d+)?\b`), "<time>"},
 	{regexp.MustCompile(`\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b`), "<lsn>"},
 	{regexp.MustCompile(`(127\.0\.0\.1|localhost):\d+`), "<address>"},
-	{regexp.MustCompile(`-?\b\d[\d,.]*( ?[KMGT]iB| B)(/s)?( of -?\d[\d,.]* ?[KMGT]?i?B)?`), "<bytes>"},
+	{regexp.MustCompile(`-?\b\d[\d,.]*( ?[KMGT]iB| [kMGT]?B)(/s)?( of -?\d[\d,.]* ?[KMGT]?i?B)?`), "<bytes>"},
 	{regexp.MustCompile(`\b\d[\d,.]*/s\b`), "<rate>"},
 	{regexp.MustCompile(`\b\d[\d.]* ?(ns|µs|ms|s|min|h|d)( \d[\d.]* (s|min|h))?\b`), "<duration>"},
 	{regexp.MustCompile(`\b\d+ ?%`), "<percent>"},
 	{regexp.MustCompile(`\b(pid|system id) \d+`), "$1 <number>"},
+	{regexp.MustCompile(`\b\d+\.\d{4,}\b`), "<number>"},
 	{regexp.MustCompile(`[ \t]+`), " "},
 	{regexp.MustCompile(`-{3,}`), "--"},
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"text/tabwriter"
 
 	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/deploy/local/prompt"
@@ -32,8 +34,8 @@ const top = "../.."
 //	          stays running, and has said so within two minutes. "console repeat": until it says so
 //	sh        is run, and no command of it fails
 //	yaml      is a configuration, as its first line says; with title=FILE it is also written to that file
-//	sql       with "source" or "warehouse" is run there, or in the database that a third word names. A block of text
-//	          behind it is the result, for which is waited
+//	sql       with "source", its "standby", its successor "new", or "warehouse" is run there, or in the database that a
+//	          third word names. A block of text behind it is the result, for which is waited
 //	json      is JSON
 //	text      is read by people
 //	world     in a comment only: does to the machines what the page speaks of, see ground.do
@@ -49,7 +51,7 @@ func TestPages(t *testing.T) {
 			switch {
 			case !slices.Contains([]string{"console", "sh", "yaml", "sql", "json", "text", "world"}, b.Kind()):
 				t.Errorf("%s:%d: a block of kind %q", name, b.Line, b.Info)
-			case isFollowed(name) && b.Kind() == "sql" && !slices.Contains([]string{"source", "warehouse"}, b.Word(1)):
+			case isFollowed(name) && b.Kind() == "sql" && !slices.Contains([]string{"source", "standby", "new", "warehouse"}, b.Word(1)):
 				t.Errorf("%s:%d: it does not say where this SQL is run: sql source, or sql warehouse", name, b.Line)
 			case !isRun(b):
 			case b.Skip != "" || !isFollowed(name):
@@ -118,6 +120,9 @@ func follow(t *testing.T, p *Page, runs int) {
 	}
 	g := newGround(t, p)
 	texts := map[int]string{}
+	if *update {
+		defer func() { must(t, os.WriteFile(p.File, []byte(p.Replace(texts)), 0o644)) }()
+	}
 	for i, b := range p.Blocks {
 		at := fmt.Sprintf("%s:%d", strings.TrimPrefix(p.File, top+"/"), b.Line)
 		text := g.here.Replace(b.Text)
@@ -149,9 +154,6 @@ func follow(t *testing.T, p *Page, runs int) {
 			g.do(at, b)
 		}
 	}
-	if *update {
-		must(t, os.WriteFile(p.File, []byte(p.Replace(texts)), 0o644))
-	}
 }
 
 // console runs the commands of a block, compares what each says, and gives the block as it would be right.
@@ -181,11 +183,14 @@ func (g *ground) console(at string, b Block, text string) (right string) {
 			log := g.shell.serve(name, strings.TrimSpace(c.line))
 			eventually(func() bool {
 				said = g.shell.read(log)
-				return fits(c.shown+"...\n", said)
+				return fits(c.shown+"...\n", said) || *update && g.quiet(said)
 			})
 			c.shown += "...\n"
 		case b.Word(1) == "repeat":
-			eventually(func() bool { said, _ = g.shell.run(c.line); return fits(c.shown, said) })
+			eventually(func() bool {
+				said, _ = g.shell.run(c.line)
+				return fits(c.shown, said) || *update && g.quiet(said)
+			})
 		default:
 			said, _ = g.shell.run(c.line)
 		}
@@ -200,10 +205,19 @@ func (g *ground) console(at string, b Block, text string) (right string) {
 		if ok {
 			right += c.shown
 		} else {
-			right += said
+			right += align(said)
 		}
 	}
 	return g.there.Replace(right)
+}
+
+// align shows columns as a terminal does; a pipe gets them separated by tabs.
+func align(said string) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
+	_, _ = io.WriteString(w, said) // into memory
+	_ = w.Flush()
+	return b.String()
 }
 
 // sql runs statements and gives their result. Where the page shows one, it is waited for.
@@ -229,7 +243,10 @@ func (g *ground) sql(at string, b Block, text string, result *Block) (said strin
 		}
 		return ""
 	}
-	if eventually(func() bool { _ = run(); return fits(result.Text, said) || *update && g.quiet(&said) }) {
+	if eventually(func() bool {
+		_ = run()
+		return fits(result.Text, said) || *update && result.Text == "?\n" && g.quiet(said)
+	}) {
 		if fits(result.Text, said) {
 			return result.Text
 		}
@@ -245,10 +262,10 @@ func (g *ground) configuration(at string, b Block, text string) {
 	first, _, _ := strings.Cut(text, "\n")
 	title := b.Attribute("title")
 	var cfg any
-	switch name := cmp.Or(title, first); {
-	case strings.Contains(name, "capture"):
+	switch name := title + first; {
+	case strings.Contains(name, "capture.yaml"):
 		cfg = &capture.Config{}
-	case strings.Contains(name, "sink"):
+	case strings.Contains(name, "sink.yaml"):
 		cfg = &sink.Config{}
 	default:
 		g.t.Fatalf("%s: is it one of capture, or of sink? The title says so, or the first line", at)

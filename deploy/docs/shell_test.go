@@ -26,7 +26,7 @@ type shell struct {
 // prelude is what blocks that the reader does not see use: stop is Ctrl-C in a service's terminal.
 const prelude = `
 stop() { kill -TERM "${!1}" && wait "${!1}"; }
-crash() { kill -KILL "${!1}"; wait "${!1}"; true; }
+crash() { kill -KILL "${!1}"; wait "${!1}" || true; }
 set -E
 `
 
@@ -115,6 +115,7 @@ func (s *shell) must(commands string) string {
 func (s *shell) serve(name, command string) (log string) {
 	s.t.Helper()
 	log = filepath.Join(s.out, name+".log")
+	must(s.t, os.WriteFile(log, nil, 0o600)) // the command makes it when it comes to it
 	s.must(fmt.Sprintf("%s >'%s' 2>&1 &\n%s=$!", command, log, name))
 	return log
 }
