@@ -5,13 +5,14 @@ MODULES := schema pkg capture sink deploy
 BIN     := $(CURDIR)/bin
 CACHE   := $(CURDIR)/.cache
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+REVISION := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 LDFLAGS := -s -w -X github.com/tributary-cdc/tributary/pkg/service.version=$(VERSION)
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build lint fmt bench docs vendor clean
+.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build release images lint fmt bench docs vendor clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -50,6 +51,16 @@ $(BIN)/sink: FORCE
 $(BIN)/local: FORCE
 	@cd deploy && CGO_ENABLED=0 GOWORK=off go build -trimpath -ldflags "$(LDFLAGS)" -o $@ ./cmd/local
 FORCE:
+
+## release: for Linux and macOS an archive each, bills of materials and checksums, into .cache/release; the same source gives the same bytes
+release:
+	@cd deploy && GOWORK=off go run ./cmd/release -out $(CACHE)/release -version $(VERSION) -revision "$(REVISION)" \
+		-at "$$(git log -1 --format=%ct 2>/dev/null || echo 0)"
+
+## images: of both services, by Docker
+images:
+	@for s in capture sink; do docker build -f deploy/docker/Dockerfile --target $$s --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+		-t tributary/$$s:$(VERSION) -t tributary/$$s . || exit; done
 
 ## lint: house rules
 lint: $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/deploy/local"
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -74,6 +76,106 @@ func TestWhatComposeMounts(t *testing.T) {
 		case <-ctx.Done():
 			t.Fatalf("%d rows have arrived (%v), want 15,000; sink: %s", rows, err, pipeline.Sink.Status().Headline)
 		case <-ticker.C:
+		}
+	}
+}
+
+// What cannot be run without Docker is at least what it says to be: a small image, of nobody in particular, that knows its
+// version.
+func TestDockerfile(t *testing.T) {
+	text, err := os.ReadFile("Dockerfile")
+	must(t, err)
+	stages := map[string]string{}
+	for _, stage := range strings.Split(string(text), "\nFROM ")[1:] {
+		head, rest, _ := strings.Cut(stage, "\n")
+		_, name, _ := strings.Cut(head, " AS ")
+		stages[name] = head + "\n" + rest
+	}
+	base := stages["base"]
+	if !strings.HasPrefix(base, "gcr.io/distroless/static") || !strings.Contains(base, "\nUSER 65532:65532\n") || !strings.Contains(base, "image.version=\"${VERSION}\"") {
+		t.Errorf("the base of the images is not as small, or as harmless, as it can be:\n%s", base)
+	}
+	for name, port := range map[string]string{"capture": "9191", "sink": "9192"} {
+		image, build := stages[name], stages["build-"+name]
+		for _, want := range []string{
+			"base AS " + name, "\nCOPY --from=build-" + name + " /out/" + name + " /" + name + "\n", "\nEXPOSE " + port + "\n", "\nENTRYPOINT [\"/" + name + "\"]\n",
+			`CMD ["run", "-c", "/etc/tributary/` + name + `.yaml"]`, "image.title=",
+		} {
+			if !strings.Contains(image+"\n", want) {
+				t.Errorf("the image of %s has no %q", name, want)
+			}
+		}
+		for _, not := range []string{"\nRUN ", "\nUSER ", "\nADD "} {
+			if strings.Contains(image, not) {
+				t.Errorf("the image of %s has%s", name, not)
+			}
+		}
+		if !strings.Contains(build, `-trimpath -ldflags "$LDFLAGS"`) {
+			t.Errorf("%s is built without its version", name)
+		}
+	}
+	for _, stamp := range []string{"service.version=${VERSION}", "service.revision=${REVISION}", "CGO_ENABLED=0"} {
+		if !strings.Contains(string(text), stamp) {
+			t.Errorf("nothing is built with %s", stamp)
+		}
+	}
+}
+
+// composed is what the test reads of docker-compose.yml.
+type composed struct {
+	Services map[string]struct {
+		Image       string
+		Build       *struct{ Target string }
+		DependsOn   map[string]struct{ Condition string } `yaml:"depends_on"`
+		Healthcheck *struct{ Test []string }
+		Ports       []string
+		Volumes     []string
+		ReadOnly    bool     `yaml:"read_only"`
+		CapDrop     []string `yaml:"cap_drop"`
+		Profiles    []string
+	}
+}
+
+// Everything waits for what it needs to be healthy, and is open to this machine alone.
+func TestCompose(t *testing.T) {
+	text, err := os.ReadFile("../../docker-compose.yml")
+	must(t, err)
+	var c composed
+	must(t, yaml.Unmarshal(text, &c))
+	for _, name := range []string{"source", "warehouse", "kafka", "registry", "capture", "sink"} {
+		s, ok := c.Services[name]
+		if !ok || len(s.Profiles) > 0 {
+			t.Fatalf("%s is not started by docker compose up", name)
+		}
+		if s.Build == nil && (s.Healthcheck == nil || len(s.Healthcheck.Test) < 2) {
+			t.Errorf("%s does not say whether it is healthy", name)
+		}
+	}
+	for name, needs := range map[string][]string{"registry": {"kafka"}, "capture": {"source", "kafka", "registry"}, "sink": {"warehouse", "kafka", "registry"}} {
+		for _, other := range needs {
+			if c.Services[name].DependsOn[other].Condition != "service_healthy" {
+				t.Errorf("%s does not wait for %s", name, other)
+			}
+		}
+	}
+	for name, s := range c.Services {
+		for _, port := range s.Ports {
+			if !strings.HasPrefix(port, "127.0.0.1:") {
+				t.Errorf("%s is open to others: %s", name, port)
+			}
+		}
+		for _, volume := range s.Volumes {
+			if file, _, _ := strings.Cut(volume, ":"); strings.HasPrefix(file, "./") {
+				if _, err := os.Stat("../../" + file); err != nil {
+					t.Errorf("%s mounts what is not there: %v", name, err)
+				}
+			}
+		}
+		if s.Build == nil {
+			continue
+		}
+		if s.Build.Target != name || s.Image != "tributary/"+name || !s.ReadOnly || len(s.CapDrop) != 1 {
+			t.Errorf("%s is %+v", name, s)
 		}
 	}
 }
