@@ -55,6 +55,19 @@ func makes(k warehouse.Keep) bool   { return k.Partition != "" }
 func drops(k warehouse.Keep) bool   { return k.Drop != "" }
 func forever(k warehouse.Keep) bool { return k.Age == "" }
 
+// gone counts the rows of each topic that went with partitions. Those of a partition go when it is detached.
+type gone map[string]int64
+
+func (g gone) add(p warehouse.TablePartition) (rows int64) {
+	if p.Deed != warehouse.Detached {
+		return 0
+	}
+	for topic, n := range p.Of {
+		g[topic] += n
+	}
+	return p.Rows
+}
+
 // pace waits as long as so many rows may take.
 func pace(ctx context.Context, rate int) func(rows int64) error {
 	return func(rows int64) error {
@@ -117,6 +130,7 @@ func (r *retainer) round(ctx context.Context) error {
 		told := func(p warehouse.TablePartition) {
 			r.s.log.Info("a partition was "+string(p.Deed), "table", p.Target.String(), "partition", p.Name.String(), "rows", p.Rows)
 		}
+		gone := gone{}
 		var failed []error
 		for _, keeps := range byTarget(list, makes) {
 			if err := r.session.MakeAhead(ctx, keeps, told); err != nil {
@@ -127,7 +141,10 @@ func (r *retainer) round(ctx context.Context) error {
 			if slices.ContainsFunc(keeps, paused) || !slices.ContainsFunc(keeps, func(k warehouse.Keep) bool { return !early(k) }) {
 				continue
 			}
-			if err := r.session.DropPartitions(ctx, keeps, told); err != nil {
+			if err := r.session.DropPartitions(ctx, keeps, func(p warehouse.TablePartition) {
+				told(p)
+				r.s.metrics.expired.WithLabelValues(p.Target.String()).Add(float64(gone.add(p)))
+			}); err != nil {
 				failed = append(failed, err)
 			}
 		}
@@ -136,7 +153,7 @@ func (r *retainer) round(ctx context.Context) error {
 				continue
 			}
 			wait := pace(ctx, r.s.cfg.Retention.Rate)
-			removed, err := r.session.Expire(ctx, k, func(rows int64) error {
+			removed, err := r.session.Expire(ctx, k, gone[k.Topic], func(rows int64) error {
 				r.s.metrics.expired.WithLabelValues(k.Target.String()).Add(float64(rows))
 				return wait(rows)
 			})
@@ -186,18 +203,22 @@ var ErrRetentionRuns = errors.New("retention runs already, in a sink or by anoth
 func (o *Operator) RunRetention(ctx context.Context, rate int, told func(k warehouse.Keep, removed int64), partition func(warehouse.TablePartition)) error {
 	ours, err := o.session.Retain(ctx, func() error {
 		list, err := keeps(ctx, o.session, o.rules)
+		gone := gone{}
 		for _, keeps := range byTarget(list, makes) {
 			if err := o.session.MakeAhead(ctx, keeps, partition); err != nil {
 				return err
 			}
 		}
 		for _, keeps := range byTarget(list, drops) {
-			if err := o.session.DropPartitions(ctx, keeps, partition); err != nil {
+			if err := o.session.DropPartitions(ctx, keeps, func(p warehouse.TablePartition) {
+				gone.add(p)
+				partition(p)
+			}); err != nil {
 				return err
 			}
 		}
 		for _, k := range slices.DeleteFunc(list, forever) {
-			removed, err := o.session.Expire(ctx, k, pace(ctx, rate))
+			removed, err := o.session.Expire(ctx, k, gone[k.Topic], pace(ctx, rate))
 			if err != nil {
 				return err
 			}

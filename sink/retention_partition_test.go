@@ -139,8 +139,11 @@ func TestRetentionDropsPartitions(t *testing.T) {
 	d.want(t, plan(o), "fin.tx_old detached with 2", "a.public.tx 1")
 	d.want(t, run(o), "fin.tx_old detached with 2", "a.public.tx 1")
 	left := `SELECT tenant, string_agg(id::text, ' ' ORDER BY id) FROM fin.tx GROUP BY 1 ORDER BY 1`
-	w.rows(left, "a|2 3 4", "b|2") // a's row of 70 days waits for the partition
+	w.rows(left, "a|2 3 4", "b|2")                                                       // a's row of 70 days waits for the partition
+	counted := `SELECT topic, removed, removed_ever FROM tributary.retention ORDER BY 1` // those that went with the partition too
+	w.rows(counted, "a.public.tx|2|2", "b.public.tx|1|1")
 	d.want(t, run(o))
+	w.rows(counted, "a.public.tx|0|2", "b.public.tx|0|1")
 	w.rows(`SELECT tenant, id FROM fin.tx_old ORDER BY 1`, "a|1", "b|1")
 
 	// Whoever attaches it again has it in use: it is detached anew, and has all its time.
@@ -163,7 +166,7 @@ func TestRetentionDropsPartitions(t *testing.T) {
 	w.rows(`SELECT to_regclass('fin.tx_old')`, "∅")
 	w.rows(`SELECT count(*) FROM tributary.detached`, "0")
 	w.rows(`SELECT id, note FROM fin.tx WHERE tenant = 'a' ORDER BY 1`, "2|late", "3|v", "4|v")
-	w.rows(`SELECT removed_ever FROM tributary.retention WHERE topic = 'a.public.tx'`, "2")
+	w.rows(`SELECT removed_ever FROM tributary.retention WHERE topic = 'a.public.tx'`, "4") // 5, 1, 1 when it was attached again, and the late one
 	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
 }
 

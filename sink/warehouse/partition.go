@@ -20,7 +20,8 @@ type TablePartition struct {
 	Name   rule.Target
 	Rows   int64 // that are in it; of one that is made, those that the default partition had
 	Deed   Deed
-	Bounds string // "FOR VALUES FROM (…) TO (…)"
+	Bounds string           // "FOR VALUES FROM (…) TO (…)"
+	Of     map[string]int64 // rows by topic, of one that goes
 
 	oid  uint32
 	span period
@@ -67,9 +68,9 @@ func (s *Session) loose(ctx context.Context, target rule.Target) ([]string, erro
 		 WHERE b.upto IS NULL AND l.relkind = 'r' ORDER BY 1, 2`)
 }
 
-// oldPartitions finds what is to be done for a target; keeps are all of it that say drop. tooOld is the condition that a
-// row t may go.
-func (s *Session) oldPartitions(ctx context.Context, keeps []Keep) (list []TablePartition, tooOld string, err error) {
+// oldPartitions finds what is to be done for a target; keeps are all of it that say drop. tooOld are the conditions that a
+// row t of each may go.
+func (s *Session) oldPartitions(ctx context.Context, keeps []Keep) (list []TablePartition, tooOld []string, err error) {
 	target := keeps[0].Target
 	refused := func(code trouble.Code, hint, cause string, args ...any) error {
 		return &trouble.Error{
@@ -77,44 +78,44 @@ func (s *Session) oldPartitions(ctx context.Context, keeps []Keep) (list []Table
 			Means: "no partition of it is dropped; all else goes on", Hint: hint,
 		}
 	}
-	var topics, graces, conditions []string
+	var topics, graces []string
 	var until time.Time // of ages that differ, the greatest tells
 	for i := range keeps {
 		k := &keeps[i]
 		if k.By != keeps[0].By {
-			return nil, "", refused(trouble.RuleConflict, "give its rules the same by", "its rules say by: %s and by: %s", keeps[0].By, k.By)
+			return nil, nil, refused(trouble.RuleConflict, "give its rules the same by", "its rules say by: %s and by: %s", keeps[0].By, k.By)
 		}
 		condition, cutoff, err := s.expiry(ctx, k)
 		if err != nil || condition == "" {
-			return nil, "", err
+			return nil, nil, err
 		}
 		if until.IsZero() || cutoff.Before(until) {
 			until = cutoff
 		}
 		topics, graces = append(topics, k.Topic), append(graces, string(k.Drop))
-		conditions = append(conditions, "("+condition+")")
+		tooOld = append(tooOld, condition)
 	}
 	var other *string
 	if err := s.conn.QueryRow(ctx, `SELECT min(topic) FROM tributary.feed
 		 WHERE target_schema = $1 AND target_table = $2 AND NOT (grp = $3 AND topic = ANY ($4))`,
 		target.Schema, target.Table, s.w.cfg.Group, topics).Scan(&other); err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	if other != nil {
-		return nil, "", refused(trouble.RuleConflict, "give all rules for it the same keep, by and drop, or leave drop out: then rows are removed one by one",
+		return nil, nil, refused(trouble.RuleConflict, "give all rules for it the same keep, by and drop, or leave drop out: then rows are removed one by one",
 			"topic %q writes it as well, by a rule without drop or in another group", *other)
 	}
 	have, err := readColumns(ctx, s.conn, target)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	name, by := postgres.Ident(target.Schema, target.Table), have.column(keeps[0].By)
 	ok, err := ranged(ctx, s.conn, target, by.name)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	if !ok {
-		return nil, "", refused(trouble.TargetType, "create it so, or leave drop out of the rule: then rows are removed one by one",
+		return nil, nil, refused(trouble.TargetType, "create it so, or leave drop out of the rule: then rows are removed one by one",
 			"it is not partitioned by ranges of column %q alone", by.name)
 	}
 	rows, err := s.conn.Query(ctx, fmt.Sprintf(`
@@ -128,21 +129,31 @@ func (s *Session) oldPartitions(ctx context.Context, keeps []Keep) (list []Table
 		   AND d.detached_at + (SELECT max(g::interval) FROM unnest($6::text[]) g) <= now()
 		 ORDER BY 5, 4`, bounded, by.base), name, until.UTC().Format("2006-01-02 15:04:05.999999+00"), s.w.cfg.Group, target.Schema, target.Table, graces)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (TablePartition, error) {
 		p := TablePartition{Target: target}
 		err := row.Scan(&p.oid, &p.Name.Schema, &p.Name.Table, &p.Bounds, &p.Deed)
 		return p, err
 	})
-	return list, strings.Join(conditions, " OR "), err
+	return list, tooOld, err
 }
 
-// count counts the rows, and refuses a partition with one that may not go: of nobody whose rule says keep, say.
-func (s *Session) count(ctx context.Context, p *TablePartition, tooOld string) error {
-	var stay int64
-	if err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*), count(*) FILTER (WHERE (%s) IS NOT TRUE) FROM %s t", tooOld, p.quoted())).Scan(&p.Rows, &stay); err != nil {
+// count counts the rows, those of each feed by itself, and refuses a partition with one that may not go: of nobody whose
+// rule says keep, say.
+func (s *Session) count(ctx context.Context, p *TablePartition, keeps []Keep, tooOld []string) error {
+	var each []string
+	for _, condition := range tooOld {
+		each = append(each, fmt.Sprintf("count(*) FILTER (WHERE %s)", condition))
+	}
+	var of []int64
+	if err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*), ARRAY[%s] FROM %s t", strings.Join(each, ", "), p.quoted())).Scan(&p.Rows, &of); err != nil {
 		return err
+	}
+	stay := p.Rows
+	p.Of = map[string]int64{}
+	for i, n := range of {
+		p.Of[keeps[i].Topic], stay = n, stay-n // a row is of one feed: others of the target have another sid
 	}
 	if stay > 0 {
 		return &trouble.Error{
@@ -185,6 +196,11 @@ func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(Ta
 				    partition_schema = excluded.partition_schema, partition_table = excluded.partition_table,
 				    bounds = excluded.bounds, detached_at = excluded.detached_at`,
 				s.w.cfg.Group, target.Schema, target.Table, p.oid, p.Name.Schema, p.Name.Table, p.Bounds)
+			for topic, rows := range p.Of {
+				if err == nil && rows > 0 {
+					err = s.retained(ctx, tx, target, topic, rows)
+				}
+			}
 			return err
 		})
 		if err == nil {
@@ -204,6 +220,16 @@ func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(Ta
 	return err
 }
 
+// retained adds the rows that go with a partition to those that retention has removed.
+func (s *Session) retained(ctx context.Context, tx pgx.Tx, target rule.Target, topic string, rows int64) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO tributary.retention AS r (grp, topic, target_schema, target_table, ran_at, cutoff, removed, removed_ever)
+		VALUES ($1, $2, $3, $4, now(), now(), $5, $5)
+		ON CONFLICT (grp, topic) DO UPDATE SET removed_ever = r.removed_ever + excluded.removed_ever`,
+		s.w.cfg.Group, topic, target.Schema, target.Table, rows)
+	return err
+}
+
 // eachPartition does something for each old partition; an error of one does not keep it from the others.
 func (s *Session) eachPartition(ctx context.Context, keeps []Keep, op string, do func(p *TablePartition) error) error {
 	if err := s.open(ctx); err != nil {
@@ -216,7 +242,7 @@ func (s *Session) eachPartition(ctx context.Context, keeps []Keep, op string, do
 	}
 	var failed []error
 	for i := range list {
-		err := s.count(ctx, &list[i], tooOld)
+		err := s.count(ctx, &list[i], keeps, tooOld)
 		if err == nil {
 			err = do(&list[i])
 		}

@@ -171,8 +171,9 @@ func (s *Session) CountExpired(ctx context.Context, k Keep) (e Expired, err erro
 // Expire removes the rows of a feed that are too old, within Retain; where partitions are dropped, only those that are in
 // none which will be. It takes few at a time, none that somebody else has
 // locked, and never waits for a row: whoever writes the table waits for a transaction of some milliseconds at most. told
-// is given how many were removed after each transaction, and paces them.
-func (s *Session) Expire(ctx context.Context, k Keep, told func(rows int64) error) (removed int64, err error) {
+// is given how many were removed after each transaction, and paces them. gone are those that went with partitions before,
+// in the same run: DropPartitions has counted them already.
+func (s *Session) Expire(ctx context.Context, k Keep, gone int64, told func(rows int64) error) (removed int64, err error) {
 	condition, cutoff, err := s.expiry(ctx, &k)
 	if err == nil && condition != "" {
 		removed, err = s.expire(ctx, &k, condition, told)
@@ -180,10 +181,10 @@ func (s *Session) Expire(ctx context.Context, k Keep, told func(rows int64) erro
 	if err == nil {
 		_, err = s.conn.Exec(ctx, `
 			INSERT INTO tributary.retention AS r (grp, topic, target_schema, target_table, ran_at, cutoff, removed, removed_ever)
-			VALUES ($1, $2, $3, $4, now(), $5, $6, $6)
+			VALUES ($1, $2, $3, $4, now(), $5, $6::bigint + $7, $6)
 			ON CONFLICT (grp, topic) DO UPDATE SET target_schema = excluded.target_schema, target_table = excluded.target_table, ran_at = excluded.ran_at,
-			    cutoff = excluded.cutoff, removed = excluded.removed, removed_ever = r.removed_ever + excluded.removed`,
-			s.w.cfg.Group, k.Topic, k.Target.Schema, k.Target.Table, cutoff, removed)
+			    cutoff = excluded.cutoff, removed = excluded.removed, removed_ever = r.removed_ever + excluded.removed_ever`,
+			s.w.cfg.Group, k.Topic, k.Target.Schema, k.Target.Table, cutoff, removed, gone)
 	}
 	if err != nil {
 		return removed, s.broken("remove old rows from", fmt.Sprintf("table %q", k.Target.String()), err)
