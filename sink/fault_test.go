@@ -252,7 +252,9 @@ func TestWrongTargetHoldsOneTable(t *testing.T) {
 		CREATE TABLE public.checked (id integer PRIMARY KEY, note text CHECK (note <> 'poison'))`)
 	shop := w.source("shop")
 	good, bad, checked := relation("good", "id integer key"), relation("bad", "id integer key", "note text"), relation("checked", "id integer key", "note text")
-	s := w.start(w.cfg)
+	s := w.start(w.cfg) // before its tables are there: else the start is refused
+	shop.tx()
+	w.complete(shop)
 	shop.tx(ins(good, 1), ins(bad, 1, "secret"), ins(checked, 1, "fine"))
 	shop.tx(ins(good, 2), ins(checked, 2, "poison"))
 	shop.tx(ins(good, 3), ins(checked, 3, "fine"))
@@ -272,8 +274,10 @@ func TestQuarantineIsTriedAgainAfterARestart(t *testing.T) {
 	w.exec(`CREATE TABLE public.t (id integer PRIMARY KEY, note integer)`)
 	shop := w.source("shop")
 	r := relation("t", "id integer key", "note text")
+	s := w.start(w.cfg) // before its table is there: else the start is refused
+	shop.tx()
+	w.complete(shop)
 	shop.tx(ins(r, 1, "x"))
-	s := w.start(w.cfg)
 	w.rows(`SELECT code FROM tributary.quarantine`, "target-type")
 	s.stop()
 	w.exec(`ALTER TABLE public.t ALTER note TYPE text`)

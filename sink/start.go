@@ -13,9 +13,10 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
-// refuseMisfits refuses to start with rules that do not fit their tables, all at once: exit code 2. It does so only where
+// refuseMisfits refuses to start with rules that do not fit their tables or their targets, all at once: exit code 2. It does so only where
 // somebody is likely to be looking and nothing that runs would be kept down, see unproven. A table whose rule does not fit
 // is else held at its first record, as is every one where broker or registry cannot be asked now.
 func (s *Sink) refuseMisfits(ctx context.Context, known []string) error {
@@ -77,9 +78,17 @@ func (s *Sink) misfits(ctx context.Context, known []string) (all []misfit, err e
 	if err != nil {
 		return nil, err
 	}
+	session := s.warehouse.Session()
+	defer session.Close(context.WithoutCancel(ctx))
+	looked := map[string]*rule.Misfit{}
 	for _, n := range plans {
 		found, ok := errors.AsType[*rule.Misfit](n.err)
-		if !ok {
+		if !ok && n.plan != nil {
+			if found, err = s.unfit(ctx, session, n.plan, looked); err != nil {
+				return nil, err
+			}
+		}
+		if found == nil {
 			continue // it fits, or what is wrong is not the rule's
 		}
 		i := slices.IndexFunc(all, func(m misfit) bool { return m.At == found.At && m.Hint == found.Hint && m.Error() == found.Error() })
@@ -89,4 +98,34 @@ func (s *Sink) misfits(ctx context.Context, known []string) (all []misfit, err e
 		all[i].topics = append(all[i].topics, n.topic)
 	}
 	return all, nil
+}
+
+// unfit says what is certain of a rule and a target that do not go together, as things are: nil if nothing is. What the
+// sink would do to the target is done and rolled back. Tables that many sources have alike are looked at once.
+func (s *Sink) unfit(ctx context.Context, session *warehouse.Session, plan *rule.Plan, looked map[string]*rule.Misfit) (*rule.Misfit, error) {
+	shape := fmt.Sprint(plan.Rule, plan.Target)
+	for i := range plan.Columns {
+		shape += fmt.Sprintf(" %q %s", plan.Columns[i].Name, plan.Column(i).Type.Name)
+	}
+	if found, ok := looked[shape]; ok {
+		return found, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	in, err := session.Inspect(ctx, plan)
+	if err == nil {
+		err = in.Unfit
+	}
+	var found *rule.Misfit
+	switch t, ok := errors.AsType[*trouble.Error](err); {
+	case !ok:
+	case t.Code == trouble.TargetMissing, t.Code == trouble.TargetType, t.Code == trouble.SchemaChangeBlocked:
+		// Of the hint what is to be done, not how a table that is held goes on.
+		hint := strings.ReplaceAll(t.Hint, "; then sink resume SOURCE/TABLE", "")
+		found = &rule.Misfit{At: plan.Where(), Hint: hint, Cause: fmt.Errorf("%s %s: %w", t.Op, t.Subject, t.Cause)}
+	case t.Code == trouble.WarehouseUnreachable:
+		return nil, err
+	}
+	looked[shape] = found
+	return found, nil
 }

@@ -83,6 +83,44 @@ func TestStartRefuses(t *testing.T) {
 	w.rows(`SELECT tenant, id, amount FROM public.orders ORDER BY 1`, "old|1|2", "shop|1|2")
 }
 
+// TestStartRefusesTargets: likewise where a target is not what its rule needs; nothing is done to any, and once they are
+// mended the sink starts.
+func TestStartRefusesTargets(t *testing.T) {
+	w := newWorld(t)
+	w.exec(`CREATE TABLE public.wrong (id integer PRIMARY KEY, note integer); CREATE TABLE public.generated (x integer, id integer GENERATED ALWAYS AS (x + 1) STORED);
+		CREATE TABLE public.nosid (id integer PRIMARY KEY); CREATE TABLE public.frozen (id integer PRIMARY KEY); CREATE TABLE public.whole (id integer PRIMARY KEY, at date)`)
+	shop, two := w.source("shop"), w.source("two")
+	wrong := relation("wrong", "id integer key", "note text")
+	shop.tx(ins(wrong, 1, "x"), ins(relation("generated", "id integer key"), 1), ins(relation("nosid", "id integer key"), 1), ins(relation("frozen", "id integer key", "note text"), 1, "x"),
+		ins(relation("gone", "id integer key"), 1), ins(relation("whole", "id integer key", "at date"), 1, nil), ins(relation("fine", "id integer key"), 1))
+	two.tx(ins(wrong, 1, "x"))
+	w.rules(`{from: public.wrong, sid: tenant}`, `{from: public.generated}`, `{from: public.nosid, sid: tenant}`, `{from: public.frozen, create: false}`, `{from: public.gone, create: false}`,
+		`{from: public.whole, keep: 90 days, by: at, drop: 1 day}`, `{from: "public.*"}`)
+	w.exec(`ALTER TABLE public.wrong ADD tenant text`)
+	got := w.refused()
+	for _, want := range []string{
+		"error: start with rules that do not fit their tables: 6 faults",
+		`tables[0] (sink.yaml:5:5): write to column "note" of table "public.wrong": `,
+		"in shop.public.wrong, two.public.wrong ->",
+		`tables[1] (sink.yaml:6:5): write to table "public.generated": key column "id" is generated there in shop.public.generated -> make it an ordinary column, or write to another table`,
+		`tables[2] (sink.yaml:7:5): write to table "public.nosid": it has no column "tenant" for the sid in shop.public.nosid -> ALTER TABLE "public"."nosid" ADD COLUMN "tenant" text, fill it, and add it to the key`,
+		`tables[3] (sink.yaml:8:5): write to table "public.frozen": it has no column "note" in shop.public.frozen -> ALTER TABLE "public"."frozen" ADD COLUMN IF NOT EXISTS "note" text; or say create: true in the rule`,
+		`tables[4] (sink.yaml:9:5): write to table "public.gone": it does not exist, and the rule says create: false`,
+		`tables[5] (sink.yaml:10:5): drop old partitions of table "public.whole": it is not partitioned by ranges of column "at" alone`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+	w.rows(`SELECT to_regclass('public.fine'), count(*) FROM tributary.feed`, "∅|0")
+	w.exec(`DROP TABLE public.wrong, public.generated, public.nosid; ALTER TABLE public.frozen ADD note text; CREATE TABLE public.gone (id integer PRIMARY KEY)`)
+	w.rules(`{from: public.wrong, sid: tenant}`, `{from: public.generated}`, `{from: public.nosid, sid: tenant}`, `{from: public.frozen, create: false}`, `{from: public.gone, create: false}`,
+		`{from: public.whole, keep: 90 days, by: at}`, `{from: "public.*"}`)
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM public.frozen, public.gone, public.fine, public.nosid`, "1")
+}
+
 // TestRestartIsNotRefused: what changes at a source, or comes new, keeps no pipeline down that ran; a new rule is looked at.
 func TestRestartIsNotRefused(t *testing.T) {
 	w := newWorld(t)
