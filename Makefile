@@ -12,7 +12,7 @@ RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build release images lint fmt bench docs vendor clean
+.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build release images lint fmt audit bench docs vendor clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -74,6 +74,10 @@ $(CACHE)/golangci-lint-$(GOLANGCI_VERSION):
 	@mkdir -p $(CACHE)
 	GOBIN=$(CACHE) GOWORK=off go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv $(CACHE)/golangci-lint $@
+
+## audit: licences of all modules, and what is known against them (govulncheck)
+audit:
+	@cd deploy && GOWORK=off go run ./cmd/audit
 
 ## nemesis: workload and faults at random against the real binaries, like make nemesis SEED=7 MINUTES=30 (BROKER=kfake)
 nemesis:

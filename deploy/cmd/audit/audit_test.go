@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestClassify(t *testing.T) {
+	for want, text := range map[string]string{
+		"MIT":          "MIT License\n\nPermission is hereby granted, free of\ncharge, to any person … The above copyright notice and this permission notice shall be\nincluded in all copies",
+		"Apache-2.0":   "                              Apache License\n                        Version 2.0, January 2004",
+		"BSD-3-Clause": "Redistribution and use in source and binary forms, with or without … * Neither the name of Google Inc.",
+		"BSD-2-Clause": "Redistribution and use in source and\nbinary forms, with or without modification, are permitted",
+		"ISC":          "Permission to use, copy, modify, and/or distribute this software for any purpose",
+		"MPL-2.0":      "Mozilla Public License, version 2.0\n … the GNU General Public License, Version 2.0",
+		"GPL":          "GNU GENERAL PUBLIC LICENSE\n Version 3",
+		"AGPL":         "GNU AFFERO GENERAL PUBLIC LICENSE\n Version 3 … GNU General Public License",
+		"BUSL-1.1":     "Business Source License 1.1",
+		"":             "All rights reserved.",
+	} {
+		if got := classify(text); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// TestWrongLicences: what is not allowed, or not known, fails and is named.
+func TestWrongLicences(t *testing.T) {
+	var out bytes.Buffer
+	err := printLicences(&out, []module{
+		{Path: "good", Licence: "MIT"}, {Path: "both", Licence: "Apache-2.0 AND MIT"}, {Path: "copyleft", Version: "v1", Licence: "AGPL"}, {Path: "mixed", Licence: "GPL AND MIT"}, {Path: "none"},
+	})
+	for name, wrong := range map[string]bool{"good": false, "both": false, "copyleft v1: AGPL": true, "mixed": true, "none": true} {
+		if got := err != nil && strings.Contains(err.Error(), name); got != wrong {
+			t.Errorf("%s is refused: %t", name, got)
+		}
+	}
+}
+
+func TestLicenceIn(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is := func(want string) {
+		t.Helper()
+		if got, err := licenceIn(dir); err != nil || got != want {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+	}
+	is("")
+	write("LICENSE", "Apache License Version 2.0")
+	write("README", "GNU General Public License")
+	is("Apache-2.0")
+	write("LICENSE-ISC.txt", "Permission to use, copy, modify, and/or distribute this software")
+	is("Apache-2.0 AND ISC")
+	write("COPYING", "ask me")
+	is("")
+}
+
+// TestOurModules: the modules from which our programs are built have licences that are allowed.
+func TestOurModules(t *testing.T) {
+	modules, err := licences("../../..", programs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := printLicences(&out, modules); err != nil {
+		t.Error(err)
+	}
+	if len(modules) < 30 || !strings.Contains(out.String(), "Apache-2.0") {
+		t.Errorf("%d modules: %s", len(modules), out.String())
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	if !unreachable("govulncheck: fetching vulnerabilities: Get \"https://vuln.go.dev/index/modules.json.gz\": dial tcp: no such host\nexit status 1") {
+		t.Error("no network is a failure")
+	}
+	if unreachable("Vulnerability #1: GO-2024-0001\nexit status 3") {
+		t.Error("a vulnerability is passed over")
+	}
+}
