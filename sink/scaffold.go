@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -12,10 +13,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/schema/registry"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // found is a table of which there are topics.
@@ -23,28 +27,111 @@ type found struct {
 	schema, table string
 	sources       []string
 	relation      *schema.Relation // of the first source of which the registry has one; nil for none
+	there         *int64           // rows of the target, as the planner guesses them, where it is there
 }
 
 // Scaffold writes a first configuration for the sources that match a pattern, from the topics that there are and what the
 // registry says of them. Of cfg it takes Kafka and the registry.
 func Scaffold(ctx context.Context, cfg Config, pattern string, w io.Writer) error {
+	tables, sources, err := findTables(ctx, cfg, pattern)
+	if err == nil {
+		writeScaffold(w, cfg, &heading{dsn: "env:WAREHOUSE_DSN", address: "postgres://user@host/database; or file:/path"}, pattern, tables, sources)
+	}
+	return err
+}
+
+// Draft is what a first sink.yaml is made of.
+type Draft struct {
+	DSN     string // as the file shall have it: env:NAME or file:/path
+	Sources string // pattern of their names
+
+	facts   warehouse.Facts
+	tables  map[string]*found
+	sources int
+}
+
+// Ask asks the warehouse at dsn, and, where the rules are wanted too, Kafka and the registry, which it takes of cfg. It
+// changes nothing.
+func (d *Draft) Ask(ctx context.Context, cfg Config, dsn string, rules bool) (err error) {
+	house := warehouse.New(warehouse.Config{DSN: func() (string, error) { return dsn, nil }, Group: cfg.Group, Instance: service.Instance(), Log: slog.New(slog.DiscardHandler)})
+	session := house.Session()
+	defer session.Close(context.WithoutCancel(ctx))
+	if d.facts, err = session.Facts(ctx); err != nil || !rules {
+		return err
+	}
+	if d.tables, d.sources, err = findTables(ctx, cfg, d.Sources); err != nil {
+		return err
+	}
+	for _, f := range d.tables {
+		if f.there, err = session.TableRows(ctx, f.schema, f.table); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Tables is how many tables there are rules for.
+func (d *Draft) Tables() int { return len(d.tables) }
+
+// Write writes the file. No secret is in it.
+func (d *Draft) Write(cfg Config, w io.Writer) {
+	writeScaffold(w, cfg, &heading{dsn: d.DSN, address: d.facts.Address + ", with the password", facts: &d.facts}, d.Sources, d.tables, d.sources)
+}
+
+// RoleWriter is what Draft.Roles calls the one role that there is.
+const RoleWriter = "writer"
+
+// Roles gives the SQL for the role that writes this warehouse.
+func (d *Draft) Roles() map[string]string {
+	return map[string]string{RoleWriter: RoleSQL(d.facts.Database)}
+}
+
+// RoleSQL gives the SQL by which an administrator makes the role of sink in the warehouse.
+func RoleSQL(database string) string {
+	return "CREATE ROLE tributary_sink LOGIN PASSWORD 'change me';\n" +
+		"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE " + postgres.Ident(database) + " TO tributary_sink;\n"
+}
+
+// heading is what a scaffold says of the warehouse.
+type heading struct {
+	dsn, address string
+	facts        *warehouse.Facts // nil where it was not asked
+}
+
+func (h *heading) write(p func(format string, args ...any)) {
+	p("# yaml-language-server: $schema=sink.schema.json\n")
+	p("# Editors complete and check this file once there is: sink config schema > sink.schema.json\n#\n")
+	if h.facts == nil {
+		return
+	}
+	p("# Written by sink init; the warehouse is PostgreSQL %s. Every key, its default and its meaning:\n# sink config show --defaults.\n", printable(h.facts.Version))
+	if !h.facts.Creates {
+		p("# The role %s may not create schemas there; sink init --role prints what it needs.\n", printable(h.facts.Role))
+	}
+	if h.facts.Own > 0 {
+		p("# There is a schema tributary already: sinks of one group share the work, a group of another name is another copy.\n")
+	}
+}
+
+// findTables gives the tables of which there are topics, and the number of their sources.
+func findTables(ctx context.Context, cfg Config, pattern string) (map[string]*found, int, error) {
 	client, err := kafkaClient(cfg)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	defer client.Close()
 	reg, err := newRegistry(cfg.Registry)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	defer reg.Close()
 	topics, err := kadm.NewClient(client).ListTopics(ctx)
 	if err != nil {
-		return kafka.Trouble("list topics of", "Kafka", err)
+		return nil, 0, kafka.Trouble("list topics of", "Kafka", err)
 	}
 	set, err := rule.New([]rule.Source{{Name: pattern}}, nil, "")
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	tables, sources := map[string]*found{}, map[string]bool{}
 	for _, topic := range topics.Names() {
@@ -62,15 +149,14 @@ func Scaffold(ctx context.Context, cfg Config, pattern string, w io.Writer) erro
 		f.sources = append(f.sources, source)
 		if f.relation == nil {
 			if f.relation, err = latest(ctx, reg, topic); err != nil {
-				return err
+				return nil, 0, err
 			}
 		}
 	}
 	if len(tables) == 0 {
-		return fmt.Errorf("there is no topic of a source %q: start its capture, or mend --source", pattern)
+		return nil, 0, fmt.Errorf("there is no topic of a source %q: start its capture, or mend --source", pattern)
 	}
-	writeScaffold(w, cfg, pattern, tables, len(sources))
-	return nil
+	return tables, len(sources), nil
 }
 
 // latest gives the newest relation that the registry has of a topic; nil where it has none that is ours.
@@ -93,10 +179,11 @@ func latest(ctx context.Context, reg *registry.Client, topic string) (*schema.Re
 	return decoder.Relation(), nil
 }
 
-func writeScaffold(w io.Writer, cfg Config, pattern string, tables map[string]*found, sources int) {
+func writeScaffold(w io.Writer, cfg Config, h *heading, pattern string, tables map[string]*found, sources int) {
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+	h.write(p)
 	p("# A first configuration: %s of %s. Change what you like, then: sink check -c sink.yaml\n", count(len(tables), "table"), count(sources, "source"))
-	p("warehouse: {dsn: \"env:WAREHOUSE_DSN\"} # postgres://user@host/database; or file:/path\n")
+	p("warehouse: {dsn: %q} # %s\n", h.dsn, printable(h.address))
 	p("kafka: {brokers: [%s]}\nregistry: {url: %q}\n", quotedList(cfg.Kafka.Brokers), cfg.Registry.URL)
 	p("sources:\n  - {name: %q} # sid: the value for the column that sid names; the source's name if nothing is said\n", pattern)
 	p("tables: # the first rule that matches a table wins\n")
@@ -109,6 +196,9 @@ func writeScaffold(w io.Writer, cfg Config, pattern string, tables map[string]*f
 			if len(f.relation.Key) == 0 {
 				p("  # no key: rows are told apart by all their values, and each DELETE reads the whole target\n")
 			}
+		}
+		if f.there != nil {
+			p("  # the target is there, with about %s rows: sink check says whether it fits\n", service.FormatCount(*f.there))
 		}
 		sid := ""
 		if sources > 1 {

@@ -28,7 +28,29 @@ func TestScaffold(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, out.String())
 		}
 	}
+	// With the warehouse asked it is the same, and check finds nothing wrong with it.
+	draft := sink.Draft{DSN: "env:WAREHOUSE_DSN", Sources: "tenant_*"}
+	if err := draft.Ask(t.Context(), w.cfg, w.dsn, true); err != nil {
+		t.Fatal(err)
+	}
+	var file, findings strings.Builder
+	draft.Write(w.cfg, &file)
 	t.Setenv("WAREHOUSE_DSN", w.dsn)
+	var drafted sink.Config
+	if err := config.Decode("sink.yaml", []byte(file.String()), &drafted); err != nil {
+		t.Fatalf("%v\n%s", err, file.String())
+	}
+	if failures, err := sink.Check(t.Context(), drafted, &findings); err != nil || failures > 0 {
+		t.Errorf("%v\n%s\n%s", err, file.String(), findings.String())
+	}
+	for _, part := range []string{"the warehouse is PostgreSQL ", `warehouse: {dsn: "env:WAREHOUSE_DSN"} # postgres://`, `- {from: "public.orders"`} {
+		if !strings.Contains(file.String(), part) || strings.Contains(file.String(), w.dsn) {
+			t.Errorf("no %q, or the connection string, in:\n%s", part, file.String())
+		}
+	}
+	if sql := draft.Roles()[sink.RoleWriter]; draft.Tables() != 2 || !strings.Contains(sql, "GRANT CONNECT, CREATE, TEMPORARY ON DATABASE ") {
+		t.Errorf("%d tables, %s", draft.Tables(), sql)
+	}
 	var cfg sink.Config
 	if err := config.Decode("sink.yaml", []byte(out.String()), &cfg); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())

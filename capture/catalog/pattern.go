@@ -68,3 +68,15 @@ func glob(pattern, name string) bool {
 	ok, err := path.Match(clean.Replace(pattern), clean.Replace(name))
 	return err == nil && ok
 }
+
+// Exact gives a half of a pattern that matches this name. Where it cannot be written, a ? stands for any character.
+func Exact(name string) string {
+	half := strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `"`, `?`).Replace(name)
+	if strings.HasPrefix(half, "!") {
+		half = `\` + half
+	}
+	if strings.Contains(half, ".") {
+		half = `"` + half + `"`
+	}
+	return half
+}

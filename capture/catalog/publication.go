@@ -63,8 +63,8 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) (
 		name, operations string
 		want             []member
 	}{
-		{p.Full, "insert, update, delete, truncate", full},
-		{p.Insert, "insert, truncate", insert},
+		{p.Full, allOperations, full},
+		{p.Insert, insertOperations, insert},
 	} {
 		did, err := ensureOne(ctx, tx, one.name, one.operations, one.want)
 		if err != nil {
@@ -93,11 +93,7 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want []m
 		return false, publicationTrouble(name, err)
 	}
 	changed := false
-	options := " (publish = '" + operations + "', publish_via_partition_root = true"
-	if generated {
-		options += ", publish_generated_columns = stored"
-	}
-	options += ")"
+	options := publicationOptions(operations, generated)
 	switch {
 	case !exists:
 		changed = true
@@ -116,6 +112,39 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want []m
 	moved, err := alterMembers(ctx, tx, name, have, want)
 	return changed || moved, err
 }
+
+// publicationOptions is what stands behind WITH, or SET.
+func publicationOptions(operations string, generated bool) string {
+	options := " (publish = '" + operations + "', publish_via_partition_root = true"
+	if generated {
+		options += ", publish_generated_columns = stored"
+	}
+	return options + ")"
+}
+
+// SQL gives the statements by which an administrator makes the publications as Ensure would, on a server of this major
+// version.
+func (p Publications) SQL(tables []*Table, major int) string {
+	full, insert := plan(tables)
+	var b strings.Builder
+	for _, one := range []struct {
+		name, operations string
+		tables           []member
+	}{{p.Full, allOperations, full}, {p.Insert, insertOperations, insert}} {
+		fmt.Fprintf(&b, "CREATE PUBLICATION %s", postgres.Ident(one.name))
+		for i, m := range one.tables {
+			b.WriteString([]string{" FOR TABLE ONLY ", ",\n    ONLY "}[min(i, 1)] + postgres.Ident(m.schema, m.name))
+		}
+		fmt.Fprintf(&b, "\n    WITH%s;\n", publicationOptions(one.operations, major >= 18))
+	}
+	return b.String()
+}
+
+// What the two publications publish.
+const (
+	allOperations    = "insert, update, delete, truncate"
+	insertOperations = "insert, truncate"
+)
 
 func alterMembers(ctx context.Context, tx pgx.Tx, name string, have, want []member) (changed bool, err error) {
 	for _, step := range []struct {

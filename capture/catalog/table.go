@@ -484,3 +484,67 @@ func (c *Catalog) findEmpty(ctx context.Context, leaves map[schema.OID][]*relati
 	}
 	return nil
 }
+
+// Sizes gives the bytes on disk of the tables, with TOAST, by OID; those of a partitioned one are of its partitions. What
+// somebody has locked is not waited for: then they are the planner's estimates.
+func (c *Catalog) Sizes(ctx context.Context, tables []*Table) (map[schema.OID]int64, error) {
+	owner := map[uint32]schema.OID{}
+	var oids []uint32
+	for _, t := range tables {
+		for _, l := range t.Leaves {
+			owner[uint32(l.OID)] = t.Relation.OID
+			oids = append(oids, uint32(l.OID))
+		}
+		if !t.Partitioned {
+			owner[uint32(t.Relation.OID)] = t.Relation.OID
+			oids = append(oids, uint32(t.Relation.OID))
+		}
+	}
+	type sized struct {
+		oid   uint32
+		bytes int64
+	}
+	ask := func(function string) (list []sized, err error) {
+		err = pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "set local lock_timeout = '"+sizePatience+"'"); err != nil {
+				return err
+			}
+			rows, err := tx.Query(ctx, `select c.oid, coalesce(`+function+`, 0)::int8 from pg_class c where c.oid = any($1::oid[])`, oids)
+			if err != nil {
+				return err
+			}
+			list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s sized, err error) { return s, row.Scan(&s.oid, &s.bytes) })
+			return err
+		})
+		return list, err
+	}
+	list, err := ask(`pg_table_size(c.oid)`)
+	if postgres.SQLState(err) == "55P03" {
+		list, err = ask(`c.relpages::int8 * current_setting('block_size')::int8`)
+	}
+	if err != nil {
+		return nil, Unreachable("ask for the sizes of", "tables", err)
+	}
+	sizes := map[schema.OID]int64{}
+	for _, s := range list {
+		sizes[owner[s.oid]] += s.bytes
+	}
+	return sizes, nil
+}
+
+// Owner is a role that owns tables.
+type Owner struct {
+	Name      string
+	Superuser bool
+}
+
+// Owners lists the roles that own tables, by name.
+func (c *Catalog) Owners(ctx context.Context, tables []*Table) ([]Owner, error) {
+	oids := make([]uint32, len(tables))
+	for i, t := range tables {
+		oids[i] = uint32(t.Relation.OID)
+	}
+	return query(ctx, c.conn, "list owners", pgx.RowToStructByPos[Owner], `
+		select rolname::text, rolsuper from pg_roles
+		 where oid in (select relowner from pg_class where oid = any($1::oid[])) order by 1`, oids)
+}

@@ -253,7 +253,7 @@ func TestFaultsAsPeopleSeeThem(t *testing.T) {
 	want := `error: sink.yaml has 2 faults
   sink.yaml:4:5  tables[0].mod  unknown key; did you mean "mode"?
   sink.yaml:5:6  age: "1sec"    not a duration; write 1s
-  see    docs/reference/sink-yaml.md      every key, its default and its meaning
+  see    sink config show --defaults      every key, its default and its meaning
 `
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)

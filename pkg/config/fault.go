@@ -38,7 +38,7 @@ func (f *Faults) Print(w io.Writer, program string) {
 	var b strings.Builder
 	b.WriteString("error: ")
 	f.write(&b)
-	fmt.Fprintf(&b, "  see    docs/reference/%s-yaml.md      every key, its default and its meaning\n", program)
+	fmt.Fprintf(&b, "  see    %s config show --defaults      every key, its default and its meaning\n", program)
 	_, _ = io.WriteString(w, b.String())
 }
 

@@ -22,11 +22,11 @@ func TestSchema(t *testing.T) {
 		return here
 	}
 	for path, want := range map[string]any{
-		"$schema":                                         "https://json-schema.org/draft/2020-12/schema",
-		"additionalProperties":                            false,
-		"required":                                        nil, // the environment may have it
-		"properties/group/description":                    "Name of the group. (TRIBUTARY_GROUP)",
-		"properties/tables/items/required":                []any{"from"},
+		"$schema":                          "https://json-schema.org/draft/2020-12/schema",
+		"additionalProperties":             false,
+		"required":                         nil, // the environment may have it
+		"properties/group/description":     "Name of the group. (TRIBUTARY_GROUP)",
+		"properties/tables/items/required": []any{"from"},
 		"properties/tables/items/properties/mode/enum":    []any{"clone", "append", "history", nil},
 		"properties/tables/items/properties/mode/default": "clone",
 		"properties/http/properties/listen/default":       "127.0.0.1:9192", // of the section, not of the struct

@@ -122,6 +122,29 @@ func (k *key) scalarNode(v reflect.Value) *yaml.Node {
 	return n
 }
 
+// Secrets gives the secrets in a configuration v (a struct or a pointer to one) that are set.
+func Secrets(v any) []Secret {
+	value := reflect.Indirect(reflect.ValueOf(v))
+	return secretsIn(value, mustKeys(value.Type()))
+}
+
+func secretsIn(v reflect.Value, keys []*key) (out []Secret) {
+	for _, k := range keys {
+		field := v.Field(k.index)
+		switch {
+		case k.shape == section:
+			out = append(out, secretsIn(field, k.children)...)
+		case k.shape == sectionList:
+			for i := range field.Len() {
+				out = append(out, secretsIn(field.Index(i), k.children)...)
+			}
+		case k.shape == scalar && k.typ == secretType && field.Len() > 0:
+			out = append(out, Secret(field.String()))
+		}
+	}
+	return out
+}
+
 // Defaults gives a file with every key below v, its default and its meaning, to be read and copied from. Keys that are
 // required, and those of lists of blocks, are comments.
 func Defaults(v any) string {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -35,19 +36,19 @@ func scheme(cfg config.HTTP) string {
 	return "http://"
 }
 
-// Ask asks the service of this configuration on this host for path ("/status"), with its token, and decodes the answer
-// from JSON into out; with out nil only the answer's status counts. What answers has to have the certificate of the
-// configuration, whatever name that bears: this host is asked by its address.
-func Ask(ctx context.Context, cfg config.HTTP, path string, out any) error {
+// Fetch asks the service of this configuration on this host for path ("/status"), with its token, and gives its answer.
+// What answers has to have the certificate of the configuration, whatever name that bears: this host is asked by its
+// address. An answer other than 200 is an error that says what it says.
+func Fetch(ctx context.Context, cfg config.HTTP, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, LocalURL(cfg)+path, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	token, err := cfg.Token.Reveal()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
@@ -55,7 +56,7 @@ func Ask(ctx context.Context, cfg config.HTTP, path string, out any) error {
 	transport := &http.Transport{DisableKeepAlives: true}
 	if cfg.TLS.Enabled() {
 		if transport.TLSClientConfig, err = pinned(cfg.TLS); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	response, err := (&http.Client{Transport: transport}).Do(request)
@@ -63,17 +64,30 @@ func Ask(ctx context.Context, cfg config.HTTP, path string, out any) error {
 		if inner := errors.Unwrap(err); inner != nil {
 			err = inner // without the URL, which the caller tells
 		}
-		return err
+		return nil, err
 	}
 	defer response.Body.Close() //nolint:errcheck // it was only read
-	if response.StatusCode != http.StatusOK {
-		return errors.New(response.Status)
+	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return nil, err
 	}
-	if out == nil {
-		_, err = io.Copy(io.Discard, response.Body)
+	if response.StatusCode != http.StatusOK {
+		says, _, _ := strings.Cut(string(answer), "\n")
+		return nil, errors.New(strings.TrimSuffix(response.Status+": "+says, ": "))
+	}
+	return answer, nil
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 64 << 20
+
+// Ask is Fetch that decodes the answer from JSON into out; with out nil only the answer's status counts.
+func Ask(ctx context.Context, cfg config.HTTP, path string, out any) error {
+	answer, err := Fetch(ctx, cfg, path)
+	if err != nil || out == nil {
 		return err
 	}
-	if err := json.NewDecoder(response.Body).Decode(out); err != nil {
+	if err := json.Unmarshal(answer, out); err != nil {
 		return fmt.Errorf("its answer is no status: %w", err)
 	}
 	return nil

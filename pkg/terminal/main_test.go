@@ -33,7 +33,7 @@ func TestExitCodes(t *testing.T) {
 	exits(fmt.Errorf("run: %w", &trouble.Error{Code: trouble.Gap, Op: "start", Subject: `source "shop"`, Cause: errors.New("slot was advanced"), Hint: "resnapshot"}),
 		1, "error: start source \"shop\"\n  cause  slot was advanced\n  hint   resnapshot\n  see    capture explain gap\n")
 	exits(fmt.Errorf("run: %w", &config.Faults{File: "capture.yaml", List: []config.Fault{{Path: "x", Line: 1, Column: 2, Message: "unknown key"}}}),
-		2, "error: capture.yaml has 1 fault\n  capture.yaml:1:2  x  unknown key\n  see    docs/reference/capture-yaml.md      every key, its default and its meaning\n")
+		2, "error: capture.yaml has 1 fault\n  capture.yaml:1:2  x  unknown key\n  see    capture config show --defaults      every key, its default and its meaning\n")
 	exits(&trouble.Error{Code: trouble.Config, Op: "read", Cause: errors.New("no CA file")},
 		2, "error: read\n  cause  no CA file\n  see    capture explain config\n")
 	exits(Usage(errors.New("unknown flag --confg")), 2, "error: unknown flag --confg\n")

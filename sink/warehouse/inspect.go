@@ -15,6 +15,7 @@ import (
 // Facts is what a person wants to know of the warehouse before the sink runs.
 type Facts struct {
 	Address     string // without password
+	Database    string
 	Version     string // "17.5"
 	Number      int    // 170005
 	Standby     bool
@@ -37,11 +38,11 @@ func (s *Session) Facts(ctx context.Context) (f Facts, err error) {
 		return f, err
 	}
 	err = s.conn.QueryRow(ctx, `
-		SELECT split_part(current_setting('server_version'), ' ', 1), current_setting('server_version_num')::int, pg_is_in_recovery(),
+		SELECT current_database()::text, split_part(current_setting('server_version'), ' ', 1), current_setting('server_version_num')::int, pg_is_in_recovery(),
 		       current_user::text, has_database_privilege(current_database(), 'CREATE'),
 		       coalesce(has_table_privilege(to_regclass('tributary.checkpoint')::oid, 'INSERT, UPDATE'), true),
 		       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int, current_setting('max_connections')::int`).
-		Scan(&f.Version, &f.Number, &f.Standby, &f.Role, &f.Creates, &f.OwnUsable, &f.Connections, &f.Limit)
+		Scan(&f.Database, &f.Version, &f.Number, &f.Standby, &f.Role, &f.Creates, &f.OwnUsable, &f.Connections, &f.Limit)
 	if err == nil {
 		f.Own, err = schemaVersion(ctx, s.conn)
 	}
@@ -150,4 +151,19 @@ func (s *Session) inspectShape(ctx context.Context, tx pgx.Tx, plan *rule.Plan) 
 		return nil, err
 	}
 	return s.shape(ctx, tx, plan, f, newest)
+}
+
+// TableRows gives how many rows a table has, as the planner guesses them; nil where there is no such table.
+func (s *Session) TableRows(ctx context.Context, schema, table string) (*int64, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	var rows *int64
+	err := s.conn.QueryRow(ctx, `
+		SELECT max(greatest(c.reltuples, 0))::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')`, schema, table).Scan(&rows)
+	if err != nil {
+		return nil, s.broken("look at", "table "+postgres.Ident(schema, table), err)
+	}
+	return rows, nil
 }
