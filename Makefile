@@ -12,7 +12,7 @@ RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build release images lint fmt audit bench docs vendor clean
+.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build release images lint fmt audit bench docs man vendor clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -121,6 +121,10 @@ bench:
 ## docs: what is generated: docs/reference, and the runbooks that the services have with them
 docs:
 	@cd deploy && GOWORK=off go run ./cmd/docs
+
+## man: manual pages of both programs, into bin/man
+man: $(BIN)/capture $(BIN)/sink
+	@$(BIN)/capture manpage -o $(BIN)/man && $(BIN)/sink manpage -o $(BIN)/man
 
 ## vendor: what the status pages use of others, from npm, as pkg/service/page/vendor.json names it
 vendor:

@@ -14,14 +14,20 @@ import (
 func main() { os.Exit(terminal.Main(command())) }
 
 func command() *cobra.Command {
-	return terminal.Root("capture", "Publish every change of a PostgreSQL database to Kafka, exactly once",
+	return program.Completed(terminal.Root("capture", "Publish every change of a PostgreSQL database to Kafka, exactly once",
 		runCommand(),
 		checkCommand(),
 		statusCommand(),
 		snapshotCommand(),
 		slotCommand(),
+		initCommand(),
+		program.Config(),
+		program.Explain(),
+		program.HealthCheck(),
+		program.SupportBundle(),
+		program.Manual(),
 		versionCommand(),
-	)
+	))
 }
 
 // load reads the configuration.

@@ -30,6 +30,11 @@ func TestGeneratedPagesAreFresh(t *testing.T) {
 			t.Errorf("%s is stale: make docs", name)
 		}
 	}
+	page, err := security(top)
+	must(t, err)
+	if got, err := os.ReadFile(filepath.Join(top, securityFile)); err != nil || string(got) != page {
+		t.Errorf("%s is stale: make docs (%v)", securityFile, err)
+	}
 	books, err := runbooks(top)
 	must(t, err)
 	if got, err := os.ReadFile(filepath.Join(top, runbooksFile)); err != nil || string(got) != books {

@@ -4,12 +4,18 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/deploy/docs"
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink"
 )
 
@@ -24,6 +30,13 @@ func main() {
 	}
 	all := pages()
 	all[runbooksFile] = books
+	if all[cliFile], err = cli(root); err == nil {
+		all[securityFile], err = security(root)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error: write reference:", err)
+		os.Exit(1)
+	}
 	for path, content := range all {
 		if err := os.WriteFile(filepath.Join(root, path), []byte(content), 0o644); err != nil { //nolint:gosec // documentation is for everybody
 			fmt.Fprintln(os.Stderr, "error: write reference:", err)
@@ -64,12 +77,65 @@ func runbooks(top string) (string, error) {
 	return b.String(), nil
 }
 
+// cliFile is the page of all verbs. Tests of the programs hold it against them.
+const cliFile = "docs/reference/cli.md"
+
+// cli asks the programs, which nothing can import.
+func cli(top string) (string, error) {
+	var b strings.Builder
+	b.WriteString("# Verbs\n\nEvery verb of both programs, as --help shows it. `manpage -o DIR` writes the same as manual pages. This page is written by\n`make docs`.\n\n")
+	for _, program := range []string{"capture", "sink"} {
+		cmd := exec.Command("go", "run", "./cmd/"+program, "manpage", "--markdown") //nolint:gosec // names of ours
+		cmd.Dir, cmd.Stderr = filepath.Join(top, program), os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("ask %s for its verbs: %w", program, err)
+		}
+		b.Write(out)
+	}
+	return b.String(), nil
+}
+
+// securityFile is written by people but for the SQL of the roles, which init --role prints.
+const securityFile = "docs/security.md"
+
+// security gives the page with that SQL.
+func security(top string) (string, error) {
+	file := filepath.Join(top, securityFile)
+	p, err := docs.Read(file)
+	if err != nil {
+		return "", err
+	}
+	tables := []*catalog.Table{
+		{Relation: schema.Relation{Schema: "public", Name: "orders"}, Level: catalog.All},
+		{Relation: schema.Relation{Schema: "public", Name: "audit"}, Level: catalog.InsertOnly},
+	}
+	roles := map[string]string{
+		"sql source":           capture.RoleSQL("shop", []string{"shop_owner"}),
+		"sql source read-only": capture.ReaderSQL("shop", "shop", tables, 17),
+		"sql warehouse":        sink.RoleSQL("dwh"),
+	}
+	texts := map[int]string{}
+	for i := range p.Blocks {
+		if sql, ok := roles[p.Blocks[i].Info]; ok {
+			texts[i] = sql
+			delete(roles, p.Blocks[i].Info)
+		}
+	}
+	if len(roles) > 0 {
+		return "", fmt.Errorf("%s has not all blocks: %v are missing", file, slices.Sorted(maps.Keys(roles)))
+	}
+	return p.Replace(texts), nil
+}
+
 func page(cfg any, file, program string) string {
 	return config.Reference(cfg, file) + fmt.Sprintf(`
 A key that is not in this list is an error, with the nearest known one named; all faults of a file are told at once.
 A variable of the environment wins over the file; lists of blocks have none. A secret may be written as `+"`file:/path`"+` or
 `+"`env:NAME`"+`; it is never shown. Sizes are written like `+"`16MiB`"+`, durations like `+"`100ms`"+`.
-`+"`%s check -c %s`"+` holds a configuration against what it names.
+Editors complete and check by `+"[the schema](%[1]s.schema.json)"+`: write `+"`# yaml-language-server: $schema=%[1]s.schema.json`"+` as the first line,
+and let `+"`%[1]s config schema > %[1]s.schema.json`"+` put it beside the file. `+"`%[1]s config show --origin`"+` says where each value is from,
+`+"`%[1]s config check`"+` what is wrong, with its place; `+"`%[1]s check -c %[2]s`"+` holds a configuration against what it names.
 
 This page is written by `+"`make docs`"+`.
 `, program, file)

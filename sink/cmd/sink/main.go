@@ -15,7 +15,7 @@ import (
 func main() { os.Exit(terminal.Main(command())) }
 
 func command() *cobra.Command {
-	return terminal.Root("sink", "Keep a warehouse equal to its sources",
+	return program.Completed(terminal.Root("sink", "Keep a warehouse equal to its sources",
 		runCommand(),
 		checkCommand(),
 		statusCommand(),
@@ -25,8 +25,14 @@ func command() *cobra.Command {
 		tenantCommand(),
 		retentionCommand(),
 		rulesCommand(),
+		initCommand(),
+		program.Config(),
+		program.Explain(),
+		program.HealthCheck(),
+		program.SupportBundle(),
+		program.Manual(),
 		versionCommand(),
-	)
+	))
 }
 
 // load reads the configuration.

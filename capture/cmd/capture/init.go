@@ -1,0 +1,45 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/verbs"
+)
+
+func initCommand() *cobra.Command {
+	var d capture.Draft
+	var registry string
+	var brokers []string
+	return program.Init("Write a first capture.yaml by asking the source: its tables with size, key and rows, and what is left out and why",
+		"SOURCE_DSN", capture.RoleMember, func(flags *pflag.FlagSet) {
+			flags.StringVar(&d.Name, "name", "", "name of the source (default that of the database)")
+			flags.StringSliceVar(&brokers, "brokers", []string{"localhost:9092"}, "addresses of some brokers; TRIBUTARY_KAFKA_BROKERS wins")
+			flags.StringVar(&registry, "registry", "http://localhost:8081", "address of the schema registry; TRIBUTARY_REGISTRY_URL wins")
+		}, func(ctx context.Context, dsn, reference string, _ bool) (*verbs.Drafted, error) {
+			var cfg capture.Config
+			text := fmt.Sprintf("source: {name: any, dsn: %q}\nkafka: {brokers: %q}\nregistry: {url: %q}\n", reference, strings.Join(brokers, ","), registry)
+			if err := config.LoadText([]byte(text), &cfg); err != nil {
+				return nil, err
+			}
+			d.DSN, d.Brokers, d.Registry = reference, cfg.Kafka.Brokers, cfg.Registry.URL
+			if err := d.Ask(ctx, dsn); err != nil {
+				return nil, err
+			}
+			var file bytes.Buffer
+			d.Write(&file)
+			captured, leftOut := d.Counts()
+			summary := fmt.Sprintf("%d tables to capture", captured)
+			if leftOut > 0 {
+				summary += fmt.Sprintf(", %d left out", leftOut)
+			}
+			return &verbs.Drafted{File: file.Bytes(), Summary: summary, Roles: d.Roles()}, nil
+		})
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/verbs"
+)
+
+// program is what the verbs that all programs have need to know of this one.
+var program = verbs.Program[capture.Config]{
+	Name: "capture",
+	HTTP: func(cfg *capture.Config) config.HTTP { return cfg.HTTP },
+	Names: func(cfg *capture.Config) (sources, tables []string) {
+		wild := func(pattern string) bool { return strings.ContainsAny(pattern, "!*?") }
+		return []string{cfg.Source.Name}, slices.DeleteFunc(slices.Clone(cfg.Source.Tables), wild)
+	},
+	Check: func(ctx context.Context, cfg capture.Config, w io.Writer) error {
+		c, err := capture.New(cfg, capture.Options{}, service.Log(cfg.Log))
+		if err != nil {
+			return err
+		}
+		return c.Check(ctx, w)
+	},
+	Status: func(ctx context.Context, cfg capture.Config) (any, error) {
+		cfg.HTTP.Listen = "127.0.0.1:0" // nobody answers there
+		c, err := capture.New(cfg, capture.Options{}, service.Log(cfg.Log))
+		if err != nil {
+			return nil, err
+		}
+		return c.Ask(ctx)
+	},
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/verbs"
+	"github.com/tributary-cdc/tributary/sink"
+)
+
+// program is what the verbs that all programs have need to know of this one.
+var program = verbs.Program[sink.Config]{
+	Name: "sink",
+	HTTP: func(cfg *sink.Config) config.HTTP { return cfg.HTTP },
+	Names: func(cfg *sink.Config) (sources, tables []string) {
+		for _, s := range cfg.Sources {
+			if !strings.ContainsAny(s.Name, "*?") {
+				sources = append(sources, s.Name)
+			}
+		}
+		for _, t := range cfg.Tables {
+			if strings.ContainsAny(t.From, "*?") {
+				continue
+			}
+			tables = append(tables, t.From)
+			for _, source := range sources {
+				tables = append(tables, source+"/"+t.From)
+			}
+		}
+		return sources, tables
+	},
+	Check: func(ctx context.Context, cfg sink.Config, w io.Writer) error {
+		failures, err := sink.Check(ctx, cfg, w)
+		if err == nil && failures > 0 {
+			err = fmt.Errorf("sink is not ready: %d of the checks failed", failures)
+		}
+		return err
+	},
+	Status: func(ctx context.Context, cfg sink.Config) (any, error) {
+		o, err := sink.NewOperator(cfg)
+		if err != nil {
+			return nil, err
+		}
+		defer o.Close(context.WithoutCancel(ctx))
+		return o.Status(ctx, cfg)
+	},
+}
