@@ -15,13 +15,13 @@ type memory struct {
 	used    int // records in use
 	heads   [][]kgo.RecordHeader
 	headed  int
+	// How many of them are kept for the next transaction: as many as were used of late.
+	keepSlabs, keepRecords, keepHeads int
 }
 
 const (
 	slabBytes    = 1 << 20
 	chunkRecords = 1024
-	// keepSlabs are kept from one transaction to the next: 16 MiB, the usual size of a transaction.
-	keepSlabs = 16
 )
 
 // build appends to the memory by way of encode and gives what it appended. Bytes that do not fit into what is left
@@ -64,9 +64,7 @@ func (m *memory) record() *kgo.Record {
 		m.records = append(m.records, make([]kgo.Record, chunkRecords))
 	}
 	m.used++
-	r := &m.records[chunk][at]
-	*r = kgo.Record{}
-	return r
+	return &m.records[chunk][at]
 }
 
 // headers gives a list of first and the others.
@@ -84,19 +82,31 @@ func (m *memory) headers(first kgo.RecordHeader, others []kgo.RecordHeader) []kg
 	return list
 }
 
-// reset takes everything back.
+// reset takes everything back. What was used last is cleared: it refers to slabs, also to such as are not kept, and to
+// values too large for one.
 func (m *memory) reset() {
-	if len(m.slabs) > keepSlabs {
-		clear(m.slabs[keepSlabs:])
-		m.slabs = m.slabs[:keepSlabs]
+	for i, n := 0, m.used; n > 0; i, n = i+1, n-chunkRecords {
+		clear(m.records[i][:min(n, chunkRecords)])
 	}
+	for i, n := 0, m.headed; n > 0; i, n = i+1, n-chunkRecords {
+		clear(m.heads[i][:min(n, chunkRecords)])
+	}
+	m.slabs = shrink(m.slabs, min(m.slab+1, len(m.slabs)), &m.keepSlabs)
+	m.records = shrink(m.records, (m.used+chunkRecords-1)/chunkRecords, &m.keepRecords)
+	m.heads = shrink(m.heads, (m.headed+chunkRecords-1)/chunkRecords, &m.keepHeads)
 	for i := range m.slabs {
 		m.slabs[i] = m.slabs[i][:0]
 	}
-	const keepChunks = keepSlabs * slabBytes / 64 / chunkRecords // at 64 bytes a record
-	if len(m.records) > keepChunks {
-		m.records = m.records[:keepChunks:keepChunks]
-		m.heads = m.heads[:min(len(m.heads), keepChunks)]
-	}
 	m.slab, m.used, m.headed = 0, 0, 0
+}
+
+// shrink gives away what is beyond keep, which goes up to used at once, and down to it by an eighth at a time: the next
+// transaction is likely to be as large as the last few.
+func shrink[T any](list []T, used int, keep *int) []T {
+	*keep = max(used, *keep-(*keep+7)/8)
+	if len(list) > *keep {
+		clear(list[*keep:]) // the array behind the list stays
+		list = list[:*keep]
+	}
+	return list
 }
