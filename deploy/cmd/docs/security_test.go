@@ -89,7 +89,7 @@ http: {listen: "127.0.0.1:0"}
 
 			// What docs/reload.md says: a change that nobody saw, and a target that somebody broke, are put right.
 			stop()
-			execute(t, admin, block(t, readPage(t, "docs/reload.md"), "sql source"))
+			execute(t, admin, `SELECT pg_drop_replication_slot('tributary_shop')`)
 			execute(t, as(t, admin, "shop_owner"), `delete from orders where id = 2; insert into orders values (3, 'unseen')`)
 			execute(t, warehouse, `update shop_first.orders set note = 'broken'`)
 			stop = capturing(capture.Options{OnGap: capture.GapResnapshot})
