@@ -36,6 +36,8 @@ type look struct {
 	at                time.Time
 	confirmed, server change.LSN
 	toPublish         int64
+	active, missing   bool          // somebody streams from the slot; it is gone
+	oldest            time.Duration // age of the oldest open transaction that has written
 }
 
 // look gives the newest.
@@ -66,8 +68,6 @@ var budgetLevels = []float64{0.5, 0.8}
 func newBudget(config *Config, log *slog.Logger, meter *meter) *budget {
 	b := &budget{slot: config.Source.slot(), limit: int64(config.Source.WALBudget), log: log, meter: meter, level: -1}
 	b.wal.BudgetBytes = b.limit
-	meter.walBudget.Set(float64(b.limit))
-	meter.walSecondsLeft.Set(math.Inf(1))
 	return b
 }
 
@@ -110,12 +110,12 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 		return err
 	}
 	var old []catalog.Blocker
-	if slot != nil && float64(slot.KeptBytes) >= budgetLevels[0]*float64(c.budget.limit)*(1-hysteresis) {
-		if old, err = (*cat).Blockers(ctx, oldTransaction); err != nil {
+	if slot != nil {
+		if old, err = (*cat).Blockers(ctx, 0); err != nil {
 			return err
 		}
 	}
-	c.budget.observe(time.Now(), slot, c.holdsUp(slot, old))
+	c.budget.observe(time.Now(), slot, old, c.holdsUp(slot, old))
 	return nil
 }
 
@@ -136,7 +136,7 @@ func (c *Capture) holdsUp(slot *catalog.Slot, old []catalog.Blocker) reason {
 		}
 	}
 	// The slot keeps WAL from the oldest open transaction on, also where all that has ended is published.
-	if slot != nil && len(old) > 0 && slot.ToPublishBytes < slot.KeptBytes/2 {
+	if slot != nil && len(old) > 0 && old[0].Age >= oldTransaction && slot.ToPublishBytes < slot.KeptBytes/2 {
 		b := old[0]
 		return reason{
 			fmt.Sprintf("pid %d (%q) has a transaction open for %s", b.PID, b.Application, service.FormatDuration(b.Age)),
@@ -146,15 +146,24 @@ func (c *Capture) holdsUp(slot *catalog.Slot, old []catalog.Blocker) reason {
 	return reason{"the source writes faster than capture publishes", "see in /status which stage waits for what; or spread the tables over several captures"}
 }
 
-// observe takes one look at the slot, nil if it is not there, and sets the alarm.
-func (b *budget) observe(now time.Time, slot *catalog.Slot, why reason) {
+// observe takes one look at the slot, nil if it is not there, and at open transactions, the oldest first, and sets the alarm.
+func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocker, why reason) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if slot == nil {
-		b.samples, b.wal, b.level, b.alarm, b.seen = nil, WAL{BudgetBytes: b.limit}, -1, nil, look{}
+		gone := b.seen.missing || !b.seen.at.IsZero()
+		b.samples, b.wal, b.level, b.alarm, b.seen = nil, WAL{BudgetBytes: b.limit}, -1, nil, look{missing: gone}
 		return
 	}
-	b.seen = look{now, slot.ConfirmedFlushLSN, slot.ConfirmedFlushLSN + change.LSN(slot.ToPublishBytes), slot.ToPublishBytes} //nolint:gosec // it is not negative
+	before := b.seen
+	b.seen = look{
+		at: now, confirmed: slot.ConfirmedFlushLSN, toPublish: slot.ToPublishBytes, active: slot.Active,
+		server: slot.ConfirmedFlushLSN + change.LSN(slot.ToPublishBytes), //nolint:gosec // it is not negative
+	}
+	if len(old) > 0 {
+		b.seen.oldest = old[0].Age
+	}
+	b.moved(before)
 	b.samples = append(b.samples, keptSample{now, slot.KeptBytes})
 	for len(b.samples) > 2 && now.Sub(b.samples[1].at) >= growthWindow {
 		b.samples = b.samples[1:]
@@ -170,7 +179,6 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, why reason) {
 		seconds := float64(left) / growth
 		b.wal.FullInSeconds = &seconds
 	}
-	b.measure()
 	b.raise(slot, why)
 }
 
@@ -183,13 +191,17 @@ func (b *budget) growth() float64 {
 	return 0
 }
 
-func (b *budget) measure() {
-	b.meter.walRetained.Set(float64(b.wal.RetainedBytes))
-	left := math.Inf(1)
-	if b.wal.FullInSeconds != nil {
-		left = *b.wal.FullInSeconds
+// moved counts the WAL since the look before. Not from zero: a counter that began at an LSN would be a leap at each start.
+func (b *budget) moved(before look) {
+	if before.at.IsZero() {
+		return
 	}
-	b.meter.walSecondsLeft.Set(left)
+	if b.seen.server > before.server {
+		b.meter.sourceWAL.Add(float64(b.seen.server - before.server))
+	}
+	if b.seen.confirmed > before.confirmed {
+		b.meter.confirmedWAL.Add(float64(b.seen.confirmed - before.confirmed))
+	}
 }
 
 // raise sets, changes or ends the alarm.
@@ -203,7 +215,6 @@ func (b *budget) raise(slot *catalog.Slot, why reason) {
 	}
 	was := b.level
 	b.level = level
-	b.meter.walAlarm.Set(float64(level + 1))
 	if level < 0 {
 		if was >= 0 {
 			b.log.Info("the source keeps less WAL again", "slot", b.slot, "kept_bytes", slot.KeptBytes, "budget_bytes", b.limit)
@@ -216,7 +227,7 @@ func (b *budget) raise(slot *catalog.Slot, why reason) {
 		Cause: errors.New(b.describe(used) + "; " + why.cause), Means: b.means(slot), Hint: why.hint,
 	}
 	if level > was {
-		b.meter.errors.WithLabelValues(string(trouble.WALBudget)).Inc()
+		b.meter.trouble(trouble.WALBudget)
 		b.log.Warn("the source keeps much WAL", service.Err(b.alarm), "means", b.alarm.Means, "hint", why.hint)
 	}
 }

@@ -15,12 +15,12 @@ func TestBudgetAlarm(t *testing.T) {
 	const gib = 1 << 30
 	config := Config{}
 	config.Source.Name, config.Source.WALBudget = "shop", 50*gib
-	b := newBudget(&config, slog.New(slog.DiscardHandler), newMeter("shop"))
+	b := newBudget(&config, slog.New(slog.DiscardHandler), newMeter("shop", true))
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	safe := int64(20 * gib)
 	look := func(after time.Duration, kept int64, limit *int64) (alarm *TroubleStatus, wal WAL) {
 		now = now.Add(after)
-		b.observe(now, &catalog.Slot{KeptBytes: kept, SafeBytes: limit}, reason{"why", "what to do"})
+		b.observe(now, &catalog.Slot{KeptBytes: kept, SafeBytes: limit}, nil, reason{"why", "what to do"})
 		var st Status
 		b.tell(&st)
 		if len(st.Alarms) > 0 {
@@ -28,10 +28,10 @@ func TestBudgetAlarm(t *testing.T) {
 		}
 		return alarm, st.WAL
 	}
-	f := func(after time.Duration, keptGiB float64, limit *int64, wantLevel float64, parts ...string) {
+	f := func(after time.Duration, keptGiB float64, limit *int64, wantLevel int, parts ...string) {
 		t.Helper()
 		alarm, _ := look(after, int64(keptGiB*gib), limit)
-		if got := gaugeValue(t, b.meter.walAlarm); got != wantLevel {
+		if got := b.level + 1; got != wantLevel {
 			t.Fatalf("%v GiB: alarm %v, want %v", keptGiB, got, wantLevel)
 		}
 		if (alarm != nil) != (wantLevel > 0) {
@@ -55,7 +55,7 @@ func TestBudgetAlarm(t *testing.T) {
 	if _, wal := look(growthWindow, 60*gib, &safe); wal.GrowthBytesPerSecond != 0 || wal.FullInSeconds == nil || *wal.FullInSeconds != 0 {
 		t.Errorf("%+v: what is older than the window still counts", wal)
 	}
-	b.observe(now, nil, reason{})
+	b.observe(now, nil, nil, reason{})
 	var st Status
 	if b.tell(&st); len(st.Alarms) != 0 || st.WAL.RetainedBytes != 0 || st.WAL.BudgetBytes != 50*gib {
 		t.Errorf("without a slot: %+v", st)

@@ -42,7 +42,8 @@ type Capture struct {
 	troubled atomic.Int64                  // since when attempts end with it, microseconds since 1970
 	vitals   *vitals
 	instance string
-	wrote    uint64 // number of the newest progress record that a session of ours has seen or written
+	active   atomic.Bool // this instance is the one that publishes, or tries to
+	wrote    uint64      // number of the newest progress record that a session of ours has seen or written
 	refused  publish.Refusals
 	ready    func(missing ...string) // tells /readyz what is missing
 }
@@ -94,7 +95,7 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 	}
 	c.log = c.vitals.events.Log(log.With("source", config.Source.Name))
 	c.stage = c.stages.Stage("publish", waitSource, waitSlot, waitOld, waitKafka, waitRegistry, waitSnapshot, waitRetry)
-	c.meter = newMeter(config.Source.Name)
+	c.meter = newMeter(config.Source.Name, config.Metrics.PerTable)
 	c.budget = newBudget(&c.config, c.log, c.meter)
 	c.status.Store(&Status{Schema: statusSchema, Source: config.Source.Name, Instance: c.instance, State: "starting", Tables: []TableStatus{}, Alarms: []TroubleStatus{}})
 	return c, nil
@@ -136,6 +137,10 @@ func (c *Capture) sessions(ctx context.Context) error {
 			err = c.whoFenced(ctx, err)
 			fenced = trouble.CodeOf(err) == trouble.Fenced
 		}
+		if fenced {
+			c.meter.fenced.Inc()
+			c.active.Store(false)
+		}
 		if ctx.Err() != nil {
 			c.log.Info("stopped")
 			return nil
@@ -151,6 +156,7 @@ func (c *Capture) sessions(ctx context.Context) error {
 			c.refused.Add(refusal) // the next session holds that table
 		}
 		if !refused && !retry.Transient(err) {
+			c.active.Store(false)
 			c.status.Store(c.stopped(err))
 			return err
 		}
@@ -159,7 +165,7 @@ func (c *Capture) sessions(ctx context.Context) error {
 		}
 		wait := backoff.Wait(try)
 		c.log.Warn("session ended, trying again", "wait", wait, "try", try, service.Err(err))
-		c.meter.reconnects.Inc()
+		c.meter.reconnect.WithLabelValues(peer(trouble.CodeOf(err))).Inc()
 		done := c.stage.Wait(waitRetry)
 		select {
 		case <-ctx.Done():
@@ -176,7 +182,7 @@ func (c *Capture) note(err error) {
 	if !errors.As(err, &t) {
 		t = &trouble.Error{Code: trouble.Internal, Op: "capture", Subject: c.config.Source.Name, Cause: err}
 	}
-	c.meter.errors.WithLabelValues(string(t.Code)).Inc()
+	c.meter.trouble(t.Code)
 	if before := c.trouble.Load(); before == nil || before.Code != t.Code {
 		c.troubled.Store(time.Now().UnixMicro())
 	}

@@ -293,7 +293,7 @@ func (s *session) settle(ctx context.Context, t *table) error {
 const rereadPause = 50 * time.Millisecond
 
 func (s *session) again(snap *tableSnapshot) {
-	s.meter.rereads.Inc()
+	s.meter.chunks.WithLabelValues(chunkReread).Inc()
 	snap.notBefore = time.Now().Add(rereadPause)
 }
 
@@ -355,7 +355,8 @@ func (s *session) publishRows(ctx context.Context, t *table, rows []change.Tuple
 	}
 	t.progress.Rows += count
 	s.changed[t.pub.Relation.OID] = true
-	s.meter.read(t.pub.Relation.QualifiedName(), count)
+	t.counters.snapshot(count)
+	s.meter.chunks.WithLabelValues(chunkPublished).Inc()
 	return nil
 }
 

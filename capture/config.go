@@ -23,6 +23,7 @@ type Config struct {
 	Topics   publish.Topics    `mapstructure:"topics" doc:"How topics are made."`
 	Registry config.Registry   `mapstructure:"registry" doc:"The schema registry."`
 	HTTP     config.HTTP       `mapstructure:"http" doc:"Metrics, health and status."`
+	Metrics  config.Metrics    `mapstructure:"metrics" doc:"What /metrics tells."`
 	Log      config.Log        `mapstructure:"log" doc:"Logging."`
 }
 

@@ -135,7 +135,7 @@ func TestTakenOverBetweenSessions(t *testing.T) {
 	}
 	r.exec("insert into item (id) values (2)")
 	r.fence()
-	if n := counterValue(t, newer.meter.reconnects); n != 0 {
+	if n := counterValue(t, newer.meter.reconnect.WithLabelValues("kafka")); n != 0 {
 		t.Errorf("the newer one began again %v times", n)
 	}
 	if got := r.same("public", "item"); len(got.events) != 2 {

@@ -431,10 +431,3 @@ func counterValue(t *testing.T, c prometheus.Counter) float64 {
 	must(t, c.Write(&m))
 	return m.GetCounter().GetValue()
 }
-
-func gaugeValue(t *testing.T, g prometheus.Gauge) float64 {
-	t.Helper()
-	var m dto.Metric
-	must(t, g.Write(&m))
-	return m.GetGauge().GetValue()
-}

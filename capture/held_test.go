@@ -41,7 +41,7 @@ func (r *rig) isHeld(c *Capture, table string, code trouble.Code) *record.Held {
 		}
 		return n == 1
 	})
-	if n := gaugeValue(r.t, c.meter.held); n != 1 {
+	if n := c.Status(); n.held() != 1 {
 		r.t.Errorf("the metric says that %v tables are held", n)
 	}
 	report, err := c.Ask(r.t.Context())
@@ -93,7 +93,7 @@ func TestRowTooLargeHoldsItsTable(t *testing.T) {
 		if !strings.Contains(held.Message, `table "public.item"`) || !strings.Contains(held.Message, `key id = "3": it takes 200`) {
 			t.Errorf("it says %s", held.Message)
 		}
-		if n := counterValue(t, c.meter.heldChanges.WithLabelValues("public.item")); n != 3 {
+		if n := counterValue(t, c.meter.skipped.WithLabelValues(skipHeld)); n != 3 {
 			t.Errorf("%v changes are counted as not published, want 3", n)
 		}
 

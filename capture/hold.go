@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/publish"
@@ -150,7 +153,7 @@ func snapshotTrouble(t *table, err error) error {
 }
 
 // reader does tasks until the channel is closed or ctx ends.
-func reader(ctx context.Context, dsn, application string, tasks <-chan task, results chan<- readResult) error {
+func reader(ctx context.Context, dsn, application string, tasks <-chan task, results chan<- readResult, took prometheus.Observer) error {
 	r, err := snapshot.Open(ctx, dsn, application)
 	if err != nil {
 		return catalog.Unreachable("connect to source for its rows", "", err)
@@ -168,7 +171,9 @@ func reader(ctx context.Context, dsn, application string, tasks <-chan task, res
 			case t.split:
 				result.ranges, result.err = r.Split(ctx, t.source, t.window.parts)
 			default:
+				begin := time.Now()
 				result.chunk, result.err = r.Chunk(ctx, t.source, t.window.rng, t.window.limits)
+				took.Observe(time.Since(begin).Seconds())
 			}
 			select {
 			case results <- result:

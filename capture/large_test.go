@@ -63,7 +63,9 @@ func TestLargeTransactionIsCut(t *testing.T) {
 		c, stop := r.start()
 		published(rows / 6)
 		r.exec(fmt.Sprintf(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '%s'`, r.config.Source.slot()))
-		eventually(t, "it streams again", func() bool { return counterValue(t, c.meter.reconnects) > 0 && c.Status().Trouble == nil })
+		eventually(t, "it streams again", func() bool {
+			return counterValue(t, c.meter.reconnect.WithLabelValues("kafka")) > 0 && c.Status().Trouble == nil
+		})
 		published(min(r.ends(topic)[0]+5000, rows/2)) // more may have been on its way to us when the connection was cut
 
 		// It is fenced by another instance.

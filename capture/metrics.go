@@ -1,7 +1,10 @@
 package capture
 
 import (
+	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -9,93 +12,129 @@ import (
 
 	"github.com/tributary-cdc/tributary/capture/pgoutput"
 	"github.com/tributary-cdc/tributary/pkg/service"
-	"github.com/tributary-cdc/tributary/schema/change"
-	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
 )
 
-// meter is the metrics of one capture.
+// meter is what one capture counts. What can be read from its status is in gauges.
 type meter struct {
-	registry          []prometheus.Collector
-	changes           *prometheus.CounterVec
-	rows              *prometheus.CounterVec
-	heldChanges       *prometheus.CounterVec
-	held              prometheus.Gauge
-	latency           *service.Latency
-	errors            *prometheus.CounterVec
-	transactions      prometheus.Counter
-	kafkaTransactions prometheus.Counter
-	skipped           prometheus.Counter
-	rereads           prometheus.Counter
-	schemaChanges     prometheus.Counter
-	reconnects        prometheus.Counter
-	confirmed         prometheus.Gauge
-	lastCommit        prometheus.Gauge
-	lagBytes          prometheus.Gauge
-	lagSeconds        prometheus.Gauge
-	walRetained       prometheus.Gauge
-	walBudget         prometheus.Gauge
-	walAlarm          prometheus.Gauge
-	walSecondsLeft    prometheus.Gauge
+	perTable  bool
+	changes   *prometheus.CounterVec
+	rows      *prometheus.CounterVec
+	skipped   *prometheus.CounterVec
+	latency   *service.Latency
+	errors    *prometheus.CounterVec
+	commits   *prometheus.CounterVec
+	duration  *prometheus.HistogramVec
+	size      *prometheus.HistogramVec
+	chunks    *prometheus.CounterVec
+	chunkTook *prometheus.HistogramVec
+	schemas   *prometheus.CounterVec
+	reconnect *prometheus.CounterVec
+
+	transactions prometheus.Counter
+	bytes        prometheus.Counter
+	fenced       prometheus.Counter
+	sourceWAL    prometheus.Counter
+	confirmedWAL prometheus.Counter
+
+	all []prometheus.Collector
 
 	mu     sync.Mutex
 	tables map[string]*counters
 }
 
-const namespace = "tributary_capture_"
+const namespace = "tributary_capture"
 
-func newMeter(source string) *meter {
+// Values of labels that are known from the start.
+const (
+	skipPublished = "already_published"
+	skipLeftOut   = "left_out"
+	skipHeld      = "held"
+
+	resultCommit = "commit"
+	resultAbort  = "abort"
+
+	chunkPublished = "published"
+	chunkReread    = "reread"
+
+	slotMissing = "missing"
+)
+
+var (
+	peers        = []string{"source", "kafka", "registry"}
+	slotStatuses = []string{"reserved", "extended", "unreserved", "lost", slotMissing}
+	opNames      = []string{"insert", "update", "delete", "truncate", "read"}
+	schemaKinds  = []string{"column_added", "column_dropped", "column_renamed", "column_type", "key", "renamed", "other"}
+)
+
+func newMeter(source string, perTable bool) *meter {
 	labels := prometheus.Labels{"source": source}
+	m := &meter{perTable: perTable, tables: map[string]*counters{}}
 	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: namespace + name, Help: help, ConstLabels: labels})
-	}
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Name: namespace + name, Help: help, ConstLabels: labels})
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: labels})
+		m.all = append(m.all, c)
+		return c
 	}
 	vector := func(name, help string, names ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: namespace + name, Help: help, ConstLabels: labels}, names)
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: labels}, names)
+		m.all = append(m.all, c)
+		return c
 	}
-	m := &meter{
-		tables:      map[string]*counters{},
-		changes:     vector("changes_total", "Changes published.", "table", "op"),
-		rows:        vector("snapshot_rows_total", "Rows of snapshots published.", "table"),
-		heldChanges: vector("held_changes_total", "Changes that were not published because their table is held.", "table"),
-		held:        gauge("held_tables", "Tables that are held: none of their changes is published until they are loaded anew."),
-		latency: service.NewLatency(prometheus.HistogramOpts{
-			Name: namespace + "latency_seconds", ConstLabels: labels,
-			Help: "From commit at the source, by its clock, to commit in Kafka, of the oldest change in each Kafka transaction.",
-		}),
-		errors:            vector("errors_total", "Troubles, by code.", "code"),
-		transactions:      counter("transactions_total", "Transactions read from the source."),
-		kafkaTransactions: counter("kafka_transactions_total", "Kafka transactions committed."),
-		skipped:           counter("skipped_changes_total", "Changes that the topics already held."),
-		rereads:           counter("snapshot_rereads_total", "Chunks read again."),
-		schemaChanges:     counter("schema_changes_total", "New versions of tables."),
-		reconnects:        counter("reconnects_total", "Sessions that ended and were tried again."),
-		confirmed:         gauge("confirmed_wal_bytes", "Confirmed LSN as a number of bytes."),
-		lastCommit:        gauge("last_commit_timestamp_seconds", "Commit time of the newest published transaction."),
-		lagBytes:          gauge("lag_bytes", "WAL still to be published."),
-		lagSeconds:        gauge("lag_seconds", "How far the newest published commit is behind while more is known."),
-		walRetained:       gauge("wal_retained_bytes", "WAL that the source keeps for the slot."),
-		walBudget:         gauge("wal_budget_bytes", "WAL that the source may keep for the slot."),
-		walAlarm:          gauge("wal_budget_alarm", "0: less than half of the budget is used; 1: half of it; 2: four fifths."),
-		walSecondsLeft:    gauge("wal_budget_left_seconds", "Time until the budget is used up at the present growth; infinite while it does not grow."),
+	of := func(c *prometheus.CounterVec, values ...string) *prometheus.CounterVec {
+		for _, v := range values {
+			c.WithLabelValues(v)
+		}
+		return c
 	}
-	m.registry = []prometheus.Collector{
-		m.changes, m.rows, m.heldChanges, m.held, m.latency, m.errors, m.transactions, m.kafkaTransactions, m.skipped, m.rereads, m.schemaChanges, m.reconnects,
-		m.confirmed, m.lastCommit, m.lagBytes, m.lagSeconds, m.walRetained, m.walBudget,
-		m.walAlarm, m.walSecondsLeft,
+	histogram := func(name, help string, buckets []float64) *prometheus.HistogramVec {
+		h := service.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: labels, Buckets: buckets})
+		m.all = append(m.all, h)
+		return h
 	}
+	m.latency = service.NewLatency(prometheus.HistogramOpts{
+		Namespace: namespace, Name: "heartbeat_latency_seconds", ConstLabels: labels,
+		Help: "From commit at the source, by its clock, to commit in Kafka, of the oldest change or heartbeat in each Kafka transaction.",
+	})
+	m.latency.WithLabelValues()
+	m.all = append(m.all, m.latency)
+	m.changes = vector("changes_total", "Changes published.", "table", "op")
+	m.rows = vector("snapshot_rows_total", "Rows of snapshots published.", "table")
+	m.skipped = of(vector("skipped_changes_total", "Changes that were not published.", "reason"), skipPublished, skipLeftOut, skipHeld)
+	m.errors = service.Codes(vector("errors_total", "Troubles, by code.", "code"))
+	m.transactions = counter("transactions_total", "Transactions read from the source.")
+	m.bytes = counter("published_bytes_total", "Bytes of keys and values committed in Kafka.")
+	m.commits = of(vector("kafka_transactions_total", "Kafka transactions, by how they ended.", "result"), resultCommit, resultAbort)
+	m.duration = histogram("kafka_transaction_duration_seconds", "From the beginning of a Kafka transaction to its commit.", service.SecondsBuckets)
+	m.size = histogram("kafka_transaction_size_bytes", "Bytes of keys and values in a Kafka transaction.", service.BytesBuckets)
+	m.chunks = of(vector("snapshot_chunks_total", "Chunks of snapshots, by whether they counted.", "result"), chunkPublished, chunkReread)
+	m.chunkTook = histogram("snapshot_chunk_duration_seconds", "Time to read a chunk of a snapshot.", service.SecondsBuckets)
+	m.schemas = of(vector("schema_changes_total", "New versions of tables, by what is new.", "kind"), schemaKinds...)
+	m.reconnect = of(vector("reconnects_total", "Sessions that ended and were tried again, by whom they could not reach.", "peer"), peers...)
+	m.fenced = counter("fenced_total", "Sessions that ended because another instance took over.")
+	m.sourceWAL = counter("source_wal_bytes_total", "Bytes of WAL that the source has written while this instance looked.")
+	m.confirmedWAL = counter("confirmed_wal_bytes_total", "Bytes of WAL that were confirmed to the source while this instance looked.")
 	return m
 }
 
 // Collectors gives the metrics, to be registered.
 func (c *Capture) Collectors() []prometheus.Collector {
-	return append(slices.Clone(c.meter.registry), c.stages.Collector("tributary_capture", prometheus.Labels{"source": c.config.Source.Name}))
+	return append(slices.Clone(c.meter.all), c.stages.Collector(namespace, prometheus.Labels{"source": c.config.Source.Name}), &gauges{c})
+}
+
+// label gives a table as metrics name it.
+func (m *meter) label(table string) string {
+	if m.perTable {
+		return table
+	}
+	return ""
 }
 
 // counters are the changes of one table.
 type counters struct {
 	ops   [4]prometheus.Counter
+	read  prometheus.Counter
+	rows  prometheus.Counter
 	total atomic.Uint64
 }
 
@@ -105,9 +144,9 @@ func (m *meter) table(name string) *counters {
 	defer m.mu.Unlock()
 	c := m.tables[name]
 	if c == nil {
-		c = &counters{}
-		for i, op := range []string{"insert", "update", "delete", "truncate"} {
-			c.ops[i] = m.changes.WithLabelValues(name, op)
+		c = &counters{rows: m.rows.WithLabelValues(m.label(name)), read: m.changes.WithLabelValues(m.label(name), opNames[4])}
+		for i := range c.ops {
+			c.ops[i] = m.changes.WithLabelValues(m.label(name), opNames[i])
 		}
 		m.tables[name] = c
 	}
@@ -139,13 +178,178 @@ func (c *counters) count(kind pgoutput.Kind) {
 	}
 }
 
-func (m *meter) read(table string, rows int64) { m.rows.WithLabelValues(table).Add(float64(rows)) }
+// snapshot counts rows that were there before.
+func (c *counters) snapshot(rows int64) {
+	c.read.Add(float64(rows))
+	c.rows.Add(float64(rows))
+}
 
-// published takes what the last commit says.
-func (m *meter) published(pr *record.Progress) {
-	m.confirmed.Set(float64(change.LSN(pr.EndLSN)))
-	m.lastCommit.Set(float64(pr.CommitTime) / 1e6)
-	m.lagBytes.Set(float64(pr.Health.ToPublish))
-	m.lagSeconds.Set(pr.Health.BehindSeconds)
-	m.held.Set(float64(pr.Health.Held))
+// trouble counts one.
+func (m *meter) trouble(code trouble.Code) { m.errors.WithLabelValues(string(code)).Inc() }
+
+// peer says whom a session could not reach that ended with code.
+func peer(code trouble.Code) string {
+	switch {
+	case strings.HasPrefix(string(code), "kafka") || code == trouble.TransactionTimeout || code == trouble.Fenced:
+		return peers[1]
+	case code == trouble.RegistryUnreachable:
+		return peers[2]
+	}
+	return peers[0]
+}
+
+// schemaKind says what is new in a version of a table: of several things the first in the order of schemaKinds.
+func schemaKind(before, now *schema.Relation) string {
+	same := func(a, b *schema.Column) bool {
+		return a.AttNum != 0 && a.AttNum == b.AttNum || (a.AttNum == 0 || b.AttNum == 0) && a.Name == b.Name
+	}
+	in := func(list []schema.Column, c *schema.Column) *schema.Column {
+		for i := range list {
+			if same(&list[i], c) {
+				return &list[i]
+			}
+		}
+		return nil
+	}
+	found := map[string]bool{}
+	for i := range now.Columns {
+		c := &now.Columns[i]
+		switch was := in(before.Columns, c); {
+		case was == nil:
+			found["column_added"] = true
+		case was.Name != c.Name:
+			found["column_renamed"] = true
+		case was.Type.Name != c.Type.Name:
+			found["column_type"] = true
+		}
+	}
+	found["column_dropped"] = slices.ContainsFunc(before.Columns, func(c schema.Column) bool { return in(now.Columns, &c) == nil })
+	found["key"] = !slices.Equal(keyNames(before), keyNames(now))
+	found["renamed"] = before.QualifiedName() != now.QualifiedName()
+	for _, kind := range schemaKinds {
+		if found[kind] {
+			return kind
+		}
+	}
+	return "other"
+}
+
+func keyNames(rel *schema.Relation) []string {
+	names := make([]string, len(rel.Key))
+	for i, k := range rel.Key {
+		names[i] = rel.Columns[k].Name
+	}
+	return names
+}
+
+// gauges are read from the status when Prometheus asks.
+type gauges struct{ c *Capture }
+
+var (
+	sourceLabel  = []string{"source"}
+	sourceTable  = []string{"source", "table"}
+	descInfo     = desc("info", "What is captured; always 1.", "source", "slot", "server_version", "system_id", "timeline", "era")
+	descState    = desc("state", "1 for the state that the source is in.", "source", "state")
+	descActive   = desc("active", "1 if this instance is the one that publishes; 0 on standby, when it has stopped, and until it has begun.", sourceLabel...)
+	descLag      = desc("lag_seconds", "How far the newest published commit is behind while more is known.", sourceLabel...)
+	descLagBytes = desc("lag_bytes", "WAL still to be published.", sourceLabel...)
+	descCaughtUp = desc("caught_up_in_seconds", "Time until all is published at the present rate; infinite while it does not become less.", sourceLabel...)
+	descKept     = desc("wal_retained_bytes", "WAL that the source keeps for the slot.", sourceLabel...)
+	descBudget   = desc("wal_budget_bytes", "WAL that the source may keep for the slot.", sourceLabel...)
+	descSafe     = desc("wal_safe_bytes", "WAL that may still be written before the server drops the slot; infinite without a limit.", sourceLabel...)
+	descSlot     = desc("slot_active", "1 if somebody streams from the slot.", sourceLabel...)
+	descStatus   = desc("slot_status", "1 for the status of the slot, as the server tells it.", "source", "status")
+	descOldest   = desc("oldest_transaction_seconds", "Age of the oldest open transaction that has written: it keeps WAL, published or not.", sourceLabel...)
+	descCommit   = desc("last_commit_timestamp_seconds", "Commit time of the newest published transaction.", sourceLabel...)
+	descHeld     = desc("held_tables", "Tables that are held: none of their changes is published until they are loaded anew.", sourceLabel...)
+	descTables   = desc("snapshot_tables", "Tables by how far their snapshot is.", "source", "state")
+	descExpected = desc("snapshot_expected_rows", "Rows that the snapshot of a table is expected to have.", sourceTable...)
+	descProgress = desc("snapshot_progress_ratio", "Rows of the snapshot of a table that are published, of those expected; 1 once it is done.", sourceTable...)
+	descLeft     = desc("snapshot_remaining_seconds", "Time until all rows are read at the present rate; infinite while it is not known.", sourceLabel...)
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
+}
+
+func (g *gauges) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descInfo, descState, descActive, descLag, descLagBytes, descCaughtUp, descKept, descBudget, descSafe, descSlot, descStatus, descOldest,
+		descCommit, descHeld, descTables, descExpected, descProgress, descLeft,
+	} {
+		out <- d
+	}
+}
+
+func (g *gauges) Collect(out chan<- prometheus.Metric) {
+	st, look := g.c.Status(), g.c.budget.look()
+	var all service.Samples
+	set := func(d *prometheus.Desc, value float64, labels ...string) {
+		all.Add(d, prometheus.GaugeValue, value, append([]string{st.Source}, labels...)...)
+	}
+	set(descInfo, 1, st.Slot, st.ServerVersion, st.SystemID, strconv.FormatUint(uint64(st.Timeline), 10), strconv.Itoa(int(st.Era)))
+	all.State(descState, service.CaptureStates, st.State, st.Source)
+	set(descActive, service.Bool(g.c.active.Load()))
+	set(descLag, st.LagSeconds)
+	set(descLagBytes, float64(st.ToPublish))
+	set(descCaughtUp, until(st.ETASeconds, st.ToPublish > 0))
+	set(descKept, float64(st.WAL.RetainedBytes))
+	set(descBudget, float64(st.WAL.BudgetBytes))
+	safe := math.Inf(1)
+	if st.WAL.SafeBytes != nil {
+		safe = float64(*st.WAL.SafeBytes)
+	}
+	set(descSafe, safe)
+	set(descSlot, service.Bool(look.active))
+	status := st.WAL.SlotStatus
+	if look.missing {
+		status = slotMissing
+	}
+	all.State(descStatus, slotStatuses, status, st.Source)
+	set(descOldest, look.oldest.Seconds())
+	commit := 0.0
+	if !st.PublishedTime.IsZero() {
+		commit = float64(st.PublishedTime.UnixMicro()) / 1e6
+	}
+	set(descCommit, commit)
+	set(descHeld, float64(st.held()))
+	g.snapshot(&all, &st)
+	all.Send(out)
+}
+
+func (g *gauges) snapshot(all *service.Samples, st *Status) {
+	for _, one := range []struct {
+		state string
+		n     int
+	}{
+		{"waiting", st.Snapshot.TablesWaiting}, {"running", st.Snapshot.TablesReading}, {"done", st.Snapshot.TablesDone}, {"failed", st.Snapshot.TablesFailed},
+	} {
+		all.Add(descTables, prometheus.GaugeValue, float64(one.n), st.Source, one.state)
+	}
+	all.Add(descLeft, prometheus.GaugeValue, until(st.Snapshot.ETASeconds, st.Snapshot.TablesDone < st.Snapshot.Tables), st.Source)
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		expected, part := t.ExpectedRows, 1.0
+		switch {
+		case t.State != service.StateSnapshotting:
+			expected = t.SnapshotRows
+		case expected > 0:
+			part = float64(min(t.SnapshotRows, expected)) / float64(expected)
+		default:
+			part = 0
+		}
+		all.Add(descExpected, prometheus.GaugeValue, float64(expected), st.Source, g.c.meter.label(t.Table))
+		all.Least(descProgress, part, st.Source, g.c.meter.label(t.Table))
+	}
+}
+
+// until gives a guess as a metric: 0 where there is nothing to wait for, infinite where it is not known.
+func until(seconds *float64, waits bool) float64 {
+	switch {
+	case !waits:
+		return 0
+	case seconds == nil:
+		return math.Inf(1)
+	}
+	return *seconds
 }

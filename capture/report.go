@@ -70,7 +70,7 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 		Stages: []service.StageState{}, Events: []service.Event{}, Build: service.ThisBuild(),
 	}
 	if slot != nil {
-		c.budget.observe(time.Now(), slot, reason{"no capture streams from it", "capture run; or, if none is to run any more, capture slot drop"})
+		c.budget.observe(time.Now(), slot, nil, reason{"no capture streams from it", "capture run; or, if none is to run any more, capture slot drop"})
 		c.budget.tell(st)
 		st.ToPublish = slot.ToPublishBytes
 		if slot.Active {

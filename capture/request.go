@@ -70,6 +70,9 @@ func (s *session) message() error {
 	if sig.Fence != "" {
 		s.fences = append(s.fences, sig.Fence)
 	}
+	if sig.Heartbeat != 0 {
+		s.published() // it takes as long as a change would
+	}
 	if sig.Snapshot != nil {
 		s.requests = append(s.requests, *sig.Snapshot) // at the end of the transaction: its rows are still to come
 	}
@@ -186,7 +189,7 @@ func subject(table string) string { return fmt.Sprintf("table %q", table) }
 // raise makes something visible that is wrong and stops nothing.
 func (s *session) raise(t *trouble.Error) {
 	if s.alarms.set(t) {
-		s.meter.errors.WithLabelValues(string(t.Code)).Inc()
+		s.meter.trouble(t.Code)
 		s.log.Warn("something is wrong", service.Err(t))
 	}
 }

@@ -41,7 +41,7 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 		}
 	}
 	if t.progress.Held != nil {
-		s.meter.heldChanges.WithLabelValues(t.name()).Inc()
+		s.meter.skipped.WithLabelValues(skipHeld).Inc()
 		return nil
 	}
 	if t.pending != nil {
@@ -50,6 +50,7 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 		}
 	}
 	if t.pub == nil {
+		s.meter.skipped.WithLabelValues(skipLeftOut).Inc()
 		return nil
 	}
 	if t.txAt != s.tx.CommitLSN {
@@ -105,7 +106,7 @@ func (s *session) setRelation(ctx context.Context, t *table, rel *schema.Relatio
 	}
 	if t.pub != nil {
 		s.log.Info("table has a new version", "table", rel.QualifiedName(), "lsn", s.tx.CommitLSN.String())
-		s.meter.schemaChanges.Inc()
+		s.meter.schemas.WithLabelValues(schemaKind(t.pub.Relation, rel)).Inc()
 	}
 	t.pub = pub
 	t.counters = s.meter.table(rel.QualifiedName())
@@ -182,7 +183,7 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 		t.counters.count(kind)
 		s.published()
 	} else if err == nil {
-		s.meter.skipped.Inc()
+		s.meter.skipped.WithLabelValues(skipPublished).Inc()
 	}
 	return err
 }

@@ -269,7 +269,8 @@ func (s *session) boundary(ctx context.Context) error {
 	return s.snapshots(ctx)
 }
 
-// published notes that a change of the current transaction is in the open Kafka transaction.
+// published notes that a change or a heartbeat of the current transaction is in the open Kafka transaction, or will be in
+// the next.
 func (s *session) published() {
 	if s.oldest == 0 {
 		s.oldest = s.tx.CommitTime
@@ -299,6 +300,7 @@ func (s *session) idle(ctx context.Context) error {
 	case open:
 	case s.streamed > s.progressEnd && since >= idleAdvance:
 	case len(s.fences) > 0:
+	case s.oldest != 0: // a heartbeat: what it measures is how long a change would take
 	case len(s.changed) > 0: // a table without rows has been read, or one is held: it is waited for
 	case since >= progressInterval:
 	default:
@@ -310,6 +312,10 @@ func (s *session) idle(ctx context.Context) error {
 // commit ends the Kafka transaction with a progress record and then confirms to the server what has become durable.
 func (s *session) commit(ctx context.Context, last bool) error {
 	pr := s.progressRecord(s.pub.FullDue() || last)
+	open, began, bytes := s.pub.Open()
+	if !open {
+		began = time.Now() // a progress record alone
+	}
 	done := s.stage.Wait(waitKafka)
 	err := s.pub.Commit(ctx, pr)
 	done()
@@ -319,9 +325,11 @@ func (s *session) commit(ctx context.Context, last bool) error {
 	s.progressEnd, s.progressAt = change.LSN(pr.EndLSN), time.Now()
 	clear(s.changed)
 	s.fences = nil
-	s.meter.kafkaTransactions.Inc()
+	s.meter.commits.WithLabelValues(resultCommit).Inc()
+	s.meter.duration.WithLabelValues().Observe(time.Since(began).Seconds())
+	s.meter.size.WithLabelValues().Observe(float64(bytes))
+	s.meter.bytes.Add(float64(bytes))
 	s.stream.Confirm(min(s.progressEnd, s.streamed)) // not what only an earlier connection has shown
-	s.meter.published(pr)
 	if s.oldest != 0 {
 		s.meter.latency.ObserveDuration(time.Since(time.UnixMicro(s.oldest)))
 		s.oldest = 0

@@ -58,6 +58,11 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		return err
 	}
 	defer pub.Close()
+	defer func() {
+		if open, _, _ := pub.Open(); open {
+			c.meter.commits.WithLabelValues(resultAbort).Inc()
+		}
+	}()
 	state, err := c.claim(ctx, pub)
 	if err != nil {
 		return err
@@ -118,13 +123,14 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	watched := make(chan facts, 1)
 	s.watched = watched
 	c.trouble.Store(nil)
+	c.active.Store(true)
 	c.publishStatus(s) // before the goroutine that owns s runs
 	c.ready()
 	c.log.Info("streaming", "slot", c.config.Source.slot(), "lsn", s.stream.Confirmed().String(), "tables", len(tables))
 	group := service.NewGroup(ctx)
 	for i := range workers {
 		group.Go("snapshot reader", func(ctx context.Context) error {
-			return reader(ctx, dsn, fmt.Sprintf("tributary snapshot %d %s", i, c.instance), s.chunks.tasks, s.chunks.results)
+			return reader(ctx, dsn, fmt.Sprintf("tributary snapshot %d %s", i, c.instance), s.chunks.tasks, s.chunks.results, c.meter.chunkTook.WithLabelValues())
 		})
 	}
 	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, out: watched, known: fingerprint(tables)}

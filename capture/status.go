@@ -82,6 +82,10 @@ type SnapshotStatus struct {
 	Rows         int64 `json:"rows"`
 	RowsExpected int64 `json:"rows_expected"` // estimate
 
+	TablesReading int `json:"tables_reading"`
+	TablesWaiting int `json:"tables_waiting"`
+	TablesFailed  int `json:"tables_failed"` // held before all of their rows were read
+
 	RowsPerSecond float64   `json:"rows_per_second"`
 	ETASeconds    *float64  `json:"eta_seconds"` // null: not known
 	EndedAt       time.Time `json:"ended_at,omitzero"`
@@ -195,6 +199,14 @@ func (c *Capture) publishStatus(s *session) {
 		}
 		if t.pub != nil {
 			one.Topic, one.Partitions, one.SchemaID = t.pub.Topic(), t.pub.Partitions(), t.pub.SchemaID()
+		}
+		switch {
+		case t.snapshot != nil && slices.Contains(s.chunks.reading, t):
+			st.Snapshot.TablesReading++
+		case t.snapshot != nil:
+			st.Snapshot.TablesWaiting++
+		case t.progress.Held != nil && !t.progress.Done:
+			st.Snapshot.TablesFailed++
 		}
 		if t.snapshot != nil {
 			one.State = "snapshotting"

@@ -67,7 +67,7 @@ func TestChunkDoesNotOvertakeInvisibleCommit(t *testing.T) {
 		}
 		r.request(SnapshotRequest{ID: "now", Tables: []string{"public.*"}})
 		eventually(t, "the tables have been read", func() bool {
-			return counterValue(t, c.meter.rereads) > 3 || r.tableProgress("public.b").Asked == "now" && r.tableProgress("public.b").Done
+			return counterValue(t, c.meter.chunks.WithLabelValues(chunkReread)) > 3 || r.tableProgress("public.b").Asked == "now" && r.tableProgress("public.b").Done
 		})
 		got := r.read("public", "b")
 		if last := got.events[len(got.events)-1]; strings.HasPrefix(last, "r ") != stale {
@@ -125,7 +125,7 @@ func TestKeylessEventsWaitForAReadThatCounts(t *testing.T) {
 			r.exec(fmt.Sprintf(`delete from c where k = %d`, k))
 			k++
 		}
-		return counterValue(t, c.meter.rereads) > 5 || k > 900
+		return counterValue(t, c.meter.chunks.WithLabelValues(chunkReread)) > 5 || k > 900
 	})
 	r.exec(`alter system set synchronous_standby_names = ''`)
 	r.exec(`select pg_reload_conf()`)

@@ -21,10 +21,11 @@ type Config struct {
 	Tables    []rule.Table    `mapstructure:"tables" doc:"Rules, first match wins. A table that no rule matches is not written."`
 	Retention Retention       `mapstructure:"retention" doc:"Removal of rows that are older than their rule's keep."`
 	Salt      config.Secret   `mapstructure:"salt" default:"" doc:"Secret under which mask: hash hashes; file:/path or env:NAME to keep it elsewhere. Another salt gives other hashes: then load the tables anew."`
-	Freshness time.Duration   `mapstructure:"freshness" default:"60s" doc:"How far behind a table may be and still count as up to date."`
+	Freshness time.Duration   `mapstructure:"freshness" default:"60s" doc:"How far behind a table may be and still count as up to date; a rule may say otherwise for its tables."`
 	Refresh   time.Duration   `mapstructure:"refresh" default:"1s" doc:"How often to look for new topics."`
 	Session   time.Duration   `mapstructure:"session" default:"10s" doc:"After this long without a sign of life a sink's partitions go to the others. Brokers set bounds (6s to 30min by default)."`
 	HTTP      config.HTTP     `mapstructure:"http" default:"listen=127.0.0.1:9192" doc:"Metrics, health and status."`
+	Metrics   config.Metrics  `mapstructure:"metrics" doc:"What /metrics tells."`
 	Log       config.Log      `mapstructure:"log" doc:"Log lines."`
 }
 
@@ -117,6 +118,6 @@ func Default() Config {
 		Batch:     Batch{Rows: 50_000, Bytes: 16 << 20, Memory: 64 << 20},
 		Retention: Retention{Every: 10 * time.Minute, Rate: 5000},
 		Freshness: time.Minute, Refresh: time.Second, Session: 10 * time.Second,
-		HTTP: config.HTTP{Listen: "127.0.0.1:9192"}, Log: config.Log{Format: "text", Level: "info"},
+		HTTP: config.HTTP{Listen: "127.0.0.1:9192"}, Metrics: config.Metrics{PerTable: true}, Log: config.Log{Format: "text", Level: "info"},
 	}
 }

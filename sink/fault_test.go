@@ -611,7 +611,12 @@ func TestHTTP(t *testing.T) {
 		`tributary_sink_warehouse_up{group="warehouse"} 1`,
 		`tributary_sink_lag_records{group="warehouse",source="shop",table="public.t"} 0`,
 		`tributary_sink_commits_total{group="warehouse",result="fenced"} 0`,
-		`tributary_sink_end_to_end_latency_seconds_count{group="warehouse"} 1`,
+		`tributary_sink_end_to_end_latency_seconds_count{group="warehouse",source="shop"} 1`,
+		`tributary_sink_freshness_target_seconds{group="warehouse",source="shop",table="public.t"} 60`,
+		`tributary_sink_tables{group="warehouse",source="shop",state="up_to_date"} 1`,
+		`tributary_sink_table_quarantined{group="warehouse",source="shop",table="public.t"} 0`,
+		`tributary_sink_parked_rows{code="",group="warehouse",source="shop",table="public.t"} 0`,
+		`tributary_sink_group_members{group="warehouse"} 1`,
 	} {
 		if !strings.Contains(body, want+"\n") {
 			t.Errorf("metrics lack %s", want)

@@ -309,10 +309,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	for _, q := range quarantines {
 		quarantined[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
 	}
-	late := map[string]bool{}
-	for _, src := range sources {
-		late[src.Name] = src.Lag == nil || *src.Lag > cfg.Freshness
-	}
+	late := lateness(sources)
 	for _, t := range tables {
 		route, ok := matchTopic(o.rules, t.Topic)
 		if !ok || warehouse.Removed(pauses, route.Source) {
@@ -320,12 +317,12 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		}
 		out := TableStatus{
 			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: StateUpToDate,
-			LastCommit: t.LastCommit, Parked: parked[t.Topic], Trouble: troubleOf(o.rules, quarantined, t.Topic),
+			LastCommit: t.LastCommit, Parked: parked.Of(t.Topic), FreshnessSeconds: route.Freshness(cfg.Freshness).Seconds(), Trouble: troubleOf(o.rules, quarantined, t.Topic),
 			LastHour: []float32{}, Mode: route.Mode(), Topic: t.Topic,
 		}
 		out.expired(route, retained)
 		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses)}
-		if out.State = f.State(); out.State == StateUpToDate && late[out.Source] {
+		if out.State = f.State(); out.State == StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {
 			out.State = StateCatchingUp // as far as the source's progress tells
 		}
 		st.Tables = append(st.Tables, out)

@@ -21,8 +21,8 @@ func (st *Status) page() page.View {
 		Needs: st.Needs, Tiles: st.tiles(), Stages: st.Stages, Events: st.Events, Build: st.Build,
 		Tables: []page.Table{st.sources(), st.tables(), st.members()},
 	}
-	if worst, _ := st.worst(); worst > st.FreshnessSeconds {
-		v.Late = seconds(worst)
+	if worst := st.worst(); worst != nil && worst.late() > 1 {
+		v.Late = seconds(worst.BehindSeconds)
 	}
 	unmatched := page.Fold{Title: fmt.Sprintf("Topics that no rule wants (%d)", len(st.Unmatched))}
 	for i, topic := range st.Unmatched {
@@ -51,27 +51,35 @@ func (st *Status) page() page.View {
 // maxUnmatched bounds a list that may be long.
 const maxUnmatched = 50
 
-// worst gives the table that is furthest behind.
-func (st *Status) worst() (behind float64, table string) {
+// late gives how often what the table may be behind goes into how far it is.
+func (t *TableStatus) late() float64 {
+	if t.FreshnessSeconds <= 0 {
+		return 0 // told by a sink of before
+	}
+	return t.BehindSeconds / t.FreshnessSeconds
+}
+
+// worst gives the table that is furthest behind, measured by how far it may be; nil where none is behind.
+func (st *Status) worst() (worst *TableStatus) {
 	for i := range st.Tables {
-		if t := &st.Tables[i]; t.BehindSeconds > behind {
-			behind, table = t.BehindSeconds, t.name()
+		if t := &st.Tables[i]; t.BehindSeconds > 0 && (worst == nil || t.late() > worst.late()) {
+			worst = t
 		}
 	}
-	return behind, table
+	return worst
 }
 
 func (st *Status) tiles() []page.Tile {
-	worst, table := st.worst()
-	fresh := page.Tile{Name: "Freshness", Value: seconds(worst), Lines: []string{"no table is behind"}}
-	if table != "" {
-		fresh.Lines = []string{table}
+	fresh, target := page.Tile{Name: "Freshness", Value: seconds(0), Lines: []string{"no table is behind"}}, st.FreshnessSeconds
+	if worst := st.worst(); worst != nil {
+		target = worst.FreshnessSeconds
+		fresh.Value, fresh.Lines = seconds(worst.BehindSeconds), []string{worst.name()}
+		if worst.late() > 1 {
+			fresh.Value, fresh.State = fmt.Sprintf("%.1f × late", worst.late()), StateBehind
+			fresh.Lines = append(fresh.Lines, seconds(worst.BehindSeconds)+" behind")
+		}
 	}
-	if worst > st.FreshnessSeconds {
-		fresh.Value, fresh.State = fmt.Sprintf("%.1f × late", worst/st.FreshnessSeconds), StateBehind
-		fresh.Lines = append(fresh.Lines, seconds(worst)+" behind")
-	}
-	fresh.Lines = append(fresh.Lines, "target "+seconds(st.FreshnessSeconds))
+	fresh.Lines = append(fresh.Lines, "target "+seconds(target))
 
 	complete := page.Tile{Name: "Complete up to", Value: "–", Lines: []string{"a source is not known to be complete up to any commit"}}
 	if at, age, ok := st.complete(); ok {
@@ -177,7 +185,7 @@ func (st *Status) tables() page.Table {
 	}
 	for i := range st.Tables {
 		t := &st.Tables[i]
-		behind, records := page.Cell{Text: seconds(t.BehindSeconds), Order: t.BehindSeconds}, page.Cell{Text: service.FormatCount(t.Records), Order: float64(t.Records)}
+		behind, records := page.Cell{Text: seconds(t.BehindSeconds), Order: t.late()}, page.Cell{Text: service.FormatCount(t.Records), Order: float64(t.Records)}
 		if t.Partitions == 0 {
 			behind, records = page.Cell{Text: "–"}, page.Cell{Text: "another sink's"}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -157,14 +158,10 @@ func printable(s string) string {
 	}, s)
 }
 
-// parkable are the troubles of a single record. All others are of the table, or of the warehouse.
-func parkable(err error) bool {
-	switch trouble.CodeOf(err) {
-	case trouble.ConstraintViolation, trouble.ValueOutOfRange, trouble.UnresolvedToast, trouble.RecordInvalid, trouble.RuleError:
-		return true
-	}
-	return false
-}
+// parkableCodes are the troubles of a single record. All others are of the table, or of the warehouse.
+var parkableCodes = []trouble.Code{trouble.ConstraintViolation, trouble.ValueOutOfRange, trouble.UnresolvedToast, trouble.RecordInvalid, trouble.RuleError}
+
+func parkable(err error) bool { return slices.Contains(parkableCodes, trouble.CodeOf(err)) }
 
 // mayPark says whether a record is to be put aside for an error: the rule says so, the error is the record's own, and
 // there is a key by which the records behind it can be told.

@@ -54,7 +54,9 @@ func (w *worker) readPartition(ctx context.Context, o *outcome, b consume.Batch)
 		}
 		pt.steps++
 		for range n {
-			pt.advance.Next = records[pt.records].Offset + 1
+			r := records[pt.records]
+			pt.advance.Next = r.Offset + 1
+			pt.bytes += len(r.Key) + len(r.Value)
 			pt.records++
 		}
 	}

@@ -57,7 +57,8 @@ type Sink struct {
 	sources  []warehouse.Source     // as last read
 	troubles []warehouse.Quarantine
 	pauses   []warehouse.Pause
-	parked   map[string]int64 // records, by topic
+	parked   warehouse.ParkedCounts
+	version  string // of the warehouse's server
 	reloads  []warehouse.OpenReload
 	retained map[string]warehouse.Expired // by topic
 	members  []warehouse.Member           // while the page is looked at
@@ -89,7 +90,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	if s.registry, err = newRegistry(cfg.Registry); err != nil {
 		return nil, err
 	}
-	s.warehouse = warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: s.instance, Log: log})
+	s.warehouse = warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: s.instance, Log: log, Altered: func() { s.metrics.schemas.WithLabelValues(schemaApplied).Inc() }})
 	s.consumer, err = consume.New(consume.Config{
 		Kafka: cfg.Kafka, Group: cfg.Group, Member: cfg.Member, Session: cfg.Session, Refresh: cfg.Refresh,
 		Memory: int64(cfg.Batch.Memory), Age: cfg.Batch.Age, Lanes: s.lanes(), Log: log,
@@ -102,6 +103,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	s.server = service.NewServer("sink", cfg.HTTP, log, func() any { return s.Status() })
 	s.server.Watch(s.stages, "fetch")
 	s.metrics = newMetrics(s)
+	s.server.Registry().MustRegister(s.metrics.all...)
 	page.Handle(s.server, page.Config{View: s.view, History: s.vitals.history, Log: log})
 	return s, nil
 }
@@ -292,7 +294,7 @@ func (s *Sink) retrying(what string, err error) {
 	tries := w.tries
 	s.mu.Unlock()
 	s.metrics.retries.WithLabelValues(what).Inc()
-	s.metrics.errors.WithLabelValues(string(trouble.CodeOf(err))).Inc()
+	s.metrics.trouble("", trouble.CodeOf(err))
 	if tell {
 		s.log.Warn("waiting, and trying again", "for", what, "tries", tries, service.Err(err))
 	}

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -43,6 +44,7 @@ type Status struct {
 	Step        string               `json:"step,omitempty"` // of the start
 	Headline    string               `json:"headline"`
 	WarehouseUp bool                 `json:"warehouse_up"`
+	Version     string               `json:"server_version,omitempty"` // of the warehouse
 	Partitions  int                  `json:"partitions"`
 	Rebalances  int64                `json:"rebalances"`
 	BufferBytes int64                `json:"buffer_bytes"`
@@ -98,32 +100,34 @@ type SourceStatus struct {
 
 // TableStatus is one table of one source.
 type TableStatus struct {
-	Source        string     `json:"source"`
-	Table         string     `json:"table"` // schema.table at the source
-	Target        string     `json:"target"`
-	State         string     `json:"state"`
-	BehindSeconds float64    `json:"behind_seconds"`
-	Records       int64      `json:"records_waiting"` // commit markers included
-	RowsPerSec    float64    `json:"rows_per_second"`
-	Applied       int64      `json:"changes_applied"` // by this sink, since its start
-	Duplicates    int64      `json:"duplicates"`
-	LastCommit    *time.Time `json:"last_commit,omitempty"` // at the source, of the last change applied
-	Position      string     `json:"position,omitempty"`
-	Partitions    int        `json:"partitions"` // of this sink; 0: the table is another member's
-	Parked        int64      `json:"parked"`     // records put aside
-	PausedSince   *time.Time `json:"paused_since,omitempty"`
-	PausedReason  string     `json:"paused_reason,omitempty"`
-	Trouble       *Trouble   `json:"trouble,omitempty"`
-	WaitingOn     string     `json:"waiting_on,omitempty"`
-	Keep          string     `json:"keep,omitempty"`        // rows that are older are removed
-	Expired       int64      `json:"expired,omitempty"`     // rows removed so, by all sinks
-	ExpiredAt     *time.Time `json:"expired_at,omitempty"`  // end of the last run
-	ETASeconds    *float64   `json:"eta_seconds,omitempty"` // until nothing waits; absent: it does not become less, or is not known yet
-	LastHour      []float32  `json:"last_hour"`             // seconds behind, the most of each minute, the newest last
-	Snapshot      bool       `json:"snapshot,omitempty"`    // rows that were there before are still to come
-	SnapshotRows  int64      `json:"snapshot_rows,omitempty"`
-	Mode          string     `json:"mode,omitempty"`
-	Topic         string     `json:"topic,omitempty"`
+	Source        string  `json:"source"`
+	Table         string  `json:"table"` // schema.table at the source
+	Target        string  `json:"target"`
+	State         string  `json:"state"`
+	BehindSeconds float64 `json:"behind_seconds"`
+	// FreshnessSeconds is how far behind it may be and still count as up to date.
+	FreshnessSeconds float64    `json:"freshness_seconds"`
+	Records          int64      `json:"records_waiting"` // commit markers included
+	RowsPerSec       float64    `json:"rows_per_second"`
+	Applied          int64      `json:"changes_applied"` // by this sink, since its start
+	Duplicates       int64      `json:"duplicates"`
+	LastCommit       *time.Time `json:"last_commit,omitempty"` // at the source, of the last change applied
+	Position         string     `json:"position,omitempty"`
+	Partitions       int        `json:"partitions"` // of this sink; 0: the table is another member's
+	Parked           int64      `json:"parked"`     // records put aside
+	PausedSince      *time.Time `json:"paused_since,omitempty"`
+	PausedReason     string     `json:"paused_reason,omitempty"`
+	Trouble          *Trouble   `json:"trouble,omitempty"`
+	WaitingOn        string     `json:"waiting_on,omitempty"`
+	Keep             string     `json:"keep,omitempty"`        // rows that are older are removed
+	Expired          int64      `json:"expired,omitempty"`     // rows removed so, by all sinks
+	ExpiredAt        *time.Time `json:"expired_at,omitempty"`  // end of the last run
+	ETASeconds       *float64   `json:"eta_seconds,omitempty"` // until nothing waits; absent: it does not become less, or is not known yet
+	LastHour         []float32  `json:"last_hour"`             // seconds behind, the most of each minute, the newest last
+	Snapshot         bool       `json:"snapshot,omitempty"`    // rows that were there before are still to come
+	SnapshotRows     int64      `json:"snapshot_rows,omitempty"`
+	Mode             string     `json:"mode,omitempty"`
+	Topic            string     `json:"topic,omitempty"`
 }
 
 // Trouble is an error that holds a table.
@@ -161,6 +165,7 @@ func (s *Sink) Status() *Status {
 			st.WarehouseUp = false
 		}
 	}
+	st.Version = s.version
 	st.WarehouseUp = st.WarehouseUp && st.Step != "connecting to the warehouse"
 	sources, lookedAt := slices.Clone(s.sources), s.lookedAt
 	for _, m := range s.members {
@@ -183,9 +188,8 @@ func (s *Sink) Status() *Status {
 		byTopic[v.Topic] = append(byTopic[v.Topic], v)
 	}
 	snapshots := map[string]warehouse.TableProgress{}
-	late := map[string]bool{}
+	late := lateness(sources)
 	for _, src := range sources {
-		late[src.Name] = src.Lag == nil || *src.Lag > s.cfg.Freshness
 		for topic, t := range src.Tables {
 			snapshots[topic] = t
 			if h := t.Held; h != nil && troubles[topic] == nil {
@@ -203,7 +207,7 @@ func (s *Sink) Status() *Status {
 	slices.Sort(topics)
 	for _, topic := range topics {
 		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], waits, stageWaits); ok {
-			if t.Partitions == 0 && t.State == StateUpToDate && late[t.Source] {
+			if t.Partitions == 0 && t.State == StateUpToDate && late(t.Source).Seconds() > t.FreshnessSeconds {
 				t.State = StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
 			st.Tables = append(st.Tables, t)
@@ -225,6 +229,17 @@ func (s *Sink) Status() *Status {
 	}
 	s.summarise(st, overview, waits)
 	return st
+}
+
+// lateness gives how far behind the warehouse is with a source, as far as its progress tells; for ever where that does not.
+func lateness(sources []warehouse.Source) func(source string) time.Duration {
+	known := map[string]time.Duration{}
+	for _, src := range sources {
+		if known[src.Name] = math.MaxInt64; src.Lag != nil {
+			known[src.Name] = *src.Lag
+		}
+	}
+	return func(source string) time.Duration { return known[source] }
 }
 
 // hush notes when capture has said nothing for too long.
@@ -319,11 +334,12 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	}
 	out := TableStatus{
 		Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), Trouble: t, Mode: route.Mode(), Topic: topic,
-		SnapshotRows: rows.Rows, Snapshot: rows.Level != "" && !rows.Done && rows.Level != "left out",
+		FreshnessSeconds: route.Freshness(s.cfg.Freshness).Seconds(),
+		SnapshotRows:     rows.Rows, Snapshot: rows.Level != "" && !rows.Done && rows.Level != "left out",
 	}
 	now := time.Now()
 	s.mu.Lock()
-	out.Parked = s.parked[topic]
+	out.Parked = s.parked.Of(topic)
 	out.expired(route, s.retained)
 	paused := out.pausedBy(s.pauses)
 	s.mu.Unlock()
@@ -341,7 +357,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 		out.ETASeconds = &seconds
 	}
 	f := service.Facts{
-		Paused: paused, Freshness: s.cfg.Freshness, Snapshot: out.Snapshot, Unmoved: stats.unmoved(now),
+		Paused: paused, Freshness: route.Freshness(s.cfg.Freshness), Snapshot: out.Snapshot, Unmoved: stats.unmoved(now),
 		Falling: out.RowsPerSec == 0 || stats.waiting.PerSecond() > 0,
 	}
 	f.Stopped, f.Quarantined = t.stops(), t != nil

@@ -45,7 +45,7 @@ func (s *Sink) hold(ctx context.Context, session *warehouse.Session, p *consume.
 	s.held[p] = h
 	s.mu.Unlock()
 	s.consumer.Hold(p, err)
-	s.metrics.errors.WithLabelValues(string(trouble.CodeOf(err))).Inc()
+	s.metrics.trouble(p.Topic, trouble.CodeOf(err))
 	s.log.Error("table is quarantined, all others go on", "topic", p.Topic, "partition", p.Number, "offset", next, service.Err(err))
 	s.writeHold(context.WithoutCancel(ctx), session, p, h)
 }
@@ -77,7 +77,7 @@ func (s *Sink) fault(p *consume.Partition, err error) {
 	s.mu.Lock()
 	s.held[p] = &hold{err: err, since: time.Now(), next: p.Next}
 	s.mu.Unlock()
-	s.metrics.errors.WithLabelValues(string(trouble.CodeOf(err))).Inc()
+	s.metrics.trouble(p.Topic, trouble.CodeOf(err))
 	s.log.Error("table is quarantined, all others go on", "topic", p.Topic, "partition", p.Number, service.Err(err))
 }
 
@@ -94,7 +94,7 @@ func (s *Sink) lost(p *consume.Partition) {
 	s.held[p] = &hold{err: err, since: time.Now(), next: p.Next, fenced: true}
 	s.mu.Unlock()
 	s.consumer.Hold(p, err)
-	s.metrics.errors.WithLabelValues(string(err.Code)).Inc()
+	s.metrics.trouble(p.Topic, err.Code)
 	s.log.Warn("partition belongs to another sink", "topic", p.Topic, "partition", p.Number, service.Err(err))
 }
 
@@ -110,6 +110,7 @@ func (s *Sink) holdAtBarrier(p *consume.Partition, at change.Position) {
 type supervisor struct {
 	s       *Sink
 	session *warehouse.Session
+	counted time.Time // when members were
 }
 
 func newSupervisor(s *Sink) *supervisor {
@@ -244,7 +245,7 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	members, err := v.members(ctx)
+	members, err := v.members(ctx, sources)
 	if err != nil {
 		return err
 	}
@@ -264,7 +265,7 @@ func (v *supervisor) look(ctx context.Context) error {
 	}
 	v.s.mu.Lock()
 	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked, v.s.reloads, v.s.retained = quarantines, sources, pauses, parked, reloads, retained
-	v.s.members, v.s.lookedAt = members, time.Now()
+	v.s.members, v.s.lookedAt, v.s.version = members, time.Now(), v.session.ServerVersion()
 	v.s.mu.Unlock()
 	if err := v.pause(ctx, held); err != nil {
 		return err
@@ -290,11 +291,19 @@ func (v *supervisor) look(ctx context.Context) error {
 	return nil
 }
 
-// members gives the sinks of the group, as long as somebody looks at the page.
-func (v *supervisor) members(ctx context.Context) ([]warehouse.Member, error) {
-	if time.Since(time.Unix(v.s.watched.Load(), 0)) > watchedFor {
+// members gives the sinks of the group, as long as somebody looks at the page; now and then where this is the sink that
+// tells Prometheus of the group.
+func (v *supervisor) members(ctx context.Context, sources []warehouse.Source) ([]warehouse.Member, error) {
+	watched := time.Since(time.Unix(v.s.watched.Load(), 0)) <= watchedFor
+	if !watched && !v.s.leads(sources) {
 		return nil, nil
 	}
+	if !watched && time.Since(v.counted) < watchedFor {
+		v.s.mu.Lock()
+		defer v.s.mu.Unlock()
+		return v.s.members, nil
+	}
+	v.counted = time.Now()
 	return v.session.Members(ctx)
 }
 

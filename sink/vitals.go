@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -74,16 +76,19 @@ func (s *Sink) sample(now time.Time) {
 	s.vitals.applied.Sample(now, float64(applied))
 
 	st := s.Status()
-	behind, records := 0.0, int64(0)
+	records := int64(0)
 	for i := range st.Tables {
-		behind = max(behind, st.Tables[i].BehindSeconds)
 		records += st.Tables[i].Records
+	}
+	behind, fresh := 0.0, st.FreshnessSeconds
+	if worst := st.worst(); worst != nil {
+		behind, fresh = worst.BehindSeconds, worst.FreshnessSeconds
 	}
 	p50, p99 := math.NaN(), math.NaN()
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
 		p50, p99 = *st.LatencyP50, *st.LatencyP99
 	}
-	s.vitals.history.Sample(now, behind, s.cfg.Freshness.Seconds(), s.vitals.applied.PerSecond(), float64(records), p50, p99)
+	s.vitals.history.Sample(now, behind, fresh, s.vitals.applied.PerSecond(), float64(records), p50, p99)
 }
 
 // standing is where the partitions of a topic are, taken together.
@@ -97,7 +102,8 @@ type tableStats struct {
 	mu         sync.Mutex
 	changes    int64 // applied since the start
 	duplicates int64
-	lastCommit int64 // commit time of the last change applied, microseconds
+	repeats    prometheus.Counter // of duplicates
+	lastCommit int64              // commit time of the last change applied, microseconds
 
 	applied service.Pace // changes
 	waiting service.Pace // records
@@ -112,7 +118,7 @@ func (s *Sink) table(topic string) *tableStats {
 	defer s.mu.Unlock()
 	t := s.tables[topic]
 	if t == nil {
-		t = &tableStats{}
+		t = &tableStats{repeats: s.metrics.table(topic)}
 		s.tables[topic] = t
 	}
 	return t
@@ -122,6 +128,7 @@ func (t *tableStats) duplicate() {
 	t.mu.Lock()
 	t.duplicates++
 	t.mu.Unlock()
+	t.repeats.Inc()
 }
 
 func (t *tableStats) moved(a warehouse.Advance) {

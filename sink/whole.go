@@ -191,7 +191,7 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 		parts[k].Next, parts[k].Position = m.advance.Next, m.advance.Position
 	}
 	g.changed = 0
-	g.s.metrics.whole(g.s, w, time.Since(begin))
+	g.s.metrics.whole(g.s, source, w, time.Since(begin))
 	return read, nil
 }
 
@@ -277,6 +277,7 @@ type wholeCut struct {
 	cut    *warehouse.Cut
 	units  []unit
 	bytes  int64
+	read   int64 // bytes in all
 	oldest int64 // commit time of the oldest change, microseconds; 0 for none
 	counts []wholeCount
 
@@ -300,7 +301,7 @@ type wholeMove struct {
 
 func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source string, records []warehouse.ProgressRecord) error {
 	var locks, advances []warehouse.Advance
-	w.units, w.counts, w.bytes = nil, nil, 0
+	w.units, w.counts, w.bytes, w.read = nil, nil, 0, 0
 	for _, r := range w.ranges {
 		k := partKey{r.Topic, r.Partition}
 		part := w.parts[k]
@@ -393,6 +394,7 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 			return 0, err
 		}
 		w.bytes += int64(len(r.Value))
+		w.read += int64(len(r.Key) + len(r.Value))
 		if h.newKey != nil && record.Partition(h.newKey, part.count) == k.number {
 			j := i + 1
 			for j < len(records) && (records[j].Attrs.IsControl() || records[j].Value == nil) {

@@ -64,6 +64,7 @@ func (w *worker) run(ctx context.Context) error {
 type part struct {
 	p         *consume.Partition
 	records   int // read, counted from the front of the queue
+	bytes     int // of these
 	steps     int // in which they were read: what makes one step cannot be applied apart
 	advance   warehouse.Advance
 	unit      int // index into the flush's units, -1 for none

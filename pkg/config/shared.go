@@ -134,6 +134,11 @@ func (h HTTP) Check() []Fault {
 	return nil
 }
 
+// Metrics says what a service tells Prometheus.
+type Metrics struct {
+	PerTable bool `mapstructure:"per_table" default:"true" doc:"A series for each table. Without it the tables of a source are told together, as table=\"\": the sum of counts, the worst of everything else."`
+}
+
 // Log says how a service talks.
 type Log struct {
 	Format string `mapstructure:"format" default:"text" oneof:"text,json" doc:"Form of the log lines on standard error."`

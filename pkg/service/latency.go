@@ -8,10 +8,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Latency keeps what was observed in the last five minutes, for quantiles on the page, and a histogram of everything,
-// for Prometheus; it is the histogram's collector. Safe for use by many goroutines. Make one with NewLatency.
+// Latency keeps what was observed in the last five minutes, for quantiles on the page, and histograms of everything,
+// for Prometheus; it is their collector. Safe for use by many goroutines. Make one with NewLatency.
 type Latency struct {
-	prometheus.Histogram
+	*prometheus.HistogramVec
 
 	mu   sync.Mutex
 	ring [latencyCapacity]observation
@@ -34,21 +34,16 @@ const (
 	latencyLeast = 20
 )
 
-// NewLatency gives an empty one. The histogram is named by opts; where these have no buckets it gets 5 ms to 5 min in
-// steps of 1-2.5-5 and, beside them, native ones.
-func NewLatency(opts prometheus.HistogramOpts) *Latency {
-	if opts.Buckets == nil {
-		opts.Buckets = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 300}
-		opts.NativeHistogramBucketFactor = 1.1
-		opts.NativeHistogramMaxBucketNumber = 160
-	}
-	return &Latency{Histogram: prometheus.NewHistogram(opts)}
+// NewLatency gives an empty one, of histograms named by opts with these labels.
+func NewLatency(opts prometheus.HistogramOpts, labels ...string) *Latency {
+	opts.Buckets = SecondsBuckets
+	return &Latency{HistogramVec: NewHistogram(opts, labels...)}
 }
 
 // ObserveDuration counts one; below zero (clocks differ) counts as zero.
-func (l *Latency) ObserveDuration(took time.Duration) {
+func (l *Latency) ObserveDuration(took time.Duration, labels ...string) {
 	took = max(took, 0)
-	l.Observe(took.Seconds())
+	l.WithLabelValues(labels...).Observe(took.Seconds())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ring[l.next] = observation{time.Now(), took}

@@ -44,6 +44,17 @@ type Facts struct {
 	Streams     bool          // of a table of which nobody can know how far it is behind
 }
 
+// The states that a thing of each kind may be in, for metrics: each has a series.
+var (
+	CaptureStates = []string{
+		StateStopped, StateStarting, StateStandby, StateStuck, StateWaiting, StateBehind, StateCatchingUp, StateSnapshotting, StateUpToDate,
+	}
+	TableStates = []string{
+		StateStopped, StateQuarantined, StatePaused, StateStuck, StateWaiting, StateBehind, StateCatchingUp, StateSnapshotting, StateUpToDate,
+	}
+	SinkStates = append([]string{StateSilent, StateStarting}, TableStates...)
+)
+
 const (
 	// SilentAfter is three of the reports that a process makes every five seconds.
 	SilentAfter = 15 * time.Second

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -116,6 +117,7 @@ type Consumer struct {
 	parts    map[key]*Partition
 	topics   map[string]topic
 	unrouted []string
+	retained map[string]time.Duration // how long records are kept, by topic
 	sources  map[string]*sourceState
 	named    int // of them have a name
 	limited  int // of them have a rate
@@ -136,6 +138,9 @@ type topic struct {
 	id         string
 	partitions int32
 }
+
+// KeptForEver is the retention of a topic from which Kafka deletes nothing because of its age.
+const KeptForEver = time.Duration(math.MaxInt64)
 
 // New makes a consumer. It does no I/O beyond reading files that the configuration names.
 func New(cfg Config) (*Consumer, error) {

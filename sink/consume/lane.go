@@ -223,6 +223,7 @@ type View struct {
 	Oldest    time.Time // timestamp of the oldest record that is fetched and not applied; zero for none
 	Held      error
 	Attempt   int64
+	Retention time.Duration // how long Kafka keeps records of the topic; KeptForEver; 0 where it is not known
 }
 
 // Views gives the assigned partitions in order of topic and number.
@@ -232,7 +233,7 @@ func (c *Consumer) Views() []View {
 	for _, p := range c.parts {
 		v := View{
 			Partition: p, Topic: p.Topic, Number: p.Number, Count: p.Count, Next: p.Next, Position: p.Position,
-			End: p.end, Queued: len(p.queue), Bytes: p.bytes, Held: p.held, Attempt: p.Attempt,
+			End: p.end, Queued: len(p.queue), Bytes: p.bytes, Held: p.held, Attempt: p.Attempt, Retention: c.retained[p.Topic],
 		}
 		if len(p.queue) > 0 || p.held != nil && p.Next < p.end {
 			v.Oldest = p.oldest

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -17,6 +18,8 @@ import (
 func (c *Consumer) discover(ctx context.Context) error {
 	tick := time.NewTicker(c.cfg.Refresh)
 	defer tick.Stop()
+	var asked time.Time
+	known := 0
 	for {
 		err := retry.Do(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -35,12 +38,51 @@ func (c *Consumer) discover(ctx context.Context) error {
 			return err
 		}
 		c.cfg.Retrying("kafka", nil)
+		if topics := c.Overview().Topics; len(topics) != known || time.Since(asked) > retentionEvery {
+			asked, known = time.Now(), len(topics)
+			c.askRetention(ctx, topics)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
 	}
+}
+
+// retentionEvery is how often topics are asked how long they keep records.
+const retentionEvery = time.Minute
+
+// askRetention asks how long records are kept. Without the right to ask it stays unknown.
+func (c *Consumer) askRetention(ctx context.Context, topics []string) {
+	if len(topics) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	answers, err := c.admin.DescribeTopicConfigs(ctx, topics...)
+	if err != nil {
+		c.cfg.Log.Debug("how long topics keep records is not known", "error", err.Error())
+		return
+	}
+	retained := map[string]time.Duration{}
+	for _, a := range answers {
+		values := map[string]string{}
+		for _, one := range a.Configs {
+			values[one.Key] = one.MaybeValue()
+		}
+		ms, err := strconv.ParseInt(values["retention.ms"], 10, 64)
+		switch {
+		case a.Err != nil || err != nil:
+		case ms < 0 || values["cleanup.policy"] == "compact" || ms > int64(KeptForEver/time.Millisecond):
+			retained[a.Name] = KeptForEver
+		default:
+			retained[a.Name] = time.Duration(ms) * time.Millisecond
+		}
+	}
+	c.mu.Lock()
+	c.retained = retained
+	c.mu.Unlock()
 }
 
 func (c *Consumer) found(topics kadm.TopicDetails) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/mask"
@@ -56,6 +57,7 @@ type Table struct {
 	By        string         `mapstructure:"by" default:"" doc:"Column of the target that tells the age of a row for keep, and its partition: a timestamp or a date. Of a log it is the commit time if empty; of a history always the end of a version, so that what is valid stays."`
 	Drop      Age            `mapstructure:"drop" default:"" doc:"Remove whole partitions instead of rows, of a target that is partitioned by ranges of the column that by names: one all of whose rows are older than keep is detached, and dropped after this time, like 1 day. Rows in other partitions stay until theirs is old as a whole."`
 	Partition string         `mapstructure:"partition" default:"" oneof:",day,week,month,year" doc:"Make the partitions of the target, each for a day, week (from Monday), month or year of the column that by names, in UTC: those for rows of keep, the present one, and some ahead. A target that is created is partitioned so, with a default partition; one that is there must be partitioned by ranges of that column."`
+	Freshness time.Duration  `mapstructure:"freshness" default:"0s" doc:"How far behind a table may be and still count as up to date; 0s: as freshness beside tables says."`
 	OnError   string         `mapstructure:"on_error" default:"stop" oneof:"stop,park" doc:"What becomes of a change that cannot be written: stop holds the table before it; park puts it and later changes of its key aside, and the table goes on. A table without key always stops."`
 	Create    bool           `mapstructure:"create" default:"true" doc:"Create the target if it is missing, and add columns that it lacks."`
 	Skip      bool           `mapstructure:"skip" default:"false" doc:"Do not write the tables that match."`
@@ -184,6 +186,9 @@ func (t Table) Check() []config.Fault {
 		default:
 			fault(fmt.Sprintf("ignore[%d]", i), op, "not an operation; write insert, update, delete or truncate")
 		}
+	}
+	if t.Freshness < 0 {
+		fault("freshness", t.Freshness.String(), "must not be negative")
 	}
 	faults = append(faults, t.checkKeep()...)
 	faults = append(faults, t.checkPartition()...)
@@ -324,6 +329,28 @@ type Route struct {
 
 // Mode is the mode of the rule: "clone".
 func (r *Route) Mode() string { return r.rule.Mode }
+
+// Freshness is how far behind the table may be and still count as up to date; usual is for rules that do not say.
+func (r *Route) Freshness(usual time.Duration) time.Duration {
+	if r.rule.Freshness > 0 {
+		return r.rule.Freshness
+	}
+	return usual
+}
+
+// Filters says whether rows are left out by what is in them.
+func (r *Route) Filters() bool { return r.rule.Filter != "" }
+
+// Ignored gives the names of the operations that are left out.
+func (r *Route) Ignored() []string {
+	var out []string
+	for _, op := range []string{insertOp, updateOp, deleteOp, truncateOp} {
+		if r.rule.ignore&opsByName[op] != 0 {
+			out = append(out, op)
+		}
+	}
+	return out
+}
 
 // Parks says whether changes that cannot be written are put aside.
 func (r *Route) Parks() bool { return r.rule.OnError == onErrorPark }

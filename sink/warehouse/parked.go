@@ -232,19 +232,36 @@ func (s *Session) ListParked(ctx context.Context, sel Selection, limit int) ([]P
 	return out, nil
 }
 
-// CountParked gives how many records of each topic are parked.
-func (s *Session) CountParked(ctx context.Context) (map[string]int64, error) {
+// ParkedCounts is how many records are put aside, by topic and by why: the code, "" for those that wait behind another.
+type ParkedCounts map[string]map[trouble.Code]int64
+
+// Of gives the number of a topic.
+func (p ParkedCounts) Of(topic string) (sum int64) {
+	for _, n := range p[topic] {
+		sum += n
+	}
+	return sum
+}
+
+// CountParked gives how many records of the group are put aside.
+func (s *Session) CountParked(ctx context.Context) (ParkedCounts, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := s.conn.Query(ctx, `SELECT topic, count(*) FROM tributary.parked WHERE grp = $1 GROUP BY 1`, s.w.cfg.Group)
+	rows, err := s.conn.Query(ctx, `SELECT topic, code, count(*) FROM tributary.parked WHERE grp = $1 GROUP BY 1, 2`, s.w.cfg.Group)
 	if err != nil {
 		return nil, s.broken("read", "tributary.parked", err)
 	}
-	out := map[string]int64{}
-	var topic string
+	out := ParkedCounts{}
+	var topic, code string
 	var n int64
-	if _, err = pgx.ForEachRow(rows, []any{&topic, &n}, func() error { out[topic] = n; return nil }); err != nil {
+	if _, err = pgx.ForEachRow(rows, []any{&topic, &code, &n}, func() error {
+		if out[topic] == nil {
+			out[topic] = map[trouble.Code]int64{}
+		}
+		out[topic][trouble.Code(code)] = n
+		return nil
+	}); err != nil {
 		return nil, s.broken("read", "tributary.parked", err)
 	}
 	return out, nil

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -32,6 +33,15 @@ func (s *Session) Close(ctx context.Context) {
 		closeConn(ctx, s.conn)
 		s.conn = nil
 	}
+}
+
+// ServerVersion gives the version that the warehouse had when the session connected last; "" before.
+func (s *Session) ServerVersion() string {
+	if s.conn == nil {
+		return ""
+	}
+	version, _, _ := strings.Cut(s.conn.PgConn().ParameterStatus("server_version"), " ")
+	return version
 }
 
 func (s *Session) open(ctx context.Context) error {

@@ -358,6 +358,9 @@ func (s *Session) alter(ctx context.Context, tx pgx.Tx, plan *rule.Plan, sql str
 	_, err := tx.Exec(ctx, sql)
 	if !s.inspecting {
 		s.w.forgetTarget(plan.Target)
+		if err == nil && s.w.cfg.Altered != nil {
+			s.w.cfg.Altered()
+		}
 	}
 	return err
 }

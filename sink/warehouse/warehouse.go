@@ -30,6 +30,7 @@ type Config struct {
 	Group    string
 	Instance string // names this process in checkpoints
 	Log      *slog.Logger
+	Altered  func() // told of each statement that changes a target; nil: nobody wants to know
 }
 
 // Warehouse is one target database as seen by one group. It is safe for concurrent use.

@@ -1,0 +1,93 @@
+package capture
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/schema"
+)
+
+// Every series is there before anything has happened: an empty graph is not the same as no error.
+func TestMetricsFromTheStart(t *testing.T) {
+	var cfg Config
+	must(t, config.Decode("test.yaml", []byte(`
+source: {name: shop, dsn: "postgres://nobody@127.0.0.1:1/nothing"}
+kafka: {brokers: ["127.0.0.1:1"]}
+registry: {url: "http://127.0.0.1:1"}
+`), &cfg))
+	c, err := New(cfg, Options{}, slog.New(slog.DiscardHandler))
+	must(t, err)
+	c.meter.table("public.orders")
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(c.Collectors()...)
+	problems, err := testutil.GatherAndLint(registry)
+	must(t, err)
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	families, err := registry.Gather()
+	must(t, err)
+	series := map[string]int{}
+	for _, f := range families {
+		series[strings.TrimPrefix(f.GetName(), namespace+"_")] = len(f.GetMetric())
+	}
+	for name, want := range map[string]int{
+		"info": 1, "state": 9, "active": 1, "lag_seconds": 1, "lag_bytes": 1, "caught_up_in_seconds": 1, "source_wal_bytes_total": 1,
+		"confirmed_wal_bytes_total": 1, "wal_retained_bytes": 1, "wal_budget_bytes": 1, "wal_safe_bytes": 1, "slot_active": 1, "slot_status": 5,
+		"oldest_transaction_seconds": 1, "changes_total": 5, "skipped_changes_total": 3, "transactions_total": 1, "published_bytes_total": 1,
+		"kafka_transactions_total": 2, "kafka_transaction_duration_seconds": 1, "kafka_transaction_size_bytes": 1, "heartbeat_latency_seconds": 1,
+		"last_commit_timestamp_seconds": 1, "snapshot_tables": 4, "snapshot_rows_total": 1, "snapshot_remaining_seconds": 1, "snapshot_chunks_total": 2,
+		"snapshot_chunk_duration_seconds": 1, "stage_busy_seconds_total": 1, "waiting_since_timestamp_seconds": 7, "reconnects_total": 3,
+		"schema_changes_total": 7, "fenced_total": 1, "held_tables": 1,
+	} {
+		if series[name] != want {
+			t.Errorf("%s has %d series, want %d", name, series[name], want)
+		}
+	}
+	if series["errors_total"] < 40 {
+		t.Errorf("errors_total has %d series, want one for each code", series["errors_total"])
+	}
+}
+
+// Without per_table the tables of a source are one series.
+func TestMetricsOfTablesTogether(t *testing.T) {
+	m := newMeter("shop", false)
+	for _, name := range []string{"public.a", "public.b"} {
+		m.table(name).snapshot(5)
+	}
+	want := `
+# HELP tributary_capture_snapshot_rows_total Rows of snapshots published.
+# TYPE tributary_capture_snapshot_rows_total counter
+tributary_capture_snapshot_rows_total{source="shop",table=""} 10
+`
+	must(t, testutil.CollectAndCompare(m.rows, strings.NewReader(want)))
+}
+
+func TestSchemaKind(t *testing.T) {
+	column := func(att int16, name, typ string) schema.Column {
+		return schema.Column{AttNum: att, Name: name, Type: schema.Type{Name: typ}}
+	}
+	rel := func(name string, key []int, columns ...schema.Column) *schema.Relation {
+		return &schema.Relation{Schema: "public", Name: name, Key: key, Columns: columns}
+	}
+	id, a := column(1, "id", "integer"), column(2, "a", "text")
+	before := rel("t", []int{0}, id, a)
+	for want, now := range map[string]*schema.Relation{
+		"column_added":   rel("t", []int{0}, id, a, column(3, "b", "text")),
+		"column_dropped": rel("t", []int{0}, id),
+		"column_renamed": rel("t", []int{0}, id, column(2, "b", "text")),
+		"column_type":    rel("t", []int{0}, id, column(2, "a", "bytea")),
+		"key":            rel("t", []int{0, 1}, id, a),
+		"renamed":        rel("u", []int{0}, id, a),
+		"other":          rel("t", []int{0}, id, a),
+	} {
+		if got := schemaKind(before, now); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
