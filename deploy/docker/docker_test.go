@@ -18,6 +18,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/sink"
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 func TestWhatComposeMounts(t *testing.T) {
@@ -48,6 +49,8 @@ func TestWhatComposeMounts(t *testing.T) {
 	var into sink.Config
 	must(t, config.Load("capture.yaml", &from))
 	must(t, config.Load("sink.yaml", &into))
+	// One more rule, so that there is something of retention to tell.
+	into.Tables = append([]rule.Table{{From: "public.orders", To: "{source}.{table}", Create: true, Keep: "90 days", By: "placed"}}, into.Tables...)
 	from.HTTP.Listen, into.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0"
 	broker, err := local.StartBroker(local.BrokerConfig{Dir: t.TempDir()})
 	must(t, err)
@@ -69,7 +72,8 @@ func TestWhatComposeMounts(t *testing.T) {
 	for {
 		var rows int64
 		err := conn.QueryRow(ctx, `SELECT count(*) FROM shop.order_line`).Scan(&rows)
-		if err == nil && rows == 15_000 {
+		if err == nil && rows == 15_000 && told(pipeline) {
+			checkMonitoring(t, pipeline)
 			return
 		}
 		select {
@@ -178,6 +182,11 @@ func TestCompose(t *testing.T) {
 			t.Errorf("%s is %+v", name, s)
 		}
 	}
+
+// told says whether the sink knows of all that there is: then there is a series of everything.
+func told(p *local.Pipeline) bool {
+	st := p.Sink.Status()
+	return len(st.Tables) == 3 && len(st.Sources) == 1 && st.Sources[0].AgeSeconds != nil && len(st.Members) > 0
 }
 
 func must(t testing.TB, err error) {

@@ -1,5 +1,5 @@
 // Command docs writes what of docs/reference is derived from the code: a page and a JSON Schema for each configuration
-// file. The rest of docs is written by people; the tests here hold it against the code.
+// file, the metrics and the alerts. The rest of docs is written by people; the tests here hold it against the code.
 package main
 
 import (
@@ -28,7 +28,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "error: read runbooks:", err)
 		os.Exit(1)
 	}
-	all := pages()
+	all, err := pages()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error: write reference:", err)
+		os.Exit(1)
+	}
 	all[runbooksFile] = books
 	if all[cliFile], err = cli(root); err == nil {
 		all[securityFile], err = security(root)
@@ -46,14 +50,24 @@ func main() {
 }
 
 // pages gives the generated pages by their path below the top of the repository.
-func pages() map[string]string {
+func pages() (map[string]string, error) {
+	metrics, err := metricsPage()
+	if err != nil {
+		return nil, err
+	}
+	alerts, err := alertsPage()
+	if err != nil {
+		return nil, err
+	}
 	return map[string]string{
 		"docs/reference/capture-yaml.md": page(&capture.Config{}, "capture.yaml", "capture"),
 		"docs/reference/sink-yaml.md":    page(&sink.Config{}, "sink.yaml", "sink"),
+		"docs/reference/metrics.md":      metrics,
+		"docs/reference/alerts.md":       alerts,
 
 		"docs/reference/capture.schema.json": string(config.Schema(&capture.Config{}, "capture.yaml")),
 		"docs/reference/sink.schema.json":    string(config.Schema(&sink.Config{}, "sink.yaml")),
-	}
+	}, nil
 }
 
 // runbooksFile is where the services have the runbooks from: what is embedded must lie beside the code.

@@ -1,0 +1,137 @@
+package grafana
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Each alert says how much it matters, what it means, what to do, and where to read on; and there is a test of it.
+func TestAlerts(t *testing.T) {
+	alerts, err := Alerts()
+	must(t, err)
+	if len(alerts) != 25 {
+		t.Errorf("%d alerts, want 25", len(alerts))
+	}
+	tests, err := os.ReadFile("alerts_test.yaml")
+	must(t, err)
+	for i := range alerts {
+		a := &alerts[i]
+		if !slices.Contains([]string{"critical", "warning", "info"}, a.Severity()) {
+			t.Errorf("%s: severity %q", a.Name, a.Severity())
+		}
+		if a.For != "" {
+			if _, err := time.ParseDuration(a.For); err != nil {
+				t.Errorf("%s: %v", a.Name, err)
+			}
+		}
+		for _, name := range []string{"summary", "description", "runbook_url", "dashboard"} {
+			if a.Annotations[name] == "" {
+				t.Errorf("%s has no %s", a.Name, name)
+			}
+		}
+		if _, err := os.Stat(filepath.Join("../../docs", a.Runbook())); err != nil {
+			t.Errorf("%s: its runbook %q is not there", a.Name, a.Runbook())
+		}
+		// Both ways: that it fires, and that it does not.
+		text := string(tests)
+		fires := regexp.MustCompile(`alertname="` + a.Name + `", alertstate="firing"\}'\n\s+eval_time: \w+\n\s+exp_samples: \[\{`).MatchString(text)
+		silent := regexp.MustCompile(`alertname="` + a.Name + `", alertstate="firing"\}'\n\s+eval_time: \w+\n\s+exp_samples: \[\]`).MatchString(text)
+		if !fires || !silent {
+			t.Errorf("%s is not tested both ways in alerts_test.yaml", a.Name)
+		}
+	}
+}
+
+// Every page below docs/runbooks/alerts is that of an alert.
+func TestNoRunbookWithoutAlert(t *testing.T) {
+	alerts, err := Alerts()
+	must(t, err)
+	pages, err := filepath.Glob("../../docs/runbooks/alerts/*.md")
+	must(t, err)
+	for _, page := range pages {
+		name := strings.TrimSuffix(filepath.Base(page), ".md")
+		if !slices.ContainsFunc(alerts, func(a Alert) bool { return a.Name == name && a.Runbook() == "runbooks/alerts/"+name+".md" }) {
+			t.Errorf("%s is of no alert", page)
+		}
+		text, err := os.ReadFile(page)
+		must(t, err)
+		last := 0
+		for _, part := range []string{"# " + name + "\n", "**Meaning**", "**Impact**", "**Look**", "**Do**", "**Afterwards**"} {
+			at := strings.Index(string(text), part)
+			if at < last {
+				t.Errorf("%s: %q is missing or out of order", page, strings.TrimSpace(part))
+			}
+			last = at
+		}
+	}
+}
+
+func TestDashboards(t *testing.T) {
+	boards, err := Dashboards()
+	must(t, err)
+	want := map[string]string{
+		"dashboards/overview.json": "tributary-overview", "dashboards/capture.json": "tributary-capture", "dashboards/sink.json": "tributary-sink",
+	}
+	if len(boards) != len(want) {
+		t.Errorf("%d dashboards, want %d", len(boards), len(want))
+	}
+	for _, d := range boards {
+		if d.UID != want[d.File] {
+			t.Errorf("%s: uid %q, to which alerts and links point as %q", d.File, d.UID, want[d.File])
+		}
+		if len(d.Templating.List) == 0 || d.Templating.List[0].Type != "datasource" {
+			t.Errorf("%s: the first variable is not the data source", d.File)
+		}
+		if len(d.Links) == 0 || !slices.Contains(d.Links[0].Tags, "tributary") {
+			t.Errorf("%s: no links to the others", d.File)
+		}
+		seen := map[string]bool{}
+		for _, p := range d.Panels {
+			if p.Type == "row" {
+				seen = map[string]bool{}
+				continue
+			}
+			if p.Title == "" || seen[p.Title] || len(p.Targets) == 0 || p.Datasource.UID != "${datasource}" {
+				t.Errorf("%s: panel %q", d.File, p.Title)
+			}
+			seen[p.Title] = true
+		}
+	}
+}
+
+// What Prometheus itself says of the rules, where its tool is installed.
+func TestPromtool(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not installed (Debian: apt-get install prometheus)")
+	}
+	// It takes the expressions of dashboards for those of rules.
+	expressions, err := Expressions()
+	must(t, err)
+	var all strings.Builder
+	all.WriteString("groups:\n  - name: all\n    rules:\n")
+	for i, x := range expressions {
+		fmt.Fprintf(&all, "      - {record: 'r%d', expr: %q}\n", i, x.PromQL)
+	}
+	file := filepath.Join(t.TempDir(), "all.yaml")
+	must(t, os.WriteFile(file, []byte(all.String()), 0o600))
+	for _, args := range [][]string{{"check", "rules", "alerts.yaml", file}, {"test", "rules", "alerts_test.yaml"}} {
+		if out, err := exec.CommandContext(t.Context(), promtool, args...).CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
