@@ -5,8 +5,8 @@ import (
 	"fmt"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
-	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 )
 
 // Serve runs a capture with its HTTP answers until ctx ends.

@@ -182,6 +182,7 @@ func TestCompose(t *testing.T) {
 			t.Errorf("%s is %+v", name, s)
 		}
 	}
+}
 
 // told says whether the sink knows of all that there is: then there is a series of everything.
 func told(p *local.Pipeline) bool {
