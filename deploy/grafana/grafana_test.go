@@ -19,6 +19,9 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// ruleTests are the tests of alerts.yaml that promtool runs.
+var ruleTests = []string{"alerts_test.yaml", "alerts_day_test.yaml"}
+
 // Each alert says how much it matters, what it means, what to do, and where to read on; and there is a test of it.
 func TestAlerts(t *testing.T) {
 	alerts, err := Alerts()
@@ -26,8 +29,12 @@ func TestAlerts(t *testing.T) {
 	if len(alerts) != 25 {
 		t.Errorf("%d alerts, want 25", len(alerts))
 	}
-	tests, err := os.ReadFile("alerts_test.yaml")
-	must(t, err)
+	var text string
+	for _, name := range ruleTests {
+		tests, err := os.ReadFile(name)
+		must(t, err)
+		text += string(tests)
+	}
 	for i := range alerts {
 		a := &alerts[i]
 		if !slices.Contains([]string{"critical", "warning", "info"}, a.Severity()) {
@@ -47,11 +54,10 @@ func TestAlerts(t *testing.T) {
 			t.Errorf("%s: its runbook %q is not there", a.Name, a.Runbook())
 		}
 		// Both ways: that it fires, and that it does not.
-		text := string(tests)
 		fires := regexp.MustCompile(`alertname="` + a.Name + `", alertstate="firing"\}'\n\s+eval_time: \w+\n\s+exp_samples: \[\{`).MatchString(text)
 		silent := regexp.MustCompile(`alertname="` + a.Name + `", alertstate="firing"\}'\n\s+eval_time: \w+\n\s+exp_samples: \[\]`).MatchString(text)
 		if !fires || !silent {
-			t.Errorf("%s is not tested both ways in alerts_test.yaml", a.Name)
+			t.Errorf("%s is not tested both ways in %v", a.Name, ruleTests)
 		}
 	}
 }
@@ -129,7 +135,7 @@ func TestPromtool(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "all.yaml")
 	must(t, os.WriteFile(file, []byte(all.String()), 0o600))
-	for _, args := range [][]string{{"check", "rules", "alerts.yaml", file}, {"test", "rules", "alerts_test.yaml"}} {
+	for _, args := range [][]string{{"check", "rules", "alerts.yaml", file}, append([]string{"test", "rules"}, ruleTests...)} {
 		if out, err := exec.CommandContext(t.Context(), promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}

@@ -129,7 +129,7 @@ func alertsPage() (string, error) {
 	b.WriteString(`# Alerts
 
 The rules of [alerts.yaml](../../deploy/grafana/alerts.yaml), for Prometheus: critical wakes somebody, warning is for working hours, info is for
-nobody in particular. Each has a test in [alerts_test.yaml](../../deploy/grafana/alerts_test.yaml), for ` + "`promtool test rules`" + `.
+nobody in particular. Each has a test in [deploy/grafana](../../deploy/grafana/), for ` + "`promtool test rules`" + `.
 
 What one alert implies need not be told by another; in Alertmanager, as ` + "`inhibit_rules`" + `:
 
