@@ -31,7 +31,7 @@ func (f *Fold) enter(c *rule.Change) error {
 	}
 	at := f.newRow(row)
 	f.enterEvent(at, op, ev)
-	if c.Before != nil {
+	if c.Before != nil && c.Was != rule.Out { // a row that did not pass is not told of
 		f.json(at, rule.AddedBefore, c.Before)
 	}
 	if slices.ContainsFunc(row, func(v change.Value) bool { return v.State == change.Unchanged }) {

@@ -82,13 +82,21 @@ func decoder(t *schema.Type) func(text []byte) ref.Val {
 		}
 	case schema.KindArray:
 		element := decoder(t.Element())
+		aliases := true // the value holds the text, which is the next one's afterwards
+		switch t.Element().Kind() {
+		case schema.KindBool, schema.KindInt16, schema.KindInt32, schema.KindInt64, schema.KindFloat32, schema.KindFloat64, schema.KindDate, schema.KindTimestamp, schema.KindTimestampTZ:
+			aliases = false
+		}
 		return func(text []byte) ref.Val {
-			var list []ref.Val
+			list := make([]ref.Val, 0, bytes.Count(text, []byte(","))+1)
 			ok := record.Elements(text, func(e []byte) {
-				if e == nil {
+				switch {
+				case e == nil:
 					list = append(list, types.NullValue)
-				} else {
+				case aliases:
 					list = append(list, element(bytes.Clone(e)))
+				default:
+					list = append(list, element(e))
 				}
 			})
 			if !ok {
@@ -153,46 +161,6 @@ func timeValue(seconds, micros int64, ok bool) ref.Val {
 		return types.NewErr("a time is infinite, or not in the years 1 to 9999; write text(column)")
 	}
 	return types.Timestamp{Time: time.Unix(seconds, micros*1000).UTC()}
-}
-
-func decodeJSON(text []byte) ref.Val {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return types.NewErr("JSON cannot be read")
-	}
-	v, ok := jsonNumbers(v)
-	if !ok {
-		return types.NewErr("JSON holds a number out of range for double; write text(column)")
-	}
-	return types.DefaultTypeAdapter.NativeToValue(v)
-}
-
-// jsonNumbers makes int64 of whole numbers, which double would round, and float64 of all others.
-func jsonNumbers(v any) (any, bool) {
-	all := true
-	switch v := v.(type) {
-	case json.Number:
-		if whole, err := v.Int64(); err == nil {
-			return whole, true
-		}
-		f, err := v.Float64()
-		return f, err == nil
-	case []any:
-		for i := range v {
-			var ok bool
-			v[i], ok = jsonNumbers(v[i])
-			all = all && ok
-		}
-	case map[string]any:
-		for k := range v {
-			var ok bool
-			v[k], ok = jsonNumbers(v[k])
-			all = all && ok
-		}
-	}
-	return v, all
 }
 
 // resultType gives the type that values of an expression's type get in the warehouse.
