@@ -235,7 +235,8 @@ func (g *ground) sql(at string, b Block, text string, result *Block) (said strin
 	}
 	if result == nil {
 		err := run()
-		if err != nil && b.Word(1) == "warehouse" { // which is behind the source
+		// The warehouse is behind the source, and a slot is in use for a moment after its reader has ended.
+		if err != nil && (b.Word(1) == "warehouse" || strings.Contains(err.Error(), "SQLSTATE 55006")) {
 			eventually(func() bool { err = run(); return err == nil })
 		}
 		if err != nil {

@@ -67,6 +67,9 @@ func chapter(b *strings.Builder, cmd *cobra.Command) error {
 	if exits := cmd.Annotations[terminal.Exits]; exits != "" {
 		fmt.Fprintf(b, "### Exit codes\n\n```text\n%s\n```\n\n", exits)
 	}
+	if cmd.Name() == "completion" {
+		return nil // a verb for each shell, with cobra's long words: --help has them
+	}
 	for _, child := range cmd.Commands() {
 		if child.IsAvailableCommand() && !child.IsAdditionalHelpTopicCommand() {
 			if err := chapter(b, child); err != nil {

@@ -130,7 +130,7 @@ func TestSchemasAgreeWithConfigCheck(t *testing.T) {
 		{"capture", "source: {name: 007, dsn: true, tables: 'a.*, b.*'}\nkafka: {brokers: b:1}\nregistry: {url: http://r}", true, true},
 		{"capture", "source: [a]", false, false},
 		{"capture", "source: {name: [s]}", false, false},
-		{"capture", "source: {nmae: s}", false, false},
+		{"capture", "source: {nam: s}", false, false},
 		{"capture", source + "snapshot: {workers: many}", false, false},
 		{"capture", source + "snapshot: {workers: 1.5}", false, false},
 		{"capture", source + "snapshot: {workers: true}", false, false},
