@@ -15,6 +15,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
@@ -44,12 +45,12 @@ func (r *rig) isHeld(c *Capture, table string, code trouble.Code) *record.Held {
 	if n := c.Status(); n.held() != 1 {
 		r.t.Errorf("the metric says that %v tables are held", n)
 	}
-	report, err := c.Ask(r.t.Context())
+	report, err := c.Ask(r.t.Context(), "", false)
 	must(r.t, err)
 	var out strings.Builder
-	report.Print(&out)
-	if report.Healthy() || !strings.Contains(out.String(), "held: nothing of it is published") || !strings.Contains(out.String(), string(code)) {
-		r.t.Errorf("healthy %t:\n%s", report.Healthy(), out.String())
+	must(r.t, report.Show(&terminal.Output{Out: &out, Err: &out, Terminal: true, Width: 200}, &terminal.Look{}))
+	if report.Well() || !strings.Contains(out.String(), "nothing of it is published") || !strings.Contains(out.String(), string(code)) {
+		r.t.Errorf("healthy %t:\n%s", report.Well(), out.String())
 	}
 	return held
 }

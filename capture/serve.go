@@ -3,20 +3,26 @@ package capture
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 )
 
-// Serve runs a capture with its HTTP answers until ctx ends.
-func Serve(ctx context.Context, cfg Config, options Options) error {
+// Serve runs a capture with its HTTP answers until ctx ends. bars, nil for none, show how far snapshots are.
+func Serve(ctx context.Context, cfg Config, options Options, log *slog.Logger, bars *terminal.Bars) error {
 	if options.OnGap != "" && options.OnGap != GapStop && options.OnGap != GapResnapshot {
 		return terminal.Usage(fmt.Errorf("--on-gap is %q; write %s or %s", options.OnGap, GapStop, GapResnapshot))
 	}
-	c, err := New(cfg, options, service.Log(cfg.Log))
+	c, err := New(cfg, options, log)
 	if err != nil {
 		return err
+	}
+	if bars != nil {
+		shown, stop := context.WithCancel(ctx)
+		defer stop()
+		go bars.Follow(shown, func() []terminal.Progress { return (&Report{Status: c.Status()}).Bars() })
 	}
 	return c.Serve(ctx)
 }

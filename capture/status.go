@@ -194,7 +194,8 @@ func (c *Capture) publishStatus(s *session) {
 			continue
 		}
 		one := TableStatus{
-			Table: t.name(), State: "streaming", Level: t.progress.Level, Reason: t.catalog.Reason, Help: t.catalog.Help,
+			LastHour: []float32{},
+			Table:    t.name(), State: "streaming", Level: t.progress.Level, Reason: t.catalog.Reason, Help: t.catalog.Help,
 			SnapshotRows: t.progress.Rows, ExpectedRows: max(t.catalog.EstimatedRows, t.progress.Rows),
 		}
 		if t.pub != nil {

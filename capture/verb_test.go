@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -51,22 +54,24 @@ func TestStatusVerb(t *testing.T) {
 	r := newRig(t, 0, kafka, tables+`insert into item select i, 'a' from generate_series(1, 300) i`)
 	ask := func(c *Capture, healthy bool, asked string, parts ...string) *Report {
 		t.Helper()
-		report, err := c.Ask(t.Context())
+		report, err := c.Ask(t.Context(), "", false)
 		must(t, err)
 		var out strings.Builder
-		report.Print(&out)
+		must(t, report.Show(&terminal.Output{Out: &out, Err: &out, Terminal: true, Width: 200}, &terminal.Look{All: true}))
 		for _, part := range parts {
 			if !strings.Contains(out.String(), part) {
 				t.Errorf("the status does not say %q:\n%s", part, out.String())
 			}
 		}
-		if report.Healthy() != healthy || !strings.HasPrefix(report.Asked, asked) {
-			t.Errorf("healthy %t, asked %q", report.Healthy(), report.Asked)
+		if report.Well() != healthy || !strings.HasPrefix(report.Asked, asked) {
+			t.Errorf("well %t, asked %q", report.Well(), report.Asked)
 		}
 		b, err := json.Marshal(report)
 		must(t, err)
-		if text := string(b); !strings.Contains(text, `"tables":[`) || !strings.Contains(text, `"alarms":[`) {
-			t.Errorf("a list is missing: %s", text)
+		for _, list := range []string{"tables", "alarms", "stages", "needs_you", "events", "last_hour", "do"} {
+			if strings.Contains(string(b), `"`+list+`":null`) {
+				t.Errorf("the list %s is missing: %s", list, b)
+			}
 		}
 		return report
 	}
@@ -91,7 +96,7 @@ func TestStatusVerb(t *testing.T) {
 	cancel()
 	must(t, <-served)
 	eventually(t, "nobody streams", func() bool {
-		report, err := r.verbs().Ask(t.Context())
+		report, err := r.verbs().Ask(t.Context(), "", false)
 		must(t, err)
 		return report.State == "not_running"
 	})
@@ -99,6 +104,63 @@ func TestStatusVerb(t *testing.T) {
 	if len(report.Tables) != 6 || report.PublishedLSN == "" || report.Era != 1 {
 		t.Errorf("%+v", report)
 	}
+}
+
+// TestTopicVerbs: what is in the topics is listed, changed at the broker, and followed.
+func TestTopicVerbs(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item select i, 'a' from generate_series(1, 3) i`)
+	_, stop := r.start()
+	r.fence()
+	c := r.verbs()
+	topics, err := c.Topics(t.Context())
+	must(t, err)
+	at := slices.IndexFunc(topics, func(one TopicInfo) bool { return one.Table == "public.item" })
+	if at < 0 || topics[at].Partitions != 1 || topics[at].Records < 3 || topics[at].RetentionMillis != -1 || topics[at].MaxMessageBytes == 0 {
+		t.Fatalf("%+v", topics)
+	}
+	size, keep := int64(16<<20), time.Hour
+	must(t, c.SetTopic(t.Context(), topics[at].Topic, TopicChange{&size, &keep}))
+	topics, err = c.Topics(t.Context())
+	must(t, err)
+	if one := topics[at]; one.MaxMessageBytes != size || one.RetentionMillis != keep.Milliseconds() {
+		t.Errorf("%+v", one)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	seen := make(chan *Tailed, 10)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- c.Tail(ctx, []string{"public.item"}, 100, true, func(int) {}, func(one *Tailed) error {
+			seen <- one
+			return nil
+		})
+	}()
+	next := func() *Tailed {
+		select {
+		case one := <-seen:
+			return one
+		case err := <-ended:
+			t.Fatalf("it ended: %v", err)
+		case <-time.After(30 * time.Second):
+			t.Fatal("nothing comes")
+		}
+		return nil
+	}
+	for range 3 {
+		if one := next(); one.Op != "read" || one.Table != "public.item" || len(one.Key) != 1 || *one.Key[0].Value == "" {
+			t.Errorf("%+v", one)
+		}
+	}
+	r.exec(`delete from item where id = 2`)
+	if one := next(); one.Op != "delete" || *one.Key[0].Value != "2" || len(one.Columns) != 0 || time.Since(one.At) > time.Hour {
+		t.Errorf("%+v", one)
+	}
+	cancel()
+	must(t, <-ended)
+	if err := c.Tail(t.Context(), []string{"public.nothing"}, 0, false, func(int) {}, nil); err == nil || !strings.Contains(err.Error(), "no topic") {
+		t.Errorf("%v", err)
+	}
+	must(t, stop())
 }
 
 func TestSlotVerbs(t *testing.T) {

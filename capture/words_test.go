@@ -1,31 +1,114 @@
 package capture
 
 import (
-	"strings"
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
-func TestStatusSaysWhereTimeGoes(t *testing.T) {
-	p50, p99 := 0.02, 1.5
-	r := Report{Status: Status{
-		Source: "shop", State: "streaming", LagSeconds: 100, ChangesPerSecond: 1234.4, LatencyP50: &p50, LatencyP99: &p99,
-		Stages: []service.StageState{{Name: "publish", Workers: 1, Busy: 75, WaitingOn: "kafka", Since: time.Now()}},
-	}}
-	var out strings.Builder
-	r.judge(time.Now(), 0)
-	r.Print(&out)
-	for _, want := range []string{"changes      1,234/s", "latency      0.02 s, one in a hundred above 1.5 s", "busy         1 min 15 s with publish", "waits        for kafka"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("the status does not say %q:\n%s", want, out.String())
+var update = flag.Bool("update", false, "write golden files anew")
+
+// golden compares what is printed with a file.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", "status", name)
+	if *update {
+		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		must(t, os.WriteFile(path, got, 0o644))
+	}
+	want, err := os.ReadFile(path)
+	must(t, err)
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", path, got, want)
+	}
+}
+
+// TestStatusText: what capture status prints, at a terminal, in a pipe, as JSON. The forms are promised: go test -update
+// writes them anew.
+func TestStatusText(t *testing.T) {
+	was := time.Local
+	time.Local = time.UTC
+	defer func() { time.Local = was }()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(14 * time.Hour) // of the day
+		now := time.Now()
+		number := func(v float64) *float64 { return &v }
+		table := func(name, state string, rate float64, rows, of int64) TableStatus {
+			return TableStatus{
+				Table: name, State: state, Level: "all", Topic: "shop." + name, ChangesPerSecond: rate, LastChange: now.Add(-time.Second).UTC(),
+				SnapshotRows: rows, ExpectedRows: of, Key: "(id)", Partitions: 4, SchemaID: 7, LastHour: []float32{},
+			}
 		}
-	}
-	r.LagSeconds, out = 0, strings.Builder{}
-	r.judge(time.Now(), 0)
-	r.Print(&out)
-	if !strings.Contains(out.String(), "behind, 1,234 changes/s, WAL") {
-		t.Errorf("%s", out.String())
-	}
+		base := func() *Report {
+			return &Report{Asked: "the service at http://127.0.0.1:9191", Status: Status{
+				Schema: statusSchema, Source: "shop", Instance: "db1-4711-9f3a", State: service.StateUpToDate, Slot: "tributary_shop", Era: 1,
+				Build: service.Build{Version: "1.2.3"}, ServerVersion: "16.9", PublishedLSN: "16/B2F01A20", ServerLSN: "16/B2F01A20", PublishedTime: now.Add(-161 * time.Second).UTC(),
+				WAL:      WAL{RetainedBytes: 300 << 20, BudgetBytes: 50 << 30, SlotStatus: "reserved", AsOf: now.UTC()},
+				Snapshot: SnapshotStatus{TablesDone: 3, Tables: 3, Rows: 5, RowsExpected: 5},
+				Tables:   []TableStatus{table("public.orders", "streaming", 1239, 184220871, 184220871), table("public.order_line", "streaming", 1, 0, 0), table("public.x\x1b[2J", "streaming", 0, 0, 0)},
+				Alarms:   []TroubleStatus{}, Stages: []service.StageState{}, Events: []service.Event{}, ChangesPerSecond: 1240, LagSeconds: 0.04,
+			}}
+		}
+		show := func(name string, r *Report, out terminal.Output, look terminal.Look) {
+			t.Helper()
+			r.judge(now, 0)
+			var b bytes.Buffer
+			out.Out, out.Err, out.Width = &b, &b, 120
+			must(t, r.Show(&out, &look))
+			golden(t, name, b.Bytes())
+		}
+		person := terminal.Output{Terminal: true}
+		show("well.txt", base(), person, terminal.Look{})
+		show("well-all.txt", base(), terminal.Output{Terminal: true, Wide: true}, terminal.Look{All: true})
+
+		late := base()
+		late.LagSeconds, late.ToPublish, late.ETASeconds = 161, 4<<30, number(360)
+		late.PublishedBytesPerSecond, late.SourceBytesPerSecond, late.ChangesPerSecond, late.ChangesPerSecondHour = 18.4*1024*1024, 6.7*1024*1024, 61300, number(22840)
+		late.LatencyP50, late.LatencyP99 = number(164), number(398)
+		late.WAL.RetainedBytes, late.WAL.GrowthBytesPerSecond = 10307921510, -1
+		late.Stages = []service.StageState{{Name: "read", BusyShare: 0.12}, {Name: "publish", BusyShare: 0.71}}
+		late.Snapshot = SnapshotStatus{TablesDone: 1, Tables: 3, Rows: 14_021_224, RowsExpected: 25_800_000, RowsPerSecond: 28200, ETASeconds: number(550)}
+		late.Tables[0] = table("public.rental", "snapshotting", 98, 11_903_220, 16_000_000)
+		late.Tables[1] = table("public.payment", "snapshotting", 1210, 2_118_004, 9_800_000)
+		event := table("public.event", "streaming", 28, 48112, 48112)
+		event.Level, event.Reason, event.Help = "insert", "it has no key", "ALTER TABLE public.event REPLICA IDENTITY FULL;"
+		late.Tables = append(late.Tables, event)
+		show("late.txt", late, person, terminal.Look{})
+		show("late.tsv", late, terminal.Output{}, terminal.Look{})
+
+		held := base()
+		held.Tables[1].State, held.Tables[1].HeldLSN = service.StateHeld, "16/B2F00000"
+		held.Tables[1].Held = &TroubleStatus{Code: trouble.RecordTooLarge, Op: "publish a change of", Subject: "table \"public.order_line\"", Cause: "a row is 7.4 MiB",
+			Means: "nothing of it is published", Hint: "capture snapshot --table public.order_line --reload", Since: now.Add(-time.Hour).UTC()}
+		show("held.txt", held, person, terminal.Look{})
+		if held.Well() || !base().Well() {
+			t.Error("what is well")
+		}
+
+		down := base()
+		down.State, down.Asked = service.StateNotRunning, "the source and Kafka: http://127.0.0.1:9191 does not answer: connection refused"
+		down.WAL.RetainedBytes, down.WAL.GrowthBytesPerSecond, down.WAL.FullInSeconds, down.ToPublish = 6<<30, 6.7*1024*1024, number(6720), 5<<30
+		show("down.txt", down, person, terminal.Look{})
+
+		for name, r := range map[string]*Report{"late.json": late, "empty.json": {Status: Status{Schema: statusSchema, Tables: []TableStatus{}, Alarms: []TroubleStatus{}, Stages: []service.StageState{}, Events: []service.Event{}}}} {
+			r.judge(now, 0)
+			b, err := json.MarshalIndent(r, "", "  ")
+			must(t, err)
+			golden(t, name, append(b, '\n'))
+		}
+
+		look, out := terminal.Look{Tables: []string{"public.ordres"}}, terminal.Output{}
+		if err := base().Show(&out, &look); err == nil || err.Error() != `no table "public.ordres"; did you mean public.orders?` {
+			t.Errorf("%v", err)
+		}
+	})
 }

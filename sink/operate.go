@@ -332,51 +332,36 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	return st, nil
 }
 
-// ErrNotApplied says that some of what was to be waited for is not applied.
-var ErrNotApplied = errors.New("not everything is applied")
-
-// Wait waits until everything that Kafka holds when it is called, of the topics that the rules take, is applied. When ctx
-// ends before, the error is an ErrNotApplied that names a partition which is behind.
-func (o *Operator) Wait(ctx context.Context, cfg Config) error {
+// applied gives what says what is missing until everything is applied that Kafka holds now, of the topics that the rules take,
+// of one source or of all (""); "" when nothing is.
+func (o *Operator) applied(ctx context.Context, cfg Config, source string) (func() string, error) {
 	client, err := kafkaClient(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer client.Close()
 	ends, err := o.ends(ctx, kadm.NewClient(client))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for {
+	return func() string {
 		done, err := o.session.Checkpoints(ctx)
-		if err != nil && ctx.Err() == nil {
-			return err
+		if err != nil {
+			return err.Error()
 		}
 		var behind []string
 		for p, end := range ends {
-			if err == nil && done[p] < end {
+			if done[p] < end && (source == "" || sourceOf(p.Topic) == source) {
 				behind = append(behind, fmt.Sprintf("topic %q partition %d is at offset %d of %d", p.Topic, p.Partition, done[p], end))
 			}
 		}
-		if err == nil && len(behind) == 0 {
-			return nil
-		}
-		timer := time.NewTimer(waitEvery)
-		select {
-		case <-timer.C:
-			continue
-		case <-ctx.Done():
-			timer.Stop()
-		}
 		if len(behind) == 0 {
-			return fmt.Errorf("%w: %w", ErrNotApplied, ctx.Err())
+			return ""
 		}
 		slices.Sort(behind)
-		return fmt.Errorf("%w: %d of %d partitions are behind: %s", ErrNotApplied, len(behind), len(ends), behind[0])
-	}
+		return fmt.Sprintf("%d of %d partitions are behind: %s", len(behind), len(ends), behind[0])
+	}, nil
 }
-
-const waitEvery = 200 * time.Millisecond
 
 // ends gives up to where there is something to apply.
 func (o *Operator) ends(ctx context.Context, admin *kadm.Client) (map[warehouse.Place]int64, error) {

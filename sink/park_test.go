@@ -1,14 +1,11 @@
 package sink_test
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink"
@@ -341,23 +338,22 @@ func TestWait(t *testing.T) {
 	shop.tx(many(100, func(i int) event { return ins(r, i, "fine") })...)
 	whole.tx(ins(relation("other", "id integer key"), 1))
 	o := w.operator()
-	wait := func(d time.Duration) error {
-		ctx, cancel := context.WithTimeout(t.Context(), d)
-		defer cancel()
-		return o.Wait(ctx, w.cfg)
+	missing := func() func() any {
+		m, err := o.Until(t.Context(), w.cfg, "caught-up", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() any { return m(nil) }
 	}
 	s := w.start(w.cfg)
 	w.eventually(true, func() any { return s.Status().Partitions > 0 })
-	if err := wait(20 * time.Second); err != nil {
-		t.Fatal(err)
-	}
+	w.eventually("", missing())
 	if got := w.query(`SELECT (SELECT count(*) FROM public.checked), (SELECT count(*) FROM public.other)`); got[0] != "100|1" {
 		t.Errorf("got %s", got)
 	}
 	shop.tx(ins(r, 1000, "poison"))
-	if err := wait(time.Second); !errors.Is(err, sink.ErrNotApplied) || !strings.Contains(err.Error(), `1 of 4 partitions are behind: topic "shop.public.checked"`) {
-		t.Errorf("got %v", err)
-	}
+	lacks := missing()
+	w.eventually(true, func() any { return strings.HasPrefix(lacks().(string), `1 of 4 partitions are behind: topic "shop.public.checked"`) })
 }
 
 // TestResumeSkip: the record that the table is held at is passed over, and only that.

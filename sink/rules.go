@@ -40,6 +40,44 @@ func (o *Operator) matched(topic string) error {
 	}
 }
 
+// Matched is a topic and what the rules do with it.
+type Matched struct {
+	Topic  string `json:"topic"`
+	Source string `json:"source"`
+	Table  string `json:"table"`
+	Target string `json:"target"` // "" where it is not written
+	Mode   string `json:"mode"`
+	Rule   string `json:"rule"` // "tables[1]"; "skip" where it is left out on purpose; "" where no rule matches
+}
+
+// MatchRules says of each table's topic that there is which rule writes it where. It changes nothing.
+func (o *Operator) MatchRules(ctx context.Context, cfg Config) ([]Matched, error) {
+	client, err := kafkaClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	topics, err := kadm.NewClient(client).ListTopics(ctx)
+	if err != nil {
+		return nil, kafka.Trouble("list topics of", "Kafka", err)
+	}
+	all := []Matched{}
+	for _, topic := range topics.Names() {
+		source, schema, table, ok := record.ParseTopic(topic)
+		if !ok {
+			continue
+		}
+		one := Matched{Topic: topic, Source: source, Table: schema + "." + table}
+		if r, ok := matchTopic(o.rules, topic); ok {
+			one.Target, one.Mode, one.Rule = r.Target.String(), r.Mode(), fmt.Sprintf("tables[%d]", r.Rule)
+		} else if o.rules.Skipped(source, schema, table) {
+			one.Rule = "skip"
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
 // ExplainRule says what happens to a table of a source, step by step, in words and as the SQL that is run. It changes
 // nothing.
 func (o *Operator) ExplainRule(ctx context.Context, topic string, w io.Writer) error {

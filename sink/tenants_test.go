@@ -265,9 +265,11 @@ func TestTenantRemove(t *testing.T) {
 			if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", untold); err == nil || !strings.Contains(err.Error(), "it is removed") {
 				t.Errorf("a rebuild of what is removed: %v", err)
 			}
-			if err := o.Wait(t.Context(), w.cfg); err != nil { // not for the removed one
-				t.Error(err)
+			missing, err := o.Until(t.Context(), w.cfg, "caught-up", "") // not for the removed one
+			if err != nil {
+				t.Fatal(err)
 			}
+			w.eventually("", func() any { return missing(nil) })
 			if _, err := o.Resume(t.Context(), "a", "", warehouse.TryAgain); err != nil {
 				t.Fatal(err)
 			}

@@ -40,9 +40,13 @@ func scheme(cfg config.HTTP) string {
 // What answers has to have the certificate of the configuration, whatever name that bears: this host is asked by its
 // address. An answer other than 200 is an error that says what it says.
 func Fetch(ctx context.Context, cfg config.HTTP, path string) ([]byte, error) {
+	return fetch(ctx, LocalURL(cfg), cfg, path)
+}
+
+func fetch(ctx context.Context, url string, cfg config.HTTP, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, LocalURL(cfg)+path, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +58,7 @@ func Fetch(ctx context.Context, cfg config.HTTP, path string) ([]byte, error) {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	transport := &http.Transport{DisableKeepAlives: true}
-	if cfg.TLS.Enabled() {
+	if url == LocalURL(cfg) && cfg.TLS.Enabled() {
 		if transport.TLSClientConfig, err = pinned(cfg.TLS); err != nil {
 			return nil, err
 		}
@@ -83,7 +87,13 @@ const maxAnswer = 64 << 20
 
 // Ask is Fetch that decodes the answer from JSON into out; with out nil only the answer's status counts.
 func Ask(ctx context.Context, cfg config.HTTP, path string, out any) error {
-	answer, err := Fetch(ctx, cfg, path)
+	return AskAt(ctx, LocalURL(cfg), cfg, path, out)
+}
+
+// AskAt is Ask of the service at an address that need not be of this host: then the system's certificate authorities are
+// trusted.
+func AskAt(ctx context.Context, url string, cfg config.HTTP, path string, out any) error {
+	answer, err := fetch(ctx, url, cfg, path)
 	if err != nil || out == nil {
 		return err
 	}

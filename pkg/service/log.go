@@ -10,9 +10,10 @@ import (
 )
 
 // Log gives the service's logger: lines on standard error, as text with local time or as JSON with UTC.
-func Log(cfg config.Log) *slog.Logger { return newLog(os.Stderr, cfg) }
+func Log(cfg config.Log) *slog.Logger { return LogTo(os.Stderr, cfg) }
 
-func newLog(w io.Writer, cfg config.Log) *slog.Logger {
+// LogTo is Log with lines that go elsewhere.
+func LogTo(w io.Writer, cfg config.Log) *slog.Logger {
 	opts := &slog.HandlerOptions{}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.Level)); err == nil {

@@ -79,7 +79,7 @@ func TestGroup(t *testing.T) {
 
 func TestLog(t *testing.T) {
 	var out bytes.Buffer
-	log := newLog(&out, config.Log{Format: "json", Level: "warn"})
+	log := LogTo(&out, config.Log{Format: "json", Level: "warn"})
 	log.Info("unimportant")
 	log.Warn("start", Err(&trouble.Error{Code: trouble.Gap, Op: "start", Cause: errors.New("x")}))
 	var line struct {
@@ -97,7 +97,7 @@ func TestLog(t *testing.T) {
 		t.Errorf("time is not in UTC: %s", out.String())
 	}
 	out.Reset()
-	newLog(&out, config.Log{Format: "text", Level: "debug"}).Debug("x", Err(errors.New("y")), Err(nil))
+	LogTo(&out, config.Log{Format: "text", Level: "debug"}).Debug("x", Err(errors.New("y")), Err(nil))
 	if !strings.Contains(out.String(), "level=DEBUG msg=x code=internal error=y\n") {
 		t.Errorf("got %s", out.String())
 	}

@@ -1,7 +1,9 @@
 package service
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -153,6 +155,26 @@ func (s *Stages) Snapshot() []StageState {
 	states, _ := s.read()
 	return states
 }
+
+// TimeGoes says which share of the last minute each stage was busy, and which is the limit; ok is false where none was.
+func TimeGoes(stages []StageState) (text string, ok bool) {
+	most := 0.0
+	for i := range stages {
+		most = max(most, stages[i].BusyShare)
+	}
+	var parts []string
+	for i := range stages {
+		part := fmt.Sprintf("%s %.0f %%", stages[i].Name, 100*stages[i].BusyShare)
+		if stages[i].BusyShare == most && most >= limitShare {
+			part += " <- limit"
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, "  "), most >= 0.005
+}
+
+// limitShare is from where on the busiest stage is called the limit.
+const limitShare = 0.6
 
 // Sample is to be called about once a second: from it comes the share of the last minute that a stage was busy.
 func (s *Stages) Sample(now time.Time) {

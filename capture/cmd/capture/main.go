@@ -20,6 +20,8 @@ func command() *cobra.Command {
 		statusCommand(),
 		snapshotCommand(),
 		slotCommand(),
+		topicsCommand(),
+		tailCommand(),
 		initCommand(),
 		program.Config(),
 		program.Explain(),

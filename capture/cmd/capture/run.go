@@ -18,7 +18,7 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return capture.Serve(cmd.Context(), cfg, options)
+			return serve(cmd, cfg, options)
 		},
 	}
 	cmd.Flags().StringVar(&options.OnGap, "on-gap", capture.GapStop, "when changes are missing between the topics and the slot: stop, or resnapshot")
@@ -26,10 +26,19 @@ func runCommand() *cobra.Command {
 	return cmd
 }
 
+// serve runs the service. Who reads its log as text sees how far snapshots are, too.
+func serve(cmd *cobra.Command, cfg capture.Config, options capture.Options) error {
+	if cfg.Log.Format != "text" {
+		return capture.Serve(cmd.Context(), cfg, options, service.Log(cfg.Log), nil)
+	}
+	bars := terminal.NewBars(terminal.Of(cmd))
+	return capture.Serve(cmd.Context(), cfg, options, service.LogTo(bars, cfg.Log), bars)
+}
+
 func checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "check", Short: "Print whether the source, its tables and Kafka are ready; change nothing", Args: terminal.NoArgs,
-		Example: "  capture check -c capture.yaml",
+		Example: "  capture check\n  capture check -c capture.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := load(cmd)
 			if err != nil {

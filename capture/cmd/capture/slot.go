@@ -13,7 +13,7 @@ func slotCommand() *cobra.Command {
 func slotShow() *cobra.Command {
 	return &cobra.Command{
 		Use: "show", Short: "Print the slot and the publications", Args: terminal.NoArgs,
-		Example: "  capture slot show -c capture.yaml",
+		Example: "  capture slot show\n  capture slot show -c capture.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := quiet(cmd)
 			if err != nil {

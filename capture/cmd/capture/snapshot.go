@@ -12,7 +12,7 @@ func snapshotCommand() *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{
 		Use: "snapshot", Short: "Ask the capture to read tables again while it streams", Args: terminal.NoArgs,
-		Example: "  capture snapshot -c capture.yaml --table public.orders --wait",
+		Example: "  capture snapshot -c capture.yaml --table public.orders --wait\n  capture snapshot -c capture.yaml --table 'public.*' --reload",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := quiet(cmd)
 			if err != nil {

@@ -1,35 +1,39 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
+	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 )
 
 func statusCommand() *cobra.Command {
+	var look terminal.Look
 	cmd := &cobra.Command{
 		Use: "status", Short: "Print how the capture of the source is doing, also while the service is down", Args: terminal.NoArgs,
-		Example: "  capture status -c capture.yaml",
+		Long: "Asks the service on this host; where none answers, the source's catalog and the progress topic. The first line is a sentence;\n" +
+			"what is in trouble comes first, what is well is counted. In a pipe tables are separated by tabs, with raw numbers.",
+		Example: "  capture status -c capture.yaml --all\n  capture status -c capture.yaml --wait snapshot-done --timeout 1h",
+		Annotations: map[string]string{
+			terminal.Exits: "  0  nothing needs anybody\n  1  something does, or --wait timed out\n  2  used wrongly: flag, argument or configuration; nothing was attempted",
+			terminal.See:   "docs/reference/json.md for --json",
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := quiet(cmd)
 			if err != nil {
 				return err
 			}
-			report, err := c.Ask(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if out := terminal.Of(cmd); out.JSON {
-				err = out.Document(report)
-			} else {
-				report.Print(out.Out)
-			}
-			if err == nil && !report.Healthy() {
-				err = terminal.ErrSaid
-			}
-			return err
+			return look.Run(cmd, func(ctx context.Context) (terminal.Status, error) {
+				r, err := c.Ask(ctx, look.URL, look.Direct)
+				if err != nil {
+					return nil, err
+				}
+				return r, nil
+			}, capture.Until)
 		},
 	}
-	terminal.JSON(cmd)
+	look.Flags(cmd, "caught-up or snapshot-done")
 	return cmd
 }

@@ -65,7 +65,12 @@ func TestVerbs(t *testing.T) {
 		}
 	}
 	want(run("not well", "status"), "warehouse needs you: 1 table is quarantined, 1 row is parked. The other 0 go on.",
-		"shop/public.t\tquarantined", "held at offset 7 of partition 0", "next   sink resume shop/public.t\n", "sink parked retry shop/public.t")
+		"shop/public.t\tquarantined", "partition 0, offset 7", "next   sink resume shop/public.t", "sink parked retry shop/public.t")
+	run("did you mean shop/public.t?", "status", "--table", "shop/public.x")
+	run("either --direct or --url", "status", "--direct", "--url", "http://127.0.0.1:1")
+	run("write caught-up", "status", "--wait", "forever")
+	run("ask http://127.0.0.1:1", "status", "--url", "http://127.0.0.1:1")
+	run("it is not complete=0/1 after", "status", "--wait", "complete=0/1", "--timeout", "10ms")
 	want(run("not well", "status", "--json"), `"schema": "tributary.sink.status/1"`, `"parked": 1`)
 	want(run("", "parked", "list"), "shop/public.t\t0\t3\t", "damaged")
 	want(run("", "parked", "list", "other", "--json"), `"parked": []`)

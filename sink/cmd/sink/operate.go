@@ -34,6 +34,7 @@ func pauseCommand() *cobra.Command {
 	var lasts time.Duration
 	cmd := &cobra.Command{
 		Use: "pause [SOURCE[/TABLE]]", Short: "Stop writing a table, a source, or everything; Kafka keeps what comes meanwhile",
+		Example: "  sink pause shop/public.orders --reason 'the index is made anew' --for 30m\n  sink pause --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			source, table, err := subject(args, false)
 			if err != nil {
@@ -69,6 +70,7 @@ func resumeCommand() *cobra.Command {
 	var park, skip bool
 	cmd := &cobra.Command{
 		Use: "resume [SOURCE[/TABLE]]", Short: "End a pause, and have quarantined tables tried again",
+		Example: "  sink resume shop/public.orders --yes\n  sink resume shop/public.orders --park --plan",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			source, table, err := subject(args, park || skip)
 			if err != nil {
@@ -176,7 +178,8 @@ func parkedList() *cobra.Command {
 	var sel selection
 	var limit int
 	cmd := &cobra.Command{
-		Use: "list [SOURCE[/TABLE]]", Short: "What is parked, and why",
+		Use: "list [SOURCE[/TABLE]]", Short: "Print what is parked, and why",
+		Example: "  sink parked list\n  sink parked list shop --since 24h --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			picked, err := sel.of(args, false)
 			if err != nil {
@@ -214,7 +217,8 @@ func parkedShow() *cobra.Command {
 	var values bool
 	var limit int
 	cmd := &cobra.Command{
-		Use: "show SOURCE/TABLE", Short: "Parked records with their operation and key, and their values if asked for",
+		Use: "show SOURCE/TABLE", Short: "Print parked records with their operation and key, and their values if asked for",
+		Example: "  sink parked show shop/public.orders\n  sink parked show shop/public.orders --offset 88120 --values",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			picked, err := sel.of(args, true)
 			if err != nil {
@@ -289,6 +293,7 @@ func parkedRetry() *cobra.Command {
 	var c terminal.Change
 	cmd := &cobra.Command{
 		Use: "retry SOURCE/TABLE", Short: "Write parked records, each with all that waits behind it, in order; what fails stays parked",
+		Example: "  sink parked retry shop/public.orders --plan\n  sink parked retry shop/public.orders --code constraint-violation --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeParked(cmd, args, &sel, &c, "are written, each with all that waits behind it", func(o *sink.Operator, picked warehouse.Selection) error {
 				done, err := o.Retry(cmd.Context(), picked)
@@ -313,6 +318,7 @@ func parkedDiscard() *cobra.Command {
 	var c terminal.Change
 	cmd := &cobra.Command{
 		Use: "discard SOURCE/TABLE", Short: "Give parked records up: the warehouse will not have them",
+		Example: "  sink parked discard shop/public.orders --plan\n  sink parked discard shop/public.orders --offset 88120 --reason 'test data' --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeParked(cmd, args, &sel, &c, "are given up; the warehouse will not have them", func(o *sink.Operator, picked warehouse.Selection) error {
 				n, err := o.Discard(cmd.Context(), picked, c.Reason)

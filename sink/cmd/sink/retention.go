@@ -38,7 +38,7 @@ func retentionCommand() *cobra.Command {
 
 func retentionVerb(name, short string, do func(*cobra.Command, *sink.Operator, sink.Config) error) *cobra.Command {
 	return &cobra.Command{
-		Use: name, Short: short, Example: "  sink retention " + name + " -c sink.yaml", Args: terminal.NoArgs,
+		Use: name, Short: short, Example: "  sink retention " + name + "\n  sink retention " + name + " -c sink.yaml", Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error { return do(cmd, o, cfg) })
 		},

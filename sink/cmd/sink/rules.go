@@ -41,8 +41,8 @@ func (p *picked) name() (string, error) {
 }
 
 func rulesCommand() *cobra.Command {
-	verb := func(use, short string, p *picked, do func(context.Context, *sink.Operator, sink.Config, string, *cobra.Command) error) *cobra.Command {
-		c := &cobra.Command{Use: use, Short: short, Args: terminal.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	verb := func(use, short, example string, p *picked, do func(context.Context, *sink.Operator, sink.Config, string, *cobra.Command) error) *cobra.Command {
+		c := &cobra.Command{Use: use, Short: short, Example: example, Args: terminal.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			topic, err := p.name()
 			if err != nil {
 				return err
@@ -61,13 +61,15 @@ func rulesCommand() *cobra.Command {
 		p.flags(c)
 		return c
 	}
-	explain := verb("explain", "Say what happens to a table, in words and as the SQL that is run", &picked{},
+	explain := verb("explain", "Say what happens to a table, in words and as the SQL that is run",
+		"  sink rules explain --source shop --table public.orders\n  sink rules explain --topic shop.public.orders", &picked{},
 		func(ctx context.Context, o *sink.Operator, _ sink.Config, topic string, cmd *cobra.Command) error {
 			return o.ExplainRule(ctx, topic, cmd.OutOrStdout())
 		})
 	var last int
 	var values bool
-	test := verb("test", "Try a rule on records that are in Kafka, and write nothing", &picked{},
+	test := verb("test", "Try a rule on records that are in Kafka, and write nothing",
+		"  sink rules test --source shop --table public.orders --last 20\n  sink rules test --topic shop.public.orders --values", &picked{},
 		func(ctx context.Context, o *sink.Operator, cfg sink.Config, topic string, cmd *cobra.Command) error {
 			if last < 1 || last > 100_000 {
 				return terminal.Usage(errors.New("--last is a number from 1 to 100000"))
@@ -76,7 +78,7 @@ func rulesCommand() *cobra.Command {
 		})
 	test.Flags().IntVar(&last, "last", 100, "so many records of each partition")
 	test.Flags().BoolVar(&values, "values", false, "show rows before and after; masked columns stay masked")
-	return terminal.Group("rules", "What rules do to tables; changes nothing", explain, test, scaffoldCommand())
+	return terminal.Group("rules", "What rules do to tables; changes nothing", explain, test, rulesMatch(), scaffoldCommand())
 }
 
 func scaffoldCommand() *cobra.Command {
@@ -85,7 +87,7 @@ func scaffoldCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "scaffold", Short: "Write a first configuration from the topics that there are and what the registry says of them", Args: terminal.NoArgs,
 		Long:    "Prints a commented sink.yaml. Where to look, the flags say; or a configuration, if there is one.",
-		Example: "  sink rules scaffold --brokers localhost:9092 --registry http://localhost:8081 --source 'tenant_*' > sink.yaml",
+		Example: "  sink rules scaffold --source shop\n  sink rules scaffold --brokers localhost:9092 --registry http://localhost:8081 --source 'tenant_*' > sink.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg := sink.Default()
 			if len(brokers) == 0 || registry == "" {
@@ -107,5 +109,35 @@ func scaffoldCommand() *cobra.Command {
 	cmd.Flags().StringVar(&source, "source", "*", "name of the source; * and ? stand for any characters")
 	cmd.Flags().StringSliceVar(&brokers, "brokers", nil, "addresses of some brokers")
 	cmd.Flags().StringVar(&registry, "registry", "", "address of the schema registry")
+	return cmd
+}
+
+func rulesMatch() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "match", Short: "Print which topic meets which rule, and which meets none", Args: terminal.NoArgs,
+		Example: "  sink rules match -c sink.yaml\n  sink rules match -c sink.yaml --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
+				topics, err := o.MatchRules(cmd.Context(), cfg)
+				if err != nil {
+					return err
+				}
+				out := terminal.Of(cmd)
+				if out.JSON {
+					return out.Document(map[string]any{"schema": "tributary.sink.rules.match/1", "topics": topics})
+				}
+				t := &terminal.Table{Columns: []terminal.Column{{Title: "source"}, {Title: "table"}, {Title: "rule"}, {Title: "target"}, {Title: "mode"}}}
+				for _, m := range topics {
+					rule := m.Rule
+					if rule == "" {
+						rule = "none"
+					}
+					t.Rows = append(t.Rows, terminal.Text(m.Source, m.Table, rule, m.Target, m.Mode))
+				}
+				return out.Table(t)
+			})
+		},
+	}
+	terminal.JSON(cmd)
 	return cmd
 }

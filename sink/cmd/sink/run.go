@@ -12,7 +12,7 @@ import (
 func runCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "run", Short: "Run the service until SIGTERM", Args: terminal.NoArgs,
-		Example: "  sink run -c sink.yaml",
+		Example: "  sink run\n  sink run -c sink.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := load(cmd)
 			if err != nil {
@@ -26,7 +26,7 @@ func runCommand() *cobra.Command {
 func checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "check", Short: "Check warehouse, Kafka, registry and rules; change nothing", Args: terminal.NoArgs,
-		Example: "  sink check -c sink.yaml",
+		Example: "  sink check\n  sink check -c sink.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := load(cmd)
 			if err != nil {

@@ -15,9 +15,9 @@ import (
 func tenantCommand() *cobra.Command {
 	pause, resume := pauseCommand(), resumeCommand()
 	pause.Use, pause.Short = "pause TENANT", "Stop writing all tables of a tenant; Kafka keeps what comes meanwhile"
-	pause.Example = "  sink tenant pause tenant_17 --reason 'its application is upgraded' --for 2h"
+	pause.Example = "  sink tenant pause tenant_17 --reason 'its application is upgraded' --for 2h\n  sink tenant pause tenant_17 --yes"
 	resume.Use, resume.Short = "resume TENANT", "End the pause of a tenant, or bring one back that was removed"
-	resume.Example = "  sink tenant resume tenant_17"
+	resume.Example = "  sink tenant resume tenant_17\n  sink tenant resume tenant_17 --yes"
 	for _, verb := range []*cobra.Command{pause, resume} {
 		run := verb.RunE
 		verb.RunE = func(cmd *cobra.Command, args []string) error {
@@ -50,7 +50,7 @@ func tenant(args []string) (string, error) {
 func tenantList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "Every source with its sid, state, and up to when it is complete",
-		Example: "  sink tenant list --json",
+		Example: "  sink tenant list\n  sink tenant list --json",
 		Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
@@ -151,7 +151,7 @@ func tenantRebuild() *cobra.Command {
 		Use: "rebuild TENANT", Short: "Read the topics of a tenant anew, from their beginning",
 		Long: "Has all sinks read the topics of a tenant anew. Rows of a table with a key stay where they are and are written again; those that have\n" +
 			"not come again at the end are removed. Those of histories, logs and tables without key are removed first, while the tenant is paused.",
-		Example: "  sink tenant rebuild tenant_17 --yes\n  sink tenant list",
+		Example: "  sink tenant rebuild tenant_17 --plan\n  sink tenant rebuild tenant_17 --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeTenant(cmd, args, &c, func(_ *sink.TenantPlan, keyed bool) string {
 				if keyed {

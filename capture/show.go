@@ -1,0 +1,242 @@
+package capture
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// Sentence says in one sentence how the capture does.
+func (r *Report) Sentence() string { return r.Source + " " + r.Headline }
+
+// Well says that nothing needs a person: the exit code of the verb.
+func (r *Report) Well() bool {
+	urgent := slices.ContainsFunc(r.Needs, func(n service.Need) bool { return n.Urgent })
+	return !urgent && r.Trouble == nil && service.Look(r.State).Colour != "red" && r.WAL.SlotStatus != "lost"
+}
+
+// Until gives what --wait of the verb waits for. Nobody waits for what does not run.
+func Until(name string) (terminal.Missing, error) {
+	running := func(done func(r *Report) string) terminal.Missing {
+		return func(st terminal.Status) string {
+			r, ok := st.(*Report)
+			if !ok || !r.runs() {
+				return st.Sentence()
+			}
+			return done(r)
+		}
+	}
+	switch name {
+	case "caught-up":
+		from := change.LSN(0)
+		return running(func(r *Report) string {
+			published, _ := change.ParseLSN(r.PublishedLSN)
+			server, err := change.ParseLSN(r.ServerLSN)
+			if err != nil || server == 0 {
+				return "the source was not asked yet"
+			}
+			from = cmp.Or(from, server) // what was there when it was looked at first
+			if r.ToPublish == 0 || published >= from {
+				return ""
+			}
+			return service.FormatBytes(r.ToPublish) + " are to be published"
+		}), nil
+	case "snapshot-done":
+		return running(func(r *Report) string {
+			if r.Snapshot.Tables > 0 && r.Snapshot.TablesDone == r.Snapshot.Tables {
+				return ""
+			}
+			return fmt.Sprintf("%d of %s done", r.Snapshot.TablesDone, plural(r.Snapshot.Tables, "table"))
+		}), nil
+	}
+	return nil, terminal.Usagef("--wait is %q; write caught-up or snapshot-done", name)
+}
+
+func (r *Report) runs() bool {
+	switch r.State {
+	case service.StateStarting, service.StateNotRunning, service.StateStopped:
+		return false
+	}
+	return true
+}
+
+// Bars are of the tables that are being read.
+func (r *Report) Bars() []terminal.Progress {
+	var all []terminal.Progress
+	for i := range r.Tables {
+		t := &r.Tables[i]
+		if t.State != service.StateSnapshotting {
+			continue
+		}
+		all = append(all, terminal.Progress{Name: "snapshot " + t.Table, Done: t.SnapshotRows, Total: t.ExpectedRows, Unit: "rows", Estimated: true})
+	}
+	if len(all) == 1 {
+		all[0].Rate = r.Snapshot.RowsPerSecond
+		if r.Snapshot.ETASeconds != nil {
+			all[0].Left = seconds(*r.Snapshot.ETASeconds)
+		}
+	}
+	return all
+}
+
+// Show writes the report: the sentence, and, where there is something to say, the rest; what needs a person is told whole.
+func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
+	tables, rest, err := r.shown(out, look)
+	if err != nil {
+		return err
+	}
+	out.Printf("%s\n", r.Sentence())
+	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0
+	if !quiet || look.All || len(look.Tables) > 0 || !out.Terminal {
+		out.Printf("\n")
+		out.Facts(r.facts())
+		if bars := r.Bars(); len(bars) > 0 && out.Terminal {
+			left := ""
+			if r.Snapshot.ETASeconds != nil {
+				left = ", about " + service.FormatLeft(seconds(*r.Snapshot.ETASeconds))
+			}
+			out.Printf("\nSnapshot: %d of %s done, %s of the rows%s\n", r.Snapshot.TablesDone, plural(r.Snapshot.Tables, "table"),
+				percent(r.Snapshot.Rows, r.Snapshot.RowsExpected), left)
+			out.BarLines(bars)
+		}
+		if err := out.Counted(tables, rest, "table", "streaming"); err != nil {
+			return err
+		}
+		out.Needs(r.Needs, "capture")
+	}
+	if !strings.HasPrefix(r.Asked, "the service") {
+		out.Note("(asked %s)\n", r.Asked)
+	}
+	return nil
+}
+
+// shown gives the tables that are shown, those in trouble first, and how many are only counted.
+func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Table, int, error) {
+	t := &terminal.Table{Columns: []terminal.Column{
+		{Title: "table"}, {Title: "state"}, {Title: "changes/s", Number: true}, {Title: "last change"}, {Title: "rows sent", Number: true},
+		{Title: "key", Wide: true}, {Title: "topic", Wide: true}, {Title: "partitions", Wide: true, Number: true}, {Title: "schema", Wide: true, Number: true}, {Title: "note", Wraps: true},
+	}}
+	rest := 0
+	var known []string
+	rows := slices.Clone(r.Tables)
+	slices.SortStableFunc(rows, func(a, b TableStatus) int { return cmp.Compare(service.StateRank(a.State), service.StateRank(b.State)) })
+	for i := range rows {
+		one := &rows[i]
+		known = append(known, one.Table)
+		if !look.Shows(one.Table) {
+			continue
+		}
+		note := one.note()
+		if service.Look(one.State).Colour == "green" && note == "" && out.Terminal && !look.All && len(look.Tables) == 0 {
+			rest++
+			continue
+		}
+		word := service.Look(one.State).Word
+		if one.State == service.StateSnapshotting && one.ExpectedRows > 0 {
+			word += " " + strings.TrimPrefix(percent(one.SnapshotRows, one.ExpectedRows), "~")
+		}
+		t.Rows = append(t.Rows, []terminal.Cell{
+			{Text: one.Table}, {Text: word, Raw: one.State, State: one.State},
+			terminal.Number(service.FormatRate(one.ChangesPerSecond), one.ChangesPerSecond), moment(one.LastChange),
+			terminal.Number(service.FormatCount(one.SnapshotRows), one.SnapshotRows),
+			{Text: one.Key}, {Text: one.Topic}, {Text: fmt.Sprint(one.Partitions)}, {Text: fmt.Sprint(one.SchemaID)}, {Text: note},
+		})
+	}
+	if len(t.Rows) == 0 && len(look.Tables) > 0 {
+		return nil, 0, look.None(known)
+	}
+	return t, rest, nil
+}
+
+// moment is a cell for a time, "-" for none.
+func moment(at time.Time) terminal.Cell {
+	if at.IsZero() {
+		return terminal.Cell{Text: "-", Raw: ""}
+	}
+	return terminal.Cell{Text: terminal.Clock(at), Raw: at.UTC().Format(time.RFC3339Nano)}
+}
+
+// note says what stands beside the state of a table.
+func (t *TableStatus) note() string {
+	switch {
+	case t.Held != nil:
+		return fmt.Sprintf("%s: nothing of it is published since %s", t.Held.Code, t.HeldLSN)
+	case t.Level == string(catalog.InsertOnly):
+		return "INSERT, TRUNCATE only"
+	}
+	return ""
+}
+
+func (r *Report) facts() []terminal.Fact {
+	var all []terminal.Fact
+	add := func(name, value, note string) { all = append(all, terminal.Fact{Name: name, Value: value, Note: note}) }
+	down := r.State == service.StateNotRunning
+	if !down {
+		note := ""
+		switch quiet := time.Since(r.PublishedTime); {
+		case r.LagSeconds >= 1 && !r.PublishedTime.IsZero():
+			note = "the newest published change was committed at " + terminal.Clock(r.PublishedTime)
+		case r.LagSeconds == 0 && !r.PublishedTime.IsZero() && quiet > 10*time.Minute:
+			note = "quiet for " + service.FormatDuration(quiet)
+		}
+		add("behind", formatSeconds(r.LagSeconds), note)
+	}
+	if down {
+		add("to publish", service.FormatBytes(r.ToPublish), "")
+	} else {
+		add("to publish", service.FormatBytes(r.ToPublish), fmt.Sprintf("reads %s/s, the source writes %s/s",
+			service.FormatBytes(int64(r.PublishedBytesPerSecond)), service.FormatBytes(int64(r.SourceBytesPerSecond))))
+		note := "last minute"
+		if r.ChangesPerSecondHour != nil {
+			note += "; " + service.FormatRate(*r.ChangesPerSecondHour) + " over the last hour"
+		}
+		add("rate", service.FormatRate(r.ChangesPerSecond)+" changes/s", note)
+		if r.LatencyP50 != nil && r.LatencyP99 != nil {
+			add("latency", "p50 "+formatSeconds(*r.LatencyP50), "p99 "+formatSeconds(*r.LatencyP99)+", commit to Kafka, last 5 min")
+		}
+	}
+	add("WAL kept", fmt.Sprintf("%s of %s", service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes)), r.wal())
+	position := fmt.Sprintf("era %d, slot %s", r.Era, r.Slot)
+	if r.WAL.SlotStatus != "" {
+		position += ", " + r.WAL.SlotStatus
+	}
+	if down && !r.PublishedTime.IsZero() {
+		position += ", committed " + terminal.Clock(r.PublishedTime)
+	}
+	add("published", "up to "+cmp.Or(r.PublishedLSN, "nothing"), position)
+	if goes, ok := service.TimeGoes(r.Stages); ok {
+		add("time goes", goes, "")
+	}
+	for _, st := range r.Stages {
+		if st.WaitingOn != "" && time.Since(st.Since) >= time.Second {
+			add("waits", st.Name, "for "+whom(st.WaitingOn)+", for "+service.FormatDuration(time.Since(st.Since)))
+		}
+	}
+	if down {
+		add("next", "capture run", "")
+	}
+	return all
+}
+
+// wal says how much of the budget is used, and what becomes of it.
+func (r *Report) wal() string {
+	w := &r.WAL
+	text := fmt.Sprintf("%s %2.0f %%", terminal.Bar(float64(w.RetainedBytes), float64(w.BudgetBytes), 20), 100*float64(w.RetainedBytes)/float64(max(w.BudgetBytes, 1)))
+	switch growth := w.GrowthBytesPerSecond; {
+	case growth < 0:
+		text += ", falling"
+	case growth >= 1:
+		text += ", +" + service.FormatBytes(int64(growth)) + "/s"
+		if w.FullInSeconds != nil {
+			text += ", full in " + service.FormatDuration(seconds(*w.FullInSeconds))
+		}
+	}
+	return text
+}

@@ -1,0 +1,186 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// Tailed is a change as it was published.
+type Tailed struct {
+	Table     string         `json:"table"`
+	Partition int32          `json:"partition"`
+	Offset    int64          `json:"offset"`
+	At        time.Time      `json:"committed_at"`
+	Position  string         `json:"position"`
+	Op        string         `json:"op"`
+	Key       []TailedColumn `json:"key"`
+	Columns   []TailedColumn `json:"columns"` // that it carries or, of an update where the old row is known, that are others than before
+}
+
+// TailedColumn is a column of a change. Value is only told where values are asked for; nil then is NULL.
+type TailedColumn struct {
+	Name      string  `json:"name"`
+	Value     *string `json:"value,omitempty"`
+	Unchanged bool    `json:"unchanged,omitempty"` // not sent again by the source
+}
+
+// Tail gives what is published of the tables that fit patterns (none: of all), from the last so many offsets of each
+// partition on, until ctx ends (nil) or each returns an error. ready is called before the first.
+func (c *Capture) Tail(ctx context.Context, patterns []string, last int64, values bool, ready func(topics int), each func(*Tailed) error) error {
+	if len(patterns) == 0 {
+		patterns = []string{"*.*"}
+	}
+	wanted, err := catalog.ParsePatterns(patterns)
+	if err != nil {
+		return err
+	}
+	opts, err := c.config.Kafka.Options(c.log)
+	if err != nil {
+		return err
+	}
+	client, err := kgo.NewClient(append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))...)
+	if err != nil {
+		return kafka.Trouble("connect to", "Kafka", err)
+	}
+	defer client.Close()
+	from, err := c.tailFrom(ctx, kadm.NewClient(client), wanted, last)
+	if err != nil {
+		return err
+	}
+	client.AddConsumePartitions(from)
+	ready(len(from))
+	t := tailer{c: c, decoders: map[int]*record.Decoder{}, values: values}
+	for {
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := fetches.Err(); err != nil {
+			return kafka.Trouble("read", "topics", err)
+		}
+		for _, r := range fetches.Records() {
+			one, err := t.tell(ctx, r)
+			if err == nil && one != nil {
+				err = each(one)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// tailFrom gives where to begin with each partition of the topics that are wanted.
+func (c *Capture) tailFrom(ctx context.Context, admin *kadm.Client, wanted catalog.Patterns, last int64) (map[string]map[int32]kgo.Offset, error) {
+	listed, err := admin.ListTopics(ctx)
+	if err != nil {
+		return nil, kafka.Trouble("list topics of", "Kafka", err)
+	}
+	var names []string
+	for _, name := range listed.Names() {
+		if source, schema, table, ok := record.ParseTopic(name); ok && source == c.config.Source.Name && wanted.Match(schema, table) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, errors.New("no topic of the source is of such a table (capture topics list)")
+	}
+	starts, err := admin.ListStartOffsets(ctx, names...)
+	if err != nil {
+		return nil, kafka.Trouble("list offsets of", "topics", err)
+	}
+	ends, err := admin.ListCommittedOffsets(ctx, names...)
+	if err == nil {
+		err = errors.Join(starts.Error(), ends.Error())
+	}
+	if err != nil {
+		return nil, kafka.Trouble("list offsets of", "topics", err)
+	}
+	from := map[string]map[int32]kgo.Offset{}
+	ends.Each(func(end kadm.ListedOffset) {
+		start, _ := starts.Lookup(end.Topic, end.Partition)
+		if from[end.Topic] == nil {
+			from[end.Topic] = map[int32]kgo.Offset{}
+		}
+		from[end.Topic][end.Partition] = kgo.NewOffset().At(max(start.Offset, end.Offset-last))
+	})
+	return from, nil
+}
+
+type tailer struct {
+	c        *Capture
+	decoders map[int]*record.Decoder
+	values   bool
+}
+
+func (t *tailer) tell(ctx context.Context, r *kgo.Record) (*Tailed, error) {
+	_, schemaName, table, _ := record.ParseTopic(r.Topic)
+	where := fmt.Sprintf("topic %q partition %d offset %d", r.Topic, r.Partition, r.Offset)
+	if r.Value == nil {
+		return nil, nil // a tombstone says what the record before it said
+	}
+	id, _, err := record.ParseFrame(r.Value)
+	if err != nil {
+		return nil, fmt.Errorf("decode %s: %w", where, err)
+	}
+	d := t.decoders[id]
+	if d == nil {
+		text, err := t.c.registry.Schema(ctx, id)
+		if err == nil {
+			d, err = record.NewDecoder(text)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look up the schema of %s: %w", where, err)
+		}
+		t.decoders[id] = d
+	}
+	var ev change.Event
+	if _, err := d.Decode(r.Value, &ev, nil); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", where, err)
+	}
+	rel := d.Relation()
+	out := &Tailed{
+		Table: schemaName + "." + table, Partition: r.Partition, Offset: r.Offset, At: time.UnixMicro(ev.Tx.CommitTime).UTC(), Position: ev.Position.String(),
+		Op: ev.Op.String(), Key: []TailedColumn{}, Columns: []TailedColumn{},
+	}
+	row := ev.After
+	if row == nil {
+		row = ev.Before
+	}
+	key := map[int]bool{}
+	for _, k := range rel.Key {
+		key[k] = true
+		if k < len(row) {
+			out.Key = append(out.Key, t.column(rel, row, k))
+		}
+	}
+	for i := range ev.After {
+		if key[i] || ev.Op == change.Update && len(ev.Before) == len(ev.After) && same(ev.Before[i], ev.After[i]) {
+			continue
+		}
+		out.Columns = append(out.Columns, t.column(rel, ev.After, i))
+	}
+	return out, nil
+}
+
+func same(a, b change.Value) bool { return a.State == b.State && string(a.Text) == string(b.Text) }
+
+func (t *tailer) column(rel *schema.Relation, row change.Tuple, i int) TailedColumn {
+	c := TailedColumn{Name: rel.Columns[i].Name, Unchanged: row[i].State == change.Unchanged}
+	if t.values && row[i].State == change.Present {
+		text := string(row[i].Text)
+		c.Value = &text
+	}
+	return c
+}

@@ -1,0 +1,270 @@
+package terminal
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// Status is how a service does, for a verb that shows it. What is not in its JSON is not shown.
+type Status interface {
+	// Show writes it for people, or, where out is no terminal, for programs.
+	Show(out *Output, look *Look) error
+	// Sentence says it in one.
+	Sentence() string
+	// Well says that nothing needs a person.
+	Well() bool
+	// Bars are of what runs and will end.
+	Bars() []Progress
+}
+
+// Look are the flags of a verb that shows how a service does.
+type Look struct {
+	All    bool // what is well is not only counted
+	Direct bool
+	URL    string
+	Tables []string
+
+	watch, timeout time.Duration
+	wait           string
+}
+
+// Flags gives the verb its flags; waits says what can be waited for.
+func (l *Look) Flags(cmd *cobra.Command, waits string) {
+	JSON(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&l.All, "all", false, "with everything that is well, which is else only counted")
+	f.Bool("wide", false, "with every column")
+	f.StringArrayVar(&l.Tables, "table", nil, "only these tables, with * and ? as wildcards")
+	f.BoolVar(&l.Direct, "direct", false, "never ask the service")
+	f.StringVar(&l.URL, "url", "", "ask the service at this address, and nobody else")
+	f.DurationVar(&l.watch, "watch", 0, "look again and again, this often; in a pipe a line of JSON for each change")
+	f.Lookup("watch").NoOptDefVal = "2s"
+	f.StringVar(&l.wait, "wait", "", "first wait until it is "+waits+"; a line for each change of state goes to standard error")
+	f.DurationVar(&l.timeout, "timeout", 0, "with --wait: give up after this time, with exit code 1; 0s: never")
+}
+
+// Shows says whether a table is among those that are asked for.
+func (l *Look) Shows(table string) bool {
+	for _, pattern := range l.Tables {
+		if ok, err := path.Match(flat(pattern), flat(table)); ok || err != nil && pattern == table {
+			return true
+		}
+	}
+	return len(l.Tables) == 0
+}
+
+// flat takes from a name what path.Match treats apart.
+func flat(name string) string { return strings.ReplaceAll(name, "/", "\x00") }
+
+// None is the error for tables of which none is known.
+func (l *Look) None(known []string) error {
+	return Usagef("no table %q%s", strings.Join(l.Tables, ", "), Meant(l.Tables[0], known))
+}
+
+// Missing says what is missing of what is waited for, "" for nothing. It is asked with each new status.
+type Missing func(Status) string
+
+// Run shows what ask gives. until gives what --wait waits for, by its name.
+func (l *Look) Run(cmd *cobra.Command, ask func(context.Context) (Status, error), until func(name string) (Missing, error)) error {
+	if l.Direct && l.URL != "" {
+		return Usagef("either --direct or --url")
+	}
+	if l.watch < 0 || l.watch > 0 && l.watch < 100*time.Millisecond {
+		return Usagef("--watch is a time from 100ms on")
+	}
+	out := Of(cmd)
+	if l.wait != "" {
+		missing, err := until(l.wait)
+		if err != nil {
+			return err
+		}
+		if err := l.await(cmd.Context(), out, ask, missing); err != nil {
+			return err
+		}
+	}
+	if l.watch > 0 {
+		return l.watching(cmd, out, ask)
+	}
+	st, err := ask(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if out.JSON {
+		err = out.Document(st)
+	} else {
+		err = st.Show(out, l)
+	}
+	if err == nil && !st.Well() {
+		err = ErrSaid
+	}
+	return err
+}
+
+// waitEvery is how often is looked while something is waited for.
+const waitEvery = time.Second
+
+func (l *Look) await(ctx context.Context, out *Output, ask func(context.Context) (Status, error), missing Missing) error {
+	waiting, cancel := ctx, func() {}
+	if l.timeout > 0 {
+		waiting, cancel = context.WithTimeout(ctx, l.timeout)
+	}
+	defer cancel()
+	bars := NewBars(out)
+	defer bars.Close()
+	said, lacks := "", "it does not answer"
+	for {
+		st, err := ask(waiting)
+		switch {
+		case waiting.Err() != nil:
+		case err != nil && said == "":
+			return err
+		case err != nil:
+			bars.Say("cannot be asked: " + err.Error())
+		default:
+			if lacks = missing(st); lacks == "" {
+				return nil
+			}
+			if state := firstWords(st.Sentence()); state != said {
+				said = state
+				bars.Say(st.Sentence())
+			}
+			bars.Show(st.Bars())
+		}
+		if err := sleep(waiting, waitEvery); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("it is not %s after %s: %s", l.wait, service.FormatDuration(l.timeout), lacks)
+		}
+	}
+}
+
+// firstWords is what of a sentence changes with the state, and not with each number in it.
+func firstWords(sentence string) string {
+	if i := strings.IndexAny(sentence, ":,;0123456789"); i > 0 {
+		return sentence[:i]
+	}
+	return sentence
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// Fact is a line of what is known.
+type Fact struct{ Name, Value, Note string }
+
+// Facts writes facts in columns.
+func (o *Output) Facts(facts []Fact) {
+	width := 0
+	for _, f := range facts {
+		if f.Note != "" {
+			width = max(width, len(f.Value))
+		}
+	}
+	for _, f := range facts {
+		line := fmt.Sprintf("  %-12s %-*s  %s", f.Name, width, Clean(f.Value), Clean(f.Note))
+		o.line(strings.TrimRight(line, " "))
+	}
+}
+
+// Counted writes a table behind an empty line, and below it how many rows are only counted, as all of them are in one state.
+func (o *Output) Counted(t *Table, rest int, what, state string) error {
+	if len(t.Rows) > 0 {
+		o.line("")
+		if err := o.Table(t); err != nil {
+			return err
+		}
+	}
+	switch {
+	case rest > 0 && len(t.Rows) > 0:
+		o.Printf("... %d more, all %s (--all)\n", rest, state)
+	case rest == 1:
+		o.Printf("\n1 %s, %s (--all)\n", what, state)
+	case rest > 0:
+		o.Printf("\n%d %ss, all %s (--all)\n", rest, what, state)
+	}
+	return nil
+}
+
+// line writes text without its arguments being cleaned again.
+func (o *Output) line(text string) { _, _ = fmt.Fprintln(o.Out, text) }
+
+// Needs writes what needs a person: what, why, what it means, what to do, where to read on.
+func (o *Output) Needs(needs []service.Need, program string) {
+	for i := range needs {
+		n := &needs[i]
+		what := n.What
+		if !n.Since.IsZero() {
+			what += ", since " + Clock(n.Since) + " (" + service.FormatDuration(time.Since(n.Since)) + ")"
+		}
+		o.Printf("\n%s\n", what)
+		o.field("why", n.Why)
+		o.field("means", n.Means)
+		name := "next"
+		width := 0
+		for _, step := range n.Do {
+			if step.Note != "" {
+				width = max(width, min(len(step.Command), 44))
+			}
+		}
+		for _, step := range n.Do {
+			text := step.Command
+			switch {
+			case text == "":
+				text = step.Note
+			case step.Note != "":
+				text = fmt.Sprintf("%-*s   %s", width, step.Command, step.Note)
+			}
+			o.field(name, text)
+			name = ""
+		}
+		if _, ok := trouble.RunbookOf(n.Code); ok {
+			o.field("see", program+" explain "+string(n.Code))
+		}
+	}
+}
+
+func (o *Output) field(name, text string) {
+	if text == "" {
+		return
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		o.line(fmt.Sprintf("  %-6s %s", name, Clean(line)))
+		name = ""
+	}
+}
+
+// Clock gives a time as people at this place read it, with the date where it is not of today.
+func Clock(t time.Time) string {
+	t = t.Local()
+	if now := time.Now(); now.YearDay() != t.YearDay() || now.Year() != t.Year() {
+		return t.Format(time.DateTime)
+	}
+	return t.Format(time.TimeOnly)
+}
+
+// Nearest gives the error for a name that is not known.
+func Nearest(what, name string, known []string) error {
+	near := config.Nearest(name, known)
+	if near == "" {
+		return fmt.Errorf("no %s %q", what, name)
+	}
+	return fmt.Errorf("no %s %q; did you mean %s?", what, name, near)
+}

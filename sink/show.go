@@ -1,0 +1,268 @@
+package sink
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// Report is a Status and who has told it.
+type Report struct {
+	*Status
+	// Asked says where the status comes from: the sink, or, where none answers, the warehouse.
+	Asked string `json:"asked"`
+
+	source string // the only one that is shown; "" for all
+}
+
+// Of gives the report of one source, "" for all.
+func (r *Report) Of(source string) *Report {
+	r.source = source
+	return r
+}
+
+// Ask gives the status of the group: of the sink that listens at http.listen, else of what the warehouse says. With url
+// only the sink at that address is asked, with direct none.
+func (o *Operator) Ask(ctx context.Context, cfg Config, url string, direct bool) (*Report, error) {
+	at, why := cmp.Or(url, service.LocalURL(cfg.HTTP)), "the warehouse"
+	if !direct {
+		st, err := askService(ctx, cfg, at)
+		if err == nil {
+			return &Report{Status: st, Asked: "the sink at " + at}, nil
+		}
+		if url != "" {
+			return nil, fmt.Errorf("ask %s: %w", url, err)
+		}
+		why += fmt.Sprintf(": no sink answers at %s: %v", at, err)
+	}
+	st, err := o.Status(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Report{Status: st, Asked: why}, nil
+}
+
+func askService(ctx context.Context, cfg Config, url string) (*Status, error) {
+	var st Status
+	if err := service.AskAt(ctx, url, cfg.HTTP, "/status", &st); err != nil {
+		return nil, err
+	}
+	if st.Schema != statusSchema || st.Group != cfg.Group {
+		return nil, fmt.Errorf("it is not a sink of this group, but %q of %q", st.Schema, st.Group)
+	}
+	return &st, nil
+}
+
+// Sentence says in one sentence how the group does.
+func (r *Report) Sentence() string { return r.Group + " " + r.Headline }
+
+// Well says that nothing needs a person: the exit code of the verb.
+func (r *Report) Well() bool {
+	urgent := slices.ContainsFunc(r.Needs, func(n service.Need) bool { return n.Urgent })
+	return !urgent && !strings.HasPrefix(r.Headline, "needs you") && service.Look(r.State).Colour != "red"
+}
+
+// Until gives what --wait of the verb waits for, of one source or of all ("").
+func (o *Operator) Until(ctx context.Context, cfg Config, name, source string) (terminal.Missing, error) {
+	if name == "caught-up" {
+		missing, err := o.applied(ctx, cfg, source)
+		return func(terminal.Status) string { return missing() }, err
+	}
+	text, ok := strings.CutPrefix(name, "complete=")
+	want, err := change.ParseLSN(text)
+	if !ok || err != nil {
+		return nil, terminal.Usagef("--wait is %q; write caught-up, or complete=LSN with a position like 16/B2F01A20", name)
+	}
+	return func(st terminal.Status) string {
+		r, _ := st.(*Report)
+		lacks := "no source has reported yet"
+		for i := range r.Sources {
+			src := &r.Sources[i]
+			if source != "" && src.Name != source {
+				continue
+			}
+			if at, err := change.ParseLSN(src.CompleteLSN); err != nil || at < want {
+				return src.Name + " is complete up to " + cmp.Or(src.CompleteLSN, "nothing")
+			}
+			lacks = ""
+		}
+		return lacks
+	}, nil
+}
+
+// Bars are of the tables whose existing rows are still to come.
+func (r *Report) Bars() []terminal.Progress {
+	var all []terminal.Progress
+	for i := range r.Tables {
+		t := &r.Tables[i]
+		if t.Snapshot && t.Records > 0 {
+			left := time.Duration(0)
+			if t.ETASeconds != nil {
+				left = time.Duration(*t.ETASeconds * float64(time.Second))
+			}
+			all = append(all, terminal.Progress{Name: t.name(), Done: t.Applied, Total: t.Applied + t.Records, Unit: "records", Estimated: true, Rate: t.RowsPerSec, Left: left})
+		}
+	}
+	return all
+}
+
+// Show writes the report: the sentence, and, where there is something to say, the rest; what needs a person is told whole.
+func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
+	sources, wellSources, err := r.shownSources(out, look, r.source)
+	if err != nil {
+		return err
+	}
+	tables, wellTables, err := r.shownTables(out, look, r.source)
+	if err != nil {
+		return err
+	}
+	out.Printf("%s\n", r.Sentence())
+	quiet := r.State == StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
+	if !quiet || look.All || r.source != "" || len(look.Tables) > 0 || !out.Terminal {
+		out.Printf("\n")
+		out.Facts(r.facts())
+		if err := out.Counted(sources, wellSources, "source", "up to date"); err != nil {
+			return err
+		}
+		if err := out.Counted(tables, wellTables, "table", "up to date"); err != nil {
+			return err
+		}
+		out.Needs(r.Needs, "sink")
+	}
+	if !strings.HasPrefix(r.Asked, "the sink") {
+		out.Note("(asked %s)\n", r.Asked)
+	}
+	return nil
+}
+
+func (r *Report) facts() []terminal.Fact {
+	var all []terminal.Fact
+	add := func(name, value, note string) { all = append(all, terminal.Fact{Name: name, Value: value, Note: note}) }
+	if at, age, ok := r.complete(); ok {
+		add("complete", "up to "+terminal.Clock(at), seconds(age)+" ago, of the source that is furthest behind")
+	}
+	records := int64(0)
+	for i := range r.Tables {
+		records += r.Tables[i].Records
+	}
+	if r.Instance != "" { // else only the warehouse was asked
+		note := "last minute, by this sink"
+		if r.RowsPerSecHour != nil {
+			note += "; " + service.FormatRate(*r.RowsPerSecHour) + " over the last hour"
+		}
+		add("applied", service.FormatRate(r.RowsPerSec)+" changes/s", note)
+		if r.LatencyP50 != nil && r.LatencyP99 != nil {
+			add("latency", "p50 "+seconds(*r.LatencyP50), "p99 "+seconds(*r.LatencyP99)+", commit at the source to commit here, last 5 min")
+		}
+		add("waiting", service.FormatCount(records)+" records", fmt.Sprintf("%s in memory, limit %s", service.FormatBytes(r.BufferBytes), service.FormatBytes(r.BufferLimit)))
+	}
+	if goes, ok := service.TimeGoes(r.Stages); ok {
+		add("time goes", goes, "")
+	}
+	for _, w := range r.Waiting {
+		add("waits", "for "+whom(w.For), fmt.Sprintf("for %s, try %d", service.FormatDuration(time.Since(w.Since)), w.Tries))
+	}
+	if len(r.Members) > 0 {
+		names := make([]string, len(r.Members))
+		for i, m := range r.Members {
+			names[i] = fmt.Sprintf("%s (%s)", m.Instance, plural(m.Partitions, "partition"))
+		}
+		add("members", plural(len(r.Members), "sink"), strings.Join(names, ", "))
+	}
+	return all
+}
+
+func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only string) (*terminal.Table, int, error) {
+	t := &terminal.Table{Columns: []terminal.Column{
+		{Title: "source"}, {Title: "state"}, {Title: "complete up to"}, {Title: "age", Number: true}, {Title: "changes/s", Number: true}, {Title: "capture"},
+		{Title: "WAL kept", Wide: true, Number: true}, {Title: "tables", Number: true},
+	}}
+	rest, known := 0, []string{}
+	rows := slices.Clone(r.Sources)
+	slices.SortStableFunc(rows, func(a, b SourceStatus) int { return cmp.Compare(service.StateRank(a.State), service.StateRank(b.State)) })
+	for i := range rows {
+		src := &rows[i]
+		known = append(known, src.Name)
+		if only != "" && src.Name != only {
+			continue
+		}
+		if src.State == StateUpToDate && out.Terminal && !look.All && only == "" {
+			rest++
+			continue
+		}
+		complete, age := terminal.Cell{Text: "-", Raw: ""}, terminal.Cell{Text: "-", Raw: ""}
+		if src.CompleteAt != nil {
+			complete = terminal.Cell{Text: terminal.Clock(*src.CompleteAt), Raw: src.CompleteAt.UTC().Format(time.RFC3339Nano)}
+		}
+		if src.AgeSeconds != nil {
+			age = terminal.Number(seconds(*src.AgeSeconds), *src.AgeSeconds)
+		}
+		capture := terminal.Cell{Text: service.Look(src.Capture.State).Word + ", " + seconds(src.Capture.BehindSeconds), Raw: src.Capture.State, State: src.Capture.State}
+		if src.SilentSeconds > 0 {
+			capture = terminal.Cell{Text: "no report for " + seconds(src.SilentSeconds), Raw: StateSilent, State: StateSilent}
+		}
+		t.Rows = append(t.Rows, []terminal.Cell{
+			{Text: src.Name}, {Text: service.Look(src.State).Word, Raw: src.State, State: src.State}, complete, age,
+			terminal.Number(service.FormatRate(src.RowsPerSec), src.RowsPerSec), capture,
+			terminal.Number(service.FormatBytes(src.Capture.WALKept), src.Capture.WALKept), {Text: fmt.Sprint(src.Tables)},
+		})
+	}
+	if only != "" && len(t.Rows) == 0 {
+		return nil, 0, terminal.Usage(terminal.Nearest("source", only, known))
+	}
+	return t, rest, nil
+}
+
+func (r *Report) shownTables(out *terminal.Output, look *terminal.Look, only string) (*terminal.Table, int, error) {
+	t := &terminal.Table{Columns: []terminal.Column{
+		{Title: "table"}, {Title: "state"}, {Title: "behind", Number: true}, {Title: "records", Number: true}, {Title: "changes/s", Wide: true, Number: true},
+		{Title: "last commit", Wide: true}, {Title: "target"}, {Title: "mode", Wide: true}, {Title: "note", Wraps: true},
+	}}
+	rest, known := 0, []string{}
+	rows := slices.Clone(r.Tables)
+	slices.SortStableFunc(rows, func(a, b TableStatus) int { return cmp.Compare(service.StateRank(a.State), service.StateRank(b.State)) })
+	for i := range rows {
+		one := &rows[i]
+		known = append(known, one.name(), one.Table)
+		if only != "" && one.Source != only || !look.Shows(one.name()) && !look.Shows(one.Table) {
+			continue
+		}
+		if one.State == StateUpToDate && one.Parked == 0 && out.Terminal && !look.All && only == "" && len(look.Tables) == 0 {
+			rest++
+			continue
+		}
+		last := terminal.Cell{Text: "-", Raw: ""}
+		if one.LastCommit != nil {
+			last = terminal.Cell{Text: terminal.Clock(*one.LastCommit), Raw: one.LastCommit.UTC().Format(time.RFC3339Nano)}
+		}
+		t.Rows = append(t.Rows, []terminal.Cell{
+			{Text: one.name()}, {Text: service.Look(one.State).Word, Raw: one.State, State: one.State}, terminal.Number(seconds(one.BehindSeconds), one.BehindSeconds),
+			terminal.Number(service.FormatCount(one.Records), one.Records), terminal.Number(service.FormatRate(one.RowsPerSec), one.RowsPerSec), last,
+			{Text: one.Target}, {Text: one.Mode}, {Text: one.keeps()},
+		})
+	}
+	if len(t.Rows) == 0 && len(look.Tables) > 0 {
+		return nil, 0, look.None(known)
+	}
+	return t, rest, nil
+}
+
+// keeps is note, with what retention has done.
+func (t *TableStatus) keeps() string {
+	note := t.note()
+	if t.Keep == "" {
+		return note
+	}
+	kept := "keep " + t.Keep + ": not looked yet"
+	if t.ExpiredAt != nil {
+		kept = fmt.Sprintf("keep %s: %s rows removed, last at %s", t.Keep, service.FormatCount(t.Expired), terminal.Clock(*t.ExpiredAt))
+	}
+	return strings.TrimPrefix(note+", "+kept, ", ")
+}

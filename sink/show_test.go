@@ -1,0 +1,134 @@
+package sink
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+var update = flag.Bool("update", false, "write golden files anew")
+
+// golden compares what is printed with a file.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", "status", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", path, got, want)
+	}
+}
+
+// TestStatusText: what sink status prints, at a terminal, in a pipe, as JSON. The forms are promised: go test -update
+// writes them anew.
+func TestStatusText(t *testing.T) {
+	was := time.Local
+	time.Local = time.UTC
+	defer func() { time.Local = was }()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(14 * time.Hour) // of the day
+		now := time.Now().UTC()
+		number := func(v float64) *float64 { return &v }
+		source := func(name string, age float64) SourceStatus {
+			at := now.Add(-time.Duration(age * float64(time.Second)))
+			return SourceStatus{
+				Name: name, CompleteLSN: "16/A8810F20", CompleteAt: &at, AgeSeconds: number(age), Fences: []string{}, ReportedAt: now,
+				Capture: record.Health{State: "up_to_date", BehindSeconds: 0.3, WALKept: 300 << 20, WALBudget: 50 << 30},
+			}
+		}
+		table := func(source, name, state string, behind float64, records int64) TableStatus {
+			return TableStatus{
+				Source: source, Table: name, Target: "sales." + name[len("public."):], State: state, BehindSeconds: behind, Records: records, RowsPerSec: 1044,
+				LastHour: []float32{}, LastCommit: &now, Partitions: 4, Mode: "clone", Topic: source + "." + name,
+			}
+		}
+		base := func(tables ...TableStatus) *Report {
+			st := &Status{
+				Schema: statusSchema, Group: "warehouse", Instance: "dwh-1-9f3a", Build: service.Build{Version: "1.2.3"}, Since: now.Add(-time.Hour), WarehouseUp: true,
+				BufferBytes: 38 << 20, BufferLimit: 256 << 20, RowsPerSec: 1236, Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: tables, Unmatched: []string{},
+				Stages: []service.StageState{}, Events: []service.Event{}, Members: []Member{}, FreshnessSeconds: 60,
+			}
+			for _, s := range []SourceStatus{source("tenant_b", 0.4), source("shop_eu", 2575)} {
+				s.State = StateUpToDate
+				for _, t := range tables {
+					if t.Source == s.Name {
+						s.State, s.Tables = service.WorseState(s.State, t.State), s.Tables+1
+					}
+				}
+				if s.Tables > 0 {
+					st.Sources = append(st.Sources, s)
+				}
+			}
+			return &Report{Status: st, Asked: "the sink at http://127.0.0.1:9192"}
+		}
+		show := func(name string, r *Report, out terminal.Output, look terminal.Look) {
+			t.Helper()
+			r.summarise()
+			var b bytes.Buffer
+			out.Out, out.Err, out.Width = &b, &b, 130
+			if err := r.Show(&out, &look); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name, b.Bytes())
+		}
+		person := terminal.Output{Terminal: true}
+		well := func() *Report {
+			return base(table("tenant_b", "public.orders", StateUpToDate, 0.3, 0), table("tenant_b", "public.x\x1b[2J", StateUpToDate, 0, 0))
+		}
+		show("well.txt", well(), person, terminal.Look{})
+		show("well-all.txt", well(), terminal.Output{Terminal: true, Wide: true}, terminal.Look{All: true})
+		show("well.tsv", well(), terminal.Output{}, terminal.Look{})
+
+		stock := table("shop_eu", "public.stock", StateQuarantined, 2575, 1204)
+		stock.Trouble = &Trouble{
+			Code: "constraint-violation", Message: `cannot write to sales.stock: new row violates check constraint "stock_price_check"`, Hint: "mend the target or the rule; then sink resume SOURCE/TABLE",
+			Topic: "shop_eu.public.stock", Offset: 88120, Since: now.Add(-2575 * time.Second),
+		}
+		parked := table("tenant_b", "public.order_line", StateUpToDate, 0.3, 12)
+		parked.Parked = 3
+		bad := base(stock, parked, table("tenant_b", "public.orders", StateUpToDate, 0.3, 0))
+		bad.LatencyP50, bad.LatencyP99, bad.RowsPerSecHour = number(0.62), number(131), number(12470)
+		bad.Stages = []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", BusyShare: 0.88}}
+		bad.Members = []Member{{"sink-0", 53, &now}, {"sink-1", 53, &now}}
+		show("quarantined.txt", bad, person, terminal.Look{})
+		show("source.txt", bad.Of("tenant_b"), person, terminal.Look{})
+		bad.Of("")
+		if bad.Well() || !well().Well() {
+			t.Error("what is well")
+		}
+		for name, r := range map[string]*Report{"quarantined.json": bad, "empty.json": base()} {
+			if r.Tables == nil {
+				r.Tables = []TableStatus{}
+			}
+			r.summarise()
+			b, err := json.MarshalIndent(r, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name, append(b, '\n'))
+		}
+		look, out := terminal.Look{}, terminal.Output{}
+		if err := well().Of("tenant_d").Show(&out, &look); err == nil || err.Error() != `no source "tenant_d"; did you mean tenant_b?` {
+			t.Errorf("%v", err)
+		}
+	})
+}
