@@ -67,15 +67,29 @@ func (r *Report) runs() bool {
 	return true
 }
 
+// Reading is a table whose rows are being read.
+type Reading struct {
+	Table        string `json:"table"`
+	Rows         int64  `json:"rows"`
+	RowsExpected int64  `json:"rows_expected"` // estimate
+}
+
+// Reading lists the tables that are being read.
+func (r *Report) Reading() []Reading {
+	all := []Reading{}
+	for i := range r.Tables {
+		if t := &r.Tables[i]; t.State == service.StateSnapshotting {
+			all = append(all, Reading{t.Table, t.SnapshotRows, t.ExpectedRows})
+		}
+	}
+	return all
+}
+
 // Bars are of the tables that are being read.
 func (r *Report) Bars() []terminal.Progress {
 	var all []terminal.Progress
-	for i := range r.Tables {
-		t := &r.Tables[i]
-		if t.State != service.StateSnapshotting {
-			continue
-		}
-		all = append(all, terminal.Progress{Name: "snapshot " + t.Table, Done: t.SnapshotRows, Total: t.ExpectedRows, Unit: "rows", Estimated: true})
+	for _, one := range r.Reading() {
+		all = append(all, terminal.Progress{Name: "snapshot " + one.Table, Done: one.Rows, Total: one.RowsExpected, Unit: "rows", Estimated: true})
 	}
 	if len(all) == 1 {
 		all[0].Rate = r.Snapshot.RowsPerSecond
@@ -105,6 +119,9 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 			out.Printf("\nSnapshot: %d of %s done, %s of the rows%s\n", r.Snapshot.TablesDone, plural(r.Snapshot.Tables, "table"),
 				percent(r.Snapshot.Rows, r.Snapshot.RowsExpected), left)
 			out.BarLines(bars)
+		}
+		if r.State == service.StateNotRunning {
+			rest = 0 // nobody knows how they are
 		}
 		if err := out.Counted(tables, rest, "table", "streaming"); err != nil {
 			return err

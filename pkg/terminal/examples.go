@@ -18,7 +18,9 @@ func Examples(root *cobra.Command) []string {
 		}
 		if cmd.HasSubCommands() {
 			wrong = append(wrong, Examples(cmd)...)
-			continue
+		}
+		if cmd.HasSubCommands() && cmd.Example == "" {
+			continue // a noun
 		}
 		lines := strings.FieldsFunc(cmd.Example, func(r rune) bool { return r == '\n' })
 		if cmd.Short == "" || len(lines) < 2 && cmd.Name() != "version" {

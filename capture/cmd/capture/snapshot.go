@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 )
 
@@ -26,5 +27,41 @@ func snapshotCommand() *cobra.Command {
 	cmd.Flags().StringSliceVar(&request.Columns, "columns", nil, "read only these columns, and the key: what a rule of the sink has taken up since (a,b)")
 	cmd.Flags().BoolVar(&request.Reload, "reload", false, "publish a truncate first, so that rows that are gone at the source go downstream too")
 	cmd.Flags().BoolVar(&wait, "wait", false, "return when the rows are published")
+	cmd.AddCommand(snapshotList())
+	return cmd
+}
+
+func snapshotList() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list", Short: "Print the tables whose rows are being read", Args: terminal.NoArgs,
+		Example: "  capture snapshot list\n  capture snapshot list --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := quiet(cmd)
+			if err != nil {
+				return err
+			}
+			r, err := c.Ask(cmd.Context(), "", false)
+			if err != nil {
+				return err
+			}
+			list := r.Reading()
+			out := terminal.Of(cmd)
+			if out.JSON {
+				return out.Document(map[string]any{"schema": "tributary.capture.snapshots/1", "snapshot": r.Snapshot, "tables": list})
+			}
+			t := &terminal.Table{Columns: []terminal.Column{{Title: "table"}, {Title: "rows sent", Number: true}, {Title: "of about", Number: true}}}
+			for _, one := range list {
+				t.Rows = append(t.Rows, []terminal.Cell{
+					{Text: one.Table}, terminal.Number(service.FormatCount(one.Rows), one.Rows), terminal.Number(service.FormatCount(one.RowsExpected), one.RowsExpected),
+				})
+			}
+			if len(list) == 0 && out.Terminal {
+				out.Note("no table is being read\n")
+				return nil
+			}
+			return out.Table(t)
+		},
+	}
+	terminal.JSON(cmd)
 	return cmd
 }

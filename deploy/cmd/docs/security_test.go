@@ -63,7 +63,7 @@ kafka: {brokers: [%q]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
 `, way.source, as(t, admin, way.role), broker.Addrs()[0], registry))
-				return capture.Serve(ctx, cfg, options)
+				return capture.Serve(ctx, cfg, options, slog.New(slog.DiscardHandler), nil)
 			})
 			return func() {
 				end()
