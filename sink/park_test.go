@@ -353,7 +353,9 @@ func TestWait(t *testing.T) {
 	}
 	shop.tx(ins(r, 1000, "poison"))
 	lacks := missing()
-	w.eventually(true, func() any { return strings.HasPrefix(lacks().(string), `1 of 4 partitions are behind: topic "shop.public.checked"`) })
+	w.eventually(true, func() any {
+		return strings.HasPrefix(lacks().(string), `1 of 4 partitions are behind: topic "shop.public.checked"`)
+	})
 }
 
 // TestResumeSkip: the record that the table is held at is passed over, and only that.

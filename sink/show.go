@@ -186,7 +186,9 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 	}}
 	rest, known := 0, []string{}
 	rows := slices.Clone(r.Sources)
-	slices.SortStableFunc(rows, func(a, b SourceStatus) int { return cmp.Compare(service.StateRank(a.State), service.StateRank(b.State)) })
+	slices.SortStableFunc(rows, func(a, b SourceStatus) int {
+		return cmp.Compare(service.StateRank(a.State), service.StateRank(b.State))
+	})
 	for i := range rows {
 		src := &rows[i]
 		known = append(known, src.Name)

@@ -51,7 +51,7 @@ func tenantList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "Every source with its sid, state, and up to when it is complete",
 		Example: "  sink tenant list\n  sink tenant list --json",
-		Args: terminal.NoArgs,
+		Args:    terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
 				tenants, err := o.Tenants(cmd.Context(), cfg)
