@@ -236,7 +236,11 @@ func (o *Output) Needs(needs []service.Need, program string) {
 			name = ""
 		}
 		if _, ok := trouble.RunbookOf(n.Code); ok {
-			o.field("see", program+" explain "+string(n.Code))
+			see := "docs/runbooks/" + string(n.Code) + ".md"
+			if o.Explains {
+				see = program + " explain " + string(n.Code)
+			}
+			o.field("see", see)
 		}
 	}
 }

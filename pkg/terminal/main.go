@@ -24,8 +24,12 @@ const (
 // Main runs a program of verbs, as Root makes it, and gives its exit code; see Run.
 func Main(root *cobra.Command) int {
 	p := printer{w: os.Stderr, program: root.Name(), json: slices.Contains(os.Args[1:], "--json")}
-	p.explains = slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return c.Name() == "explain" })
+	p.explains = explains(root)
 	return runSignalled(root.ExecuteContext, p)
+}
+
+func explains(root *cobra.Command) bool {
+	return slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return c.Name() == "explain" })
 }
 
 // Run runs a program and gives its exit code; main hands it to os.Exit. The first SIGINT or SIGTERM ends run's context:

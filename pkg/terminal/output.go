@@ -25,6 +25,7 @@ type Output struct {
 	Quiet    bool
 	JSON     bool // one document is wanted instead of text
 	Wide     bool // every column is wanted
+	Explains bool // the program has the verb explain
 }
 
 // Of gives the output of a verb, as its flags, the environment and the terminal want it.
@@ -33,6 +34,7 @@ func Of(cmd *cobra.Command) *Output {
 	o.Width, o.Terminal = size(o.Out)
 	o.Colour = o.Terminal && !flag(cmd, "no-color") && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	o.Quiet, o.JSON, o.Wide = flag(cmd, "quiet"), flag(cmd, "json"), flag(cmd, "wide")
+	o.Explains = explains(cmd.Root())
 	return o
 }
 
