@@ -157,7 +157,7 @@ func TestTopicVerbs(t *testing.T) {
 	}
 	cancel()
 	must(t, <-ended)
-	if err := c.Tail(t.Context(), []string{"public.nothing"}, 0, false, func(int) {}, nil); err == nil || !strings.Contains(err.Error(), "no topic") {
+	if err := c.Tail(t.Context(), []string{"public.no_such"}, 0, false, func(int) {}, nil); err == nil || !strings.Contains(err.Error(), "no topic") {
 		t.Errorf("%v", err)
 	}
 	must(t, stop())

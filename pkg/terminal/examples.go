@@ -38,6 +38,7 @@ func Examples(root *cobra.Command) []string {
 // example says why a line cannot be typed.
 func example(cmd *cobra.Command, line string) error {
 	line, _, _ = strings.Cut(line, " > ")
+	line, _, _ = strings.Cut(line, " && ")
 	rest, ok := strings.CutPrefix(line, "  "+cmd.CommandPath())
 	if !ok {
 		return fmt.Errorf("it does not begin with %q", "  "+cmd.CommandPath())

@@ -33,6 +33,6 @@ var program = verbs.Program[capture.Config]{
 		if err != nil {
 			return nil, err
 		}
-		return c.Ask(ctx)
+		return c.Ask(ctx, "", false)
 	},
 }
