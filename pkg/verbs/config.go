@@ -80,7 +80,7 @@ func (p Program[C]) checkConfig() *cobra.Command {
 			return nil
 		},
 	}
-	p.examples(cmd, "config check")
+	p.examples(cmd, "config check", "config check -c /etc/tributary/"+p.Name+".yaml")
 	terminal.JSON(cmd)
 	return cmd
 }
@@ -93,7 +93,7 @@ func (p Program[C]) print(use, short, text string) *cobra.Command {
 			return err
 		},
 	}
-	p.examples(cmd, "config "+use)
+	p.examples(cmd, "config "+use, "config "+use+" > "+p.Name+"-"+use+".txt")
 	return cmd
 }
 

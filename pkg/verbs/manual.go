@@ -39,7 +39,7 @@ func (p Program[C]) Manual() *cobra.Command {
 			return doc.GenManTree(root, &doc.GenManHeader{Section: "1", Date: &day, Source: "Tributary " + service.ThisBuild().Version, Manual: "Tributary"}, dir)
 		},
 	}
-	p.examples(cmd, "manpage -o man && man ./man/*-run.1")
+	p.examples(cmd, "manpage -o man && man ./man/*-run.1", "manpage --markdown")
 	cmd.Flags().StringVarP(&dir, "output", "o", ".", "directory to write into")
 	cmd.Flags().BoolVar(&markdown, "markdown", false, "print all of it as a chapter of Markdown instead")
 	return cmd
