@@ -137,8 +137,16 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 // shown gives the tables that are shown, those in trouble first, and how many are only counted.
 func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Table, int, error) {
 	t := &terminal.Table{Columns: []terminal.Column{
-		{Title: "table"}, {Title: "state"}, {Title: "changes/s", Number: true}, {Title: "last change"}, {Title: "rows sent", Number: true},
-		{Title: "key", Wide: true}, {Title: "topic", Wide: true}, {Title: "partitions", Wide: true, Number: true}, {Title: "schema", Wide: true, Number: true}, {Title: "note", Wraps: true},
+		{Title: "table"},
+		{Title: "state"},
+		{Title: "changes/s", Number: true},
+		{Title: "last change"},
+		{Title: "rows sent", Number: true},
+		{Title: "key", Wide: true},
+		{Title: "topic", Wide: true},
+		{Title: "partitions", Wide: true, Number: true},
+		{Title: "schema", Wide: true, Number: true},
+		{Title: "note", Wraps: true},
 	}}
 	rest := 0
 	var known []string
@@ -160,10 +168,15 @@ func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Tab
 			word += " " + strings.TrimPrefix(percent(one.SnapshotRows, one.ExpectedRows), "~")
 		}
 		t.Rows = append(t.Rows, []terminal.Cell{
-			{Text: one.Table}, {Text: word, Raw: one.State, State: one.State},
+			{Text: one.Table},
+			{Text: word, Raw: one.State, State: one.State},
 			terminal.Number(service.FormatRate(one.ChangesPerSecond), one.ChangesPerSecond), moment(one.LastChange),
 			terminal.Number(service.FormatCount(one.SnapshotRows), one.SnapshotRows),
-			{Text: one.Key}, {Text: one.Topic}, {Text: fmt.Sprint(one.Partitions)}, {Text: fmt.Sprint(one.SchemaID)}, {Text: note},
+			{Text: one.Key},
+			{Text: one.Topic},
+			{Text: fmt.Sprint(one.Partitions)},
+			{Text: fmt.Sprint(one.SchemaID)},
+			{Text: note},
 		})
 	}
 	if len(t.Rows) == 0 && len(look.Tables) > 0 {

@@ -87,8 +87,10 @@ func TestStatusText(t *testing.T) {
 
 		held := base()
 		held.Tables[1].State, held.Tables[1].HeldLSN = service.StateHeld, "16/B2F00000"
-		held.Tables[1].Held = &TroubleStatus{Code: trouble.RecordTooLarge, Op: "publish a change of", Subject: "table \"public.order_line\"", Cause: "a row is 7.4 MiB",
-			Means: "nothing of it is published", Hint: "capture snapshot --table public.order_line --reload", Since: now.Add(-time.Hour).UTC()}
+		held.Tables[1].Held = &TroubleStatus{
+			Code: trouble.RecordTooLarge, Op: "publish a change of", Subject: "table \"public.order_line\"", Cause: "a row is 7.4 MiB",
+			Means: "nothing of it is published", Hint: "capture snapshot --table public.order_line --reload", Since: now.Add(-time.Hour).UTC(),
+		}
 		show("held.txt", held, person, terminal.Look{})
 		if held.Well() || !base().Well() {
 			t.Error("what is well")

@@ -181,8 +181,14 @@ func (r *Report) facts() []terminal.Fact {
 
 func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only string) (*terminal.Table, int, error) {
 	t := &terminal.Table{Columns: []terminal.Column{
-		{Title: "source"}, {Title: "state"}, {Title: "complete up to"}, {Title: "age", Number: true}, {Title: "changes/s", Number: true}, {Title: "capture"},
-		{Title: "WAL kept", Wide: true, Number: true}, {Title: "tables", Number: true},
+		{Title: "source"},
+		{Title: "state"},
+		{Title: "complete up to"},
+		{Title: "age", Number: true},
+		{Title: "changes/s", Number: true},
+		{Title: "capture"},
+		{Title: "WAL kept", Wide: true, Number: true},
+		{Title: "tables", Number: true},
 	}}
 	rest, known := 0, []string{}
 	rows := slices.Clone(r.Sources)
@@ -211,9 +217,12 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 			capture = terminal.Cell{Text: "no report for " + seconds(src.SilentSeconds), Raw: StateSilent, State: StateSilent}
 		}
 		t.Rows = append(t.Rows, []terminal.Cell{
-			{Text: src.Name}, {Text: service.Look(src.State).Word, Raw: src.State, State: src.State}, complete, age,
+			{Text: src.Name},
+			{Text: service.Look(src.State).Word, Raw: src.State, State: src.State},
+			complete, age,
 			terminal.Number(service.FormatRate(src.RowsPerSec), src.RowsPerSec), capture,
-			terminal.Number(service.FormatBytes(src.Capture.WALKept), src.Capture.WALKept), {Text: fmt.Sprint(src.Tables)},
+			terminal.Number(service.FormatBytes(src.Capture.WALKept), src.Capture.WALKept),
+			{Text: fmt.Sprint(src.Tables)},
 		})
 	}
 	if only != "" && len(t.Rows) == 0 {
@@ -224,8 +233,15 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 
 func (r *Report) shownTables(out *terminal.Output, look *terminal.Look, only string) (*terminal.Table, int, error) {
 	t := &terminal.Table{Columns: []terminal.Column{
-		{Title: "table"}, {Title: "state"}, {Title: "behind", Number: true}, {Title: "records", Number: true}, {Title: "changes/s", Wide: true, Number: true},
-		{Title: "last commit", Wide: true}, {Title: "target"}, {Title: "mode", Wide: true}, {Title: "note", Wraps: true},
+		{Title: "table"},
+		{Title: "state"},
+		{Title: "behind", Number: true},
+		{Title: "records", Number: true},
+		{Title: "changes/s", Wide: true, Number: true},
+		{Title: "last commit", Wide: true},
+		{Title: "target"},
+		{Title: "mode", Wide: true},
+		{Title: "note", Wraps: true},
 	}}
 	rest, known := 0, []string{}
 	rows := slices.Clone(r.Tables)
@@ -245,9 +261,13 @@ func (r *Report) shownTables(out *terminal.Output, look *terminal.Look, only str
 			last = terminal.Cell{Text: terminal.Clock(*one.LastCommit), Raw: one.LastCommit.UTC().Format(time.RFC3339Nano)}
 		}
 		t.Rows = append(t.Rows, []terminal.Cell{
-			{Text: one.name()}, {Text: service.Look(one.State).Word, Raw: one.State, State: one.State}, terminal.Number(seconds(one.BehindSeconds), one.BehindSeconds),
+			{Text: one.name()},
+			{Text: service.Look(one.State).Word, Raw: one.State, State: one.State},
+			terminal.Number(seconds(one.BehindSeconds), one.BehindSeconds),
 			terminal.Number(service.FormatCount(one.Records), one.Records), terminal.Number(service.FormatRate(one.RowsPerSec), one.RowsPerSec), last,
-			{Text: one.Target}, {Text: one.Mode}, {Text: one.keeps()},
+			{Text: one.Target},
+			{Text: one.Mode},
+			{Text: one.keeps()},
 		})
 	}
 	if len(t.Rows) == 0 && len(look.Tables) > 0 {
