@@ -64,7 +64,7 @@ func TestLargeTransactionIsCut(t *testing.T) {
 		published(rows / 6)
 		r.exec(fmt.Sprintf(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '%s'`, r.config.Source.slot()))
 		eventually(t, "it streams again", func() bool {
-			return counterValue(t, c.meter.reconnect.WithLabelValues("kafka")) > 0 && c.Status().Trouble == nil
+			return counterValue(t, c.meter.reconnect.WithLabelValues("source")) > 0 && c.Status().Trouble == nil
 		})
 		published(min(r.ends(topic)[0]+5000, rows/2)) // more may have been on its way to us when the connection was cut
 
