@@ -15,7 +15,10 @@ import (
 // that check finds nothing wrong with.
 func TestDraft(t *testing.T) {
 	hostile := [][2]string{
-		{"public", `"; DROP TABLE item; --`}, {"public", "new\nline: [x]"}, {`!we.ird*[a-z]? "x\`, "t"}, {"# no: comment", "ünï 'code' {{ x }}"},
+		{"public", `"; DROP TABLE item; --`},
+		{"public", "new\nline: [x]"},
+		{`!we.ird*[a-z]? "x\`, "t"},
+		{"# no: comment", "ünï 'code' {{ x }}"},
 		{"public", "esc\x1b[31m"},
 	}
 	var ddl strings.Builder

@@ -39,7 +39,10 @@ func topicsList() *cobra.Command {
 			for i := range topics {
 				one := &topics[i]
 				t.Rows = append(t.Rows, []terminal.Cell{
-					{Text: one.Topic}, {Text: fmt.Sprint(one.Partitions)}, {Text: fmt.Sprint(one.Replicas)}, {Text: kept(one)},
+					{Text: one.Topic},
+					{Text: fmt.Sprint(one.Partitions)},
+					{Text: fmt.Sprint(one.Replicas)},
+					{Text: kept(one)},
 					terminal.Number(service.FormatBytes(one.MaxMessageBytes), one.MaxMessageBytes), terminal.Number(service.FormatCount(one.Records), one.Records),
 				})
 			}
