@@ -120,7 +120,7 @@ func (s *service) launch() (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-var runbook = regexp.MustCompile(`docs/runbooks/([a-z-]+)\.md`)
+var runbook = regexp.MustCompile(`see    (?:capture|sink) explain ([a-z-]+)`)
 
 // mayEnd are the troubles with which a service may end by itself: somebody else has taken its place.
 var mayEnd = map[string]bool{"fenced": true, "slot-in-use": true}
