@@ -1,5 +1,5 @@
 // Package verbs holds the verbs that every program of ours has, whatever its service does: its configuration, runbooks,
-// whether it is healthy, a bundle for those who help, a first configuration, manual pages, and what a shell completes.
+// whether it is healthy, a bundle for those who help, a first configuration, manual pages, what a shell completes, its version.
 package verbs
 
 import (
@@ -30,9 +30,9 @@ type Program[C any] struct {
 func (p Program[C]) Config() *cobra.Command {
 	return terminal.Group("config", "The configuration: what holds, what is wrong, what can be written", p.show(), p.checkConfig(),
 		p.print("schema", "Print the JSON Schema of the configuration, by which editors complete and check",
-			string(config.Schema(new(C), p.Name+".yaml"))),
+			func() string { return string(config.Schema(new(C), p.Name+".yaml")) }),
 		p.print("reference", "Print every key with its type, default, variable of the environment and meaning, as Markdown",
-			config.Reference(new(C), p.Name+".yaml")))
+			func() string { return config.Reference(new(C), p.Name+".yaml") }))
 }
 
 func (p Program[C]) show() *cobra.Command {
@@ -85,11 +85,12 @@ func (p Program[C]) checkConfig() *cobra.Command {
 	return cmd
 }
 
-func (p Program[C]) print(use, short, text string) *cobra.Command {
+// print makes a verb that writes a text, which is made when it is asked for: every start of the program makes all verbs.
+func (p Program[C]) print(use, short string, text func() string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := io.WriteString(terminal.Of(cmd).Out, text)
+			_, err := io.WriteString(terminal.Of(cmd).Out, text())
 			return err
 		},
 	}

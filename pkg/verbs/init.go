@@ -25,6 +25,25 @@ type Drafted struct {
 	Roles   map[string]string // SQL of the roles that the service may have, by what --role calls them
 }
 
+// Elsewhere is how Kafka and the registry are reached while there is no configuration yet.
+type Elsewhere struct {
+	brokers  []string
+	registry string
+}
+
+// Flags gives the verb the flags that say it.
+func (e *Elsewhere) Flags(flags *pflag.FlagSet) {
+	flags.StringSliceVar(&e.brokers, "brokers", []string{"localhost:9092"}, "addresses of some brokers; TRIBUTARY_KAFKA_BROKERS wins")
+	flags.StringVar(&e.registry, "registry", "http://localhost:8081", "address of the schema registry; TRIBUTARY_REGISTRY_URL wins")
+}
+
+// Configuration reads into cfg what the flags say, beside database, which is YAML. What else is needed, such as a login, the
+// environment says.
+func (e *Elsewhere) Configuration(database string, cfg any) error {
+	text := fmt.Sprintf("%s\nkafka: {brokers: %q}\nregistry: {url: %q}\n", database, strings.Join(e.brokers, ","), e.registry)
+	return config.LoadText([]byte(text), cfg)
+}
+
 // Init makes the verb that writes a first configuration. variable is that of the environment by which the file names a
 // connection string that was typed; role what --role stands for alone; ask asks the database at dsn, which the file calls
 // reference; without file only the roles are wanted.

@@ -4,29 +4,24 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/tributary-cdc/tributary/capture"
-	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/verbs"
 )
 
 func initCommand() *cobra.Command {
 	var d capture.Draft
-	var registry string
-	var brokers []string
+	var elsewhere verbs.Elsewhere
 	return program.Init("Write a first capture.yaml by asking the source: its tables with size, key and rows, and what is left out and why",
 		"SOURCE_DSN", capture.RoleMember, func(flags *pflag.FlagSet) {
 			flags.StringVar(&d.Name, "name", "", "name of the source (default that of the database)")
-			flags.StringSliceVar(&brokers, "brokers", []string{"localhost:9092"}, "addresses of some brokers; TRIBUTARY_KAFKA_BROKERS wins")
-			flags.StringVar(&registry, "registry", "http://localhost:8081", "address of the schema registry; TRIBUTARY_REGISTRY_URL wins")
+			elsewhere.Flags(flags)
 		}, func(ctx context.Context, dsn, reference string, _ bool) (*verbs.Drafted, error) {
 			var cfg capture.Config
-			text := fmt.Sprintf("source: {name: any, dsn: %q}\nkafka: {brokers: %q}\nregistry: {url: %q}\n", reference, strings.Join(brokers, ","), registry)
-			if err := config.LoadText([]byte(text), &cfg); err != nil {
+			if err := elsewhere.Configuration(fmt.Sprintf("source: {name: any, dsn: %q}", reference), &cfg); err != nil {
 				return nil, err
 			}
 			d.DSN, d.Brokers, d.Registry = reference, cfg.Kafka.Brokers, cfg.Registry.URL

@@ -28,7 +28,7 @@ func command() *cobra.Command {
 		program.HealthCheck(),
 		program.SupportBundle(),
 		program.Manual(),
-		versionCommand(),
+		program.Version(),
 	))
 }
 
@@ -44,15 +44,4 @@ func quiet(cmd *cobra.Command) (*capture.Capture, error) {
 		return nil, err
 	}
 	return capture.New(cfg, capture.Options{}, service.Log(cfg.Log))
-}
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: terminal.NoArgs,
-		Example: "  capture version",
-		Run: func(cmd *cobra.Command, _ []string) {
-			b := service.ThisBuild()
-			terminal.Of(cmd).Printf("capture %s %s %s\n", b.Version, b.Revision, b.GoVersion)
-		},
-	}
 }

@@ -44,11 +44,7 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, err := capture.New(cfg, capture.Options{}, service.Log(cfg.Log))
-			if err != nil {
-				return err
-			}
-			return c.Check(cmd.Context(), cmd.OutOrStdout())
+			return program.Check(cmd.Context(), cfg, cmd.OutOrStdout())
 		},
 	}
 }

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/sink"
 )
@@ -31,7 +30,7 @@ func command() *cobra.Command {
 		program.HealthCheck(),
 		program.SupportBundle(),
 		program.Manual(),
-		versionCommand(),
+		program.Version(),
 	))
 }
 
@@ -52,15 +51,4 @@ func operate(cmd *cobra.Command, do func(o *sink.Operator, cfg sink.Config) erro
 	}
 	defer o.Close(context.WithoutCancel(cmd.Context()))
 	return do(o, cfg)
-}
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: terminal.NoArgs,
-		Example: "  sink version",
-		Run: func(cmd *cobra.Command, _ []string) {
-			b := service.ThisBuild()
-			terminal.Of(cmd).Printf("sink %s %s %s\n", b.Version, b.Revision, b.GoVersion)
-		},
-	}
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 
 	"github.com/tributary-cdc/tributary/pkg/terminal"
@@ -32,11 +30,7 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			failures, err := sink.Check(cmd.Context(), cfg, cmd.OutOrStdout())
-			if err == nil && failures > 0 {
-				err = fmt.Errorf("sink is not ready: %d of the checks failed", failures)
-			}
-			return err
+			return program.Check(cmd.Context(), cfg, cmd.OutOrStdout())
 		},
 	}
 }
