@@ -170,7 +170,7 @@ func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Tab
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: one.Table},
 			{Text: word, Raw: one.State, State: one.State},
-			terminal.Number(service.FormatRate(one.ChangesPerSecond), one.ChangesPerSecond), moment(one.LastChange),
+			terminal.Number(service.FormatRate(one.ChangesPerSecond), one.ChangesPerSecond), terminal.Moment(one.LastChange),
 			terminal.Number(service.FormatCount(one.SnapshotRows), one.SnapshotRows),
 			{Text: one.Key},
 			{Text: one.Topic},
@@ -183,14 +183,6 @@ func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Tab
 		return nil, 0, look.None(known)
 	}
 	return t, rest, nil
-}
-
-// moment is a cell for a time, "-" for none.
-func moment(at time.Time) terminal.Cell {
-	if at.IsZero() {
-		return terminal.Cell{Text: "-", Raw: ""}
-	}
-	return terminal.Cell{Text: terminal.Clock(at), Raw: at.UTC().Format(time.RFC3339Nano)}
 }
 
 // note says what stands beside the state of a table.

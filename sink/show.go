@@ -205,10 +205,7 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 			rest++
 			continue
 		}
-		complete, age := terminal.Cell{Text: "-", Raw: ""}, terminal.Cell{Text: "-", Raw: ""}
-		if src.CompleteAt != nil {
-			complete = terminal.Cell{Text: terminal.Clock(*src.CompleteAt), Raw: src.CompleteAt.UTC().Format(time.RFC3339Nano)}
-		}
+		age := terminal.Cell{Text: "-", Raw: ""}
 		if src.AgeSeconds != nil {
 			age = terminal.Number(seconds(*src.AgeSeconds), *src.AgeSeconds)
 		}
@@ -219,7 +216,7 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: src.Name},
 			{Text: service.Look(src.State).Word, Raw: src.State, State: src.State},
-			complete, age,
+			moment(src.CompleteAt), age,
 			terminal.Number(service.FormatRate(src.RowsPerSec), src.RowsPerSec), capture,
 			terminal.Number(service.FormatBytes(src.Capture.WALKept), src.Capture.WALKept),
 			{Text: fmt.Sprint(src.Tables)},
@@ -256,15 +253,11 @@ func (r *Report) shownTables(out *terminal.Output, look *terminal.Look, only str
 			rest++
 			continue
 		}
-		last := terminal.Cell{Text: "-", Raw: ""}
-		if one.LastCommit != nil {
-			last = terminal.Cell{Text: terminal.Clock(*one.LastCommit), Raw: one.LastCommit.UTC().Format(time.RFC3339Nano)}
-		}
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: one.name()},
 			{Text: service.Look(one.State).Word, Raw: one.State, State: one.State},
 			terminal.Number(seconds(one.BehindSeconds), one.BehindSeconds),
-			terminal.Number(service.FormatCount(one.Records), one.Records), terminal.Number(service.FormatRate(one.RowsPerSec), one.RowsPerSec), last,
+			terminal.Number(service.FormatCount(one.Records), one.Records), terminal.Number(service.FormatRate(one.RowsPerSec), one.RowsPerSec), moment(one.LastCommit),
 			{Text: one.Target},
 			{Text: one.Mode},
 			{Text: one.keeps()},
@@ -274,6 +267,14 @@ func (r *Report) shownTables(out *terminal.Output, look *terminal.Look, only str
 		return nil, 0, look.None(known)
 	}
 	return t, rest, nil
+}
+
+// moment is a cell for a time that may not be known.
+func moment(at *time.Time) terminal.Cell {
+	if at == nil {
+		return terminal.Moment(time.Time{})
+	}
+	return terminal.Moment(*at)
 }
 
 // keeps is note, with what retention has done.

@@ -13,6 +13,16 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 )
 
+// Progress is something that runs and will end.
+type Progress struct {
+	Name        string // "snapshot public.rental"
+	Done, Total int64
+	Unit        string        // "rows"
+	Estimated   bool          // Total is a guess
+	Rate        float64       // a second; 0: not known
+	Left        time.Duration // 0: not known
+}
+
 // Bars shows how far things are, on standard error. On a terminal that is wide enough they are bars, below what else is
 // written there; elsewhere a line each half a minute, and one at the end. It is an io.Writer for a log that shares the
 // terminal with them. Safe for use by many goroutines. Close it.

@@ -61,10 +61,7 @@ func (p printer) tell(err error) told {
 	if !ok {
 		return told{Code: trouble.Internal, Cause: err.Error()}
 	}
-	out := told{Code: t.Code, Op: t.Op, Subject: t.Subject, Means: t.Means, Hint: t.Hint, See: fmt.Sprintf("docs/runbooks/%s.md", t.Code)}
-	if p.explains {
-		out.See = fmt.Sprintf("%s explain %s", p.program, t.Code)
-	}
+	out := told{Code: t.Code, Op: t.Op, Subject: t.Subject, Means: t.Means, Hint: t.Hint, See: see(p.program, p.explains, t.Code)}
 	if t.Cause != nil {
 		out.Cause = t.Cause.Error()
 	}
@@ -91,15 +88,27 @@ func (p printer) print(err error, t told) {
 	}
 	_, _ = fmt.Fprintf(p.w, "error: %s\n", CleanLines(strings.TrimSpace(t.Op+" "+t.Subject)))
 	for _, field := range [][2]string{{"cause", t.Cause}, {"means", t.Means}, {"hint", t.Hint}, {"see", t.See}} {
-		name, text := field[0], strings.TrimRight(field[1], "\n")
-		if text == "" {
-			continue
-		}
-		for line := range strings.SplitSeq(text, "\n") {
-			_, _ = fmt.Fprintf(p.w, "  %-6s %s\n", name, Clean(line))
-			name = ""
-		}
+		writeField(p.w, field[0], strings.TrimRight(field[1], "\n"))
 	}
+}
+
+// writeField writes what there is to say under a name, line by line; nothing where that is nothing.
+func writeField(w io.Writer, name, text string) {
+	if text == "" {
+		return
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		_, _ = fmt.Fprintf(w, "  %-6s %s\n", name, Clean(line))
+		name = ""
+	}
+}
+
+// see says where to read on about a code.
+func see(program string, explains bool, code trouble.Code) string {
+	if explains {
+		return program + " explain " + string(code)
+	}
+	return "docs/runbooks/" + string(code) + ".md"
 }
 
 // Print writes err for a person at a terminal, as Main does: the error, then cause, means, hint and where to read on.

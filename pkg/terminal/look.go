@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -37,9 +36,13 @@ type Look struct {
 	wait           string
 }
 
-// Flags gives the verb its flags; waits says what can be waited for.
+// Flags gives the verb its flags, and its help what they mean for exit codes; waits says what can be waited for.
 func (l *Look) Flags(cmd *cobra.Command, waits string) {
 	JSON(cmd)
+	cmd.Annotations = map[string]string{
+		Exits: "  0  nothing needs anybody\n  1  something does, or --wait timed out\n  2  used wrongly: flag, argument or configuration; nothing was attempted",
+		See:   "docs/reference/json.md for --json",
+	}
 	f := cmd.Flags()
 	f.BoolVar(&l.All, "all", false, "with everything that is well, which is else only counted")
 	f.Bool("wide", false, "with every column")
@@ -215,8 +218,8 @@ func (o *Output) Needs(needs []service.Need, program string) {
 			what += ", since " + Clock(n.Since) + " (" + service.FormatDuration(time.Since(n.Since)) + ")"
 		}
 		o.Printf("\n%s\n", what)
-		o.field("why", n.Why)
-		o.field("means", n.Means)
+		writeField(o.Out, "why", n.Why)
+		writeField(o.Out, "means", n.Means)
 		name := "next"
 		width := 0
 		for _, step := range n.Do {
@@ -232,26 +235,12 @@ func (o *Output) Needs(needs []service.Need, program string) {
 			case step.Note != "":
 				text = fmt.Sprintf("%-*s   %s", width, step.Command, step.Note)
 			}
-			o.field(name, text)
+			writeField(o.Out, name, text)
 			name = ""
 		}
 		if _, ok := trouble.RunbookOf(n.Code); ok {
-			see := "docs/runbooks/" + string(n.Code) + ".md"
-			if o.Explains {
-				see = program + " explain " + string(n.Code)
-			}
-			o.field("see", see)
+			writeField(o.Out, "see", see(program, o.Explains, n.Code))
 		}
-	}
-}
-
-func (o *Output) field(name, text string) {
-	if text == "" {
-		return
-	}
-	for line := range strings.SplitSeq(text, "\n") {
-		o.line(fmt.Sprintf("  %-6s %s", name, Clean(line)))
-		name = ""
 	}
 }
 
@@ -264,11 +253,15 @@ func Clock(t time.Time) string {
 	return t.Format(time.TimeOnly)
 }
 
+// Moment is a cell for a time, "-" for none.
+func Moment(t time.Time) Cell {
+	if t.IsZero() {
+		return Cell{Text: "-", Raw: ""}
+	}
+	return Cell{Text: Clock(t), Raw: t.UTC().Format(time.RFC3339Nano)}
+}
+
 // Nearest gives the error for a name that is not known.
 func Nearest(what, name string, known []string) error {
-	near := config.Nearest(name, known)
-	if near == "" {
-		return fmt.Errorf("no %s %q", what, name)
-	}
-	return fmt.Errorf("no %s %q; did you mean %s?", what, name, near)
+	return fmt.Errorf("no %s %q%s", what, name, Meant(name, known))
 }

@@ -1,6 +1,7 @@
 package terminal
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -49,18 +50,20 @@ func IsTerminal(w any) bool {
 	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor fits
 }
 
+// Size gives the columns and lines of a terminal; 0 where w is none, or does not say.
+func Size(w any) (width, height int) {
+	if f, ok := w.(*os.File); ok && IsTerminal(f) {
+		width, height, _ = term.GetSize(int(f.Fd())) //nolint:gosec // a descriptor fits
+	}
+	return max(width, 0), max(height, 0)
+}
+
 // defaultWidth is taken where a terminal does not say how wide it is.
 const defaultWidth = 80
 
 func size(w io.Writer) (width int, terminal bool) {
-	if !IsTerminal(w) {
-		return defaultWidth, false
-	}
-	f, _ := w.(*os.File)
-	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 { //nolint:gosec // a descriptor fits
-		return width, true
-	}
-	return defaultWidth, true
+	width, _ = Size(w)
+	return cmp.Or(width, defaultWidth), IsTerminal(w)
 }
 
 // Printf writes a line, or lines, of the result. Arguments that are texts are cleaned.

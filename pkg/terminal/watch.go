@@ -2,12 +2,12 @@ package terminal
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -74,12 +74,8 @@ func onScreen(text string, height int) string {
 const defaultHeight = 24
 
 func height(w any) int {
-	if f, ok := w.(*os.File); ok {
-		if _, height, err := term.GetSize(int(f.Fd())); err == nil && height > 0 { //nolint:gosec // a descriptor fits
-			return height
-		}
-	}
-	return defaultHeight
+	_, height := Size(w)
+	return cmp.Or(height, defaultHeight)
 }
 
 // typing calls quit when q or Ctrl-C is typed at a terminal, until restore is called.
@@ -130,14 +126,4 @@ func (l *Look) follow(ctx context.Context, out *Output, ask func(context.Context
 			return nil
 		}
 	}
-}
-
-// Progress is something that runs and will end.
-type Progress struct {
-	Name        string // "snapshot public.rental"
-	Done, Total int64
-	Unit        string        // "rows"
-	Estimated   bool          // Total is a guess
-	Rate        float64       // a second; 0: not known
-	Left        time.Duration // 0: not known
 }

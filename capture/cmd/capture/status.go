@@ -16,10 +16,6 @@ func statusCommand() *cobra.Command {
 		Long: "Asks the service on this host; where none answers, the source's catalog and the progress topic. The first line is a sentence;\n" +
 			"what is in trouble comes first, what is well is counted. In a pipe tables are separated by tabs, with raw numbers.",
 		Example: "  capture status -c capture.yaml --all\n  capture status -c capture.yaml --wait snapshot-done --timeout 1h",
-		Annotations: map[string]string{
-			terminal.Exits: "  0  nothing needs anybody\n  1  something does, or --wait timed out\n  2  used wrongly: flag, argument or configuration; nothing was attempted",
-			terminal.See:   "docs/reference/json.md for --json",
-		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := quiet(cmd)
 			if err != nil {

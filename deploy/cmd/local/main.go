@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/deploy/local"
@@ -210,7 +209,7 @@ func psqlCommand() *cobra.Command {
 				return fmt.Errorf("run %s: %w", program, unix.Exec(program, []string{"psql", dsn}, os.Environ()))
 			}
 			return prompt.Run(cmd.Context(), prompt.Config{
-				DSN: dsn, In: os.Stdin, Out: os.Stdout, Interactive: term.IsTerminal(int(os.Stdin.Fd())),
+				DSN: dsn, In: os.Stdin, Out: os.Stdout, Interactive: terminal.IsTerminal(os.Stdin),
 			})
 		},
 	}

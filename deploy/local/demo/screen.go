@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/term"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 )
 
 const (
@@ -35,7 +35,7 @@ type screen struct {
 
 func newScreen(out *os.File) *screen {
 	s := &screen{out: out}
-	if term.IsTerminal(int(out.Fd())) && os.Getenv("TERM") != "dumb" {
+	if terminal.IsTerminal(out) && os.Getenv("TERM") != "dumb" {
 		s.terminal = out
 	}
 	return s
@@ -58,10 +58,10 @@ func (s *screen) draw(lines []string) {
 		return
 	}
 	s.clear()
-	width, _, err := term.GetSize(int(s.terminal.Fd()))
+	width, _ := terminal.Size(s.terminal)
 	for _, line := range lines {
-		if r := []rune(line); err == nil && len(r) >= width { // a line that wraps could not be gone over again
-			line = string(r[:max(width-1, 0)])
+		if r := []rune(line); width > 0 && len(r) >= width { // a line that wraps could not be gone over again
+			line = string(r[:width-1])
 		}
 		fmt.Fprintln(s.out, line)
 	}
@@ -90,7 +90,7 @@ func (s *screen) keep() { s.drawn = 0 }
 func (s *screen) room() int {
 	const others = 18 // lines that stand around them
 	if s.terminal != nil {
-		if _, height, err := term.GetSize(int(s.terminal.Fd())); err == nil {
+		if _, height := terminal.Size(s.terminal); height > 0 {
 			return max(height-others, fewestRows)
 		}
 	}

@@ -19,10 +19,6 @@ func statusCommand() *cobra.Command {
 		Long: "Asks the sink on this host; where none answers, the warehouse. The first line is a sentence; what is in trouble comes first,\n" +
 			"what is well is counted. In a pipe tables are separated by tabs, with raw numbers.",
 		Example: "  sink status -c sink.yaml --all\n  sink status -c sink.yaml --wait caught-up --timeout 5m",
-		Annotations: map[string]string{
-			terminal.Exits: "  0  nothing needs anybody\n  1  something does, or --wait timed out\n  2  used wrongly: flag, argument or configuration; nothing was attempted",
-			terminal.See:   "docs/reference/json.md for --json",
-		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
 				return look.Run(cmd, func(ctx context.Context) (terminal.Status, error) {
