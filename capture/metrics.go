@@ -18,6 +18,7 @@ import (
 
 // meter is what one capture counts. What can be read from its status is in gauges.
 type meter struct {
+	service.Family
 	perTable  bool
 	changes   *prometheus.CounterVec
 	rows      *prometheus.CounterVec
@@ -37,8 +38,6 @@ type meter struct {
 	fenced       prometheus.Counter
 	sourceWAL    prometheus.Counter
 	confirmedWAL prometheus.Counter
-
-	all []prometheus.Collector
 
 	mu     sync.Mutex
 	tables map[string]*counters
@@ -69,57 +68,31 @@ var (
 )
 
 func newMeter(source string, perTable bool) *meter {
-	labels := prometheus.Labels{"source": source}
-	m := &meter{perTable: perTable, tables: map[string]*counters{}}
-	counter := func(name, help string) prometheus.Counter {
-		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: labels})
-		m.all = append(m.all, c)
-		return c
-	}
-	vector := func(name, help string, names ...string) *prometheus.CounterVec {
-		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: labels}, names)
-		m.all = append(m.all, c)
-		return c
-	}
-	of := func(c *prometheus.CounterVec, values ...string) *prometheus.CounterVec {
-		for _, v := range values {
-			c.WithLabelValues(v)
-		}
-		return c
-	}
-	histogram := func(name, help string, buckets []float64) *prometheus.HistogramVec {
-		h := service.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: labels, Buckets: buckets})
-		m.all = append(m.all, h)
-		return h
-	}
-	m.latency = service.NewLatency(prometheus.HistogramOpts{
-		Namespace: namespace, Name: "heartbeat_latency_seconds", ConstLabels: labels,
-		Help: "From commit at the source, by its clock, to commit in Kafka, of the oldest change or heartbeat in each Kafka transaction.",
-	})
-	m.latency.WithLabelValues()
-	m.all = append(m.all, m.latency)
-	m.changes = vector("changes_total", "Changes published.", "table", "op")
-	m.rows = vector("snapshot_rows_total", "Rows of snapshots published.", "table")
-	m.skipped = of(vector("skipped_changes_total", "Changes that were not published.", "reason"), skipPublished, skipLeftOut, skipHeld)
-	m.errors = service.Codes(vector("errors_total", "Troubles, by code.", "code"))
-	m.transactions = counter("transactions_total", "Transactions read from the source.")
-	m.bytes = counter("published_bytes_total", "Bytes of keys and values committed in Kafka.")
-	m.commits = of(vector("kafka_transactions_total", "Kafka transactions, by how they ended.", "result"), resultCommit, resultAbort)
-	m.duration = histogram("kafka_transaction_duration_seconds", "From the beginning of a Kafka transaction to its commit.", service.SecondsBuckets)
-	m.size = histogram("kafka_transaction_size_bytes", "Bytes of keys and values in a Kafka transaction.", service.BytesBuckets)
-	m.chunks = of(vector("snapshot_chunks_total", "Chunks of snapshots, by whether they counted.", "result"), chunkPublished, chunkReread)
-	m.chunkTook = histogram("snapshot_chunk_duration_seconds", "Time to read a chunk of a snapshot.", service.SecondsBuckets)
-	m.schemas = of(vector("schema_changes_total", "New versions of tables, by what is new.", "kind"), schemaKinds...)
-	m.reconnect = of(vector("reconnects_total", "Sessions that ended and were tried again, by whom they could not reach.", "peer"), peers...)
-	m.fenced = counter("fenced_total", "Sessions that ended because another instance took over.")
-	m.sourceWAL = counter("source_wal_bytes_total", "Bytes of WAL that the source has written while this instance looked.")
-	m.confirmedWAL = counter("confirmed_wal_bytes_total", "Bytes of WAL that were confirmed to the source while this instance looked.")
+	m := &meter{Family: service.Family{Namespace: namespace, Labels: prometheus.Labels{"source": source}}, perTable: perTable, tables: map[string]*counters{}}
+	m.latency = m.Latency("heartbeat_latency_seconds",
+		"From commit at the source, by its clock, to commit in Kafka, of the oldest change or heartbeat in each Kafka transaction.")
+	m.changes = m.Counters("changes_total", "Changes published.", "table", "op")
+	m.rows = m.Counters("snapshot_rows_total", "Rows of snapshots published.", "table")
+	m.skipped = service.Each(m.Counters("skipped_changes_total", "Changes that were not published.", "reason"), skipPublished, skipLeftOut, skipHeld)
+	m.errors = service.Codes(m.Counters("errors_total", "Troubles, by code.", "code"))
+	m.transactions = m.Counter("transactions_total", "Transactions read from the source.")
+	m.bytes = m.Counter("published_bytes_total", "Bytes of keys and values committed in Kafka.")
+	m.commits = service.Each(m.Counters("kafka_transactions_total", "Kafka transactions, by how they ended.", "result"), resultCommit, resultAbort)
+	m.duration = m.Histogram("kafka_transaction_duration_seconds", "From the beginning of a Kafka transaction to its commit.", service.SecondsBuckets)
+	m.size = m.Histogram("kafka_transaction_size_bytes", "Bytes of keys and values in a Kafka transaction.", service.BytesBuckets)
+	m.chunks = service.Each(m.Counters("snapshot_chunks_total", "Chunks of snapshots, by whether they counted.", "result"), chunkPublished, chunkReread)
+	m.chunkTook = m.Histogram("snapshot_chunk_duration_seconds", "Time to read a chunk of a snapshot.", service.SecondsBuckets)
+	m.schemas = service.Each(m.Counters("schema_changes_total", "New versions of tables, by what is new.", "kind"), schemaKinds...)
+	m.reconnect = service.Each(m.Counters("reconnects_total", "Sessions that ended and were tried again, by whom they could not reach.", "peer"), peers...)
+	m.fenced = m.Counter("fenced_total", "Sessions that ended because another instance took over.")
+	m.sourceWAL = m.Counter("source_wal_bytes_total", "Bytes of WAL that the source has written while this instance looked.")
+	m.confirmedWAL = m.Counter("confirmed_wal_bytes_total", "Bytes of WAL that were confirmed to the source while this instance looked.")
 	return m
 }
 
 // Collectors gives the metrics, to be registered.
 func (c *Capture) Collectors() []prometheus.Collector {
-	return append(slices.Clone(c.meter.all), c.stages.Collector(namespace, prometheus.Labels{"source": c.config.Source.Name}), &gauges{c})
+	return append(slices.Clone(c.meter.All), c.stages.Collector(namespace, c.meter.Labels), &gauges{c})
 }
 
 // label gives a table as metrics name it.

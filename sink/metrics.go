@@ -73,44 +73,25 @@ var (
 )
 
 func newMetrics(s *Sink) *metrics {
-	group := prometheus.Labels{"group": s.cfg.Group}
-	var all []prometheus.Collector
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: group}, labels)
-		all = append(all, c)
-		return c
-	}
-	of := func(c *prometheus.CounterVec, values ...string) *prometheus.CounterVec {
-		for _, v := range values {
-			c.WithLabelValues(v)
-		}
-		return c
-	}
-	histogram := func(name, help string, buckets []float64) *prometheus.HistogramVec {
-		h := service.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: group, Buckets: buckets})
-		all = append(all, h)
-		return h
-	}
+	f := service.Family{Namespace: namespace, Labels: prometheus.Labels{"group": s.cfg.Group}}
 	m := &metrics{
 		rules: s.rules, perTable: s.cfg.Metrics.PerTable,
-		latency: service.NewLatency(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "end_to_end_latency_seconds",
-			Help: "Time from the commit at the source to the commit in the warehouse, of the oldest change of each transaction and partition.", ConstLabels: group,
-		}, "source"),
-		changes:   counter("changes_total", "Changes by what became of them.", "source", "table", "op", "outcome"),
-		rows:      counter("rows_total", "Rows written to targets.", "target", "effect"),
-		commits:   of(counter("commits_total", "Transactions in the warehouse.", "result"), resultCommitted, resultFenced, resultFailed, resultUnknown),
-		duration:  histogram("apply_duration_seconds", "Duration of the transactions in the warehouse.", service.SecondsBuckets),
-		batchRows: histogram("batch_rows", "Changes in a transaction.", service.RowsBuckets),
-		batchSize: histogram("batch_size_bytes", "Bytes of the records in a transaction.", service.BytesBuckets),
-		errors:    service.Codes(counter("errors_total", "Troubles, by code.", "code")),
-		ruleErrs:  counter("rule_errors_total", "Records for which an expression of a rule could not be computed.", "source", "table"),
-		aside:     counter("parked_rows_total", "Records that were put aside; without a code those that wait behind another.", "source", "table", "code"),
-		expired:   counter("expired_rows_total", "Rows that were removed since they were older than their rule's keep.", "target"),
-		retries:   of(counter("warehouse_retries_total", "Tries that failed and were repeated, by whom they were waiting for.", "reason"), retried...),
-		schemas:   of(counter("schema_changes_total", "Changes of targets, by whether they were made.", "outcome"), schemaApplied, schemaBlocked),
+		changes:   f.Counters("changes_total", "Changes by what became of them.", "source", "table", "op", "outcome"),
+		rows:      f.Counters("rows_total", "Rows written to targets.", "target", "effect"),
+		commits:   service.Each(f.Counters("commits_total", "Transactions in the warehouse.", "result"), resultCommitted, resultFenced, resultFailed, resultUnknown),
+		duration:  f.Histogram("apply_duration_seconds", "Duration of the transactions in the warehouse.", service.SecondsBuckets),
+		batchRows: f.Histogram("batch_rows", "Changes in a transaction.", service.RowsBuckets),
+		batchSize: f.Histogram("batch_size_bytes", "Bytes of the records in a transaction.", service.BytesBuckets),
+		errors:    service.Codes(f.Counters("errors_total", "Troubles, by code.", "code")),
+		ruleErrs:  f.Counters("rule_errors_total", "Records for which an expression of a rule could not be computed.", "source", "table"),
+		aside:     f.Counters("parked_rows_total", "Records that were put aside; without a code those that wait behind another.", "source", "table", "code"),
+		expired:   f.Counters("expired_rows_total", "Rows that were removed since they were older than their rule's keep.", "target"),
+		retries:   service.Each(f.Counters("warehouse_retries_total", "Tries that failed and were repeated, by whom they were waiting for.", "reason"), retried...),
+		schemas:   service.Each(f.Counters("schema_changes_total", "Changes of targets, by whether they were made.", "outcome"), schemaApplied, schemaBlocked),
+		latency: f.Latency("end_to_end_latency_seconds",
+			"Time from the commit at the source to the commit in the warehouse, of the oldest change of each transaction and partition.", "source"),
 	}
-	m.all = append(all, m.latency, s.stages.Collector(namespace, group), &gauges{s: s})
+	m.all = append(f.All, s.stages.Collector(namespace, f.Labels), &gauges{s: s})
 	return m
 }
 

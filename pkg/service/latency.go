@@ -37,7 +37,7 @@ const (
 // NewLatency gives an empty one, of histograms named by opts with these labels.
 func NewLatency(opts prometheus.HistogramOpts, labels ...string) *Latency {
 	opts.Buckets = SecondsBuckets
-	return &Latency{HistogramVec: NewHistogram(opts, labels...)}
+	return &Latency{HistogramVec: newHistogram(opts, labels...)}
 }
 
 // ObserveDuration counts one; below zero (clocks differ) counts as zero.

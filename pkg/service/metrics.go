@@ -17,9 +17,56 @@ var (
 	RowsBuckets    = prometheus.ExponentialBuckets(1, 10, 7)    // to a million
 )
 
-// NewHistogram gives a vector of histograms that are classic, with the buckets of opts, and native: Prometheus takes which
+// Family makes the metrics of one service, whose names begin alike and which all bear the same labels.
+type Family struct {
+	Namespace string
+	Labels    prometheus.Labels
+	All       []prometheus.Collector // that were made
+}
+
+func (f *Family) opts(name, help string) prometheus.Opts {
+	return prometheus.Opts{Namespace: f.Namespace, Name: name, Help: help, ConstLabels: f.Labels}
+}
+
+// Counter makes a counter.
+func (f *Family) Counter(name, help string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts(f.opts(name, help)))
+	f.All = append(f.All, c)
+	return c
+}
+
+// Counters makes counters by further labels.
+func (f *Family) Counters(name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts(f.opts(name, help)), labels)
+	f.All = append(f.All, c)
+	return c
+}
+
+// Histogram makes a histogram.
+func (f *Family) Histogram(name, help string, buckets []float64) *prometheus.HistogramVec {
+	h := newHistogram(prometheus.HistogramOpts{Namespace: f.Namespace, Name: name, Help: help, ConstLabels: f.Labels, Buckets: buckets})
+	f.All = append(f.All, h)
+	return h
+}
+
+// Latency makes histograms of how long something takes, by further labels.
+func (f *Family) Latency(name, help string, labels ...string) *Latency {
+	l := NewLatency(prometheus.HistogramOpts{Namespace: f.Namespace, Name: name, Help: help, ConstLabels: f.Labels}, labels...)
+	f.All = append(f.All, l)
+	return l
+}
+
+// Each makes the series of each value of a counter's one label, so that they are there from the start.
+func Each(v *prometheus.CounterVec, values ...string) *prometheus.CounterVec {
+	for _, value := range values {
+		v.WithLabelValues(value)
+	}
+	return v
+}
+
+// newHistogram gives a vector of histograms that are classic, with the buckets of opts, and native: Prometheus takes which
 // one it is configured for. Without labels its one series is there from the start.
-func NewHistogram(opts prometheus.HistogramOpts, labels ...string) *prometheus.HistogramVec {
+func newHistogram(opts prometheus.HistogramOpts, labels ...string) *prometheus.HistogramVec {
 	opts.NativeHistogramBucketFactor, opts.NativeHistogramMaxBucketNumber = 1.1, 160
 	v := prometheus.NewHistogramVec(opts, labels)
 	if len(labels) == 0 {
