@@ -20,7 +20,7 @@ func (st *Status) page() page.View {
 	}
 	v.About = append(v.About, "slot "+st.Slot)
 	if st.LagSeconds > freshness.Seconds() {
-		v.Late = formatSeconds(st.LagSeconds)
+		v.Late = service.FormatSeconds(st.LagSeconds)
 	}
 	if st.Snapshot.TablesDone < st.Snapshot.Tables {
 		v.Snapshot = st.snapshot()
@@ -49,7 +49,7 @@ func (st *Status) page() page.View {
 }
 
 func (st *Status) tiles() []page.Tile {
-	behind := page.Tile{Name: "Behind", Value: formatSeconds(st.LagSeconds), Lines: []string{"oldest change not in Kafka"}}
+	behind := page.Tile{Name: "Behind", Value: service.FormatSeconds(st.LagSeconds), Lines: []string{"oldest change not in Kafka"}}
 	if st.LagSeconds > freshness.Seconds() {
 		behind.State = st.State
 	}
@@ -71,7 +71,7 @@ func (st *Status) tiles() []page.Tile {
 	}
 	latency := page.Tile{Name: "Latency, 5 min", Value: "–", Lines: []string{"fewer than 20 commits to tell by"}}
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
-		latency.Value, latency.Lines = "p50 "+formatSeconds(*st.LatencyP50), []string{"p99 " + formatSeconds(*st.LatencyP99), "commit to Kafka"}
+		latency.Value, latency.Lines = "p50 "+service.FormatSeconds(*st.LatencyP50), []string{"p99 " + service.FormatSeconds(*st.LatencyP99), "commit to Kafka"}
 	}
 	return []page.Tile{behind, publish, rate, st.walTile(), latency, st.snapshotTile()}
 }

@@ -119,7 +119,3 @@ func (c *Capture) open(ctx context.Context, verb string) (*catalog.Catalog, erro
 	}
 	return catalog.Open(ctx, dsn, "tributary "+verb+" "+c.instance)
 }
-
-func formatSeconds(seconds float64) string {
-	return service.FormatDuration(time.Duration(seconds * float64(time.Second)))
-}

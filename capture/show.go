@@ -208,7 +208,7 @@ func (r *Report) facts() []terminal.Fact {
 		case r.LagSeconds == 0 && !r.PublishedTime.IsZero() && quiet > 10*time.Minute:
 			note = "quiet for " + service.FormatDuration(quiet)
 		}
-		add("behind", formatSeconds(r.LagSeconds), note)
+		add("behind", service.FormatSeconds(r.LagSeconds), note)
 	}
 	if down {
 		add("to publish", service.FormatBytes(r.ToPublish), "")
@@ -221,7 +221,7 @@ func (r *Report) facts() []terminal.Fact {
 		}
 		add("rate", service.FormatRate(r.ChangesPerSecond)+" changes/s", note)
 		if r.LatencyP50 != nil && r.LatencyP99 != nil {
-			add("latency", "p50 "+formatSeconds(*r.LatencyP50), "p99 "+formatSeconds(*r.LatencyP99)+", commit to Kafka, last 5 min")
+			add("latency", "p50 "+service.FormatSeconds(*r.LatencyP50), "p99 "+service.FormatSeconds(*r.LatencyP99)+", commit to Kafka, last 5 min")
 		}
 	}
 	add("WAL kept", fmt.Sprintf("%s of %s", service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes)), r.wal())

@@ -114,7 +114,7 @@ func limit(stages []service.StageState) string {
 
 // headline is the one sentence that says it all.
 func (st *Status) headline() string {
-	behind := formatSeconds(st.LagSeconds)
+	behind := service.FormatSeconds(st.LagSeconds)
 	switch st.State {
 	case service.StateUpToDate:
 		if n := st.held(); n > 0 {

@@ -22,7 +22,7 @@ func (st *Status) page() page.View {
 		Tables: []page.Table{st.sources(), st.tables(), st.members()},
 	}
 	if worst := st.worst(); worst != nil && worst.late() > 1 {
-		v.Late = seconds(worst.BehindSeconds)
+		v.Late = service.FormatSeconds(worst.BehindSeconds)
 	}
 	unmatched := page.Fold{Title: fmt.Sprintf("Topics that no rule wants (%d)", len(st.Unmatched))}
 	for i, topic := range st.Unmatched {
@@ -40,7 +40,7 @@ func (st *Status) page() page.View {
 		{"running since", st.Since.Format(time.DateTime) + " UTC"},
 		{"partitions", fmt.Sprint(st.Partitions)},
 		{"rebalances", fmt.Sprint(st.Rebalances)},
-		{"freshness", seconds(st.FreshnessSeconds)},
+		{"freshness", service.FormatSeconds(st.FreshnessSeconds)},
 		{"version", st.Build.Version},
 		{"revision", st.Build.Revision},
 		{"Go", st.Build.GoVersion},
@@ -70,20 +70,20 @@ func (st *Status) worst() (worst *TableStatus) {
 }
 
 func (st *Status) tiles() []page.Tile {
-	fresh, target := page.Tile{Name: "Freshness", Value: seconds(0), Lines: []string{"no table is behind"}}, st.FreshnessSeconds
+	fresh, target := page.Tile{Name: "Freshness", Value: service.FormatSeconds(0), Lines: []string{"no table is behind"}}, st.FreshnessSeconds
 	if worst := st.worst(); worst != nil {
 		target = worst.FreshnessSeconds
-		fresh.Value, fresh.Lines = seconds(worst.BehindSeconds), []string{worst.name()}
+		fresh.Value, fresh.Lines = service.FormatSeconds(worst.BehindSeconds), []string{worst.name()}
 		if worst.late() > 1 {
 			fresh.Value, fresh.State = fmt.Sprintf("%.1f × late", worst.late()), StateBehind
-			fresh.Lines = append(fresh.Lines, seconds(worst.BehindSeconds)+" behind")
+			fresh.Lines = append(fresh.Lines, service.FormatSeconds(worst.BehindSeconds)+" behind")
 		}
 	}
-	fresh.Lines = append(fresh.Lines, "target "+seconds(target))
+	fresh.Lines = append(fresh.Lines, "target "+service.FormatSeconds(target))
 
 	complete := page.Tile{Name: "Complete up to", Value: "–", Lines: []string{"a source is not known to be complete up to any commit"}}
 	if at, age, ok := st.complete(); ok {
-		complete.Value, complete.Lines = at.UTC().Format(time.TimeOnly)+" UTC", []string{seconds(age) + " ago, of the source that is furthest behind"}
+		complete.Value, complete.Lines = at.UTC().Format(time.TimeOnly)+" UTC", []string{service.FormatSeconds(age) + " ago, of the source that is furthest behind"}
 		if age > st.FreshnessSeconds {
 			complete.State = StateBehind
 		}
@@ -105,7 +105,7 @@ func (st *Status) tiles() []page.Tile {
 	}
 	latency := page.Tile{Name: "Latency, 5 min", Value: "–", Lines: []string{"fewer than 20 transactions to tell by"}}
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
-		latency.Value, latency.Lines = "p50 "+seconds(*st.LatencyP50), []string{"p99 " + seconds(*st.LatencyP99), "commit to commit"}
+		latency.Value, latency.Lines = "p50 "+service.FormatSeconds(*st.LatencyP50), []string{"p99 " + service.FormatSeconds(*st.LatencyP99), "commit to commit"}
 	}
 	memory := fmt.Sprintf("%s of %s", service.FormatBytes(st.BufferBytes), service.FormatBytes(st.BufferLimit))
 	waiting := page.Tile{Name: "Waiting", Value: service.FormatCount(records), Lines: []string{"records", memory + " in memory"}}
@@ -139,17 +139,17 @@ func (st *Status) sources() page.Table {
 			complete = page.Cell{Time: *src.CompleteAt}
 		}
 		if src.AgeSeconds != nil {
-			age = page.Cell{Text: seconds(*src.AgeSeconds)}
+			age = page.Cell{Text: service.FormatSeconds(*src.AgeSeconds)}
 		}
 		if src.Capture.WALBudget > 0 {
 			wal += " of " + service.FormatBytes(src.Capture.WALBudget)
 		}
-		capture := page.Cell{State: src.Capture.State, Text: seconds(src.Capture.BehindSeconds)}
+		capture := page.Cell{State: src.Capture.State, Text: service.FormatSeconds(src.Capture.BehindSeconds)}
 		if src.Capture.Held > 0 {
 			capture.Text += ", holds " + plural(src.Capture.Held, "table")
 		}
 		if src.SilentSeconds > 0 {
-			note = "for " + seconds(src.SilentSeconds)
+			note = "for " + service.FormatSeconds(src.SilentSeconds)
 			capture = page.Cell{State: StateSilent, Text: note}
 		}
 		if src.State != StateSilent {
@@ -185,7 +185,7 @@ func (st *Status) tables() page.Table {
 	}
 	for i := range st.Tables {
 		t := &st.Tables[i]
-		behind, records := page.Cell{Text: seconds(t.BehindSeconds), Order: t.late()}, page.Cell{Text: service.FormatCount(t.Records), Order: float64(t.Records)}
+		behind, records := page.Cell{Text: service.FormatSeconds(t.BehindSeconds), Order: t.late()}, page.Cell{Text: service.FormatCount(t.Records), Order: float64(t.Records)}
 		if t.Partitions == 0 {
 			behind, records = page.Cell{Text: "–"}, page.Cell{Text: "another sink's"}
 		}
@@ -194,7 +194,7 @@ func (st *Status) tables() page.Table {
 			{State: t.State, Text: t.note()},
 			behind, records,
 			{Text: service.FormatRate(t.RowsPerSec), Order: t.RowsPerSec},
-			{Line: &page.Spark{Points: t.LastHour, Format: seconds}},
+			{Line: &page.Spark{Points: t.LastHour, Format: service.FormatSeconds}},
 			{},
 			{Text: t.Target},
 			{Text: t.Mode},

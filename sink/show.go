@@ -146,7 +146,7 @@ func (r *Report) facts() []terminal.Fact {
 	var all []terminal.Fact
 	add := func(name, value, note string) { all = append(all, terminal.Fact{Name: name, Value: value, Note: note}) }
 	if at, age, ok := r.complete(); ok {
-		add("complete", "up to "+terminal.Clock(at), seconds(age)+" ago, of the source that is furthest behind")
+		add("complete", "up to "+terminal.Clock(at), service.FormatSeconds(age)+" ago, of the source that is furthest behind")
 	}
 	records := int64(0)
 	for i := range r.Tables {
@@ -159,7 +159,7 @@ func (r *Report) facts() []terminal.Fact {
 		}
 		add("applied", service.FormatRate(r.RowsPerSec)+" changes/s", note)
 		if r.LatencyP50 != nil && r.LatencyP99 != nil {
-			add("latency", "p50 "+seconds(*r.LatencyP50), "p99 "+seconds(*r.LatencyP99)+", commit at the source to commit here, last 5 min")
+			add("latency", "p50 "+service.FormatSeconds(*r.LatencyP50), "p99 "+service.FormatSeconds(*r.LatencyP99)+", commit at the source to commit here, last 5 min")
 		}
 		add("waiting", service.FormatCount(records)+" records", fmt.Sprintf("%s in memory, limit %s", service.FormatBytes(r.BufferBytes), service.FormatBytes(r.BufferLimit)))
 	}
@@ -207,11 +207,11 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 		}
 		age := terminal.Cell{Text: "-", Raw: ""}
 		if src.AgeSeconds != nil {
-			age = terminal.Number(seconds(*src.AgeSeconds), *src.AgeSeconds)
+			age = terminal.Number(service.FormatSeconds(*src.AgeSeconds), *src.AgeSeconds)
 		}
-		capture := terminal.Cell{Text: service.Look(src.Capture.State).Word + ", " + seconds(src.Capture.BehindSeconds), Raw: src.Capture.State, State: src.Capture.State}
+		capture := terminal.Cell{Text: service.Look(src.Capture.State).Word + ", " + service.FormatSeconds(src.Capture.BehindSeconds), Raw: src.Capture.State, State: src.Capture.State}
 		if src.SilentSeconds > 0 {
-			capture = terminal.Cell{Text: "no report for " + seconds(src.SilentSeconds), Raw: StateSilent, State: StateSilent}
+			capture = terminal.Cell{Text: "no report for " + service.FormatSeconds(src.SilentSeconds), Raw: StateSilent, State: StateSilent}
 		}
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: src.Name},
@@ -256,7 +256,7 @@ func (r *Report) shownTables(out *terminal.Output, look *terminal.Look, only str
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: one.name()},
 			{Text: service.Look(one.State).Word, Raw: one.State, State: one.State},
-			terminal.Number(seconds(one.BehindSeconds), one.BehindSeconds),
+			terminal.Number(service.FormatSeconds(one.BehindSeconds), one.BehindSeconds),
 			terminal.Number(service.FormatCount(one.Records), one.Records), terminal.Number(service.FormatRate(one.RowsPerSec), one.RowsPerSec), moment(one.LastCommit),
 			{Text: one.Target},
 			{Text: one.Mode},

@@ -70,7 +70,7 @@ func (st *Status) sentence() string {
 	case StateUpToDate:
 		complete := ""
 		if at, age, ok := st.complete(); ok {
-			complete = fmt.Sprintf("complete up to %s (%s ago). ", at.UTC().Format(time.TimeOnly+" UTC"), seconds(age))
+			complete = fmt.Sprintf("complete up to %s (%s ago). ", at.UTC().Format(time.TimeOnly+" UTC"), service.FormatSeconds(age))
 		}
 		return fmt.Sprintf("is healthy: %s%s.", complete, size)
 	case StateSilent:
@@ -137,7 +137,7 @@ func (st *Status) needs() []service.Need {
 	for i := range st.Sources {
 		if src := &st.Sources[i]; src.SilentSeconds > 0 {
 			all = append(all, service.Need{
-				Code: trouble.CaptureSilent, Subject: src.Name, Since: src.ReportedAt, What: fmt.Sprintf("the capture of %s has said nothing for %s", src.Name, seconds(src.SilentSeconds)),
+				Code: trouble.CaptureSilent, Subject: src.Name, Since: src.ReportedAt, What: fmt.Sprintf("the capture of %s has said nothing for %s", src.Name, service.FormatSeconds(src.SilentSeconds)),
 			})
 		}
 	}
@@ -221,10 +221,6 @@ func plural(n int, what string) string {
 		what += "s"
 	}
 	return service.FormatCount(int64(n)) + " " + what
-}
-
-func seconds(s float64) string {
-	return service.FormatDuration(time.Duration(s * float64(time.Second)))
 }
 
 // needsYou is the sentence about quarantined tables and parked records.

@@ -33,6 +33,9 @@ func FormatDuration(d time.Duration) string {
 	return fmt.Sprintf("%d d %d h", d/day, d%day/time.Hour)
 }
 
+// FormatSeconds is FormatDuration of seconds.
+func FormatSeconds(s float64) string { return FormatDuration(time.Duration(s * float64(time.Second))) }
+
 // FormatBytes gives bytes in IEC units: "512 B", "9.6 GiB", "212 GiB". Below 100 of a unit there is one digit after the
 // point.
 func FormatBytes(n int64) string {

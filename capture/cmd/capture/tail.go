@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,13 +23,10 @@ func tailCommand() *cobra.Command {
 			if last < 0 {
 				return terminal.Usagef("--last is a number from 0 on")
 			}
-			wanted := map[string]bool{}
+			known := []string{"insert", "update", "delete", "truncate", "read"}
 			for _, op := range ops {
-				switch op {
-				case "insert", "update", "delete", "truncate", "read":
-					wanted[op] = true
-				default:
-					return terminal.Usagef("--op is %q%s; write insert, update, delete, truncate or read", op, terminal.Meant(op, []string{"insert", "update", "delete", "truncate", "read"}))
+				if !slices.Contains(known, op) {
+					return terminal.Usagef("--op is %q%s; write insert, update, delete, truncate or read", op, terminal.Meant(op, known))
 				}
 			}
 			c, err := quiet(cmd)
@@ -43,7 +41,7 @@ func tailCommand() *cobra.Command {
 				}
 				out.Note("Ready. Reading %d topics (Ctrl-C ends%s)\n", topics, hint)
 			}, func(t *capture.Tailed) error {
-				if len(wanted) > 0 && !wanted[t.Op] {
+				if len(ops) > 0 && !slices.Contains(ops, t.Op) {
 					return nil
 				}
 				if out.JSON {

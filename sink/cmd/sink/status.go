@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,7 +36,3 @@ func statusCommand() *cobra.Command {
 }
 
 func word(state string) string { return service.Look(state).Word }
-
-func seconds(s float64) string {
-	return service.FormatDuration(time.Duration(s * float64(time.Second)))
-}

@@ -71,7 +71,7 @@ func tenantList() *cobra.Command {
 						complete = t.CompleteAt.UTC().Format(time.RFC3339)
 					}
 					if t.AgeSeconds != nil {
-						age = terminal.Number(seconds(*t.AgeSeconds), *t.AgeSeconds)
+						age = terminal.Number(service.FormatSeconds(*t.AgeSeconds), *t.AgeSeconds)
 					}
 					list.Rows = append(list.Rows, []terminal.Cell{
 						{Text: t.Source}, {Text: t.SID}, {Text: word(t.State), State: t.State}, {Text: fmt.Sprint(t.Tables)}, {Text: complete}, age, {Text: t.Reason},
