@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -44,8 +45,11 @@ type Capture struct {
 	instance string
 	active   atomic.Bool // this instance is the one that publishes, or tries to
 	wrote    uint64      // number of the newest progress record that a session of ours has seen or written
-	refused  publish.Refusals
-	ready    func(missing ...string) // tells /readyz what is missing
+	// sqlFailed is when catching up by SQL has failed last.
+	sqlFailed time.Time
+	stream    atomic.Pointer[replication.Stream] // of the session that runs
+	refused   publish.Refusals
+	ready     func(missing ...string) // tells /readyz what is missing
 }
 
 // Options are what the command line says beyond the configuration.

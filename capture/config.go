@@ -35,6 +35,7 @@ type Source struct {
 	Slot      string        `mapstructure:"slot" default:"" doc:"Name of the replication slot; empty: tributary_ and the source's name."`
 	Failover  bool          `mapstructure:"failover" default:"true" doc:"On PostgreSQL 17 and later: let standbys that synchronise slots keep a copy of the slot, so that capture can go on after a failover."`
 	Heartbeat time.Duration `mapstructure:"heartbeat" default:"5s" doc:"How often a small message is written into the source's WAL, so that an idle database gets on and latency is measured; 0s: never."`
+	CatchUp   config.Bytes  `mapstructure:"catch_up" default:"64MiB" doc:"How much WAL a capture that begins must have before it to fetch it by SQL calls, which is faster, until it is near the end; 0: never. A call holds a snapshot at the source for as long as it takes to publish what it gives (seconds; for a huge transaction as long as that one takes), and keeps it in a temporary file there."`
 	WALBudget config.Bytes  `mapstructure:"wal_budget" default:"50GiB" doc:"How much WAL the source may keep for us before it is an alarm."`
 	OnError   string        `mapstructure:"on_error" default:"hold" oneof:"hold,stop" doc:"What a table that cannot go on does (a row that is too large, a schema that the registry refuses): hold: that table alone is held until it is loaded anew; stop: capture ends, and the source keeps its WAL."`
 	Refresh   time.Duration `mapstructure:"refresh" default:"2s" doc:"How often the source's catalog is looked at for new tables and changed replica identities."`

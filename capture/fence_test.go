@@ -217,7 +217,7 @@ func TestFencedIsNoGap(t *testing.T) {
 	s := &session{config: &late.config, pub: pub}
 	s.system, err = conn.Identify(ctx)
 	must(t, err)
-	if _, err := late.stream(ctx, s, conn, cat, server, state, nil); trouble.CodeOf(err) != trouble.Fenced {
+	if _, err := late.openStream(ctx, s, conn, cat, server, state, nil); trouble.CodeOf(err) != trouble.Fenced {
 		t.Errorf("it ended with %v", err)
 	}
 }

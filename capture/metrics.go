@@ -230,7 +230,8 @@ var (
 	descKept     = desc("wal_retained_bytes", "WAL that the source keeps for the slot.", sourceLabel...)
 	descBudget   = desc("wal_budget_bytes", "WAL that the source may keep for the slot.", sourceLabel...)
 	descSafe     = desc("wal_safe_bytes", "WAL that may still be written before the server drops the slot; infinite without a limit.", sourceLabel...)
-	descSlot     = desc("slot_active", "1 if somebody streams from the slot.", sourceLabel...)
+	descSlot     = desc("slot_active", "1 if somebody streams from the slot, or fetches from it by SQL.", sourceLabel...)
+	descBySQL    = desc("by_sql", "1 while changes are fetched by SQL (source.catch_up), 0 while a walsender streams them.", sourceLabel...)
 	descStatus   = desc("slot_status", "1 for the status of the slot, as the server tells it.", "source", "status")
 	descOldest   = desc("oldest_transaction_seconds", "Age of the oldest open transaction that has written: it keeps WAL, published or not.", sourceLabel...)
 	descCommit   = desc("last_commit_timestamp_seconds", "Commit time of the newest published transaction.", sourceLabel...)
@@ -247,7 +248,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 func (g *gauges) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descInfo, descState, descActive, descLag, descLagBytes, descCaughtUp, descKept, descBudget, descSafe, descSlot, descStatus, descOldest,
+		descInfo, descState, descActive, descLag, descLagBytes, descCaughtUp, descKept, descBudget, descSafe, descSlot, descBySQL, descStatus, descOldest,
 		descCommit, descHeld, descTables, descExpected, descProgress, descLeft,
 	} {
 		out <- d
@@ -274,6 +275,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	}
 	set(descSafe, safe)
 	set(descSlot, service.Bool(look.active))
+	set(descBySQL, service.Bool(st.BySQL))
 	status := st.WAL.SlotStatus
 	if look.missing {
 		status = slotMissing

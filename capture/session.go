@@ -72,6 +72,7 @@ type session struct {
 	facts       facts // newest from the watcher
 	watched     <-chan facts
 
+	streamEnded    bool   // by itself, with an error
 	joined         uint32 // transactions up to this id may have written to tables before this session published them
 	instance, http string
 	serverVersion  string
@@ -141,6 +142,7 @@ func (s *session) run(ctx context.Context) error {
 			return err
 		}
 		if streamErr != nil {
+			s.streamEnded = true
 			return streamTrouble(s.config.Source.slot(), streamErr)
 		}
 		s.stage.Idle()

@@ -213,7 +213,11 @@ func (r *Report) facts() []terminal.Fact {
 	if down {
 		add("to publish", service.FormatBytes(r.ToPublish), "")
 	} else {
-		add("to publish", service.FormatBytes(r.ToPublish), fmt.Sprintf("reads %s/s, the source writes %s/s",
+		reads := "reads"
+		if r.BySQL {
+			reads = "fetches by SQL"
+		}
+		add("to publish", service.FormatBytes(r.ToPublish), fmt.Sprintf(reads+" %s/s, the source writes %s/s",
 			service.FormatBytes(int64(r.PublishedBytesPerSecond)), service.FormatBytes(int64(r.SourceBytesPerSecond))))
 		note := "last minute"
 		if r.ChangesPerSecondHour != nil {

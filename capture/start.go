@@ -95,12 +95,14 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		_ = conn.Close(ctx)
 		return err
 	}
-	s.stream, err = c.stream(ctx, s, conn, cat, server, state, tables)
+	s.stream, err = c.openStream(ctx, s, conn, cat, server, state, tables)
 	if err != nil {
 		_ = conn.Close(ctx)
 		return err
 	}
+	c.stream.Store(s.stream)
 	defer func() {
+		c.stream.Store(nil)
 		if closeErr := s.stream.Close(); err == nil && closeErr != nil && ctx.Err() == nil {
 			err = closeErr
 		}
@@ -108,7 +110,11 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	if err := s.takeUp(ctx, state.Progress, tables, asOf); err != nil {
 		return err
 	}
-	return c.runSession(ctx, s, dsn, tables)
+	err = c.runSession(ctx, s, dsn, tables)
+	if s.streamEnded && s.stream.CatchingUp() {
+		c.sqlFailed = time.Now()
+	}
+	return err
 }
 
 // notice logs what the server says inside the stream.
@@ -168,8 +174,8 @@ func usable(s *catalog.Server) error {
 	return nil
 }
 
-// stream makes publications and slot, compares what there is with what was published, and starts to stream.
-func (c *Capture) stream(ctx context.Context, s *session, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, state *publish.State, tables []*catalog.Table) (*replication.Stream, error) {
+// openStream makes publications and slot, compares what there is with what was published, and starts to stream.
+func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, state *publish.State, tables []*catalog.Table) (*replication.Stream, error) {
 	name, pubs := c.config.Source.slot(), c.config.Source.publications()
 	if _, err := cat.Ensure(ctx, pubs, tables); err != nil {
 		return nil, err
@@ -224,9 +230,21 @@ func (c *Capture) stream(ctx context.Context, s *session, conn *replication.Conn
 	}
 	s.standAt(state, confirmed, gap != nil)
 	alter := slot != nil && server.Major() >= 17 && !server.InRecovery && slot.Failover != c.config.Source.Failover
-	return c.startStream(ctx, conn, cat, name, alter, func() (*replication.Stream, error) {
-		return conn.Start(ctx, name, []string{pubs.Full, pubs.Insert}, confirmed)
-	})
+	reading := replication.Reading{
+		Slot: name, Publications: []string{pubs.Full, pubs.Insert}, Confirmed: confirmed, Log: c.log,
+		Backlog: slot != nil && !server.InRecovery && c.catchesUp(slot),
+	}
+	return c.startStream(ctx, conn, cat, name, alter, func() (*replication.Stream, error) { return conn.Start(ctx, reading) })
+}
+
+// walsenderFor is how long the walsender alone is used after catching up by SQL has failed: whatever made it fail, the
+// session that begins anew must get past it.
+const walsenderFor = 10 * time.Minute
+
+// catchesUp says whether what is before slot is worth to be fetched by SQL.
+func (c *Capture) catchesUp(slot *catalog.Slot) bool {
+	least := int64(c.config.Source.CatchUp)
+	return least > 0 && slot.ToPublishBytes >= least && time.Since(c.sqlFailed) > walsenderFor
 }
 
 // standAt sets where the session stands before the stream's first message.
@@ -365,6 +383,12 @@ func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *c
 // slotPatience is how long a slot may be in somebody else's hands: a server takes as long to notice that a client has
 // died.
 var slotPatience = time.Minute
+
+// bySQL says whether changes are fetched by SQL at present.
+func (c *Capture) bySQL() bool {
+	stream := c.stream.Load()
+	return stream != nil && stream.CatchingUp()
+}
 
 // startStream starts to stream; a slot that somebody else streams from is waited for, never fought over. alter says that
 // the slot's failover is not as it is configured.

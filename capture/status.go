@@ -23,6 +23,7 @@ type Status struct {
 	Headline string `json:"headline"` // one sentence; its subject is the source
 	Slot     string `json:"slot"`
 	Holder   string `json:"holder,omitempty"` // who streams from the slot, where it is not this instance
+	BySQL    bool   `json:"by_sql,omitempty"` // changes are fetched by SQL, as there are many, not streamed by a walsender
 	SystemID string `json:"system_id,omitempty"`
 	Timeline uint32 `json:"timeline,omitempty"`
 	Era      uint16 `json:"era,omitempty"`
@@ -132,6 +133,7 @@ func (c *Capture) Status() Status {
 	st.Tables, st.Alarms = slices.Clone(st.Tables), slices.Clone(st.Alarms)
 	st.Build, st.Stages = service.ThisBuild(), c.stages.Snapshot()
 	c.budget.tell(&st)
+	st.BySQL = c.bySQL()
 	if look := c.budget.look(); !look.at.IsZero() && !st.SeenAt.IsZero() && now.Sub(st.SeenAt) > staleAfter {
 		// The session does not say any more how far behind it is, which grows.
 		st.ToPublish, st.ServerLSN = look.toPublish, look.server.String()

@@ -2,10 +2,12 @@ package catalog
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -81,9 +83,9 @@ type Slot struct {
 	Name              string
 	Plugin            string
 	Database          string
-	Active            bool
+	Active            bool // somebody streams from it, or reads it by SQL (see replication.ReaderLock)
 	ActivePID         int
-	Holder            string // application and address of who streams from it, "" if nobody
+	Holder            string // application and address of who does, "" if nobody
 	ConfirmedFlushLSN change.LSN
 	RestartLSN        change.LSN // 0 once the slot is lost
 	WALStatus         string     // reserved, extended, unreserved, lost
@@ -103,17 +105,22 @@ func (c *Catalog) Slot(ctx context.Context, name string) (*Slot, error) {
 			&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes)
 		s.ConfirmedFlushLSN, s.RestartLSN = change.LSN(confirmed), change.LSN(restart)
 		return s, err
-	}, `with now as (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+	}, fmt.Sprintf(`with now as (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
 	                             else pg_current_wal_lsn() end as lsn)
-		select coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active, coalesce(s.active_pid, 0),
+		select coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active or reader.pid is not null, coalesce(reader.pid, s.active_pid, 0),
 		       coalesce((select application_name || coalesce(' at ' || host(client_addr), '')
-		                   from pg_stat_replication r where r.pid = s.active_pid), ''),
+		                   from pg_stat_replication r where r.pid = coalesce(reader.pid, s.active_pid)), ''),
 		       coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8, coalesce(s.restart_lsn - '0/0', 0)::int8,
 		       coalesce(s.wal_status, ''), coalesce(s.two_phase, false),
 		       coalesce((to_jsonb(s)->>'failover')::bool, false),
 		       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,
 		       greatest(coalesce(now.lsn - s.confirmed_flush_lsn, 0), 0)::int8
-		  from pg_replication_slots s, now where s.slot_name = $1`, name)
+		  from now, pg_replication_slots s
+		  left join lateral (
+		       select l.pid from pg_locks l join pg_database d on d.oid = l.database and d.datname = s.database
+		        where l.locktype = 'advisory' and l.classid = %d and l.objid = hashtext(s.slot_name::text) and l.objsubid = 2 and l.granted
+		        limit 1) reader on true
+		 where s.slot_name = $1`, replication.ReaderLock), name)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}

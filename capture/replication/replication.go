@@ -10,11 +10,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -22,12 +24,14 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
 // Conn is a replication connection that streams nothing yet. It is not safe for concurrent use.
 type Conn struct {
-	pg *pgconn.PgConn
+	pg               *pgconn.PgConn
+	dsn, application string
 }
 
 // System is what the server answers to IDENTIFY_SYSTEM.
@@ -45,7 +49,7 @@ func Open(ctx context.Context, dsn, application string, onNotice func(postgres.N
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{pg: pg}, nil
+	return &Conn{pg, dsn, application}, nil
 }
 
 // Close ends the connection.
@@ -181,17 +185,24 @@ type Batch struct {
 
 // Stream is a running stream. Take and Confirm may be called from different goroutines; Take from one only.
 type Stream struct {
-	pg    *pgconn.PgConn
-	ready chan struct{} // holds one token while pending is not empty or the stream has ended
+	pg      *pgconn.PgConn
+	reading Reading
+	backlog *backlog      // nil where the walsender streams from the start
+	ready   chan struct{} // holds one token while pending is not empty or the stream has ended
 
 	mu      sync.Mutex
 	space   sync.Cond
 	pending Batch
 	spare   Batch
 	err     error
+	failed  error // why the receiver is to end
 	closed  bool
+	full    time.Time  // since when the receiver has waited for space; zero while it does not
 	durable change.LSN // what is confirmed
 	highest change.LSN // the greatest position that the server has shown on this connection
+
+	walsender atomic.Bool // it streams, or has
+	turn      sync.Mutex  // held by who uses pg until the walsender streams
 
 	wake               chan struct{} // asks the status goroutine to report now
 	stop               context.CancelFunc
@@ -207,37 +218,73 @@ const (
 	statusInterval = time.Second
 )
 
-// Start begins to stream from where the slot stands. confirmed is the slot's confirmed_flush_lsn. The stream owns
-// the connection from here on.
-func (c *Conn) Start(ctx context.Context, slot string, publications []string, confirmed change.LSN) (*Stream, error) {
-	if !ValidSlotName(slot) {
-		return nil, fmt.Errorf("start replication: %q is not a slot name", slot)
-	}
-	names := make([]string, len(publications))
-	for i, p := range publications {
+// Reading says what is streamed, and how.
+type Reading struct {
+	Slot         string
+	Publications []string
+	Confirmed    change.LSN // the slot's confirmed_flush_lsn
+	Backlog      bool       // what has gathered is fetched by SQL before the walsender streams
+	Log          *slog.Logger
+}
+
+// option is one of the plugin's.
+type option struct{ name, value string }
+
+// options are the same for the walsender and for SQL. Protocol 1 sends whole committed transactions in commit order.
+func (r *Reading) options() []option {
+	names := make([]string, len(r.Publications))
+	for i, p := range r.Publications {
 		names[i] = postgres.Ident(p)
 	}
-	// Protocol 1 sends whole committed transactions in commit order. The start point 0/0 means: where the slot
-	// stands; a greater one would skip.
-	args := []string{
-		"proto_version '1'",
-		"publication_names " + postgres.Literal(strings.Join(names, ",")),
-		"messages 'true'",
+	return []option{{"proto_version", "1"}, {"publication_names", strings.Join(names, ",")}, {"messages", "true"}}
+}
+
+// Start begins to stream from where the slot stands. The stream owns the connection from here on.
+func (c *Conn) Start(ctx context.Context, r Reading) (*Stream, error) {
+	if !ValidSlotName(r.Slot) {
+		return nil, fmt.Errorf("start replication: %q is not a slot name", r.Slot)
 	}
-	if err := pglogrepl.StartReplication(ctx, c.pg, slot, 0, pglogrepl.StartReplicationOptions{PluginArgs: args}); err != nil {
-		return nil, fmt.Errorf("start replication from slot %q: %w", slot, err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s := &Stream{
-		pg: c.pg, ready: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: cancel,
+		pg: c.pg, reading: r, ready: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		received: make(chan struct{}), reported: make(chan struct{}),
-		durable: confirmed, highest: confirmed,
+		durable: r.Confirmed, highest: r.Confirmed,
 	}
 	s.space.L = &s.mu
-	go s.receive()
+	if r.Backlog {
+		var err error
+		if s.backlog, err = c.openBacklog(ctx, r); err != nil {
+			r.Log.Warn("the walsender streams from the start: the backlog cannot be fetched by SQL", "slot", r.Slot, service.Err(err))
+		}
+	}
+	if s.backlog == nil {
+		if err := s.startWalsender(ctx); err != nil {
+			return nil, err
+		}
+	}
+	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	go s.receive(ctx)
 	go s.report(ctx)
 	return s, nil
 }
+
+// startWalsender lets the walsender stream from where the slot stands.
+func (s *Stream) startWalsender(ctx context.Context) error {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	var args []string
+	for _, o := range s.reading.options() {
+		args = append(args, o.name+" "+postgres.Literal(o.value))
+	}
+	// The start point 0/0 means: where the slot stands; a greater one would skip.
+	if err := pglogrepl.StartReplication(ctx, s.pg, s.reading.Slot, 0, pglogrepl.StartReplicationOptions{PluginArgs: args}); err != nil {
+		return fmt.Errorf("start replication from slot %q: %w", s.reading.Slot, err)
+	}
+	s.walsender.Store(true)
+	return nil
+}
+
+// CatchingUp says whether changes are fetched by SQL; after an error, whether they were.
+func (s *Stream) CatchingUp() bool { return !s.walsender.Load() }
 
 // Ready gives a channel that has a token when Take has something to give.
 func (s *Stream) Ready() <-chan struct{} { return s.ready }
@@ -290,10 +337,13 @@ func (s *Stream) signal() {
 	}
 }
 
-// receive reads from the socket until the stream ends.
-func (s *Stream) receive() {
+// receive reads until the stream ends.
+func (s *Stream) receive(ctx context.Context) {
 	defer close(s.received)
-	err := s.receiveAll()
+	err := s.receiveBacklog(ctx)
+	if err == nil {
+		err = s.receiveAll()
+	}
 	s.mu.Lock()
 	s.err = err
 	s.signal()
@@ -302,6 +352,30 @@ func (s *Stream) receive() {
 
 // errEnded is the end of a stream that the server ended.
 var errEnded = errors.New("the server ended the stream")
+
+// receiveBacklog fetches by SQL, where that is wanted, and hands over to the walsender.
+func (s *Stream) receiveBacklog(ctx context.Context) error {
+	if s.backlog == nil {
+		return nil
+	}
+	defer s.backlog.close()
+	err := s.catchUp(ctx)
+	if err == nil {
+		err = s.startWalsender(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.failed != nil:
+		return s.failed
+	case err != nil:
+		return err
+	case ctx.Err() != nil: // Close has set its deadline, and ctx may have removed it
+		return net.ErrClosed
+	}
+	s.reading.Log.Info("streaming from the walsender", "slot", s.reading.Slot, "lsn", s.durable.String())
+	return nil
+}
 
 func (s *Stream) receiveAll() error {
 	for {
@@ -346,10 +420,17 @@ func (s *Stream) accept(data []byte) error {
 func (s *Stream) append(data []byte, keepalive bool, position change.LSN) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.pending.buf) > 0 && len(s.pending.buf)+len(data) > maxPending && !s.closed {
+	for len(s.pending.buf) > 0 && len(s.pending.buf)+len(data) > maxPending && !s.closed && s.failed == nil {
+		if s.full.IsZero() {
+			s.full = time.Now()
+		}
 		s.space.Wait()
 	}
-	if s.closed {
+	s.full = time.Time{}
+	switch {
+	case s.failed != nil:
+		return s.failed
+	case s.closed:
 		return net.ErrClosed
 	}
 	s.highest = max(s.highest, position)
@@ -380,6 +461,7 @@ func (s *Stream) Confirm(lsn change.LSN) {
 		panic(fmt.Sprintf("confirm %s: the server has shown nothing beyond %s", lsn, s.highest))
 	}
 	s.durable = lsn
+	s.space.Signal()
 }
 
 // Confirmed gives what is confirmed.
@@ -411,13 +493,50 @@ func (s *Stream) report(ctx context.Context) {
 		case <-tick.C:
 		case <-s.wake:
 		}
-		if err := s.sendStatus(); err != nil {
+		if s.CatchingUp() {
+			s.keepBacklog(ctx)
+		} else if err := s.sendStatus(); err != nil {
 			return // the receiver finds the same connection broken and reports it
 		}
 	}
 }
 
+// keepBacklog says to the server that we are alive while changes are fetched by SQL, and finds what keeps them.
+func (s *Stream) keepBacklog(ctx context.Context) {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if !s.CatchingUp() {
+		return
+	}
+	s.mu.Lock()
+	full := s.full
+	s.mu.Unlock()
+	if !full.IsZero() && time.Since(full) > drainPatience {
+		s.fail(fmt.Errorf("nothing was taken for %s of what a call has fetched by SQL: it is given up, as its snapshot keeps VACUUM at the source from its work", drainPatience))
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, postgres.WALSenderTimeout)
+	defer cancel()
+	if _, err := s.pg.Exec(ctx, "select 1").ReadAll(); err != nil {
+		s.fail(fmt.Errorf("keep the replication connection: %w", err))
+	}
+}
+
+// fail lets the receiver end with err.
+func (s *Stream) fail(err error) {
+	s.mu.Lock()
+	if s.failed == nil && !s.closed {
+		s.failed = err
+	}
+	s.space.Broadcast()
+	s.mu.Unlock()
+	s.stop()
+}
+
 func (s *Stream) sendStatus() error {
+	if s.CatchingUp() {
+		return nil
+	}
 	lsn := pglogrepl.LSN(s.Confirmed())
 	if lsn == 0 {
 		return nil // a zero flush position would be replaced by the write position

@@ -1,0 +1,285 @@
+package replication
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+const source = `
+create table a (id int primary key, name text, big text);
+create table b (id int, note text); alter table b replica identity full;
+create table unpublished (id int);
+create publication p for table a, b`
+
+// load is what has to come alike over both ways, in transactions of all kinds.
+var load = []string{
+	`insert into a select i, 'row ' || i, repeat(md5(i::text), 100) from generate_series(1, 300) i`,
+	`begin; insert into b select i, 'n' from generate_series(1, 50) i; update a set name = 'x' where id < 20; delete from b where id < 10; commit`,
+	`insert into unpublished select generate_series(1, 2000)`,
+	`update a set id = id + 1000 where id > 290`,
+	`begin; insert into a values (5000, 'never'); rollback`,
+	`select pg_logical_emit_message(true, 'app', 'with a transaction')`,
+	`select pg_logical_emit_message(false, 'app', 'without one')`,
+	`begin; savepoint s; insert into b values (-1, 'gone'); rollback to s; insert into b values (-2, 'stays'); commit`,
+	`alter table a add column more int default 7`,
+	`begin; update a set more = id where id <= 5; alter table a rename name to title; update a set title = 'renamed' where id <= 5; commit`,
+	`truncate a, b`,
+	`insert into a select i, 'huge', 'v', i from generate_series(1, 20000) i`,
+	`begin; delete from a where id % 2 = 0; update a set big = repeat('y', 20) where id < 200; commit`,
+}
+
+// bench is a database with two slots that stand at the same place.
+type bench struct {
+	t    *testing.T
+	dsn  string
+	conn *pgx.Conn
+	log  bytes.Buffer
+}
+
+func newBench(t *testing.T, major int) *bench {
+	t.Helper()
+	b := &bench{t: t, dsn: pgtest.Database(t, pgtest.Shared(t, major))}
+	var err error
+	b.conn, err = pgx.Connect(t.Context(), b.dsn)
+	must(t, err)
+	t.Cleanup(func() { _ = b.conn.Close(context.Background()) })
+	b.exec(source)
+	for _, way := range []string{"sql", "walsender"} {
+		b.exec(fmt.Sprintf(`select pg_create_logical_replication_slot('%s', 'pgoutput')`, b.slot(way)))
+		t.Cleanup(func() {
+			conn, err := pgx.Connect(context.Background(), b.dsn)
+			must(t, err)
+			defer conn.Close(context.Background())
+			for deadline := time.Now().Add(time.Minute); ; {
+				_, err := conn.Exec(context.Background(), fmt.Sprintf(`select pg_drop_replication_slot('%s')`, b.slot(way)))
+				if err == nil || time.Now().After(deadline) {
+					must(t, err)
+					return
+				}
+			}
+		})
+	}
+	return b
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *bench) slot(way string) string {
+	_, name, _ := strings.Cut(strings.TrimPrefix(b.dsn, "postgres://"), "/")
+	name, _, _ = strings.Cut(name, "?")
+	return name + "_" + way
+}
+
+func (b *bench) exec(sql string) {
+	b.t.Helper()
+	_, err := b.conn.Exec(b.t.Context(), sql)
+	must(b.t, err)
+}
+
+func (b *bench) confirmed(way string) change.LSN {
+	b.t.Helper()
+	var text string
+	must(b.t, b.conn.QueryRow(b.t.Context(), `select confirmed_flush_lsn::text from pg_replication_slots where slot_name = $1`, b.slot(way)).Scan(&text))
+	lsn, err := change.ParseLSN(text)
+	must(b.t, err)
+	return lsn
+}
+
+func (b *bench) start(way string) *Stream {
+	b.t.Helper()
+	conn, err := Open(b.t.Context(), b.dsn, "test", nil)
+	must(b.t, err)
+	s, err := conn.Start(b.t.Context(), Reading{
+		Slot: b.slot(way), Publications: []string{"p"}, Confirmed: b.confirmed(way), Backlog: way == "sql",
+		Log: slog.New(slog.NewTextHandler(&lockedWriter{out: &b.log}, nil)),
+	})
+	must(b.t, err)
+	b.t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+type lockedWriter struct {
+	mu  sync.Mutex
+	out *bytes.Buffer
+}
+
+func (w *lockedWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.out.Write(b)
+}
+
+// read takes messages up to the one that says end, confirms each transaction when it is whole, and gives the messages.
+// Those of relations are told with the rows that need them: by SQL they come once a call.
+func (b *bench) read(s *Stream, way, end string, each func()) []string {
+	b.t.Helper()
+	var out []string
+	relations := map[string]string{}
+	inTx, durable := false, change.LSN(0)
+	deadline := time.After(2 * time.Minute)
+	for {
+		batch, err := s.Take()
+		for _, item := range batch.Items {
+			if item.Data == nil {
+				if !inTx {
+					durable = max(durable, item.WALEnd)
+				}
+				continue
+			}
+			switch m := string(item.Data); m[0] {
+			case 'R':
+				relations[m[1:5]] = m
+				continue
+			case 'Y':
+				continue
+			case 'I', 'U', 'D':
+				out = append(out, relations[m[1:5]]+m)
+				continue
+			case 'B':
+				inTx = true
+			case 'C':
+				inTx = false
+				durable = max(durable, change.LSN(binary.BigEndian.Uint64(item.Data[10:])))
+			case 'M':
+				if strings.HasSuffix(m, end) {
+					return out
+				}
+			}
+			out = append(out, string(item.Data))
+		}
+		if len(batch.Items) > 0 {
+			if at := b.confirmed(way); at > max(durable, s.Confirmed()) {
+				b.t.Fatalf("the slot stands at %s, durable is %s", at, durable)
+			}
+			s.Confirm(durable)
+			each()
+			continue
+		}
+		must(b.t, err)
+		select {
+		case <-s.Ready():
+		case <-deadline:
+			b.t.Fatalf("the stream stands still after %d messages, catching up %t: %s", len(out), s.CatchingUp(), b.log.String())
+		}
+	}
+}
+
+// The messages of SQL are those of the walsender, also where the one hands over to the other while the source writes.
+func TestBacklogIsTheWalsendersStream(t *testing.T) {
+	shorter(t, &mostCall, 400)
+	for _, major := range pgtest.Majors(t) {
+		b := newBench(t, major)
+		for _, sql := range load {
+			b.exec(sql)
+		}
+		began := b.confirmed("sql")
+		s := b.start("sql")
+		if !s.CatchingUp() {
+			t.Fatalf("%d: the backlog is not fetched by SQL: %s", major, b.log.String())
+		}
+		more := 0
+		each := func() {
+			if more++; more <= 20 {
+				b.exec(fmt.Sprintf(`insert into a select %d * 1000 + i from generate_series(50000, 50100) i`, more))
+			}
+		}
+		got := b.read(s, "sql", "end-1", func() {
+			each()
+			if !s.CatchingUp() {
+				b.exec(`select pg_logical_emit_message(true, 'app', 'end-1')`)
+				each = func() {}
+			}
+		})
+		if b.confirmed("sql") <= began {
+			t.Errorf("%d: the slot was not advanced", major)
+		}
+		must(t, s.Close())
+		want := b.read(b.start("walsender"), "walsender", "end-1", func() {})
+		for i := range max(len(got), len(want)) {
+			if i >= len(got) || i >= len(want) || got[i] != want[i] {
+				t.Fatalf("%d: message %d of %d by SQL, of %d by the walsender, differs: %.80q and %.80q", major, i, len(got), len(want), at(got, i), at(want, i))
+			}
+		}
+	}
+}
+
+func at(list []string, i int) string {
+	if i < len(list) {
+		return list[i]
+	}
+	return ""
+}
+
+func shorter[T any](t *testing.T, what *T, value T) {
+	was := *what
+	*what = value
+	t.Cleanup(func() { *what = was })
+}
+
+// Where a call may not have the temporary file that it needs, the walsender goes on, in the same stream.
+func TestBacklogWithoutTemporaryFile(t *testing.T) {
+	b := newBench(t, 0)
+	b.exec(fmt.Sprintf(`alter database %s set temp_file_limit = '64kB'; alter database %[1]s set work_mem = '64kB'`, strings.TrimSuffix(b.slot(""), "_")))
+	b.exec(load[0])
+	b.exec(`select pg_logical_emit_message(true, 'app', 'end')`)
+	s := b.start("sql")
+	if got := b.read(s, "sql", "end", func() {}); len(got) < 300 || s.CatchingUp() {
+		t.Errorf("%d messages, catching up %t", len(got), s.CatchingUp())
+	}
+	if !strings.Contains(b.log.String(), "temp_file_limit") {
+		t.Errorf("nothing says why: %s", b.log.String())
+	}
+}
+
+// A call whose messages nobody takes is given up: its snapshot keeps VACUUM at the source from its work. And a reader
+// whose replication connection is gone has no right to go on.
+func TestBacklogIsGivenUp(t *testing.T) {
+	b := newBench(t, 0)
+	b.exec(`insert into a select i, 'huge', repeat(i::text, 100) from generate_series(1, 60000) i`)
+	ends := func(why string) {
+		t.Helper()
+		s := b.start("sql")
+		if why == "replication connection" {
+			b.exec(`select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`)
+		}
+		<-s.received
+		if s.err == nil || !strings.Contains(s.err.Error(), why) || !s.CatchingUp() {
+			t.Errorf("the stream ends with %v", s.err)
+		}
+		var holders int
+		for deadline := time.Now().Add(time.Minute); ; {
+			must(t, b.conn.QueryRow(t.Context(), `select count(*) from pg_stat_activity where application_name = 'test' and backend_xmin is not null and datname = current_database()`).Scan(&holders))
+			if holders == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the snapshot is still held")
+			}
+		}
+		_ = s.Close()
+	}
+	before := b.confirmed("sql")
+	ends("replication connection")
+	shorter(t, &drainPatience, 500*time.Millisecond)
+	ends("VACUUM")
+	if at := b.confirmed("sql"); at != before {
+		t.Errorf("the slot has gone from %s to %s", before, at)
+	}
+}
