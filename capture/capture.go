@@ -22,6 +22,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/capture/replication"
+	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -50,6 +51,7 @@ type Capture struct {
 	stream    atomic.Pointer[replication.Stream] // of the session that runs
 	refused   publish.Refusals
 	ready     func(missing ...string) // tells /readyz what is missing
+	streamed  bool                    // a session has been up
 }
 
 // Options are what the command line says beyond the configuration.
@@ -153,13 +155,15 @@ func (c *Capture) sessions(ctx context.Context) error {
 			c.log.Warn("another instance has taken over", service.Err(err))
 			continue // and wait for it to go
 		}
+		err = c.config.Kafka.Grant(err, c.rights())
 		c.note(err)
 		c.ready(string(trouble.CodeOf(err)))
 		refusal, refused := errors.AsType[*publish.Refusal](err)
 		if refused = refused && c.config.Source.OnError == onErrorHold; refused {
 			c.refused.Add(refusal) // the next session holds that table
 		}
-		if !refused && !retry.Transient(err) {
+		// Who has streamed and is not let in any more waits: a password or certificate is being replaced.
+		if !refused && !retry.Transient(err) && (!c.streamed || !retry.Waits(err)) {
 			c.active.Store(false)
 			c.status.Store(c.stopped(err))
 			return err
@@ -177,6 +181,15 @@ func (c *Capture) sessions(ctx context.Context) error {
 		}
 		done()
 		began = time.Now()
+	}
+}
+
+// rights are what the source's capture needs at the brokers.
+func (c *Capture) rights() []kafka.Right {
+	name := c.config.Source.Name
+	return []kafka.Right{
+		{Resource: kafka.OnTopics, Name: name + ".", Prefixed: true, Operations: []string{"Create", "Describe", "Read", "Write"}},
+		{Resource: kafka.OnTransactionalID, Name: publish.TransactionalID(name), Operations: []string{"Describe", "Write"}},
 	}
 }
 

@@ -316,12 +316,12 @@ func (c *Capture) checkKafka(ctx context.Context, r *report) {
 	pingCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := kafka.Ping(pingCtx, client); err != nil {
-		r.add(failed("brokers", err))
+		r.add(failed("brokers", c.config.Kafka.Grant(err, c.rights())))
 	} else {
 		r.add(finding{verdict: ok, subject: "brokers", text: "reachable; transactional.id " + publish.TransactionalID(c.config.Source.Name)})
 	}
 	if err := c.registry.Ping(pingCtx); err != nil {
-		r.add(finding{verdict: fail, subject: "registry", text: err.Error(), code: trouble.RegistryUnreachable})
+		r.add(finding{verdict: fail, subject: "registry", text: err.Error(), help: publish.RegistryHint(err), code: trouble.RegistryUnreachable})
 	} else {
 		r.add(finding{verdict: ok, subject: "registry", text: c.config.Registry.URL})
 	}

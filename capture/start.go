@@ -132,6 +132,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	c.active.Store(true)
 	c.publishStatus(s) // before the goroutine that owns s runs
 	c.ready()
+	c.streamed = true
 	c.log.Info("streaming", "slot", c.config.Source.slot(), "lsn", s.stream.Confirmed().String(), "tables", len(tables))
 	group := service.NewGroup(ctx)
 	for i := range workers {

@@ -187,12 +187,12 @@ func (s *Sink) checkKafka(ctx context.Context, c *checker) (kadm.TopicDetails, e
 		err = errors.New("the broker said nothing of it")
 	}
 	if err != nil {
-		c.fail("group", kafka.Trouble("describe", fmt.Sprintf("group %q", s.cfg.Group), err))
+		c.fail("group", s.cfg.Kafka.Grant(kafka.Trouble("describe", fmt.Sprintf("group %q", s.cfg.Group), err), s.rights()))
 	} else {
 		c.line("ok", "group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, count(len(group.Members), "member")))
 	}
 	if err := s.registry.Ping(ctx); err != nil {
-		c.fail("registry", &trouble.Error{Code: trouble.RegistryUnreachable, Op: "reach", Subject: s.cfg.Registry.URL, Cause: err, Hint: "check registry.url and that the registry runs"})
+		c.fail("registry", &trouble.Error{Code: trouble.RegistryUnreachable, Op: "reach", Subject: s.cfg.Registry.URL, Cause: err, Hint: registryHint(err)})
 	} else {
 		c.line("ok", "registry", s.cfg.Registry.URL)
 	}
@@ -235,7 +235,8 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	}
 	c.section("Rules", fmt.Sprintf("%s, %s, %s", count(s.rules.Len(), "rule"), count(tables, "table"), count(progress, "source")))
 	if tables == 0 && topics != nil {
-		c.line("warn", "topics", "no topic matches the rules", "start capture, or look at from and sources")
+		hints := []string{"start capture, or look at from and sources; or the brokers hide topics that the user may not describe:"}
+		c.line("warn", "topics", "no topic matches the rules", append(hints, s.cfg.Kafka.Commands(kafka.OnTopics, s.rights())...)...)
 	}
 	plans := s.plans(ctx, c, slices.Concat(matched...))
 	c.checkSharing(shareTargets(routes), plans)

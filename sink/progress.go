@@ -80,7 +80,7 @@ func (f *follower) partition(ctx context.Context, b consume.Batch) {
 	}
 	var err error
 	if read > 0 {
-		err = retry.Do(ctx, backoff, func(ctx context.Context) error {
+		err = retry.Keep(ctx, backoff, func(ctx context.Context) error {
 			if f.s.consumer.Gone(p) {
 				return warehouse.ErrFenced
 			}

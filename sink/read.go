@@ -2,6 +2,7 @@ package sink
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,7 +90,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 	}
 	v, err := w.version(ctx, r)
 	if err != nil {
-		if ctx.Err() != nil || retry.Transient(err) {
+		if ctx.Err() != nil || retry.Waits(err) {
 			return 0, err
 		}
 		return pt.end(err)
@@ -107,7 +108,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 		h.position = pt.next(ev)
 		if ev.Op == change.Truncate && r.Key == nil {
 			if v, err = w.keyed(ctx, r); err != nil {
-				if ctx.Err() != nil || retry.Transient(err) {
+				if ctx.Err() != nil || retry.Waits(err) {
 					return 0, err
 				}
 				return pt.end(err)
@@ -128,7 +129,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 	}
 	u, ok, err := w.unit(ctx, o, pt, r.Topic, v, h.position)
 	if err != nil {
-		if ctx.Err() != nil || retry.Transient(err) {
+		if ctx.Err() != nil || retry.Waits(err) {
 			return 0, err
 		}
 		return pt.end(err)
@@ -342,6 +343,16 @@ func schemaTrouble(r *kgo.Record, id int, err error) error {
 	}
 	t.Code = trouble.RegistryUnreachable
 	t.Means = "nothing is lost; the table waits"
-	t.Hint = "check registry.url and that the registry runs; the sink goes on by itself"
+	t.Hint = registryHint(err) + "; the sink goes on by itself"
 	return t
+}
+
+// registryHint says what to do about a registry that cannot be asked.
+func registryHint(err error) string {
+	login := ""
+	if errors.Is(err, registry.ErrRefused) {
+		login = "check registry.username and registry.password, and that the user may read schemas"
+	}
+	return cmp.Or(retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"}),
+		login, "check registry.url and that the registry runs")
 }

@@ -18,11 +18,13 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
@@ -106,6 +108,29 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	s.server.Registry().MustRegister(s.metrics.all...)
 	page.Handle(s.server, page.Config{View: s.view, History: s.vitals.history, Log: log})
 	return s, nil
+}
+
+// rights are what the group needs at the brokers.
+func (s *Sink) rights() []kafka.Right {
+	reads := []string{"Describe", "Read"}
+	rights := []kafka.Right{{Resource: kafka.OnGroup, Name: s.cfg.Group, Operations: reads}}
+	if len(s.cfg.Sources) == 0 {
+		return append(rights, kafka.Right{Resource: kafka.OnTopics, Name: "*", Operations: reads})
+	}
+	for _, source := range s.cfg.Sources {
+		name, _, isPattern := strings.Cut(source.Name, "*")
+		if before, _, more := strings.Cut(name, "?"); more {
+			name, isPattern = before, true
+		}
+		if !isPattern {
+			name += "."
+		}
+		if name == "" {
+			name = "*"
+		}
+		rights = append(rights, kafka.Right{Resource: kafka.OnTopics, Name: name, Prefixed: name != "*", Operations: reads})
+	}
+	return rights
 }
 
 func newRegistry(cfg config.Registry) (*registry.Client, error) {
@@ -203,7 +228,7 @@ func (s *Sink) Run(ctx context.Context) error {
 		defer group.Stop()
 		return s.work(ctx)
 	})
-	err := group.Wait()
+	err := s.cfg.Kafka.Grant(group.Wait(), s.rights())
 	s.registry.Close()
 	s.log.Info("sink ends", "group", s.cfg.Group, "instance", s.instance)
 	return err
@@ -288,6 +313,7 @@ func (s *Sink) retrying(what string, err error) {
 		w = &wait{since: time.Now()}
 		s.waiting[what] = w
 	}
+	err = s.cfg.Kafka.Grant(err, s.rights())
 	w.tries++
 	w.err = err
 	tell := w.tries == 1 || w.tries%20 == 0

@@ -74,6 +74,7 @@ func (s *Sink) writeHold(ctx context.Context, session *warehouse.Session, p *con
 
 // fault is told by the consumer of a partition that cannot be read. The supervisor writes it down.
 func (s *Sink) fault(p *consume.Partition, err error) {
+	err = s.cfg.Kafka.Grant(err, s.rights())
 	s.mu.Lock()
 	s.held[p] = &hold{err: err, since: time.Now(), next: p.Next}
 	s.mu.Unlock()
@@ -145,7 +146,7 @@ func (v *supervisor) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && !retry.Transient(err) {
+		if err != nil && !retry.Waits(err) {
 			return err
 		}
 		if err != nil {

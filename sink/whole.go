@@ -89,7 +89,7 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 	switch {
 	case len(records) > 0:
 		var n int
-		err := retry.Do(ctx, backoff, func(ctx context.Context) (err error) {
+		err := retry.Keep(ctx, backoff, func(ctx context.Context) (err error) {
 			if g.s.consumer.Gone(p) {
 				return warehouse.ErrFenced
 			}

@@ -124,7 +124,7 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch) {
 		case errors.Is(err, warehouse.ErrTargetChanged) && changed < 3:
 			changed++
 			clear(w.plans) // a Target belongs to a plan: new plans are prepared anew
-		case errors.Is(err, warehouse.ErrProgressBehind), retry.Transient(err):
+		case errors.Is(err, warehouse.ErrProgressBehind), retry.Waits(err):
 			w.pause(ctx, err, try)
 		case isUnit && len(batches) > 1:
 			// The rest goes on; the partitions of this table go one by one, to find the record.
@@ -307,7 +307,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, impatient
 // resolve finds out whether a transaction was committed whose COMMIT was not answered.
 func (w *worker) resolve(ctx context.Context, f *warehouse.Flush, unknown error) ([]warehouse.Effect, error) {
 	var standings []warehouse.Standing
-	err := retry.Do(ctx, backoff, func(ctx context.Context) (err error) {
+	err := retry.Keep(ctx, backoff, func(ctx context.Context) (err error) {
 		standings, err = w.session.Standings(ctx, f.Advances)
 		return err
 	}, func(err error, _ int, _ time.Duration) { w.s.retrying("warehouse", err) })

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 )
@@ -44,6 +45,9 @@ func Unreachable(op, subject string, err error) error {
 		Code: trouble.SourceUnreachable, Op: op, Subject: subject, Cause: postgres.Describe(err),
 		Means: "nothing is lost: the source keeps the WAL that is still to be published",
 		Hint:  "check host, port, database and firewall; capture goes on by itself when the source answers",
+	}
+	if hint := retry.TLSHint(e.Cause, retry.TLSKeys{CA: "sslrootcert in source.dsn", Name: "the host in source.dsn", Client: "sslcert and sslkey in source.dsn"}); hint != "" {
+		e.Code, e.Hint = trouble.SourceRights, hint
 	}
 	switch postgres.SQLState(err) {
 	case "28000", "28P01":

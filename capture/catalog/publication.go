@@ -230,8 +230,9 @@ func (c *Catalog) BreakingPublications(ctx context.Context, tables []*Table) ([]
 		return b, err
 	}, `select distinct p.pubname::text, t.schemaname::text, t.tablename::text
 	      from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
-	     where (p.pubupdate or p.pubdelete)
-	       and format('%I.%I', t.schemaname, t.tablename)::regclass = any($1::oid[])`, oids)
+	      join pg_namespace n on n.nspname = t.schemaname
+	      join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
+	     where (p.pubupdate or p.pubdelete) and c.oid = any($1::oid[])`, oids)
 }
 
 // HavePublications says whether both are there, whatever they publish.

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -124,6 +126,16 @@ func registryTrouble(rel *schema.Relation, err error) error {
 	}
 	return &trouble.Error{
 		Code: trouble.RegistryUnreachable, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
-		Means: "nothing is lost; capture waits", Hint: "check registry.url, and that the registry allows to register",
+		Means: "nothing is lost; capture waits", Hint: RegistryHint(err),
 	}
+}
+
+// RegistryHint says what to do about a registry that cannot be asked.
+func RegistryHint(err error) string {
+	login := ""
+	if errors.Is(err, registry.ErrRefused) {
+		login = "check registry.username and registry.password, and that the user may read and register schemas"
+	}
+	return cmp.Or(retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"}),
+		login, "check registry.url, and that the registry allows to register")
 }

@@ -1,8 +1,6 @@
 package kafka
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"slices"
 
@@ -78,11 +76,16 @@ func Trouble(op, subject string, err error) *trouble.Error {
 		}
 	}
 	_, lost := errors.AsType[*kgo.ErrDataLoss](err)
+	_, hungUp := errors.AsType[*kgo.ErrFirstReadEOF](err)
+	untrusted := retry.TLSHint(err, retry.TLSKeys{CA: "kafka.tls.ca", Name: "kafka.brokers and kafka.tls.server_name", Client: "kafka.tls.cert and kafka.tls.key"})
 	switch {
 	case lost:
 		out.Code = trouble.TopicTruncated
-	case certificateRefused(err):
-		out.Code, out.Hint = trouble.KafkaAuth, "check kafka.tls: certificate authorities, server_name, client certificate"
+	case untrusted != "":
+		out.Code, out.Hint = trouble.KafkaAuth, untrusted
+	case hungUp:
+		out.Code = trouble.KafkaUnreachable
+		out.Hint = "the broker ended the connection at once: does it want TLS (kafka.tls) or a login (kafka.sasl)? Else check that it runs well"
 	case retry.Transient(err):
 		out.Code = trouble.KafkaUnreachable
 		out.Hint = "check kafka.brokers, the network between, and that the brokers run"
@@ -90,12 +93,4 @@ func Trouble(op, subject string, err error) *trouble.Error {
 		out.Code = trouble.KafkaProduce
 	}
 	return out
-}
-
-func certificateRefused(err error) bool {
-	_, ours := errors.AsType[*tls.CertificateVerificationError](err)
-	_, theirs := errors.AsType[tls.AlertError](err)
-	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
-	_, name := errors.AsType[x509.HostnameError](err)
-	return ours || theirs || authority || name
 }

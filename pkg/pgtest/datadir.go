@@ -214,6 +214,40 @@ func (c *Cluster) setSuperuser(data string) error {
 	return nil
 }
 
+// installTLS copies the files to where the server may read them, writes who has to come how, and gives the settings. The
+// superuser comes with and without TLS.
+func (c *Cluster) installTLS(tls TLS) (map[string]string, error) {
+	settings := map[string]string{"ssl": "on"}
+	for name, file := range map[string]string{"ssl_cert_file": tls.Cert, "ssl_key_file": tls.Key, "ssl_ca_file": tls.ClientCA} {
+		settings[name] = ""
+		if file == "" {
+			continue
+		}
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("install certificate: %w", err)
+		}
+		settings[name] = name + ".pem" // in the data directory
+		target := filepath.Join(c.DataDir(), settings[name])
+		if err := os.WriteFile(target, content, 0o600); err != nil {
+			return nil, fmt.Errorf("install certificate: %w", err)
+		}
+		if err := os.Chown(target, serverUID(), -1); err != nil {
+			return nil, fmt.Errorf("install certificate: %w", err)
+		}
+	}
+	wanted := ""
+	if tls.ClientCA != "" {
+		wanted = " clientcert=verify-full"
+	}
+	user := `"` + strings.ReplaceAll(c.opts.User, `"`, `""`) + `"`
+	hba := "host all " + user + " 127.0.0.1/32 scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256" + wanted + "\n"
+	if err := os.WriteFile(filepath.Join(c.DataDir(), "pg_hba.conf"), []byte(hba), 0o600); err != nil {
+		return nil, fmt.Errorf("write pg_hba.conf: %w", err)
+	}
+	return settings, nil
+}
+
 // copyDir copies a data directory, with its owner and modes. Links (tablespaces) are not in a fresh one.
 func copyDir(from, to string) error {
 	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {

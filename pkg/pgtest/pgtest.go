@@ -55,9 +55,16 @@ type Options struct {
 	// User is the superuser, "postgres" if empty. With a Password every connection must give one (SCRAM); without,
 	// every local one is trusted.
 	User, Password string
+	// TLS, where not nil, makes it a server as one in production: every role but User has to come over TLS, with its
+	// password (SCRAM). It goes with a Password.
+	TLS *TLS
 	// Settings for postgresql.conf, over the defaults (see defaults). ALTER SYSTEM wins over them.
 	Settings map[string]string
 }
+
+// TLS is a server's certificate and key, and the authority that clients' certificates have to be of ("": none is asked
+// for), as PEM files.
+type TLS struct{ Cert, Key, ClientCA string }
 
 // defaults suits tests: logical replication, small, quick, and nothing outside of the cluster's directory.
 var defaults = map[string]string{
@@ -264,6 +271,13 @@ func (c *Cluster) diedAtStart() error {
 // line would win over ALTER SYSTEM.
 func (c *Cluster) writeConfig() error {
 	settings := maps.Clone(defaults)
+	if c.opts.TLS != nil {
+		tls, err := c.installTLS(*c.opts.TLS)
+		if err != nil {
+			return err
+		}
+		maps.Copy(settings, tls)
+	}
 	maps.Copy(settings, c.opts.Settings)
 	settings["port"] = strconv.Itoa(c.port)
 	var b strings.Builder
@@ -272,6 +286,21 @@ func (c *Cluster) writeConfig() error {
 	}
 	if err := os.WriteFile(filepath.Join(c.DataDir(), "postgresql.conf"), []byte(b.String()), 0o600); err != nil {
 		return fmt.Errorf("write postgresql.conf: %w", err)
+	}
+	return nil
+}
+
+// SetTLS gives the server another certificate, for connections from then on: soon, the server reads it in its own time.
+// Options.TLS must have been set.
+func (c *Cluster) SetTLS(tls TLS) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opts.TLS = &tls
+	if err := c.writeConfig(); err != nil {
+		return err
+	}
+	if err := c.server.Signal(syscall.SIGHUP); err != nil {
+		return fmt.Errorf("reload Postgres: %w", err)
 	}
 	return nil
 }

@@ -63,10 +63,20 @@ func Describe(err error) error {
 		}
 	}
 	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return connect.Unwrap()
+		cause := connect.Unwrap()
+		if cause != nil && strings.Contains(cause.Error(), noTLS) { // pgconn gives it no type
+			return fmt.Errorf("%w, and the connection string wants it", ErrNoTLS)
+		}
+		return cause
 	}
 	return err
 }
+
+// ErrNoTLS says that the server does not speak TLS.
+var ErrNoTLS = errors.New("the server does not speak TLS")
+
+// noTLS is what pgconn says then.
+const noTLS = "server refused TLS connection"
 
 // SQLState gives the code of the server's error in err's chain, described or not; "" if there is none.
 func SQLState(err error) string {

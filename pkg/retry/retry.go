@@ -42,12 +42,21 @@ func (b Backoff) Wait(try int) time.Duration {
 // Before each wait notify, where not nil, is told of the error, the number of the failed try from 1, and how long the
 // wait is: nothing is retried in silence.
 func Do(ctx context.Context, backoff Backoff, op func(context.Context) error, notify func(err error, try int, wait time.Duration)) error {
+	return do(ctx, backoff, Transient, op, notify)
+}
+
+// Keep is Do for whoever has been let in before: being refused is waited for too, see Waits.
+func Keep(ctx context.Context, backoff Backoff, op func(context.Context) error, notify func(err error, try int, wait time.Duration)) error {
+	return do(ctx, backoff, Waits, op, notify)
+}
+
+func do(ctx context.Context, backoff Backoff, waits func(error) bool, op func(context.Context) error, notify func(err error, try int, wait time.Duration)) error {
 	for try := 1; ; try++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		err := op(ctx)
-		if err == nil || !Transient(err) {
+		if err == nil || !waits(err) {
 			return err
 		}
 		if ended := ctx.Err(); ended != nil {

@@ -4,8 +4,6 @@ package retry
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -31,7 +29,7 @@ func Transient(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
-	if refusedCertificate(err) {
+	if tlsFault(err) != trusted {
 		return false // comes wrapped in network errors, but no waiting makes it trusted
 	}
 	if state := postgres.SQLState(err); state != "" {
@@ -129,14 +127,4 @@ func transientTrouble(err error) bool {
 		return true
 	}
 	return false
-}
-
-// refusedCertificate: TLS ended because one side does not trust the other, or the peer does not speak it.
-func refusedCertificate(err error) bool {
-	_, verification := errors.AsType[*tls.CertificateVerificationError](err)
-	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
-	_, name := errors.AsType[x509.HostnameError](err)
-	_, notTLS := errors.AsType[tls.RecordHeaderError](err)
-	_, alert := errors.AsType[tls.AlertError](err)
-	return verification || authority || name || notTLS || alert
 }

@@ -84,7 +84,9 @@ var (
 	command = regexp.MustCompile(`\b((?:capture (?:run|check|status|snapshot|slot \w+)|sink (?:run|check|status|resume|pause|(?:parked|rules|tenant) \w+))` +
 		`(?: (?:--?[\w=-]+|[^\s;,']*[/.*][^\s;,']*|'(?:[^']|'\\'')*'))*)(?:$|[;,)]|\s{3,})`)
 	// sqlLine is SQL, perhaps with a note; sqlWithin is SQL at the end of a sentence.
-	sqlLine   = regexp.MustCompile(`^((?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW|SET)\b[^\n]*?;)(?:\s{3,}([^\n]*))?$`)
+	sqlLine = regexp.MustCompile(`^((?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW|SET)\b[^\n]*?;)(?:\s{3,}([^\n]*))?$`)
+	// kafkaLine is a command of Kafka's own.
+	kafkaLine = regexp.MustCompile(`^kafka-[a-z]+\.sh `)
 	sqlWithin = regexp.MustCompile(`^(.*?)[,:;]?\s*\b((?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW) [^\n]*;)$`)
 )
 
@@ -98,6 +100,10 @@ func Steps(hint string) []Step {
 		}
 		if m := sqlLine.FindStringSubmatch(line); m != nil {
 			steps = append(steps, Step{Command: m[1], Note: m[2]})
+			continue
+		}
+		if kafkaLine.MatchString(line) {
+			steps = append(steps, Step{Command: line})
 			continue
 		}
 		if m := sqlWithin.FindStringSubmatch(line); m != nil {

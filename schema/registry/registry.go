@@ -28,6 +28,8 @@ var (
 	ErrIncompatible = errors.New("schema is not compatible with those before it")
 	// ErrInvalidSchema says that the registry, or this client, cannot make sense of the schema.
 	ErrInvalidSchema = errors.New("schema is not valid")
+	// ErrRefused says that the registry does not take the login, or does not allow the user what was asked.
+	ErrRefused = errors.New("the registry refuses the login")
 )
 
 // Config says how to reach the registry.
@@ -213,6 +215,8 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", ErrIncompatible, err)
 	case answer.ErrorCode == codeInvalidSchema:
 		return fmt.Errorf("%w: %w", ErrInvalidSchema, err)
+	case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("%w (HTTP status %d): %w", ErrRefused, answer.StatusCode, err)
 	}
 	return fmt.Errorf("HTTP status %d: %w", answer.StatusCode, err)
 }

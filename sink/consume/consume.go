@@ -440,7 +440,7 @@ func fetchTrouble(p *Partition, err error) error {
 			Code: trouble.TopicRecreated, Op: "read", Subject: subject, Cause: err,
 			Means: "the topic was deleted, and perhaps made anew; its table is held",
 		}
-	case retry.Transient(err):
+	case retry.Waits(err):
 		return nil
 	}
 	return kafka.Trouble("read", subject, err)

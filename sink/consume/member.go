@@ -78,7 +78,7 @@ func (c *Consumer) assign(ctx context.Context, offsets map[string]map[int32]kgo.
 }
 
 func (c *Consumer) claim(ctx context.Context, requests []Request) (starts []Start, err error) {
-	err = retry.Do(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
+	err = retry.Keep(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
 		starts, err = c.cfg.Claim(ctx, requests)
 		return err
 	}, func(err error, _ int, _ time.Duration) { c.cfg.Retrying("warehouse", err) })

@@ -20,8 +20,9 @@ func (c *Consumer) discover(ctx context.Context) error {
 	defer tick.Stop()
 	var asked time.Time
 	known := 0
+	look := retry.Do
 	for {
-		err := retry.Do(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
+		err := look(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 			defer cancel()
 			topics, err := c.admin.ListTopics(ctx)
@@ -42,6 +43,7 @@ func (c *Consumer) discover(ctx context.Context) error {
 			asked, known = time.Now(), len(topics)
 			c.askRetention(ctx, topics)
 		}
+		look = retry.Keep
 		select {
 		case <-ctx.Done():
 			return nil

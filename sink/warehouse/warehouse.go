@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -97,7 +98,10 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 	}
 	t := &trouble.Error{Op: op, Subject: subject, Cause: postgres.Describe(err)}
 	state := postgres.SQLState(err)
+	untrusted := retry.TLSHint(t.Cause, retry.TLSKeys{CA: "sslrootcert in warehouse.dsn", Name: "the host in warehouse.dsn", Client: "sslcert and sslkey in warehouse.dsn"})
 	switch {
+	case untrusted != "":
+		t.Code, t.Hint = trouble.WarehouseRights, untrusted
 	case state == "":
 		t.Code = trouble.WarehouseUnreachable
 		t.Means = "nothing is lost: Kafka keeps the changes, and the sink goes on by itself"

@@ -1,0 +1,493 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/pkg/certtest"
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/pkg/verbs"
+	"github.com/tributary-cdc/tributary/sink"
+)
+
+// said is all that the services have said to anybody. It is safe for concurrent use.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *said) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+func (s *said) log() *slog.Logger {
+	return slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// secured is a pipeline in which every connection is over TLS and wants a login, with the roles of the security page.
+type secured struct {
+	t         *testing.T
+	dir       string
+	said      *said
+	authority *certtest.Authority
+	other     *certtest.Authority // that nobody trusts
+	cluster   *pgtest.Cluster
+	broker    *kafkatest.FakeCluster
+	brokerTLS atomic.Pointer[tls.Config]
+	registry  string
+	login     atomic.Pointer[string] // the registry's password
+	secrets   map[string]string      // by name, with the hostile characters that they have
+	capture   capture.Config
+	sink      sink.Config
+}
+
+// secret makes a recognisable secret that wants quoting everywhere, in a file.
+func (w *secured) secret(name string) string {
+	key := name + fmt.Sprint(len(w.secrets))
+	text := fmt.Sprintf(`hush-%s"'\ %%@:/#?é`, key)
+	w.secrets[key] = text
+	must(w.t, os.WriteFile(filepath.Join(w.dir, name), []byte(text+"\n"), 0o600))
+	return text
+}
+
+// dsn is the connection string of a role, with its password.
+func (w *secured) dsn(database, role, password string, options ...string) string {
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword(role, password), Host: net.JoinHostPort("localhost", fmt.Sprint(w.cluster.Port())), Path: "/" + database,
+		RawQuery: "sslmode=verify-full&sslrootcert=" + url.QueryEscape(w.authority.File) + strings.Join(append([]string{""}, options...), "&"),
+	}
+	return u.String()
+}
+
+// keep writes what is in a file of the configuration anew.
+func (w *secured) keep(name, text string) config.Secret {
+	file := filepath.Join(w.dir, name)
+	must(w.t, os.WriteFile(file, []byte(text), 0o600))
+	return config.Secret("file:" + file)
+}
+
+func newSecured(t *testing.T) *secured {
+	w := &secured{t: t, dir: t.TempDir(), said: &said{}, authority: certtest.New(t), other: certtest.New(t), secrets: map[string]string{}}
+	page := readPage(t, "docs/security.md")
+	admin := w.secret("admin")
+	pair := w.authority.Issue(t, "postgres", "localhost")
+	w.cluster = pgtest.New(t, pgtest.Options{Password: admin, TLS: &pgtest.TLS{Cert: pair.Cert, Key: pair.Key}})
+	execute(t, w.cluster.DSN("postgres"), `create role shop_owner login`)
+	execute(t, w.cluster.DSN("postgres"), `create database shop owner shop_owner`)
+	must(t, w.cluster.CreateDatabase(t.Context(), "dwh"))
+	execute(t, w.cluster.DSN("shop"), `create table public.orders (id int primary key, note text); alter table public.orders owner to shop_owner; insert into public.orders values (1, 'old')`)
+	execute(t, w.cluster.DSN("shop"), block(t, page, "sql source"))
+	execute(t, w.cluster.DSN("dwh"), block(t, page, "sql warehouse"))
+	source, warehouse := w.secret("source"), w.secret("warehouse")
+	w.password("tributary_capture", source)
+	w.password("tributary_sink", warehouse)
+
+	w.brokerTLS.Store(w.authority.Issue(t, "kafka", "localhost", "127.0.0.1").Server(t))
+	kafka := w.secret("kafka")
+	w.broker = kafkatest.Fake(t, kfake.EnableSASL(), kfake.Superuser("SCRAM-SHA-512", "pipeline", kafka), kfake.Superuser("SCRAM-SHA-512", "admin", admin),
+		kfake.TLS(&tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return w.brokerTLS.Load(), nil }}))
+	login := w.secret("registry")
+	w.login.Store(&login)
+	w.registry = kafkatest.SecureRegistry(t, w.authority.Issue(t, "registry", "localhost").Server(t), func(user, password string) bool {
+		return user == "pipeline" && password == *w.login.Load()
+	})
+	w.secret("token")
+	w.secret("salt")
+	pages := w.authority.Issue(t, "pages", "localhost")
+	shared := fmt.Sprintf(`
+salt: "file:%[1]s/salt"
+kafka:
+  brokers: [%[2]q]
+  tls: {enabled: true, ca: %[3]q}
+  sasl: {mechanism: scram-sha-512, username: pipeline, password: "file:%[1]s/kafka"}
+registry: {url: %[4]q, tls: {enabled: true, ca: %[3]q}, username: pipeline, password: "file:%[1]s/registry"}
+log: {level: debug}
+`, w.dir, w.broker.Addrs()[0], w.authority.File, w.registry)
+	configure := func(cfg any, name, own string) {
+		t.Helper()
+		text := shared + fmt.Sprintf("http: {listen: %q, token: \"file:%s/token\", tls: {cert: %q, key: %q}}\n", freeAddress(t), w.dir, pages.Cert, pages.Key) + own
+		must(t, os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600))
+		decode(t, cfg, text)
+	}
+	configure(&w.capture, "capture.yaml", fmt.Sprintf("source: {name: shop, dsn: %q, tables: [\"public.*\"], heartbeat: 200ms, refresh: 200ms}\ncolumns: [{table: public.orders, mask: [{column: note, as: hash}]}]\n",
+		string(w.keep("source.dsn", w.dsn("shop", "tributary_capture", source)))))
+	configure(&w.sink, "sink.yaml", fmt.Sprintf("warehouse: {dsn: %q, connections: 1}\ntables: [{from: \"public.*\", to: \"{source}.{table}\"}]\nrefresh: 100ms\n",
+		string(w.keep("warehouse.dsn", w.dsn("dwh", "tributary_sink", warehouse)))))
+	return w
+}
+
+// freeAddress is one that nobody listens at, for services that have to be asked at a known one.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close() //nolint:errcheck // it has done its work
+	return listener.Addr().String()
+}
+
+func (w *secured) password(role, password string) {
+	w.t.Helper()
+	execute(w.t, w.cluster.DSN("postgres"), `alter role `+role+` password `+postgres.Literal(password))
+}
+
+// tell notes an error as somebody at a terminal sees it, and in every form that printing gives it.
+func (w *secured) tell(err error) {
+	terminal.Print(w.said, "tributary", err)
+	_, _ = fmt.Fprintf(w.said, "%v %+v %#v %q\n", err, err, err, err)
+	for ; err != nil; err = errors.Unwrap(err) {
+		_, _ = fmt.Fprintf(w.said, "%T %v %+v\n", err, err, err)
+	}
+}
+
+// refused runs a service that must end with the code, a cause and a hint.
+func (w *secured) refused(what string, run func(context.Context) error, code trouble.Code, cause, hint string) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
+	defer cancel()
+	err := run(ctx)
+	w.tell(err)
+	e, ok := errors.AsType[*trouble.Error](err)
+	if !ok || e.Code != code || !strings.Contains(e.Error(), cause) || !strings.Contains(e.Hint, hint) {
+		w.t.Errorf("%s: %v (%s), want %s with %q", what, err, trouble.CodeOf(err), code, cause)
+		if ok {
+			w.t.Logf("hint: %s, want %q", e.Hint, hint)
+		}
+	}
+}
+
+func (w *secured) runCapture(change func(*capture.Config)) func(context.Context) error {
+	return func(ctx context.Context) error {
+		cfg := w.capture
+		change(&cfg)
+		c, err := capture.New(cfg, capture.Options{}, w.said.log())
+		if err != nil {
+			return err
+		}
+		return c.Serve(ctx)
+	}
+}
+
+func (w *secured) runSink(change func(*sink.Config)) func(context.Context) error {
+	return func(ctx context.Context) error {
+		cfg := w.sink
+		change(&cfg)
+		s, err := sink.New(cfg, w.said.log())
+		if err != nil {
+			return err
+		}
+		return s.Run(ctx)
+	}
+}
+
+// noTLS answers as a Postgres server without TLS.
+func noTLS(t *testing.T) (port string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.ReadFull(conn, make([]byte, 8))
+			_, _ = conn.Write([]byte("N"))
+			_ = conn.Close()
+		}
+	}()
+	_, port, _ = net.SplitHostPort(listener.Addr().String())
+	return port
+}
+
+// TestSecured runs capture and sink where every connection is over TLS and wants a login, with the roles of the security
+// page; sees what is refused, and how that is told; replaces every password while they run; and looks for secrets in all
+// that was said.
+func TestSecured(t *testing.T) {
+	w := newSecured(t)
+	source, warehouse := w.secrets["source1"], w.secrets["warehouse2"]
+	w.refusals(source, warehouse)
+
+	warehouseDSN := w.dsn("dwh", "tributary_sink", warehouse)
+	stopCapture := run(t, "capture", w.runCapture(func(*capture.Config) {}))
+	stopSink := run(t, "sink", w.runSink(func(*sink.Config) {}))
+	arrives(t, warehouseDSN, `select count(*)::text from shop.orders`, "1")
+	n := 1
+	flows := func(what, dsn string) {
+		t.Helper()
+		n++
+		execute(t, w.cluster.DSN("shop"), fmt.Sprintf(`insert into orders values (%d, %s)`, n, postgres.Literal(what)))
+		arrives(t, dsn, `select count(*)::text from shop.orders`, fmt.Sprint(n))
+	}
+	flows("before", warehouseDSN)
+
+	// A password is changed at the server, connections break, and only then the file is.
+	end := func(role string) {
+		execute(t, w.cluster.DSN("postgres"), `select pg_terminate_backend(pid) from pg_stat_activity where usename = `+postgres.Literal(role))
+	}
+	after := func(change func(), part string) {
+		t.Helper()
+		from := len(w.said.String())
+		change()
+		for deadline := time.Now().Add(time.Minute); !strings.Contains(w.said.String()[from:], part); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("nobody says %q", part)
+			}
+		}
+	}
+	next := w.secret("source")
+	after(func() {
+		w.password("tributary_capture", next)
+		end("tributary_capture")
+	}, `password authentication failed for user \"tributary_capture\"`)
+	w.keep("source.dsn", w.dsn("shop", "tributary_capture", next))
+	flows("another source password", warehouseDSN)
+
+	next = w.secret("warehouse")
+	after(func() {
+		w.password("tributary_sink", next)
+		end("tributary_sink")
+	}, `password authentication failed for user \"tributary_sink\"`)
+	warehouseDSN = w.dsn("dwh", "tributary_sink", next)
+	w.keep("warehouse.dsn", warehouseDSN)
+	flows("another warehouse password", warehouseDSN)
+
+	admin, err := kgo.NewClient(kgo.SeedBrokers(w.broker.Addrs()...), kgo.DialTLSConfig(&tls.Config{RootCAs: w.authority.Pool(), ServerName: "localhost", MinVersion: tls.VersionTLS12}),
+		kgo.SASL(scram.Auth{User: "admin", Pass: w.secrets["admin0"]}.AsSha512Mechanism()))
+	must(t, err)
+	defer admin.Close()
+	next = fmt.Sprintf("hush-kafka2 %s", `"'`)
+	w.secrets["kafka2"] = next
+	altered, err := kadm.NewClient(admin).AlterUserSCRAMs(t.Context(), nil, []kadm.UpsertSCRAM{{User: "pipeline", Mechanism: kadm.ScramSha512, Iterations: 4096, Password: next}})
+	must(t, err)
+	must(t, altered.Error())
+	after(w.broker.Cut, "code=kafka-")
+	w.keep("kafka", next)
+	flows("another Kafka password", warehouseDSN)
+
+	nextLogin := "hush-registry2"
+	w.secrets["registry2"] = nextLogin
+	after(func() {
+		w.login.Store(&nextLogin)
+		execute(t, w.cluster.DSN("shop"), `alter table orders add more int; update orders set more = 1`)
+	}, "the registry refuses the login")
+	w.keep("registry", nextLogin)
+	flows("another registry password", warehouseDSN)
+
+	arrives(t, warehouseDSN, `select coalesce(string_agg(message, ' '), 'none') from tributary.quarantine`, "none")
+
+	w.answers(w.secrets["token5"])
+	next = w.secret("token")
+	w.answers(next)
+	w.verbs()
+	stopCapture()
+	stopSink()
+	w.noSecrets(true)
+}
+
+// answers asks both services all that anybody can ask, with the token, which may have been replaced just now, and without.
+func (w *secured) answers(token string) {
+	w.t.Helper()
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.authority.Pool(), ServerName: "localhost", MinVersion: tls.VersionTLS12}}}
+	defer client.CloseIdleConnections()
+	ask := func(url, token string) int {
+		w.t.Helper()
+		request, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, url, nil)
+		must(w.t, err)
+		if token != "" {
+			request.SetBasicAuth("anybody", token)
+		}
+		response, err := client.Do(request)
+		must(w.t, err)
+		defer response.Body.Close() //nolint:errcheck // it is read
+		body, err := io.ReadAll(response.Body)
+		must(w.t, err)
+		_, _ = fmt.Fprintf(w.said, "%v\n%s\n", response.Header, body)
+		return response.StatusCode
+	}
+	for _, listen := range []string{w.capture.HTTP.Listen, w.sink.HTTP.Listen} {
+		base := "https://" + listen
+		for deadline := time.Now().Add(time.Minute); ask(base+"/metrics", token) == http.StatusUnauthorized; time.Sleep(time.Second) { // ten wrong ones, and nobody is asked any more
+			if time.Now().After(deadline) {
+				w.t.Fatalf("%s does not take up the token", base)
+			}
+		}
+		for _, path := range []string{"/", "/status?format=json", "/metrics", "/explain/source-rights", "/debug/goroutines", "/nowhere", "/healthz", "/readyz"} {
+			free := path == "/healthz" || path == "/readyz"
+			if status := ask(base+path, ""); (status == http.StatusUnauthorized) == free {
+				w.t.Errorf("%s without the token: %d", path, status)
+			}
+			if status := ask(base+path, token); status == http.StatusUnauthorized || status == http.StatusTooManyRequests {
+				w.t.Errorf("%s with the token: %d", path, status)
+			}
+		}
+	}
+}
+
+// verbs runs those that print what they know.
+func (w *secured) verbs() {
+	c, err := capture.New(w.capture, capture.Options{}, w.said.log())
+	must(w.t, err)
+	if err := c.Check(w.t.Context(), w.said); err != nil {
+		w.t.Errorf("capture check: %v", err)
+	}
+	report, err := c.Ask(w.t.Context(), "", false)
+	must(w.t, err)
+	must(w.t, json.NewEncoder(w.said).Encode(report))
+	must(w.t, c.ShowSlot(w.t.Context(), w.said))
+	program := verbs.Program[capture.Config]{
+		Name: "capture", HTTP: func(cfg *capture.Config) config.HTTP { return cfg.HTTP },
+		Check:  func(ctx context.Context, _ capture.Config, out io.Writer) error { return c.Check(ctx, out) },
+		Status: func(ctx context.Context, _ capture.Config) (any, error) { return c.Ask(ctx, "", true) },
+	}
+	root, bundle := terminal.Root("capture", "", program.SupportBundle()), filepath.Join(w.dir, "bundle.tar.gz")
+	root.SetArgs([]string{"support-bundle", "-c", filepath.Join(w.dir, "capture.yaml"), "-o", bundle})
+	root.SetOut(w.said)
+	root.SetErr(w.said)
+	must(w.t, root.ExecuteContext(w.t.Context()))
+	packed, err := os.Open(bundle)
+	must(w.t, err)
+	unpacked, err := gzip.NewReader(packed)
+	must(w.t, err)
+	_, err = io.Copy(w.said, unpacked) //nolint:gosec // it is ours
+	must(w.t, errors.Join(err, packed.Close()))
+	if failures, err := sink.Check(w.t.Context(), w.sink, w.said); err != nil || failures > 0 {
+		w.t.Errorf("sink check: %d failures, %v\n%s", failures, err, w.said)
+	}
+	_, _ = io.WriteString(w.said, config.Show(w.capture)+config.Show(w.sink))
+	plain := w.capture
+	plain.Source.DSN, plain.Salt, plain.HTTP.Token = config.Secret(w.dsn("shop", "tributary_capture", w.secrets["source1"])), config.Secret(w.secrets["salt6"]), config.Secret(w.secrets["token5"])
+	plain.Kafka.SASL.Password, plain.Registry.Password = config.Secret(w.secrets["kafka3"]), config.Secret(w.secrets["registry4"])
+	_, _ = fmt.Fprintf(w.said, "%s %v %+v %#v\n", config.Show(plain), plain, plain, plain)
+	var wrong capture.Config
+	err = config.Decode("capture.yaml", []byte(fmt.Sprintf("source: {name: shop, dsn: [%q], dsm: %q}\nsalt: {a: %q}\nhttp: {token: [%q]}\n",
+		w.secrets["source1"], w.secrets["source1"], w.secrets["salt6"], w.secrets["token5"])), &wrong)
+	if faults, ok := errors.AsType[*config.Faults](err); ok {
+		faults.Print(w.said, "capture")
+	} else {
+		w.t.Errorf("a wrong configuration passes: %v", err)
+	}
+}
+
+// refusals are all the ways in which a connection can be wrong, each at a start.
+func (w *secured) refusals(source, warehouse string) {
+	pg := func(what string, options func(dsn string) string, cause, hint string) {
+		w.t.Helper()
+		dsn := options(w.dsn("shop", "tributary_capture", source))
+		w.refused("capture: "+what, w.runCapture(func(c *capture.Config) { c.Source.DSN = config.Secret(dsn) }), trouble.SourceRights, cause, hint)
+		dsn = options(w.dsn("dwh", "tributary_sink", warehouse))
+		w.refused("sink: "+what, w.runSink(func(c *sink.Config) { c.Warehouse.DSN = config.Secret(dsn) }), trouble.WarehouseRights, cause, hint)
+	}
+	replace := func(from, to string) func(string) string {
+		return func(dsn string) string { return strings.Replace(dsn, from, to, 1) }
+	}
+	pg("wrong password", func(dsn string) string { return strings.Replace(dsn, "hush-", "hush-wrong-", 1) }, "password authentication failed", "password")
+	pg("another authority", replace(url.QueryEscape(w.authority.File), url.QueryEscape(w.other.File)), "unknown authority", "sslrootcert")
+	pg("another host name", replace("localhost", "127.0.0.1"), "127.0.0.1", "another name")
+	pg("without TLS", replace("sslmode=verify-full", "sslmode=disable"), "no encryption", "pg_hba.conf")
+	pg("a server without TLS", replace(fmt.Sprint(w.cluster.Port()), noTLS(w.t)), "does not speak TLS", "switch TLS on")
+
+	good := w.authority.Issue(w.t, "postgres", "localhost")
+	expired := w.authority.Expired(w.t, "postgres", "localhost")
+	set := func(pair certtest.Pair, clients string, until func(error) bool) {
+		w.t.Helper()
+		must(w.t, w.cluster.SetTLS(pgtest.TLS{Cert: pair.Cert, Key: pair.Key, ClientCA: clients}))
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			conn, err := postgres.Connect(w.t.Context(), w.dsn("shop", "tributary_capture", source), "test")
+			if err == nil {
+				_ = conn.Close(w.t.Context())
+			}
+			if until(err) {
+				return
+			}
+			if time.Now().After(deadline) {
+				w.t.Fatalf("the server does not take up its certificate: %v", err)
+			}
+		}
+	}
+	set(expired, "", func(err error) bool { return err != nil })
+	pg("expired certificate", func(dsn string) string { return dsn }, "expired", "renewed")
+	set(good, w.authority.File, func(err error) bool { return err != nil && strings.Contains(err.Error(), "valid client certificate") })
+	pg("no client's certificate", func(dsn string) string { return dsn }, "client certificate", "")
+	client := func(a *certtest.Authority, name string) func(string) string {
+		pair := a.Issue(w.t, name)
+		return func(dsn string) string {
+			return dsn + "&sslcert=" + url.QueryEscape(pair.Cert) + "&sslkey=" + url.QueryEscape(pair.Key)
+		}
+	}
+	pg("a client's certificate of another authority", client(w.other, "tributary_capture"), "unknown certificate authority", "sslcert")
+	pg("another's certificate", client(w.authority, "somebody"), "authentication failed", "")
+	conn, err := postgres.Connect(w.t.Context(), client(w.authority, "tributary_capture")(w.dsn("shop", "tributary_capture", source)), "test")
+	must(w.t, err)
+	must(w.t, conn.Close(w.t.Context()))
+	set(good, "", func(err error) bool { return err == nil })
+
+	kafka := func(what string, change func(*config.TLS, *config.Secret), cause, hint string) {
+		w.t.Helper()
+		w.refused("capture: "+what, w.runCapture(func(c *capture.Config) { change(&c.Kafka.TLS, &c.Kafka.SASL.Password) }), trouble.KafkaAuth, cause, hint)
+		w.refused("sink: "+what, w.runSink(func(c *sink.Config) { change(&c.Kafka.TLS, &c.Kafka.SASL.Password) }), trouble.KafkaAuth, cause, hint)
+	}
+	kafka("another authority", func(tls *config.TLS, _ *config.Secret) { tls.CA = w.other.File }, "unknown authority", "kafka.tls.ca")
+	kafka("another host name", func(tls *config.TLS, _ *config.Secret) { tls.ServerName = "elsewhere" }, "elsewhere", "kafka.tls.server_name")
+	kept := w.brokerTLS.Load()
+	w.brokerTLS.Store(w.authority.Expired(w.t, "kafka", "localhost", "127.0.0.1").Server(w.t))
+	kafka("expired certificate", func(*config.TLS, *config.Secret) {}, "expired", "renewed")
+	w.brokerTLS.Store(kept) // a wrong password is TestACLsOfSecurityPage's: kfake does not answer to one as Kafka does
+}
+
+// noSecrets looks for every secret, as it is and as it is written where it has to be quoted.
+func (w *secured) noSecrets(everything bool) {
+	text := w.said.String()
+	for name, secret := range w.secrets {
+		quoted := fmt.Sprintf("%q", secret)
+		for how, form := range map[string]string{
+			"as it is": secret, "quoted": quoted[1 : len(quoted)-1], "in a URL": url.PathEscape(secret), "in a query": url.QueryEscape(secret),
+			"as user information": strings.TrimPrefix(url.UserPassword("", secret).String(), ":"),
+			"in Basic":            base64.StdEncoding.EncodeToString([]byte("pipeline:" + secret)), "its beginning": strings.SplitN(secret, `"`, 2)[0],
+		} {
+			if at := strings.Index(text, form); at >= 0 {
+				w.t.Errorf("secret %s, %s: …%s…", name, how, text[max(0, at-200):min(len(text), at+len(form)+50)])
+			}
+		}
+	}
+	if everything && (len(text) < 10_000 || !strings.Contains(text, "tributary_build_info") || !strings.Contains(text, "***")) {
+		w.t.Errorf("only %d bytes were said: the test looks at nothing", len(text))
+	}
+}
