@@ -37,6 +37,7 @@ type RealCluster struct {
 	dir     string
 	libs    string
 	port    int
+	secure  *secured // nil: a plain one
 	release func()
 
 	mu      sync.Mutex
@@ -77,8 +78,10 @@ func Real(t testing.TB) *RealCluster {
 // StartReal starts an Apache Kafka with a temporary directory, which goes with Remove or with this process. The first
 // one fetches Kafka from Maven Central into the cache (TRIBUTARY_CACHE, or the user's cache directory). The error is
 // ErrNoJava where it cannot run.
-func StartReal(ctx context.Context) (*RealCluster, error) {
-	c := &RealCluster{}
+func StartReal(ctx context.Context) (*RealCluster, error) { return startReal(ctx, nil) }
+
+func startReal(ctx context.Context, secure *secured) (*RealCluster, error) {
+	c := &RealCluster{secure: secure}
 	if err := c.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("start Apache Kafka: %w", err)
 	}
@@ -95,7 +98,10 @@ func (c *RealCluster) prepare(ctx context.Context) (err error) {
 	if c.libs, err = process.Cached(ctx, "kafka/"+kafkaVersion, fetchKafka); err != nil {
 		return err
 	}
-	formatted, err := process.Cached(ctx, "kafka-data/"+kafkaVersion, c.format)
+	formatted, err := process.Cached(ctx, "kafka-data/"+kafkaVersion, func(ctx context.Context, dir string) error {
+		plain := &RealCluster{libs: c.libs}
+		return plain.format(ctx, dir)
+	})
 	if err != nil {
 		return err
 	}
@@ -142,6 +148,13 @@ func (c *RealCluster) configure(dir string) error {
 		"port": strconv.Itoa(port), "controller": strconv.Itoa(controller), "data": filepath.Join(dir, "data"),
 	}
 	text := os.Expand(string(server), func(name string) string { return values[name] })
+	if c.secure != nil {
+		secure, err := c.secure.properties(port, controller)
+		if err != nil {
+			return err
+		}
+		text += secure // what stands last counts
+	}
 	err = errors.Join(err1, err2,
 		os.WriteFile(filepath.Join(dir, "server.properties"), []byte(text), 0o644),
 		os.WriteFile(filepath.Join(dir, "log4j2.properties"), log4j, 0o644))

@@ -1,0 +1,114 @@
+package kafkatest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/certtest"
+	"github.com/tributary-cdc/tributary/pkg/internal/process"
+)
+
+// SecureCluster is an Apache Kafka as in production: one listener wants TLS and a login, one wants TLS with a client's
+// certificate, whose subject (CN=name) is the user; and whatever no ACL allows is refused. Addrs is a listener for the test
+// itself, who may do everything there.
+type SecureCluster struct {
+	*RealCluster
+	admin *kadm.Client
+}
+
+type secured struct {
+	dir          string // of keystore and truststore
+	sasl, mutual int
+}
+
+// Secure starts one for a test, with a certificate of the authority for the name localhost. It has no users: SetUser makes
+// them. It is skipped where Real is.
+func Secure(t testing.TB, authority *certtest.Authority) *SecureCluster {
+	t.Helper()
+	skipUnwanted(t)
+	s := &secured{dir: t.TempDir()}
+	pair := authority.Issue(t, "kafka", "localhost")
+	var keystore []byte
+	for _, file := range []string{pair.Key, pair.Cert} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keystore = append(keystore, content...)
+	}
+	trusted, err := os.ReadFile(authority.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"keystore.pem": keystore, "truststore.pem": trusted} {
+		if err := os.WriteFile(filepath.Join(s.dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := startReal(t.Context(), s)
+	failOrSkip(t, err)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("Kafka's log ends with:\n%s", process.LastLines(c.Log()))
+		}
+		if err := c.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.Addrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return &SecureCluster{c, kadm.NewClient(client)}
+}
+
+// properties chooses the ports and gives what stands behind server.properties.
+func (s *secured) properties(port, controller int) (string, error) {
+	var err1, err2 error
+	s.sasl, err1 = process.FreePort()
+	s.mutual, err2 = process.FreePort()
+	if err1 != nil || err2 != nil {
+		return "", fmt.Errorf("choose ports: %w %w", err1, err2)
+	}
+	text, err := kafkaFiles.ReadFile("kafka/secure.properties")
+	if err != nil {
+		return "", err
+	}
+	values := map[string]string{
+		"port": strconv.Itoa(port), "controller": strconv.Itoa(controller), "sasl": strconv.Itoa(s.sasl), "mutual": strconv.Itoa(s.mutual),
+		"keystore": filepath.Join(s.dir, "keystore.pem"), "truststore": filepath.Join(s.dir, "truststore.pem"),
+	}
+	return os.Expand(string(text), func(name string) string { return values[name] }), nil
+}
+
+// SASL gives the addresses that want TLS and a login.
+func (c *SecureCluster) SASL() []string { return localhost(c.secure.sasl) }
+
+// Mutual gives the addresses that want TLS and a client's certificate.
+func (c *SecureCluster) Mutual() []string { return localhost(c.secure.mutual) }
+
+func localhost(port int) []string { return []string{net.JoinHostPort("localhost", strconv.Itoa(port))} }
+
+// SetUser makes a user of SCRAM-SHA-512, or gives one another password.
+func (c *SecureCluster) SetUser(ctx context.Context, user, password string) error {
+	done, err := c.admin.AlterUserSCRAMs(ctx, nil, []kadm.UpsertSCRAM{{User: user, Mechanism: kadm.ScramSha512, Iterations: 4096, Password: password}})
+	if err == nil {
+		err = done.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("set password of user %q: %w", user, err)
+	}
+	return nil
+}
+
+// Admin is a client that may do everything.
+func (c *SecureCluster) Admin() *kadm.Client { return c.admin }
