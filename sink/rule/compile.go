@@ -305,6 +305,10 @@ func (p *Plan) checkNames() error {
 		}
 		seen[name] = true
 	}
+	// Whoever may make a schema at a source could otherwise write checkpoints.
+	if name := p.Target.Schema; name == "tributary" || name == "information_schema" || strings.HasPrefix(name, "pg_") {
+		return refuse("to", "write to a schema of another name, or leave the table out with skip", "schema %q of the warehouse is not for targets", name)
+	}
 	for _, name := range append([]string{p.Target.Schema, p.Target.Table, p.SIDColumn}, columnNames(p.Columns)...) {
 		if len(name) > maxIdentifier {
 			return refuse("", "choose a shorter name in the rule", "the name %q has %d bytes, Postgres takes %d", name, len(name), maxIdentifier)

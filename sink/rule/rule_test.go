@@ -244,4 +244,7 @@ func TestCompile(t *testing.T) {
 	refused(`has the name of the sid column`, Table{SID: "b"})
 	refused(`the sid "s" is not a UUID`, Table{SID: "sid", SIDType: "uuid"})
 	refused("has 64 bytes", Table{To: "x." + strings.Repeat("y", 64)})
+	for _, own := range []string{"tributary", "pg_catalog", "pg_temp", "information_schema"} {
+		refused(`schema "`+own+`" of the warehouse is not for targets`, Table{To: own + ".checkpoint"})
+	}
 }
