@@ -1,15 +1,26 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"unicode"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
+	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/sink"
 )
 
 // hostile are names that want quoting, of which none may be taken for another: with dots, quotes, dollars, line breaks, in
@@ -17,6 +28,69 @@ import (
 var hostile = []string{
 	"a.b", "a", "A", "a_b", `qu"ote`, `'`, "$", "$1", "select", "user", "Ünï", "ünï", "中文", "line\nfeed", "tab\t", `back\slash`, "%s", "{table}", "*", "a b", " ", "_x2E_", "a_x2E_b", "xmin_", "-", "a/b", "{source}",
 	"é" + strings.Repeat("X", 61), // 63 bytes
+	// Of these some want to be SQL, a line of a log, a terminal's command or a script; others to be taken for "a" or "é".
+	`"; DROP TABLE x; --`, "\r\nlevel=ERROR msg=injected", "\x01\x1b[31m", `<script>alert(1)</script>`, "\u202ea\u200b", "а", "e\u0301",
+}
+
+// evil is a value with all of that.
+const evil = "\"; DROP TABLE tributary.checkpoint; --\n\r\t\x01\x1b[31m'\\ $1 %s {table} \u202e\u200b аé <script>alert(2)</script>&amp;\\N\nlevel=ERROR msg=injected"
+
+// lines is a log. It is safe for concurrent use.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// honest looks for what would be taken for something else: in each line of a log, and in all that a service answers.
+func honest(t *testing.T, of, log, address string, shows ...string) {
+	t.Helper()
+	for line := range strings.SplitSeq(strings.TrimSuffix(log, "\n"), "\n") {
+		isJSON := strings.HasPrefix(line, `{"time":`) && json.Valid([]byte(line))
+		if !isJSON && !strings.HasPrefix(line, "time=") || strings.ContainsFunc(line, unicode.IsControl) || !isJSON && strings.ContainsAny(line, "\u202e\u200b") {
+			t.Errorf("%s logs %q", of, line)
+		}
+	}
+	ask := func(path string) string {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+path, nil)
+		must(t, err)
+		response, err := http.DefaultClient.Do(request)
+		must(t, err)
+		defer response.Body.Close() //nolint:errcheck // it is read
+		body, err := io.ReadAll(response.Body)
+		must(t, err)
+		return string(body)
+	}
+	status := ask("/status?format=json")
+	if !json.Valid([]byte(status)) || !strings.Contains(status, "alert(1)") {
+		t.Errorf("the status of %s: %s", of, status)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	if families, err := parser.TextToMetricFamilies(strings.NewReader(ask("/metrics"))); err != nil || len(families) < 10 || strings.Contains(fmt.Sprint(families), "injected") && families["level"] != nil {
+		t.Errorf("the metrics of %s: %d families, %v", of, len(families), err)
+	}
+	page := ask("/")
+	control := func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }
+	if strings.Contains(page, "<script>alert(") || strings.ContainsFunc(page, control) || strings.ContainsAny(page, "\u202e\u200b") {
+		t.Errorf("the page of %s: %s", of, page)
+	}
+	for _, part := range shows {
+		if !strings.Contains(page, part) {
+			t.Errorf("the page of %s does not show %q: %s", of, part, page)
+		}
+	}
 }
 
 // TestNames takes hostile names of a database, a source, schemas, tables, columns and types from end to end.
@@ -53,10 +127,37 @@ func TestNames(t *testing.T) {
 		exec(t, s.conn, fmt.Sprintf(`create table %s (%s, m "My Mood.x", primary key (%s))`, postgres.Ident(one.schema, one.name), strings.Join(columns, ", "), postgres.Ident(hostile[i%len(hostile)])))
 		exec(t, s.conn, fmt.Sprintf(`insert into %s (%s, %s) values ($1, 'one'), ($1 || '2', 'two')`, postgres.Ident(one.schema, one.name), postgres.Ident(hostile[i%len(hostile)]), postgres.Ident(hostile[(i+1)%len(hostile)])), fmt.Sprint(one))
 	}
-	s.startCapture(t)
+	label, literal := strings.ToValidUTF8(evil[:60], ""), postgres.Literal(evil)
+	exec(t, s.conn, `create type evil as enum (`+postgres.Literal(label)+`)`)
+	exec(t, s.conn, `create table public.texts (id int primary key, a text, b varchar(300), c char(300), n name, j json, jb jsonb, x xml, l text[], d bytea, e evil)`)
+	text := func(id int) {
+		exec(t, s.conn, fmt.Sprintf(`insert into texts values (%d, %[2]s, %[2]s, %[2]s, %[2]s::text::name, to_json(%[2]s::text), to_jsonb(%[2]s::text), xmlelement(name a, translate(%[2]s, E'\x01\x1b', '')), array[%[2]s, null, ''], convert_to(%[2]s, 'UTF8'), %[3]s)`,
+			id, literal, postgres.Literal(label)))
+	}
+	text(1)
+
+	var logs [2]lines
+	var err error
+	s.capture, err = capture.New(s.config, capture.Options{}, service.LogTo(&logs[0], config.Log{Level: "debug"}))
+	must(t, err)
+	run(t, "capture", s.capture.Serve)
 	startGroup(t, kafka, registry, warehouse, "same", `{from: "*.*", to: "{schema}.{table}"}`)
-	startGroup(t, kafka, registry, wide, "wide", `{from: "public.*", to: "{source}.{table}", source: "Sh.op*", sid: "si.d"}, {from: "*.*", skip: true}`)
+	var cfg sink.Config
+	must(t, config.Decode("sink.yaml", fmt.Appendf(nil, `
+group: wide
+warehouse: {dsn: %q, connections: 3}
+kafka: {brokers: [%s]}
+registry: {url: %q}
+refresh: 200ms
+http: {listen: "127.0.0.1:0"}
+tables: [{from: "public.*", to: "{source}.{table}", source: "Sh.op*", sid: "si.d", on_error: park}, {from: "*.*", skip: true}]
+`, wide, strings.Join(kafka.Addrs(), ","), registry), &cfg))
+	k, err := sink.New(cfg, service.LogTo(&logs[1], config.Log{Level: "debug", Format: "json"}))
+	must(t, err)
+	run(t, "sink", k.Run)
 	fence(t, dwh, "same", []*source{s}, "read")
+	text(2)
+	exec(t, s.conn, `update texts set id = 3 where id = 1`)
 	for i, one := range tables {
 		key, value := postgres.Ident(hostile[i%len(hostile)]), postgres.Ident(hostile[(i+1)%len(hostile)])
 		for _, sql := range []string{
@@ -88,4 +189,24 @@ func TestNames(t *testing.T) {
 	if got := textsOf(t, other, `select distinct "si.d" from `+postgres.Ident(s.name, "select")); len(got) != 1 || got[0] != s.name {
 		t.Errorf("the sid is %q", got)
 	}
+	sql := `select concat_ws(' | ', id, a, b, c, n, j, jb, x, l, d, e) from public.texts order by id`
+	differ(t, "texts", texts(t, s.dsn, sql), textsOf(t, dwh, sql))
+
+	// A record with such a key is parked for a constraint of such a name.
+	key := postgres.Ident(hostile[(1+2*8)%len(hostile)])
+	exec(t, other, fmt.Sprintf(`alter table %s add constraint %s check (length(%s) < 40)`, postgres.Ident(s.name, "select"), postgres.Ident(hostile[len(hostile)-6]), key))
+	exec(t, s.conn, fmt.Sprintf(`insert into public."select" (%s) values ($1)`, key), evil)
+	eventually(t, "the record is parked", func() bool {
+		return textsOf(t, other, `select count(*)::text from tributary.parked`)[0] == "1"
+	})
+	// Checkpoints are not written by whoever has a schema of that name.
+	exec(t, s.conn, `create schema tributary`)
+	exec(t, s.conn, `create table tributary.checkpoint (topic text primary key)`)
+	exec(t, s.conn, `insert into tributary.checkpoint values ('all')`)
+	eventually(t, "the table is held", func() bool {
+		return strings.Contains(strings.Join(textsOf(t, dwh, `select message from tributary.quarantine`), " "), "is not for targets")
+	})
+	_, address, _ := strings.Cut(logs[0].String(), "http=")
+	honest(t, "capture", logs[0].String(), strings.Fields(address)[0])
+	honest(t, "sink", logs[1].String(), k.Addr(), "&lt;script&gt;alert(2)")
 }
