@@ -76,7 +76,7 @@ func (b *both) stop() (capture, sink used, err error) {
 
 // startBoth starts a pipeline and waits until it flows.
 func (w *world) startBoth(ctx context.Context, source string, src, dst *database) (*both, error) {
-	capture, err := w.start(ctx, w.programs.Capture, w.capture(source, src, ""))
+	capture, err := w.start(ctx, w.programs.Capture, w.capture(source, src, 0, ""))
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,7 @@ func measureSnapshot(ctx context.Context, w *world, r *report) error {
 		return err
 	}
 	m := w.meter()
-	took, use, err := w.runCapture(ctx, "snap", src, "", "read")
+	took, use, err := w.runCapture(ctx, "snap", src, 0, "", "read")
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func measureSnapshot(ctx context.Context, w *world, r *report) error {
 	if err != nil {
 		return err
 	}
-	_, use, err = w.runCapture(ctx, "snap_both", src, "", "both")
+	_, use, err = w.runCapture(ctx, "snap_both", src, 0, "", "both")
 	if err == nil {
 		err = both.applied(ctx, "snap_both", "both", 1)
 	}
@@ -99,10 +99,10 @@ func firstOf(errs ...error) error {
 	return nil
 }
 
-// runCapture runs a capture of d until all that is there is in the topics, and a fence behind it.
-func (w *world) runCapture(ctx context.Context, source string, d *database, more, fence string) (time.Duration, used, error) {
+// runCapture runs a capture of d until all that is there is in the topics, and a fence behind it. See capture for catchUp.
+func (w *world) runCapture(ctx context.Context, source string, d *database, catchUp int, more, fence string) (time.Duration, used, error) {
 	began := time.Now()
-	p, err := w.start(ctx, w.programs.Capture, w.capture(source, d, more))
+	p, err := w.start(ctx, w.programs.Capture, w.capture(source, d, catchUp, more))
 	if err != nil {
 		return 0, used{}, err
 	}

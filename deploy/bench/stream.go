@@ -94,15 +94,16 @@ func measureStream(ctx context.Context, w *world, r *report, b backlog) error {
 			return err
 		}
 	}
-	// The slots are there before the changes. One source a number of partitions.
+	// The slots are there before the changes. One source a number of partitions, and one, of one, that is fetched by SQL.
+	const bySQL = 0
 	partitions := []int{1}
 	if b.whole {
 		partitions = []int{1, 2, 4}
 	}
 	source := func(p int) string { return fmt.Sprintf("%s_%d", b.table, p) }
 	topics := func(p int) string { return fmt.Sprintf("topics: {partitions: %d}", p) }
-	for _, p := range partitions {
-		if _, _, err := w.runCapture(ctx, source(p), src, topics(p), "empty"); err != nil {
+	for _, p := range append(partitions, bySQL) {
+		if _, _, err := w.runCapture(ctx, source(p), src, 0, topics(max(p, 1)), "empty"); err != nil {
 			return err
 		}
 	}
@@ -120,14 +121,21 @@ func measureStream(ctx context.Context, w *world, r *report, b backlog) error {
 		return err
 	}
 	read := limit{float64(b.changes) / nowhere.Seconds(), who + " of the same changes to nowhere"}
-	for _, p := range partitions {
+	for _, p := range append(partitions, bySQL) {
+		catchUp := 0
+		if p == bySQL {
+			catchUp = 1 << 20
+		}
 		m := w.meter()
-		took, use, err := w.runCapture(ctx, source(p), src, topics(p), "full")
+		took, use, err := w.runCapture(ctx, source(p), src, catchUp, topics(max(p, 1)), "full")
 		if err != nil {
 			return err
 		}
-		if p == 1 {
-			r.rate(w, b.name+": WAL to topic", b.changes, took, read, 0.85, m.read(use, used{}))
+		switch p {
+		case 1:
+			r.rate(w, b.name+": WAL to topic, by the walsender", b.changes, took, read, 0.85, m.read(use, used{}))
+		case bySQL:
+			r.rate(w, b.name+": WAL to topic, catching up by SQL", b.changes, took, read, 1.5, m.read(use, used{}))
 		}
 	}
 	target, err := w.create(ctx, w.warehouse, b.tables)

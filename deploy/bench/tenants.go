@@ -47,7 +47,7 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 			return err
 		}
 		sources = append(sources, d)
-		p, err := w.start(ctx, w.programs.Capture, w.capture(fmt.Sprintf("tenant_%d", i), d, ""))
+		p, err := w.start(ctx, w.programs.Capture, w.capture(fmt.Sprintf("tenant_%d", i), d, 0, ""))
 		if err != nil {
 			return err
 		}

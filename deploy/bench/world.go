@@ -207,14 +207,15 @@ func (p *program) stop() (used, error) {
 }
 
 // capture gives the configuration of a capture of database d, whose tables are those of schema public.
-func (w *world) capture(name string, d *database, more string) string {
+// A backlog is fetched by SQL from catchUp on, 0 leaves it to the walsender.
+func (w *world) capture(name string, d *database, catchUp int, more string) string {
 	return fmt.Sprintf(`
-source: {name: %s, dsn: %q, tables: ["public.*"]}
+source: {name: %s, dsn: %q, tables: ["public.*"], catch_up: %d}
 kafka: {brokers: [%s]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
 %s
-`, name, d.dsn, strings.Join(w.kafka.Addrs(), ", "), w.registry, more)
+`, name, d.dsn, catchUp, strings.Join(w.kafka.Addrs(), ", "), w.registry, more)
 }
 
 // sink gives the configuration of a sink that writes the tables of sources into d.

@@ -84,7 +84,7 @@ func (m *machine) configure() error {
 	}
 	brokers := strings.Join(m.Broker.Addrs(), ", ")
 	capture := fmt.Sprintf(`
-source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 500ms, heartbeat: 1s, wal_budget: %d}
+source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 500ms, heartbeat: 1s, wal_budget: %d, catch_up: 128KiB}
 snapshot: {workers: 2, chunk_rows: 200, chunk_bytes: 128KiB}
 publish: {linger: %s, bytes: 128KiB}
 kafka: {brokers: [%s]}
