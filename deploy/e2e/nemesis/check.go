@@ -324,7 +324,7 @@ func (c *checker) takeLedger(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, `SELECT id, xid, tbl, op, coalesce(old_key, ''), coalesce(new_key, ''), coalesce(ver, 0)
+	rows, err := conn.Query(ctx, `SELECT id, xid, tbl, op, coalesce(old_key, ''), coalesce(new_key, ''), coalesce(ver, 0), pg_xact_commit_timestamp(xmin)
 		FROM nemesis.ledger WHERE id > $1 ORDER BY id`, c.ledger)
 	if err != nil {
 		return err
@@ -332,7 +332,7 @@ func (c *checker) takeLedger(ctx context.Context) error {
 	var e entry
 	var table string
 	n := int64(0)
-	_, err = pgx.ForEachRow(rows, []any{&e.id, &e.xid, &table, &e.op, &e.oldKey, &e.newKey, &e.ver}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&e.id, &e.xid, &table, &e.op, &e.oldKey, &e.newKey, &e.ver, &e.at}, func() error {
 		c.ledger = e.id
 		c.topics[table].expect(e)
 		n++

@@ -91,16 +91,16 @@ func (c *checker) kept(ctx context.Context, now []sourceTable) error {
 
 // era is a version of a row, for as long as it was valid.
 type era struct {
-	ver      int64
-	from, to time.Time
-	open     bool
+	ver           int64
+	from, to      time.Time
+	open, deleted bool
 }
 
 // history compares the versions of each key with what the ledger says that it went through: each change once, in order,
-// each version until the next begins, none overlapping another.
+// each version from its commit until the next begins, none overlapping another.
 func (c *checker) history(ctx context.Context, conn *pgx.Conn, log *topicLog) error {
 	rows, err := conn.Query(ctx, fmt.Sprintf(`SELECT %s, h.ver, CASE WHEN isfinite(valid_from) THEN valid_from ELSE 'epoch' END,
-		CASE WHEN isfinite(valid_to) THEN valid_to ELSE 'epoch' END, NOT isfinite(valid_to) FROM %s.%s h ORDER BY 1, valid_from`,
+		CASE WHEN isfinite(valid_to) THEN valid_to ELSE 'epoch' END, NOT isfinite(valid_to), deleted FROM %s.%s h ORDER BY 1, valid_from`,
 		log.table.keyText("h"), keptSchema, log.table.name))
 	if err != nil {
 		return err
@@ -109,7 +109,7 @@ func (c *checker) history(ctx context.Context, conn *pgx.Conn, log *topicLog) er
 	var key string
 	var e era
 	n := int64(0)
-	if _, err := pgx.ForEachRow(rows, []any{&key, &e.ver, &e.from, &e.to, &e.open}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&key, &e.ver, &e.from, &e.to, &e.open, &e.deleted}, func() error {
 		lives[key] = append(lives[key], e)
 		n++
 		return nil
@@ -155,23 +155,73 @@ func (l *topicLog) lived(k *keyLog, life []era) string {
 		at = 1
 	}
 	gone := at == 0
+	exact := !l.young && !l.table.toasted // else a snapshot may bring a row, as it is later
+	known := at > 0 && exact              // that life[at-1] is what the step before has left
 	for i, s := range k.steps {
+		if known && !gone && s.gen > gen {
+			if wrong := life[at-1].ended(l.truncated[gen+1], true); wrong != "" {
+				return wrong
+			}
+			gone = true
+		}
 		switch {
 		case s.op == change.Delete:
+			if known && !gone {
+				if wrong := life[at-1].ended(s.at, !s.moved); wrong != "" {
+					return wrong
+				}
+			}
 			gone = true
 		case at < len(life) && life[at].ver == s.ver:
-			if !gone && s.gen == gen && life[at-1].to != life[at].from {
-				return fmt.Sprintf("between versions %d and %d there is a hole", life[at-1].ver, s.ver)
+			e := &life[at]
+			least := time.Time{} // two changes of one transaction are a microsecond apart
+			if at > 0 {
+				least = life[at-1].to
 			}
-			at, gen, gone = at+1, s.gen, false
-		case !s.quiet && !l.young && !l.table.toasted: // else a snapshot brings the row, as it is later
+			if !gone && s.gen == gen {
+				least = life[at-1].from.Add(time.Microsecond)
+				if life[at-1].to != e.from {
+					return fmt.Sprintf("between versions %d and %d there is a hole", life[at-1].ver, s.ver)
+				}
+				if known && life[at-1].deleted {
+					return fmt.Sprintf("version %d was followed by version %d, and is said to be deleted", life[at-1].ver, s.ver)
+				}
+			}
+			if begins := later(s.at, least); exact && !s.quiet && !e.from.Equal(begins) {
+				return fmt.Sprintf("version %d is valid from %s, it was committed at %s", e.ver, e.from, s.at)
+			}
+			at, gen, gone, known = at+1, s.gen, false, exact
+		case !s.quiet && exact:
 			return fmt.Sprintf("step %d, %s, is no version", i, s)
+		default:
+			known = false
+		}
+	}
+	if known && !gone && l.gen > gen {
+		if wrong := life[at-1].ended(l.truncated[gen+1], true); wrong != "" {
+			return wrong
 		}
 	}
 	if at < len(life) {
 		return fmt.Sprintf("version %d comes once more, or from nowhere", life[at].ver)
 	}
 	return ""
+}
+
+// ended says what is wrong with the end of a version whose row a commit has removed; moved to another key, it is not
+// deleted.
+func (e *era) ended(at time.Time, deleted bool) string {
+	if ends := later(at, e.from.Add(time.Microsecond)); e.open || !e.to.Equal(ends) || e.deleted != deleted {
+		return fmt.Sprintf("version %d is valid until %s, deleted %t; its row was removed at %s, deleted %t", e.ver, e.to, e.deleted, at, deleted)
+	}
+	return ""
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // log compares the changes of each key with the ledger: each once, in order, and each TRUNCATE once.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -18,14 +19,18 @@ type entry struct {
 	op             string // c, u, d, t, a
 	oldKey, newKey string
 	ver            int64
+	at             time.Time // of the commit
 }
 
 // step is one change of one key as the topic is to hold it; a change of the key is one step of each key.
 type step struct {
 	op  change.Op
-	xid int64 // 32 bits of it
-	ver int64 // of the row after it; 0 for a delete
-	gen int   // how often the table had been truncated before
+	xid int64     // 32 bits of it
+	ver int64     // of the row after it; 0 for a delete
+	gen int       // how often the table had been truncated before
+	at  time.Time // of the commit
+	// moved: a delete that is half of a change of the key.
+	moved bool
 	// quiet: the row came with an attached partition, or by a change of its key that left a value out which the partition
 	// of the new key cannot know. It need not be in the stream: a snapshot brings it, maybe behind later changes.
 	quiet bool
@@ -59,6 +64,7 @@ type topicLog struct {
 	gens      map[int32]int             // how many truncates of the source it has told
 	gen       int                       // how many the ledger has
 	before    int                       // gen at the begin of the round
+	truncated map[int]time.Time         // when truncate number gen was committed
 	keys      map[string]*keyLog
 	told      map[int64]map[string]int // keyless: transaction (32 bits), change, how often
 	expected  map[int64]map[string]int
@@ -66,7 +72,7 @@ type topicLog struct {
 }
 
 func newTopicLog(m *machine, t *table, young bool) *topicLog {
-	l := &topicLog{m: m, table: t, positions: map[int32]change.Position{}, gens: map[int32]int{}}
+	l := &topicLog{m: m, table: t, positions: map[int32]change.Position{}, gens: map[int32]int{}, truncated: map[int]time.Time{}}
 	l.begin()
 	l.young = young
 	return l
@@ -91,26 +97,28 @@ func (l *topicLog) key(k string) *keyLog {
 func (l *topicLog) expect(e entry) {
 	if e.op == "t" {
 		l.gen++
+		l.truncated[l.gen] = e.at
 		return
 	}
 	if l.table.keyless() {
 		count(l.expected, e.xid&0xffffffff, fmt.Sprintf("%s %s > %s", e.op, e.oldKey, e.newKey))
 		return
 	}
-	step := func(k string, op change.Op, ver int64, quiet bool) {
+	add := func(k string, s step) {
 		log := l.key(k)
-		log.steps = append(log.steps, step{op, e.xid & 0xffffffff, ver, l.gen, quiet})
+		s.xid, s.gen, s.at = e.xid&0xffffffff, l.gen, e.at
+		log.steps = append(log.steps, s)
 	}
 	switch {
 	case e.op == "u" && e.oldKey != e.newKey:
-		step(e.oldKey, change.Delete, 0, false)
-		step(e.newKey, change.Create, e.ver, l.table.toasted)
+		add(e.oldKey, step{op: change.Delete, moved: true})
+		add(e.newKey, step{op: change.Create, ver: e.ver, quiet: l.table.toasted})
 	case e.op == "d":
-		step(e.oldKey, change.Delete, 0, false)
+		add(e.oldKey, step{op: change.Delete})
 	case e.op == "a":
-		step(e.newKey, change.Create, e.ver, true)
+		add(e.newKey, step{op: change.Create, ver: e.ver, quiet: true})
 	default:
-		step(e.newKey, change.Op(e.op[0]), e.ver, false)
+		add(e.newKey, step{op: change.Op(e.op[0]), ver: e.ver})
 	}
 }
 
