@@ -97,6 +97,7 @@ func newGround(t *testing.T, p *Page) *ground {
 	// The page's commands are bin/capture or capture; both find what was built, with ports that are free here.
 	bin := filepath.Join(g.dir, "bin")
 	must(t, os.Mkdir(bin, 0o755))
+	must(t, os.Symlink(absolute(t, filepath.Join(top, "deploy")), filepath.Join(g.dir, "deploy"))) // pages name its files
 	for name, script := range map[string]string{
 		"capture": fmt.Sprintf("export TRIBUTARY_HTTP_LISTEN=\"${TRIBUTARY_HTTP_LISTEN:-%s}\"\nexec %s/capture \"$@\"\n", ports[2], built),
 		"sink":    fmt.Sprintf("export TRIBUTARY_HTTP_LISTEN=\"${TRIBUTARY_HTTP_LISTEN:-%s}\"\nexec %s/sink \"$@\"\n", ports[3], built),
