@@ -89,7 +89,7 @@ type hold struct {
 	seen    snapshot.Visibility
 	lsn     change.LSN
 	start   chan bool           // tells the reader whether its snapshot counts
-	pieces  chan []change.Tuple // closed by the reader when it is done
+	pieces  chan *snapshot.Rows // closed by the reader when it is done
 	begins  chan holdBegun      // the reader's snapshot; closed with pieces
 	err     error               // why the read ended early; set before pieces is closed
 	// abandoned is closed by the session when the rows are not wanted any more.
@@ -340,11 +340,12 @@ func (s *session) snapshotDone(t *table) {
 }
 
 // publishRows puts rows at the boundary, above everything there.
-func (s *session) publishRows(ctx context.Context, t *table, rows []change.Tuple) error {
+func (s *session) publishRows(ctx context.Context, t *table, rows *snapshot.Rows) error {
 	at := change.Transaction{CommitLSN: s.lastCommit, CommitTime: time.Now().UnixMicro()}
 	count := int64(0)
-	for _, row := range rows {
-		if row == nil {
+	var row change.Tuple
+	for i := range rows.Len() {
+		if row = rows.Row(i, row); row == nil {
 			continue
 		}
 		ev := change.Event{Op: change.Read, Position: s.nextSnapshotPosition(), Tx: at, After: row}
@@ -414,7 +415,7 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 		s.changed[t.pub.Relation.OID] = true
 		snap.hold = &hold{
 			table: t, opened: s.recent.count(), start: make(chan bool, 1),
-			begins: make(chan holdBegun, 1), pieces: make(chan []change.Tuple, 1), abandoned: make(chan struct{}),
+			begins: make(chan holdBegun, 1), pieces: make(chan *snapshot.Rows, 1), abandoned: make(chan struct{}),
 		}
 		return &task{hold: snap.hold, source: source}, nil
 	}

@@ -202,7 +202,7 @@ func readHold(ctx context.Context, r *snapshot.Reader, t task) {
 				return ctx.Err()
 			}
 		},
-		func(rows []change.Tuple) error {
+		func(rows *snapshot.Rows) error {
 			select {
 			case h.pieces <- rows:
 				return nil

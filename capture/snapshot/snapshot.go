@@ -39,7 +39,7 @@ type Chunk struct {
 	Visibility Visibility
 	// LSN is behind the commit record of every transaction that the read has seen.
 	LSN  change.LSN
-	Rows []change.Tuple // a dropped row is nil
+	Rows *Rows
 	// Last is the key of the last row read, from which the range goes on; nil when it is exhausted.
 	Last []string
 
@@ -49,7 +49,7 @@ type Chunk struct {
 // Drop takes out the row with this key (of AppendKey), if the chunk has it.
 func (c *Chunk) Drop(key string) {
 	if i, ok := c.find(key); ok {
-		c.Rows[i] = nil
+		c.Rows.drop(i)
 	}
 }
 
@@ -61,22 +61,24 @@ func (c *Chunk) Overlay(key string, later change.Tuple) {
 	}
 	for column, v := range later {
 		if v.State != change.Unchanged {
-			c.Rows[i][column] = v
+			c.Rows.set(i, column, v)
 		}
 	}
 }
 
 func (c *Chunk) find(key string) (int, bool) {
+	var row change.Tuple
 	if c.byKey == nil {
-		c.byKey = make(map[string]int, len(c.Rows))
+		c.byKey = make(map[string]int, c.Rows.Len())
 		var b []byte
-		for i, row := range c.Rows {
+		for i := range c.Rows.Len() {
+			row = c.Rows.Row(i, row)
 			b = AppendKey(b[:0], c.Relation, row)
 			c.byKey[string(b)] = i
 		}
 	}
 	i, ok := c.byKey[key]
-	return i, ok && c.Rows[i] != nil
+	return i, ok && c.Rows.Row(i, row) != nil
 }
 
 // AppendKey appends bytes that are equal for equal keys of rel.
@@ -159,13 +161,13 @@ func (s Source) wants(column int) bool {
 }
 
 // leaveOut marks what was not wanted.
-func (s Source) leaveOut(rows []change.Tuple) {
-	for i := range s.Relation.Columns {
-		if s.wants(i) {
+func (s Source) leaveOut(rows *Rows) {
+	for column := range s.Relation.Columns {
+		if s.wants(column) {
 			continue
 		}
-		for _, row := range rows {
-			row[i] = change.Value{State: change.Unchanged}
+		for i := range rows.Len() {
+			rows.set(i, column, change.Value{State: change.Unchanged})
 		}
 	}
 }
@@ -180,25 +182,19 @@ func (r *Reader) Chunk(ctx context.Context, s Source, rng Range, limits Limits) 
 	}
 	where, params := s.where(rng)
 	sql := "declare chunk no scroll cursor for select " + s.columns() + " from " + s.from() + where + " order by " + s.order()
-	c := &Chunk{Relation: s.Relation}
+	c := &Chunk{Relation: s.Relation, Rows: newRows(len(s.Relation.Columns))}
 	err := r.inSnapshot(ctx, s, &c.Visibility, &c.LSN, func() error {
 		if _, err := r.conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Close(); err != nil {
 			return err
 		}
-		store := newStore(len(s.Relation.Columns))
-		for len(store.rows) < limits.Rows && store.bytes < limits.Bytes {
-			n, err := r.fetch(ctx, s, store, min(fetchRows, limits.Rows-len(store.rows)))
-			if err != nil {
+		for c.Rows.Len() < limits.Rows && c.Rows.bytes() < limits.Bytes {
+			n, err := r.fetch(ctx, s, c.Rows, min(fetchRows, limits.Rows-c.Rows.Len()))
+			if err != nil || n == 0 {
 				return err
 			}
-			if n == 0 {
-				c.Rows = store.rows
-				return nil
-			}
 		}
-		c.Rows = store.rows
 		if rng.At == nil {
-			c.Last = KeyTexts(s.Relation, c.Rows[len(c.Rows)-1])
+			c.Last = KeyTexts(s.Relation, c.Rows.Row(c.Rows.Len()-1, nil))
 		}
 		return nil
 	})
@@ -220,7 +216,7 @@ func KeyTexts(rel *schema.Relation, row change.Tuple) []string {
 
 // Whole reads a table that has no key, under one snapshot. It calls begin when the snapshot is taken and piece for
 // each run of rows; the rows belong to the callee. An error of either ends the read and is returned.
-func (r *Reader) Whole(ctx context.Context, s Source, begin func(Visibility, change.LSN) error, piece func([]change.Tuple) error) error {
+func (r *Reader) Whole(ctx context.Context, s Source, begin func(Visibility, change.LSN) error, piece func(*Rows) error) error {
 	var seen Visibility
 	var lsn change.LSN
 	err := r.inSnapshot(ctx, s, &seen, &lsn, func() error {
@@ -232,12 +228,12 @@ func (r *Reader) Whole(ctx context.Context, s Source, begin func(Visibility, cha
 			return err
 		}
 		for {
-			store := newStore(len(s.Relation.Columns))
-			n, err := r.fetch(ctx, s, store, fetchRows)
+			rows := newRows(len(s.Relation.Columns))
+			n, err := r.fetch(ctx, s, rows, fetchRows)
 			if err != nil || n == 0 {
 				return err
 			}
-			if err := piece(store.rows); err != nil {
+			if err := piece(rows); err != nil {
 				return err
 			}
 		}
@@ -309,7 +305,7 @@ func (s Source) judge(err error) error {
 }
 
 // fetch takes up to n rows from the cursor.
-func (r *Reader) fetch(ctx context.Context, s Source, store *store, n int) (int, error) {
+func (r *Reader) fetch(ctx context.Context, s Source, rows *Rows, n int) (int, error) {
 	result := r.conn.PgConn().ExecParams(ctx, "fetch forward "+strconv.Itoa(n)+" from chunk", nil, nil, nil, nil)
 	if err := sameColumns(s.Relation, result.FieldDescriptions()); err != nil {
 		_, _ = result.Close()
@@ -317,7 +313,7 @@ func (r *Reader) fetch(ctx context.Context, s Source, store *store, n int) (int,
 	}
 	got := 0
 	for result.NextRow() {
-		store.add(result.Values())
+		rows.add(result.Values())
 		got++
 	}
 	_, err := result.Close()
@@ -423,40 +419,4 @@ func (r *Reader) Split(ctx context.Context, s Source, n int) ([]Range, error) {
 		ranges = append(ranges, Range{After: cut})
 	}
 	return ranges, nil
-}
-
-// store collects rows without an allocation for each.
-type store struct {
-	width  int
-	rows   []change.Tuple
-	values []change.Value
-	text   []byte
-	bytes  int
-}
-
-func newStore(width int) *store { return &store{width: width} }
-
-const storeBlock = 256 << 10
-
-// add copies one row; nil is null.
-func (s *store) add(row [][]byte) {
-	if len(s.values)+s.width > cap(s.values) {
-		s.values = make([]change.Value, 0, max(s.width, 8192))
-	}
-	start := len(s.values)
-	for _, v := range row {
-		if v == nil {
-			s.values = append(s.values, change.Value{})
-			continue
-		}
-		if len(s.text)+len(v) > cap(s.text) {
-			s.text = make([]byte, 0, max(len(v), storeBlock))
-		}
-		at := len(s.text)
-		s.text = append(s.text, v...)
-		s.values = append(s.values, change.Value{State: change.Present, Text: s.text[at:len(s.text):len(s.text)]})
-		s.bytes += len(v)
-	}
-	s.bytes += 40 * s.width
-	s.rows = append(s.rows, change.Tuple(s.values[start:len(s.values):len(s.values)]))
 }

@@ -38,8 +38,8 @@ func TestTruncateWaitsForARead(t *testing.T) {
 				}
 				return nil
 			},
-			func(piece []change.Tuple) error {
-				rows += len(piece)
+			func(piece *snapshot.Rows) error {
+				rows += piece.Len()
 				return nil
 			})
 		must(t, err)
