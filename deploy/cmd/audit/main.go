@@ -1,8 +1,5 @@
 // Command audit looks at what the programs are made of: the licence of every module, and what is known against them.
-//
-//	audit                licences of all modules, each of which has to be allowed; then govulncheck
-//	audit -licences      licences alone, as JSON: name, version and licence of each module, for a bill of materials;
-//	                     -of capture,sink: of these alone
+// Each licence has to be allowed.
 //
 // Run it in a module below the top of the repository. What cannot be looked at, since there is no network, is said and is
 // no failure.
@@ -26,25 +23,18 @@ import (
 var programs = []string{"schema", "pkg", "capture", "sink", "deploy"}
 
 func main() {
-	asJSON := flag.Bool("licences", false, "only list the licences, as JSON")
 	top := flag.String("top", "..", "top of the repository")
-	of := flag.String("of", strings.Join(programs, ","), "which of our modules")
 	flag.Parse()
-	if err := run(*top, strings.Split(*of, ","), *asJSON, os.Stdout); err != nil {
+	if err := run(*top, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(top string, programs []string, asJSON bool, out io.Writer) error {
+func run(top string, out io.Writer) error {
 	modules, err := licences(top, programs)
 	if err != nil {
 		return err
-	}
-	if asJSON {
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(modules)
 	}
 	return errors.Join(printLicences(out, modules), vulnerabilities(top, programs, out))
 }
