@@ -29,6 +29,7 @@ func Serve(ctx context.Context, cfg Config, options Options, log *slog.Logger, b
 
 // Serve is Run with the HTTP answers that the configuration asks for.
 func (c *Capture) Serve(ctx context.Context) error {
+	defer service.PaceHeap()()
 	server := service.NewServer("capture", c.config.HTTP, c.log, func() any { return c.Status() })
 	if err := server.Listen(ctx); err != nil {
 		return err
@@ -45,7 +46,7 @@ func (c *Capture) Serve(ctx context.Context) error {
 	server.Registry().MustRegister(c.Collectors()...)
 	c.ready = server.Ready
 	c.ready("connection to the source")
-	c.log.Info("capture starts", "source", c.config.Source.Name, "instance", c.instance, "http", server.Addr())
+	c.log.Info("capture starts", "instance", c.instance, "http", server.Addr())
 	group := service.NewGroup(ctx)
 	group.Go("http", server.Run)
 	group.Go("capture", func(ctx context.Context) error {

@@ -221,6 +221,7 @@ func (s *Sink) Run(ctx context.Context) error {
 		return err
 	}
 	s.log.Info("sink starts", "group", s.cfg.Group, "instance", s.instance, "http", s.server.Addr())
+	defer service.PaceHeap()()
 	group := service.NewGroup(ctx)
 	group.Go("http", s.server.Run)
 	group.Go("vitals", s.watchVitals)
