@@ -41,9 +41,6 @@ func golden(t *testing.T, name string, got []byte) {
 // TestStatusText: what sink status prints, at a terminal, in a pipe, as JSON. The forms are promised: go test -update
 // writes them anew.
 func TestStatusText(t *testing.T) {
-	was := time.Local
-	time.Local = time.UTC
-	defer func() { time.Local = was }()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(14 * time.Hour) // of the day
 		now := time.Now().UTC()

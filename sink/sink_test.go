@@ -2,11 +2,13 @@ package sink_test
 
 import (
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
+	time.Local = time.UTC // what is printed for people is in local time
 	goleak.VerifyTestMain(m)
 }
 

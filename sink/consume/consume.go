@@ -126,6 +126,7 @@ type Consumer struct {
 	wake     context.CancelFunc // ends the poll under way
 	narrow   bool               // only what is Ahead is fetched
 	ready    bool               // topics have been looked for
+	waits    time.Time          // since when what the client has fetched waits for room; of the fetching goroutine
 	moves    int64              // rebalances
 }
 
@@ -149,7 +150,6 @@ func New(cfg Config) (*Consumer, error) {
 		return nil, err
 	}
 	c := &Consumer{cfg: cfg, largest: firstGuess, changed: make(chan struct{}), parts: map[key]*Partition{}, topics: map[string]topic{}, sources: map[string]*sourceState{}}
-	fetch := int32(min(max(cfg.Memory/4, 1<<20), 32<<20))
 	life, end := context.WithCancel(context.Background())
 	c.end = end
 	opts = append(opts,
@@ -164,8 +164,8 @@ func New(cfg Config) (*Consumer, error) {
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.KeepControlRecords(),
-		kgo.FetchMaxBytes(fetch),
-		kgo.FetchMaxPartitionBytes(fetch/4),
+		kgo.FetchMaxBytes(fetchBytes),
+		kgo.FetchMaxPartitionBytes(fetchBytes/2),
 		// The client has one fetch a broker under way. While all partitions with records are paused it is one that waits
 		// for the others, and a resumed partition waits for its answer: the default of 5 s would be 5 s of standstill.
 		kgo.FetchMaxWait(fetchMaxWait),
@@ -193,9 +193,11 @@ const (
 	// leavePatience is how long Close waits for a rebalance that is under way.
 	leavePatience = 5 * time.Second
 	pollRecords   = 10_000
-	firstGuess    = 64 << 10 // bytes of a record, before one was seen
-	fetchMaxWait  = 100 * time.Millisecond
-	commitEvery   = time.Second
+	// fetchBytes of batches, as they are compressed, are fetched at once: what is written in a fraction of sharePatience.
+	fetchBytes   = 1 << 20
+	firstGuess   = 64 << 10 // bytes of a record, before one was seen
+	fetchMaxWait = 100 * time.Millisecond
+	commitEvery  = time.Second
 	// minMetadataAge is the least that the client takes.
 	minMetadataAge = 10 * time.Millisecond
 )
@@ -262,6 +264,9 @@ func (c *Consumer) fetch(ctx context.Context) error {
 		done()
 		cancel()
 		c.cfg.Stage.Busy()
+		if c.client.BufferedFetchRecords() == 0 {
+			c.waits = time.Time{}
+		}
 		faults := c.dispatch(fetches)
 		c.releaseHeld()
 		c.client.AllowRebalance()
@@ -275,33 +280,38 @@ func (c *Consumer) fetch(ctx context.Context) error {
 	}
 }
 
-// fullPatience is how long room in the memory is waited for before only what is Ahead is fetched: the client lets go of
-// what it has fetched of partitions that are stopped.
-const fullPatience = 500 * time.Millisecond
+// The client lets go of what it has fetched of partitions that are stopped or paused, and fetches it once more later: of a
+// backlog it would be most. So room is waited for, for a while, before anything is stopped.
+const (
+	fullPatience = 500 * time.Millisecond // for room in the memory; then only what is Ahead is fetched
+	// sharePatience is how long what the client has fetched may wait for room in the shares of its partitions; then the
+	// others are fetched without these. Other sources do not wait.
+	sharePatience = 100 * time.Millisecond
+)
 
-// awaitRoom waits while the memory is full, and decides what may be fetched. If it stays full it may be for a reason:
+// awaitRoom waits while there is no room, and decides what may be fetched. If the memory stays full it may be for a reason:
 //
 //	lane 0: waits for a progress record before it can decide about a row; all its partitions have their share of the memory
 //	fetch:  waits for room
 //
 // and nobody would fetch the progress record. c.mu is held.
 func (c *Consumer) awaitRoom(ctx context.Context) {
-	if c.full() && !c.narrow {
-		done := c.cfg.Stage.Wait("room in memory")
-		patience := time.NewTimer(fullPatience)
-		for over := false; c.full() && !c.anyRelease() && ctx.Err() == nil && !over; {
-			changed := c.changed
-			c.mu.Unlock()
-			select {
-			case <-changed:
-			case <-patience.C:
-				over = true
-			case <-ctx.Done():
-			}
-			c.mu.Lock()
-		}
-		patience.Stop()
-		done()
+	if !c.narrow {
+		c.await(ctx, fullPatience, c.full)
+	}
+	if c.waits.IsZero() && len(c.crowded()) > 0 {
+		c.waits = time.Now()
+	}
+	if c.named <= 1 {
+		c.await(ctx, sharePatience-time.Since(c.waits), func() bool { return len(c.crowded()) > 0 })
+	}
+	pause := map[string][]int32{}
+	for _, p := range c.crowded() {
+		p.paused = true
+		pause[p.Topic] = append(pause[p.Topic], p.Number)
+	}
+	if len(pause) > 0 {
+		c.client.PauseFetchPartitions(pause)
 	}
 	c.narrow = c.full()
 	stop, resume := map[string][]int32{}, map[string][]int32{}
@@ -324,6 +334,40 @@ func (c *Consumer) awaitRoom(ctx context.Context) {
 	if len(resume) > 0 {
 		c.client.ResumeFetchPartitions(resume)
 	}
+}
+
+// await waits until there is room, for so long at most. c.mu is held, but not while it waits.
+func (c *Consumer) await(ctx context.Context, most time.Duration, without func() bool) {
+	if !without() {
+		return
+	}
+	defer c.cfg.Stage.Wait("room in memory")()
+	patience := time.NewTimer(most)
+	defer patience.Stop()
+	for over := false; !over && without() && !c.anyRelease() && ctx.Err() == nil; {
+		changed := c.changed
+		c.mu.Unlock()
+		select {
+		case <-changed:
+		case <-patience.C:
+			over = true
+		case <-ctx.Done():
+		}
+		c.mu.Lock()
+	}
+}
+
+// crowded gives the partitions that are fetched though they, or their sources, have their share of the memory. c.mu is held.
+func (c *Consumer) crowded() (crowded []*Partition) {
+	for _, p := range c.parts {
+		if p.paused || p.stopped || p.held != nil || p.wantsMore() {
+			continue
+		}
+		if p.bytes > c.share(p) || p.source.over && !c.cfg.Ahead(p.lane) {
+			crowded = append(crowded, p)
+		}
+	}
+	return crowded
 }
 
 // full says whether no more may be fetched of what is not Ahead. c.mu is held.
@@ -353,7 +397,6 @@ func (c *Consumer) anyRelease() bool {
 // dispatch puts records into the queues.
 func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 	now := time.Now()
-	pause := map[string][]int32{}
 	largest := int64(0)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -389,14 +432,7 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 			p.polled = r.Offset + 1
 		}
 		p.source.over = p.source.over || p.source.bytes > c.limit(p.source) && !c.cfg.Ahead(p.lane)
-		if (p.bytes > c.share(p) || p.source.over && !c.cfg.Ahead(p.lane)) && !p.paused && !p.wantsMore() {
-			p.paused = true
-			pause[p.Topic] = append(pause[p.Topic], p.Number)
-		}
 	})
-	if len(pause) > 0 {
-		c.client.PauseFetchPartitions(pause)
-	}
 	if largest > 0 {
 		c.largest = max(largest, c.largest-c.largest/16)
 	}
