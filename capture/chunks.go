@@ -112,6 +112,7 @@ type chunks struct {
 	// published before this session, or that recent has forgotten.
 	finished uint32
 	any      bool // finished is set
+	more     bool // what has been read waits for another Kafka transaction
 }
 
 // task is one thing for a reader to do: split a table into ranges, read one range, or read a table without key.
@@ -213,6 +214,7 @@ func (s *session) snapshots(ctx context.Context) error {
 	if greatest, any := s.recent.forget(); any {
 		s.chunks.mustFinish(greatest)
 	}
+	s.chunks.more = false
 	if len(s.chunks.queue) == 0 {
 		return nil
 	}
@@ -248,6 +250,10 @@ func (s *session) settle(ctx context.Context, t *table) error {
 	for _, w := range slices.Clone(snap.windows) {
 		if w.chunk == nil && w.err == nil || w.chunk != nil && s.streamed < w.chunk.LSN {
 			continue
+		}
+		if open, _, bytes := s.pub.Open(); open && bytes >= int64(s.config.Publish.Bytes) {
+			s.chunks.more = true // at the next boundary, in another Kafka transaction
+			break
 		}
 		snap.windows = slices.DeleteFunc(snap.windows, func(o *window) bool { return o == w })
 		switch {
@@ -378,8 +384,14 @@ func (s *session) void(ctx context.Context, t *table) error {
 
 // dispatch gives idle readers what is next.
 func (s *session) dispatch(ctx context.Context) error {
+	windows := 0
+	for _, t := range s.chunks.reading {
+		if t.snapshot != nil {
+			windows += len(t.snapshot.windows)
+		}
+	}
 	for _, t := range slices.Clone(s.chunks.queue) {
-		for s.chunks.idle > 0 {
+		for s.chunks.idle > 0 && windows < s.config.Snapshot.Workers { // those that wait to be published among them
 			next, err := s.nextTask(ctx, t)
 			if err := s.setAside(t, err); err != nil {
 				return err
@@ -388,6 +400,7 @@ func (s *session) dispatch(ctx context.Context) error {
 				break
 			}
 			s.chunks.idle--
+			windows++
 			if !slices.Contains(s.chunks.reading, t) {
 				s.chunks.reading = append(s.chunks.reading, t)
 			}

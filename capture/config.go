@@ -46,14 +46,14 @@ type Snapshot struct {
 	Mode       string       `mapstructure:"mode" default:"initial" oneof:"initial,never" doc:"initial: rows that are there when a table is first captured are read; never: only changes from then on."`
 	Workers    int          `mapstructure:"workers" default:"4" doc:"Connections that read chunks at the same time."`
 	ChunkRows  int          `mapstructure:"chunk_rows" default:"50000" doc:"Rows of one chunk."`
-	ChunkBytes config.Bytes `mapstructure:"chunk_bytes" default:"8MiB" doc:"Memory of one chunk; it ends early when it is reached."`
+	ChunkBytes config.Bytes `mapstructure:"chunk_bytes" default:"4MiB" doc:"Memory of one chunk; it ends early when it is reached."`
 	Conditions bool         `mapstructure:"conditions" default:"false" doc:"Whether a request in the WAL may limit a read by a condition in SQL. It runs with the rights of the capture's role, and whoever may connect to the database can write such a request."`
 }
 
 // Publish says when a Kafka transaction ends.
 type Publish struct {
 	Linger time.Duration `mapstructure:"linger" default:"100ms" doc:"Longest time that a Kafka transaction stays open under load; when the source pauses it ends at once."`
-	Bytes  config.Bytes  `mapstructure:"bytes" default:"16MiB" doc:"Size at which a Kafka transaction ends, if need be in the middle of a transaction of the source."`
+	Bytes  config.Bytes  `mapstructure:"bytes" default:"8MiB" doc:"Size at which a Kafka transaction ends, if need be in the middle of a transaction of the source."`
 
 	TransactionTimeout time.Duration `mapstructure:"transaction_timeout" default:"1m" doc:"How long the brokers keep a Kafka transaction open when capture says nothing; the brokers' transaction.max.timeout.ms bounds it."`
 }

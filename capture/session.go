@@ -145,6 +145,9 @@ func (s *session) run(ctx context.Context) error {
 			s.streamEnded = true
 			return streamTrouble(s.config.Source.slot(), streamErr)
 		}
+		if s.chunks.more && !s.inTx {
+			continue
+		}
 		s.stage.Idle()
 		select {
 		case <-ctx.Done():
