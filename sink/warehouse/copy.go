@@ -23,7 +23,7 @@ func (a *flushing) fillStage(ctx context.Context, i int, k kind, set *batch.Set)
 		return err
 	}
 	sql := fmt.Sprintf("COPY %s (%s) FROM STDIN", stage, strings.Join(fieldNames(t.fields[k]), ", "))
-	if _, err := a.s.conn.PgConn().CopyFrom(ctx, &copyReader{t: t, fields: t.fields[k], set: set}, sql); err != nil {
+	if _, err := a.s.conn.PgConn().CopyFrom(ctx, newCopyReader(t, k, set), sql); err != nil {
 		return &statementError{i, err}
 	}
 	return nil
@@ -39,7 +39,7 @@ func fieldNames(fields []field) []string {
 
 // copyRows copies rows straight into the target.
 func (a *flushing) copyRows(ctx context.Context, t *Target, set *batch.Set) (int64, error) {
-	r := &copyReader{t: t, fields: t.fields[byValue], set: set}
+	r := newCopyReader(t, byValue, set)
 	var names []string
 	if t.sid != nil {
 		names = append(names, t.sid.name)
@@ -65,6 +65,11 @@ type copyReader struct {
 	buf     []byte
 	off     int
 	scratch []byte
+}
+
+func newCopyReader(t *Target, k kind, set *batch.Set) *copyReader {
+	const number = 64 // or a time
+	return &copyReader{t: t, fields: t.fields[k], set: set, scratch: make([]byte, 0, max(number, len(t.columns)))}
 }
 
 // Read implements io.Reader.
