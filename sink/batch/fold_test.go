@@ -494,6 +494,39 @@ func TestKeylessEqualsOneByOne(t *testing.T) {
 	}
 }
 
+// A flush like the one before it takes no memory for its events: only a little for its result, however many they are.
+func TestAllocations(t *testing.T) {
+	plan := newPlan(t, true)
+	var f Fold
+	var events []*change.Event
+	for i := range 500 {
+		key := fmt.Sprint(i % 200)
+		events = append(events,
+			&change.Event{Op: change.Create, After: tuple(key, "some text", "more text", null)},
+			&change.Event{Op: change.Update, After: tuple(key, "other text", same, "c")},
+		)
+		if i%3 == 0 {
+			events = append(events, &change.Event{Op: change.Delete, Before: tuple(key, null, null, null)})
+		}
+	}
+	flush := func() {
+		f.Begin(plan)
+		for _, ev := range events {
+			if err := f.Add(ev, false, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.Result()
+	}
+	for range 3 {
+		flush()
+	}
+	const limit = 20
+	if n := testing.AllocsPerRun(20, flush); n > limit {
+		t.Errorf("%v allocations for a flush of %d events, at most %d", n, len(events), limit)
+	}
+}
+
 func BenchmarkFold(b *testing.B) { benchmark(b, newPlan(b, true), func(*Result) {}) }
 
 func benchmark(b *testing.B, plan *rule.Plan, finish func(*Result)) {

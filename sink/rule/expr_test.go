@@ -249,6 +249,41 @@ func TestUnchangedInputs(t *testing.T) {
 	}
 }
 
+// What a rule does with a row takes no memory; a filter takes what boxes the values that it compares, and no more.
+func TestAllocations(t *testing.T) {
+	for _, want := range []struct {
+		table Table
+		limit float64
+	}{
+		{Table{}, 0},
+		{Table{Columns: []Column{{From: "id"}, {From: "name", As: "who"}}}, 0},
+		{Table{SID: "sid"}, 0},
+		{Table{Filter: "id > 5"}, 0},
+		{Table{Filter: "amount > 0"}, 2},
+		{Table{Filter: "amount != null && amount > 0"}, 3},
+		{Table{Filter: "type == 'gold' && active"}, 1},
+		{Table{Filter: "type in ['silver', 'gold']"}, 1},
+		{Table{Filter: "name.startsWith('A')"}, 1},
+		{Table{Filter: "at >= timestamp('2024-01-01T00:00:00Z')"}, 1},
+	} {
+		p, err := planOf(t, wide, want.table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ev := &change.Event{Op: change.Update, Before: row(wide, wideRow), After: row(wide, wideRow)}
+		var c Change
+		do := func() {
+			if err := p.Map(ev, &c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		do()
+		if n := testing.AllocsPerRun(100, do); n > want.limit {
+			t.Errorf("%v allocations a row with filter %q, sid %q and columns %v, at most %v", n, want.table.Filter, want.table.SID, want.table.Columns, want.limit)
+		}
+	}
+}
+
 // BenchmarkFilter gives the time and the memory that a filter takes for one row; ns-cpu/op is the processor's time, for
 // a machine that does something else as well.
 func BenchmarkFilter(b *testing.B) {
