@@ -208,6 +208,9 @@ func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.
 	if gap != nil && slot != nil && !ours(slot, s.system) {
 		return nil, gap // whatever --on-gap says: it is somebody else's
 	}
+	if gap != nil {
+		s.pub.Forgo(state)
+	}
 	if slot != nil && gap != nil { // the slot cannot be trusted, or is lost
 		c.log.Warn("a gap: a new slot is made and everything is read again", service.Err(gap))
 		if err := conn.DropSlot(ctx, name); err != nil {

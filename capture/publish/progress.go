@@ -33,5 +33,9 @@ func ReadProgress(ctx context.Context, cfg kafka.Config, source string, log *slo
 		return nil, nil
 	}
 	reader := &Publisher{source: source, client: client, reading: opts, log: log}
-	return reader.readProgress(ctx)
+	ends, err := reader.ends(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return reader.readProgress(ctx, ends[name][0])
 }

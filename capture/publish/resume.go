@@ -26,52 +26,100 @@ type State struct {
 	Newest change.Position
 	// Lacking says what brokers have acknowledged as committed and readers do not get; empty when nothing is amiss.
 	Lacking string
+	shorts  []short
 }
 
 // readTimeout bounds how long a start reads from Kafka without getting on.
 const readTimeout = time.Minute
 
-// Resume reads how far the source has been published, after Open has fenced everybody else who could write. It also
-// learns the newest position in each partition, so that what stands there is not published again: a broker that
-// broke down in the middle of a commit may show some partitions of a transaction and not others.
+// Resume reads how far the source has been published, after Open has fenced everybody else who could write. It ends
+// what transactions have been left without an end (see settle). It also learns the newest position in each partition, so
+// that what stands there is not published again: a broker that broke down in the middle of a commit may show some
+// partitions of a transaction and not others.
 func (p *Publisher) Resume(ctx context.Context) (*State, error) {
 	if err := p.ensureProgressTopic(ctx); err != nil {
 		return nil, err
 	}
-	last, err := p.readProgress(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if last != nil {
-		p.n = last.N
-		for name, next := range last.Vector {
-			top := newTopic(name, len(next))
-			copy(top.next, next)
-			p.known[name] = top
+	patience := endsPatience
+	for settled := false; ; settled, patience = true, settledPatience {
+		s, err := p.survey(ctx, patience)
+		if err != nil {
+			return nil, err
 		}
-	}
-	state := &State{Progress: last}
-	if state.Lacking, err = p.readFloors(ctx, last); err != nil {
-		return nil, err
-	}
-	for _, top := range p.known {
-		for _, floor := range top.floors {
-			if floor.Compare(state.Newest) > 0 {
-				state.Newest = floor
+		if len(s.hanging) > 0 {
+			if settled {
+				err = p.withoutEnd(s.hanging, "it was ended, and its records still do not count")
+			} else {
+				err = p.settle(ctx, s)
+			}
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := p.findAborted(ctx, s); err != nil {
+			return nil, err
+		}
+		if err := p.readFloors(ctx, s); err != nil {
+			return nil, err
+		}
+		state := &State{Progress: s.last, Lacking: s.lacking, shorts: s.shorts}
+		for _, top := range p.known {
+			for _, floor := range top.floors {
+				if floor.Compare(state.Newest) > 0 {
+					state.Newest = floor
+				}
 			}
 		}
+		return state, nil
 	}
-	return state, nil
 }
 
-// readProgress folds the progress topic from its newest full record on. The topic is compacted, so that reading it
-// whole costs little.
-func (p *Publisher) readProgress(ctx context.Context) (*record.Progress, error) {
-	name := record.ProgressTopic(p.source)
-	ends, err := p.ends(ctx, name)
-	if err != nil {
-		return nil, err
+// survey is what stands in the topics of the source.
+type survey struct {
+	last    *record.Progress
+	ends    map[string][]int64 // of the partitions, for readers: the last stable offset
+	high    map[string][]int64 // what ends would be if nothing were hanging: the high watermark
+	hanging map[string][]int32 // the partitions in which a transaction has no end
+	lacking string
+	shorts  []short
+}
+
+// survey also fills what is known of the topics from the vector. For what is missing or hangs it has patience.
+func (p *Publisher) survey(ctx context.Context, patience time.Duration) (*survey, error) {
+	progress := record.ProgressTopic(p.source)
+	for {
+		ends, err := p.ends(ctx, progress)
+		if err != nil {
+			return nil, err
+		}
+		end := ends[progress][0]
+		s := &survey{}
+		if s.last, err = p.readProgress(ctx, end); err != nil {
+			return nil, err
+		}
+		clear(p.known)
+		if s.last != nil {
+			p.n = s.last.N
+			for name, next := range s.last.Vector {
+				top := newTopic(name, len(next))
+				copy(top.next, next)
+				p.known[name] = top
+			}
+		}
+		if err := p.awaitEnds(ctx, s, patience); err != nil {
+			return nil, err
+		}
+		if s.ends[progress][0] == end {
+			return s, nil
+		} // else the end of a transaction has come meanwhile, and there is newer progress
 	}
+}
+
+// readProgress folds the progress topic from its newest full record on, up to end. The topic is compacted, so that reading it
+// whole costs little.
+func (p *Publisher) readProgress(ctx context.Context, end int64) (*record.Progress, error) {
+	name := record.ProgressTopic(p.source)
 	starts, err := kadm.NewClient(p.client).ListStartOffsets(ctx, name)
 	if err == nil {
 		err = starts.Error()
@@ -81,73 +129,75 @@ func (p *Publisher) readProgress(ctx context.Context) (*record.Progress, error) 
 	}
 	start, _ := starts.Lookup(name, 0)
 	// The newest full record is at most FullEvery transactions back, each a record and a marker.
-	from := max(start.Offset, ends[name][0]-2*record.FullEvery-2)
-	last, err := p.foldProgress(ctx, name, from, ends[name][0])
+	from := max(start.Offset, end-2*record.FullEvery-2)
+	last, err := p.foldProgress(ctx, name, from, end)
 	if err == nil && last == nil && from > start.Offset {
-		last, err = p.foldProgress(ctx, name, start.Offset, ends[name][0])
+		last, err = p.foldProgress(ctx, name, start.Offset, end)
 	}
 	return last, err
 }
 
 func (p *Publisher) foldProgress(ctx context.Context, name string, from, to int64) (*record.Progress, error) {
-	var last *record.Progress
-	tables := map[uint32]record.TableProgress{}
-	err := p.read(ctx, map[string][]span{name: {{from, to}}}, func(r *kgo.Record) error {
-		pr, err := record.ParseProgress(r.Value)
-		if err != nil {
-			return &trouble.Error{
-				Code: trouble.RecordInvalid, Op: "read", Subject: fmt.Sprintf("topic %q at offset %d", name, r.Offset), Cause: err,
-				Means: "capture cannot know how far it has come; nothing was changed",
-				Hint:  "start the version that wrote it",
-			}
-		}
-		if pr.Full {
-			clear(tables)
-		} else if last == nil || pr.N != last.N+1 {
-			return nil // a delta whose full record is not there: compacted away, or before from
-		}
-		if !pr.Full {
-			vector := maps.Clone(last.Vector)
-			if vector == nil {
-				vector = map[string][]int64{}
-			}
-			maps.Copy(vector, pr.Vector)
-			pr.Vector = vector
-		}
-		for _, t := range pr.Tables {
-			tables[t.OID] = t
-		}
-		last = pr
-		return nil
-	})
-	if err != nil || last == nil {
+	fold := progressFold{tables: map[uint32]record.TableProgress{}}
+	if err := p.read(ctx, map[string][]span{name: {{from, to}}}, fold.add); err != nil || fold.last == nil {
 		return nil, err
 	}
-	last.Tables = last.Tables[:0]
-	for _, t := range tables {
-		last.Tables = append(last.Tables, t)
+	fold.last.Tables = slices.Collect(maps.Values(fold.tables))
+	return fold.last, nil
+}
+
+// progressFold makes of progress records one with Vector complete; its Tables are in tables.
+type progressFold struct {
+	last   *record.Progress
+	tables map[uint32]record.TableProgress
+}
+
+func (f *progressFold) add(r *kgo.Record) error {
+	pr, err := record.ParseProgress(r.Value)
+	if err != nil {
+		return &trouble.Error{
+			Code: trouble.RecordInvalid, Op: "read", Subject: fmt.Sprintf("topic %q at offset %d", r.Topic, r.Offset), Cause: err,
+			Means: "capture cannot know how far it has come; nothing was changed",
+			Hint:  "start the version that wrote it",
+		}
 	}
-	return last, nil
+	if pr.Full {
+		clear(f.tables)
+	} else if f.last == nil || pr.N != f.last.N+1 {
+		return nil // a delta whose full record is not there: compacted away, or before what is read
+	}
+	if !pr.Full {
+		vector := maps.Clone(f.last.Vector)
+		if vector == nil {
+			vector = map[string][]int64{}
+		}
+		maps.Copy(vector, pr.Vector)
+		pr.Vector = vector
+	}
+	for _, t := range pr.Tables {
+		f.tables[t.OID] = t
+	}
+	f.last = pr
+	return nil
 }
 
 // readFloors finds the newest position in each partition: that of the progress record, or that of what stands
-// behind the vector. It also says what is lacking of what the vector names.
-func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) (lacking string, err error) {
+// behind the vector.
+func (p *Publisher) readFloors(ctx context.Context, s *survey) error {
 	floor := change.Position{}
-	if last != nil {
-		floor = Reached(last)
+	if s.last != nil {
+		floor = Reached(s.last)
 	}
 	for _, top := range p.known { // also of a topic that somebody has deleted
 		for i := range top.floors {
 			top.floors[i] = floor
 		}
 	}
-	topics, lacking, err := p.ownTopics(ctx, slices.Collect(maps.Keys(p.known)))
-	if err != nil {
-		return "", err
-	}
 	spans := map[string][]span{}
-	for name, ends := range topics {
+	for name, ends := range s.ends {
+		if name == record.ProgressTopic(p.source) {
+			continue
+		}
 		top := p.known[name]
 		if top == nil {
 			top = newTopic(name, len(ends))
@@ -162,7 +212,7 @@ func (p *Publisher) readFloors(ctx context.Context, last *record.Progress) (lack
 			spans[name][i] = span{max(top.next[i], 0), ends[i]}
 		}
 	}
-	return lacking, p.read(ctx, spans, func(r *kgo.Record) error {
+	return p.read(ctx, spans, func(r *kgo.Record) error {
 		// Not in the vector yet: that is what belongs to the progress, which these records are ahead of.
 		top := p.known[r.Topic]
 		top.torn[r.Partition] = r.Offset + 1
@@ -226,46 +276,58 @@ func (p *Publisher) listTopics(ctx context.Context, must []string) (names []stri
 }
 
 // endsPatience is how long readers may lack what was acknowledged: a new leader has to learn first how far its followers
-// are.
-const endsPatience = 5 * time.Second
+// are, and the ends of transactions may still be on their way.
+var endsPatience = 5 * time.Second
 
-// ownTopics gives the ends of the source's table topics, those of known among them, and what they lack of what is known.
-func (p *Publisher) ownTopics(ctx context.Context, known []string) (ends map[string][]int64, lacking string, err error) {
-	list, err := p.listTopics(ctx, append(known, record.ProgressTopic(p.source)))
+// settledPatience is how long the ends are waited for that were written last.
+const settledPatience = 30 * time.Second
+
+// awaitEnds fills s with the ends of the source's topics, and with what they lack of what is known when they have been
+// waited for.
+func (p *Publisher) awaitEnds(ctx context.Context, s *survey, patience time.Duration) error {
+	progress := record.ProgressTopic(p.source)
+	names := []string{progress}
+	list, err := p.listTopics(ctx, append(slices.Collect(maps.Keys(p.known)), progress))
 	if err != nil {
-		return nil, "", err
+		return err
 	}
-	var names []string
 	for _, name := range list {
-		if source, _, _, ok := record.ParseTopic(name); ok && source == p.source && name != record.ProgressTopic(p.source) {
+		if source, _, _, ok := record.ParseTopic(name); ok && source == p.source && name != progress {
 			names = append(names, name)
 		}
-	}
-	if len(names) == 0 {
-		return nil, "", nil
 	}
 	again := time.NewTicker(endsPatience / 20)
 	defer again.Stop()
 	for begun := time.Now(); ; {
-		if ends, err = p.ends(ctx, names...); err != nil {
-			return nil, "", err
+		if s.high, err = p.highs(ctx, names...); err != nil {
+			return err
 		}
-		late := time.Since(begun) >= endsPatience
-		if lacking = p.lacking(ends, late); lacking == "" || late {
-			return ends, lacking, nil
+		if s.ends, err = p.ends(ctx, names...); err != nil {
+			return err
+		}
+		s.hanging = hanging(s.ends, s.high)
+		s.lacking, s.shorts = p.lacking(s.ends)
+		if time.Since(begun) >= patience || s.lacking == "" && len(s.hanging) == 0 {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, "", ctx.Err()
+			return ctx.Err()
 		case <-again.C:
 		}
 	}
 }
 
+// short is a partition in which readers get less than was acknowledged.
+type short struct {
+	topic     *topic
+	partition int
+	next      int64 // where whoever settles for what there is goes on from
+}
+
 // lacking compares ends with the vector. Everything before the vector was acknowledged as committed; since Open has
-// fenced everybody, nothing is under way. Whoever settles for what there is goes on from the ends: the next vector must not
-// name what nobody can read.
-func (p *Publisher) lacking(ends map[string][]int64, settle bool) (what string) {
+// fenced everybody, nothing is under way.
+func (p *Publisher) lacking(ends map[string][]int64) (what string, shorts []short) {
 	for _, name := range slices.Sorted(maps.Keys(ends)) {
 		top := p.known[name]
 		if top == nil || len(top.next) != len(ends[name]) {
@@ -278,28 +340,47 @@ func (p *Publisher) lacking(ends map[string][]int64, settle bool) (what string) 
 			if what == "" {
 				what = fmt.Sprintf("topic %q partition %d ends at offset %d for readers, and was acknowledged up to %d", name, i, end, top.next[i])
 			}
-			if settle {
-				top.next[i], top.touched = end, true
-			}
+			shorts = append(shorts, short{top, i, end})
 		}
 	}
-	return what
+	return what, shorts
+}
+
+// Forgo settles for what there is of what s lacks: the next vector does not name what nobody can read. Until then every
+// Resume finds it lacking.
+func (p *Publisher) Forgo(s *State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range s.shorts {
+		f.topic.next[f.partition], f.topic.touched = f.next, true
+	}
 }
 
 // ends gives the last stable offset of each partition: behind the last record of a transaction that has ended.
 func (p *Publisher) ends(ctx context.Context, names ...string) (map[string][]int64, error) {
+	return p.offsets(ctx, kadm.NewClient(p.client).ListCommittedOffsets, names...)
+}
+
+// highs gives the offset behind the last record of each partition, whether its transaction has ended or not.
+func (p *Publisher) highs(ctx context.Context, names ...string) (map[string][]int64, error) {
+	return p.offsets(ctx, kadm.NewClient(p.client).ListEndOffsets, names...)
+}
+
+func (p *Publisher) offsets(
+	ctx context.Context, ask func(context.Context, ...string) (kadm.ListedOffsets, error), names ...string,
+) (map[string][]int64, error) {
 	var list kadm.ListedOffsets
 	// A topic that was made a moment ago may not be known everywhere yet.
 	err := retry.Do(ctx, retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (err error) {
-		if list, err = kadm.NewClient(p.client).ListCommittedOffsets(ctx, names...); err == nil {
+		if list, err = ask(ctx, names...); err == nil {
 			err = list.Error()
 		}
 		return err
 	}, func(err error, try int, wait time.Duration) {
-		p.log.Debug("the last offsets of topics are not known yet", "try", try, "wait", wait, "error", err.Error())
+		p.log.Debug("the offsets of topics are not known yet", "try", try, "wait", wait, "error", err.Error())
 	})
 	if err != nil {
-		return nil, kafka.Trouble("ask the last offsets of", fmt.Sprintf("topics of source %q", p.source), err)
+		return nil, kafka.Trouble("ask the offsets of", fmt.Sprintf("topics of source %q", p.source), err)
 	}
 	ends := map[string][]int64{}
 	list.Each(func(o kadm.ListedOffset) {
@@ -318,6 +399,17 @@ type span struct{ from, to int64 }
 
 // read gives the committed records in spans to each, in order within a partition.
 func (p *Publisher) read(ctx context.Context, spans map[string][]span, each func(*kgo.Record) error) error {
+	return p.scan(ctx, kgo.ReadCommitted(), spans, func(r *kgo.Record) error {
+		if r.Attrs.IsControl() {
+			return nil
+		}
+		return each(r)
+	})
+}
+
+// scan gives the records in spans to each, in order within a partition, with the marks of the ends of transactions. For
+// what stands behind the record that it is given, each may shorten the span.
+func (p *Publisher) scan(ctx context.Context, level kgo.IsolationLevel, spans map[string][]span, each func(*kgo.Record) error) error {
 	at := map[string]map[int32]kgo.Offset{}
 	missing := 0
 	for name, list := range spans {
@@ -336,7 +428,7 @@ func (p *Publisher) read(ctx context.Context, spans map[string][]span, each func
 		return nil
 	}
 	// A client of its own: it shares nothing with the producer but the seeds, TLS and SASL.
-	opts := append(slices.Clone(p.reading), kgo.ConsumePartitions(at), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+	opts := append(slices.Clone(p.reading), kgo.ConsumePartitions(at), kgo.FetchIsolationLevel(level),
 		kgo.KeepControlRecords(), kgo.ConsumeResetOffset(kgo.NoResetOffset()))
 	client, err := kgo.NewClient(opts...)
 	if err != nil {
@@ -359,7 +451,7 @@ func (p *Publisher) read(ctx context.Context, spans map[string][]span, each func
 			if failed != nil || s.from >= s.to {
 				return
 			}
-			if r.Offset < s.to && !r.Attrs.IsControl() {
+			if r.Offset < s.to {
 				failed = each(r)
 			}
 			if s.from = r.Offset + 1; s.from >= s.to {
