@@ -239,6 +239,11 @@ func (l *leaky) write(x tx) {
 	l.justified = l.justified || !x.commit && hung > 0 && hung < len(touched) && l.open[l.progress]
 	p := &Publisher{source: l.options.Source, log: l.options.Log, reading: []kgo.Opt{kgo.SeedBrokers(l.options.Kafka.Brokers...)}}
 	l.must(p.end(l.t.Context(), l.id, l.epoch, ended, x.commit))
+	for preparing := true; preparing; { // its markers would also end what is produced now
+		described, err := kadm.NewClient(l.raw).DescribeTransactions(l.t.Context(), TransactionalID(l.options.Source))
+		l.must(err)
+		preparing = strings.HasPrefix(described[TransactionalID(l.options.Source)].State, "Prepare")
+	}
 	if x.commit {
 		l.acked, l.vector, l.n = l.at, vector, l.n+1
 	}
