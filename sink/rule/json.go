@@ -126,7 +126,17 @@ func jsonString(text []byte) string {
 	return s
 }
 
-func trimSpace(text []byte) []byte { return bytes.Trim(text, " \n\t\r") }
+func trimSpace(text []byte) []byte {
+	for len(text) > 0 && isSpace(text[0]) {
+		text = text[1:]
+	}
+	for len(text) > 0 && isSpace(text[len(text)-1]) {
+		text = text[:len(text)-1]
+	}
+	return text
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
 
 // stringEnd gives where the string ends with which text begins.
 func stringEnd(text []byte) int {
