@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -17,13 +16,11 @@ type used struct {
 
 func (u used) and(other used) used { return used{u.cpu + other.cpu, max(u.peak, other.peak)} }
 
-func usedBy(state *os.ProcessState) used {
-	u := used{cpu: state.UserTime() + state.SystemTime()}
-	if usage, ok := state.SysUsage().(*syscall.Rusage); ok {
+// usedBy gives what a process took that has ended. peak is what residentPeak gave of it.
+func usedBy(state *os.ProcessState, peak int64) used {
+	u := used{cpu: state.UserTime() + state.SystemTime(), peak: peak}
+	if usage, ok := state.SysUsage().(*syscall.Rusage); ok && peak == 0 {
 		u.peak = usage.Maxrss
-		if runtime.GOOS == "linux" {
-			u.peak <<= 10 // there it is KiB
-		}
 	}
 	return u
 }

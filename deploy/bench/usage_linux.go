@@ -45,3 +45,13 @@ func statCPU(pid int) (own, ended time.Duration) {
 	}
 	return at(11) + at(12), at(13) + at(14)
 }
+
+// residentPeak gives the most memory that a process has had resident, 0 if it is gone. What the kernel counts for wait(2)
+// would not do: that begins with what was resident of this process when it started the other.
+func residentPeak(pid int) int64 {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, rest, _ := bytes.Cut(b, []byte("\nVmHWM:"))
+	value, _, _ := bytes.Cut(rest, []byte(" kB"))
+	n, _ := strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 64)
+	return n << 10
+}

@@ -198,12 +198,24 @@ func (w *world) start(ctx context.Context, path, yaml string) (*program, error) 
 
 // stop ends the process in order and gives what it took.
 func (p *program) stop() (used, error) {
+	peak := residentPeak(p.cmd.Process.Pid)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	if err := p.cmd.Wait(); err != nil {
+	ended := make(chan error, 1)
+	go func() { ended <- p.cmd.Wait() }()
+	var err error
+	for running := true; running; {
+		select {
+		case err = <-ended:
+			running = false
+		case <-time.After(10 * time.Millisecond):
+			peak = max(peak, residentPeak(p.cmd.Process.Pid))
+		}
+	}
+	if err != nil {
 		tail, _ := os.ReadFile(p.log)
 		return used{}, fmt.Errorf("%s: %w\n%s", filepath.Base(p.cmd.Path), err, tail[max(0, len(tail)-2000):])
 	}
-	return usedBy(p.cmd.ProcessState), nil
+	return usedBy(p.cmd.ProcessState, peak), nil
 }
 
 // capture gives the configuration of a capture of database d, whose tables are those of schema public.
