@@ -69,7 +69,7 @@ func TestTransient(t *testing.T) {
 
 	for _, err := range []error{
 		kerr.NotLeaderForPartition, kerr.NotEnoughReplicas, kerr.CoordinatorLoadInProgress, kerr.ConcurrentTransactions,
-		kerr.TransactionAbortable, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.UnknownServerError, kgo.ErrRecordTimeout,
+		kerr.TransactionAbortable, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerIDMapping, kerr.UnknownServerError, kgo.ErrRecordTimeout,
 		kerr.InvalidReplicationFactor,
 		kgo.ErrRecordRetries,
 	} {

@@ -77,6 +77,8 @@ func transientBroker(err error) bool {
 	// begins after what was committed.
 	newSession := []error{
 		kerr.TransactionAbortable, kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID, kerr.ConcurrentTransactions,
+		// A coordinator that has just taken over, or an id whose epochs are used up: the new session gets another.
+		kerr.InvalidProducerIDMapping,
 		// A fault within the broker, which says nothing of the request, nor whether a commit was carried out.
 		kerr.UnknownServerError,
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/schema/registry"
@@ -52,10 +53,13 @@ const readLimit = 3 * time.Minute
 func (r *topicReader) added(ctx context.Context, topic string, do func(*kgo.Record) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
-	ends, err := kadm.NewClient(r.client).ListCommittedOffsets(ctx, topic)
-	if err == nil {
-		err = ends.Error()
-	}
+	var ends kadm.ListedOffsets
+	err := retry.Do(ctx, retry.Backoff{Max: time.Second}, func(ctx context.Context) (err error) { // a broker may lose its leadership under load
+		if ends, err = kadm.NewClient(r.client).ListCommittedOffsets(ctx, topic); err == nil {
+			err = ends.Error()
+		}
+		return err
+	}, func(error, int, time.Duration) {})
 	if err != nil {
 		return fmt.Errorf("ask how far topic %q goes: %w", topic, err)
 	}
