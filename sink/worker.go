@@ -355,7 +355,7 @@ func (w *worker) finish(ctx context.Context, o *outcome) {
 		w.s.consumer.Finish(p, consume.Done{Records: pt.records, Next: pt.advance.Next, Position: pt.advance.Position, CommitTime: pt.committed, WantMore: pt.more})
 	}
 	for i := range o.units {
-		o.units[i].fold.Release(2 * int(w.s.cfg.Batch.Bytes))
+		o.units[i].fold.Release()
 		w.folds = append(w.folds, o.units[i].fold)
 	}
 }

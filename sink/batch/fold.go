@@ -42,6 +42,8 @@ type Fold struct {
 	scratch []byte
 
 	change, second rule.Change
+
+	lately int // bytes that batches have needed lately
 }
 
 // cell is a value in the arena. The two upper bits of size hold its change.State.
@@ -119,12 +121,17 @@ func (f *Fold) forget() {
 	clear(f.index)
 }
 
-// Release gives back memory above max bytes, so that one huge row is not kept for ever.
-func (f *Fold) Release(max int) {
-	if cap(f.arena) > max {
-		f.arena = nil
+// Release lets go of memory that was of no use lately. Folds take turns: else each would keep what the largest batch that ever
+// came its way has needed.
+func (f *Fold) Release() {
+	f.lately = max(f.Size(), f.lately-f.lately/8)
+	capacity := cap(f.arena) + 8*(cap(f.rows)+cap(f.keys)) + 48*(cap(f.slots)+cap(f.state)+cap(f.bags)+cap(f.story.steps)+cap(f.entries))
+	if capacity > 4*f.lately+fewestKept {
+		*f = Fold{lately: f.lately}
 	}
 }
+
+const fewestKept = 256 << 10
 
 // Plan gives the plan of Begin.
 func (f *Fold) Plan() *rule.Plan { return f.plan }

@@ -548,3 +548,30 @@ func benchmark(b *testing.B, plan *rule.Plan, finish func(*Result)) {
 	}
 	b.ReportMetric(float64(len(events)*b.N)/b.Elapsed().Seconds(), "events/s")
 }
+
+// TestRelease: what one large batch has needed is let go of when those behind it are small, and kept while they are large.
+func TestRelease(t *testing.T) {
+	plan := newPlan(t, true)
+	var f Fold
+	batch := func(n int) {
+		f.Begin(plan)
+		for i := range n {
+			if err := f.Add(&change.Event{Op: change.Create, After: tuple(fmt.Sprint(i), "a", "b", "c")}, false, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.Release()
+	}
+	batch(50_000)
+	large := cap(f.arena)
+	batch(40_000)
+	if cap(f.arena) < large {
+		t.Errorf("%d bytes are left of %d, and are still needed", cap(f.arena), large)
+	}
+	for range 40 {
+		batch(10)
+	}
+	if cap(f.arena) > large/10 {
+		t.Errorf("%d bytes are kept of %d", cap(f.arena), large)
+	}
+}
