@@ -79,11 +79,11 @@ $(CACHE)/golangci-lint-$(GOLANGCI_VERSION):
 audit:
 	@cd deploy && GOWORK=off go run ./cmd/audit
 
-## nemesis: workload and faults at random against the real binaries, like make nemesis SEED=7 MINUTES=30 (BROKER=kfake)
+## nemesis: workload and faults at random against the real binaries, like make nemesis SEED=7 MINUTES=30 (BROKER=kfake, DELIVERY=at-least-once)
 nemesis:
 	@mkdir -p $(CACHE)
 	@cd deploy && GOWORK=off go test ./e2e/nemesis -run '^TestLong$$' -v -timeout 24h -seed $(or $(SEED),0) \
-		-minutes $(or $(MINUTES),10) -broker $(or $(BROKER),kafka) \
+		-minutes $(or $(MINUTES),10) -broker $(or $(BROKER),kafka) -delivery "$(DELIVERY)" \
 		-commit "$$(git describe --always --dirty=+)" -reports $(CACHE)/nemesis.jsonl
 
 ## nemesis-figures: what all runs of nemesis together have found, as the tables of docs/guarantees.md

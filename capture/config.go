@@ -18,7 +18,7 @@ type Config struct {
 	Columns  []publish.Columns `mapstructure:"columns" doc:"Columns that never leave the source's database as they are, in changes and in snapshots."`
 	Salt     config.Secret     `mapstructure:"salt" default:"" doc:"Secret under which a mask hash hashes; file:/path or env:NAME to keep it elsewhere. Another salt gives other hashes: then load the tables anew."`
 	Snapshot Snapshot          `mapstructure:"snapshot" doc:"How the rows that are already there are read."`
-	Publish  Publish           `mapstructure:"publish" doc:"When a Kafka transaction ends."`
+	Publish  Publish           `mapstructure:"publish" doc:"How changes are written, and when a Kafka transaction ends."`
 	Kafka    kafka.Config      `mapstructure:"kafka" doc:"The brokers."`
 	Topics   publish.Topics    `mapstructure:"topics" doc:"How topics are made."`
 	Registry config.Registry   `mapstructure:"registry" doc:"The schema registry."`
@@ -35,7 +35,7 @@ type Source struct {
 	Slot      string        `mapstructure:"slot" default:"" doc:"Name of the replication slot; empty: tributary_ and the source's name."`
 	Failover  bool          `mapstructure:"failover" default:"true" doc:"On PostgreSQL 17 and later: let standbys that synchronise slots keep a copy of the slot, so that capture can go on after a failover."`
 	Heartbeat time.Duration `mapstructure:"heartbeat" default:"5s" doc:"How often a small message is written into the source's WAL, so that an idle database gets on and latency is measured; 0s: never."`
-	CatchUp   config.Bytes  `mapstructure:"catch_up" default:"64MiB" doc:"How much WAL a capture that begins must have before it to fetch it by SQL calls, which is faster, until it is near the end; 0: never. A call holds a snapshot at the source for as long as it takes to publish what it gives (seconds; for a huge transaction as long as that one takes), and keeps it in a temporary file there."`
+	CatchUp   config.Bytes  `mapstructure:"catch_up" default:"64MiB" doc:"How much WAL a capture that begins must have before it to fetch it by SQL calls, which is faster, until it is near the end; 0: never, nor with publish.delivery: at-least-once. A call holds a snapshot at the source for as long as it takes to publish what it gives (seconds; for a huge transaction as long as that one takes), and keeps it in a temporary file there."`
 	WALBudget config.Bytes  `mapstructure:"wal_budget" default:"50GiB" doc:"How much WAL the source may keep for us before it is an alarm."`
 	OnError   string        `mapstructure:"on_error" default:"hold" oneof:"hold,stop" doc:"What a table that cannot go on does (a row that is too large, a schema that the registry refuses): hold: that table alone is held until it is loaded anew; stop: capture ends, and the source keeps its WAL."`
 	Refresh   time.Duration `mapstructure:"refresh" default:"2s" doc:"How often the source's catalog is looked at for new tables and changed replica identities."`
@@ -50,10 +50,11 @@ type Snapshot struct {
 	Conditions bool         `mapstructure:"conditions" default:"false" doc:"Whether a request in the WAL may limit a read by a condition in SQL. It runs with the rights of the capture's role, and whoever may connect to the database can write such a request."`
 }
 
-// Publish says when a Kafka transaction ends.
+// Publish says how changes are written, and when a Kafka transaction ends.
 type Publish struct {
-	Linger time.Duration `mapstructure:"linger" default:"100ms" doc:"Longest time that a Kafka transaction stays open under load; when the source pauses it ends at once."`
-	Bytes  config.Bytes  `mapstructure:"bytes" default:"8MiB" doc:"Size at which a Kafka transaction ends, if need be in the middle of a transaction of the source."`
+	Delivery string        `mapstructure:"delivery" default:"exactly-once" oneof:"exactly-once,at-least-once" doc:"exactly-once: changes and progress are written together, in Kafka transactions; at-least-once: readers see a change as soon as the brokers have it, some milliseconds earlier, and after a failure a topic may hold one twice. A sink drops what comes twice."`
+	Linger   time.Duration `mapstructure:"linger" default:"100ms" doc:"Longest time that a Kafka transaction stays open under load; when the source pauses it ends at once. With at-least-once: how often progress is written, changes do not wait for it."`
+	Bytes    config.Bytes  `mapstructure:"bytes" default:"8MiB" doc:"Size at which a Kafka transaction ends, if need be in the middle of a transaction of the source."`
 
 	TransactionTimeout time.Duration `mapstructure:"transaction_timeout" default:"1m" doc:"How long the brokers keep a Kafka transaction open when capture says nothing; the brokers' transaction.max.timeout.ms bounds it."`
 }
@@ -61,9 +62,15 @@ type Publish struct {
 // onErrorHold is the value of Source.OnError by which a table is held alone.
 const onErrorHold = "hold"
 
+// direct says whether changes are written without a transaction.
+func (p Publish) direct() bool { return p.Delivery == "at-least-once" }
+
 // Check finds what no tag can say.
 func (c Config) Check() []config.Fault {
 	var faults []config.Fault
+	if c.Publish.direct() && c.Topics.Compacts() {
+		faults = append(faults, config.Fault{Path: "publish.delivery", Value: c.Publish.Delivery, Message: "does not go with keep: latest: compaction would keep a repeat in place of what came after it; write exactly-once, or keep: all"})
+	}
 	for i, columns := range c.Columns {
 		if _, err := catalog.ParsePatterns([]string{columns.Table}); err != nil || strings.HasPrefix(columns.Table, "!") {
 			faults = append(faults, config.Fault{Path: fmt.Sprintf("columns[%d].table", i), Value: columns.Table, Message: "not schema.table; write public.customer, or public.* with wildcards"})

@@ -35,6 +35,7 @@ type rig struct {
 	options  Options
 	fences   int
 	registry *registry.Client
+	repeats  bool // topics may hold what a sink drops: positions that are not above those before
 }
 
 func newRig(t *testing.T, major int, kafka kafkatest.Cluster, ddl string) *rig {
@@ -227,6 +228,9 @@ func (r *rig) read(schemaName, table string) topicRead {
 				r.t.Errorf("header says %s, envelope %s", header, ev.Position)
 			}
 			if ev.Position.Compare(last[rec.Partition]) <= 0 {
+				if r.repeats {
+					return
+				}
 				r.t.Errorf("topic %s partition %d offset %d: position %s is not above %s", topic, rec.Partition, rec.Offset, ev.Position, last[rec.Partition])
 			}
 			last[rec.Partition] = ev.Position

@@ -52,6 +52,10 @@ func (s *session) takeBack(ctx context.Context, t *table, q *SnapshotRequest) er
 		s.refuse(q, fmt.Errorf("table %q is held: changes of it are missing in its topic, and only a reload makes up for them", t.name()))
 		return nil
 	}
+	// Another instance must not meet what follows without knowing what is missing before it.
+	if err := s.pub.Together(ctx); err != nil {
+		return err
+	}
 	s.alarms.clear(trouble.Code(held.Code), subject(t.name()))
 	if topic, err := record.Topic(s.config.Source.Name, t.relation().Schema, t.relation().Name); err == nil {
 		delete(s.refused, topic)

@@ -70,7 +70,7 @@ var (
 func newMeter(source string, perTable bool) *meter {
 	m := &meter{Family: service.Family{Namespace: namespace, Labels: prometheus.Labels{"source": source}}, perTable: perTable, tables: map[string]*counters{}}
 	m.latency = m.Latency("heartbeat_latency_seconds",
-		"From commit at the source, by its clock, to commit in Kafka, of the oldest change or heartbeat in each Kafka transaction.")
+		"From commit at the source, by its clock, until readers of the topics have it, of the oldest change or heartbeat that each progress record counts.")
 	m.changes = m.Counters("changes_total", "Changes published.", "table", "op")
 	m.rows = m.Counters("snapshot_rows_total", "Rows of snapshots published.", "table")
 	m.skipped = service.Each(m.Counters("skipped_changes_total", "Changes that were not published.", "reason"), skipPublished, skipLeftOut, skipHeld)

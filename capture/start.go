@@ -53,6 +53,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	pub, err := publish.Open(ctx, publish.Options{
 		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
 		TransactionTimeout: c.config.Publish.TransactionTimeout, Refused: c.refused, Covers: covers, Salt: salt,
+		Direct: c.config.Publish.direct(),
 	})
 	if err != nil {
 		return err
@@ -107,6 +108,12 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 			err = closeErr
 		}
 	}()
+	if c.config.Publish.direct() {
+		// The slot is ours: nobody else is sent anything from here on.
+		if s.settled, err = cat.WALPosition(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.takeUp(ctx, state.Progress, tables, asOf); err != nil {
 		return err
 	}
@@ -248,6 +255,9 @@ const walsenderFor = 10 * time.Minute
 // catchesUp says whether what is before slot is worth to be fetched by SQL.
 func (c *Capture) catchesUp(slot *catalog.Slot) bool {
 	least := int64(c.config.Source.CatchUp)
+	if c.config.Publish.direct() {
+		return false // between calls the slot is free, and an older instance may still be sent something: see session.settled
+	}
 	return least > 0 && slot.ToPublishBytes >= least && time.Since(c.sqlFailed) > walsenderFor
 }
 

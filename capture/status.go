@@ -49,7 +49,7 @@ type Status struct {
 	SourceBytesPerSecond    float64  `json:"source_bytes_per_second"`
 	Falling                 bool     `json:"falling"`     // over the last minute more was written than published
 	ETASeconds              *float64 `json:"eta_seconds"` // until all is published; null: it does not become less, or is not known yet
-	// LatencyP50 and LatencyP99 are from commit at the source, by its clock, to commit in Kafka, over the last five
+	// LatencyP50 and LatencyP99 are from commit at the source, by its clock, until readers of the topics have it, over the last five
 	// minutes; null while there are too few to tell.
 	LatencyP50 *float64 `json:"latency_p50_seconds"`
 	LatencyP99 *float64 `json:"latency_p99_seconds"`

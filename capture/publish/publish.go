@@ -2,6 +2,9 @@
 // progress together, and the state from which a restart goes on. It knows nothing of Postgres; the caller decides
 // where a Kafka transaction ends and what is confirmed to the source afterwards.
 //
+// Where Options.Direct is set changes go without a transaction, and what is said here of a Kafka transaction is of the
+// changes between two progress records; see Together.
+//
 // The order of a start is what makes it safe: Open fences an older instance (InitProducerID), and only then Resume
 // reads the progress. Read the other way round, the older instance could commit between the two, and its work would
 // be published again.
@@ -32,6 +35,7 @@ type Publisher struct {
 	source   string
 	topics   Topics
 	client   *kgo.Client
+	direct   *direct   // nil where everything is written in transactions
 	reading  []kgo.Opt // how to connect a reader
 	registry *registry.Client
 	log      *slog.Logger
@@ -42,16 +46,20 @@ type Publisher struct {
 	sender record.Source
 	known  map[string]*topic // by name
 	memory memory
-	open   bool // a Kafka transaction has been begun
+	open   bool // something was produced since the last Commit
+	inTx   bool // a Kafka transaction has been begun
 	began  time.Time
-	bytes  int64 // produced in it
+	bytes  int64 // produced since the last Commit
+
+	visible time.Time // when readers had the first of what the last Commit was about
 
 	n         uint64    // of the last progress record
 	lastFull  time.Time // when a full one was written last
 	sinceFull int
 
-	mu  sync.Mutex // guards what promises write: err here, next and touched of topics
-	err error      // the first failed produce: the transaction cannot be committed any more
+	mu    sync.Mutex // guards what promises write: err and acked here, next and touched of topics
+	err   error      // the first failed produce: nothing can be committed any more
+	acked time.Time  // when the first record since the last Commit that goes without a transaction was acknowledged
 }
 
 // Options say where to publish.
@@ -64,6 +72,8 @@ type Options struct {
 	// TransactionTimeout is how long the broker keeps a transaction of ours open when we say nothing. A dead instance's
 	// open transaction hides later records from readers for as long, unless a successor fences it.
 	TransactionTimeout time.Duration
+	// Direct publishes changes without a transaction, see Together.
+	Direct bool
 	// Refused is what brokers have refused in earlier sessions. It stays the caller's: an entry that is deleted counts no
 	// more.
 	Refused Refusals
@@ -90,16 +100,18 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := kgo.NewClient(append(slices.Clone(opts),
-		kgo.TransactionalID(TransactionalID(o.Source)),
-		kgo.TransactionTimeout(o.TransactionTimeout),
+	producing := append(slices.Clone(opts),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchMaxBytes(int32(o.Topics.MaxMessageBytes)),
 		kgo.MaxBufferedBytes(max(maxBufferedBytes, int(o.Topics.MaxMessageBytes))),
 		kgo.BrokerMaxWriteBytes(max(maxWriteBytes, int32(o.Topics.MaxMessageBytes)+requestOverhead)),
 		kgo.MaxBufferedRecords(maxBufferedRecords),
-		kgo.ProducerLinger(producerLinger),
 		kgo.MetadataMinAge(metadataMinAge),
+	)
+	client, err := kgo.NewClient(append(slices.Clone(producing),
+		kgo.TransactionalID(TransactionalID(o.Source)),
+		kgo.TransactionTimeout(o.TransactionTimeout),
+		kgo.ProducerLinger(producerLinger),
 	)...)
 	if err != nil {
 		return nil, kafka.Trouble("connect to", "Kafka", err)
@@ -112,6 +124,12 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 		client.Close()
 		return nil, kafka.Trouble("fence older instances of", fmt.Sprintf("source %q", o.Source), err)
 	}
+	if o.Direct {
+		if p.direct, err = newDirect(producing, int(o.Topics.MaxMessageBytes)/2, p.promiseDirect, p.failed); err != nil {
+			client.Close()
+			return nil, kafka.Trouble("connect to", "Kafka", err)
+		}
+	}
 	return p, nil
 }
 
@@ -119,7 +137,12 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 func TransactionalID(source string) string { return source }
 
 // Close ends the connection. What is not committed is lost, and published again after the next start.
-func (p *Publisher) Close() { p.client.Close() }
+func (p *Publisher) Close() {
+	if p.direct != nil {
+		p.direct.close()
+	}
+	p.client.Close()
+}
 
 // SetSource sets what every record says of where it comes from. To be called before Table.
 func (p *Publisher) SetSource(s record.Source) { p.sender = s }
@@ -187,6 +210,11 @@ func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, er
 // Publish produces ev, unless its partition already holds it, and says whether it did. The event's tuples may be
 // reused as soon as it returns. For a truncate, every partition gets the record.
 func (p *Publisher) Publish(ctx context.Context, t *Table, ev *change.Event, headers ...kgo.RecordHeader) (bool, error) {
+	if ev.Position.Snapshot() {
+		if err := p.Together(ctx); err != nil {
+			return false, err
+		}
+	}
 	if ev.Op == change.Truncate {
 		published := false
 		for partition := range t.topic.floors {
@@ -293,7 +321,18 @@ const recordOverhead = 512
 
 func (p *Publisher) send(ctx context.Context, r *kgo.Record) {
 	p.bytes += int64(len(r.Key) + len(r.Value))
+	if p.direct != nil && !p.inTx {
+		p.direct.add(r)
+		return
+	}
 	p.client.Produce(ctx, r, p.promise)
+}
+
+// Send sends on its way what was published without a transaction. The caller calls it where a source transaction ends.
+func (p *Publisher) Send() {
+	if p.direct != nil {
+		p.direct.send()
+	}
 }
 
 // promise takes the outcome of one record, from the client's goroutine.
@@ -312,6 +351,16 @@ func (p *Publisher) promise(r *kgo.Record, err error) {
 	}
 }
 
+// promiseDirect is promise of a record that readers have as soon as it is acknowledged.
+func (p *Publisher) promiseDirect(r *kgo.Record, err error) {
+	p.promise(r, err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.acked.IsZero() {
+		p.acked = time.Now()
+	}
+}
+
 func (p *Publisher) failed() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -319,15 +368,45 @@ func (p *Publisher) failed() error {
 }
 
 func (p *Publisher) begin() error {
-	if p.open {
+	if !p.open {
+		p.open, p.began, p.bytes = true, time.Now(), 0
+	}
+	if p.inTx || p.direct != nil {
 		return nil
 	}
+	return p.beginTransaction()
+}
+
+func (p *Publisher) beginTransaction() error {
 	if err := p.client.BeginTransaction(); err != nil {
 		return kafka.Trouble("begin a transaction for", fmt.Sprintf("source %q", p.source), err)
 	}
-	p.open, p.began, p.bytes = true, time.Now(), 0
+	p.inTx = true
 	return nil
 }
+
+// Together makes what is published from here to the next Commit one Kafka transaction with its progress record, as
+// everything is where Direct is not set. It is for what another instance would not publish again as it is: its positions
+// or its place depend on when this one came to it. So it must not be there without its progress, nor after another
+// instance has fenced this one. Rows of snapshots go so by themselves.
+func (p *Publisher) Together(ctx context.Context) error {
+	if p.direct == nil || p.inTx {
+		return nil
+	}
+	if err := p.direct.flush(ctx); err != nil { // in each partition it comes before
+		return err
+	}
+	if err := p.begin(); err != nil {
+		return err
+	}
+	return p.beginTransaction()
+}
+
+// Hidden says whether something was published that readers do not get before the next Commit.
+func (p *Publisher) Hidden() bool { return p.inTx }
+
+// Visible gives when readers had the first of what the last Commit was about.
+func (p *Publisher) Visible() time.Time { return p.visible }
 
 // Open says whether a Kafka transaction is under way, since when, and how many bytes it holds.
 func (p *Publisher) Open() (open bool, since time.Time, bytes int64) { return p.open, p.began, p.bytes }
@@ -346,6 +425,9 @@ func (p *Publisher) N() uint64 { return p.n }
 // WrittenAt of pr are filled here; Full says what the caller has put into Tables. After an error the Publisher is of
 // no more use: whether the transaction was committed only the next Resume can tell.
 func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
+	if err := p.Together(ctx); err != nil { // what went without is acknowledged before the progress is written that counts it
+		return err
+	}
 	if err := p.begin(); err != nil { // a progress record alone is a transaction too
 		return err
 	}
@@ -373,12 +455,18 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 		}
 		return kafka.Trouble("commit a transaction for", fmt.Sprintf("source %q", p.source), err)
 	}
-	p.open, p.n = false, pr.N
+	p.open, p.inTx, p.n = false, false, pr.N
 	p.sinceFull++
 	if pr.Full {
 		p.sinceFull, p.lastFull = 0, time.Now()
 	}
 	p.memory.reset()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.visible = p.acked; p.visible.IsZero() {
+		p.visible = time.Now()
+	}
+	p.acked = time.Time{}
 	return nil
 }
 

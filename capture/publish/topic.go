@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -54,6 +55,11 @@ func (t Topics) Check() []config.Fault {
 		}
 	}
 	return faults
+}
+
+// Compacts says whether any topic keeps only the newest record of each key.
+func (t Topics) Compacts() bool {
+	return t.Keep == keepLatest || slices.ContainsFunc(t.Overrides, func(o TopicOverride) bool { return o.Keep == keepLatest })
 }
 
 // largestMessage is within what the client can send at once.

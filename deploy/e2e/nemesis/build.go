@@ -75,6 +75,9 @@ func (m *machine) createTables(ctx context.Context) error {
 	return nil
 }
 
+// exactlyOnce is what Options.Delivery is by default.
+const exactlyOnce = "exactly-once"
+
 // configure writes the services' configurations. Everything is small, so that what happens at a limit happens often:
 // large transactions are cut, chunks are many, batches are several.
 func (m *machine) configure() error {
@@ -86,12 +89,12 @@ func (m *machine) configure() error {
 	capture := fmt.Sprintf(`
 source: {name: %s, dsn: %q, tables: ["public.*"], refresh: 500ms, heartbeat: 1s, wal_budget: %d, catch_up: 128KiB}
 snapshot: {workers: 2, chunk_rows: 200, chunk_bytes: 128KiB}
-publish: {linger: %s, bytes: 128KiB}
+publish: {delivery: %s, linger: %s, bytes: 128KiB}
 kafka: {brokers: [%s]}
 topics: {overrides: [%s]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
-`, sourceName, through(m.source, m.sourceNet), walBudget, cmp.Or(m.Linger, 50*time.Millisecond), brokers, strings.Join(overrides, ", "), m.Registry)
+`, sourceName, through(m.source, m.sourceNet), walBudget, cmp.Or(m.Delivery, exactlyOnce), cmp.Or(m.Linger, 50*time.Millisecond), brokers, strings.Join(overrides, ", "), m.Registry)
 	configs := map[string]string{"capture": capture}
 	for i, name := range []string{"sink", "whole", "kept"} {
 		rules := fmt.Sprintf(`{from: "public.*", to: "%s.{table}"}`, targets[i].schema)

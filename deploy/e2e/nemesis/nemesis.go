@@ -41,6 +41,9 @@ type Options struct {
 	Large  int           // rows of a large transaction
 	Pace   time.Duration // how often each connection of the load begins a transaction; 0 for 15 ms
 	Linger time.Duration // how long capture gathers changes for one Kafka transaction; 0 for 50 ms
+	// Delivery is how capture writes; "" for exactly-once. With at-least-once the topics are judged as a sink reads them:
+	// without what is not above the position before it.
+	Delivery string
 	// LargeEvery is how long it is at least from one large transaction to the next; 0 for as they come. One that takes all
 	// that the machine has leaves room for nothing else.
 	LargeEvery time.Duration

@@ -19,6 +19,7 @@ var (
 	seed       = flag.Uint64("seed", 0, "seed of TestLong, 0 takes one from the clock; and of TestShort instead of its own")
 	minutes    = flag.Float64("minutes", 0, "how long TestLong lets faults come; 0 leaves it out")
 	broker     = flag.String("broker", "kafka", "broker of TestLong: kafka or kfake")
+	delivery   = flag.String("delivery", "", "how the captures of TestShort and TestLong write; empty for exactly-once")
 	faulty     = flag.String("faults", "", "the kinds of faults of TestLong, separated by commas; all if empty")
 	keepAll    = flag.Bool("keep", false, "keep the logs of a run that found nothing, too")
 	memory     = flag.Bool("memory", false, "run TestMemory, with the warehouse away for -minutes (2)")
@@ -41,7 +42,7 @@ const modules = "../../.."
 
 // short is small enough for every test run.
 func short(seed uint64) Options {
-	return Options{Seed: seed, Rounds: 2, Round: 8 * time.Second, Rows: 6000, Large: 2000}
+	return Options{Seed: seed, Rounds: 2, Round: 8 * time.Second, Rows: 6000, Large: 2000, Delivery: *delivery}
 }
 
 func run(t *testing.T, o Options, cluster kafkatest.Cluster, tags string) *Report {
@@ -238,7 +239,7 @@ func TestLong(t *testing.T) {
 	o := Options{
 		Seed: *seed, Rounds: int(lasts / round), Round: round,
 		Rows: 6000, Large: 200_000, LargeEvery: 5 * time.Minute, Pace: *pace, Linger: 250 * time.Millisecond, Kills: *recoveries,
-		Patience: 5 * time.Minute, // several of them share a machine
+		Delivery: *delivery, Patience: 5 * time.Minute, // several of them share a machine
 	}
 	if o.Seed == 0 {
 		o.Seed = uint64(time.Now().UnixNano() % 1_000_000)

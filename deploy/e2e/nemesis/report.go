@@ -22,6 +22,7 @@ type Report struct {
 	Changes      int64                `json:"changes"`      // of rows, in the ledger: each was looked for in the topics
 	Records      int64                `json:"records"`      // read from the topics
 	Read         int64                `json:"read"`         // of these: rows of snapshots
+	Repeats      int64                `json:"repeats"`      // of these: dropped by their position, with at-least-once
 	Rows         int64                `json:"rows"`         // compared between source and warehouse, in all rounds
 	Totals       int64                `json:"totals"`       // how often the money in all accounts was summed up
 	Versions     int64                `json:"versions"`     // of rows, in histories: each was looked for in the ledger
@@ -38,8 +39,8 @@ type Report struct {
 // String gives the report as people read it.
 func (r *Report) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d on %s, commit %s: %d transactions (and %d rolled back), %d changes checked in %d records (%d of snapshots), %d rows of %d tables compared, the money of all accounts summed up %d times, %d versions in histories and %d changes in logs\n",
-		r.Seed, r.Broker, r.Commit, r.Transactions, r.RolledBack, r.Changes, r.Records, r.Read, r.Rows, r.Tables, r.Totals, r.Versions, r.Logged)
+	fmt.Fprintf(&b, "seed %d on %s, commit %s: %d transactions (and %d rolled back), %d changes checked in %d records (%d of snapshots, %d repeats), %d rows of %d tables compared, the money of all accounts summed up %d times, %d versions in histories and %d changes in logs\n",
+		r.Seed, r.Broker, r.Commit, r.Transactions, r.RolledBack, r.Changes, r.Records, r.Read, r.Repeats, r.Rows, r.Tables, r.Totals, r.Versions, r.Logged)
 	fmt.Fprintf(&b, "faults in %.1f minutes: %s\n", r.Minutes, counts(r.Faults))
 	if len(r.Exits) > 0 {
 		fmt.Fprintf(&b, "services that ended by themselves, and were started again: %s\n", counts(r.Exits))

@@ -2,6 +2,7 @@ package nemesis
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -133,6 +134,10 @@ func count(m map[int64]map[string]int, xid int64, what string) {
 func (l *topicLog) take(rec *kgo.Record, rel *schema.Relation, ev *change.Event) {
 	where := fmt.Sprintf("topic %s partition %d offset %d (%s, transaction %d)", rec.Topic, rec.Partition, rec.Offset, ev.Position, ev.Tx.XID)
 	if last := l.positions[rec.Partition]; ev.Position.Compare(last) <= 0 {
+		if cmp.Or(l.m.Delivery, exactlyOnce) != exactlyOnce {
+			l.m.note(func(r *Report) { r.Repeats++ })
+			return
+		}
 		l.m.find("%s: position is not above %s, which came before it", where, last)
 	}
 	l.positions[rec.Partition] = ev.Position
