@@ -203,6 +203,8 @@ type Stream struct {
 
 	walsender atomic.Bool // it streams, or has
 	turn      sync.Mutex  // held by who uses pg until the walsender streams
+	advanced  change.LSN  // where the slot stands until then, and since when
+	since     time.Time
 
 	wake               chan struct{} // asks the status goroutine to report now
 	stop               context.CancelFunc
@@ -247,17 +249,22 @@ func (c *Conn) Start(ctx context.Context, r Reading) (*Stream, error) {
 	s := &Stream{
 		pg: c.pg, reading: r, ready: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		received: make(chan struct{}), reported: make(chan struct{}),
-		durable: r.Confirmed, highest: r.Confirmed,
+		durable: r.Confirmed, highest: r.Confirmed, advanced: r.Confirmed, since: time.Now(),
 	}
 	s.space.L = &s.mu
 	if r.Backlog {
 		var err error
 		if s.backlog, err = c.openBacklog(ctx, r); err != nil {
-			r.Log.Warn("the walsender streams from the start: the backlog cannot be fetched by SQL", "slot", r.Slot, service.Err(err))
+			hint := ""
+			if postgres.SQLState(err) == "53400" {
+				hint = "raise max_replication_slots: one more is needed while a backlog is fetched"
+			}
+			r.Log.Warn("the walsender streams from the start: the backlog cannot be fetched by SQL", "slot", r.Slot, service.Err(err), "hint", hint)
 		}
 	}
 	if s.backlog == nil {
-		if err := s.startWalsender(ctx); err != nil {
+		// The start point 0/0 means: where the slot stands; a greater one skips what committed before it.
+		if err := s.startWalsender(ctx, 0); err != nil {
 			return nil, err
 		}
 	}
@@ -267,16 +274,15 @@ func (c *Conn) Start(ctx context.Context, r Reading) (*Stream, error) {
 	return s, nil
 }
 
-// startWalsender lets the walsender stream from where the slot stands.
-func (s *Stream) startWalsender(ctx context.Context) error {
+// startWalsender lets the walsender stream what commits from start on.
+func (s *Stream) startWalsender(ctx context.Context, start change.LSN) error {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	var args []string
 	for _, o := range s.reading.options() {
 		args = append(args, o.name+" "+postgres.Literal(o.value))
 	}
-	// The start point 0/0 means: where the slot stands; a greater one would skip.
-	if err := pglogrepl.StartReplication(ctx, s.pg, s.reading.Slot, 0, pglogrepl.StartReplicationOptions{PluginArgs: args}); err != nil {
+	if err := pglogrepl.StartReplication(ctx, s.pg, s.reading.Slot, pglogrepl.LSN(start), pglogrepl.StartReplicationOptions{PluginArgs: args}); err != nil {
 		return fmt.Errorf("start replication from slot %q: %w", s.reading.Slot, err)
 	}
 	s.walsender.Store(true)
@@ -359,9 +365,9 @@ func (s *Stream) receiveBacklog(ctx context.Context) error {
 		return nil
 	}
 	defer s.backlog.close()
-	err := s.catchUp(ctx)
+	end, err := s.catchUp(ctx)
 	if err == nil {
-		err = s.startWalsender(ctx)
+		err = s.startWalsender(ctx, end)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -373,7 +379,7 @@ func (s *Stream) receiveBacklog(ctx context.Context) error {
 	case ctx.Err() != nil: // Close has set its deadline, and ctx may have removed it
 		return net.ErrClosed
 	}
-	s.reading.Log.Info("streaming from the walsender", "slot", s.reading.Slot, "lsn", s.durable.String())
+	s.reading.Log.Info("streaming from the walsender", "slot", s.reading.Slot, "lsn", end.String())
 	return nil
 }
 
@@ -461,7 +467,6 @@ func (s *Stream) Confirm(lsn change.LSN) {
 		panic(fmt.Sprintf("confirm %s: the server has shown nothing beyond %s", lsn, s.highest))
 	}
 	s.durable = lsn
-	s.space.Signal()
 }
 
 // Confirmed gives what is confirmed.
@@ -501,7 +506,8 @@ func (s *Stream) report(ctx context.Context) {
 	}
 }
 
-// keepBacklog says to the server that we are alive while changes are fetched by SQL, and finds what keeps them.
+// keepBacklog says to the server that we are alive while changes are fetched by SQL, and now and then what is durable. It
+// finds what keeps them.
 func (s *Stream) keepBacklog(ctx context.Context) {
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -509,16 +515,22 @@ func (s *Stream) keepBacklog(ctx context.Context) {
 		return
 	}
 	s.mu.Lock()
-	full := s.full
+	full, durable := s.full, s.durable
 	s.mu.Unlock()
 	if !full.IsZero() && time.Since(full) > drainPatience {
 		s.fail(fmt.Errorf("nothing was taken for %s of what a call has fetched by SQL: it is given up, as its snapshot keeps VACUUM at the source from its work", drainPatience))
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, postgres.WALSenderTimeout)
+	statement, patience := "select 1", postgres.WALSenderTimeout
+	if fresh := durable - s.advanced; fresh >= advanceWAL || fresh > 0 && time.Since(s.since) >= advanceAfter {
+		patience += callPatience // it reads as much WAL
+		statement = fmt.Sprintf("select pg_replication_slot_advance(%s, '%s')", postgres.Literal(s.reading.Slot), durable)
+		s.advanced, s.since = durable, time.Now()
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if _, err := s.pg.Exec(ctx, "select 1").ReadAll(); err != nil {
-		s.fail(fmt.Errorf("keep the replication connection: %w", err))
+	if _, err := s.pg.Exec(ctx, statement).ReadAll(); err != nil {
+		s.fail(fmt.Errorf("keep the replication connection and the slot: %w", err))
 	}
 }
 
