@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -74,7 +75,7 @@ func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func() 
 		},
 	})
 	info.Set(1)
-	s.registry.MustRegister(info, collectors.NewGoCollector(),
+	s.registry.MustRegister(info, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/gc/heap/live:bytes$`)})),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{
 		EnableOpenMetrics: true,

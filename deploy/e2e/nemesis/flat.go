@@ -23,7 +23,7 @@ type limit struct {
 var limits = []limit{
 	{"anonymous", "MiB", "memory of the process that is no file's", 16 << 20, 0.20, oldEnough},
 	{"resident", "MiB", "all of its memory, its program included", 24 << 20, 0.20, oldEnough},
-	{"heap", "MiB", "at which size Go collects next: twice what was alive at the last collection", 8 << 20, 0.25, oldEnough},
+	{"heap", "MiB", "what was alive at the last collection of garbage", 4 << 20, 0.25, oldEnough},
 	{"goroutines", "", "of the process", 5, 0.10, 0},
 	{"files", "", "open file descriptors, sockets included", 5, 0.10, 0},
 	{"WAL kept", "MiB", "that the source keeps for the slot", 64 << 20, 0.25, 0},

@@ -109,7 +109,7 @@ func (s *service) vitals(ctx context.Context) *Sample {
 	}
 	if at := s.address(begin); at != "" {
 		// It may not answer yet, or not any more: then it is asked again next time.
-		_ = readMetrics(ctx, "http://"+at+"/metrics", map[string]string{"go_goroutines": "goroutines", "go_memstats_next_gc_bytes": "heap"}, sample.Values)
+		_ = readMetrics(ctx, "http://"+at+"/metrics", map[string]string{"go_goroutines": "goroutines", "go_gc_heap_live_bytes": "heap"}, sample.Values)
 	}
 	return sample
 }
