@@ -21,29 +21,39 @@ import (
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
-// read decodes and folds the records of batches. An error means that it could not be done now, or not for a whole
-// table; what is wrong with a record only ends its partition's part before it.
-func (w *worker) read(ctx context.Context, batches []consume.Batch) (*outcome, error) {
+// read decodes and folds the records of batches, unless that was done ahead. An error means that it could not be done now, or not
+// for a whole table; what is wrong with a record only ends its partition's part before it.
+func (w *worker) read(ctx context.Context, batches []consume.Batch, read ahead) (*outcome, error) {
 	o := &outcome{}
 	if err := w.loadParked(ctx, batches); err != nil {
+		w.forget(&read)
 		return o, err
 	}
-	for _, b := range batches {
-		if err := w.readPartition(ctx, o, b); err != nil {
+	if w.stands(read.o, batches) {
+		o = read.o
+	} else {
+		w.forget(&read)
+	}
+	for _, b := range batches[len(o.parts):] {
+		if err := w.readPartition(ctx, o, w.part(b.Partition), w.window(b)); err != nil {
 			return o, err
 		}
 	}
 	return o, nil
 }
 
-func (w *worker) readPartition(ctx context.Context, o *outcome, b consume.Batch) error {
-	p := b.Partition
-	o.parts = append(o.parts, part{p: p, unit: -1, advance: warehouse.Advance{
+// part begins one for a partition where it stands.
+func (w *worker) part(p *consume.Partition) part {
+	known := w.parked[p]
+	return part{p: p, unit: -1, parked: known, advance: warehouse.Advance{
 		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
-		ParkedN: w.parked[p].N,
-	}, committed: p.CommitTime, replay: w.replays[p]})
+		ParkedN: known.N,
+	}, committed: p.CommitTime, replay: w.replays[p]}
+}
+
+func (w *worker) readPartition(ctx context.Context, o *outcome, begin part, records []*kgo.Record) error {
+	o.parts = append(o.parts, begin)
 	pt := &o.parts[len(o.parts)-1]
-	records := w.window(b)
 	// What other adds to records, to look for the second half of a key's change, is not the window's unless it is that half.
 	for window := len(records); pt.records < window; {
 		n, err := w.readRecord(ctx, o, pt, &records)
@@ -207,7 +217,7 @@ func follows(p, q change.Position) bool {
 func (w *worker) other(pt *part, records *[]*kgo.Record) (next *kgo.Record, n int) {
 	for i := pt.records + 1; ; i++ {
 		if i == len(*records) {
-			more := w.s.consumer.More(pt.p, i, 1)
+			more := w.s.consumer.More(pt.p, pt.base+i, 1)
 			if more == nil {
 				return nil, 0
 			}
@@ -262,9 +272,15 @@ func (w *worker) unit(ctx context.Context, o *outcome, pt *part, topic string, v
 			return &o.units[i], true, nil
 		}
 	}
-	target, err := w.session.Prepare(ctx, v.plan, topic, at)
-	if err != nil {
-		return nil, false, err
+	target := w.session.Prepared(v.plan)
+	if target == nil && w.looking {
+		return nil, false, nil // the session is in use
+	}
+	if target == nil {
+		var err error
+		if target, err = w.session.Prepare(ctx, v.plan, topic, at); err != nil {
+			return nil, false, err
+		}
 	}
 	fold := &batch.Fold{}
 	if n := len(w.folds); n > 0 {

@@ -28,6 +28,8 @@ type worker struct {
 	parked  map[*consume.Partition]*warehouse.Parked
 	probes  map[*consume.Partition]*probe
 	replays map[*consume.Partition]replay // those that are on
+	next    ahead
+	looking bool // what is read is read ahead
 
 	event, second change.Event
 	arena         []byte
@@ -52,20 +54,30 @@ const stopPatience = 10 * time.Second
 func (w *worker) run(ctx context.Context) error {
 	defer w.session.Close(context.WithoutCancel(ctx))
 	for {
-		batches := w.s.consumer.Take(ctx, w.lane, w.s.cfg.Batch.Rows, int64(w.s.cfg.Batch.Bytes))
-		if batches == nil {
+		next := w.next
+		w.next = ahead{}
+		rows, bytes := w.s.cfg.Batch.Rows, int64(w.s.cfg.Batch.Bytes)
+		if len(next.batches) == 0 {
+			next.batches = w.s.consumer.Take(ctx, w.lane, rows, bytes)
+		} else { // whoever else has something does not wait for the end of a backlog
+			next.batches = append(next.batches, w.s.consumer.TryTake(w.lane, rows, bytes, 1)...)
+		}
+		if ctx.Err() != nil {
+			w.giveBack(next.batches)
 			return nil
 		}
-		w.flush(ctx, batches)
+		w.flush(ctx, next.batches, next)
 	}
 }
 
 // part is what one flush does for one partition.
 type part struct {
 	p         *consume.Partition
-	records   int // read, counted from the front of the queue
-	bytes     int // of these
-	steps     int // in which they were read: what makes one step cannot be applied apart
+	parked    *warehouse.Parked // as known when it was read
+	base      int               // records of the queue before the first one
+	records   int               // read, counted from the front of the queue
+	bytes     int               // of these
+	steps     int               // in which they were read: what makes one step cannot be applied apart
 	advance   warehouse.Advance
 	unit      int // index into the flush's units, -1 for none
 	more      bool
@@ -101,13 +113,14 @@ type outcome struct {
 	units []unit
 }
 
-// flush writes what it can of batches and gives all their partitions back.
-func (w *worker) flush(ctx context.Context, batches []consume.Batch) {
+// flush writes what it can of batches, of which something may have been read ahead, and gives all their partitions back.
+func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead) {
 	// Whatever fails is tried again from the records: nothing read is kept over a failure.
 	changed := 0
 	begin := time.Now()
 	for try := 1; len(batches) > 0; try++ {
-		o, err := w.attempt(ctx, batches, time.Since(begin) > progressPatience)
+		o, err := w.attempt(ctx, batches, read, time.Since(begin) > progressPatience)
+		read = ahead{}
 		if err == nil {
 			w.finish(ctx, o)
 			return
@@ -130,7 +143,7 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch) {
 			// The rest goes on; the partitions of this table go one by one, to find the record.
 			topic := o.units[unit.Unit].topic
 			for _, b := range only(batches, topic) {
-				w.flush(ctx, []consume.Batch{b})
+				w.flush(ctx, []consume.Batch{b}, ahead{})
 			}
 			batches = without(batches, topic)
 		case isUnit:
@@ -140,7 +153,7 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch) {
 		case len(topicsOf(batches)) > 1:
 			// Which table is to blame shows when each goes by itself.
 			for _, topic := range topicsOf(batches) {
-				w.flush(ctx, only(batches, topic))
+				w.flush(ctx, only(batches, topic), ahead{})
 			}
 			return
 		default:
@@ -150,6 +163,10 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch) {
 			break
 		}
 	}
+	w.giveBack(batches)
+}
+
+func (w *worker) giveBack(batches []consume.Batch) {
 	for _, b := range batches {
 		w.s.consumer.Finish(b.Partition, consume.Nothing(b.Partition))
 	}
@@ -255,10 +272,10 @@ func (w *worker) fenced(ctx context.Context, batches []consume.Batch, o *outcome
 // progressPatience is how long the first progress record of a source is waited for where it decides something.
 const progressPatience = 10 * time.Second
 
-// attempt reads batches and applies them. The outcome is there even with an error.
-func (w *worker) attempt(ctx context.Context, batches []consume.Batch, impatient bool) (*outcome, error) {
+// attempt reads batches and applies them, and looks ahead meanwhile. The outcome is there even with an error.
+func (w *worker) attempt(ctx context.Context, batches []consume.Batch, read ahead, impatient bool) (*outcome, error) {
 	w.decode.Busy()
-	o, err := w.read(ctx, batches)
+	o, err := w.read(ctx, batches, read)
 	w.decode.Idle()
 	if err != nil {
 		return o, err
@@ -290,6 +307,12 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, impatient
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, cancel) })
 	defer stop()
+	looked := make(chan ahead, 1)
+	if len(w.next.batches) == 0 && rows >= leastAhead {
+		go func() { looked <- w.lookAhead(ctx, o) }()
+	} else {
+		looked <- w.next
+	}
 	w.apply.Busy()
 	begin := time.Now()
 	effects, err := w.session.Apply(applying, f)
@@ -297,6 +320,9 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, impatient
 		effects, err = w.resolve(applying, f, err)
 	}
 	w.apply.Idle()
+	if w.next = <-looked; err != nil {
+		w.forget(&w.next)
+	}
 	w.s.metrics.applied(w.s, o, effects, rows, time.Since(begin), err)
 	if err == nil {
 		w.s.retrying("warehouse", nil)
@@ -352,8 +378,17 @@ func (w *worker) finish(ctx context.Context, o *outcome) {
 		} else if pt.stop != nil {
 			w.s.hold(ctx, w.session, p, pt.advance.Next, pt.stop)
 		}
-		w.s.consumer.Finish(p, consume.Done{Records: pt.records, Next: pt.advance.Next, Position: pt.advance.Position, CommitTime: pt.committed, WantMore: pt.more})
+		keep := w.next.own[p]
+		b, kept := w.s.consumer.Finish(p, consume.Done{
+			Records: pt.records, Next: pt.advance.Next, Position: pt.advance.Position, CommitTime: pt.committed, WantMore: pt.more, Keep: keep,
+		})
+		if kept {
+			w.next.batches = append(w.next.batches, b)
+		} else if keep > 0 {
+			w.forget(&w.next)
+		}
 	}
+	w.next.own = nil
 	for i := range o.units {
 		o.units[i].fold.Release()
 		w.folds = append(w.folds, o.units[i].fold)

@@ -45,6 +45,36 @@ func (c *Consumer) Take(ctx context.Context, lane, records int, bytes int64) []B
 	return nil
 }
 
+// TryTake is Take without waiting: nothing where fewer than least records can be had.
+func (c *Consumer) TryTake(lane, records int, bytes int64, least int) []Batch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ready, _ := c.takeable(lane)
+	n := 0
+	for _, p := range ready {
+		n += len(p.queue)
+	}
+	if n < least {
+		return nil
+	}
+	return c.cut(ready, records, bytes)
+}
+
+// Beyond gives the records of a taken partition behind the first have of its queue, at most about so many and so many bytes: nothing where
+// fewer than least are there, or where its source has a rate. They are given with Finish, see Done.Keep.
+func (c *Consumer) Beyond(p *Partition, have, records int, bytes int64, least int) []*kgo.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.source.rate > 0 || len(p.queue)-have < least {
+		return nil
+	}
+	end := have
+	for bytes = min(bytes, c.share(p)/2); end < len(p.queue) && end-have < records && bytes > 0; end++ {
+		bytes -= recordSize(p.queue[end])
+	}
+	return p.queue[have:end:end]
+}
+
 // takeable gives the partitions of a lane that can be worked on, and after which time there will be one because its
 // records are of age, or its source's rate lets it; 0 for never. c.mu is held.
 func (c *Consumer) takeable(lane int) (ready []*Partition, soon time.Duration) {
@@ -97,6 +127,8 @@ type Done struct {
 	CommitTime int64
 	// WantMore says that the rest is of no use before another record has arrived.
 	WantMore bool
+	// Keep says that the partition is to stay taken, with so many records behind these.
+	Keep int
 }
 
 // Request gives what it takes to claim a partition again: with the topic as it is now, which may have been made anew.
@@ -109,12 +141,12 @@ func (c *Consumer) Request(p *Partition) Request {
 // Nothing is the Done of a partition whose checkpoint was not moved.
 func Nothing(p *Partition) Done { return Done{Next: p.Next, Position: p.Position} }
 
-// Finish gives a partition back.
-func (c *Consumer) Finish(p *Partition, d Done) {
+// Finish gives a partition back, or where it may stay taken, what is to be done next of it.
+func (c *Consumer) Finish(p *Partition, d Done) (next Batch, kept bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.notify()
-	p.busy = false
+	p.busy = d.Keep > 0 && !p.gone && p.held == nil && !p.release
 	p.Next, p.Position = d.Next, d.Position
 	if d.CommitTime != 0 {
 		p.CommitTime = d.CommitTime
@@ -127,7 +159,7 @@ func (c *Consumer) Finish(p *Partition, d Done) {
 	}
 	if p.gone || p.held != nil {
 		c.drop(p)
-		return
+		return Batch{}, false
 	}
 	var bytes int64
 	for i, r := range p.queue[:d.Records] {
@@ -147,11 +179,15 @@ func (c *Consumer) Finish(p *Partition, d Done) {
 	}
 	if p.paused && (p.bytes < c.share(p)/2 && !p.source.over || p.wantsMore()) {
 		p.paused = false
-		if p.stopped {
-			return
+		if !p.stopped {
+			c.client.ResumeFetchPartitions(map[string][]int32{p.Topic: {p.Number}})
 		}
-		c.client.ResumeFetchPartitions(map[string][]int32{p.Topic: {p.Number}})
 	}
+	if p.busy {
+		p.taken = d.Keep
+		next, kept = Batch{p, p.queue[:d.Keep:d.Keep]}, true
+	}
+	return next, kept
 }
 
 // wantsMore says that what is there of a partition is of no use before more has come. It is fetched then, whatever share of the

@@ -46,16 +46,14 @@ type targetColumn struct {
 // record that wants it, zero where that is not known. The target is remembered until something turns out to have changed. Errors are trouble: target-missing, target-type, schema-change-blocked,
 // rule-conflict, warehouse-rights, or a reason to try again (package retry knows which).
 func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at change.Position) (*Target, error) {
-	w := s.w
-	w.mu.Lock()
-	t := w.targets[plan]
-	w.mu.Unlock()
+	t := s.Prepared(plan)
 	if t != nil {
 		return t, nil
 	}
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
+	w := s.w
 	var tx pgx.Tx
 	var err error
 	if s.cut != nil {
@@ -86,6 +84,13 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at
 	w.targets[plan] = t
 	w.mu.Unlock()
 	return t, nil
+}
+
+// Prepared gives what Prepare has given before, nil if it has not. It does not use the connection.
+func (s *Session) Prepared(plan *rule.Plan) *Target {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return s.w.targets[plan]
 }
 
 func targetName(plan *rule.Plan) string { return fmt.Sprintf("table %q", plan.Target.String()) }
