@@ -178,12 +178,23 @@ func (a *flushing) writeUnits(ctx context.Context) error {
 	return a.run(ctx)
 }
 
+const uniqueViolation = "23505"
+
 // run executes what is queued.
 func (a *flushing) run(ctx context.Context) error {
-	err := a.s.run(ctx, a.queue)
-	a.queue = a.queue[:0]
-	if err != nil {
-		return err
+	for len(a.queue) > 0 {
+		queue := a.queue
+		a.queue = nil
+		err := a.s.run(ctx, queue)
+		if err == nil {
+			break
+		}
+		at, ok := errors.AsType[*statementError](err)
+		if !ok || at.place == 0 || queue[at.place-1].refused == nil || postgres.SQLState(err) != uniqueViolation {
+			return err
+		}
+		queue[at.place-1].refused()
+		a.queue = append(a.queue, queue[at.place:]...)
 	}
 	after := a.after
 	a.after = nil // what follows may run more statements
@@ -208,7 +219,7 @@ func (a *flushing) makeStages(ctx context.Context) error {
 		}
 		name := fmt.Sprintf("tributary_stage_%d", len(a.s.stages))
 		if _, err := a.s.conn.Exec(ctx, createStage(name, columns)); err != nil {
-			return &statementError{i, err}
+			return &statementError{unit: i, err: err}
 		}
 		a.s.stages[columns] = "pg_temp." + postgres.Ident(name)
 	}
@@ -237,63 +248,42 @@ func (a *flushing) unit(ctx context.Context, i int) error {
 	if err := a.left(ctx, i, r.Lost); err != nil {
 		return err
 	}
-	if err := a.set(ctx, i, byKey, &r.Deletes, t.template.remove, counted(&effect.Deleted)); err != nil {
-		return err
-	}
-	if err := a.moves(ctx, i); err != nil {
-		return err
-	}
-	if err := a.updates(ctx, i); err != nil {
-		return err
-	}
-	if err := a.upserts(ctx, i); err != nil {
-		return err
-	}
+	a.set(i, byKey, &r.Deletes, t.template.remove, counted(&effect.Deleted))
+	a.moves(i)
+	a.updates(i)
+	a.upserts(i)
 	removals := 0
 	for j := range r.Removals.Len() {
 		removals += r.Removals.Times(j)
 	}
-	err := a.set(ctx, i, byCount, &r.Removals, t.template.takeOut, func(rows int64) error {
+	a.set(i, byCount, &r.Removals, t.template.takeOut, func(rows int64) error {
 		effect.Deleted += rows
 		return exactly(u, "removed", int64(removals), rows)
 	})
-	if err != nil {
-		return err
-	}
-	return a.insert(ctx, i)
+	a.insert(i)
+	return nil
 }
 
-// insert writes the rows of Inserts.
-func (a *flushing) insert(ctx context.Context, i int) error {
+// insert queues the rows of Inserts.
+func (a *flushing) insert(i int) {
 	u := &a.f.Units[i]
 	rows := &u.Result.Inserts
 	inserted := func(n int64) error {
 		a.effects[i].Inserted += n
 		return exactly(u, "inserted", int64(rows.Len()), n)
 	}
-	if rows.Len() <= fewRows {
-		return a.set(ctx, i, byValue, rows, u.Target.template.insert, inserted)
+	if rows.Len() > fewRows {
+		a.queue = append(a.queue, a.copyInto(i, rows, inserted))
+		return
 	}
-	if err := a.run(ctx); err != nil {
-		return err
-	}
-	n, err := a.copyRows(ctx, u.Target, rows)
-	if err == nil {
-		err = inserted(n)
-	}
-	if err != nil {
-		return &statementError{i, err}
-	}
-	return nil
+	a.set(i, byValue, rows, u.Target.template.insert, inserted)
 }
 
-func (a *flushing) moves(ctx context.Context, i int) error {
+func (a *flushing) moves(i int) {
 	u := &a.f.Units[i]
 	moves := &u.Result.Moves
-	if err := a.mark(ctx, i, moves); err != nil {
-		return err
-	}
-	return a.set(ctx, i, byMove, moves, u.Target.template.move, func(rows int64) error {
+	a.mark(i, moves)
+	a.set(i, byMove, moves, u.Target.template.move, func(rows int64) error {
 		a.effects[i].Updated += rows
 		if rows > int64(moves.Len()) {
 			return exactly(u, "moved", int64(moves.Len()), rows)
@@ -313,16 +303,14 @@ func (a *flushing) moves(ctx context.Context, i int) error {
 
 // updates overwrites columns of rows that must be there. If not all are, it finds out which are missing, and whether
 // that is to be expected.
-func (a *flushing) updates(ctx context.Context, i int) error {
+func (a *flushing) updates(i int) {
 	u := &a.f.Units[i]
 	updates := &u.Result.Updates
-	if err := a.mark(ctx, i, updates); err != nil {
-		return err
-	}
+	a.mark(i, updates)
 	if u.Target.template.update == "" {
-		return nil // nothing but the key is written
+		return // nothing but the key is written
 	}
-	return a.set(ctx, i, byMask, updates, u.Target.template.update, func(rows int64) error {
+	a.set(i, byMask, updates, u.Target.template.update, func(rows int64) error {
 		a.effects[i].Updated += rows
 		if rows == int64(updates.Len()) {
 			return nil
@@ -331,20 +319,13 @@ func (a *flushing) updates(ctx context.Context, i int) error {
 			return exactly(u, "updated", int64(updates.Len()), rows)
 		}
 		a.after = append(a.after, func(ctx context.Context) error {
-			missing := a.statement(i, u.Target.template.missing, nil)
-			sql, params := a.source(u.Target, byMask, updates, missing.sql, missing.params)
-			values, formats := bind(params)
-			result := a.s.conn.PgConn().ExecParams(ctx, sql, values, nil, formats, []int16{0}).Read()
-			if result.Err != nil {
-				return &statementError{i, result.Err}
-			}
 			var lsns []change.LSN
-			for _, row := range result.Rows {
-				var n int
-				if _, err := fmt.Sscan(string(row[0]), &n); err != nil || n < 1 || n > updates.Len() {
-					return &statementError{i, fmt.Errorf("rows that an update did not find: unexpected answer")}
-				}
-				lsns = append(lsns, updates.LSN(n-1))
+			err := a.ask(ctx, i, byMask, updates, u.Target.template.missing, func(n int, _ [][]byte) error {
+				lsns = append(lsns, updates.LSN(n))
+				return nil
+			})
+			if err != nil {
+				return err
 			}
 			return a.left(ctx, i, lsns)
 		})
@@ -352,81 +333,68 @@ func (a *flushing) updates(ctx context.Context, i int) error {
 	})
 }
 
-func (a *flushing) upserts(ctx context.Context, i int) error {
+func (a *flushing) upserts(i int) {
 	u := &a.f.Units[i]
-	r, t, effect := u.Result, u.Target, &a.effects[i]
-	fresh, rest := r.Upserts.Slice(0, r.Inserted), r.Upserts
-	if err := a.mark(ctx, i, &rest); err != nil {
-		return err
-	}
+	r, t := u.Result, u.Target
+	fresh, rest := r.Upserts.Slice(0, r.Inserted), r.Upserts.Slice(r.Inserted, r.Upserts.Len())
+	a.mark(i, &r.Upserts)
+	a.effects[i].Inserted += int64(fresh.Len())
+	a.effects[i].Updated += int64(rest.Len())
 	// Rows of a table that is read anew are there, most of them.
 	if a.reloads[u.Topic] == nil && t.unique && fresh.Len() > fewRows && a.s.w.optimistic(t) {
-		done, err := a.tryCopy(ctx, i, &fresh)
-		if err != nil {
-			return err
-		}
-		if done {
-			effect.Inserted += int64(fresh.Len())
-			rest = r.Upserts.Slice(r.Inserted, r.Upserts.Len())
-			fresh = r.Upserts.Slice(0, 0)
-		}
+		a.tryCopy(i, &fresh)
+	} else {
+		rest = r.Upserts
 	}
-	if !t.unique && rest.Len() > 0 {
-		if err := a.set(ctx, i, byValue, &rest, t.template.clear, nil); err != nil {
-			return err
-		}
+	a.upsert(i, &rest)
+}
+
+// upsert queues whole rows that may be there.
+func (a *flushing) upsert(i int, rows *batch.Set) {
+	u := &a.f.Units[i]
+	t := u.Target
+	if !t.unique {
+		a.set(i, byValue, rows, t.template.clear, nil)
 	}
 	counts := !t.unique || strings.Contains(t.template.upsert, "DO UPDATE")
-	return a.set(ctx, i, byValue, &rest, t.template.upsert, func(rows int64) error {
-		effect.Inserted += int64(fresh.Len())
-		effect.Updated += int64(rest.Len() - fresh.Len())
+	a.set(i, byValue, rows, t.template.upsert, func(n int64) error {
 		if !counts {
 			return nil
 		}
-		return exactly(u, "written", int64(rest.Len()), rows)
+		return exactly(u, "written", int64(rows.Len()), n)
 	})
 }
 
-// tryCopy writes rows that ought to be new straight into the target. It gives false where one of them was there.
-func (a *flushing) tryCopy(ctx context.Context, i int, rows *batch.Set) (done bool, err error) {
-	a.queue = append(a.queue, statement{unit: i, sql: "SAVEPOINT tributary_copy"})
-	if err := a.run(ctx); err != nil {
-		return false, err
-	}
+// tryCopy queues that rows that ought to be new go straight into the target, and how they are written where one of them
+// was there.
+func (a *flushing) tryCopy(i int, rows *batch.Set) {
 	u := &a.f.Units[i]
-	n, err := a.copyRows(ctx, u.Target, rows)
-	const uniqueViolation = "23505"
-	if postgres.SQLState(err) == uniqueViolation {
+	try := a.copyInto(i, rows, func(n int64) error { return exactly(u, "copied", int64(rows.Len()), n) })
+	try.refused = func() {
 		a.s.w.pessimistic(u.Target)
 		a.queue = append(a.queue, statement{unit: i, sql: "ROLLBACK TO SAVEPOINT tributary_copy"})
-		return false, a.run(ctx)
+		stage := a.s.stages[u.Target.stage]
+		a.staged[stage] = true // it may be: what is queued already is run behind this
+		a.upsert(i, rows)
+		a.queue = append(a.queue, statement{unit: i, sql: "TRUNCATE " + stage})
 	}
-	if err == nil {
-		err = exactly(u, "copied", int64(rows.Len()), n)
-	}
-	if err != nil {
-		return false, &statementError{i, err}
-	}
-	return true, nil
+	a.queue = append(a.queue, statement{unit: i, sql: "SAVEPOINT tributary_copy"}, try)
 }
 
 // set queues one statement for the rows of a set.
-func (a *flushing) set(ctx context.Context, i int, k kind, set *batch.Set, template string, check func(int64) error) error {
-	if set.Len() == 0 {
-		return nil
+func (a *flushing) set(i int, k kind, set *batch.Set, template string, check func(int64) error) {
+	if set.Len() > 0 {
+		a.setOf(k, set, a.statement(i, template, check))
 	}
-	return a.setOf(ctx, k, set, a.statement(i, template, check))
 }
 
 // setOf queues a statement for the rows of a set, which may be none.
-func (a *flushing) setOf(ctx context.Context, k kind, set *batch.Set, st statement) error {
+func (a *flushing) setOf(k kind, set *batch.Set, st statement) {
 	i := st.unit
 	u := &a.f.Units[i]
 	staged := set.Len() > fewRows
 	if staged {
-		if err := a.fillStage(ctx, i, k, set); err != nil {
-			return err
-		}
+		a.fillStage(i, k, set)
 	}
 	st.sql, st.params = a.source(u.Target, k, set, st.sql, st.params)
 	// A plan for the temporary table would be made for its size of today, so it is not kept.
@@ -446,10 +414,6 @@ func (a *flushing) setOf(ctx context.Context, k kind, set *batch.Set, st stateme
 	default:
 		a.queue = append(a.queue, st)
 	}
-	if staged {
-		return a.run(ctx) // before the temporary table is used again
-	}
-	return nil
 }
 
 // hashJoins lets the whole target be read once for all rows of a statement, where no index leads to them.
@@ -516,11 +480,11 @@ func (a *flushing) left(ctx context.Context, i int, lsns []change.LSN) error {
 		err = nil
 	}
 	if err != nil {
-		return &statementError{i, err}
+		return &statementError{unit: i, err: err}
 	}
 	for _, lsn := range lsns {
 		if !known || done != 0 && lsn > done {
-			return &statementError{i, &trouble.Error{
+			return &statementError{unit: i, err: &trouble.Error{
 				Code: trouble.UnresolvedToast, Op: "update", Subject: targetName(u.Result.Plan),
 				Cause: fmt.Errorf("%d rows are not there, and their updates, up to %s, do not carry every value", len(lsns), lsn),
 				Means: "values that the source did not send (unchanged TOAST) are nowhere to be found; the table is held, nothing was written",

@@ -1,32 +1,29 @@
 package warehouse
 
 import (
-	"context"
+	"encoding/binary"
 	"fmt"
-	"io"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/mutant"
 )
 
-// fillStage puts a set into the temporary table of its target.
-func (a *flushing) fillStage(ctx context.Context, i int, k kind, set *batch.Set) error {
+// fillStage queues that a set goes into the temporary table of its target.
+func (a *flushing) fillStage(i int, k kind, set *batch.Set) {
 	t := a.f.Units[i].Target
 	stage := a.s.stages[t.stage]
 	if a.staged[stage] {
 		a.queue = append(a.queue, statement{unit: i, sql: "TRUNCATE " + stage})
 	}
 	a.staged[stage] = true
-	if err := a.run(ctx); err != nil {
-		return err
-	}
-	sql := fmt.Sprintf("COPY %s (%s) FROM STDIN", stage, strings.Join(fieldNames(t.fields[k]), ", "))
-	if _, err := a.s.conn.PgConn().CopyFrom(ctx, newCopyReader(t, k, set), sql); err != nil {
-		return &statementError{i, err}
-	}
-	return nil
+	a.queue = append(a.queue, statement{
+		unit: i, rows: newCopyRows(t, k, set),
+		sql: fmt.Sprintf("COPY %s (%s) FROM STDIN", stage, strings.Join(fieldNames(t.fields[k]), ", ")),
+	})
 }
 
 func fieldNames(fields []field) []string {
@@ -37,9 +34,10 @@ func fieldNames(fields []field) []string {
 	return out
 }
 
-// copyRows copies rows straight into the target.
-func (a *flushing) copyRows(ctx context.Context, t *Target, set *batch.Set) (int64, error) {
-	r := newCopyReader(t, byValue, set)
+// copyInto is the statement that copies rows straight into the target.
+func (a *flushing) copyInto(i int, set *batch.Set, check func(int64) error) statement {
+	t := a.f.Units[i].Target
+	r := newCopyRows(t, byValue, set)
 	var names []string
 	if t.sid != nil {
 		names = append(names, t.sid.name)
@@ -50,49 +48,43 @@ func (a *flushing) copyRows(ctx context.Context, t *Target, set *batch.Set) (int
 			names = append(names, t.columns[i].name)
 		}
 	}
-	tag, err := a.s.conn.PgConn().CopyFrom(ctx, r, fmt.Sprintf("COPY %s (%s) FROM STDIN", t.name, strings.Join(names, ", ")))
-	return tag.RowsAffected(), err
+	return statement{unit: i, sql: fmt.Sprintf("COPY %s (%s) FROM STDIN", t.name, strings.Join(names, ", ")), rows: r, check: check}
 }
 
-// copyReader writes a set in COPY's text format, a row at a time. One that is larger than the caller's buffer is
-// handed out in pieces.
-type copyReader struct {
+// copyRows are the rows of a COPY.
+type copyRows struct {
 	t       *Target
 	fields  []field
 	set     *batch.Set
 	prefix  []byte // of each line
-	next    int
-	buf     []byte
-	off     int
 	scratch []byte
 }
 
-func newCopyReader(t *Target, k kind, set *batch.Set) *copyReader {
+func newCopyRows(t *Target, k kind, set *batch.Set) *copyRows {
 	const number = 64 // or a time
-	return &copyReader{t: t, fields: t.fields[k], set: set, scratch: make([]byte, 0, max(number, len(t.columns)))}
+	return &copyRows{t: t, fields: t.fields[k], set: set, scratch: make([]byte, 0, max(number, len(t.columns)))}
 }
 
-// Read implements io.Reader.
-func (r *copyReader) Read(p []byte) (int, error) {
-	n := 0
-	for n < len(p) {
-		if r.off == len(r.buf) {
-			if r.next == r.set.Len() {
-				break
-			}
-			r.buf, r.off = r.line(r.buf[:0], r.next), 0
-			r.next++
+// send sends them in COPY's text format, and what waits to be sent before them. buf is for reuse.
+func (r *copyRows) send(f *pgproto3.Frontend, buf []byte) ([]byte, error) {
+	const header = 5
+	buf = append(buf[:0], 'd', 0, 0, 0, 0)
+	for i := range r.set.Len() {
+		buf = r.line(buf, i)
+		if len(buf) < piece && i+1 < r.set.Len() {
+			continue
 		}
-		c := copy(p[n:], r.buf[r.off:])
-		n, r.off = n+c, r.off+c
+		binary.BigEndian.PutUint32(buf[1:], uint32(len(buf)-1))
+		if err := f.SendUnbufferedEncodedCopyData(buf); err != nil {
+			return nil, err
+		}
+		buf = buf[:header]
 	}
-	if n == 0 {
-		return 0, io.EOF
-	}
-	return n, nil
+	f.Send(&pgproto3.CopyDone{})
+	return buf, nil
 }
 
-func (r *copyReader) line(b []byte, i int) []byte {
+func (r *copyRows) line(b []byte, i int) []byte {
 	b = append(b, r.prefix...)
 	for k := range r.fields {
 		text, ok := r.t.text(&r.fields[k], r.set, i, r.scratch[:0])
@@ -103,10 +95,8 @@ func (r *copyReader) line(b []byte, i int) []byte {
 		}
 		b = append(b, '\t')
 	}
-	if len(b) > 0 && b[len(b)-1] == '\t' {
-		b = b[:len(b)-1]
-	}
-	return append(b, '\n')
+	b[len(b)-1] = '\n' // instead of the last tab: there is always a column
+	return b
 }
 
 // appendCopyText escapes what COPY's text format gives a meaning to.

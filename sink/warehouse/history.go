@@ -130,29 +130,22 @@ func (a *flushing) writeHistory(ctx context.Context, i int) error {
 	if err := a.left(ctx, i, r.Lost); err != nil {
 		return err
 	}
-	if err := a.mark(ctx, i, &r.Noted); err != nil {
-		return err
-	}
+	a.mark(i, &r.Noted)
 	if r.Truncate {
 		st := a.statement(i, t.history.endAll, counted(&effect.Deleted))
 		st.params = append(st.params, param{text: batch.AppendTime(nil, r.TruncatedAt)})
-		if err := a.setOf(ctx, byKey, &r.Keys, st); err != nil {
-			return err
-		}
+		a.setOf(byKey, &r.Keys, st)
 	}
-	if err := a.set(ctx, i, byEnd, &r.Ends, t.history.end, func(rows int64) error {
+	a.set(i, byEnd, &r.Ends, t.history.end, func(rows int64) error {
 		effect.Updated += rows
 		return exactly(u, "ended", int64(r.Ends.Len()), rows)
-	}); err != nil {
-		return err
-	}
-	if err := a.set(ctx, i, byVersion, &r.Copies, t.history.copy, func(rows int64) error {
+	})
+	a.set(i, byVersion, &r.Copies, t.history.copy, func(rows int64) error {
 		effect.Inserted += rows
 		return exactly(u, "made from the version before", int64(r.Copies.Len()), rows)
-	}); err != nil {
-		return err
-	}
-	return a.insert(ctx, i)
+	})
+	a.insert(i)
+	return nil
 }
 
 // noted is the condition that a reload has noted the key of a row with the fields byKey.
@@ -174,38 +167,27 @@ func (a *flushing) ask(ctx context.Context, i int, k kind, set *batch.Set, templ
 		return nil
 	}
 	t := a.f.Units[i].Target
-	st := a.statement(i, template, nil)
 	if set.Len() > fewRows {
-		if err := a.fillStage(ctx, i, k, set); err != nil {
-			return err
-		}
+		a.fillStage(i, k, set)
 	}
 	if !t.indexed {
 		a.queue = append(a.queue, statement{unit: i, sql: hashJoins})
 	}
+	st := a.statement(i, template, nil)
+	st.sql, st.params = a.source(t, k, set, st.sql, st.params)
+	st.each = func(row [][]byte) error {
+		n, err := strconv.Atoi(string(row[0]))
+		if err != nil {
+			return err
+		}
+		if n < 1 || n > set.Len() {
+			return fmt.Errorf("the answer is about row %d of %d", n, set.Len())
+		}
+		return take(n-1, row)
+	}
+	a.queue = append(a.queue, st)
 	if err := a.run(ctx); err != nil {
 		return err
-	}
-	sql, params := a.source(t, k, set, st.sql, st.params)
-	values, formats := bind(params)
-	reader := a.s.conn.PgConn().ExecParams(ctx, sql, values, nil, formats, []int16{0})
-	var failed error
-	for reader.NextRow() && failed == nil {
-		row := reader.Values()
-		n, err := strconv.Atoi(string(row[0]))
-		if err == nil && (n < 1 || n > set.Len()) {
-			err = fmt.Errorf("the answer is about row %d of %d", n, set.Len())
-		}
-		if err == nil {
-			err = take(n-1, row)
-		}
-		failed = err
-	}
-	if _, err := reader.Close(); failed == nil {
-		failed = err
-	}
-	if failed != nil {
-		return &statementError{i, failed}
 	}
 	if !t.indexed {
 		a.queue = append(a.queue, statement{unit: i, sql: noHashJoins})

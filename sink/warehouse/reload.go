@@ -80,7 +80,7 @@ func (a *flushing) beginReload(ctx context.Context, i int) error {
 		err = a.s.createSeen(ctx, r, u.Target.name, columns)
 	}
 	if err != nil {
-		return &statementError{i, err}
+		return &statementError{unit: i, err: err}
 	}
 	a.reloads[u.Topic] = r
 	return nil
@@ -131,7 +131,7 @@ func (a *flushing) checkReload(ctx context.Context, i int) error {
 		return err
 	}
 	if err := a.s.endReload(ctx, u.Topic); err != nil {
-		return &statementError{i, err}
+		return &statementError{unit: i, err: err}
 	}
 	delete(a.reloads, u.Topic)
 	a.s.w.cfg.Log.Warn("the key has changed while the table is read anew: rows that are gone at the source stay until it is read anew again", "topic", u.Topic)
@@ -139,13 +139,12 @@ func (a *flushing) checkReload(ctx context.Context, i int) error {
 }
 
 // mark notes the keys that a set is about to write, where a reload is open.
-func (a *flushing) mark(ctx context.Context, i int, set *batch.Set) error {
+func (a *flushing) mark(i int, set *batch.Set) {
 	u := &a.f.Units[i]
 	r := a.reloads[u.Topic]
-	if r == nil {
-		return nil
+	if r != nil {
+		a.set(i, byFinal, set, strings.Replace(u.Target.template.mark, seenTable, r.seen(), 1), nil)
 	}
-	return a.set(ctx, i, byFinal, set, strings.Replace(u.Target.template.mark, seenTable, r.seen(), 1), nil)
 }
 
 // openReloads gives the reloads of a source by topic, in the open transaction.

@@ -3,12 +3,9 @@ package warehouse
 import (
 	"context"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Session is one connection for writing, opened when it is needed and again after it broke. One goroutine at a time.
@@ -16,7 +13,7 @@ type Session struct {
 	w        *Warehouse
 	conn     *pgx.Conn
 	prepared map[string]string // SQL text: name of the statement
-	names    int               // how many were given
+	named    int               // how many names were given
 	stages   map[string]string // columns: name of the temporary table
 	cut      pgx.Tx            // of a Cut that is open, else nil
 
@@ -46,7 +43,7 @@ func (s *Session) ServerVersion() string {
 
 func (s *Session) open(ctx context.Context) error {
 	if s.conn != nil && !s.conn.IsClosed() {
-		if s.names < maxPrepared {
+		if s.named < maxPrepared {
 			return nil
 		}
 		s.Close(ctx)
@@ -55,7 +52,7 @@ func (s *Session) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.conn, s.prepared, s.names, s.stages = conn, map[string]string{}, 0, map[string]string{}
+	s.conn, s.prepared, s.named, s.stages = conn, map[string]string{}, 0, map[string]string{}
 	return nil
 }
 
@@ -65,110 +62,6 @@ func (s *Session) broken(op, subject string, err error) error { return s.w.troub
 // maxPrepared is how many statements are prepared on a connection before it makes room for a new one: tables whose
 // columns change leave old ones behind.
 const maxPrepared = 5000
-
-// statement is one SQL statement of a transaction.
-type statement struct {
-	unit    int // index into Flush.Units of what it belongs to, -1 for none
-	sql     string
-	params  []param
-	prepare bool // worth keeping: the same text comes again
-	check   func(rows int64) error
-}
-
-// param is the value of one parameter: a text, or the binary form of a text[].
-type param struct{ text, array []byte }
-
-// statementError says which statement failed.
-type statementError struct {
-	unit int
-	err  error
-}
-
-func (e *statementError) Error() string { return e.err.Error() }
-func (e *statementError) Unwrap() error { return e.err }
-
-// run sends statements in one round trip and checks their outcomes. The first that fails is returned as a
-// *statementError; those behind it were not executed.
-func (s *Session) run(ctx context.Context, statements []statement) error {
-	if len(statements) == 0 {
-		return nil
-	}
-	pipeline := s.conn.PgConn().StartPipeline(ctx)
-	first := make([]bool, len(statements)) // the statement is preceded by its preparation
-	var fresh []string
-	for i := range statements {
-		st := &statements[i]
-		values, formats := bind(st.params)
-		if !st.prepare {
-			pipeline.SendQueryParams(st.sql, values, nil, formats, nil)
-			continue
-		}
-		name, ok := s.prepared[st.sql]
-		if !ok {
-			s.names++ // a name is never used again: after a failure it is not known whether the server has it
-			name = fmt.Sprintf("tributary_%d", s.names)
-			s.prepared[st.sql] = name
-			fresh = append(fresh, st.sql)
-			first[i] = true
-			pipeline.SendPrepare(name, st.sql, nil)
-		}
-		pipeline.SendQueryPrepared(name, values, formats, nil)
-	}
-	err := func() error {
-		if err := pipeline.Sync(); err != nil {
-			return &statementError{-1, err}
-		}
-		for i := range statements {
-			st := &statements[i]
-			if first[i] {
-				if _, err := pipeline.GetResults(); err != nil {
-					return &statementError{st.unit, err}
-				}
-			}
-			tag, err := commandTag(pipeline)
-			if err == nil && st.check != nil {
-				err = st.check(tag.RowsAffected())
-			}
-			if err != nil {
-				return &statementError{st.unit, err}
-			}
-		}
-		return nil
-	}()
-	closeErr := pipeline.Close()
-	if err == nil && closeErr != nil {
-		err = &statementError{-1, closeErr}
-	}
-	if err != nil {
-		for _, sql := range fresh {
-			delete(s.prepared, sql)
-		}
-	}
-	return err
-}
-
-func bind(params []param) (values [][]byte, formats []int16) {
-	for _, p := range params {
-		if p.array != nil {
-			values, formats = append(values, p.array), append(formats, 1)
-		} else {
-			values, formats = append(values, p.text), append(formats, 0)
-		}
-	}
-	return values, formats
-}
-
-func commandTag(pipeline *pgconn.Pipeline) (pgconn.CommandTag, error) {
-	results, err := pipeline.GetResults()
-	if err != nil {
-		return pgconn.CommandTag{}, err
-	}
-	reader, ok := results.(*pgconn.ResultReader)
-	if !ok {
-		return pgconn.CommandTag{}, errors.New("the server answered less than was asked")
-	}
-	return reader.Close()
-}
 
 // rollback ends a failed transaction; a connection that cannot do even that is given up.
 func (s *Session) rollback(ctx context.Context) {
