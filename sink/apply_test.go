@@ -346,3 +346,33 @@ func TestWideRow(t *testing.T) {
 	w.complete(shop)
 	w.rows(`SELECT id, length(big) FROM public.t ORDER BY id`, "1|750000", "2|5")
 }
+
+// TestRowsThatAreThere: rows that ought to be new are copied straight into the target; where one of them is there, they are
+// written once more, as what may be there, and so is what was sent behind them.
+func TestRowsThatAreThere(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	orders := relation("orders", "id integer key", "v text")
+	events := func(from, to int, event func(id int) event) (out []event) {
+		for id := from; id < to; id++ {
+			out = append(out, event(id))
+		}
+		return out
+	}
+	fresh := func(id int) event { return ins(orders, id, "new") }
+	shop.tx(events(0, 1000, fresh)...)
+	s := w.start(w.cfg)
+	w.complete(shop)
+	s.stop()
+	w.exec(`INSERT INTO public.orders VALUES (2250, 'there'), (2251, 'there')`)
+	all := events(2000, 2500, fresh)
+	all = append(all, events(0, 300, func(id int) event { return del(orders, id) })...)
+	all = append(all, events(300, 600, func(id int) event { return upd(orders, id, "later") })...)
+	shop.tx(all...)
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT v, count(*), min(id), max(id) FROM public.orders GROUP BY 1 ORDER BY 1`, "later|300|300|599", "new|900|600|2499")
+	shop.tx(events(3000, 3500, fresh)...) // not by COPY for a while
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM public.orders WHERE id >= 3000`, "500")
+}
