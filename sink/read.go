@@ -272,15 +272,12 @@ func (w *worker) unit(ctx context.Context, o *outcome, pt *part, topic string, v
 			return &o.units[i], true, nil
 		}
 	}
-	target := w.session.Prepared(v.plan)
-	if target == nil && w.looking {
+	if w.looking && w.session.Prepared(v.plan) == nil {
 		return nil, false, nil // the session is in use
 	}
-	if target == nil {
-		var err error
-		if target, err = w.session.Prepare(ctx, v.plan, topic, at); err != nil {
-			return nil, false, err
-		}
+	target, err := w.session.Prepare(ctx, v.plan, topic, at)
+	if err != nil {
+		return nil, false, err
 	}
 	fold := &batch.Fold{}
 	if n := len(w.folds); n > 0 {

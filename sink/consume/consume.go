@@ -299,14 +299,16 @@ func (c *Consumer) awaitRoom(ctx context.Context) {
 	if !c.narrow {
 		c.await(ctx, fullPatience, c.full)
 	}
-	if c.waits.IsZero() && len(c.crowded()) > 0 {
+	crowded := c.crowded()
+	if len(crowded) > 0 && c.waits.IsZero() {
 		c.waits = time.Now()
 	}
-	if c.named <= 1 {
+	if len(crowded) > 0 && c.named <= 1 {
 		c.await(ctx, sharePatience-time.Since(c.waits), func() bool { return len(c.crowded()) > 0 })
+		crowded = c.crowded()
 	}
 	pause := map[string][]int32{}
-	for _, p := range c.crowded() {
+	for _, p := range crowded {
 		p.paused = true
 		pause[p.Topic] = append(pause[p.Topic], p.Number)
 	}
