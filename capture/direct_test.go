@@ -208,6 +208,22 @@ func TestAtLeastOnceFailedProduce(t *testing.T) {
 	must(t, stop())
 }
 
+// holdChanges has the broker keep the next changes that come without a transaction: held is closed when they are there, and
+// they go on when release is.
+func holdChanges(fake *kafkatest.FakeCluster) (held, release chan struct{}) {
+	held, release = make(chan struct{}), make(chan struct{})
+	var done atomic.Bool
+	fake.Kfake().ControlKey(int16(kmsg.Produce), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		fake.Kfake().KeepControl()
+		if q.(*kmsg.ProduceRequest).TransactionID == nil && done.CompareAndSwap(false, true) {
+			close(held)
+			fake.Kfake().SleepControl(func() { <-release })
+		}
+		return nil, nil, false
+	})
+	return held, release
+}
+
 // A session that finds one partition far ahead of another writes no progress of what lies between.
 func TestAtLeastOnceAhead(t *testing.T) {
 	impatient(t)
@@ -217,17 +233,7 @@ func TestAtLeastOnceAhead(t *testing.T) {
 	c, stop := r.start()
 	r.exec(`insert into item (id) values (0); insert into pair values (0, '0', '')`)
 	r.fence()
-	var hold atomic.Bool
-	held, release := make(chan struct{}), make(chan struct{})
-	fake.Kfake().ControlKey(int16(kmsg.Produce), func(q kmsg.Request) (kmsg.Response, error, bool) {
-		fake.Kfake().KeepControl()
-		if q.(*kmsg.ProduceRequest).TransactionID == nil && hold.CompareAndSwap(true, false) {
-			close(held)
-			fake.Kfake().SleepControl(func() { <-release })
-		}
-		return nil, nil, false
-	})
-	hold.Store(true)
+	held, release := holdChanges(fake)
 	r.exec(`insert into item (id) values (1)`)
 	<-held
 	const changes = 500
@@ -304,17 +310,7 @@ func TestAtLeastOnceOlderInstance(t *testing.T) {
 	r.config.Source.Refresh = 200 * time.Millisecond
 	r.fence()
 
-	var hold atomic.Bool
-	held, release := make(chan struct{}), make(chan struct{})
-	fake.Kfake().ControlKey(int16(kmsg.Produce), func(q kmsg.Request) (kmsg.Response, error, bool) {
-		fake.Kfake().KeepControl()
-		if q.(*kmsg.ProduceRequest).TransactionID == nil && hold.CompareAndSwap(true, false) {
-			close(held)
-			fake.Kfake().SleepControl(func() { <-release })
-		}
-		return nil, nil, false
-	})
-	hold.Store(true)
+	held, release := holdChanges(fake)
 	// What nobody captures comes first: the newer one has time for what it would do before the stream is there.
 	r.exec(`create schema other; create table other.much as select i from generate_series(1, 200000) i`)
 	r.exec(`insert into item (id) select i from generate_series(1, 10) i; update item set name = 'older'; insert into bag values (1, 'older')`)

@@ -32,12 +32,12 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
+// What is printed for people is in local time. It is set before anything runs: clients of other tests read it.
+func init() { time.Local = time.UTC }
+
 // TestStatusText: what capture status prints, at a terminal, in a pipe, as JSON. The forms are promised: go test -update
 // writes them anew.
 func TestStatusText(t *testing.T) {
-	was := time.Local
-	time.Local = time.UTC
-	defer func() { time.Local = was }()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(14 * time.Hour) // of the day
 		now := time.Now()
