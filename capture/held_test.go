@@ -15,6 +15,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -45,7 +46,7 @@ func (r *rig) isHeld(c *Capture, table string, code trouble.Code) *record.Held {
 	if n := c.Status(); n.held() != 1 {
 		r.t.Errorf("the metric says that %v tables are held", n)
 	}
-	report, err := c.Ask(r.t.Context(), "", false)
+	report, err := c.Ask(r.t.Context(), service.Whom{})
 	must(r.t, err)
 	var out strings.Builder
 	must(r.t, report.Show(&terminal.Output{Out: &out, Err: &out, Terminal: true, Width: 200}, &terminal.Look{}))

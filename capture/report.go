@@ -21,16 +21,16 @@ type Report struct {
 }
 
 // Ask gives the status of the source's capture: of the service that listens at http.listen, else of what the source's
-// catalog and the progress topic say. With url only the service at that address is asked, with direct none.
-func (c *Capture) Ask(ctx context.Context, url string, direct bool) (*Report, error) {
-	at, why := cmp.Or(url, service.LocalURL(c.config.HTTP)), "the source and Kafka"
-	if !direct {
-		st, err := c.askService(ctx, at)
+// catalog and the progress topic say. Where whom has a URL only the service at that address is asked.
+func (c *Capture) Ask(ctx context.Context, whom service.Whom) (*Report, error) {
+	at, why := whom.Address(c.config.HTTP), "the source and Kafka"
+	if !whom.Direct {
+		st, err := c.askService(ctx, whom)
 		if err == nil {
 			return &Report{*st, "the service at " + at}, nil
 		}
-		if url != "" {
-			return nil, fmt.Errorf("ask %s: %w", url, err)
+		if whom.URL != "" {
+			return nil, fmt.Errorf("ask %s: %w", at, err)
 		}
 		why += fmt.Sprintf(": %s does not answer: %v", at, err)
 	}
@@ -41,9 +41,9 @@ func (c *Capture) Ask(ctx context.Context, url string, direct bool) (*Report, er
 	return &Report{*st, why}, nil
 }
 
-func (c *Capture) askService(ctx context.Context, url string) (*Status, error) {
+func (c *Capture) askService(ctx context.Context, whom service.Whom) (*Status, error) {
 	var st Status
-	if err := service.AskAt(ctx, url, c.config.HTTP, "/status", &st); err != nil {
+	if err := whom.Ask(ctx, c.config.HTTP, "/status", &st); err != nil {
 		return nil, err
 	}
 	if st.Schema != statusSchema || st.Source != c.config.Source.Name {

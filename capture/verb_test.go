@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -54,7 +55,7 @@ func TestStatusVerb(t *testing.T) {
 	r := newRig(t, 0, kafka, tables+`insert into item select i, 'a' from generate_series(1, 300) i`)
 	ask := func(c *Capture, healthy bool, asked string, parts ...string) *Report {
 		t.Helper()
-		report, err := c.Ask(t.Context(), "", false)
+		report, err := c.Ask(t.Context(), service.Whom{})
 		must(t, err)
 		var out strings.Builder
 		must(t, report.Show(&terminal.Output{Out: &out, Err: &out, Terminal: true, Width: 200}, &terminal.Look{All: true}))
@@ -96,7 +97,7 @@ func TestStatusVerb(t *testing.T) {
 	cancel()
 	must(t, <-served)
 	eventually(t, "nobody streams", func() bool {
-		report, err := r.verbs().Ask(t.Context(), "", false)
+		report, err := r.verbs().Ask(t.Context(), service.Whom{})
 		must(t, err)
 		return report.State == "not_running"
 	})

@@ -28,17 +28,17 @@ func (r *Report) Of(source string) *Report {
 	return r
 }
 
-// Ask gives the status of the group: of the sink that listens at http.listen, else of what the warehouse says. With url
-// only the sink at that address is asked, with direct none.
-func (o *Operator) Ask(ctx context.Context, cfg Config, url string, direct bool) (*Report, error) {
-	at, why := cmp.Or(url, service.LocalURL(cfg.HTTP)), "the warehouse"
-	if !direct {
-		st, err := askService(ctx, cfg, at)
+// Ask gives the status of the group: of the sink that listens at http.listen, else of what the warehouse says. Where
+// whom has a URL only the sink at that address is asked.
+func (o *Operator) Ask(ctx context.Context, cfg Config, whom service.Whom) (*Report, error) {
+	at, why := whom.Address(cfg.HTTP), "the warehouse"
+	if !whom.Direct {
+		st, err := askService(ctx, cfg, whom)
 		if err == nil {
 			return &Report{Status: st, Asked: "the sink at " + at}, nil
 		}
-		if url != "" {
-			return nil, fmt.Errorf("ask %s: %w", url, err)
+		if whom.URL != "" {
+			return nil, fmt.Errorf("ask %s: %w", at, err)
 		}
 		why += fmt.Sprintf(": no sink answers at %s: %v", at, err)
 	}
@@ -49,9 +49,9 @@ func (o *Operator) Ask(ctx context.Context, cfg Config, url string, direct bool)
 	return &Report{Status: st, Asked: why}, nil
 }
 
-func askService(ctx context.Context, cfg Config, url string) (*Status, error) {
+func askService(ctx context.Context, cfg Config, whom service.Whom) (*Status, error) {
 	var st Status
-	if err := service.AskAt(ctx, url, cfg.HTTP, "/status", &st); err != nil {
+	if err := whom.Ask(ctx, cfg.HTTP, "/status", &st); err != nil {
 		return nil, err
 	}
 	if st.Schema != statusSchema || st.Group != cfg.Group {

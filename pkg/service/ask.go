@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -40,13 +42,40 @@ func scheme(cfg config.HTTP) string {
 // What answers has to have the certificate of the configuration, whatever name that bears: this host is asked by its
 // address. An answer other than 200 is an error that says what it says.
 func Fetch(ctx context.Context, cfg config.HTTP, path string) ([]byte, error) {
-	return fetch(ctx, LocalURL(cfg), cfg, path)
+	return Whom{}.fetch(ctx, cfg, path)
 }
 
-func fetch(ctx context.Context, url string, cfg config.HTTP, path string) ([]byte, error) {
+// Whom says which service is asked. The zero value is the one of the configuration, on this host.
+type Whom struct {
+	URL       string // of another, or another address of the same; then the system's certificate authorities are trusted
+	Direct    bool   // none: a verb looks at what the service works on instead
+	SendToken bool   // the configuration's token goes to URL whoever answers there
+}
+
+// Address is where it answers, as texts may name it.
+func (w Whom) Address(cfg config.HTTP) string {
+	if w.URL == "" {
+		return LocalURL(cfg)
+	}
+	if at, err := url.Parse(w.URL); err == nil {
+		return at.Redacted()
+	}
+	return w.URL
+}
+
+// trusted says whether who answers at an address may see the configuration's token: the service that it is of, and who is
+// on this host or has shown a certificate. To anybody else it would go in the clear, and an address is easily mistyped.
+func (w Whom) trusted(at *url.URL, cfg config.HTTP) bool {
+	ours, err := url.Parse(LocalURL(cfg))
+	ip := net.ParseIP(at.Hostname())
+	return w.SendToken || at.Scheme == "https" || err == nil && at.Host == ours.Host || ip != nil && ip.IsLoopback() || at.Hostname() == "localhost"
+}
+
+func (w Whom) fetch(ctx context.Context, cfg config.HTTP, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+path, nil)
+	at := cmp.Or(w.URL, LocalURL(cfg))
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(at, "/")+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -54,16 +83,20 @@ func fetch(ctx context.Context, url string, cfg config.HTTP, path string) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	if token != "" {
+	kept := token != "" && !w.trusted(request.URL, cfg)
+	if token != "" && !kept {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	transport := &http.Transport{DisableKeepAlives: true}
-	if url == LocalURL(cfg) && cfg.TLS.Enabled() {
+	if at == LocalURL(cfg) && cfg.TLS.Enabled() {
 		if transport.TLSClientConfig, err = pinned(cfg.TLS); err != nil {
 			return nil, err
 		}
 	}
-	response, err := (&http.Client{Transport: transport}).Do(request)
+	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse // our services send nobody elsewhere, least of all with a token
+	}}
+	response, err := client.Do(request)
 	if err != nil {
 		if inner := errors.Unwrap(err); inner != nil {
 			err = inner // without the URL, which the caller tells
@@ -77,7 +110,11 @@ func fetch(ctx context.Context, url string, cfg config.HTTP, path string) ([]byt
 	}
 	if response.StatusCode != http.StatusOK {
 		says, _, _ := strings.Cut(string(answer), "\n")
-		return nil, errors.New(strings.TrimSuffix(response.Status+": "+says, ": "))
+		says = strings.TrimSuffix(response.Status+": "+says, ": ")
+		if kept && response.StatusCode == http.StatusUnauthorized {
+			says += " The token of the configuration was not sent: it goes to http.listen, to this host and over https:// alone, or with --send-token."
+		}
+		return nil, errors.New(says)
 	}
 	return answer, nil
 }
@@ -87,13 +124,12 @@ const maxAnswer = 64 << 20
 
 // Ask is Fetch that decodes the answer from JSON into out; with out nil only the answer's status counts.
 func Ask(ctx context.Context, cfg config.HTTP, path string, out any) error {
-	return AskAt(ctx, LocalURL(cfg), cfg, path, out)
+	return Whom{}.Ask(ctx, cfg, path, out)
 }
 
-// AskAt is Ask of the service at an address that need not be of this host: then the system's certificate authorities are
-// trusted.
-func AskAt(ctx context.Context, url string, cfg config.HTTP, path string, out any) error {
-	answer, err := fetch(ctx, url, cfg, path)
+// Ask is Ask of the service that w names.
+func (w Whom) Ask(ctx context.Context, cfg config.HTTP, path string, out any) error {
+	answer, err := w.fetch(ctx, cfg, path)
 	if err != nil || out == nil {
 		return err
 	}

@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -259,5 +262,50 @@ func TestLocalURL(t *testing.T) {
 	}
 	if got := LocalURL(config.HTTP{Listen: "127.0.0.1:1", TLS: config.ServeTLS{Cert: "a"}}); got != "https://127.0.0.1:1" {
 		t.Errorf("with TLS: %s", got)
+	}
+}
+
+// TestTokenStaysHome: the configuration's token goes to its own service and to nobody else in the clear.
+func TestTokenStaysHome(t *testing.T) {
+	s, _ := serve(t, config.HTTP{Listen: "127.0.0.1:0", Token: "secret"}, nil)
+	_, port, _ := net.SplitHostPort(s.Addr())
+	home, away := "http://127.0.0.1:"+port, "http://0.0.0.0:"+port // a client takes 0.0.0.0 for this host, too
+	elsewhere := config.HTTP{Listen: "127.0.0.1:1", Token: "secret"}
+	for _, c := range []struct {
+		whom Whom
+		cfg  config.HTTP
+		sent bool
+	}{
+		{Whom{}, config.HTTP{Listen: s.Addr(), Token: "secret"}, true},
+		{Whom{URL: home}, elsewhere, true},
+		{Whom{URL: "http://localhost:" + port}, elsewhere, true},
+		{Whom{URL: away}, elsewhere, false},
+		{Whom{URL: away, SendToken: true}, elsewhere, true},
+	} {
+		err := c.whom.Ask(t.Context(), c.cfg, "/status", nil)
+		if c.sent && err != nil || !c.sent && (err == nil || !strings.Contains(err.Error(), "was not sent")) {
+			t.Errorf("%+v: %v", c.whom, err)
+		}
+	}
+	for at, want := range map[string]bool{"https://db1:9191": true, "http://db1:9191": true, "http://db1:9192": false, "http://db2:9191": false, "http://127.0.0.1.evil:9191": false} {
+		u, err := url.Parse(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (Whom{}).trusted(u, config.HTTP{Listen: "db1:9191"}); got != want {
+			t.Errorf("%s: trusted %t", at, got)
+		}
+	}
+	// Who answers cannot send it on.
+	asked := false
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer other.Close()
+	sends := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusFound))
+	defer sends.Close()
+	if err := (Whom{URL: sends.URL}).Ask(t.Context(), elsewhere, "/status", nil); err == nil || !strings.Contains(err.Error(), "302") || asked {
+		t.Errorf("redirected: %v, asked %t", err, asked)
+	}
+	if got := (Whom{URL: "http://u:hidden@db1:1/"}).Address(elsewhere); strings.Contains(got, "hidden") {
+		t.Errorf("address %s", got)
 	}
 }

@@ -3,6 +3,7 @@ package terminal
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"path"
 	"strings"
 	"time"
@@ -27,9 +28,8 @@ type Status interface {
 
 // Look are the flags of a verb that shows how a service does.
 type Look struct {
+	service.Whom
 	All    bool // what is well is not only counted
-	Direct bool
-	URL    string
 	Tables []string
 
 	watch, timeout time.Duration
@@ -49,6 +49,7 @@ func (l *Look) Flags(cmd *cobra.Command, waits string) {
 	f.StringArrayVar(&l.Tables, "table", nil, "only these tables, with * and ? as wildcards")
 	f.BoolVar(&l.Direct, "direct", false, "never ask the service")
 	f.StringVar(&l.URL, "url", "", "ask the service at this address, and nobody else")
+	f.BoolVar(&l.SendToken, "send-token", false, "give the token to --url also where it is neither http.listen nor this host nor https://")
 	f.DurationVar(&l.watch, "watch", 0, "look again and again, this often; in a pipe a line of JSON for each change")
 	f.Lookup("watch").NoOptDefVal = "2s"
 	f.StringVar(&l.wait, "wait", "", "first wait until it is "+waits+"; a line for each change of state goes to standard error")
@@ -80,6 +81,9 @@ type Missing func(Status) string
 func (l *Look) Run(cmd *cobra.Command, ask func(context.Context) (Status, error), until func(name string) (Missing, error)) error {
 	if l.Direct && l.URL != "" {
 		return Usagef("either --direct or --url")
+	}
+	if at, err := url.Parse(l.URL); l.URL != "" && (err != nil || at.Host == "" || at.Scheme != "http" && at.Scheme != "https") {
+		return Usagef("--url is no address of a service; write http://host:9191")
 	}
 	if l.watch < 0 || l.watch > 0 && l.watch < 100*time.Millisecond {
 		return Usagef("--watch is a time from 100ms on")

@@ -28,11 +28,10 @@ var program = verbs.Program[capture.Config]{
 		return c.Check(ctx, w)
 	},
 	Status: func(ctx context.Context, cfg capture.Config) (any, error) {
-		cfg.HTTP.Listen = "127.0.0.1:0" // nobody answers there
 		c, err := capture.New(cfg, capture.Options{}, service.Log(cfg.Log))
 		if err != nil {
 			return nil, err
 		}
-		return c.Ask(ctx, "", false)
+		return c.Ask(ctx, service.Whom{Direct: true})
 	},
 }

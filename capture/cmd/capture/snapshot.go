@@ -40,7 +40,7 @@ func snapshotList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := c.Ask(cmd.Context(), "", false)
+			r, err := c.Ask(cmd.Context(), service.Whom{})
 			if err != nil {
 				return err
 			}

@@ -22,7 +22,7 @@ func statusCommand() *cobra.Command {
 				return err
 			}
 			return look.Run(cmd, func(ctx context.Context) (terminal.Status, error) {
-				r, err := c.Ask(ctx, look.URL, look.Direct)
+				r, err := c.Ask(ctx, look.Whom)
 				if err != nil {
 					return nil, err
 				}

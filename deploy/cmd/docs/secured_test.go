@@ -33,6 +33,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/pkg/verbs"
@@ -368,14 +369,14 @@ func (w *secured) verbs() {
 	if err := c.Check(w.t.Context(), w.said); err != nil {
 		w.t.Errorf("capture check: %v", err)
 	}
-	report, err := c.Ask(w.t.Context(), "", false)
+	report, err := c.Ask(w.t.Context(), service.Whom{})
 	must(w.t, err)
 	must(w.t, json.NewEncoder(w.said).Encode(report))
 	must(w.t, c.ShowSlot(w.t.Context(), w.said))
 	program := verbs.Program[capture.Config]{
 		Name: "capture", HTTP: func(cfg *capture.Config) config.HTTP { return cfg.HTTP },
 		Check:  func(ctx context.Context, _ capture.Config, out io.Writer) error { return c.Check(ctx, out) },
-		Status: func(ctx context.Context, _ capture.Config) (any, error) { return c.Ask(ctx, "", true) },
+		Status: func(ctx context.Context, _ capture.Config) (any, error) { return c.Ask(ctx, service.Whom{Direct: true}) },
 	}
 	root, bundle := terminal.Root("capture", "", program.SupportBundle()), filepath.Join(w.dir, "bundle.tar.gz")
 	root.SetArgs([]string{"support-bundle", "-c", filepath.Join(w.dir, "capture.yaml"), "-o", bundle})

@@ -21,7 +21,7 @@ func statusCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
 				return look.Run(cmd, func(ctx context.Context) (terminal.Status, error) {
-					r, err := o.Ask(ctx, cfg, look.URL, look.Direct)
+					r, err := o.Ask(ctx, cfg, look.Whom)
 					if err != nil {
 						return nil, err
 					}
