@@ -85,7 +85,7 @@ func TestWhatComposeMounts(t *testing.T) {
 }
 
 // What cannot be run without Docker is at least what it says to be: a small image, of nobody in particular, that knows its
-// version.
+// version and says whether it is healthy.
 func TestDockerfile(t *testing.T) {
 	text, err := os.ReadFile("Dockerfile")
 	must(t, err)
@@ -103,7 +103,7 @@ func TestDockerfile(t *testing.T) {
 		image, build := stages[name], stages["build-"+name]
 		for _, want := range []string{
 			"base AS " + name, "\nCOPY --from=build-" + name + " /out/" + name + " /" + name + "\n", "\nEXPOSE " + port + "\n", "\nENTRYPOINT [\"/" + name + "\"]\n",
-			`CMD ["run", "-c", "/etc/tributary/` + name + `.yaml"]`, "image.title=",
+			`CMD ["run", "-c", "/etc/tributary/` + name + `.yaml"]`, `CMD ["/` + name + `", "healthcheck"]`, "image.title=",
 		} {
 			if !strings.Contains(image+"\n", want) {
 				t.Errorf("the image of %s has no %q", name, want)
@@ -140,7 +140,7 @@ type composed struct {
 	}
 }
 
-// Everything waits for what it needs to be healthy, and is open to this machine alone.
+// Everything waits for what it needs to be healthy, says itself when it is, and is open to this machine alone.
 func TestCompose(t *testing.T) {
 	text, err := os.ReadFile("../../docker-compose.yml")
 	must(t, err)
@@ -151,7 +151,7 @@ func TestCompose(t *testing.T) {
 		if !ok || len(s.Profiles) > 0 {
 			t.Fatalf("%s is not started by docker compose up", name)
 		}
-		if s.Build == nil && (s.Healthcheck == nil || len(s.Healthcheck.Test) < 2) {
+		if s.Healthcheck == nil || len(s.Healthcheck.Test) < 2 {
 			t.Errorf("%s does not say whether it is healthy", name)
 		}
 	}
@@ -178,7 +178,8 @@ func TestCompose(t *testing.T) {
 		if s.Build == nil {
 			continue
 		}
-		if s.Build.Target != name || s.Image != "tributary/"+name || !s.ReadOnly || len(s.CapDrop) != 1 {
+		ready := "/" + name + " healthcheck --ready" // up --wait ends when it works, not when it lives
+		if s.Build.Target != name || s.Image != "tributary/"+name || !s.ReadOnly || len(s.CapDrop) != 1 || strings.Join(s.Healthcheck.Test[1:], " ") != ready {
 			t.Errorf("%s is %+v", name, s)
 		}
 	}

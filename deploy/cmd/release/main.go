@@ -1,5 +1,5 @@
-// Command release builds what a release consists of: for each platform an archive with both programs, their
-// completions, units and examples, a bill of materials for each program, and checksums. The same source gives the same bytes.
+// Command release builds what a release consists of: for each platform an archive with both programs, their manual
+// pages, completions, units and examples, a bill of materials for each program, and checksums. The same source gives the same bytes.
 package main
 
 import (
@@ -104,9 +104,16 @@ func (r *release) compile(ctx context.Context, system, arch, to string) error {
 	return nil
 }
 
-// describe lets the programs write their completions into dir, and gives their names there.
+// describe lets the programs write their manual pages and completions into dir, and gives their names there.
 func (r *release) describe(ctx context.Context, host, dir string) (written []string, err error) {
+	man := filepath.Join(dir, "share", "man", "man1")
+	if err := os.MkdirAll(man, 0o755); err != nil {
+		return nil, err
+	}
 	for _, program := range programs {
+		if out, err := exec.CommandContext(ctx, filepath.Join(host, program), "manpage", "--output", man).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("write manual pages of %s: %w\n%s", program, err, out)
+		}
 		for shell, name := range map[string]string{"bash": program, "zsh": "_" + program, "fish": program + ".fish"} {
 			text, err := exec.CommandContext(ctx, filepath.Join(host, program), "completion", shell).Output()
 			if err != nil {
