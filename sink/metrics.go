@@ -262,6 +262,7 @@ var (
 	descTables     = desc("tables", "Tables by state.", "group", "source", "state")
 	descComplete   = desc("complete_timestamp_seconds", "Commit time up to which the source is complete in the warehouse.", sourceLabels...)
 	descAge        = desc("complete_lag_seconds", "Age of the newest commit up to which the source is complete.", sourceLabels...)
+	descCutoff     = desc("retention_cutoff_timestamp_seconds", "Before when no row of the target is kept any more, as of the last run of retention; 0 before the first.", "group", "target")
 	descMembers    = desc("group_members", "Sinks of the group that own a partition.", groupLabel...)
 )
 
@@ -272,7 +273,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 func (g *gauges) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descInfo, descState, descAssigned, descRebalances, descBuffer, descLimit, descUp, descFreshness, descLag, descRecords, descHeadroom, descBarrier,
-		descQuarantine, descPaused, descParked, descTables, descComplete, descAge, descMembers,
+		descQuarantine, descPaused, descParked, descTables, descComplete, descAge, descCutoff, descMembers,
 	} {
 		out <- d
 	}
@@ -313,7 +314,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	s.mu.Lock()
-	parked := s.parked
+	parked, retained := s.parked, s.retained
 	s.mu.Unlock()
 	for i := range st.Tables {
 		t := &st.Tables[i]
@@ -327,6 +328,13 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		set(descParked, float64(parked[t.Topic][""]), t.Source, table, "")
 		for _, code := range parkableCodes {
 			set(descParked, float64(parked[t.Topic][code]), t.Source, table, string(code))
+		}
+		if t.Keep != "" { // of several feeds the one that is behind
+			cutoff := 0.0
+			if e, ok := retained[t.Topic]; ok {
+				cutoff = float64(e.Cutoff.Unix())
+			}
+			all.Least(descCutoff, cutoff, st.Group, t.Target)
 		}
 	}
 	all.Send(out)

@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -160,7 +163,7 @@ func TestRetentionDropsPartitions(t *testing.T) {
 	}
 	w.exec(`DELETE FROM fin.tx_old WHERE id = 9`)
 	w.cfg.Retention = sink.Retention{Every: 100 * time.Millisecond, Rate: 1_000_000}
-	w.start(w.cfg)
+	s := w.start(w.cfg)
 	a.tx(upd(txRelation, 1, ago(150), "late"), upd(txRelation, 2, ago(70), "late"), upd(txRelation, 5, ago(300), keep))
 	w.complete(a)
 	w.rows(`SELECT to_regclass('fin.tx_old')`, "∅")
@@ -168,6 +171,38 @@ func TestRetentionDropsPartitions(t *testing.T) {
 	w.rows(`SELECT id, note FROM fin.tx WHERE tenant = 'a' ORDER BY 1`, "2|late", "3|v", "4|v")
 	w.rows(`SELECT removed_ever FROM tributary.retention WHERE topic = 'a.public.tx'`, "4") // 5, 1, 1 when it was attached again, and the late one
 	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+
+	// The metrics of the sink: rows of both sources that go with a partition count with the one that went by itself.
+	w.eventually(1.0, func() any { return told(t, s, "expired_rows_total") })
+	w.exec(fmt.Sprintf(`CREATE TABLE fin.tx_again PARTITION OF fin.tx FOR VALUES FROM ('%s') TO ('%s');
+		INSERT INTO fin.tx_again VALUES ('a', 20, '%[3]s'), ('a', 21, '%[3]s'), ('b', 20, '%[3]s')`, ago(190), ago(110), ago(150)))
+	w.eventually(4.0, func() any { return told(t, s, "expired_rows_total") })
+	w.eventually(true, func() any { // 60 days, of the two rules the longer
+		age := time.Since(time.Unix(int64(told(t, s, "retention_cutoff_timestamp_seconds")), 0)).Hours() / 24
+		return age > 59.9 && age < 60.1
+	})
+}
+
+// told gives what the sink's metrics tell of fin.tx.
+func told(t *testing.T, s *running, name string) float64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(s.Collectors()...)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "tributary_sink_"+name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetName() == "target" && l.GetValue() == "fin.tx" }) {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
 }
 
 // TestRetentionDropsNoOthers: what is no range of the column that tells the age is left alone, and said.

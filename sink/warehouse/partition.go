@@ -224,7 +224,7 @@ func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(Ta
 func (s *Session) retained(ctx context.Context, tx pgx.Tx, target rule.Target, topic string, rows int64) error {
 	_, err := tx.Exec(ctx, `
 		INSERT INTO tributary.retention AS r (grp, topic, target_schema, target_table, ran_at, cutoff, removed, removed_ever)
-		VALUES ($1, $2, $3, $4, now(), now(), $5, $5)
+		VALUES ($1, $2, $3, $4, now(), to_timestamp(0), $5, $5)
 		ON CONFLICT (grp, topic) DO UPDATE SET removed_ever = r.removed_ever + excluded.removed_ever`,
 		s.w.cfg.Group, topic, target.Schema, target.Table, rows)
 	return err

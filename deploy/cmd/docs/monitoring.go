@@ -97,8 +97,8 @@ not the same as no error. Those of a table begin when it is known. Units are sec
 classic and native. No key, value, LSN, offset, SQL or text of an error is ever a label.
 
 A sink tells of its own partitions. What is read from the warehouse, and is the same for all sinks of a group, tells the one that applies the
-progress of the source: ` + "`tables`, `table_quarantined`, `table_paused`, `parked_rows`, `complete_timestamp_seconds`, `complete_lag_seconds`" + `; and
-of the group, ` + "`group_members`" + `. So nothing is counted twice; queries use ` + "`max by`" + ` all the same, for the moment of a rebalance.
+progress of the source: ` + "`tables`, `table_quarantined`, `table_paused`, `parked_rows`, `complete_timestamp_seconds`, `complete_lag_seconds`" + `,
+` + "`retention_cutoff_timestamp_seconds`" + `; and of the group, ` + "`group_members`" + `. So nothing is counted twice; queries use ` + "`max by`" + ` all the same, for the moment of a rebalance.
 
 With ` + "`metrics: {per_table: false}`" + ` the tables of a source are told together, as ` + "`table=\"\"`" + `: the sum of counts, the worst of everything else.
 
