@@ -304,14 +304,12 @@ func (g *gauges) snapshot(all *service.Samples, st *Status) {
 	all.Add(descLeft, prometheus.GaugeValue, until(st.Snapshot.ETASeconds, st.Snapshot.TablesDone < st.Snapshot.Tables), st.Source)
 	for i := range st.Tables {
 		t := &st.Tables[i]
-		expected, part := t.ExpectedRows, 1.0
-		switch {
-		case t.State != service.StateSnapshotting:
-			expected = t.SnapshotRows
-		case expected > 0:
-			part = float64(min(t.SnapshotRows, expected)) / float64(expected)
-		default:
-			part = 0
+		expected, part := t.SnapshotRows, 1.0
+		if t.State == service.StateSnapshotting {
+			if part = 0; t.ExpectedRows != nil {
+				expected = max(expected, *t.ExpectedRows)
+				part = float64(t.SnapshotRows) / float64(max(expected, 1))
+			}
 		}
 		all.Add(descExpected, prometheus.GaugeValue, float64(expected), st.Source, g.c.meter.label(t.Table))
 		all.Least(descProgress, part, st.Source, g.c.meter.label(t.Table))

@@ -110,12 +110,12 @@ func (st *Status) snapshotTile() page.Tile {
 	t := page.Tile{Name: "Snapshot", Value: "none runs"}
 	switch {
 	case s.TablesDone < s.Tables:
-		text := "–"
-		if s.RowsExpected > 0 {
-			text = percent(s.Rows, s.RowsExpected)
-			t.Bar = &page.Bar{Part: float64(min(s.Rows, s.RowsExpected)), Whole: float64(s.RowsExpected), Text: text}
+		t.Value, t.Lines = percent(s.Rows, s.RowsExpected), []string{fmt.Sprintf("%d of %s", s.TablesDone, plural(s.Tables, "table"))}
+		if s.RowsExpected != nil {
+			t.Bar = bar(s.Rows, s.RowsExpected)
+		} else {
+			t.Lines = append(t.Lines, service.FormatCount(s.Rows)+" rows so far; of how many is not known, as a table was never analyzed")
 		}
-		t.Value, t.Lines = text, []string{fmt.Sprintf("%d of %s", s.TablesDone, plural(s.Tables, "table"))}
 		if s.ETASeconds != nil {
 			t.Lines = append(t.Lines, "about "+service.FormatLeft(seconds(*s.ETASeconds)))
 		}
@@ -127,8 +127,31 @@ func (st *Status) snapshotTile() page.Tile {
 	return t
 }
 
-func percent(part, whole int64) string {
-	return fmt.Sprintf("~%.0f %%", 100*float64(min(part, whole))/float64(max(whole, 1)))
+// percent gives how much of an estimate is done; "–" where there is none, or there was more than it said.
+func percent(part int64, whole *int64) string {
+	if whole == nil || part > *whole {
+		return "–"
+	}
+	return fmt.Sprintf("~%.0f %%", 100*float64(part)/float64(max(*whole, 1)))
+}
+
+func bar(part int64, whole *int64) *page.Bar {
+	if percent(part, whole) == "–" {
+		return nil
+	}
+	return &page.Bar{Part: float64(part), Whole: float64(max(*whole, 1)), Text: percent(part, whole)}
+}
+
+// rows says how many rows are read, and of how many.
+func (t *TableStatus) rows() string {
+	read := service.FormatCount(t.SnapshotRows)
+	switch {
+	case t.ExpectedRows == nil:
+		return read + " rows, of how many is not known: never analyzed"
+	case t.SnapshotRows > *t.ExpectedRows:
+		return read + " rows, more than estimated"
+	}
+	return fmt.Sprintf("%s of ~%s rows", read, service.FormatCount(*t.ExpectedRows))
 }
 
 func (st *Status) snapshot() *page.Snapshot {
@@ -138,15 +161,7 @@ func (st *Status) snapshot() *page.Snapshot {
 		if t.State != service.StateSnapshotting {
 			continue
 		}
-		text := percent(t.SnapshotRows, t.ExpectedRows)
-		rows := fmt.Sprintf("%s of ~%s rows", service.FormatCount(t.SnapshotRows), service.FormatCount(t.ExpectedRows))
-		if t.SnapshotRows >= t.ExpectedRows {
-			rows = service.FormatCount(t.SnapshotRows) + " rows, more than estimated"
-		}
-		s.Rows = append(s.Rows, page.SnapshotRow{
-			Name: t.Table, Notes: []string{rows},
-			Bar: page.Bar{Part: float64(min(t.SnapshotRows, t.ExpectedRows)), Whole: float64(max(t.ExpectedRows, 1)), Text: text},
-		})
+		s.Rows = append(s.Rows, page.SnapshotRow{Name: t.Table, Bar: bar(t.SnapshotRows, t.ExpectedRows), Notes: []string{t.rows()}})
 	}
 	return s
 }
@@ -170,7 +185,7 @@ func (st *Status) tables() page.Table {
 		t := &st.Tables[i]
 		note := ""
 		switch {
-		case t.State == service.StateSnapshotting && t.ExpectedRows > 0:
+		case t.State == service.StateSnapshotting:
 			note = percent(t.SnapshotRows, t.ExpectedRows)
 		case t.State == service.StateHeld && t.Held != nil:
 			note = string(t.Held.Code)

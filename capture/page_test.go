@@ -82,6 +82,26 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// Of a table that was never analyzed nobody knows how many rows it has: no bar is full, no part is told.
+func TestUnknownIsNotZero(t *testing.T) {
+	st := Status{
+		Snapshot: SnapshotStatus{Tables: 2, Rows: 1204},
+		Tables: []TableStatus{
+			{Table: "public.a", State: service.StateSnapshotting, SnapshotRows: 1204},
+			{Table: "public.b", State: service.StateSnapshotting, SnapshotRows: 1204, ExpectedRows: new(int64(1000))},
+		},
+	}
+	v := st.page()
+	for i, want := range []string{"1,204 rows, of how many is not known: never analyzed", "1,204 rows, more than estimated"} {
+		if row := v.Snapshot.Rows[i]; row.Bar != nil || row.Notes[0] != want {
+			t.Errorf("%+v", row)
+		}
+	}
+	if tile := v.Tiles[5]; tile.Value != "–" || tile.Bar != nil || !strings.Contains(strings.Join(tile.Lines, " "), "1,204 rows so far") {
+		t.Errorf("%+v", tile)
+	}
+}
+
 // A table that is held needs somebody at once, once, and its name cannot leave the command.
 func TestHeldTableIsTold(t *testing.T) {
 	one := TableStatus{Table: "public.x; rm -rf ~"}

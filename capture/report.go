@@ -96,13 +96,11 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 			st.LagSeconds = max(time.Since(st.PublishedTime).Seconds(), 0)
 		}
 	}
-	st.Snapshot = SnapshotStatus{
-		TablesDone: pr.Health.SnapshotDone, Tables: pr.Health.SnapshotOf, Rows: pr.Health.RowsDone, RowsExpected: pr.Health.RowsExpected,
-	}
+	st.Snapshot = snapshotOf(&pr.Health)
 	for _, t := range pr.Tables {
-		one := TableStatus{Table: t.Schema + "." + t.Table, State: "streaming", Level: t.Level, SnapshotRows: t.Rows, ExpectedRows: t.Rows, LastHour: []float32{}}
+		one := TableStatus{Table: t.Schema + "." + t.Table, State: "streaming", Level: t.Level, SnapshotRows: t.Rows, ExpectedRows: new(t.Rows), LastHour: []float32{}}
 		if !t.Done {
-			one.State = "snapshotting"
+			one.State, one.ExpectedRows = "snapshotting", nil // the record does not say
 		}
 		one.tellHeld(t.Held)
 		st.Tables = append(st.Tables, one)

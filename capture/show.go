@@ -71,7 +71,7 @@ func (r *Report) runs() bool {
 type Reading struct {
 	Table        string `json:"table"`
 	Rows         int64  `json:"rows"`
-	RowsExpected int64  `json:"rows_expected"` // estimate
+	RowsExpected *int64 `json:"rows_expected"` // estimate; null: there is none
 }
 
 // Reading lists the tables that are being read.
@@ -89,7 +89,11 @@ func (r *Report) Reading() []Reading {
 func (r *Report) Bars() []terminal.Progress {
 	var all []terminal.Progress
 	for _, one := range r.Reading() {
-		all = append(all, terminal.Progress{Name: "snapshot " + one.Table, Done: one.Rows, Total: one.RowsExpected, Unit: "rows", Estimated: true})
+		bar := terminal.Progress{Name: "snapshot " + one.Table, Done: one.Rows, Unit: "rows", Estimated: true}
+		if one.RowsExpected != nil {
+			bar.Total = *one.RowsExpected
+		}
+		all = append(all, bar)
 	}
 	if len(all) == 1 {
 		all[0].Rate = r.Snapshot.RowsPerSecond
@@ -164,7 +168,7 @@ func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Tab
 			continue
 		}
 		word := service.Look(one.State).Word
-		if one.State == service.StateSnapshotting && one.ExpectedRows > 0 {
+		if one.State == service.StateSnapshotting {
 			word += " " + strings.TrimPrefix(percent(one.SnapshotRows, one.ExpectedRows), "~")
 		}
 		t.Rows = append(t.Rows, []terminal.Cell{

@@ -78,10 +78,11 @@ type WAL struct {
 
 // SnapshotStatus sums up what is still to be read.
 type SnapshotStatus struct {
-	TablesDone   int   `json:"tables_done"`
-	Tables       int   `json:"tables"`
-	Rows         int64 `json:"rows"`
-	RowsExpected int64 `json:"rows_expected"` // estimate
+	TablesDone int   `json:"tables_done"`
+	Tables     int   `json:"tables"`
+	Rows       int64 `json:"rows"`
+	// RowsExpected is an estimate; null while a table is read of which there is none.
+	RowsExpected *int64 `json:"rows_expected"`
 
 	TablesReading int `json:"tables_reading"`
 	TablesWaiting int `json:"tables_waiting"`
@@ -101,7 +102,8 @@ type TableStatus struct {
 	Help         string `json:"help,omitempty"`
 	Topic        string `json:"topic,omitempty"`
 	SnapshotRows int64  `json:"snapshot_rows"`
-	ExpectedRows int64  `json:"expected_rows"`
+	// ExpectedRows is, while the rows are read, the planner's estimate; null where it has none: nobody has analyzed the table.
+	ExpectedRows *int64 `json:"expected_rows"`
 	// Held is why the table is held, HeldLSN the commit of its first change that is not published; nil and "" where
 	// all is.
 	Held *TroubleStatus `json:"held,omitempty"`
@@ -182,7 +184,7 @@ func (c *Capture) publishStatus(s *session) {
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Era: s.era,
 		LagSeconds: h.BehindSeconds, ToPublish: h.ToPublish,
 		PublishedLSN: s.progressEnd.String(), ServerLSN: s.facts.wal.String(),
-		Snapshot: SnapshotStatus{TablesDone: h.SnapshotDone, Tables: h.SnapshotOf, Rows: h.RowsDone, RowsExpected: h.RowsExpected},
+		Snapshot: snapshotOf(&h),
 		Tables:   []TableStatus{}, Alarms: []TroubleStatus{}, SeenAt: time.Now().UTC(), ServerVersion: s.serverVersion,
 	}
 	for _, t := range s.alarms {
@@ -198,7 +200,7 @@ func (c *Capture) publishStatus(s *session) {
 		one := TableStatus{
 			LastHour: []float32{},
 			Table:    t.name(), State: "streaming", Level: t.progress.Level, Reason: t.catalog.Reason, Help: t.catalog.Help,
-			SnapshotRows: t.progress.Rows, ExpectedRows: max(t.catalog.EstimatedRows, t.progress.Rows),
+			SnapshotRows: t.progress.Rows, ExpectedRows: new(t.progress.Rows),
 		}
 		if t.pub != nil {
 			one.Topic, one.Partitions, one.SchemaID = t.pub.Topic(), t.pub.Partitions(), t.pub.SchemaID()
@@ -212,7 +214,7 @@ func (c *Capture) publishStatus(s *session) {
 			st.Snapshot.TablesFailed++
 		}
 		if t.snapshot != nil {
-			one.State = "snapshotting"
+			one.State, one.ExpectedRows = "snapshotting", estimate(t.catalog.EstimatedRows)
 		}
 		one.Key = keyColumns(t.relation())
 		one.tellHeld(t.progress.Held)
@@ -220,6 +222,22 @@ func (c *Capture) publishStatus(s *session) {
 	}
 	slices.SortFunc(st.Tables, func(a, b TableStatus) int { return cmp.Compare(a.Table, b.Table) })
 	c.status.Store(st)
+}
+
+func snapshotOf(h *record.Health) SnapshotStatus {
+	st := SnapshotStatus{TablesDone: h.SnapshotDone, Tables: h.SnapshotOf, Rows: h.RowsDone, RowsExpected: &h.RowsExpected}
+	if st.TablesDone < st.Tables {
+		st.RowsExpected = estimate(h.RowsExpected)
+	}
+	return st
+}
+
+// estimate is a number of rows that may not be known.
+func estimate(rows int64) *int64 {
+	if rows <= 0 {
+		return nil
+	}
+	return &rows
 }
 
 // keyColumns says what tells the rows of a table apart.
@@ -240,6 +258,7 @@ func (s *session) health() record.Health {
 		State: "up_to_date", Instance: s.instance, Version: service.ThisBuild().Version, HTTP: s.http,
 		WALBudget: int64(s.config.Source.WALBudget),
 	}
+	blind := false
 	for _, t := range s.tables {
 		if t.relation() == nil {
 			continue
@@ -254,8 +273,12 @@ func (s *session) health() record.Health {
 			h.SnapshotDone++
 			h.RowsExpected += t.progress.Rows
 		} else {
+			blind = blind || t.catalog.EstimatedRows == 0
 			h.RowsExpected += max(t.catalog.EstimatedRows, t.progress.Rows)
 		}
+	}
+	if blind {
+		h.RowsExpected = 0
 	}
 	if f := s.facts.slot; f != nil {
 		h.WALKept, h.WALSafe = f.KeptBytes, f.SafeBytes

@@ -139,11 +139,10 @@ func (v *vitals) tell(st *Status) {
 	if !v.snapshot.IsZero() {
 		st.Snapshot.EndedAt = v.snapshot.UTC()
 	}
-	if left := st.Snapshot.RowsExpected - st.Snapshot.Rows; st.Snapshot.TablesDone < st.Snapshot.Tables {
-		st.Snapshot.RowsPerSecond = max(v.rows.PerSecond(), 0)
-		if st.Snapshot.RowsPerSecond > 0 && left > 0 {
-			seconds := float64(left) / st.Snapshot.RowsPerSecond
-			st.Snapshot.ETASeconds = &seconds
+	if s := &st.Snapshot; s.TablesDone < s.Tables {
+		s.RowsPerSecond = max(v.rows.PerSecond(), 0)
+		if s.RowsPerSecond > 0 && s.RowsExpected != nil && *s.RowsExpected > s.Rows {
+			s.ETASeconds = new(float64(*s.RowsExpected-s.Rows) / s.RowsPerSecond)
 		}
 	}
 	for i := range st.Tables {

@@ -45,7 +45,7 @@ func TestStatusText(t *testing.T) {
 		table := func(name, state string, rate float64, rows, of int64) TableStatus {
 			return TableStatus{
 				Table: name, State: state, Level: "all", Topic: "shop." + name, ChangesPerSecond: rate, LastChange: now.Add(-time.Second).UTC(),
-				SnapshotRows: rows, ExpectedRows: of, Key: "(id)", Partitions: 4, SchemaID: 7, LastHour: []float32{},
+				SnapshotRows: rows, ExpectedRows: &of, Key: "(id)", Partitions: 4, SchemaID: 7, LastHour: []float32{},
 			}
 		}
 		base := func() *Report {
@@ -53,7 +53,7 @@ func TestStatusText(t *testing.T) {
 				Schema: statusSchema, Source: "shop", Instance: "db1-4711-9f3a", State: service.StateUpToDate, Slot: "tributary_shop", Era: 1,
 				Build: service.Build{Version: "1.2.3"}, ServerVersion: "16.9", PublishedLSN: "16/B2F01A20", ServerLSN: "16/B2F01A20", PublishedTime: now.Add(-161 * time.Second).UTC(),
 				WAL:      WAL{RetainedBytes: 300 << 20, BudgetBytes: 50 << 30, SlotStatus: "reserved", AsOf: now.UTC()},
-				Snapshot: SnapshotStatus{TablesDone: 3, Tables: 3, Rows: 5, RowsExpected: 5},
+				Snapshot: SnapshotStatus{TablesDone: 3, Tables: 3, Rows: 5, RowsExpected: new(int64(5))},
 				Tables:   []TableStatus{table("public.orders", "streaming", 1239, 184220871, 184220871), table("public.order_line", "streaming", 1, 0, 0), table("public.x\x1b[2J", "streaming", 0, 0, 0)},
 				Alarms:   []TroubleStatus{}, Stages: []service.StageState{}, Events: []service.Event{}, ChangesPerSecond: 1240, LagSeconds: 0.04,
 			}}
@@ -76,7 +76,7 @@ func TestStatusText(t *testing.T) {
 		late.LatencyP50, late.LatencyP99 = number(164), number(398)
 		late.WAL.RetainedBytes, late.WAL.GrowthBytesPerSecond = 10307921510, -1
 		late.Stages = []service.StageState{{Name: "read", BusyShare: 0.12}, {Name: "publish", BusyShare: 0.71}}
-		late.Snapshot = SnapshotStatus{TablesDone: 1, Tables: 3, Rows: 14_021_224, RowsExpected: 25_800_000, RowsPerSecond: 28200, ETASeconds: number(550)}
+		late.Snapshot = SnapshotStatus{TablesDone: 1, Tables: 3, Rows: 14_021_224, RowsExpected: new(int64(25_800_000)), RowsPerSecond: 28200, ETASeconds: number(550)}
 		late.Tables[0] = table("public.rental", "snapshotting", 98, 11_903_220, 16_000_000)
 		late.Tables[1] = table("public.payment", "snapshotting", 1210, 2_118_004, 9_800_000)
 		event := table("public.event", "streaming", 28, 48112, 48112)

@@ -318,10 +318,10 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		out := TableStatus{
 			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: StateUpToDate,
 			LastCommit: t.LastCommit, Parked: parked.Of(t.Topic), FreshnessSeconds: route.Freshness(cfg.Freshness).Seconds(), Trouble: troubleOf(o.rules, quarantined, t.Topic),
-			LastHour: []float32{}, Mode: route.Mode(), Topic: t.Topic,
+			LastHour: []float32{}, Mode: route.Mode(), Topic: t.Topic, ReloadSince: t.Reload, Snapshot: t.Reload != nil,
 		}
 		out.expired(route, retained)
-		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses)}
+		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses), Snapshot: out.Snapshot}
 		if out.State = f.State(); out.State == StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {
 			out.State = StateCatchingUp // as far as the source's progress tells
 		}

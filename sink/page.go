@@ -225,6 +225,10 @@ func (t *TableStatus) note() string {
 		add("for " + t.WaitingOn)
 	case t.ETASeconds != nil && t.State == StateCatchingUp:
 		add("about " + service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
+	case t.ReloadDue:
+		add("loaded anew: removes rows that are gone")
+	case t.ReloadSince != nil && t.State == StateSnapshotting:
+		add("loaded anew, for " + service.FormatDuration(time.Since(*t.ReloadSince)))
 	case t.State == StateSnapshotting:
 		add(service.FormatCount(t.SnapshotRows) + " rows published")
 	}

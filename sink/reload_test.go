@@ -9,6 +9,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
@@ -137,13 +138,19 @@ func TestReloadOfOneBatch(t *testing.T) {
 	shop.tx(snap(r, 2, "b"))
 	shop.snapshot(r, true)
 	shop.tx(ins(r, 4, "b"))
-	w.start(w.cfg)
+	s := w.start(w.cfg)
 	w.complete(shop)
 	w.swept()
 	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "2|b", "4|b")
 	// A TRUNCATE of the source's own in the middle of a reload is what it ever was.
 	shop.readAnew(r)
 	shop.tx(snap(r, 2, "c"), snap(r, 4, "c"))
+	w.rows(`SELECT topic FROM tributary.reload`, "shop.public.t")
+	open := func(st *sink.Status) any { return fmt.Sprint(st.Tables[0].State, " ", st.Tables[0].ReloadSince != nil) }
+	w.eventually("snapshotting true", func() any { return open(s.Status()) })
+	if st, err := w.operator().Status(t.Context(), w.cfg); err != nil || open(st) != "snapshotting true" { // no sink is asked
+		t.Errorf("the warehouse says %+v, %v", st, err)
+	}
 	shop.tx(trunc(r))
 	shop.tx(ins(r, 9, "d"))
 	shop.snapshot(r, true)

@@ -126,8 +126,13 @@ type TableStatus struct {
 	LastHour         []float32  `json:"last_hour"`             // seconds behind, the most of each minute, the newest last
 	Snapshot         bool       `json:"snapshot,omitempty"`    // rows that were there before are still to come
 	SnapshotRows     int64      `json:"snapshot_rows,omitempty"`
-	Mode             string     `json:"mode,omitempty"`
-	Topic            string     `json:"topic,omitempty"`
+	// ReloadSince is when all rows began to come again; until the end of that, rows that are gone at the source are still there.
+	// ReloadDue says that all have come and those are being removed.
+	ReloadSince *time.Time `json:"reload_since,omitempty"`
+	ReloadDue   bool       `json:"reload_due,omitempty"`
+
+	Mode  string `json:"mode,omitempty"`
+	Topic string `json:"topic,omitempty"`
 }
 
 // Trouble is an error that holds a table.
@@ -327,6 +332,15 @@ func (t *TableStatus) expired(route *rule.Route, retained map[string]warehouse.E
 	}
 }
 
+// reloads notes whether the table is read anew.
+func (t *TableStatus) reloads(topic string, open []warehouse.OpenReload) {
+	for i := range open {
+		if r := &open[i]; r.Topic == topic {
+			t.ReloadSince, t.ReloadDue, t.Snapshot = new(r.Since.UTC()), r.Due, true
+		}
+	}
+}
+
 func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows warehouse.TableProgress, waits bool, stage service.StageState) (TableStatus, bool) {
 	route, ok := s.match(topic)
 	if !ok {
@@ -342,6 +356,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	out.Parked = s.parked.Of(topic)
 	out.expired(route, s.retained)
 	paused := out.pausedBy(s.pauses)
+	out.reloads(topic, s.reloads)
 	s.mu.Unlock()
 	stats := s.table(topic)
 	stats.mu.Lock()

@@ -30,7 +30,7 @@ type Table struct {
 	Help          string // SQL that would make it All, "" if there is none
 	Partitioned   bool
 	Leaves        []Leaf // of a partitioned table, as the catalog has them now
-	EstimatedRows int64  // the planner's estimate
+	EstimatedRows int64  // the planner's estimate; 0: it has none, as nobody has analyzed the table
 	// Generated are the generated columns that the stream does not have: before PostgreSQL 18 all, from then on virtual ones.
 	Generated []string
 	// Computed are the attnums of columns of which the server does not keep one constant for the rows that are older:

@@ -15,8 +15,8 @@ import (
 
 // Progress is something that runs and will end.
 type Progress struct {
-	Name        string // "snapshot public.rental"
-	Done, Total int64
+	Name        string        // "snapshot public.rental"
+	Done, Total int64         // Total 0: not known
 	Unit        string        // "rows"
 	Estimated   bool          // Total is a guess
 	Rate        float64       // a second; 0: not known
@@ -147,15 +147,19 @@ func (b *Bars) draw() {
 func drawn(all []Progress) string {
 	var b strings.Builder
 	total := Progress{Name: fmt.Sprintf("all %d", len(all)), Estimated: true}
-	width := len(total.Name)
+	width, blind := len(total.Name), false
 	for i := range all {
 		p := &all[i]
 		width = max(width, text.StringWidth(Clean(p.Name)))
 		total.Done, total.Total, total.Rate, total.Unit = total.Done+p.Done, total.Total+max(p.Total, p.Done), total.Rate+p.Rate, p.Unit
+		blind = blind || p.Total <= 0
 		total.Left = max(total.Left, p.Left)
 	}
 	for i := range all[:min(len(all), maxBars)] {
 		b.WriteString(all[i].bar(width) + "\n")
+	}
+	if blind {
+		total.Total = 0
 	}
 	if len(all) > maxBars {
 		fmt.Fprintf(&b, "  … and %d more\n", len(all)-maxBars)
@@ -170,7 +174,7 @@ func drawn(all []Progress) string {
 func (p *Progress) bar(width int) string {
 	name := Clean(p.Name)
 	return strings.TrimRight(fmt.Sprintf("  %s  %s  %4s  %s  %s", name+strings.Repeat(" ", max(width-text.StringWidth(name), 0)),
-		Bar(float64(p.Done), float64(max(p.Total, p.Done, 1)), barChars), p.percent(), p.amount(), p.speed()), " ")
+		Bar(float64(p.Done), float64(p.Total), barChars), p.percent(), p.amount(), p.speed()), " ")
 }
 
 func line(now time.Time, p *Progress) string {
@@ -185,7 +189,10 @@ func (p *Progress) percent() string {
 }
 
 func (p *Progress) amount() string {
-	if p.Total > 0 && p.Done > p.Total && p.Estimated {
+	if p.Total <= 0 {
+		return service.FormatCount(p.Done) + " " + p.Unit
+	}
+	if p.Done > p.Total && p.Estimated {
 		return service.FormatCount(p.Done) + " " + p.Unit + ", more than estimated"
 	}
 	about := ""

@@ -119,7 +119,7 @@ type Health struct {
 	SnapshotDone  int     `json:"snapshot_tables_done"`
 	SnapshotOf    int     `json:"snapshot_tables"`
 	RowsDone      int64   `json:"snapshot_rows"`
-	RowsExpected  int64   `json:"snapshot_rows_expected"`
+	RowsExpected  int64   `json:"snapshot_rows_expected"` // estimate; 0: not known
 	Held          int     `json:"held_tables,omitempty"` // tables with TableProgress.Held
 	WaitingOn     string  `json:"waiting_on,omitempty"`
 	WaitingSince  int64   `json:"waiting_since_ts_us,omitempty"`

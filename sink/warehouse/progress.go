@@ -383,6 +383,7 @@ func (s *Session) Sources(ctx context.Context) ([]Source, error) {
 type Table struct {
 	Topic      string
 	LastCommit *time.Time // at the source, of the last change applied
+	Reload     *time.Time // since when it is read anew; nil where it is not
 }
 
 // Tables lists the topics that any sink of the group has ever claimed.
@@ -390,12 +391,14 @@ func (s *Session) Tables(ctx context.Context) ([]Table, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := s.conn.Query(ctx, `SELECT topic, max(last_commit_ts) FROM tributary.checkpoint WHERE grp = $1 GROUP BY 1 ORDER BY 1`, s.w.cfg.Group)
+	rows, err := s.conn.Query(ctx, `
+		SELECT topic, max(last_commit_ts), (SELECT since FROM tributary.reload r WHERE r.grp = $1 AND r.topic = c.topic)
+		  FROM tributary.checkpoint c WHERE grp = $1 GROUP BY 1 ORDER BY 1`, s.w.cfg.Group)
 	if err != nil {
 		return nil, s.broken("read", "tributary.checkpoint", err)
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Table, err error) {
-		err = row.Scan(&t.Topic, &t.LastCommit)
+		err = row.Scan(&t.Topic, &t.LastCommit, &t.Reload)
 		return t, err
 	})
 	if err != nil {

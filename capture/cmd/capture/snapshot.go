@@ -51,9 +51,11 @@ func snapshotList() *cobra.Command {
 			}
 			t := &terminal.Table{Columns: []terminal.Column{{Title: "table"}, {Title: "rows sent", Number: true}, {Title: "of about", Number: true}}}
 			for _, one := range list {
-				t.Rows = append(t.Rows, []terminal.Cell{
-					{Text: one.Table}, terminal.Number(service.FormatCount(one.Rows), one.Rows), terminal.Number(service.FormatCount(one.RowsExpected), one.RowsExpected),
-				})
+				of := terminal.Number("–", "")
+				if one.RowsExpected != nil {
+					of = terminal.Number(service.FormatCount(*one.RowsExpected), *one.RowsExpected)
+				}
+				t.Rows = append(t.Rows, []terminal.Cell{{Text: one.Table}, terminal.Number(service.FormatCount(one.Rows), one.Rows), of})
 			}
 			if len(list) == 0 && out.Terminal {
 				out.Note("no table is being read\n")

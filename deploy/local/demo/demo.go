@@ -347,13 +347,21 @@ type snapshotWatch struct {
 	told  bool
 }
 
-// progress sums up the captures.
+// progress sums up the captures; of is 0 while it is not known.
 func (w *snapshotWatch) progress() (done bool, rows, of int64) {
 	done = true
+	blind := false
 	for _, c := range w.demo.pipeline.Captures {
 		st := c.Status().Snapshot
-		rows, of = rows+st.Rows, of+st.RowsExpected
-		done = done && st.TablesDone >= len(w.demo.tables)
+		rows, done = rows+st.Rows, done && st.TablesDone >= len(w.demo.tables)
+		if st.RowsExpected == nil {
+			blind = true
+		} else {
+			of += *st.RowsExpected
+		}
+	}
+	if blind {
+		of = 0
 	}
 	return done, rows, of
 }
@@ -378,8 +386,11 @@ func (w *snapshotWatch) finished() string {
 // running gives the bar while rows are read.
 func (w *snapshotWatch) running() string {
 	done, rows, of := w.progress()
-	if done || of == 0 {
+	switch {
+	case done || rows == 0:
 		return ""
+	case of == 0:
+		return service.FormatCount(rows) + " rows"
 	}
 	return fmt.Sprintf("%s %3d %%   %s rows", bar(rows, of), rows*100/max(of, 1), service.FormatCount(rows))
 }

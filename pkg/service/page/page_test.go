@@ -40,7 +40,7 @@ func full(name string) View {
 		},
 		Tiles:    []Tile{{Name: name, Value: name, Lines: []string{name}, Bar: &Bar{1, 2, name}, State: service.StateStopped}},
 		Stages:   []service.StageState{{Name: name, Workers: 2, BusyShare: 0.7, WaitingOn: name, Since: time.Now().Add(-time.Hour)}},
-		Snapshot: &Snapshot{Title: name, Rows: []SnapshotRow{{Name: name, Bar: Bar{1, 4, name}, Notes: []string{name}}}},
+		Snapshot: &Snapshot{Title: name, Rows: []SnapshotRow{{Name: name, Bar: &Bar{1, 4, name}, Notes: []string{name}}, {Name: name, Notes: []string{name}}}},
 		Events:   []service.Event{{At: at, Text: name}},
 		Folds:    []Fold{{Title: name, Facts: [][2]string{{name, name}}}},
 		Build:    service.Build{Version: name, Revision: name},

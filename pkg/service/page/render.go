@@ -18,7 +18,7 @@ var templateFiles embed.FS
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"look": service.Look, "asset": asset, "spark": sparkPoints, "left": func(at time.Time) string { return service.FormatDuration(time.Since(at)) },
 	"count": func(n int) string { return service.FormatCount(int64(n)) }, "percent": func(f float64) string { return fmt.Sprintf("%.0f %%", 100*f) },
-	"long": func(since time.Time) bool { return time.Since(since) >= time.Second }, "plural": plural, "add": func(a, b int) int { return a + b }, "stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"long": func(since time.Time) bool { return time.Since(since) >= time.Second }, "add": func(a, b int) int { return a + b }, "stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"clock": func(t time.Time) string { return t.UTC().Format(time.TimeOnly) }, "date": func(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" },
 	"recent": func(t time.Time) bool { return time.Since(t) < 12*time.Hour },
 }).ParseFS(templateFiles, "templates/*.html"))

@@ -52,7 +52,7 @@ type Snapshot struct {
 // SnapshotRow is one table.
 type SnapshotRow struct {
 	Name  string
-	Bar   Bar
+	Bar   *Bar     // nil where it is not known how much there is
 	Notes []string // rows, rate, time that is left
 }
 
