@@ -9,6 +9,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 )
 
 // TestDraft: what init writes is a configuration that is taken, with which every table is found, whatever its name, and
@@ -67,7 +68,7 @@ func TestDraft(t *testing.T) {
 		c, err := New(cfg, Options{}, r.verbs().log)
 		must(t, err)
 		var out strings.Builder
-		if err := c.Check(t.Context(), &out); err != nil {
+		if err := c.Check(t.Context(), terminal.NewCheck("capture", &out)); err != nil {
 			t.Errorf("%s: %v\n%s", name, err, out.String())
 		}
 	}

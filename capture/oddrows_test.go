@@ -7,6 +7,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -89,7 +90,7 @@ func TestGeneratedColumns(t *testing.T) {
 		}
 		must(t, stop())
 		var out strings.Builder
-		must(t, r.verbs().Check(t.Context(), &out))
+		must(t, r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)))
 		if text := out.String(); !strings.Contains(text, "generated virtual not captured") || !strings.Contains(text, "virtual integer generated always as ((n + 1)) stored") ||
 			strings.Contains(text, "doubled") != (major < 18) {
 			t.Errorf("check says\n%s", text)
@@ -128,7 +129,7 @@ func TestTablesWithoutWAL(t *testing.T) {
 		create foreign data wrapper nowhere; create server nowhere foreign data wrapper nowhere; create foreign table far (id int) server nowhere;
 		create temporary table brief (id int primary key)`)
 	var out strings.Builder
-	must(t, r.verbs().Check(t.Context(), &out))
+	must(t, r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)))
 	for _, part := range []string{
 		"public.fast: an unlogged table has no WAL to read", "ALTER TABLE \"public\".\"fast\" SET LOGGED;", "public.seen: a materialized view", "public.far: a foreign table", "temporary, of the sessions",
 	} {

@@ -15,6 +15,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -78,7 +79,7 @@ func TestMissingRights(t *testing.T) {
 	var out strings.Builder
 	c, err := New(r.config, r.options, slog.New(slog.DiscardHandler))
 	must(t, err)
-	if err := c.Check(t.Context(), &out); trouble.CodeOf(err) != trouble.SourceRights || !strings.Contains(out.String(), "GRANT CREATE ON DATABASE") {
+	if err := c.Check(t.Context(), terminal.NewCheck("capture", &out)); trouble.CodeOf(err) != trouble.SourceRights || !strings.Contains(out.String(), "GRANT CREATE ON DATABASE") {
 		t.Errorf("check: %v\n%s", err, out.String())
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -15,62 +14,26 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
-// checker prints what it finds, line by line, and counts.
+// checker is a check of a sink.
 type checker struct {
-	w                  io.Writer
-	oks, warns, failed int
-	codes              []trouble.Code
-	said               map[string]bool
+	*terminal.Check
+	said map[string]bool
 }
 
-func (c *checker) section(name, detail string) {
-	fmt.Fprintf(c.w, "\n%s\n", strings.TrimRight(fmt.Sprintf("%-22s %s", name, detail), " "))
-}
-
-func (c *checker) line(word, what, text string, hints ...string) {
-	switch word {
-	case "ok":
-		c.oks++
-	case "warn":
-		c.warns++
-	case "FAIL":
-		c.failed++
+// once says whether nothing was said of text yet: many sources have it in common.
+func (c *checker) once(text string) bool {
+	if c.said[text] {
+		return false
 	}
-	fmt.Fprintf(c.w, "  %-5s %-14s %s\n", word, what, text)
-	for _, hint := range hints {
-		for line := range strings.SplitSeq(hint, "\n") {
-			if line != "" {
-				fmt.Fprintf(c.w, "  %-5s %-14s -> %s\n", "", "", line)
-			}
-		}
-	}
-}
-
-// once is line, for what many sources have in common.
-func (c *checker) once(word, what, text string, hints ...string) {
-	if c.said == nil {
-		c.said = map[string]bool{}
-	}
-	if !c.said[text] {
-		c.said[text] = true
-		c.line(word, what, text, hints...)
-	}
-}
-
-// fail prints an error as a failure.
-func (c *checker) fail(what string, err error) {
-	c.codes = append(c.codes, trouble.CodeOf(err))
-	hint := ""
-	if t, ok := errors.AsType[*trouble.Error](err); ok {
-		hint = t.Hint
-	}
-	c.line("FAIL", what, err.Error(), hint)
+	c.said[text] = true
+	return true
 }
 
 // checkTimeout bounds each part of a check.
@@ -79,31 +42,33 @@ const checkTimeout = 15 * time.Second
 // oldest is the first version of Postgres that the sink writes to.
 const oldest = 140000
 
-// Check looks at everything that Run would need, prints what it finds to w, and gives the number of failures. It
-// changes nothing: what a rule would do to a target is done and rolled back. err is for what kept it from looking.
-func Check(ctx context.Context, cfg Config, w io.Writer) (failures int, err error) {
-	begin := time.Now()
+// Check looks at everything that Run would need, and tells what it finds. It changes nothing: what a rule would do to a
+// target is done and rolled back. The error, a trouble, says that the sink could not run.
+func Check(ctx context.Context, cfg Config, told *terminal.Check) error {
 	quiet := slog.New(slog.DiscardHandler)
 	s, err := New(cfg, quiet)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer s.registry.Close()
 	defer s.consumer.Client().Close()
-	c := &checker{w: w}
+	c := &checker{told, map[string]bool{}}
 	session := s.warehouse.Session()
 	defer session.Close(ctx)
 	up := s.checkWarehouse(ctx, c, session)
-	topics, err := s.checkKafka(ctx, c)
-	if err != nil {
-		c.fail("kafka", err)
+	if c.Wants("kafka") || c.Wants("rules") {
+		topics, err := s.checkKafka(ctx, c)
+		if err != nil {
+			c.Blocked("kafka", err)
+		}
+		if c.Wants("rules") {
+			s.checkRules(ctx, c, session, topics, up)
+		}
 	}
-	s.checkRules(ctx, c, session, topics, up)
 	if ctx.Err() != nil {
-		return c.failed, ctx.Err()
+		return ctx.Err()
 	}
-	fmt.Fprintf(w, "\n%s, %s, %d ok, %s. Nothing was changed.\n", count(c.failed, "failure"), count(c.warns, "warning"), c.oks, service.FormatDuration(time.Since(begin)))
-	return c.failed, nil
+	return c.End("sink")
 }
 
 func count(n int, what string) string {
@@ -117,10 +82,10 @@ func (s *Sink) checkWarehouse(ctx context.Context, c *checker, session *warehous
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	facts, err := session.Facts(ctx)
-	fmt.Fprintf(c.w, "Group %s   %s\n", s.cfg.Group, facts.Address)
-	c.section("Warehouse", "")
+	c.Of("Group", s.cfg.Group, facts.Address)
+	c.Part("Warehouse", "")
 	if err != nil {
-		c.fail("connection", err)
+		c.Blocked("connection", err)
 		return false
 	}
 	role := "primary"
@@ -129,39 +94,39 @@ func (s *Sink) checkWarehouse(ctx context.Context, c *checker, session *warehous
 	}
 	switch version := fmt.Sprintf("PostgreSQL %s, %s", facts.Version, role); {
 	case facts.Number < oldest:
-		c.line("FAIL", "version", version, "a warehouse has version 14 or later")
+		c.Fail(trouble.ServerVersion, "version", version, "a warehouse has version 14 or later")
 	case facts.Standby:
-		c.line("FAIL", "version", version, "a standby cannot be written; point warehouse.dsn to the primary")
+		c.Fail(trouble.WarehouseReadOnly, "version", version, "a standby cannot be written; point warehouse.dsn to the primary")
 	default:
-		c.line("ok", "version", version)
+		c.OK("version", version)
 	}
 	switch {
 	case facts.Own == 0 && !facts.Creates:
-		c.line("FAIL", "role", fmt.Sprintf("%q may not create the schema tributary", facts.Role),
+		c.Fail(trouble.WarehouseRights, "role", fmt.Sprintf("%q may not create the schema tributary", facts.Role),
 			fmt.Sprintf("GRANT CREATE ON DATABASE … TO %q;", facts.Role))
 	case !facts.OwnUsable:
-		c.line("FAIL", "role", fmt.Sprintf("%q may not write the tables of schema tributary", facts.Role),
+		c.Fail(trouble.WarehouseRights, "role", fmt.Sprintf("%q may not write the tables of schema tributary", facts.Role),
 			fmt.Sprintf("GRANT ALL ON ALL TABLES IN SCHEMA tributary TO %q;", facts.Role))
 	default:
-		c.line("ok", "role", fmt.Sprintf("%q", facts.Role))
+		c.OK("role", fmt.Sprintf("%q", facts.Role))
 	}
 	switch {
 	case facts.Own == 0:
-		c.line("ok", "own tables", fmt.Sprintf("schema tributary is not there yet; it will be created with version %d", warehouse.Version))
+		c.OK("own tables", fmt.Sprintf("schema tributary is not there yet; it will be created with version %d", warehouse.Version))
 	case facts.Own < warehouse.Version:
-		c.line("ok", "own tables", fmt.Sprintf("schema tributary, version %d; it will be brought to version %d", facts.Own, warehouse.Version))
+		c.OK("own tables", fmt.Sprintf("schema tributary, version %d; it will be brought to version %d", facts.Own, warehouse.Version))
 	case facts.Own > warehouse.Version:
-		c.line("FAIL", "own tables", fmt.Sprintf("schema tributary, version %d; this binary knows up to %d", facts.Own, warehouse.Version), "run the newer version")
+		c.Fail(trouble.ServerVersion, "own tables", fmt.Sprintf("schema tributary, version %d; this binary knows up to %d", facts.Own, warehouse.Version), "run the newer version")
 	default:
-		c.line("ok", "own tables", fmt.Sprintf("schema tributary, version %d, as this binary wants it", facts.Own))
+		c.OK("own tables", fmt.Sprintf("schema tributary, version %d, as this binary wants it", facts.Own))
 	}
 	// Workers, progress, supervision, and one for claims.
 	wanted := s.cfg.Warehouse.Connections + 3
 	text := fmt.Sprintf("%d wanted by this sink, %d of %d in use", wanted, facts.Connections, facts.Limit)
 	if facts.Connections+wanted > facts.Limit {
-		c.line("FAIL", "connections", text, "raise max_connections, or lower warehouse.connections")
+		c.Fail(trouble.WarehouseUnreachable, "connections", text, "raise max_connections, or lower warehouse.connections")
 	} else {
-		c.line("ok", "connections", text)
+		c.OK("connections", text)
 	}
 	return true
 }
@@ -173,10 +138,10 @@ func (s *Sink) checkKafka(ctx context.Context, c *checker) (kadm.TopicDetails, e
 	admin := kadm.NewClient(s.consumer.Client())
 	meta, err := admin.Metadata(ctx)
 	if err != nil {
-		c.section("Kafka", strings.Join(s.cfg.Kafka.Brokers, ", "))
+		c.Part("Kafka", strings.Join(s.cfg.Kafka.Brokers, ", "))
 		return nil, kafka.Trouble("reach", "Kafka", err)
 	}
-	c.section("Kafka", fmt.Sprintf("%s, %s", strings.Join(s.cfg.Kafka.Brokers, ", "), count(len(meta.Brokers), "broker")))
+	c.Part("Kafka", fmt.Sprintf("%s, %s", strings.Join(s.cfg.Kafka.Brokers, ", "), count(len(meta.Brokers), "broker")))
 	groups, err := admin.DescribeGroups(ctx, s.cfg.Group)
 	group, known := groups[s.cfg.Group]
 	switch {
@@ -187,14 +152,14 @@ func (s *Sink) checkKafka(ctx context.Context, c *checker) (kadm.TopicDetails, e
 		err = errors.New("the broker said nothing of it")
 	}
 	if err != nil {
-		c.fail("group", s.cfg.Kafka.Grant(kafka.Trouble("describe", fmt.Sprintf("group %q", s.cfg.Group), err), s.rights()))
+		c.Failed("group", s.cfg.Kafka.Grant(kafka.Trouble("describe", fmt.Sprintf("group %q", s.cfg.Group), err), s.rights()))
 	} else {
-		c.line("ok", "group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, count(len(group.Members), "member")))
+		c.OK("group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, count(len(group.Members), "member")))
 	}
 	if err := s.registry.Ping(ctx); err != nil {
-		c.fail("registry", &trouble.Error{Code: trouble.RegistryUnreachable, Op: "reach", Subject: s.cfg.Registry.URL, Cause: err, Hint: registryHint(err)})
+		c.Failed("registry", &trouble.Error{Code: trouble.RegistryUnreachable, Op: "reach", Subject: s.cfg.Registry.URL, Cause: err, Hint: registryHint(err)})
 	} else {
-		c.line("ok", "registry", s.cfg.Registry.URL)
+		c.OK("registry", s.cfg.Registry.URL)
 	}
 	return meta.Topics, nil
 }
@@ -233,22 +198,21 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	for _, names := range matched {
 		tables += len(names)
 	}
-	c.section("Rules", fmt.Sprintf("%s, %s, %s", count(s.rules.Len(), "rule"), count(tables, "table"), count(progress, "source")))
+	c.Part("Rules", fmt.Sprintf("%s, %s, %s", count(s.rules.Len(), "rule"), count(tables, "table"), count(progress, "source")))
 	if tables == 0 && topics != nil {
 		hints := []string{"start capture, or look at from and sources; or the brokers hide topics that the user may not describe:"}
-		c.line("warn", "topics", "no topic matches the rules", append(hints, s.cfg.Kafka.Commands(kafka.OnTopics, s.rights())...)...)
+		c.Warn(trouble.NoTopics, "topics", "no topic matches the rules", append(hints, s.cfg.Kafka.Commands(kafka.OnTopics, s.rights())...)...)
 	}
 	plans := s.plans(ctx, c, slices.Concat(matched...))
 	c.checkSharing(shareTargets(routes), plans)
 	for i, names := range matched {
 		if len(names) == 0 {
 			if topics != nil && !s.rules.Skips(i) {
-				c.codes = append(c.codes, trouble.NoTopics)
-				c.line("warn", fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: no topic", s.rules.From(i)), "see docs/runbooks/no-topics.md")
+				c.Warn(trouble.NoTopics, fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: no topic", s.rules.From(i)), "see docs/runbooks/no-topics.md")
 			}
 			continue
 		}
-		c.line("ok", fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: %s", s.rules.From(i), count(len(names), "table")))
+		c.OK(fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: %s", s.rules.From(i), count(len(names), "table")))
 		for _, name := range names {
 			if plan := plans[name]; plan != nil && up {
 				s.checkTarget(ctx, c, session, plan)
@@ -256,7 +220,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		}
 	}
 	if len(unmatched) > 0 {
-		c.line("warn", "unmatched", fmt.Sprintf("%s match no rule: %s", count(len(unmatched), "topic"), shortened(unmatched)), `say {from: "…", skip: true} if that is meant`)
+		c.Warn(trouble.NoTopics, "unmatched", fmt.Sprintf("%s match no rule: %s", count(len(unmatched), "topic"), shortened(unmatched)), `say {from: "…", skip: true} if that is meant`)
 	}
 }
 
@@ -272,33 +236,39 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 	defer cancel()
 	in, err := session.Inspect(ctx, plan)
 	if err != nil {
-		c.fail("target", err)
+		c.Failed("target", err)
 		return
 	}
 	for _, change := range in.Changes {
-		c.once("note", "target", "will run: "+change)
+		if text := "will run: " + change; c.once(text) {
+			c.Note("target", text)
+		}
 	}
 	if n := len(in.Ahead); n > 0 {
-		c.once("note", "target", fmt.Sprintf("%s: will make %s, %s to %s", plan.Target, count(n, "partition"), in.Ahead[0].Name, in.Ahead[n-1].Name))
+		if text := fmt.Sprintf("%s: will make %s, %s to %s", plan.Target, count(n, "partition"), in.Ahead[0].Name, in.Ahead[n-1].Name); c.once(text) {
+			c.Note("target", text)
+		}
 	}
 	if in.Unfit != nil {
-		c.fail("retention", in.Unfit)
+		c.Failed("retention", in.Unfit)
 	}
 	for _, warning := range plan.Warnings() {
-		c.line("warn", "rule", warning)
+		c.Warn(trouble.RuleError, "rule", warning)
 	}
 	if in.Index != "" {
 		rows := ""
 		if in.Rows >= 0 {
 			rows = fmt.Sprintf(" (about %s rows)", service.FormatCount(in.Rows))
 		}
-		c.codes = append(c.codes, trouble.MissingIndex)
-		c.once("warn", "index", fmt.Sprintf("%s has no index on its key: each batch with an UPDATE or DELETE reads the whole table%s", plan.Target, rows), in.Index, "see docs/runbooks/missing-index.md")
+		if text := fmt.Sprintf("%s has no index on its key: each batch with an UPDATE or DELETE reads the whole table%s", plan.Target, rows); c.once(text) {
+			c.Warn(trouble.MissingIndex, "index", text, in.Index, "see docs/runbooks/missing-index.md")
+		}
 	}
 	if in.ByIndex != "" {
 		_, by := plan.Keep()
-		c.codes = append(c.codes, trouble.MissingIndex)
-		c.once("warn", "index", fmt.Sprintf("%s has no index on %q, by which old rows are found: each look for them reads the whole table", plan.Target, by), in.ByIndex, "see docs/runbooks/missing-index.md")
+		if text := fmt.Sprintf("%s has no index on %q, by which old rows are found: each look for them reads the whole table", plan.Target, by); c.once(text) {
+			c.Warn(trouble.MissingIndex, "index", text, in.ByIndex, "see docs/runbooks/missing-index.md")
+		}
 	}
 }
 
@@ -307,7 +277,7 @@ func (s *Sink) plans(ctx context.Context, c *checker, topics []string) map[strin
 	plans := map[string]*rule.Plan{}
 	newest, err := newestPlans(ctx, s.registry, s.rules, topics)
 	if err != nil {
-		c.fail("schemas", err)
+		c.Failed("schemas", err)
 		return plans
 	}
 	var unknown []string
@@ -316,16 +286,16 @@ func (s *Sink) plans(ctx context.Context, c *checker, topics []string) map[strin
 		case n.unknown():
 			unknown = append(unknown, n.topic)
 		case n.err != nil:
-			c.fail("rule", n.err)
+			c.Failed("rule", n.err)
 		default:
 			plans[n.topic] = n.plan
 		}
 	}
 	if len(plans) > 0 {
-		c.line("ok", "schemas", fmt.Sprintf("the rules fit %d of %s", len(plans), count(len(topics), "table")))
+		c.OK("schemas", fmt.Sprintf("the rules fit %d of %s", len(plans), count(len(topics), "table")))
 	}
 	if len(unknown) > 0 {
-		c.line("warn", "schemas", fmt.Sprintf("the registry knows no schema of %s: %s", count(len(unknown), "topic"), shortened(unknown)),
+		c.Warn(trouble.SchemaUnknown, "schemas", fmt.Sprintf("the registry knows no schema of %s: %s", count(len(unknown), "topic"), shortened(unknown)),
 			"if there are records in it, registry.url is not the registry that capture uses")
 	}
 	return plans

@@ -49,24 +49,22 @@ func (c *checker) checkSharing(targets map[rule.Target]*sharing, plans map[strin
 			topics := t.sids[sid]
 			if len(topics) > 1 {
 				clash = true
-				c.codes = append(c.codes, trouble.RuleConflict)
-				c.line("FAIL", "sid", fmt.Sprintf("%s write %s%s", strings.Join(topics, " and "), target, sid), "add sid: <column> to the rule, or {source} to its to",
+				c.Fail(trouble.RuleConflict, "sid", fmt.Sprintf("%s write %s%s", strings.Join(topics, " and "), target, sid), "add sid: <column> to the rule, or {source} to its to",
 					"see docs/runbooks/rule-conflict.md")
 			}
 		}
 		if _, without := t.sids[""]; without && len(t.sids) > 1 {
 			clash = true
-			c.codes = append(c.codes, trouble.RuleConflict)
-			c.line("FAIL", "sid", fmt.Sprintf("%s is written with a sid by one rule and without by another", target), "give all rules of the target the same sid, or one of them another to",
+			c.Fail(trouble.RuleConflict, "sid", fmt.Sprintf("%s is written with a sid by one rule and without by another", target), "give all rules of the target the same sid, or one of them another to",
 				"see docs/runbooks/rule-conflict.md")
 		}
 		if clash {
 			continue
 		}
 		if len(t.rules) > 1 {
-			c.line("note", "rules", fmt.Sprintf("%s is written by several rules: %s", target, rulesText(t.rules)))
+			c.Note("rules", fmt.Sprintf("%s is written by several rules: %s", target, rulesText(t.rules)))
 		}
-		c.line("ok", "sid", fmt.Sprintf("%s is written by %s, each with a sid of its own", target, count(len(t.topics), "source")))
+		c.OK("sid", fmt.Sprintf("%s is written by %s, each with a sid of its own", target, count(len(t.topics), "source")))
 		var of []*rule.Plan
 		for _, topic := range t.topics {
 			if p := plans[topic]; p != nil {
@@ -74,7 +72,7 @@ func (c *checker) checkSharing(targets map[rule.Target]*sharing, plans map[strin
 			}
 		}
 		if lines := drift(of); len(lines) > 0 {
-			c.line("warn", "drift", fmt.Sprintf("%s: %d of %d sources differ", target, len(lines), len(of)), firsts(lines)...)
+			c.Warn(trouble.RuleConflict, "drift", fmt.Sprintf("%s: %d of %d sources differ", target, len(lines), len(of)), firsts(lines)...)
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink"
@@ -637,11 +638,11 @@ func TestCheck(t *testing.T) {
 	check := func() (int, string) {
 		t.Helper()
 		var b strings.Builder
-		failures, err := sink.Check(t.Context(), w.cfg, &b)
-		if err != nil {
+		told := terminal.NewCheck("sink", &b)
+		if err := sink.Check(t.Context(), w.cfg, told); (err == nil) != told.Found().Ready {
 			t.Fatal(err)
 		}
-		return failures, b.String()
+		return told.Found().Failures, b.String()
 	}
 	want := func(failures int, lines ...string) {
 		t.Helper()
@@ -709,9 +710,9 @@ func TestCheckRules(t *testing.T) {
 	shop.topic("shop.public.good2", 1)
 	w.cfg.Tables = append(w.cfg.Tables, rule.Table{From: "public.good2", Create: true})
 	var b strings.Builder
-	failures, err := sink.Check(t.Context(), w.cfg, &b)
-	if err != nil {
-		t.Fatal(err)
+	told := terminal.NewCheck("sink", &b)
+	if err := sink.Check(t.Context(), w.cfg, told); err == nil || told.Found().Ready {
+		t.Error("it is ready")
 	}
 	text := strings.Join(strings.Fields(b.String()), " ")
 	for _, want := range []string{
@@ -727,7 +728,7 @@ func TestCheckRules(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, b.String())
 		}
 	}
-	if failures != 2 {
+	if failures := told.Found().Failures; failures != 2 {
 		t.Errorf("%d failures", failures)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/sink"
 )
 
@@ -40,7 +41,7 @@ func TestScaffold(t *testing.T) {
 	if err := config.Decode("sink.yaml", []byte(file.String()), &drafted); err != nil {
 		t.Fatalf("%v\n%s", err, file.String())
 	}
-	if failures, err := sink.Check(t.Context(), drafted, &findings); err != nil || failures > 0 {
+	if err := sink.Check(t.Context(), drafted, terminal.NewCheck("sink", &findings)); err != nil {
 		t.Errorf("%v\n%s\n%s", err, file.String(), findings.String())
 	}
 	for _, part := range []string{"the warehouse is PostgreSQL ", `warehouse: {dsn: "env:WAREHOUSE_DSN"} # postgres://`, `- {from: "public.orders"`} {

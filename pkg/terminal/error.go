@@ -33,6 +33,9 @@ func (p printer) report(err error) int {
 	} else {
 		p.print(err, told)
 	}
+	if _, unready := errors.AsType[*notReady](err); unready {
+		return ExitFailed
+	}
 	if _, usage := errors.AsType[*usageError](err); usage || trouble.CodeOf(err) == trouble.Config {
 		return ExitUsage
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -123,6 +124,14 @@ func TestCommands(t *testing.T) {
 	run(1, "done", "slot", "drop", "--yes")
 	run(0, "Exit codes\n  0  done\n", "status", "--help")
 	run(0, "  slot        What is kept", "--help")
+}
+
+// TestNotReady: a check that has failed was not used wrongly, also where the configuration is what is wrong.
+func TestNotReady(t *testing.T) {
+	p := printer{w: io.Discard, program: "capture"}
+	if code := p.report(&notReady{&trouble.Error{Code: trouble.Config, Op: "check", Cause: errors.New("no table matches")}}); code != ExitFailed {
+		t.Errorf("exit code %d", code)
+	}
 }
 
 func TestErrorJSON(t *testing.T) {

@@ -124,7 +124,7 @@ func (p Program[C]) fill(cmd *cobra.Command, b *bundle) {
 	})
 	part("check.txt", func(ctx context.Context) ([]byte, error) {
 		var text bytes.Buffer
-		err := p.Check(ctx, cfg, &text)
+		err := p.Check(ctx, cfg, terminal.NewCheck(p.Name, &text))
 		if err != nil {
 			fmt.Fprintf(&text, "\nerror: %v\n", err)
 		}

@@ -20,8 +20,8 @@ type Program[C any] struct {
 	HTTP func(cfg *C) config.HTTP
 	// Names gives what a configuration names: sources, and tables as schema.table, each as SOURCE/TABLE where it says both.
 	Names func(cfg *C) (sources, tables []string)
-	// Check looks at everything that the service needs, and writes what it finds.
-	Check func(ctx context.Context, cfg C, w io.Writer) error
+	// Check looks at everything that the service needs.
+	Check func(ctx context.Context, cfg C, c *terminal.Check) error
 	// Status tells how the service does without asking it.
 	Status func(ctx context.Context, cfg C) (any, error)
 }

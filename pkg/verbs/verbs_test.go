@@ -24,6 +24,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 type testConfig struct {
@@ -88,15 +89,21 @@ func (w *world) root() *cobra.Command {
 		Name:  "test",
 		HTTP:  func(cfg *testConfig) config.HTTP { return cfg.HTTP },
 		Names: func(*testConfig) ([]string, []string) { return []string{"configured"}, []string{"public.configured"} },
-		Check: func(_ context.Context, _ testConfig, out io.Writer) error {
-			fmt.Fprintf(out, "ok %s", w.leaks)
-			return errors.New("1 check failed")
+		Check: func(_ context.Context, _ testConfig, c *terminal.Check) error {
+			c.Of("Source", "shop", "postgres://db1/shop")
+			c.Part("Server", "")
+			c.OK("leak", w.leaks)
+			c.Warn(trouble.WALBudget, "WAL limit", "it is low")
+			if c.Part("Kafka", "localhost:9092") {
+				c.Fail(trouble.KafkaUnreachable, "brokers", "no answer\nof any", "start\nthem")
+			}
+			return c.End("test")
 		},
 		Status: func(context.Context, testConfig) (any, error) { return map[string]string{"leak": w.leaks}, nil },
 	}
 	some := &cobra.Command{Use: "some [TABLE]", Run: func(*cobra.Command, []string) {}}
 	some.Flags().String("source", "", "")
-	return p.Completed(terminal.Root("test", "Try verbs", p.Config(), p.Explain(), p.HealthCheck(), p.SupportBundle(), p.Manual(), some,
+	return p.Completed(terminal.Root("test", "Try verbs", p.Config(), p.Explain(), p.Ready("Look", "server", "kafka"), p.HealthCheck(), p.SupportBundle(), p.Manual(), some,
 		p.Init("Write one", "TEST_DSN", "one", func(*pflag.FlagSet) {}, func(_ context.Context, dsn, reference string, file bool) (*Drafted, error) {
 			return &Drafted{File: []byte("dsn: " + reference + "\n"), Summary: fmt.Sprint(len(dsn), file), Roles: map[string]string{"one": "CREATE ROLE one;\n", "two": "CREATE ROLE two;\n"}}, nil
 		})))
@@ -215,7 +222,7 @@ func TestSupportBundle(t *testing.T) {
 	files := unpack("up.tar.gz")
 	for name, part := range map[string]string{
 		"version.txt": "test devel", "configuration.yaml": "dsn: '***' # test.yaml", "status.json": `"leak"`, "events.json": "an event", "metrics.txt": "tributary_build_info",
-		"goroutines.txt": "goroutine ", "status-without-service.json": `"leak"`, "check.txt": "error: 1 check failed", "missing.txt": "ready.txt: 503 Service Unavailable: not ready: start",
+		"goroutines.txt": "goroutine ", "status-without-service.json": `"leak"`, "check.txt": "error: check source shop: test is not ready: 1 check failed", "missing.txt": "ready.txt: 503 Service Unavailable: not ready: start",
 	} {
 		if !strings.Contains(files[name], part) {
 			t.Errorf("%s: no %q in %q", name, part, files[name])
@@ -326,4 +333,32 @@ func TestManual(t *testing.T) {
 	if strings.Contains(out, "SEE ALSO") || strings.Count(out, "--no-color ") != 1 {
 		t.Errorf("it says things twice:\n%s", out)
 	}
+}
+
+// TestReady: what check finds is text or a document, whole or in part; what fails says so.
+func TestReady(t *testing.T) {
+	w := newWorld(t)
+	w.leaks = "none"
+	text, _ := w.run("test is not ready: 1 check failed", "check")
+	w.says(text, "Source shop   postgres://db1/shop\n\nServer\n  ok    leak           none\n  warn  WAL limit      it is low\n\nKafka                  localhost:9092\n",
+		"  FAIL  brokers        no answer\n                       of any\n                       -> start\n                       -> them\n\n1 failure, 1 warning, 1 ok, ")
+	text, _ = w.run("", "check", "--only", "server")
+	w.says(text, "\nReady. 0 failures, 1 warning, 1 ok, ")
+	if strings.Contains(text, "Kafka") {
+		t.Errorf("only the server was wanted:\n%s", text)
+	}
+	w.run("1 warning, and none is allowed", "check", "--only", "server", "--strict")
+	w.run(`--only is "kafak"; did you mean kafka?; write server, kafka`, "check", "--only", "kafak")
+	text, _ = w.run("1 check failed", "check", "--json")
+	var found terminal.Checked
+	if err := json.Unmarshal([]byte(text), &found); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if found.Schema != "tributary.test.check/1" || found.Ready || found.Subject != "source shop" || found.Failures != 1 || found.Warnings != 1 || found.OK != 1 || len(found.Findings) != 3 {
+		t.Errorf("%+v", found)
+	}
+	if f := found.Findings[2]; f.Part != "kafka" || f.Verdict != "FAIL" || f.Code != trouble.KafkaUnreachable || !slices.Equal(f.Do, []string{"start", "them"}) {
+		t.Errorf("%+v", f)
+	}
+	w.says(text, `"do": []`)
 }

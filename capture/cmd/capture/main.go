@@ -16,7 +16,7 @@ func main() { os.Exit(terminal.Main(command())) }
 func command() *cobra.Command {
 	return program.Completed(terminal.Root("capture", "Publish every change of a PostgreSQL database to Kafka, exactly once",
 		runCommand(),
-		checkCommand(),
+		program.Ready("Print whether the source, its tables and Kafka are ready; change nothing", "server", "tables", "kafka"),
 		statusCommand(),
 		snapshotCommand(),
 		slotCommand(),

@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"io"
 	"slices"
 	"strings"
 
 	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/verbs"
 )
 
@@ -20,12 +20,12 @@ var program = verbs.Program[capture.Config]{
 		wild := func(pattern string) bool { return strings.ContainsAny(pattern, "!*?") }
 		return []string{cfg.Source.Name}, slices.DeleteFunc(slices.Clone(cfg.Source.Tables), wild)
 	},
-	Check: func(ctx context.Context, cfg capture.Config, w io.Writer) error {
+	Check: func(ctx context.Context, cfg capture.Config, told *terminal.Check) error {
 		c, err := capture.New(cfg, capture.Options{}, service.Log(cfg.Log))
 		if err != nil {
 			return err
 		}
-		return c.Check(ctx, w)
+		return c.Check(ctx, told)
 	},
 	Status: func(ctx context.Context, cfg capture.Config) (any, error) {
 		c, err := capture.New(cfg, capture.Options{}, service.Log(cfg.Log))

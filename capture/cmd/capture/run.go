@@ -34,17 +34,3 @@ func serve(cmd *cobra.Command, cfg capture.Config, options capture.Options) erro
 	bars := terminal.NewBars(terminal.Of(cmd))
 	return capture.Serve(cmd.Context(), cfg, options, service.LogTo(bars, cfg.Log), bars)
 }
-
-func checkCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "check", Short: "Print whether the source, its tables and Kafka are ready; change nothing", Args: terminal.NoArgs,
-		Example: "  capture check\n  capture check -c capture.yaml",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load(cmd)
-			if err != nil {
-				return err
-			}
-			return program.Check(cmd.Context(), cfg, cmd.OutOrStdout())
-		},
-	}
-}

@@ -18,6 +18,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink"
 )
@@ -148,7 +149,7 @@ http: {listen: "127.0.0.1:0"}
 	}()
 	for tries := 0; ; tries++ {
 		out := &strings.Builder{}
-		if _, err := sink.Check(t.Context(), w.sink, out); err != nil {
+		if err := sink.Check(t.Context(), w.sink, terminal.NewCheck("sink", out)); err != nil {
 			t.Logf("sink check: %v", err)
 		}
 		if paste(out.String()) == 0 {

@@ -366,7 +366,7 @@ func (w *secured) answers(token string) {
 func (w *secured) verbs() {
 	c, err := capture.New(w.capture, capture.Options{}, w.said.log())
 	must(w.t, err)
-	if err := c.Check(w.t.Context(), w.said); err != nil {
+	if err := c.Check(w.t.Context(), terminal.NewCheck("capture", w.said)); err != nil {
 		w.t.Errorf("capture check: %v", err)
 	}
 	report, err := c.Ask(w.t.Context(), service.Whom{})
@@ -375,8 +375,10 @@ func (w *secured) verbs() {
 	must(w.t, c.ShowSlot(w.t.Context(), w.said))
 	program := verbs.Program[capture.Config]{
 		Name: "capture", HTTP: func(cfg *capture.Config) config.HTTP { return cfg.HTTP },
-		Check:  func(ctx context.Context, _ capture.Config, out io.Writer) error { return c.Check(ctx, out) },
-		Status: func(ctx context.Context, _ capture.Config) (any, error) { return c.Ask(ctx, service.Whom{Direct: true}) },
+		Check: func(ctx context.Context, _ capture.Config, told *terminal.Check) error { return c.Check(ctx, told) },
+		Status: func(ctx context.Context, _ capture.Config) (any, error) {
+			return c.Ask(ctx, service.Whom{Direct: true})
+		},
 	}
 	root, bundle := terminal.Root("capture", "", program.SupportBundle()), filepath.Join(w.dir, "bundle.tar.gz")
 	root.SetArgs([]string{"support-bundle", "-c", filepath.Join(w.dir, "capture.yaml"), "-o", bundle})
@@ -389,8 +391,8 @@ func (w *secured) verbs() {
 	must(w.t, err)
 	_, err = io.Copy(w.said, unpacked) //nolint:gosec // it is ours
 	must(w.t, errors.Join(err, packed.Close()))
-	if failures, err := sink.Check(w.t.Context(), w.sink, w.said); err != nil || failures > 0 {
-		w.t.Errorf("sink check: %d failures, %v\n%s", failures, err, w.said)
+	if err := sink.Check(w.t.Context(), w.sink, terminal.NewCheck("sink", w.said)); err != nil {
+		w.t.Errorf("sink check: %v\n%s", err, w.said)
 	}
 	_, _ = io.WriteString(w.said, config.Show(w.capture)+config.Show(w.sink))
 	plain := w.capture

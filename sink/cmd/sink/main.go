@@ -16,7 +16,7 @@ func main() { os.Exit(terminal.Main(command())) }
 func command() *cobra.Command {
 	return program.Completed(terminal.Root("sink", "Keep a warehouse equal to its sources",
 		runCommand(),
-		checkCommand(),
+		program.Ready("Check warehouse, Kafka, registry and rules; change nothing", "warehouse", "kafka", "rules"),
 		statusCommand(),
 		pauseCommand(),
 		resumeCommand(),

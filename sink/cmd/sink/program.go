@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"strings"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -32,13 +30,7 @@ var program = verbs.Program[sink.Config]{
 		}
 		return sources, tables
 	},
-	Check: func(ctx context.Context, cfg sink.Config, w io.Writer) error {
-		failures, err := sink.Check(ctx, cfg, w)
-		if err == nil && failures > 0 {
-			err = fmt.Errorf("sink is not ready: %d of the checks failed", failures)
-		}
-		return err
-	},
+	Check: sink.Check,
 	Status: func(ctx context.Context, cfg sink.Config) (any, error) {
 		o, err := sink.NewOperator(cfg)
 		if err != nil {

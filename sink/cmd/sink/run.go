@@ -20,17 +20,3 @@ func runCommand() *cobra.Command {
 		},
 	}
 }
-
-func checkCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "check", Short: "Check warehouse, Kafka, registry and rules; change nothing", Args: terminal.NoArgs,
-		Example: "  sink check\n  sink check -c sink.yaml",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load(cmd)
-			if err != nil {
-				return err
-			}
-			return program.Check(cmd.Context(), cfg, cmd.OutOrStdout())
-		},
-	}
-}
