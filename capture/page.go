@@ -25,12 +25,6 @@ func (st *Status) page() page.View {
 	if st.Snapshot.TablesDone < st.Snapshot.Tables {
 		v.Snapshot = st.snapshot()
 	}
-	at := func(t time.Time) string {
-		if t.IsZero() {
-			return "–"
-		}
-		return t.UTC().Format(time.DateTime) + " UTC"
-	}
 	v.Folds = []page.Fold{{Title: "Source and build", Facts: [][2]string{
 		{"system", st.SystemID},
 		{"timeline", fmt.Sprint(st.Timeline)},
@@ -46,6 +40,14 @@ func (st *Status) page() page.View {
 		{"Go", st.Build.GoVersion},
 	}}}
 	return v
+}
+
+// at tells a time among facts.
+func at(t time.Time) string {
+	if t.IsZero() {
+		return "–"
+	}
+	return t.UTC().Format(time.DateTime) + " UTC"
 }
 
 func (st *Status) tiles() []page.Tile {
@@ -168,7 +170,7 @@ func (st *Status) snapshot() *page.Snapshot {
 
 func (st *Status) tables() page.Table {
 	out := page.Table{
-		ID: "tables", Title: "Tables", Main: true, Empty: "No table is captured yet: source.tables matches none. capture check lists what there is.",
+		ID: "tables", Title: "Tables", Main: true, Pages: true, Empty: "No table is captured yet: source.tables matches none. capture check lists what there is.",
 		Columns: []page.Column{
 			{Key: "table", Title: "table"},
 			{Key: "state", Title: "state"},

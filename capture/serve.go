@@ -30,7 +30,7 @@ func Serve(ctx context.Context, cfg Config, options Options, log *slog.Logger, b
 // Serve is Run with the HTTP answers that the configuration asks for.
 func (c *Capture) Serve(ctx context.Context) error {
 	defer service.PaceHeap()()
-	server := service.NewServer("capture", c.config.HTTP, c.log, func() any { return c.Status() })
+	server := service.NewServer("capture", c.config.HTTP, c.log, func(asked service.Asked) any { return c.StatusOf(asked) })
 	if err := server.Listen(ctx); err != nil {
 		return err
 	}
@@ -40,6 +40,7 @@ func (c *Capture) Serve(ctx context.Context) error {
 			st := c.Status()
 			return st.page()
 		},
+		Table:   c.tableView,
 		History: c.vitals.history, Log: c.log,
 	})
 	c.options.HTTP = server.URL()

@@ -115,6 +115,8 @@ type TableStatus struct {
 	Partitions       int       `json:"partitions,omitempty"` // of the topic
 	SchemaID         int       `json:"schema_id,omitempty"`  // of the version that is published, in the registry
 	HeldLSN          string    `json:"held_lsn,omitempty"`
+
+	States []service.Turn `json:"states,omitempty"` // the newest first; only where one table is asked of
 }
 
 // TroubleStatus is a trouble as the status tells it.
@@ -156,6 +158,16 @@ func (c *Capture) Status() Status {
 	}
 	st.judge(now, c.vitals.unmoved(now))
 	return st
+}
+
+// StatusOf gives the status with those of the tables that are asked of; one alone with its states.
+func (c *Capture) StatusOf(asked service.Asked) *Status {
+	st := c.Status()
+	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return !asked.Takes(st.Source, t.State, t.Table) })
+	if asked.Table != "" && len(st.Tables) == 1 {
+		st.Tables[0].States = c.vitals.table(st.Tables[0].Table).states.Newest()
+	}
+	return &st
 }
 
 // staleAfter is how old what the session says of itself may be: it does so whenever the watcher has looked at the catalog.

@@ -90,6 +90,17 @@ func TestStatusVerb(t *testing.T) {
 	near := r.verbs()
 	near.config.HTTP.Listen = strings.TrimPrefix(c.options.HTTP, "http://")
 	ask(near, true, "the service", "is healthy: ", "6 tables")
+	eventually(t, "the table's states are told", func() bool {
+		var st Status
+		must(t, service.Ask(t.Context(), near.config.HTTP, "/status?table=public.item", &st))
+		return len(st.Tables) == 1 && len(st.Tables[0].States) > 0
+	})
+	if v, ok := c.tableView("public.item"); !ok || !strings.HasPrefix(v.Headline, "public.item is captured: ") {
+		t.Errorf("page of the table: %+v", v)
+	}
+	if _, ok := c.tableView("public.*"); ok {
+		t.Error("there is a page of many tables")
+	}
 	near.config.HTTP.Token = "wrong"
 	if report := ask(near, true, "the source"); !strings.Contains(report.Asked, http.StatusText(http.StatusUnauthorized)) {
 		t.Errorf("asked %q", report.Asked)

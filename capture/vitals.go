@@ -25,14 +25,31 @@ type vitals struct {
 	toPublish service.Pace // bytes
 
 	mu       sync.Mutex
-	tables   map[string]*service.Pace // changes published
-	knownAt  time.Time                // since when there is something to be published; zero: there is nothing
-	snapshot time.Time                // when the last one ended
+	tables   map[string]*tableVitals
+	knownAt  time.Time // since when there is something to be published; zero: there is nothing
+	snapshot time.Time // when the last one ended
 	reading  bool
 }
 
+type tableVitals struct {
+	changes service.Pace // published
+	states  service.Turns
+}
+
 func newVitals() *vitals {
-	return &vitals{started: time.Now(), tables: map[string]*service.Pace{}, history: page.NewHistory(charts...)}
+	return &vitals{started: time.Now(), tables: map[string]*tableVitals{}, history: page.NewHistory(charts...)}
+}
+
+// table gives what is known of a table.
+func (v *vitals) table(name string) *tableVitals {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := v.tables[name]
+	if t == nil {
+		t = &tableVitals{}
+		v.tables[name] = t
+	}
+	return t
 }
 
 // charts are those of the page. The values of their lines come from sample, in this order.
@@ -61,17 +78,10 @@ func (c *Capture) sample(now time.Time) {
 	v := c.vitals
 	c.stages.Sample(now)
 	changes := uint64(0)
-	v.mu.Lock()
 	for name, total := range c.meter.totals() {
 		changes += total
-		p := v.tables[name]
-		if p == nil {
-			p = &service.Pace{}
-			v.tables[name] = p
-		}
-		p.Sample(now, float64(total))
+		v.table(name).changes.Sample(now, float64(total))
 	}
-	v.mu.Unlock()
 	v.changes.Sample(now, float64(changes))
 	base := c.status.Load()
 	v.rows.Sample(now, float64(base.Snapshot.Rows))
@@ -95,6 +105,9 @@ func (c *Capture) sample(now time.Time) {
 	v.reading = reading
 	v.mu.Unlock()
 	st := c.Status()
+	for i := range st.Tables {
+		v.table(st.Tables[i].Table).states.See(now, st.Tables[i].State)
+	}
 	p50, p99 := math.NaN(), math.NaN()
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
 		p50, p99 = *st.LatencyP50, *st.LatencyP99
@@ -147,9 +160,9 @@ func (v *vitals) tell(st *Status) {
 	}
 	for i := range st.Tables {
 		t := &st.Tables[i]
-		if p := v.tables[t.Table]; p != nil {
-			t.ChangesPerSecond, t.LastHour = p.PerSecond(), p.Hour()
-			if moved := p.Moved(); !moved.IsZero() {
+		if known := v.tables[t.Table]; known != nil {
+			t.ChangesPerSecond, t.LastHour = known.changes.PerSecond(), known.changes.Hour()
+			if moved := known.changes.Moved(); !moved.IsZero() {
 				t.LastChange = moved.UTC()
 			}
 		}

@@ -605,6 +605,19 @@ func TestHTTP(t *testing.T) {
 	if st.Schema != "tributary.sink.status/1" || len(st.Tables) != 1 || st.Tables[0].Applied != 30 || st.Tables[0].State != sink.StateUpToDate {
 		t.Errorf("status: %s", body)
 	}
+	st = sink.Status{}
+	if _, body := get("/status?table=shop/public.*&state=up_to_date"); json.Unmarshal([]byte(body), &st) != nil || len(st.Tables) != 1 || !strings.Contains(st.Tables[0].Plan, "the row of (id) is written") {
+		t.Errorf("status of the table: %s", body)
+	}
+	if _, body := get("/status?table=shop/public.t&state=paused"); !strings.Contains(body, `"tables": []`) {
+		t.Errorf("status of paused tables: %s", body)
+	}
+	if code, body := get("/table/shop/public.t"); code != 200 || !strings.Contains(body, "shop/public.t is up to date.") || !strings.Contains(body, "the row of (id) is written") {
+		t.Errorf("page of the table: %d, %s", code, body)
+	}
+	if code, body := get("/table/shop%2Fpublic.r"); code != 404 || !strings.Contains(body, `<a href="/table/shop%2Fpublic.t">shop/public.t</a>`) {
+		t.Errorf("page of no table: %d, %s", code, body)
+	}
 	wants := []string{
 		`tributary_sink_changes_total{group="warehouse",op="insert",outcome="applied",source="shop",table="public.t"} 30`,
 		`tributary_sink_assigned_partitions{group="warehouse"} 2`,

@@ -170,7 +170,7 @@ func (st *Status) sources() page.Table {
 
 func (st *Status) tables() page.Table {
 	out := page.Table{
-		ID: "tables", Title: "Tables", Main: true, Group: []string{"target", "source"}, Empty: "No topic matches the rules yet. Start the capture, or compare with sink check.",
+		ID: "tables", Title: "Tables", Main: true, Pages: true, Group: []string{"target", "source"}, Empty: "No topic matches the rules yet. Start the capture, or compare with sink check.",
 		Columns: []page.Column{
 			{Key: "table", Title: "table"},
 			{Key: "state", Title: "state"},

@@ -90,6 +90,34 @@ func (o *Operator) ExplainRule(ctx context.Context, topic string, w io.Writer) e
 	if err != nil {
 		return err
 	}
+	if err := explainPlan(w, p); err != nil {
+		return err
+	}
+	if len(in.Changes) > 0 {
+		fmt.Fprint(w, "\nFirst, on the target\n")
+		for _, sql := range in.Changes {
+			fmt.Fprintf(w, "  %s;\n", sql)
+		}
+	}
+	if len(in.Ahead) > 0 {
+		fmt.Fprint(w, "\nPartitions that it lacks\n")
+		for i := range in.Ahead {
+			fmt.Fprintf(w, "  %s %s\n", in.Ahead[i].Name, in.Ahead[i].Bounds)
+		}
+	}
+	fmt.Fprint(w, "\nAs SQL, for a batch of rows; $1 is the sid where there is one\n")
+	for _, sql := range in.Statements {
+		fmt.Fprintf(w, "  %s;\n", sql)
+	}
+	if in.Index != "" {
+		fmt.Fprintf(w, "\nNo unique index on the key: each UPDATE and DELETE reads the whole table\n  %s\n", in.Index)
+	}
+	fmt.Fprintf(w, "\nTry it on real records, writing nothing: sink rules test --source %s --table %s.%s --last 100\n", p.Source, p.Schema, p.Table)
+	return nil
+}
+
+// explainPlan says in words what a plan does.
+func explainPlan(w io.Writer, p *rule.Plan) error {
 	fmt.Fprintf(w, "%s\n", ruleHead(p))
 	fmt.Fprint(w, "\nColumns\n")
 	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
@@ -116,26 +144,6 @@ func (o *Operator) ExplainRule(ctx context.Context, topic string, w io.Writer) e
 	for _, warning := range p.Warnings() {
 		fmt.Fprintf(w, "\nMind: %s\n", warning)
 	}
-	if len(in.Changes) > 0 {
-		fmt.Fprint(w, "\nFirst, on the target\n")
-		for _, sql := range in.Changes {
-			fmt.Fprintf(w, "  %s;\n", sql)
-		}
-	}
-	if len(in.Ahead) > 0 {
-		fmt.Fprint(w, "\nPartitions that it lacks\n")
-		for i := range in.Ahead {
-			fmt.Fprintf(w, "  %s %s\n", in.Ahead[i].Name, in.Ahead[i].Bounds)
-		}
-	}
-	fmt.Fprint(w, "\nAs SQL, for a batch of rows; $1 is the sid where there is one\n")
-	for _, sql := range in.Statements {
-		fmt.Fprintf(w, "  %s;\n", sql)
-	}
-	if in.Index != "" {
-		fmt.Fprintf(w, "\nNo unique index on the key: each UPDATE and DELETE reads the whole table\n  %s\n", in.Index)
-	}
-	fmt.Fprintf(w, "\nTry it on real records, writing nothing: sink rules test --source %s --table %s.%s --last 100\n", p.Source, p.Schema, p.Table)
 	return nil
 }
 

@@ -102,11 +102,11 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "kafka", Cause: err}
 	}
-	s.server = service.NewServer("sink", cfg.HTTP, log, func() any { return s.Status() })
+	s.server = service.NewServer("sink", cfg.HTTP, log, func(asked service.Asked) any { return s.StatusOf(asked) })
 	s.server.Watch(s.stages, "fetch")
 	s.metrics = newMetrics(s)
 	s.server.Registry().MustRegister(s.metrics.all...)
-	page.Handle(s.server, page.Config{View: s.view, History: s.vitals.history, Log: log})
+	page.Handle(s.server, page.Config{View: s.view, Table: s.tableView, History: s.vitals.history, Log: log})
 	return s, nil
 }
 

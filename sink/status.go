@@ -2,8 +2,10 @@ package sink
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -130,6 +132,11 @@ type TableStatus struct {
 	// ReloadDue says that all have come and those are being removed.
 	ReloadSince *time.Time `json:"reload_since,omitempty"`
 	ReloadDue   bool       `json:"reload_due,omitempty"`
+	Rule        string     `json:"rule,omitempty"` // by which it is written: "tables[1]"
+
+	// States, the newest first, and Plan, what its rule does, are there only where one table is asked of.
+	States []service.Turn `json:"states,omitempty"`
+	Plan   string         `json:"plan,omitempty"`
 
 	Mode  string `json:"mode,omitempty"`
 	Topic string `json:"topic,omitempty"`
@@ -234,6 +241,28 @@ func (s *Sink) Status() *Status {
 	}
 	s.summarise(st, overview, waits)
 	return st
+}
+
+// StatusOf gives the status with those of the tables and sources that are asked of; one table alone with its states and its plan.
+func (s *Sink) StatusOf(asked service.Asked) *Status {
+	st := s.Status()
+	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return !asked.Takes(t.Source, t.State, t.name(), t.Table) })
+	st.Sources = slices.DeleteFunc(st.Sources, func(src SourceStatus) bool { return asked.Source != "" && asked.Source != src.Name })
+	if asked.Table != "" && len(st.Tables) == 1 {
+		s.detail(&st.Tables[0])
+	}
+	return st
+}
+
+// detail tells of a table what is told of no more than one.
+func (s *Sink) detail(t *TableStatus) {
+	known := s.table(t.Topic)
+	t.States = known.states.Newest()
+	if plan := known.plan.Load(); plan != nil {
+		var b strings.Builder
+		_ = explainPlan(&b, plan) // a text can be written
+		t.Plan = b.String()
+	}
 }
 
 // lateness gives how far behind the warehouse is with a source, as far as its progress tells; for ever where that does not.
@@ -347,7 +376,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 		return TableStatus{}, false
 	}
 	out := TableStatus{
-		Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), Trouble: t, Mode: route.Mode(), Topic: topic,
+		Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), Trouble: t, Mode: route.Mode(), Topic: topic, Rule: fmt.Sprintf("tables[%d]", route.Rule),
 		FreshnessSeconds: route.Freshness(s.cfg.Freshness).Seconds(),
 		SnapshotRows:     rows.Rows, Snapshot: rows.Level != "" && !rows.Done && rows.Level != "left out",
 	}

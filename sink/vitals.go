@@ -4,12 +4,14 @@ import (
 	"context"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
+	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -79,6 +81,7 @@ func (s *Sink) sample(now time.Time) {
 	records := int64(0)
 	for i := range st.Tables {
 		records += st.Tables[i].Records
+		s.table(st.Tables[i].Topic).states.See(now, st.Tables[i].State)
 	}
 	behind, fresh := 0.0, st.FreshnessSeconds
 	if worst := st.worst(); worst != nil {
@@ -110,6 +113,9 @@ type tableStats struct {
 	behind  service.Line // seconds
 	next    service.Pace
 	knownAt time.Time // since when records wait; zero: none does
+
+	states service.Turns
+	plan   atomic.Pointer[rule.Plan] // by which it is written; nil as long as nothing of it was read
 }
 
 // table gives the counts of a topic.

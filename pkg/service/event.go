@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Event is something that happened.
@@ -43,6 +46,34 @@ func (e *Events) Newest() []Event {
 		out = append(out, e.list[i])
 	}
 	return out
+}
+
+// About gives those of events that name something, at most so many. A longer name is another one.
+func About(events []Event, limit int, names ...string) []Event {
+	out := []Event{}
+	for _, e := range events {
+		if len(out) < limit && slices.ContainsFunc(names, func(name string) bool { return mentions(e.Text, name) }) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func mentions(text, name string) bool {
+	within := func(r rune) bool { return r == '_' || r == '.' || unicode.IsLetter(r) || unicode.IsDigit(r) }
+	for at := strings.Index(text, name); at >= 0; {
+		before, _ := utf8.DecodeLastRuneInString(text[:at])
+		after, _ := utf8.DecodeRuneInString(text[at+len(name):])
+		if !within(before) && !within(after) {
+			return true
+		}
+		next := strings.Index(text[at+1:], name)
+		if next < 0 {
+			return false
+		}
+		at += 1 + next
+	}
+	return false
 }
 
 // Log gives a logger whose lines, from level info on, are events too: what is worth a line is worth an event.

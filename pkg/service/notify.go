@@ -72,7 +72,7 @@ func (s *Server) report(ctx context.Context, m manager) {
 			return
 		case <-tick.C:
 		}
-		s.status() // it asks all parts; where one never answers there is no further sign of life
+		s.status(Asked{}) // it asks all parts; where one never answers there is no further sign of life
 		if stage := s.hung(m.watchdog); stage != "" {
 			s.log.Error("a stage stands still", "stage", stage, "for", m.watchdog)
 			continue

@@ -48,7 +48,7 @@ func TestServiceManager(t *testing.T) {
 	var stages Stages
 	stage := stages.Stage("publish", "kafka")
 	ask := make(chan chan struct{}, 1)
-	server := NewServer("test", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func() any {
+	server := NewServer("test", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(Asked) any {
 		select {
 		case wait := <-ask:
 			<-wait

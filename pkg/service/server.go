@@ -38,7 +38,7 @@ type Server struct {
 	registry *prometheus.Registry
 	mux      *http.ServeMux
 	listener net.Listener
-	status   func() any
+	status   func(Asked) any
 	hung     func(limit time.Duration) (stage string) // see Watch
 
 	mu      sync.Mutex
@@ -55,8 +55,8 @@ const (
 )
 
 // NewServer gives a server that is not ready yet. program ("capture") names the service in tributary_build_info; status
-// gives what /status shows, marshalled as JSON, and must be safe to call at any time by many goroutines.
-func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func() any) *Server {
+// gives what /status shows of what it is asked of, marshalled as JSON, and must be safe to call at any time by many goroutines.
+func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func(Asked) any) *Server {
 	s := &Server{
 		cfg:      cfg,
 		log:      log,
@@ -92,7 +92,7 @@ func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func() 
 			http.Redirect(w, r, "/", http.StatusSeeOther) // a browser, whose reader wants the page
 			return
 		}
-		s.serveStatus(w, status())
+		s.serveStatus(w, status(askedBy(r)))
 	})
 	return s
 }

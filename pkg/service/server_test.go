@@ -23,7 +23,7 @@ import (
 // serve runs a server until the test ends, or until stop is called; that gives what Run returned.
 func serve(t *testing.T, cfg config.HTTP, prepare func(*Server)) (s *Server, stop func() error) {
 	t.Helper()
-	s = NewServer("capture", cfg, slog.New(slog.DiscardHandler), func() any { return map[string]string{"state": "streaming"} })
+	s = NewServer("capture", cfg, slog.New(slog.DiscardHandler), func(Asked) any { return map[string]string{"state": "streaming"} })
 	if prepare != nil {
 		prepare(s)
 	}
@@ -217,7 +217,7 @@ func TestServerStopsStreams(t *testing.T) {
 }
 
 func TestServerStatusThatCannotBeMarshalled(t *testing.T) {
-	s := NewServer("capture", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func() any { return func() {} })
+	s := NewServer("capture", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(Asked) any { return func() {} })
 	if err := s.Listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"path"
 	"strings"
 	"time"
 
@@ -59,15 +58,12 @@ func (l *Look) Flags(cmd *cobra.Command, waits string) {
 // Shows says whether a table is among those that are asked for.
 func (l *Look) Shows(table string) bool {
 	for _, pattern := range l.Tables {
-		if ok, err := path.Match(flat(pattern), flat(table)); ok || err != nil && pattern == table {
+		if service.Fits(pattern, table) {
 			return true
 		}
 	}
 	return len(l.Tables) == 0
 }
-
-// flat takes from a name what path.Match treats apart.
-func flat(name string) string { return strings.ReplaceAll(name, "/", "\x00") }
 
 // None is the error for tables of which none is known.
 func (l *Look) None(known []string) error {

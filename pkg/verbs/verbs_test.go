@@ -63,7 +63,7 @@ func newWorld(t *testing.T) *world {
 		}
 	}
 	w.write("salt", salt+"\n")
-	w.server = service.NewServer("test", config.HTTP{Listen: "127.0.0.1:0", Token: token}, slog.New(slog.DiscardHandler), func() any { return w.status() })
+	w.server = service.NewServer("test", config.HTTP{Listen: "127.0.0.1:0", Token: token}, slog.New(slog.DiscardHandler), func(service.Asked) any { return w.status() })
 	if err := w.server.Listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}

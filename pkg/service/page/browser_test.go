@@ -187,6 +187,9 @@ func TestBrowserRunsNoName(t *testing.T) {
 	b.await(`document.querySelector("#live").textContent.startsWith("live ")`)
 	b.run(chromedp.Navigate(url + "/"))
 	b.await(`document.querySelectorAll(".plot .uplot").length === 2`)
+	// Nor does it on the page of the table, to which its name leads, and which is renewed by it.
+	eval[bool](b, `document.querySelector("#tables tbody a").click(); true`)
+	b.await(`location.pathname.startsWith("/table/") && document.querySelector("#live").textContent.startsWith("live ")`)
 	b.quiet(url)
 }
 

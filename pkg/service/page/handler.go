@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"net/url"
 	"path"
 	"strings"
 	"sync"
@@ -24,16 +25,17 @@ import (
 
 // Config says what a page shows.
 type Config struct {
-	View    func() View // safe to call at any time by many goroutines
+	View    func() View                         // safe to call at any time by many goroutines
+	Table   func(name string) (v View, ok bool) // of one table alone; so is this
 	History *History
 	Log     *slog.Logger
 }
 
-// Handle adds the page to a server: /, what it is made of, /explain/CODE and the streams that renew it.
+// Handle adds the pages to a server: /, /table/NAME, what they are made of, /explain/CODE and the streams that renew it.
 func Handle(server *service.Server, cfg Config) {
 	p := &pages{cfg: cfg, boot: hex.EncodeToString(fmt.Append(nil, time.Now().UnixNano())), done: map[string]rendered{}}
 	for pattern, handler := range map[string]http.HandlerFunc{
-		"GET /{$}": p.whole, "GET /stream": p.stream, "GET /series": p.series, "GET /explain/{code}": explain, "GET /icon.svg": icon,
+		"GET /{$}": p.whole, "GET /table/{name...}": p.table, "GET /stream": p.stream, "GET /series": p.series, "GET /explain/{code}": explain, "GET /icon.svg": icon,
 		"GET /static/{name}": static,
 	} {
 		server.Handle(pattern, secured(handler))
@@ -63,6 +65,7 @@ type pages struct {
 type rendered struct {
 	at          time.Time
 	whole, main []byte
+	missing     bool // there is no such table
 	err         error
 }
 
@@ -87,8 +90,8 @@ func (p *pages) render(raw string) rendered {
 	if len(p.done) >= maxRendered {
 		clear(p.done)
 	}
-	r := rendered{at: now}
 	s := p.shown(q, now)
+	r := rendered{at: now, missing: s.missing}
 	if r.main, r.err = render("main.html", s); r.err == nil {
 		r.whole, r.err = render("layout.html", s)
 	}
@@ -100,8 +103,13 @@ func (p *pages) render(raw string) rendered {
 }
 
 func (p *pages) shown(q query, now time.Time) *shown {
-	s := &shown{View: p.cfg.View(), Now: now, Boot: p.boot, Day: q.get("window") == "24h", query: q}
-	s.Since, s.Charts = p.cfg.History.shown(s.Day)
+	s := &shown{Now: now, Boot: p.boot, Day: q.get("window") == "24h", query: q}
+	if name := q.get("table"); name != "" {
+		s.View, s.missing = p.tableView(name)
+	} else {
+		s.View = p.cfg.View()
+		s.Since, s.Charts = p.cfg.History.shown(s.Day)
+	}
 	for _, t := range s.View.Tables {
 		s.Tables = append(s.Tables, q.apply(t))
 	}
@@ -113,19 +121,58 @@ func (p *pages) shown(q query, now time.Time) *shown {
 	return s
 }
 
+// tableView is what the page of a table shows, also of one that is not there.
+func (p *pages) tableView(name string) (v View, missing bool) {
+	if p.cfg.Table != nil {
+		if v, ok := p.cfg.Table(name); ok {
+			v.Table = name
+			return v, false
+		}
+	}
+	all := p.cfg.View()
+	v = View{Program: all.Program, Name: all.Name, About: all.About, Build: all.Build, Table: name, State: service.StateLeftOut}
+	v.Headline = fmt.Sprintf("There is no table %q here.", name)
+	for _, t := range all.Tables {
+		if !t.Pages {
+			continue
+		}
+		if near := nearest(strings.ToLower(name), t.Rows); near != "" {
+			v.Near = near
+		}
+		v.Headline = fmt.Sprintf("There is no table %q among %s.", name, plural(len(t.Rows), "table"))
+	}
+	return v, true
+}
+
+func (p *pages) table(w http.ResponseWriter, r *http.Request) {
+	p.answer(w, r, url.Values{"table": {r.PathValue("name")}}.Encode())
+}
+
 func (p *pages) whole(w http.ResponseWriter, r *http.Request) {
-	done := p.render(r.URL.RawQuery)
+	q := parseQuery(r.URL.RawQuery)
+	q.values.Del("table") // it has a page of its own
+	p.answer(w, r, q.values.Encode())
+}
+
+func (p *pages) answer(w http.ResponseWriter, r *http.Request, query string) {
+	done := p.render(query)
 	if done.err != nil {
 		http.Error(w, "the page cannot be shown; see the log, and /status", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
+	status := http.StatusOK
+	if done.missing {
+		status = http.StatusNotFound
+	}
 	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		w.WriteHeader(status)
 		_, _ = w.Write(done.whole)
 		return
 	}
 	w.Header().Set("Content-Encoding", "gzip")
+	w.WriteHeader(status)
 	z := gzip.NewWriter(w)
 	_, _ = z.Write(done.whole)
 	_ = z.Close() // the reader has gone
@@ -168,7 +215,8 @@ func (p *pages) stream(w http.ResponseWriter, r *http.Request) {
 		}
 		return control.Flush()
 	}
-	day := parseQuery(r.URL.RawQuery).get("window") == "24h"
+	q := parseQuery(r.URL.RawQuery)
+	day, charts := q.get("window") == "24h", q.get("table") == ""
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	var last []byte
@@ -180,7 +228,7 @@ func (p *pages) stream(w http.ResponseWriter, r *http.Request) {
 			last = done.main
 			err = send("main", done.main)
 		}
-		if err == nil && time.Since(points) >= hourStep {
+		if err == nil && charts && time.Since(points) >= hourStep {
 			points = time.Now()
 			err = send("series", p.columns(day))
 		}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	neturl "net/url"
 	"os"
 	"regexp"
 	"strings"
@@ -42,7 +43,7 @@ func full(name string) View {
 		Stages:   []service.StageState{{Name: name, Workers: 2, BusyShare: 0.7, WaitingOn: name, Since: time.Now().Add(-time.Hour)}},
 		Snapshot: &Snapshot{Title: name, Rows: []SnapshotRow{{Name: name, Bar: &Bar{1, 4, name}, Notes: []string{name}}, {Name: name, Notes: []string{name}}}},
 		Events:   []service.Event{{At: at, Text: name}},
-		Folds:    []Fold{{Title: name, Facts: [][2]string{{name, name}}}},
+		Folds:    []Fold{{Title: name, Facts: [][2]string{{name, name}}}, {Title: name, Open: true, Text: name}},
 		Build:    service.Build{Version: name, Revision: name},
 	}
 	for range 6 {
@@ -57,7 +58,7 @@ func full(name string) View {
 	columns := []Column{{Key: "a", Title: name}, {Key: "b", Title: name}, {Key: "c", Title: name, Number: true}, {Key: "d", Title: name}, {Key: "e", Title: name}}
 	v.Tables = []Table{
 		{ID: "sources", Title: name, Columns: columns, Rows: rows},
-		{ID: "tables", Title: name, Columns: columns, Rows: rows, Main: true, Group: []string{"target"}, Empty: name},
+		{ID: "tables", Title: name, Columns: columns, Rows: rows, Main: true, Pages: true, Group: []string{"target"}, Empty: name},
 		{ID: "members", Title: name, Empty: name},
 	}
 	return v
@@ -78,8 +79,12 @@ func testHistory() *History {
 // serve runs a server with the page of a view.
 func serve(t *testing.T, view func() View, history *History) string {
 	t.Helper()
-	server := service.NewServer("capture", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func() any { return map[string]string{} })
-	Handle(server, Config{View: view, History: history, Log: slog.New(slog.DiscardHandler)})
+	server := service.NewServer("capture", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(service.Asked) any { return map[string]string{} })
+	Handle(server, Config{View: view, Table: func(name string) (View, bool) {
+		v := view()
+		v.Tables, v.Hour = nil, &Hour{Title: name, Kind: Seconds, Points: []float32{1, 4, 2}}
+		return v, strings.HasPrefix(name, v.Name)
+	}, History: history, Log: slog.New(slog.DiscardHandler)})
 	if err := server.Listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -132,13 +137,36 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// The page of a table is of that alone, and is renewed as that. Of one that is not there it says which may have been meant.
+func TestTablePage(t *testing.T) {
+	url := serve(t, func() View { return full("a/b.c") }, testHistory())
+	for _, path := range []string{"/table/a/b.c", "/table/a%2Fb.c"} {
+		resp, body := get(t, url+path)
+		for _, want := range []string{`data-stream="/stream?table=a%2Fb.c"`, `<a href="/">`, "<b>2.0 s</b> in the last minute, max 4.0 s", "<title>‼ 1 · a/b.c</title>"} {
+			if resp.status != http.StatusOK || !strings.Contains(body, want) {
+				t.Errorf("%s: %d, no %s in %s", path, resp.status, want, body)
+			}
+		}
+		if strings.Contains(body, `id="plot-0"`) {
+			t.Errorf("%s has charts of all", path)
+		}
+	}
+	if resp, body := get(t, url+"/table/x/b.cup_to_date"); resp.status != http.StatusNotFound || !strings.Contains(body, `Nearest: <a href="/table/a%2Fb.cup_to_date">a/b.cup_to_date</a>`) {
+		t.Errorf("%d: %s", resp.status, body)
+	}
+	if _, body := get(t, url+"/?table=a/b.c"); strings.Contains(body, "data-stream") {
+		t.Error("the page of all is that of a table")
+	}
+}
+
 // Names come from databases, and nothing in them may become part of the page, or hide what stands beside it.
 func TestHostileNames(t *testing.T) {
 	if len(hostile) != 63 {
 		t.Fatalf("%d bytes", len(hostile))
 	}
 	url := serve(t, func() View { return full(hostile) }, testHistory())
-	for _, path := range []string{"/", "/?q=" + "%22%3E%3Cscript%3E&state=%22&sort=%3Cb%3E&group=target&window=%3C", "/?group=target&sort=a"} {
+	name := (&neturl.URL{Path: "/table/" + hostile}).EscapedPath()
+	for _, path := range []string{"/", name, name + "x", "/?q=" + "%22%3E%3Cscript%3E&state=%22&sort=%3Cb%3E&group=target&window=%3C", "/?group=target&sort=a"} {
 		_, body := get(t, url+path)
 		for _, bad := range []string{"<script>", "\u202e", "\x1b", "{{"} {
 			if strings.Contains(strings.ReplaceAll(body, "{{.}}", ""), bad) {

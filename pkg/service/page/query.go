@@ -21,7 +21,7 @@ type query struct {
 const pageRows = 50
 
 // maxQuery bounds what an address may hold: it comes back in every link.
-const maxQuery = 512
+const maxQuery = 1024 // the longest name of a table, percent-encoded, has 600
 
 func parseQuery(raw string) query {
 	if len(raw) > maxQuery {
@@ -32,7 +32,7 @@ func parseQuery(raw string) query {
 		values = url.Values{}
 	}
 	kept := url.Values{}
-	for _, name := range []string{"q", "state", "sort", "dir", "group", "page", "window"} {
+	for _, name := range []string{"q", "state", "sort", "dir", "group", "page", "window", "table"} {
 		if v := values.Get(name); v != "" {
 			kept.Set(name, v)
 		}

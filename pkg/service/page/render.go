@@ -2,10 +2,12 @@ package page
 
 import (
 	"bytes"
+	"cmp"
 	"embed"
 	"fmt"
 	"html/template"
 	"math"
+	"net/url"
 	"strings"
 	"time"
 
@@ -16,7 +18,7 @@ import (
 var templateFiles embed.FS
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"look": service.Look, "asset": asset, "spark": sparkPoints, "left": func(at time.Time) string { return service.FormatDuration(time.Since(at)) },
+	"look": service.Look, "tablepage": tablePage, "asset": asset, "spark": sparkPoints, "left": func(at time.Time) string { return service.FormatDuration(time.Since(at)) },
 	"count": func(n int) string { return service.FormatCount(int64(n)) }, "percent": func(f float64) string { return fmt.Sprintf("%.0f %%", 100*f) },
 	"long": func(since time.Time) bool { return time.Since(since) >= time.Second }, "add": func(a, b int) int { return a + b }, "stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"clock": func(t time.Time) string { return t.UTC().Format(time.TimeOnly) }, "date": func(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" },
@@ -40,7 +42,9 @@ type shown struct {
 	Day    bool // of the charts; else an hour
 	Tables []shownTable
 	Urgent int
-	query  query
+
+	missing bool
+	query   query
 }
 
 // maxNeeds is how many are told whole.
@@ -57,13 +61,39 @@ func (s *shown) Window(window string) string {
 	return s.query.with("window", window, "page", s.query.get("page"))
 }
 
+// Stream is where the page of a table is renewed from; "" for the whole, which is renewed as its address says.
+func (s *shown) Stream() string {
+	if s.Table == "" {
+		return ""
+	}
+	return "/stream?" + url.Values{"table": {s.Table}}.Encode()
+}
+
+// HourChart is the last hour of the table; nil where there is none yet.
+func (s *shown) HourChart() *shownChart {
+	if s.Hour == nil || len(s.Hour.Points) == 0 {
+		return nil
+	}
+	column, times := make([]float64, len(s.Hour.Points)), make([]int64, len(s.Hour.Points))
+	for i, v := range s.Hour.Points {
+		column[i], times[i] = float64(v), s.Now.Add(time.Duration(i-len(times))*time.Minute).Unix()
+	}
+	c := Chart{Title: s.Hour.Title, Kind: s.Hour.Kind, Lines: []ChartLine{{Name: s.Hour.Title}}}.shown(times, [][]float64{column})
+	return &c
+}
+
+// tablePage is the address of a table's page.
+func tablePage(name string) string { return "/table/" + url.PathEscape(name) }
+
 // Title is the tab's: what is wrong, and where.
 func (s *shown) Title() string {
 	switch {
 	case s.Urgent > 0:
-		return fmt.Sprintf("‼ %d · %s", s.Urgent, s.Name)
+		return fmt.Sprintf("‼ %d · %s", s.Urgent, cmp.Or(s.Table, s.Name))
 	case s.Late != "":
-		return s.Late + " · " + s.Name
+		return s.Late + " · " + cmp.Or(s.Table, s.Name)
+	case s.Table != "":
+		return s.Table + " · " + s.Program
 	}
 	return s.Name + " · " + s.Program
 }
@@ -119,13 +149,18 @@ type toldCell struct {
 	Cell
 	Column Column
 	First  bool
+	Page   string // address of the row's own page, of its first cell
 }
 
 // Told puts the columns to the cells of a row.
 func (s *shownTable) Told(r shownRow) toldRow {
 	out := toldRow{ID: s.RowID(r)}
 	for i, c := range r.Cells {
-		out.Cells = append(out.Cells, toldCell{c, s.Columns[i], i == 0})
+		cell := toldCell{Cell: c, Column: s.Columns[i], First: i == 0}
+		if cell.First && s.Pages {
+			cell.Page = tablePage(r.Key)
+		}
+		out.Cells = append(out.Cells, cell)
 	}
 	return out
 }

@@ -14,18 +14,28 @@ import (
 type View struct {
 	Program  string   // "capture"
 	Name     string   // of the source or the group
+	Table    string   // that the page is of alone; "" for all
 	About    []string // beside the name
 	State    string
 	Headline string
+	Near     string // a table that may have been meant
 	Late     string // how far behind, for the title of the tab; "" where it is not
 	Needs    []service.Need
 	Tiles    []Tile
 	Stages   []service.StageState
+	Hour     *Hour     // of the table
 	Snapshot *Snapshot // nil: none runs
 	Tables   []Table
 	Events   []service.Event
 	Folds    []Fold
 	Build    service.Build
+}
+
+// Hour is the last hour of a table.
+type Hour struct {
+	Title  string
+	Kind   Kind
+	Points []float32 // one each minute, the newest last
 }
 
 // Tile is one of the few numbers on top.
@@ -62,7 +72,8 @@ type Table struct {
 	Title   string
 	Columns []Column
 	Rows    []Row
-	Main    bool     // it can be filtered and sorted, and has pages; at most one of a page
+	Main    bool     // it can be filtered and sorted, and is told in parts; at most one of a page
+	Pages   bool     // each row has a page of its own, by its key
 	Group   []string // titles of what Row.Groups are, where rows can be grouped
 	Empty   string   // what to say where there are no rows at all
 }
@@ -96,8 +107,20 @@ type Spark struct {
 	Format func(float64) string
 }
 
-// Fold is a list of facts that is folded away.
+// States folds away the states that something has been in.
+func States(turns []service.Turn) Fold {
+	f := Fold{Title: "States"}
+	for _, t := range turns {
+		look := service.Look(t.State)
+		f.Facts = append(f.Facts, [2]string{t.At.UTC().Format(time.DateTime) + " UTC", look.Sign + " " + look.Word})
+	}
+	return f
+}
+
+// Fold is a list of facts, or a text, that is folded away.
 type Fold struct {
 	Title string
+	Open  bool // it is not, at first
 	Facts [][2]string
+	Text  string // its lines are told as they are
 }

@@ -108,7 +108,7 @@
   // The stream. A page that is not seen has none: browsers have few connections for a host.
   function open() {
     if (source) source.close();
-    source = new EventSource("/stream" + location.search);
+    source = new EventSource(main().dataset.stream || "/stream" + location.search);
     const hear = () => { heard = Date.now(); document.body.classList.remove("stale"); };
     source.addEventListener("boot", e => { hear(); if (e.data !== boot) location.reload(); });
     source.addEventListener("main", e => { hear(); renew(e.data); });

@@ -1,0 +1,39 @@
+package service
+
+import (
+	"net/http"
+	"path"
+	"strings"
+)
+
+// Asked says of which tables /status is asked, by its parameters; the zero value is all.
+type Asked struct {
+	Table  string // with * and ? as wildcards
+	Source string
+	State  string
+}
+
+func askedBy(r *http.Request) Asked {
+	q := r.URL.Query()
+	return Asked{q.Get("table"), q.Get("source"), q.Get("state")}
+}
+
+// Takes says whether a table is among them. It may have more than one name.
+func (a Asked) Takes(source, state string, names ...string) bool {
+	if a.Source != "" && a.Source != source || a.State != "" && a.State != state {
+		return false
+	}
+	for _, name := range names {
+		if Fits(a.Table, name) {
+			return true
+		}
+	}
+	return a.Table == ""
+}
+
+// Fits says whether a name fits a pattern with * and ? as wildcards; a pattern that is none is a name.
+func Fits(pattern, name string) bool {
+	flat := func(s string) string { return strings.ReplaceAll(s, "/", "\x00") } // which path.Match treats apart
+	ok, _ := path.Match(flat(pattern), flat(name))
+	return ok || pattern == name
+}
