@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -88,7 +89,7 @@ func (s *session) beginVersion(ctx context.Context, t *table, was record.TablePr
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up the version that table %q had: %w", t.name(), err)
+		return publish.RegistryTrouble("look up the version before of", fmt.Sprintf("table %q", t.name()), err)
 	}
 	decoder, err := record.NewDecoder(text)
 	if err != nil {

@@ -242,7 +242,7 @@ func (c *Capture) checkKafka(ctx context.Context, r *terminal.Check) {
 		r.OK("brokers", "reachable; transactional.id "+publish.TransactionalID(c.config.Source.Name))
 	}
 	if err := c.registry.Ping(pingCtx); err != nil {
-		r.Fail(trouble.RegistryUnreachable, "registry", err.Error(), publish.RegistryHint(err))
+		r.Failed("registry", publish.RegistryTrouble("reach", c.config.Registry.URL, err))
 	} else {
 		r.OK("registry", c.config.Registry.URL)
 	}

@@ -165,7 +165,7 @@ func peer(code trouble.Code) string {
 	switch {
 	case strings.HasPrefix(string(code), "kafka") || code == trouble.TransactionTimeout || code == trouble.Fenced:
 		return peers[1]
-	case code == trouble.RegistryUnreachable:
+	case code == trouble.RegistryUnreachable || code == trouble.RegistryAuth:
 		return peers[2]
 	}
 	return peers[0]

@@ -157,7 +157,7 @@ func (s *Sink) checkKafka(ctx context.Context, c *checker) (kadm.TopicDetails, e
 		c.OK("group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, count(len(group.Members), "member")))
 	}
 	if err := s.registry.Ping(ctx); err != nil {
-		c.Failed("registry", &trouble.Error{Code: trouble.RegistryUnreachable, Op: "reach", Subject: s.cfg.Registry.URL, Cause: err, Hint: registryHint(err)})
+		c.Failed("registry", registryTrouble("reach", s.cfg.Registry.URL, err))
 	} else {
 		c.OK("registry", s.cfg.Registry.URL)
 	}

@@ -79,7 +79,7 @@ func (vs *versions) keyed(ctx context.Context, r *kgo.Record) (*versionPlan, err
 		return vs.version(ctx, r)
 	}
 	if err != nil {
-		return nil, schemaTrouble(r, 0, err)
+		return nil, schemaTrouble(where(r), err)
 	}
 	keyed := *r
 	keyed.Key = record.AppendFrame(nil, id)

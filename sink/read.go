@@ -2,7 +2,6 @@ package sink
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -347,26 +346,37 @@ func invalid(r *kgo.Record, err error) error {
 	}
 }
 
-func schemaTrouble(r *kgo.Record, id int, err error) error {
-	t := &trouble.Error{Op: "look up the schema of", Subject: where(r), Cause: err}
+// schemaTrouble is the trouble of a schema, of a record or of a topic, that cannot be had.
+func schemaTrouble(subject string, err error) error {
+	const op = "look up the schema of"
 	if errors.Is(err, registry.ErrUnknownSchema) || errors.Is(err, registry.ErrInvalidSchema) {
-		t.Code = trouble.SchemaUnknown
-		t.Means = fmt.Sprintf("without schema %d the record cannot be read; its table is held before it, all others go on", id)
-		t.Hint = "point registry.url to the registry that capture uses, or restore its schemas; then sink resume SOURCE/TABLE"
-		return t
+		return &trouble.Error{
+			Code: trouble.SchemaUnknown, Op: op, Subject: subject, Cause: err,
+			Means: "without the schema the record cannot be read; its table is held before it, all others go on",
+			Hint:  "point registry.url to the registry that capture uses, or restore its schemas; then sink resume SOURCE/TABLE",
+		}
 	}
-	t.Code = trouble.RegistryUnreachable
-	t.Means = "nothing is lost; the table waits"
-	t.Hint = registryHint(err) + "; the sink goes on by itself"
+	return registryTrouble(op, subject, err)
+}
+
+// registryTrouble is the trouble of a registry that does not answer, or does not let us in.
+func registryTrouble(op, subject string, err error) *trouble.Error {
+	t := &trouble.Error{
+		Code: trouble.RegistryUnreachable, Op: op, Subject: subject, Cause: err,
+		Means: "nothing is lost; the table waits, and goes on by itself", Hint: "check registry.url and that the registry runs",
+	}
+	untrusted := retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"})
+	switch {
+	case untrusted != "":
+		t.Code, t.Hint = trouble.RegistryAuth, untrusted
+	case errors.Is(err, registry.ErrRefused):
+		t.Code, t.Hint = trouble.RegistryAuth, "check registry.username and registry.password, and that the user may read schemas"
+	}
 	return t
 }
 
-// registryHint says what to do about a registry that cannot be asked.
-func registryHint(err error) string {
-	login := ""
-	if errors.Is(err, registry.ErrRefused) {
-		login = "check registry.username and registry.password, and that the user may read schemas"
-	}
-	return cmp.Or(retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"}),
-		login, "check registry.url and that the registry runs")
+// ofRegistry says whether it is the registry that keeps something from going on.
+func ofRegistry(err error) bool {
+	code := trouble.CodeOf(err)
+	return code == trouble.RegistryUnreachable || code == trouble.RegistryAuth
 }

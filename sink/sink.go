@@ -297,8 +297,8 @@ func (s *Sink) Addr() string { return s.server.Addr() }
 // five minutes. ok is false with too few observations.
 func (s *Sink) Latency() (p50, p99 time.Duration, ok bool) { return s.metrics.latency.Quantiles() }
 
-// retrying notes that something is tried again, or, with nil, that it went well. The first failure and then one a
-// minute are logged.
+// retrying notes that something is tried again, or, with nil, that it went well. The first failure, one of another
+// code, and else one a minute are logged.
 func (s *Sink) retrying(what string, err error) {
 	s.mu.Lock()
 	w := s.waiting[what]
@@ -316,8 +316,8 @@ func (s *Sink) retrying(what string, err error) {
 	}
 	err = s.cfg.Kafka.Grant(err, s.rights())
 	w.tries++
+	tell := w.tries == 1 || w.tries%20 == 0 || trouble.CodeOf(err) != trouble.CodeOf(w.err)
 	w.err = err
-	tell := w.tries == 1 || w.tries%20 == 0
 	tries := w.tries
 	s.mu.Unlock()
 	s.metrics.retries.WithLabelValues(what).Inc()

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -21,6 +22,9 @@ import (
 // is else held at its first record, as is every one where broker or registry cannot be asked now.
 func (s *Sink) refuseMisfits(ctx context.Context, known []string) error {
 	misfits, err := s.misfits(ctx, known)
+	if len(known) == 0 && retry.Refused(err) {
+		return err // as everywhere at a start; a group that has read anything was let in before
+	}
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("rules were not compared with their tables at the start; what does not fit will be held", service.Err(err))
 	}

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,17 +41,17 @@ func newVersions(client *registry.Client, rules *rule.Set) *versions {
 
 // newest gives decoder and plan for the newest schema that the registry has of a topic.
 func (vs *versions) newest(ctx context.Context, topic string) (*versionPlan, error) {
-	r := &kgo.Record{Topic: topic}
+	r, subject := &kgo.Record{Topic: topic}, fmt.Sprintf("topic %q", topic)
 	id, err := vs.registry.Latest(ctx, topic+"-value")
 	if err != nil {
-		return nil, schemaTrouble(r, 0, err)
+		return nil, schemaTrouble(subject, err)
 	}
 	r.Value = record.AppendFrame(nil, id)
 	switch id, err := vs.registry.Latest(ctx, topic+"-key"); {
 	case err == nil:
 		r.Key = record.AppendFrame(nil, id)
 	case !errors.Is(err, registry.ErrUnknownSchema):
-		return nil, schemaTrouble(r, 0, err)
+		return nil, schemaTrouble(subject, err)
 	}
 	return vs.version(ctx, r)
 }
@@ -90,7 +91,7 @@ func newestPlans(ctx context.Context, client *registry.Client, rules *rule.Set, 
 				switch {
 				case err == nil:
 					out[i].plan = v.plan
-				case trouble.CodeOf(err) == trouble.RegistryUnreachable:
+				case ofRegistry(err):
 					cancel(err)
 				default:
 					out[i].err = err
@@ -150,14 +151,14 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 func (vs *versions) decoder(ctx context.Context, r *kgo.Record, k planKey) (*record.Decoder, error) {
 	text, err := vs.registry.Schema(ctx, k.id)
 	if err != nil {
-		return nil, schemaTrouble(r, k.id, err)
+		return nil, schemaTrouble(where(r), err)
 	}
 	decoder, err := record.NewDecoder(text)
 	if errors.Is(err, record.ErrDebezium) {
 		var key string
 		if k.key != 0 {
 			if key, err = vs.registry.Schema(ctx, k.key); err != nil {
-				return nil, schemaTrouble(r, k.key, err)
+				return nil, schemaTrouble(where(r), err)
 			}
 		} else if r.Key != nil {
 			return nil, invalid(r, errors.New("its key is not Avro in the Confluent wire format: which columns are the key cannot be told"))

@@ -125,10 +125,10 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 
 // waitedFor says who is to blame for an error that is waited out.
 func waitedFor(err error) string {
-	switch code := trouble.CodeOf(err); {
-	case code == trouble.RegistryUnreachable:
+	switch {
+	case ofRegistry(err):
 		return "registry"
-	case strings.HasPrefix(string(code), "kafka"):
+	case strings.HasPrefix(string(trouble.CodeOf(err)), "kafka"):
 		return "kafka"
 	}
 	return "warehouse"

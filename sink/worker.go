@@ -178,7 +178,7 @@ func (w *worker) pause(ctx context.Context, err error, try int) {
 	switch {
 	case errors.Is(err, warehouse.ErrProgressBehind):
 		on, try = waitProgress, 1 // it comes within moments: no growing waits, and nothing to tell
-	case trouble.CodeOf(err) == trouble.RegistryUnreachable:
+	case ofRegistry(err):
 		on = waitRegistry
 		w.s.retrying("registry", err)
 	default:

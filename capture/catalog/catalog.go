@@ -52,7 +52,7 @@ func Unreachable(op, subject string, err error) error {
 	switch postgres.SQLState(err) {
 	case "28000", "28P01":
 		e.Code = trouble.SourceRights
-		e.Hint = "check user, password and pg_hba.conf (a replication connection to this database must be allowed)"
+		e.Hint = "check user, password (and until when it is valid), sslmode, sslcert and pg_hba.conf: a connection to this database must be allowed"
 	case "42501":
 		e.Code = trouble.SourceRights
 		e.Hint = "see docs/security.md for the rights that capture needs"

@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -124,18 +123,22 @@ func registryTrouble(rel *schema.Relation, err error) error {
 			Hint:  "set the compatibility of the subject to NONE in the registry: readers of ours use the schema that a record was written with",
 		}}
 	}
-	return &trouble.Error{
-		Code: trouble.RegistryUnreachable, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
-		Means: "nothing is lost; capture waits", Hint: RegistryHint(err),
-	}
+	return RegistryTrouble("register the schemas of", fmt.Sprintf("table %q", rel.QualifiedName()), err)
 }
 
-// RegistryHint says what to do about a registry that cannot be asked.
-func RegistryHint(err error) string {
-	login := ""
-	if errors.Is(err, registry.ErrRefused) {
-		login = "check registry.username and registry.password, and that the user may read and register schemas"
+// RegistryTrouble is the trouble of a registry that does not answer, or does not let us in.
+func RegistryTrouble(op, subject string, err error) *trouble.Error {
+	t := &trouble.Error{
+		Code: trouble.RegistryUnreachable, Op: op, Subject: subject, Cause: err,
+		Means: "nothing is lost: the source keeps the WAL that is still to be published",
+		Hint:  "check registry.url, and that the registry allows to register",
 	}
-	return cmp.Or(retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"}),
-		login, "check registry.url, and that the registry allows to register")
+	untrusted := retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"})
+	switch {
+	case untrusted != "":
+		t.Code, t.Hint = trouble.RegistryAuth, untrusted
+	case errors.Is(err, registry.ErrRefused):
+		t.Code, t.Hint = trouble.RegistryAuth, "check registry.username and registry.password, and that the user may read and register schemas"
+	}
+	return t
 }

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // Refused says whether the other side does not let us in, or we do not trust it: login, certificate, or no TLS where it is
@@ -24,6 +26,9 @@ func Refused(err error) bool {
 		if errors.Is(err, login) {
 			return true
 		}
+	}
+	if trouble.CodeOf(err) == trouble.RegistryAuth {
+		return true
 	}
 	return tlsFault(err) != trusted
 }
@@ -87,7 +92,7 @@ func tlsFault(err error) fault {
 	if op, is := errors.AsType[*net.OpError](err); is && op.Op == "remote error" && !strings.Contains(op.Err.Error(), "internal error") {
 		return refusedOurs
 	}
-	if _, is := errors.AsType[tls.RecordHeaderError](err); is || errors.Is(err, postgres.ErrNoTLS) {
+	if _, is := errors.AsType[tls.RecordHeaderError](err); is || errors.Is(err, postgres.ErrNoTLS) || errors.Is(err, http.ErrSchemeMismatch) {
 		return noTLS
 	}
 	return trusted

@@ -43,6 +43,7 @@ const (
 	Fenced                 Code = "fenced"
 	TransactionTimeout     Code = "transaction-timeout"
 	RegistryUnreachable    Code = "registry-unreachable"
+	RegistryAuth           Code = "registry-auth"
 	SchemaUnknown          Code = "schema-unknown"
 	SchemaIncompatible     Code = "schema-incompatible"
 	WarehouseUnreachable   Code = "warehouse-unreachable"

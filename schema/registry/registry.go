@@ -216,7 +216,7 @@ func classify(err error) error {
 	case answer.ErrorCode == codeInvalidSchema:
 		return fmt.Errorf("%w: %w", ErrInvalidSchema, err)
 	case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
-		return fmt.Errorf("%w (HTTP status %d): %w", ErrRefused, answer.StatusCode, err)
+		return fmt.Errorf("%w (HTTP status %d to %s %s): %w", ErrRefused, answer.StatusCode, answer.Method, answer.URL, err)
 	}
-	return fmt.Errorf("HTTP status %d: %w", answer.StatusCode, err)
+	return fmt.Errorf("HTTP status %d to %s %s: %w", answer.StatusCode, answer.Method, answer.URL, err)
 }

@@ -108,7 +108,7 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 		t.Hint = "check host, port and firewall: sink check"
 	case strings.HasPrefix(state, "28"), state == "42501", state == "3D000":
 		t.Code = trouble.WarehouseRights
-		t.Hint = "check user, password, database and pg_hba.conf; the role needs CREATE on the database, or to own schema tributary and the targets"
+		t.Hint = "check user, password (and until when it is valid), database, sslmode, sslcert and pg_hba.conf; the role needs CREATE on the database, or to own schema tributary and the targets"
 	case state == "25006":
 		t.Code = trouble.WarehouseReadOnly
 		t.Means = "the warehouse is a standby, or default_transaction_read_only is on"

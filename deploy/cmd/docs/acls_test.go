@@ -108,11 +108,12 @@ http: {listen: "127.0.0.1:0"}
 	w.refused("capture: wrong password", w.runCapture(func(c *capture.Config) { c.Kafka.SASL.Password = "hush-wrong" }), trouble.KafkaAuth, "SASL_AUTHENTICATION_FAILED", "kafka.sasl")
 	w.refused("sink: wrong password", w.runSink(func(c *sink.Config) { c.Kafka.SASL.Password = "hush-wrong" }), trouble.KafkaAuth, "SASL_AUTHENTICATION_FAILED", "kafka.sasl")
 	w.refused("capture: no such user", w.runCapture(func(c *capture.Config) { c.Kafka.SASL.Username = "nobody" }), trouble.KafkaAuth, "SASL_AUTHENTICATION_FAILED", "kafka.sasl")
-	unknown := certtest.New(t).Issue(t, "sink")
-	w.refused("sink: a client's certificate of another authority", w.runSink(func(c *sink.Config) {
-		c.Kafka.Brokers = broker.Mutual()
-		c.Kafka.SASL.Mechanism, c.Kafka.TLS.Cert, c.Kafka.TLS.Key = "", unknown.Cert, unknown.Key
-	}), trouble.KafkaAuth, "tls", "kafka.tls.cert")
+	for what, pair := range map[string]certtest.Pair{"of another authority": certtest.New(t).Issue(t, "sink"), "that has expired": authority.Expired(t, "sink")} {
+		w.refused("sink: a client's certificate "+what, w.runSink(func(c *sink.Config) {
+			c.Kafka.Brokers = broker.Mutual()
+			c.Kafka.SASL.Mechanism, c.Kafka.TLS.Cert, c.Kafka.TLS.Key = "", pair.Cert, pair.Key
+		}), trouble.KafkaAuth, "tls", "kafka.tls.cert")
+	}
 
 	// What the errors say is pasted, until nothing is wrong.
 	pasted := map[string]bool{}

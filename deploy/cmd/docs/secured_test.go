@@ -64,19 +64,21 @@ func (s *said) log() *slog.Logger {
 
 // secured is a pipeline in which every connection is over TLS and wants a login, with the roles of the security page.
 type secured struct {
-	t         *testing.T
-	dir       string
-	said      *said
-	authority *certtest.Authority
-	other     *certtest.Authority // that nobody trusts
-	cluster   *pgtest.Cluster
-	broker    *kafkatest.FakeCluster
-	brokerTLS atomic.Pointer[tls.Config]
-	registry  string
-	login     atomic.Pointer[string] // the registry's password
-	secrets   map[string]string      // by name, with the hostile characters that they have
-	capture   capture.Config
-	sink      sink.Config
+	t           *testing.T
+	dir         string
+	said        *said
+	authority   *certtest.Authority
+	other       *certtest.Authority // that nobody trusts
+	cluster     *pgtest.Cluster
+	broker      *kafkatest.FakeCluster
+	admin       *kadm.Client // of broker
+	brokerTLS   atomic.Pointer[tls.Config]
+	registry    string
+	registryTLS atomic.Pointer[tls.Config]
+	login       atomic.Pointer[string] // the registry's password
+	secrets     map[string]string      // by name, with the hostile characters that they have
+	capture     capture.Config
+	sink        sink.Config
 }
 
 // secret makes a recognisable secret that wants quoting everywhere, in a file.
@@ -120,13 +122,20 @@ func newSecured(t *testing.T) *secured {
 	w.password("tributary_capture", source)
 	w.password("tributary_sink", warehouse)
 
-	w.brokerTLS.Store(w.authority.Issue(t, "kafka", "localhost", "127.0.0.1").Server(t))
+	serving := func(now *atomic.Pointer[tls.Config], name string) *tls.Config {
+		now.Store(w.authority.Issue(t, name, "localhost", "127.0.0.1").Server(t))
+		return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return now.Load(), nil }}
+	}
 	kafka := w.secret("kafka")
-	w.broker = kafkatest.Fake(t, kfake.EnableSASL(), kfake.Superuser("SCRAM-SHA-512", "pipeline", kafka), kfake.Superuser("SCRAM-SHA-512", "admin", admin),
-		kfake.TLS(&tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return w.brokerTLS.Load(), nil }}))
+	w.broker = kafkatest.Fake(t, kfake.EnableSASL(), kfake.Superuser("SCRAM-SHA-512", "pipeline", kafka), kfake.Superuser("SCRAM-SHA-512", "admin", admin), kfake.TLS(serving(&w.brokerTLS, "kafka")))
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.broker.Addrs()...), kgo.DialTLSConfig(&tls.Config{RootCAs: w.authority.Pool(), ServerName: "localhost", MinVersion: tls.VersionTLS12}),
+		kgo.SASL(scram.Auth{User: "admin", Pass: admin}.AsSha512Mechanism()))
+	must(t, err)
+	t.Cleanup(client.Close)
+	w.admin = kadm.NewClient(client)
 	login := w.secret("registry")
 	w.login.Store(&login)
-	w.registry = kafkatest.SecureRegistry(t, w.authority.Issue(t, "registry", "localhost").Server(t), func(user, password string) bool {
+	w.registry = kafkatest.SecureRegistry(t, serving(&w.registryTLS, "registry"), func(user, password string) bool {
 		return user == "pipeline" && password == *w.login.Load()
 	})
 	w.secret("token")
@@ -185,7 +194,7 @@ func (w *secured) refused(what string, run func(context.Context) error, code tro
 	err := run(ctx)
 	w.tell(err)
 	e, ok := errors.AsType[*trouble.Error](err)
-	if !ok || e.Code != code || !strings.Contains(e.Error(), cause) || !strings.Contains(e.Hint, hint) {
+	if !ok || e.Code != code || e.Op == "" || e.Subject == "" || !strings.Contains(e.Error(), cause) || !strings.Contains(e.Hint, hint) || e.Hint == "" {
 		w.t.Errorf("%s: %v (%s), want %s with %q", what, err, trouble.CodeOf(err), code, cause)
 		if ok {
 			w.t.Logf("hint: %s, want %q", e.Hint, hint)
@@ -247,7 +256,26 @@ func TestSecured(t *testing.T) {
 	w.refusals(source, warehouse)
 
 	warehouseDSN := w.dsn("dwh", "tributary_sink", warehouse)
+	w.registryRefusals("capture", func(r config.Registry) (run, check func(context.Context) error) {
+		change := func(c *capture.Config) { c.Registry = r }
+		return w.runCapture(change), func(ctx context.Context) error {
+			cfg := w.capture
+			change(&cfg)
+			c, err := capture.New(cfg, capture.Options{}, w.said.log())
+			must(t, err)
+			return c.Check(ctx, terminal.NewCheck("capture", w.said))
+		}
+	})
 	stopCapture := run(t, "capture", w.runCapture(func(*capture.Config) {}))
+	w.published("shop.public.orders")
+	w.registryRefusals("sink", func(r config.Registry) (run, check func(context.Context) error) {
+		change := func(c *sink.Config) { c.Registry = r }
+		return w.runSink(change), func(ctx context.Context) error {
+			cfg := w.sink
+			change(&cfg)
+			return sink.Check(ctx, cfg, terminal.NewCheck("sink", w.said))
+		}
+	})
 	stopSink := run(t, "sink", w.runSink(func(*sink.Config) {}))
 	arrives(t, warehouseDSN, `select count(*)::text from shop.orders`, "1")
 	n := 1
@@ -290,13 +318,9 @@ func TestSecured(t *testing.T) {
 	w.keep("warehouse.dsn", warehouseDSN)
 	flows("another warehouse password", warehouseDSN)
 
-	admin, err := kgo.NewClient(kgo.SeedBrokers(w.broker.Addrs()...), kgo.DialTLSConfig(&tls.Config{RootCAs: w.authority.Pool(), ServerName: "localhost", MinVersion: tls.VersionTLS12}),
-		kgo.SASL(scram.Auth{User: "admin", Pass: w.secrets["admin0"]}.AsSha512Mechanism()))
-	must(t, err)
-	defer admin.Close()
 	next = fmt.Sprintf("hush-kafka2 %s", `"'`)
 	w.secrets["kafka2"] = next
-	altered, err := kadm.NewClient(admin).AlterUserSCRAMs(t.Context(), nil, []kadm.UpsertSCRAM{{User: "pipeline", Mechanism: kadm.ScramSha512, Iterations: 4096, Password: next}})
+	altered, err := w.admin.AlterUserSCRAMs(t.Context(), nil, []kadm.UpsertSCRAM{{User: "pipeline", Mechanism: kadm.ScramSha512, Iterations: 4096, Password: next}})
 	must(t, err)
 	must(t, altered.Error())
 	after(w.broker.Cut, "code=kafka-")
@@ -422,9 +446,15 @@ func (w *secured) refusals(source, warehouse string) {
 		return func(dsn string) string { return strings.Replace(dsn, from, to, 1) }
 	}
 	pg("wrong password", func(dsn string) string { return strings.Replace(dsn, "hush-", "hush-wrong-", 1) }, "password authentication failed", "password")
+	valid := func(until string) {
+		execute(w.t, w.cluster.DSN("postgres"), fmt.Sprintf(`alter role tributary_capture valid until '%[1]s'; alter role tributary_sink valid until '%[1]s'`, until))
+	}
+	valid("yesterday")
+	pg("expired password", func(dsn string) string { return dsn }, "password authentication failed", "until when it is valid")
+	valid("infinity")
 	pg("another authority", replace(url.QueryEscape(w.authority.File), url.QueryEscape(w.other.File)), "unknown authority", "sslrootcert")
 	pg("another host name", replace("localhost", "127.0.0.1"), "127.0.0.1", "another name")
-	pg("without TLS", replace("sslmode=verify-full", "sslmode=disable"), "no encryption", "pg_hba.conf")
+	pg("without TLS", replace("sslmode=verify-full", "sslmode=disable"), "no encryption", "sslmode")
 	pg("a server without TLS", replace(fmt.Sprint(w.cluster.Port()), noTLS(w.t)), "does not speak TLS", "switch TLS on")
 
 	good := w.authority.Issue(w.t, "postgres", "localhost")
@@ -448,16 +478,16 @@ func (w *secured) refusals(source, warehouse string) {
 	set(expired, "", func(err error) bool { return err != nil })
 	pg("expired certificate", func(dsn string) string { return dsn }, "expired", "renewed")
 	set(good, w.authority.File, func(err error) bool { return err != nil && strings.Contains(err.Error(), "valid client certificate") })
-	pg("no client's certificate", func(dsn string) string { return dsn }, "client certificate", "")
-	client := func(a *certtest.Authority, name string) func(string) string {
-		pair := a.Issue(w.t, name)
+	pg("no client's certificate", func(dsn string) string { return dsn }, "client certificate", "sslcert")
+	client := func(pair certtest.Pair) func(string) string {
 		return func(dsn string) string {
 			return dsn + "&sslcert=" + url.QueryEscape(pair.Cert) + "&sslkey=" + url.QueryEscape(pair.Key)
 		}
 	}
-	pg("a client's certificate of another authority", client(w.other, "tributary_capture"), "unknown certificate authority", "sslcert")
-	pg("another's certificate", client(w.authority, "somebody"), "authentication failed", "")
-	conn, err := postgres.Connect(w.t.Context(), client(w.authority, "tributary_capture")(w.dsn("shop", "tributary_capture", source)), "test")
+	pg("a client's certificate of another authority", client(w.other.Issue(w.t, "tributary_capture")), "unknown certificate authority", "sslcert")
+	pg("a client's certificate that has expired", client(w.authority.Expired(w.t, "tributary_capture")), "expired certificate", "sslcert")
+	pg("another's certificate", client(w.authority.Issue(w.t, "somebody")), "authentication failed", "sslcert")
+	conn, err := postgres.Connect(w.t.Context(), client(w.authority.Issue(w.t, "tributary_capture"))(w.dsn("shop", "tributary_capture", source)), "test")
 	must(w.t, err)
 	must(w.t, conn.Close(w.t.Context()))
 	set(good, "", func(err error) bool { return err == nil })
@@ -473,6 +503,56 @@ func (w *secured) refusals(source, warehouse string) {
 	w.brokerTLS.Store(w.authority.Expired(w.t, "kafka", "localhost", "127.0.0.1").Server(w.t))
 	kafka("expired certificate", func(*config.TLS, *config.Secret) {}, "expired", "renewed")
 	w.brokerTLS.Store(kept) // a wrong password is TestACLsOfSecurityPage's: kfake does not answer to one as Kafka does
+}
+
+// registryRefusals are the ways in which a service and the registry do not take each other, each at a start and in what check says.
+func (w *secured) registryRefusals(of string, with func(config.Registry) (run, check func(context.Context) error)) {
+	refused := func(what string, change func(*config.Registry), cause, hint string) {
+		w.t.Helper()
+		r := w.capture.Registry
+		change(&r)
+		run, check := with(r)
+		w.refused(of+": registry: "+what, run, trouble.RegistryAuth, cause, hint)
+		from := len(w.said.String())
+		if err := check(w.t.Context()); err == nil || !strings.Contains(w.said.String()[from:], cause) || !strings.Contains(w.said.String()[from:], hint) {
+			w.t.Errorf("%s check: registry: %s: %v, want %q and %q:\n%s", of, what, err, cause, hint, w.said.String()[from:])
+		}
+	}
+	refused("another authority", func(r *config.Registry) { r.TLS.CA = w.other.File }, "unknown authority", "registry.tls.ca")
+	refused("another host name", func(r *config.Registry) { r.TLS.ServerName = "elsewhere" }, "elsewhere", "registry.tls.server_name")
+	refused("a server without TLS", func(r *config.Registry) { r.URL = strings.Replace(kafkatest.Registry(w.t), "http:", "https:", 1) }, "HTTP response to HTTPS client", "does not speak TLS")
+	refused("wrong password", func(r *config.Registry) { r.Password = "hush-wrong" }, "refuses the login", "registry.password")
+	refused("no such user", func(r *config.Registry) { r.Username = "nobody" }, "refuses the login", "registry.username")
+	refused("no login", func(r *config.Registry) { r.Username, r.Password = "", "" }, "refuses the login", "registry.username")
+	kept := w.registryTLS.Load()
+	w.registryTLS.Store(w.authority.Expired(w.t, "registry", "localhost").Server(w.t))
+	refused("expired certificate", func(*config.Registry) {}, "expired", "renewed")
+	mutual := kept.Clone()
+	mutual.ClientAuth, mutual.ClientCAs = tls.RequireAndVerifyClientCert, w.authority.Pool()
+	w.registryTLS.Store(mutual)
+	refused("no client's certificate", func(*config.Registry) {}, "certificate required", "registry.tls.cert")
+	r, pair := w.capture.Registry, w.authority.Issue(w.t, "pipeline")
+	r.TLS.Cert, r.TLS.Key = pair.Cert, pair.Key
+	_, check := with(r)
+	if err := check(w.t.Context()); err != nil {
+		w.t.Errorf("%s check: registry: with a client's certificate: %v\n%s", of, err, w.said)
+	}
+	w.registryTLS.Store(kept)
+}
+
+// published waits until a topic is there.
+func (w *secured) published(topic string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		topics, err := w.admin.ListTopics(w.t.Context(), topic)
+		must(w.t, err)
+		if topics.Has(topic) {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("there is no topic %s", topic)
+		}
+	}
 }
 
 // noSecrets looks for every secret, as it is and as it is written where it has to be quoted.
