@@ -247,6 +247,22 @@ func TestRestartKeepsData(t *testing.T) {
 	})
 }
 
+// A producer whose transaction a kill has aborted is not told that its commit has succeeded.
+func TestFakeTornCommit(t *testing.T) {
+	c := Fake(t)
+	topic := topic(t, c, 1)
+	p := producer(t, c, Name(t))
+	commit(t, p, topic, "before")
+	must(t, c.Restart(t.Context())) // from here on it is known that this was a commit
+	must(t, p.BeginTransaction())
+	must(t, produce(t, p, topic, 0, "torn"))
+	must(t, c.Kill())
+	must(t, c.Restart(t.Context()))
+	if err := p.EndTransaction(deadline(t), kgo.TryCommit); err == nil {
+		t.Error("the commit of an aborted transaction succeeded")
+	}
+}
+
 func TestPauseReal(t *testing.T) {
 	c := Real(t)
 	cl := client(t, c, kgo.RequestTimeoutOverhead(time.Second), kgo.RequestRetries(0))

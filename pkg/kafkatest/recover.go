@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -27,7 +28,8 @@ const (
 // then drops all that the same producer writes afterwards, up to its next marker: the first committed transaction
 // after a crash would be lost. And when the data is loaded once more, that next marker would commit the aborted one.
 //
-// So the markers are written here, by a kfake without the options of the real one (TLS, SASL, ACLs), before it starts.
+// So the markers are written here, and the producers are fenced: to one whose transaction was aborted so, kfake says that its
+// commit has succeeded, if the one before was committed. It is done by a kfake without the options of the real one (TLS, SASL, ACLs), before it starts.
 func (c *FakeCluster) recover() (err error) {
 	err = os.Remove(c.cleanMark())
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -93,7 +95,29 @@ func abortOpenTransactions(ctx context.Context, addrs []string) error {
 			}
 		}
 	}
+	known, err := kadm.NewClient(client).ListTransactions(ctx, nil, nil)
+	if err != nil {
+		return fmt.Errorf("list transactions: %w", err)
+	}
+	for id, producer := range known {
+		if !slices.ContainsFunc(open, func(o openTransaction) bool { return o.producer == producer.ProducerID }) {
+			continue
+		}
+		if err := fence(ctx, addrs, id); err != nil {
+			return fmt.Errorf("fence %q, whose transaction was aborted: %w", id, err)
+		}
+	}
 	return nil
+}
+
+func fence(ctx context.Context, addrs []string, transactionalID string) error {
+	client, err := kgo.NewClient(kgo.SeedBrokers(addrs...), kgo.TransactionalID(transactionalID))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	_, _, err = client.ProducerID(ctx)
+	return err
 }
 
 // openTransactions reads all logs from start to end.
