@@ -145,7 +145,8 @@ func (s *session) run(ctx context.Context) error {
 			s.stage.Busy() // still: a stream that never pauses is not one that stands still
 			continue
 		}
-		if err := s.idle(ctx); err != nil {
+		over, err := s.idle(ctx)
+		if err != nil {
 			return err
 		}
 		if streamErr != nil {
@@ -166,6 +167,7 @@ func (s *session) run(ctx context.Context) error {
 			if err := s.learn(ctx, f); err != nil {
 				return err
 			}
+		case <-over:
 		case <-tick.C:
 		}
 		s.stage.Busy()
@@ -301,27 +303,34 @@ func (s *session) cutIfLarge(ctx context.Context) error {
 	return s.commit(ctx, false)
 }
 
-// idle is called when everything that has arrived is dealt with.
-func (s *session) idle(ctx context.Context) error {
+// idle is called when everything that has arrived is dealt with. If what is published waits for the end of the Kafka
+// transaction before, over is closed at that.
+func (s *session) idle(ctx context.Context) (over <-chan struct{}, err error) {
 	if s.inTx {
-		return nil
+		return nil, nil
 	}
 	if err := s.boundary(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	open, began, _ := s.pub.Open()
 	since := time.Since(s.progressAt)
 	switch {
-	case open && (s.pub.Hidden() || time.Since(began) >= s.config.Publish.Linger):
+	case open && time.Since(began) >= s.config.Publish.Linger:
+	case open && s.pub.Hidden():
+		select {
+		case <-s.pub.Over():
+		default: // what comes until then goes with it
+			return s.pub.Over(), nil
+		}
 	case s.streamed > s.progressEnd && since >= idleAdvance:
 	case len(s.fences) > 0:
 	case s.oldest != 0 && !open: // a heartbeat: what it measures is how long a change would take
 	case len(s.changed) > 0: // a table without rows has been read, or one is held: it is waited for
 	case since >= progressInterval:
 	default:
-		return nil
+		return nil, nil
 	}
-	return s.commit(ctx, false)
+	return nil, s.commit(ctx, false)
 }
 
 // commit ends the Kafka transaction with a progress record and then confirms to the server what has become durable.

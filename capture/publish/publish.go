@@ -46,8 +46,9 @@ type Publisher struct {
 	sender record.Source
 	known  map[string]*topic // by name
 	memory memory
-	open   bool // something was produced since the last Commit
-	inTx   bool // a Kafka transaction has been begun
+	over   chan struct{} // closed when the brokers are done with the last Kafka transaction
+	open   bool          // something was produced since the last Commit
+	inTx   bool          // a Kafka transaction has been begun
 	began  time.Time
 	bytes  int64 // produced since the last Commit
 
@@ -118,8 +119,9 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	}
 	p := &Publisher{
 		source: o.Source, topics: o.Topics, client: client, reading: opts, registry: o.Registry, log: o.Log,
-		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{},
+		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{}, over: make(chan struct{}),
 	}
+	close(p.over)
 	if _, _, err := client.ProducerID(ctx); err != nil {
 		client.Close()
 		return nil, kafka.Trouble("fence older instances of", fmt.Sprintf("source %q", o.Source), err)
@@ -142,6 +144,7 @@ func (p *Publisher) Close() {
 		p.direct.close()
 	}
 	p.client.Close()
+	<-p.over
 }
 
 // SetSource sets what every record says of where it comes from. To be called before Table.
@@ -431,6 +434,7 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 	if err := p.begin(); err != nil { // a progress record alone is a transaction too
 		return err
 	}
+	<-p.over
 	if err := p.client.Flush(ctx); err != nil {
 		return kafka.Trouble("flush to", "Kafka", err)
 	}
@@ -455,6 +459,8 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 		}
 		return kafka.Trouble("commit a transaction for", fmt.Sprintf("source %q", p.source), err)
 	}
+	p.over = make(chan struct{})
+	go p.awaitMarkers(p.over)
 	p.open, p.inTx, p.n = false, false, pr.N
 	p.sinceFull++
 	if pr.Full {
