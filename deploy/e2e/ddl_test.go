@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
@@ -211,15 +212,17 @@ func alterTables(t *testing.T, major int, later bool) {
 	registry := kafkatest.Registry(t)
 	cluster := pgtest.Shared(t, major)
 	dsn, warehouse := pgtest.Database(t, cluster), pgtest.Database(t, cluster)
-	s := newSource(t, fmt.Sprintf("alter%d%t", major, later), dsn, kafka, registry)
+	owner, role := leastSource(t, dsn, fmt.Sprintf("owner_%d_%t", major, later))
+	s := newSource(t, fmt.Sprintf("alter%d%t", major, later), owner, kafka, registry)
+	s.config.Source.DSN = config.Secret(role)
 	t.Cleanup(func() { dropSlot(t, dsn, "tributary_"+s.name) })
-	dwh := connect(t, warehouse)
+	dwh, writer := connect(t, warehouse), leastWarehouse(t, warehouse, true)
 	for i := range alterations {
 		alterations[i].run(t, s.conn, alterations[i].begin)
 	}
 	exec(t, dwh, `create type mood as enum ('sad', 'ok')`)
 	start := func(group string) {
-		startGroup(t, kafka, registry, warehouse, group, fmt.Sprintf(`{from: "public.*", to: "%s.{table}"}`, group))
+		startGroup(t, kafka, registry, writer, group, fmt.Sprintf(`{from: "public.*", to: "%s.{table}"}`, group))
 	}
 	start("public")
 	stop := s.startCapture(t)

@@ -2,9 +2,15 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"os"
+	osexec "os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -78,8 +84,22 @@ func honest(t *testing.T, of, log, address string, shows ...string) {
 		t.Errorf("the status of %s: %s", of, status)
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	if families, err := parser.TextToMetricFamilies(strings.NewReader(ask("/metrics"))); err != nil || len(families) < 10 || strings.Contains(fmt.Sprint(families), "injected") && families["level"] != nil {
+	families, err := parser.TextToMetricFamilies(strings.NewReader(ask("/metrics")))
+	if err != nil || len(families) < 10 || strings.Contains(fmt.Sprint(families), "injected") && families["level"] != nil {
 		t.Errorf("the metrics of %s: %d families, %v", of, len(families), err)
+	}
+	labels := map[string]bool{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			for _, label := range metric.GetLabel() {
+				labels[label.GetValue()] = true
+			}
+		}
+	}
+	for _, name := range hostile {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(labels)), func(label string) bool { return strings.HasSuffix(label, "public."+name) }) {
+			t.Errorf("no metric of %s has the label %q", of, "public."+name)
+		}
 	}
 	page := ask("/")
 	control := func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }
@@ -93,14 +113,72 @@ func honest(t *testing.T, of, log, address string, shows ...string) {
 	}
 }
 
-// TestNames takes hostile names of a database, a source, schemas, tables, columns and types from end to end.
+// clean runs the verbs of a sink, and looks for what a terminal would obey.
+func clean(t *testing.T, configuration, table string) {
+	t.Helper()
+	path, err := sinkBinary()
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "sink.yaml")
+	must(t, os.WriteFile(file, []byte(configuration), 0o600))
+	for _, verb := range [][]string{
+		{"status", "--direct", "--all", "--wide"},
+		{"status", "--direct", "--json"},
+		{"check"},
+		{"check", "--json"},
+		{"parked", "list"},
+		{"parked", "list", "--json"},
+		{"parked", "show", table},
+		{"parked", "show", table, "--values"},
+		{"tenant", "list"},
+		{"rules", "match"},
+	} {
+		out, err := osexec.CommandContext(t.Context(), path, append(verb, "-c", file)...).CombinedOutput()
+		if exit, ended := errors.AsType[*osexec.ExitError](err); err != nil && (!ended || exit.ExitCode() != 1) { // 1: something needs somebody
+			t.Errorf("sink %q: %v\n%s", verb, err, out)
+		}
+		asJSON := verb[len(verb)-1] == "--json"
+		if asJSON && !json.Valid(out) {
+			t.Errorf("sink %q is no JSON: %s", verb, out)
+		}
+		if strings.Contains(string(out), "\nlevel=ERROR") || strings.ContainsFunc(string(out), func(r rune) bool {
+			return r != '\n' && r != '\t' && (unicode.IsControl(r) || !asJSON && unicode.Is(unicode.Cf, r))
+		}) {
+			t.Errorf("sink %q says %q", verb, out)
+		}
+	}
+}
+
+// extensionTypes makes the types of extensions at both ends that both servers have, and gives their names.
+func extensionTypes(t *testing.T, ends ...*pgx.Conn) (types []string) {
+	t.Helper()
+	for _, name := range []string{"citext", "hstore"} {
+		there := true
+		for _, conn := range ends {
+			there = there && scalar[bool](t, conn, `select exists (select from pg_available_extensions where name = $1)`, name)
+		}
+		if !there {
+			t.Logf("the servers here do not have %s: it is not tested", name)
+			continue
+		}
+		for _, conn := range ends {
+			exec(t, conn, `create extension `+name)
+		}
+		types = append(types, name)
+	}
+	return types
+}
+
+// TestNames takes hostile names of a database, an owner, a source, a group, schemas, tables, columns and types, hostile values
+// and a hostile sid from end to end, with the roles of docs/security.md.
 func TestNames(t *testing.T) {
 	kafka := kafkatest.Fake(t)
 	registry := kafkatest.Registry(t)
 	cluster, warehouses := pgtest.New(t, pgtest.Options{}), pgtest.Shared(t, 0)
 	database := fmt.Sprintf("Da\"ta.b$se 'ü' %% {0} %s", strings.Repeat("x", 20))
 	must(t, cluster.CreateDatabase(t.Context(), database))
-	s := newSource(t, "plain", cluster.DSN(database), kafka, registry)
+	owner, role := leastSource(t, cluster.DSN(database), hostile[len(hostile)-7])
+	s := newSource(t, "plain", owner, kafka, registry)
+	s.config.Source.DSN = config.Secret(role)
 	s.name = `Sh.op-1 $Ä "q"`
 	s.config.Source.Name, s.config.Source.Tables = s.name, []string{"*.*"}
 	warehouse, wide := pgtest.Database(t, warehouses), pgtest.Database(t, warehouses)
@@ -136,22 +214,35 @@ func TestNames(t *testing.T) {
 	}
 	text(1)
 
+	types := extensionTypes(t, connect(t, cluster.DSN(database)), dwh)
+	for _, typ := range types {
+		exec(t, s.conn, fmt.Sprintf(`create table public."of %[1]s" (id int primary key, v %[1]s, l %[1]s[])`, typ))
+		value := literal
+		if typ == "hstore" {
+			value = "hstore(" + literal + ", " + literal + ")"
+		}
+		exec(t, s.conn, fmt.Sprintf(`insert into public."of %[1]s" values (1, %[2]s, array[%[2]s::%[1]s]), (2, null, '{}')`, typ, value))
+	}
+
 	var logs [2]lines
 	var err error
 	s.capture, err = capture.New(s.config, capture.Options{}, service.LogTo(&logs[0], config.Log{Level: "debug"}))
 	must(t, err)
 	run(t, "capture", s.capture.Serve)
-	startGroup(t, kafka, registry, warehouse, "same", `{from: "*.*", to: "{schema}.{table}"}`)
+	startGroup(t, kafka, registry, leastWarehouse(t, warehouse, true), "same", `{from: "*.*", to: "{schema}.{table}"}`)
+	group := "wide " + evil
 	var cfg sink.Config
-	must(t, config.Decode("sink.yaml", fmt.Appendf(nil, `
-group: wide
+	configuration := fmt.Sprintf(`
+group: %q
 warehouse: {dsn: %q, connections: 3}
 kafka: {brokers: [%s]}
 registry: {url: %q}
 refresh: 200ms
 http: {listen: "127.0.0.1:0"}
+sources: [{name: %q, sid: %q}]
 tables: [{from: "public.*", to: "{source}.{table}", source: "Sh.op*", sid: "si.d", on_error: park}, {from: "*.*", skip: true}]
-`, wide, strings.Join(kafka.Addrs(), ","), registry), &cfg))
+`, group, leastWarehouse(t, wide, false), strings.Join(kafka.Addrs(), ","), registry, s.name, evil)
+	must(t, config.Decode("sink.yaml", []byte(configuration), &cfg))
 	k, err := sink.New(cfg, service.LogTo(&logs[1], config.Log{Level: "debug", Format: "json"}))
 	must(t, err)
 	run(t, "sink", k.Run)
@@ -170,8 +261,8 @@ tables: [{from: "public.*", to: "{source}.{table}", source: "Sh.op*", sid: "si.d
 	exec(t, s.conn, `alter table public."select" rename "user" to "User ""2"""`)
 	exec(t, s.conn, `alter table public."select" add "new $1" int default 7`)
 	exec(t, s.conn, `insert into public."select" ("User ""2""", `+postgres.Ident(hostile[(1+2*8)%len(hostile)])+`) values ('renamed', 'k')`)
-	for group, conn := range map[string]*pgx.Conn{"same": dwh, "wide": other} {
-		fence(t, conn, group, []*source{s}, "changed "+group)
+	for group, conn := range map[string]*pgx.Conn{"same": dwh, group: other} {
+		fence(t, conn, group, []*source{s}, "changed")
 		for _, held := range textsOf(t, conn, `select table_name || ': ' || message from tributary.quarantine`) {
 			t.Errorf("quarantined: %s", held)
 		}
@@ -186,8 +277,15 @@ tables: [{from: "public.*", to: "{source}.{table}", source: "Sh.op*", sid: "si.d
 			differ(t, fmt.Sprintf("%q of the source's schema", one), want, textsOf(t, other, fmt.Sprintf(sql, postgres.Ident(s.name, one.name))))
 		}
 	}
-	if got := textsOf(t, other, `select distinct "si.d" from `+postgres.Ident(s.name, "select")); len(got) != 1 || got[0] != s.name {
+	if got := textsOf(t, other, `select distinct "si.d" from `+postgres.Ident(s.name, "select")); len(got) != 1 || got[0] != evil {
 		t.Errorf("the sid is %q", got)
+	}
+	for _, typ := range types {
+		sql := fmt.Sprintf(`select concat_ws(' | ', id, v, l) from public."of %s" order by id`, typ)
+		differ(t, typ, texts(t, s.dsn, sql), textsOf(t, dwh, sql))
+		if got := textsOf(t, dwh, fmt.Sprintf(`select atttypid::regtype::text from pg_attribute where attrelid = 'public."of %s"'::regclass and attname = 'v'`, typ)); got[0] != typ {
+			t.Errorf("%s arrives as %s", typ, got)
+		}
 	}
 	sql := `select concat_ws(' | ', id, a, b, c, n, j, jb, x, l, d, e) from public.texts order by id`
 	differ(t, "texts", texts(t, s.dsn, sql), textsOf(t, dwh, sql))
@@ -206,6 +304,7 @@ tables: [{from: "public.*", to: "{source}.{table}", source: "Sh.op*", sid: "si.d
 	eventually(t, "the table is held", func() bool {
 		return strings.Contains(strings.Join(textsOf(t, dwh, `select message from tributary.quarantine`), " "), "is not for targets")
 	})
+	clean(t, configuration, s.name+"/public.select")
 	_, address, _ := strings.Cut(logs[0].String(), "http=")
 	honest(t, "capture", logs[0].String(), strings.Fields(address)[0])
 	honest(t, "sink", logs[1].String(), k.Addr(), "&lt;script&gt;alert(2)")

@@ -23,7 +23,7 @@ import (
 )
 
 // TestUses runs the configurations of deploy/config, as they are, through the scripts of the same names: what differs
-// from place to place comes from the environment, as docs/uses.md says.
+// from place to place comes from the environment, as docs/uses.md says. Services and verbs are the roles of docs/security.md.
 func TestUses(t *testing.T) {
 	scripts, err := filepath.Glob("uses/*.txt")
 	must(t, err)
@@ -73,7 +73,7 @@ func runUse(t *testing.T, script, dir string) {
 	warehouse := pgtest.Database(t, pgtest.Shared(t, 0))
 	for name, value := range map[string]string{
 		"TRIBUTARY_KAFKA_BROKERS": strings.Join(kafka.Addrs(), ","), "TRIBUTARY_REGISTRY_URL": kafkatest.Registry(t), "TRIBUTARY_HTTP_LISTEN": "127.0.0.1:0",
-		"TRIBUTARY_WAREHOUSE_DSN": warehouse, "TRIBUTARY_REFRESH": "200ms", "TRIBUTARY_RETENTION_EVERY": "1s",
+		"TRIBUTARY_WAREHOUSE_DSN": leastWarehouse(t, warehouse, false), "TRIBUTARY_REFRESH": "200ms", "TRIBUTARY_RETENTION_EVERY": "1s",
 	} {
 		t.Setenv(name, value)
 	}
@@ -110,9 +110,10 @@ func (u *use) source(name string) *source {
 		return s
 	}
 	s := &source{name: name, dsn: pgtest.Database(u.t, pgtest.Shared(u.t, 0))}
-	s.conn = connect(u.t, s.dsn)
+	owner, role := leastSource(u.t, s.dsn, "owner_of_"+connect(u.t, s.dsn).Config().Database)
+	s.conn = connect(u.t, owner)
 	u.t.Setenv("TRIBUTARY_SOURCE_NAME", name)
-	u.t.Setenv("TRIBUTARY_SOURCE_DSN", s.dsn)
+	u.t.Setenv("TRIBUTARY_SOURCE_DSN", role)
 	must(u.t, config.Load(filepath.Join(u.dir, "capture.yaml"), &s.config))
 	s.config.Source.Refresh, s.config.Source.Heartbeat = 300*time.Millisecond, time.Second
 	u.sources[name] = s
