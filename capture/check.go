@@ -174,7 +174,7 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 		name := t.Relation.QualifiedName()
 		switch t.Level {
 		case catalog.InsertOnly:
-			r.Warn(trouble.TableWithoutIdentity, "1 table", name+": "+t.Reason+".\nINSERT and TRUNCATE only; the application's UPDATE and DELETE go on\nworking, but do not arrive", t.Help)
+			r.WarnUnless(service.Accepts(c.config.accepted(), trouble.TableWithoutIdentity, name), trouble.TableWithoutIdentity, "1 table", name+": "+t.Reason+".\nINSERT and TRUNCATE only; the application's UPDATE and DELETE go on\nworking, but do not arrive", t.Help)
 		case catalog.LeftOut:
 			r.Note("1 table", name+": "+t.Reason, t.Help)
 			continue

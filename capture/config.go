@@ -9,6 +9,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -22,9 +23,25 @@ type Config struct {
 	Kafka    kafka.Config      `mapstructure:"kafka" doc:"The brokers."`
 	Topics   publish.Topics    `mapstructure:"topics" doc:"How topics are made."`
 	Registry config.Registry   `mapstructure:"registry" doc:"The schema registry."`
+	Accept   []Accept          `mapstructure:"accept" doc:"Warnings that are meant so: they become notes, and check --strict passes."`
 	HTTP     config.HTTP       `mapstructure:"http" doc:"Metrics, health and status."`
 	Metrics  config.Metrics    `mapstructure:"metrics" doc:"What /metrics tells."`
 	Log      config.Log        `mapstructure:"log" doc:"Logging."`
+}
+
+// Accept is a warning that is meant so.
+type Accept struct {
+	Code  trouble.Code `mapstructure:"code" required:"true" oneof:"table-without-identity,wal-budget,falling-behind" doc:"Code of the warning. That the budget of wal-budget is used up cannot be accepted."`
+	Table string       `mapstructure:"table" default:"*" doc:"Table that it is about, as schema.table with * and ? as wildcards; a warning that is not about a table needs none."`
+}
+
+// accepted gives the warnings that are meant so.
+func (c *Config) accepted() []service.Accept {
+	var all []service.Accept
+	for _, a := range c.Accept {
+		all = append(all, service.Accept{Code: a.Code, Subject: a.Table})
+	}
+	return all
 }
 
 // Source says which database, and what of it.

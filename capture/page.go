@@ -39,6 +39,9 @@ func (st *Status) page() page.View {
 		{"revision", st.Build.Revision},
 		{"Go", st.Build.GoVersion},
 	}}}
+	if len(st.Accepted) > 0 {
+		v.Folds = append([]page.Fold{page.Accepted(st.Accepted)}, v.Folds...)
+	}
 	return v
 }
 

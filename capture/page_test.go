@@ -102,6 +102,23 @@ func TestUnknownIsNotZero(t *testing.T) {
 	}
 }
 
+// A warning that the configuration accepts is a note, and needs nobody; what stops a table is no warning.
+func TestAcceptedIsANote(t *testing.T) {
+	event := TableStatus{Table: "public.event", Level: "insert", Reason: "it has no key", Help: "ALTER TABLE e;"}
+	log, held := event, TableStatus{Table: "public.held"}
+	log.Table = "audit.log"
+	held.tellHeld(&record.Held{Code: string(trouble.RecordTooLarge), Since: 1e15})
+	cfg := Config{Accept: []Accept{{Code: trouble.TableWithoutIdentity, Table: "public.*"}, {Code: trouble.RecordTooLarge, Table: "*"}}}
+	st := Status{State: service.StateUpToDate, Tables: []TableStatus{event, log, held}, accept: cfg.accepted()}
+	st.judge(time.Now(), 0)
+	if len(st.Needs) != 2 || st.Needs[0].Code != trouble.RecordTooLarge || st.Needs[1].Subject != "audit.log" || len(st.Accepted) != 1 || st.Accepted[0].Subject != "public.event" {
+		t.Errorf("needs %+v, accepted %+v", st.Needs, st.Accepted)
+	}
+	if fold := st.page().Folds[0]; fold.Title != "Accepted warnings (1)" || fold.Facts[0][1] != "public.event: only INSERT and TRUNCATE arrive" {
+		t.Errorf("%+v", fold)
+	}
+}
+
 // A table that is held needs somebody at once, once, and its name cannot leave the command.
 func TestHeldTableIsTold(t *testing.T) {
 	one := TableStatus{Table: "public.x; rm -rf ~"}

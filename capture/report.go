@@ -84,6 +84,7 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	st.accept = c.config.accepted()
 	defer func() { st.judge(time.Now(), 0) }()
 	if pr == nil {
 		return st, nil

@@ -131,6 +131,7 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 			return err
 		}
 		out.Needs(r.Needs, "capture")
+		out.Accepted(r.Accepted)
 	}
 	if !strings.HasPrefix(r.Asked, "the service") {
 		out.Note("(asked %s)\n", r.Asked)

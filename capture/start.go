@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -473,7 +474,11 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		return nil
 	}
 	if known.Level == catalog.InsertOnly {
-		s.log.Warn("only INSERT and TRUNCATE of this table are captured; its UPDATE and DELETE go on working, but do not arrive",
+		level := slog.LevelWarn
+		if service.Accepts(s.config.accepted(), trouble.TableWithoutIdentity, known.Relation.QualifiedName()) {
+			level = slog.LevelInfo
+		}
+		s.log.Log(ctx, level, "only INSERT and TRUNCATE of this table are captured; its UPDATE and DELETE go on working, but do not arrive",
 			"table", known.Relation.QualifiedName(), "reason", known.Reason, "code", trouble.TableWithoutIdentity, "hint", known.Help)
 	}
 	t := s.tables[known.Relation.OID]

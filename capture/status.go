@@ -60,7 +60,10 @@ type Status struct {
 	Trouble  *TroubleStatus       `json:"trouble"` // why nothing is published at present
 	Alarms   []TroubleStatus      `json:"alarms"`  // what is wrong while it goes on
 	Needs    []service.Need       `json:"needs_you"`
-	Events   []service.Event      `json:"events"` // the newest first
+	Accepted []service.Need       `json:"accepted"` // warnings that the configuration accepts
+	Events   []service.Event      `json:"events"`   // the newest first
+
+	accept []service.Accept
 }
 
 // WAL is what the source keeps for us.
@@ -156,6 +159,7 @@ func (c *Capture) Status() Status {
 		told.Since = time.UnixMicro(c.troubled.Load()).UTC()
 		st.Trouble = &told
 	}
+	st.accept = c.config.accepted()
 	st.judge(now, c.vitals.unmoved(now))
 	return st
 }

@@ -28,7 +28,8 @@ func (st *Status) alone(name string) bool {
 			others[t], others[subject(t)] = true, true
 		}
 	}
-	st.Needs = slices.DeleteFunc(st.Needs, func(n service.Need) bool { return others[n.Subject] })
+	of := func(n service.Need) bool { return others[n.Subject] }
+	st.Needs, st.Accepted = slices.DeleteFunc(st.Needs, of), slices.DeleteFunc(st.Accepted, of)
 	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return t.Table != name })
 	return len(st.Tables) == 1
 }
@@ -63,7 +64,10 @@ func (st *Status) tablePage() page.View {
 	if t.HeldLSN != "" {
 		facts = append(facts, [2]string{"held since", t.HeldLSN})
 	}
-	v.Folds = []page.Fold{{Title: "What is known of it", Open: true, Facts: facts}, page.States(t.States)}
+	if len(st.Accepted) > 0 {
+		v.Folds = append(v.Folds, page.Accepted(st.Accepted))
+	}
+	v.Folds = append(v.Folds, page.Fold{Title: "What is known of it", Open: true, Facts: facts}, page.States(t.States))
 	return v
 }
 

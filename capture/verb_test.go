@@ -69,7 +69,7 @@ func TestStatusVerb(t *testing.T) {
 		}
 		b, err := json.Marshal(report)
 		must(t, err)
-		for _, list := range []string{"tables", "alarms", "stages", "needs_you", "events", "last_hour", "do"} {
+		for _, list := range []string{"tables", "alarms", "stages", "needs_you", "accepted", "events", "last_hour", "do"} {
 			if strings.Contains(string(b), `"`+list+`":null`) {
 				t.Errorf("the list %s is missing: %s", list, b)
 			}

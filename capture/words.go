@@ -45,7 +45,7 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 	if st.State != service.StateWaiting && st.State != service.StateStarting {
 		st.WaitingOn, st.WaitingSince = "", time.Time{}
 	}
-	st.Needs = st.needs(unmoved)
+	st.Needs, st.Accepted = service.Accepted(st.needs(unmoved), st.accept)
 	st.Headline = st.headline()
 }
 

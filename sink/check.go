@@ -24,7 +24,8 @@ import (
 // checker is a check of a sink.
 type checker struct {
 	*terminal.Check
-	said map[string]bool
+	said   map[string]bool
+	accept []service.Accept
 }
 
 // once says whether nothing was said of text yet: many sources have it in common.
@@ -52,7 +53,7 @@ func Check(ctx context.Context, cfg Config, told *terminal.Check) error {
 	}
 	defer s.registry.Close()
 	defer s.consumer.Client().Close()
-	c := &checker{told, map[string]bool{}}
+	c := &checker{told, map[string]bool{}, s.cfg.accepted()}
 	session := s.warehouse.Session()
 	defer session.Close(ctx)
 	up := s.checkWarehouse(ctx, c, session)
@@ -255,19 +256,20 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 	for _, warning := range plan.Warnings() {
 		c.Warn(trouble.RuleError, "rule", warning)
 	}
+	accepted := service.Accepts(c.accept, trouble.MissingIndex, plan.Source+"/"+plan.Schema+"."+plan.Table)
 	if in.Index != "" {
 		rows := ""
 		if in.Rows >= 0 {
 			rows = fmt.Sprintf(" (about %s rows)", service.FormatCount(in.Rows))
 		}
 		if text := fmt.Sprintf("%s has no index on its key: each batch with an UPDATE or DELETE reads the whole table%s", plan.Target, rows); c.once(text) {
-			c.Warn(trouble.MissingIndex, "index", text, in.Index, "see docs/runbooks/missing-index.md")
+			c.WarnUnless(accepted, trouble.MissingIndex, "index", text, in.Index, "see docs/runbooks/missing-index.md")
 		}
 	}
 	if in.ByIndex != "" {
 		_, by := plan.Keep()
 		if text := fmt.Sprintf("%s has no index on %q, by which old rows are found: each look for them reads the whole table", plan.Target, by); c.once(text) {
-			c.Warn(trouble.MissingIndex, "index", text, in.ByIndex, "see docs/runbooks/missing-index.md")
+			c.WarnUnless(accepted, trouble.MissingIndex, "index", text, in.ByIndex, "see docs/runbooks/missing-index.md")
 		}
 	}
 }

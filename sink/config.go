@@ -6,6 +6,8 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
@@ -24,9 +26,25 @@ type Config struct {
 	Freshness time.Duration   `mapstructure:"freshness" default:"60s" doc:"How far behind a table may be and still count as up to date; a rule may say otherwise for its tables."`
 	Refresh   time.Duration   `mapstructure:"refresh" default:"1s" doc:"How often to look for new topics."`
 	Session   time.Duration   `mapstructure:"session" default:"10s" doc:"After this long without a sign of life a sink's partitions go to the others. Brokers set bounds (6s to 30min by default)."`
+	Accept    []Accept        `mapstructure:"accept" doc:"Warnings that are meant so: they become notes, and check --strict passes."`
 	HTTP      config.HTTP     `mapstructure:"http" default:"listen=127.0.0.1:9192" doc:"Metrics, health and status."`
 	Metrics   config.Metrics  `mapstructure:"metrics" doc:"What /metrics tells."`
 	Log       config.Log      `mapstructure:"log" doc:"Log lines."`
+}
+
+// Accept is a warning that is meant so.
+type Accept struct {
+	Code  trouble.Code `mapstructure:"code" required:"true" oneof:"parked,falling-behind,capture-silent,missing-index" doc:"Code of the warning."`
+	Table string       `mapstructure:"table" default:"*" doc:"Table that it is about, as source/schema.table with * and ? as wildcards; of capture-silent the source."`
+}
+
+// accepted gives the warnings that are meant so.
+func (c *Config) accepted() []service.Accept {
+	var all []service.Accept
+	for _, a := range c.Accept {
+		all = append(all, service.Accept{Code: a.Code, Subject: a.Table})
+	}
+	return all
 }
 
 // Warehouse says where to write.

@@ -297,7 +297,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	st := &Status{
 		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: StateUpToDate, WarehouseUp: true,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: []service.StageState{},
-		Events: []service.Event{}, Members: []Member{}, FreshnessSeconds: cfg.Freshness.Seconds(),
+		Events: []service.Event{}, Members: []Member{}, FreshnessSeconds: cfg.Freshness.Seconds(), accept: cfg.accepted(),
 	}
 	var retained map[string]warehouse.Expired
 	if o.rules.AnyKeep() {

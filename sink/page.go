@@ -24,6 +24,9 @@ func (st *Status) page() page.View {
 	if worst := st.worst(); worst != nil && worst.late() > 1 {
 		v.Late = service.FormatSeconds(worst.BehindSeconds)
 	}
+	if len(st.Accepted) > 0 {
+		v.Folds = append(v.Folds, page.Accepted(st.Accepted))
+	}
 	unmatched := page.Fold{Title: fmt.Sprintf("Topics that no rule wants (%d)", len(st.Unmatched))}
 	for i, topic := range st.Unmatched {
 		if i == maxUnmatched {

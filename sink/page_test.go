@@ -62,6 +62,11 @@ func TestSummary(t *testing.T) {
 		{"stuck", Status{Tables: []TableStatus{table(StateStuck)}}, StateStuck, "stuck", "stuck"},
 		{"paused", Status{Tables: []TableStatus{table(StatePaused)}}, StatePaused, "is healthy: paused", ""},
 		{"silent", Status{Sources: []SourceStatus{{Name: "a", SilentSeconds: 41}}, Tables: []TableStatus{table(StateUpToDate)}}, StateSilent, "a capture is silent", "capture-silent"},
+		{
+			"parked, accepted",
+			Status{Tables: []TableStatus{{Source: "a", Table: "public.x", State: StateUpToDate, Parked: 3}}, accept: []service.Accept{{Code: trouble.Parked, Subject: "a/public.*"}}},
+			StateUpToDate, "is healthy", "",
+		},
 		{"parked", Status{Tables: []TableStatus{{Source: "a", Table: "public.x", State: StateUpToDate, Parked: 3}}}, StateUpToDate, "needs you: 3 rows are parked. All tables go on.", "parked"},
 	} {
 		st := one.status

@@ -135,6 +135,7 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 			return err
 		}
 		out.Needs(r.Needs, "sink")
+		out.Accepted(r.Accepted)
 	}
 	if !strings.HasPrefix(r.Asked, "the sink") {
 		out.Note("(asked %s)\n", r.Asked)

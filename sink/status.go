@@ -61,10 +61,13 @@ type Status struct {
 	Stages      []service.StageState `json:"stages"`
 
 	Needs            []service.Need  `json:"needs_you"`
-	Events           []service.Event `json:"events"`  // of this sink, the newest first
-	Members          []Member        `json:"members"` // sinks that own a partition
+	Accepted         []service.Need  `json:"accepted"` // warnings that the configuration accepts
+	Events           []service.Event `json:"events"`   // of this sink, the newest first
+	Members          []Member        `json:"members"`  // sinks that own a partition
 	FreshnessSeconds float64         `json:"freshness_seconds"`
 	RowsPerSecHour   *float64        `json:"rows_per_second_hour"` // over the last hour; null in the first minute
+
+	accept []service.Accept
 }
 
 // Member is a sink of the group.
@@ -162,6 +165,7 @@ func (s *Sink) Status() *Status {
 		WarehouseUp: true, Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
 		Events: s.vitals.events.Newest(), Members: []Member{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.applied.HourMean(),
+		accept: s.cfg.accepted(),
 	}
 	if p50, p99, ok := s.Latency(); ok {
 		a, b := p50.Seconds(), p99.Seconds()

@@ -37,7 +37,8 @@ func (st *Status) alone(name string) bool {
 			others[st.Sources[i].Name] = true
 		}
 	}
-	st.Needs = slices.DeleteFunc(st.Needs, func(n service.Need) bool { return others[n.Subject] })
+	of := func(n service.Need) bool { return others[n.Subject] }
+	st.Needs, st.Accepted = slices.DeleteFunc(st.Needs, of), slices.DeleteFunc(st.Accepted, of)
 	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return t.name() != name })
 	st.Sources = slices.DeleteFunc(st.Sources, func(src SourceStatus) bool { return src.Name != source })
 	return len(st.Tables) == 1
@@ -100,7 +101,10 @@ func (st *Status) tablePage() page.View {
 	if t.Plan == "" {
 		plan.Text = "No change of it was read since this sink began. sink rules explain --source " + service.Quote(t.Source) + " --table " + service.Quote(t.Table) + " says it."
 	}
-	v.Folds = []page.Fold{{Title: "What is known of it", Open: true, Facts: facts}, plan, page.States(t.States)}
+	if len(st.Accepted) > 0 {
+		v.Folds = append(v.Folds, page.Accepted(st.Accepted))
+	}
+	v.Folds = append(v.Folds, page.Fold{Title: "What is known of it", Open: true, Facts: facts}, plan, page.States(t.States))
 	return v
 }
 

@@ -16,7 +16,9 @@ func (st *Status) summarise() bool {
 	st.State = StateUpToDate
 	bad, parked := 0, int64(0)
 	for i := range st.Tables {
-		parked += st.Tables[i].Parked
+		if !service.Accepts(st.accept, trouble.Parked, st.Tables[i].name()) {
+			parked += st.Tables[i].Parked
+		}
 		st.State = service.WorseState(st.State, st.Tables[i].State)
 		if state := st.Tables[i].State; state == StateQuarantined || state == StateStopped {
 			bad++
@@ -27,7 +29,7 @@ func (st *Status) summarise() bool {
 			st.State = service.WorseState(st.State, StateSilent)
 		}
 	}
-	st.Needs = service.Needs(st.needs())
+	st.Needs, st.Accepted = service.Accepted(service.Needs(st.needs()), st.accept)
 	if bad > 0 || parked > 0 {
 		st.Headline = needsYou(bad, len(st.Tables), parked)
 		return true

@@ -102,6 +102,15 @@ func (c *Check) Warn(code trouble.Code, about, text string, do ...string) {
 	c.add(verdictWarn, code, about, text, do)
 }
 
+// WarnUnless is Warn, but a note where the warning is accepted.
+func (c *Check) WarnUnless(accepted bool, code trouble.Code, about, text string, do ...string) {
+	if accepted {
+		c.add(verdictNote, code, about, text+"\n(accepted)", nil)
+	} else {
+		c.Warn(code, about, text, do...)
+	}
+}
+
 // Fail adds what the service cannot run with.
 func (c *Check) Fail(code trouble.Code, about, text string, do ...string) {
 	c.add(verdictFail, code, about, text, do)

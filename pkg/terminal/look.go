@@ -244,6 +244,18 @@ func (o *Output) Needs(needs []service.Need, program string) {
 	}
 }
 
+// Accepted counts what else needed somebody, by its code.
+func (o *Output) Accepted(needs []service.Need) {
+	if len(needs) == 0 {
+		return
+	}
+	var what []string
+	for i := range needs {
+		what = append(what, string(needs[i].Code)+" of "+needs[i].Subject)
+	}
+	o.Printf("\n%s: %s\n", counted(len(needs), "accepted warning"), strings.Join(what, ", "))
+}
+
 // Clock gives a time as people at this place read it, with the date where it is not of today.
 func Clock(t time.Time) string {
 	t = t.Local()

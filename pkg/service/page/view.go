@@ -4,6 +4,7 @@
 package page
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -105,6 +106,15 @@ type Cell struct {
 type Spark struct {
 	Points []float32
 	Format func(float64) string
+}
+
+// Accepted folds away warnings that the configuration accepts.
+func Accepted(needs []service.Need) Fold {
+	f := Fold{Title: fmt.Sprintf("Accepted warnings (%d)", len(needs))}
+	for _, n := range needs {
+		f.Facts = append(f.Facts, [2]string{string(n.Code), n.What})
+	}
+	return f
 }
 
 // States folds away the states that something has been in.
