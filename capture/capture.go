@@ -25,6 +25,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/tracing"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/registry"
 )
@@ -52,6 +53,7 @@ type Capture struct {
 	refused   publish.Refusals
 	ready     func(missing ...string) // tells /readyz what is missing
 	streamed  bool                    // a session has been up
+	tracer    *tracing.Tracer         // nil: no traces
 }
 
 // Options are what the command line says beyond the configuration.

@@ -8,6 +8,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/tracing"
 )
 
 // Serve runs a capture with its HTTP answers until ctx ends. bars, nil for none, show how far snapshots are.
@@ -30,6 +31,12 @@ func Serve(ctx context.Context, cfg Config, options Options, log *slog.Logger, b
 // Serve is Run with the HTTP answers that the configuration asks for.
 func (c *Capture) Serve(ctx context.Context) error {
 	defer service.PaceHeap()()
+	tracer, err := tracing.Open(ctx, "capture", c.instance, c.log)
+	if err != nil {
+		return err
+	}
+	c.tracer = tracer
+	defer c.tracer.Close(context.WithoutCancel(ctx))
 	server := service.NewServer("capture", c.config.HTTP, c.log, func(asked service.Asked) any { return c.StatusOf(asked) })
 	if err := server.Listen(ctx); err != nil {
 		return err

@@ -70,6 +70,7 @@ type session struct {
 	fences      []string            // reached since
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
+	passage     passage
 	refused     publish.Refusals
 	oldest      int64 // commit time of the first change since the last Kafka commit, microseconds; 0 for none
 	facts       facts // newest from the watcher
@@ -136,6 +137,10 @@ func (s *session) run(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		batch, streamErr := s.stream.Take()
+		if s.passage.tracer != nil {
+			open, _, _ := s.pub.Open()
+			s.passage.take(batch, open)
+		}
 		for i := range batch.Items {
 			if err := s.item(ctx, &batch.Items[i]); err != nil {
 				return err
@@ -345,11 +350,16 @@ func (s *session) commit(ctx context.Context, last bool) error {
 	if !open {
 		began = time.Now() // a progress record alone
 	}
+	s.passage.decoded()
 	done := s.stage.Wait(waitKafka)
 	err := s.pub.Commit(ctx, pr)
 	done()
 	if err != nil {
 		return err
+	}
+	if s.passage.trace != nil {
+		s.passage.end(nil, slog.String("tributary.source", s.config.Source.Name), slog.String("tributary.commit_lsn", change.LSN(pr.CommitLSN).String()),
+			slog.Int64("tributary.bytes", bytes), slog.Int64("tributary.progress", int64(pr.N))) //nolint:gosec // it counts
 	}
 	s.progressEnd, s.progressAt = change.LSN(pr.EndLSN), time.Now()
 	clear(s.changed)

@@ -82,7 +82,10 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	s := &session{
 		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, catalog: cat, pub: pub, registry: c.registry, system: system,
 		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus,
-		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version,
+		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version, passage: passage{tracer: c.tracer},
+	}
+	if c.tracer != nil {
+		pub.SetTrace(s.passage.begin)
 	}
 	s.patterns, _ = catalog.ParsePatterns(c.config.Source.Tables) // the configuration's check has parsed them
 	pub.SetSource(record.Source{
@@ -119,6 +122,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		return err
 	}
 	err = c.runSession(ctx, s, dsn, tables)
+	s.passage.end(err)
 	if s.streamEnded && s.stream.CatchingUp() {
 		c.sqlFailed = time.Now()
 	}

@@ -26,7 +26,7 @@ type ahead struct {
 func (w *worker) lookAhead(ctx context.Context, now *outcome) ahead {
 	rows, bytes := w.s.cfg.Batch.Rows, int64(w.s.cfg.Batch.Bytes)
 	if batches := w.s.consumer.TryTake(w.lane, rows, bytes, leastAhead); batches != nil {
-		a := ahead{batches: batches, o: &outcome{}}
+		a := ahead{batches: batches, o: w.outcome()}
 		for _, b := range batches {
 			if w.parked[b.Partition] == nil || w.readAhead(ctx, a.o, w.part(b.Partition), w.window(b)) != nil {
 				w.forget(&a)
@@ -35,7 +35,7 @@ func (w *worker) lookAhead(ctx context.Context, now *outcome) ahead {
 		}
 		return a
 	}
-	a := ahead{o: &outcome{}, own: map[*consume.Partition]int{}}
+	a := ahead{o: w.outcome(), own: map[*consume.Partition]int{}}
 	for i := range now.parts {
 		pt := &now.parts[i]
 		if w.s.cfg.Batch.Age > 0 || !w.plain(pt) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -23,7 +24,7 @@ import (
 // read decodes and folds the records of batches, unless that was done ahead. An error means that it could not be done now, or not
 // for a whole table; what is wrong with a record only ends its partition's part before it.
 func (w *worker) read(ctx context.Context, batches []consume.Batch, read ahead) (*outcome, error) {
-	o := &outcome{}
+	o := w.outcome()
 	if err := w.loadParked(ctx, batches); err != nil {
 		w.forget(&read)
 		return o, err
@@ -41,6 +42,15 @@ func (w *worker) read(ctx context.Context, batches []consume.Batch, read ahead) 
 	return o, nil
 }
 
+// outcome begins one.
+func (w *worker) outcome() *outcome {
+	o := &outcome{}
+	if w.s.tracer != nil {
+		o.began = time.Now()
+	}
+	return o
+}
+
 // part begins one for a partition where it stands.
 func (w *worker) part(p *consume.Partition) part {
 	known := w.parked[p]
@@ -53,6 +63,9 @@ func (w *worker) part(p *consume.Partition) part {
 func (w *worker) readPartition(ctx context.Context, o *outcome, begin part, records []*kgo.Record) error {
 	o.parts = append(o.parts, begin)
 	pt := &o.parts[len(o.parts)-1]
+	if w.s.tracer != nil {
+		defer func() { o.folded = time.Now() }()
+	}
 	// What other adds to records, to look for the second half of a key's change, is not the window's unless it is that half.
 	for window := len(records); pt.records < window; {
 		n, err := w.readRecord(ctx, o, pt, &records)
@@ -240,6 +253,9 @@ func (pt *part) take(ev *change.Event, h headers) {
 		pt.advance.Position = h.position
 	}
 	pt.advance.Rows++
+	if h.trace != nil {
+		pt.traces = append(pt.traces, h.trace)
+	}
 	if ev.Tx.CommitTime != 0 {
 		pt.advance.CommitTime = ev.Tx.CommitTime
 		pt.committed = max(pt.committed, ev.Tx.CommitTime)
@@ -294,6 +310,7 @@ type headers struct {
 	position       change.Position
 	known          bool // there is a position: the record is of a capture of ours
 	newKey, oldKey []byte
+	trace          []byte
 	half           bool // of a change of a key, in a record that is not ours: the other key cannot be told
 	reload         bool
 }
@@ -312,6 +329,8 @@ func headersOf(r *kgo.Record) (h headers, err error) {
 			h.oldKey = v
 		case record.HeaderReload:
 			h.reload = true
+		case record.HeaderTrace:
+			h.trace = v
 		}
 	}
 	if !h.known && (h.newKey != nil || h.oldKey != nil) {

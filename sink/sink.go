@@ -28,6 +28,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
+	"github.com/tributary-cdc/tributary/pkg/tracing"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/schema/registry"
@@ -50,7 +51,8 @@ type Sink struct {
 	metrics   *metrics
 	started   time.Time
 	vitals    *vitals
-	watched   atomic.Int64 // when the page was looked at last, seconds since 1970
+	tracer    *tracing.Tracer // nil: no traces
+	watched   atomic.Int64    // when the page was looked at last, seconds since 1970
 
 	mu       sync.Mutex
 	held     map[*consume.Partition]*hold
@@ -217,6 +219,14 @@ func (s *Sink) consumed(topic string) bool {
 
 // Run works until ctx ends: then what is being written is finished, the group left, and nil returned.
 func (s *Sink) Run(ctx context.Context) error {
+	tracer, err := tracing.Open(ctx, "sink", s.instance, s.log)
+	if err != nil {
+		return err
+	}
+	if s.tracer = tracer; tracer != nil {
+		s.consumer.NoteArrivals()
+		defer tracer.Close(context.WithoutCancel(ctx))
+	}
 	if err := s.server.Listen(ctx); err != nil {
 		return err
 	}
@@ -229,7 +239,7 @@ func (s *Sink) Run(ctx context.Context) error {
 		defer group.Stop()
 		return s.work(ctx)
 	})
-	err := s.cfg.Kafka.Grant(group.Wait(), s.rights())
+	err = s.cfg.Kafka.Grant(group.Wait(), s.rights())
 	s.registry.Close()
 	s.log.Info("sink ends", "group", s.cfg.Group, "instance", s.instance)
 	return err

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -179,13 +180,13 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, cancel) })()
 	begin := time.Now()
-	if err := w.apply(applying, progress, source, records[:n]); err != nil {
-		if errors.Is(err, warehouse.ErrUnknownOutcome) {
-			err = g.resolve(applying, progress, err)
-		}
-		if err != nil {
-			return 0, err
-		}
+	err = w.apply(applying, progress, source, records[:n])
+	if errors.Is(err, warehouse.ErrUnknownOutcome) {
+		err = g.resolve(applying, progress, err)
+	}
+	g.s.tracedWhole(source, w, begin, err)
+	if err != nil {
+		return 0, err
 	}
 	for k, m := range w.moved {
 		parts[k].Next, parts[k].Position = m.advance.Next, m.advance.Position
@@ -280,6 +281,8 @@ type wholeCut struct {
 	read   int64 // bytes in all
 	oldest int64 // commit time of the oldest change, microseconds; 0 for none
 	counts []wholeCount
+	traces [][]byte  // of what has traces, see record.HeaderTrace
+	wrote  time.Time // when all was written but the checkpoints
 
 	event, second change.Event
 	arena, arena2 []byte
@@ -301,7 +304,7 @@ type wholeMove struct {
 
 func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source string, records []warehouse.ProgressRecord) error {
 	var locks, advances []warehouse.Advance
-	w.units, w.counts, w.bytes, w.read = nil, nil, 0, 0
+	w.units, w.counts, w.bytes, w.read, w.traces = nil, nil, 0, 0, nil
 	for _, r := range w.ranges {
 		k := partKey{r.Topic, r.Partition}
 		part := w.parts[k]
@@ -334,6 +337,7 @@ func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source
 			return err
 		}
 	}
+	w.wrote = time.Now()
 	for _, r := range w.ranges {
 		a := &w.moved[partKey{r.Topic, r.Partition}].advance
 		a.Next = r.To
@@ -358,6 +362,9 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 		if h.known && h.position.Compare(m.advance.Position) <= 0 {
 			w.g.s.table(r.Topic).duplicate()
 			continue
+		}
+		if h.trace != nil {
+			w.traces = append(w.traces, bytes.Clone(h.trace)) // not all that was fetched with it
 		}
 		v, err := w.g.version(ctx, r)
 		if err != nil {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/tracing/tracingtest"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -98,8 +100,11 @@ func transfers(t *testing.T, cluster kafkatest.Cluster) {
 }
 
 // TestWholeSource: what a cut has to cope with: more than fits into memory, a TRUNCATE of four partitions, changes of
-// keys, a column that is added in the middle; and a source beside it that is written as ever.
+// keys, a column that is added in the middle; and a source beside it that is written as ever. All of it is traced.
 func TestWholeSource(t *testing.T) {
+	traces := tracingtest.Collect(t)
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", traces.URL)
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_on")
 	w := newWholeWorld(t)
 	w.cfg.Batch.Bytes = 64 << 10
 	shop, other := w.source("shop"), w.source("other")
@@ -107,7 +112,7 @@ func TestWholeSource(t *testing.T) {
 	log := relation("log", "id integer")
 	plain := relation("plain", "id integer key")
 	shop.table(r, 4)
-	w.start(w.cfg)
+	s := w.start(w.cfg)
 	other.tx(ins(plain, 1))
 	shop.tx(append(many(100, func(i int) event { return ins(r, i, "before") }), ins(log, 1))...)
 	big := strings.Repeat("x", 5000)
@@ -123,6 +128,25 @@ func TestWholeSource(t *testing.T) {
 	w.rows(`SELECT count(*), count(*) FILTER (WHERE big = repeat('x', 5000)), min(id), max(id), count(more) FROM public.t`, "201|200|1|2049|2")
 	w.rows(`SELECT id FROM public.log ORDER BY 1`, "1", "2")
 	w.rows(`SELECT id FROM public.plain`, "1")
+
+	s.stop()
+	parts, flushes := map[string]string{}, map[string]string{} // by trace
+	spans, _ := traces.Told()
+	for _, span := range spans {
+		if span.Parent != "" {
+			parts[span.Trace] += span.Name + " "
+		} else if rows := span.Attributes["messaging.batch.message_count"]; rows != "int_value:0" { // of progress alone
+			flushes[span.Trace] = span.Name + " " + span.Attributes["tributary.source"]
+		}
+	}
+	var told []string
+	for id, what := range flushes {
+		told = append(told, what+": "+parts[id])
+	}
+	slices.Sort(told)
+	if got := strings.Join(slices.Compact(told), "; "); got != "flush : fetch fold copy apply commit ; flush shop: apply commit " {
+		t.Errorf("traced is %q", got)
+	}
 }
 
 // TestWholeSourceRenames: a column gets another name in the middle of a cut, and each partition has records of before and of

@@ -81,11 +81,12 @@ type part struct {
 	advance   warehouse.Advance
 	unit      int // index into the flush's units, -1 for none
 	more      bool
-	replay    replay // of a connector of Debezium's
-	committed int64  // newest commit time so far, those before the flush included; microseconds, 0 for none
-	stop      error  // why the partition cannot go on behind what was read
-	barrier   bool   // it waits at a TRUNCATE
-	first     int64  // commit time of the oldest change, microseconds; 0 for none
+	replay    replay   // of a connector of Debezium's
+	committed int64    // newest commit time so far, those before the flush included; microseconds, 0 for none
+	stop      error    // why the partition cannot go on behind what was read
+	barrier   bool     // it waits at a TRUNCATE
+	first     int64    // commit time of the oldest change, microseconds; 0 for none
+	traces    [][]byte // of what has traces, see record.HeaderTrace
 
 	met     bool // a record with a change in it has been read
 	aside   []warehouse.ParkedRecord
@@ -111,6 +112,8 @@ func (u *unit) unit() warehouse.Unit {
 type outcome struct {
 	parts []part
 	units []unit
+
+	began, folded time.Time // when it was read, if that is traced
 }
 
 // flush writes what it can of batches, of which something may have been read ahead, and gives all their partitions back.
@@ -315,6 +318,10 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, read ahea
 	}
 	w.apply.Busy()
 	begin := time.Now()
+	timing := &warehouse.Timing{}
+	if w.s.tracer != nil {
+		f.Timing = timing
+	}
 	effects, err := w.session.Apply(applying, f)
 	if errors.Is(err, warehouse.ErrUnknownOutcome) {
 		effects, err = w.resolve(applying, f, err)
@@ -324,6 +331,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, read ahea
 		w.forget(&w.next)
 	}
 	w.s.metrics.applied(w.s, o, effects, rows, time.Since(begin), err)
+	w.s.traced(batches, o, timing, rows, err)
 	if err == nil {
 		w.s.retrying("warehouse", nil)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/tracing"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -53,6 +54,9 @@ type Publisher struct {
 	bytes  int64 // produced since the last Commit
 
 	visible time.Time // when readers had the first of what the last Commit was about
+
+	trace func(at time.Time) *tracing.Trace // begins one; nil: no traces
+	mark  *mark                             // of what is produced until the next Commit; nil before the first record, and without traces
 
 	n         uint64    // of the last progress record
 	lastFull  time.Time // when a full one was written last
@@ -145,6 +149,37 @@ func (p *Publisher) Close() {
 	}
 	p.client.Close()
 	<-p.over
+}
+
+// SetTrace has what is produced until a Commit traced from its first record on, with a trace that begin gives: nil where it
+// is not to be recorded. Its end is the caller's.
+func (p *Publisher) SetTrace(begin func(at time.Time) *tracing.Trace) { p.trace = begin }
+
+// mark names a trace to readers: on the first record in each partition, so that whatever of the transaction a reader has
+// before it, it finds the trace. It is not on the progress record, which those who read rows do not.
+type mark struct {
+	trace  *tracing.Trace
+	header []byte
+	done   map[markedPartition]bool
+}
+
+type markedPartition struct {
+	topic  *topic
+	number int32
+}
+
+// marked gives the headers of a record.
+func (p *Publisher) marked(t *topic, partition int32, headers []kgo.RecordHeader) []kgo.RecordHeader {
+	if p.mark == nil {
+		trace := p.trace(p.began)
+		p.mark = &mark{trace: trace, header: trace.Header(), done: map[markedPartition]bool{}}
+	}
+	at := markedPartition{t, partition}
+	if p.mark.header == nil || p.mark.done[at] {
+		return headers
+	}
+	p.mark.done[at] = true
+	return append(slices.Clone(headers), kgo.RecordHeader{Key: record.HeaderTrace, Value: p.mark.header})
 }
 
 // SetSource sets what every record says of where it comes from. To be called before Table.
@@ -304,6 +339,9 @@ func (p *Publisher) produce(ctx context.Context, t *Table, ev *change.Event, key
 	if err := p.begin(); err != nil {
 		return false, err
 	}
+	if p.trace != nil {
+		headers = p.marked(t.topic, partition, headers)
+	}
 	position := p.memory.position(ev.Position)
 	r := p.memory.record()
 	r.Topic, r.Partition, r.Key, r.Value = t.topic.name, partition, key, value
@@ -441,6 +479,7 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 	if err := p.failed(); err != nil {
 		return err
 	}
+	produced := time.Now()
 	pr.Source, pr.N, pr.WrittenAt = p.source, p.n+1, time.Now().UnixMicro()
 	pr.Vector = p.vector(pr.Full, Reached(pr))
 	value, err := pr.Encode()
@@ -458,6 +497,11 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 			err = fmt.Errorf("%w (%w)", kerr.ProducerFenced, err)
 		}
 		return kafka.Trouble("commit a transaction for", fmt.Sprintf("source %q", p.source), err)
+	}
+	if p.mark != nil {
+		p.mark.trace.Part("produce", p.began, produced)
+		p.mark.trace.Part("commit", produced, time.Now())
+		p.mark = nil
 	}
 	p.over = make(chan struct{})
 	go p.awaitMarkers(p.over)

@@ -179,6 +179,7 @@ type Item struct {
 // Batch is a run of messages in the order of the stream. It is valid until the next call of Stream.Take.
 type Batch struct {
 	Items []Item
+	Since time.Time // when the first of them arrived
 	buf   []byte
 	ends  []int // of each item in buf, -1 for a keepalive
 }
@@ -447,6 +448,7 @@ func (s *Stream) append(data []byte, keepalive bool, position change.LSN) error 
 	}
 	s.pending.ends = append(s.pending.ends, end)
 	if len(s.pending.ends) == 1 {
+		s.pending.Since = time.Now()
 		s.signal()
 	}
 	return nil

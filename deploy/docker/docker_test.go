@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tributary-cdc/tributary/capture"
@@ -22,6 +23,8 @@ import (
 )
 
 func TestWhatComposeMounts(t *testing.T) {
+	traces := collectTraces(t)
+	var source *pgx.Conn
 	for name, db := range map[string]struct{ database, script, role string }{
 		"SOURCE_DSN":    {"shop", "source.sql", "tributary_capture"},
 		"WAREHOUSE_DSN": {"dwh", "warehouse.sql", "tributary_sink"},
@@ -34,7 +37,12 @@ func TestWhatComposeMounts(t *testing.T) {
 		must(t, err)
 		_, err = conn.Exec(t.Context(), string(script))
 		must(t, err)
-		must(t, conn.Close(t.Context()))
+		if name == "SOURCE_DSN" {
+			source = conn
+			t.Cleanup(func() { _ = conn.Close(context.Background()) })
+		} else {
+			must(t, conn.Close(t.Context()))
+		}
 		// The role and its password as docker-compose.yml says them.
 		compose, err := os.ReadFile("../../docker-compose.yml")
 		must(t, err)
@@ -74,6 +82,9 @@ func TestWhatComposeMounts(t *testing.T) {
 		err := conn.QueryRow(ctx, `SELECT count(*) FROM shop.order_line`).Scan(&rows)
 		if err == nil && rows == 15_000 && told(pipeline) {
 			checkMonitoring(t, pipeline)
+			_, err := source.Exec(ctx, `INSERT INTO public.customer (name) VALUES ('me'), ('you')`)
+			must(t, err)
+			checkTraces(ctx, t, traces)
 			return
 		}
 		select {

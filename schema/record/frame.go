@@ -18,6 +18,9 @@ const (
 	// HeaderReload stands, empty, on a truncate that the source never did: the table is about to be read
 	// again by snapshot.
 	HeaderReload = "tributary.reload"
+	// HeaderTrace names the trace of the Kafka transaction, as W3C Trace Context has it: on the first record of each partition
+	// in a transaction that is traced.
+	HeaderTrace = "traceparent"
 )
 
 // FrameSize is the length in bytes of what AppendFrame writes: zero, then the schema id, big-endian.

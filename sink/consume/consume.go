@@ -97,12 +97,19 @@ type Partition struct {
 	taken   int       // records that were handed out
 	end     int64     // last stable offset, as far as seen
 	oldest  time.Time // timestamp of the oldest record not applied
+	polls   []poll    // by which the queue was filled, if that is noted
 	busy    bool
 	gone    bool
 	paused  bool  // because it has its share of the memory
 	stopped bool  // because the memory is full
 	held    error // by the caller
 	release bool  // to be done by the fetching goroutine
+}
+
+// poll is when the records from an offset on arrived.
+type poll struct {
+	from int64
+	at   time.Time
 }
 
 // Consumer is a member of a group. Make one with New; Run it; Take, Finish and Hold are for the lanes.
@@ -126,6 +133,7 @@ type Consumer struct {
 	wake     context.CancelFunc // ends the poll under way
 	narrow   bool               // only what is Ahead is fetched
 	ready    bool               // topics have been looked for
+	noting   bool               // when records arrive
 	waits    time.Time          // since when what the client has fetched waits for room; of the fetching goroutine
 	moves    int64              // rebalances
 }
@@ -240,7 +248,7 @@ func (c *Consumer) notify() {
 // drop lets go of the records of p. c.mu is held.
 func (c *Consumer) drop(p *Partition) {
 	c.hold(p, -p.bytes)
-	p.queue, p.least = nil, 0
+	p.queue, p.least, p.polls = nil, 0, nil
 }
 
 // fetch polls and fills the queues.
@@ -420,6 +428,7 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 			return
 		}
 		p.end = max(p.end, fp.LastStableOffset)
+		had := len(p.queue)
 		for _, r := range fp.Records {
 			if r.Offset < p.polled {
 				continue
@@ -432,6 +441,9 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 			c.hold(p, size)
 			largest = max(largest, size)
 			p.polled = r.Offset + 1
+		}
+		if c.noting && len(p.queue) > had {
+			p.polls = append(p.polls, poll{p.queue[had].Offset, now})
 		}
 		p.source.over = p.source.over || p.source.bytes > c.limit(p.source) && !c.cfg.Ahead(p.lane)
 	})

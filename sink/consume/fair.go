@@ -128,7 +128,7 @@ func (c *Consumer) cut(ready []*Partition, records int, bytes int64) []Batch {
 		if n := taken[i]; n > 0 {
 			n = max(n, p.least) // less than that was of no use before
 			p.busy, p.taken = true, n
-			out = append(out, Batch{p, p.queue[:n:n]})
+			out = append(out, p.front(n))
 		}
 	}
 	return out

@@ -14,6 +14,22 @@ import (
 type Batch struct {
 	Partition *Partition
 	Records   []*kgo.Record
+	Since     time.Time // when the first of them arrived; zero where that is not noted
+}
+
+// NoteArrivals has Batch.Since noted. To be called before Run.
+func (c *Consumer) NoteArrivals() { c.noting = true }
+
+// front gives what is to be worked on next: the first n records of the queue. c.mu is held.
+func (p *Partition) front(n int) Batch {
+	b := Batch{Partition: p, Records: p.queue[:n:n]}
+	for len(p.polls) > 1 && p.polls[1].from <= p.queue[0].Offset {
+		p.polls = p.polls[1:]
+	}
+	if len(p.polls) > 0 {
+		b.Since = p.polls[0].at
+	}
+	return b
 }
 
 // Take waits until partitions of the lane have records and gives those at the front, at most about the given number
@@ -175,7 +191,7 @@ func (c *Consumer) Finish(p *Partition, d Done) (next Batch, kept bool) {
 	if len(p.queue) > 0 {
 		p.oldest = p.queue[0].Timestamp
 	} else {
-		p.queue = nil
+		p.queue, p.polls = nil, nil
 	}
 	if p.paused && (p.bytes < c.share(p)/2 && !p.source.over || p.wantsMore()) {
 		p.paused = false
@@ -185,7 +201,7 @@ func (c *Consumer) Finish(p *Partition, d Done) (next Batch, kept bool) {
 	}
 	if p.busy {
 		p.taken = d.Keep
-		next, kept = Batch{p, p.queue[:d.Keep:d.Keep]}, true
+		next, kept = p.front(d.Keep), true
 	}
 	return next, kept
 }

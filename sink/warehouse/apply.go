@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -25,6 +26,12 @@ type Flush struct {
 	Reloads map[string]*Reload
 	// Impatient says not to wait for the first progress record of a source: what only it could explain is trouble.
 	Impatient bool
+	Timing    *Timing // filled by Apply, where it is not nil
+}
+
+// Timing is when the parts of a flush were done; of those that were not, zero.
+type Timing struct {
+	Began, Sent, Answered, Committed time.Time
 }
 
 // Unit is the rows of one topic under one plan.
@@ -88,10 +95,17 @@ func (s *Session) Apply(ctx context.Context, f *Flush) ([]Effect, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
+	if s.timing = f.Timing; s.timing != nil {
+		s.timing.Began = time.Now()
+		defer func() { s.timing = nil }()
+	}
 	a := s.flushing(f, f.Reloads)
 	if err := a.write(ctx); err != nil {
 		s.rollback(context.WithoutCancel(ctx))
 		return nil, a.failed(err)
+	}
+	if f.Timing != nil {
+		f.Timing.Answered = time.Now()
 	}
 	tag, err := s.conn.PgConn().Exec(ctx, "COMMIT").ReadAll()
 	if err != nil {
@@ -100,6 +114,9 @@ func (s *Session) Apply(ctx context.Context, f *Flush) ([]Effect, error) {
 	}
 	if done := tag[0].CommandTag.String(); done != "COMMIT" {
 		return nil, &trouble.Error{Code: trouble.Internal, Op: "commit to warehouse", Cause: fmt.Errorf("the server answered %q", done)}
+	}
+	if f.Timing != nil {
+		f.Timing.Committed = time.Now()
 	}
 	return a.effects, nil
 }

@@ -55,6 +55,9 @@ func (s *Session) run(ctx context.Context, statements []statement) error {
 		if err != nil {
 			_ = conn.Close() // nobody waits for an answer
 		}
+		if s.timing != nil {
+			s.timing.Sent = time.Now()
+		}
 		sent <- err
 	}()
 	ended, err := receive(s.conn.PgConn().Frontend(), statements)

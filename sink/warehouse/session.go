@@ -16,6 +16,7 @@ type Session struct {
 	named    int               // how many names were given
 	stages   map[string]string // columns: name of the temporary table
 	cut      pgx.Tx            // of a Cut that is open, else nil
+	timing   *Timing           // of the Apply under way, if somebody wants it
 
 	inspecting bool     // by Inspect: changes of targets are listed and rolled back
 	changes    []string // statements

@@ -104,7 +104,7 @@ With ` + "`metrics: {per_table: false}`" + ` the tables of a source are told tog
 
 Where ` + "`op`" + ` is empty the record was not decoded. Codes of errors are those of the [runbooks](../runbooks/), states those of the pages.
 Both services also tell ` + "`tributary_build_info`, `go_*` and `process_*`" + `. Dashboards and [alerts](alerts.md) are in
-[deploy/grafana](../../deploy/grafana/).
+[deploy/grafana](../../deploy/grafana/). What single transactions and flushes are made of tell [traces](traces.md).
 `)
 	for _, name := range []string{"capture", "sink"} {
 		metrics, err := describe(all[name])
