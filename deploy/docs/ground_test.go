@@ -3,6 +3,7 @@ package docs
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,13 +17,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tributary-cdc/tributary/deploy/local"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 )
 
 // ground is what a page is followed on: a directory with the programs in bin, two empty databases (shop is the source, dwh
-// the warehouse; $SOURCE and $WAREHOUSE, for configurations that say so also $SHOP_DSN and $WAREHOUSE_DSN), a broker and a
+// the warehouse; services log in as the roles of security.md, $SOURCE and $WAREHOUSE, for configurations that say so also $SHOP_DSN and $WAREHOUSE_DSN), a broker and a
 // registry. Addresses that pages use mean those. "needs" in the front matter asks for something else:
 //
 //	running shop some tables with rows are there, and capture and sink run on them with shopCapture and shopSink
@@ -224,15 +226,7 @@ func (g *ground) databases(p *Page) {
 		servers = servers[:1]
 	}
 	for _, server := range servers {
-		g.admin(server, func(conn *pgx.Conn) {
-			sql := `DO $$ BEGIN CREATE ROLE capture SUPERUSER LOGIN; CREATE ROLE sink SUPERUSER LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;`
-			_, err := conn.Exec(g.t.Context(), sql)
-			must(g.t, err)
-			for _, name := range names {
-				_, err := conn.Exec(g.t.Context(), `CREATE DATABASE `+pgx.Identifier{name}.Sanitize())
-				must(g.t, err)
-			}
-		})
+		g.makeDatabases(server, names...)
 	}
 	g.t.Cleanup(func() {
 		g.admin(g.warehouse, func(conn *pgx.Conn) {
@@ -250,6 +244,34 @@ func (g *ground) databases(p *Page) {
 				must(g.t, err)
 			}
 		})
+	})
+}
+
+// makeDatabases makes databases of an owner, and the roles of security.md with what its SQL gives them there.
+func (g *ground) makeDatabases(server *pgtest.Cluster, names ...string) {
+	g.t.Helper()
+	page, err := Read(filepath.Join(top, "docs/security.md"))
+	must(g.t, err)
+	g.admin(server, func(conn *pgx.Conn) {
+		execute := func(sql string) {
+			_, err := conn.Exec(g.t.Context(), sql)
+			if exists, is := errors.AsType[*pgconn.PgError](err); !is || exists.Code != "42710" {
+				must(g.t, err)
+			}
+		}
+		execute(`CREATE ROLE shop_owner LOGIN`)
+		for _, name := range names {
+			execute(`CREATE DATABASE ` + pgx.Identifier{name}.Sanitize() + ` OWNER shop_owner`)
+			for _, b := range page.Blocks {
+				if b.Info != "sql source" && b.Info != "sql warehouse" {
+					continue
+				}
+				text := strings.NewReplacer(`"shop"`, pgx.Identifier{name}.Sanitize(), `"dwh"`, pgx.Identifier{name}.Sanitize(), "tributary_capture", "capture", "tributary_sink", "sink").Replace(b.Text)
+				for statement := range strings.Lines(text) {
+					execute(statement)
+				}
+			}
+		}
 	})
 }
 
@@ -304,12 +326,7 @@ func (g *ground) do(at string, b Block) {
 		g.makeStandby()
 	case "make new source":
 		g.other = pgtest.New(g.t, pgtest.Options{Major: g.source.Major() + 1})
-		g.admin(g.other, func(conn *pgx.Conn) {
-			for _, sql := range []string{`CREATE ROLE capture SUPERUSER LOGIN`, `CREATE DATABASE shop`} {
-				_, err := conn.Exec(g.t.Context(), sql)
-				must(g.t, err)
-			}
-		})
+		g.makeDatabases(g.other, "shop")
 		g.addresses()
 	case "use standby", "use new source":
 		g.source, g.other = g.other, g.source

