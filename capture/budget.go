@@ -106,6 +106,9 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 		*cat = opened
 	}
 	slot, err := (*cat).Slot(ctx, c.budget.slot)
+	if err == nil {
+		err = c.lookAtPause(ctx, *cat, slot)
+	}
 	if err != nil {
 		return err
 	}
@@ -124,6 +127,9 @@ type reason struct{ cause, hint string }
 
 // holdsUp finds why the source keeps WAL for slot.
 func (c *Capture) holdsUp(slot *catalog.Slot, old []catalog.Blocker) reason {
+	if p := c.pausing.holds(); p != nil {
+		return reason{fmt.Sprintf("%s has paused it, %s ago", p.By, service.FormatDuration(time.Since(p.Since))), "capture resume"}
+	}
 	if t := c.trouble.Load(); t != nil {
 		return reason{fmt.Sprintf("nothing is published: %s", t.Code), fmt.Sprintf("see docs/runbooks/%s.md: capture goes on by itself when that is mended", t.Code)}
 	}

@@ -40,6 +40,7 @@ type Capture struct {
 	stage    *service.Stage
 	meter    *meter
 	budget   *budget
+	pausing  pausing
 	status   atomic.Pointer[Status]
 	trouble  atomic.Pointer[trouble.Error] // of the last attempt; nil while a session runs
 	troubled atomic.Int64                  // since when attempts end with it, microseconds since 1970
@@ -83,6 +84,7 @@ const (
 	waitRegistry = "registry"
 	waitSnapshot = "snapshot"
 	waitRetry    = "retry"
+	waitResume   = "resume"
 )
 
 // New prepares a capture; it connects nowhere.
@@ -102,7 +104,7 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 		ready: func(...string) {}, refused: publish.Refusals{},
 	}
 	c.log = c.vitals.events.Log(log.With("source", config.Source.Name))
-	c.stage = c.stages.Stage("publish", waitSource, waitSlot, waitOld, waitKafka, waitRegistry, waitSnapshot, waitRetry)
+	c.stage = c.stages.Stage("publish", waitSource, waitSlot, waitOld, waitKafka, waitRegistry, waitSnapshot, waitRetry, waitResume)
 	c.meter = newMeter(config.Source.Name, config.Metrics.PerTable)
 	c.budget = newBudget(&c.config, c.log, c.meter)
 	c.status.Store(&Status{Schema: statusSchema, Source: config.Source.Name, Instance: c.instance, State: "starting", Tables: []TableStatus{}, Alarms: []TroubleStatus{}})

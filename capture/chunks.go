@@ -338,7 +338,7 @@ func (s *session) noteRanges(t *table) {
 
 func (s *session) snapshotDone(t *table) {
 	t.snapshot = nil
-	t.progress.Done, t.progress.Reload, t.progress.Ranges = true, false, nil
+	t.progress.Done, t.progress.Reload, t.progress.Whole, t.progress.Ranges = true, false, false, nil
 	t.progress.DoneLSN = record.LSN(s.lastCommit)
 	s.changed[t.pub.Relation.OID] = true
 	s.chunks.queue = without(s.chunks.queue, t)
@@ -539,7 +539,7 @@ func (s *session) readAgain(t *table, row change.Tuple) {
 		snap.ranges = append(snap.ranges, at)
 	}
 	if len(snap.ranges) > maxRanges {
-		snap.ranges = []snapshot.Range{{}}
+		snap.ranges, t.progress.Whole = []snapshot.Range{{}}, false
 	}
 	s.noteRanges(t)
 	s.changed[t.pub.Relation.OID] = true

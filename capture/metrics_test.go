@@ -37,12 +37,12 @@ registry: {url: "http://127.0.0.1:1"}
 		series[strings.TrimPrefix(f.GetName(), namespace+"_")] = len(f.GetMetric())
 	}
 	for name, want := range map[string]int{
-		"info": 1, "state": 9, "active": 1, "lag_seconds": 1, "lag_bytes": 1, "caught_up_in_seconds": 1, "source_wal_bytes_total": 1,
+		"info": 1, "state": 10, "active": 1, "lag_seconds": 1, "lag_bytes": 1, "caught_up_in_seconds": 1, "source_wal_bytes_total": 1,
 		"confirmed_wal_bytes_total": 1, "wal_retained_bytes": 1, "wal_budget_bytes": 1, "wal_safe_bytes": 1, "slot_active": 1, "by_sql": 1, "slot_status": 5,
 		"oldest_transaction_seconds": 1, "changes_total": 5, "skipped_changes_total": 3, "transactions_total": 1, "published_bytes_total": 1,
 		"kafka_transactions_total": 2, "kafka_transaction_duration_seconds": 1, "kafka_transaction_size_bytes": 1, "heartbeat_latency_seconds": 1,
 		"last_commit_timestamp_seconds": 1, "snapshot_tables": 4, "snapshot_rows_total": 1, "snapshot_remaining_seconds": 1, "snapshot_chunks_total": 2,
-		"snapshot_chunk_duration_seconds": 1, "stage_busy_seconds_total": 1, "waiting_since_timestamp_seconds": 7, "reconnects_total": 3,
+		"snapshot_chunk_duration_seconds": 1, "stage_busy_seconds_total": 1, "waiting_since_timestamp_seconds": 8, "reconnects_total": 3,
 		"schema_changes_total": 7, "fenced_total": 1, "held_tables": 1,
 	} {
 		if series[name] != want {

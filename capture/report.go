@@ -63,6 +63,10 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	pause, _, err := cat.Pause(ctx, c.config.Source.publications())
+	if err != nil {
+		return nil, err
+	}
 	wal, err := cat.WALPosition(ctx)
 	if err != nil {
 		return nil, err
@@ -70,9 +74,12 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	st := &Status{
 		Schema: statusSchema, Source: c.config.Source.Name, State: "not_running", Slot: c.config.Source.slot(), ServerLSN: wal.String(),
 		WAL: WAL{BudgetBytes: int64(c.config.Source.WALBudget), SlotStatus: "missing"}, Tables: []TableStatus{}, Alarms: []TroubleStatus{},
-		Stages: []service.StageState{}, Events: []service.Event{}, Build: service.ThisBuild(),
+		Paused: tellPause(pause, 0), Stages: []service.StageState{}, Events: []service.Event{}, Build: service.ThisBuild(),
 	}
 	if slot != nil {
+		if pause != nil {
+			st.Paused.EndsBytes = pauseLimit(st.WAL.BudgetBytes, slot.KeptBytes, slot.SafeBytes)
+		}
 		c.budget.observe(time.Now(), slot, nil, reason{"no capture streams from it", "capture run; or, if none is to run any more, capture slot drop"})
 		c.budget.tell(st)
 		st.ToPublish = slot.ToPublishBytes

@@ -36,6 +36,9 @@ type SnapshotRequest struct {
 	// Reload publishes a truncate first, so that rows that are gone at the source go downstream too. A table without key
 	// is always read so.
 	Reload bool `json:"reload,omitempty"`
+	// Cancel asks for the contrary: that reads which were asked for be given up. The first read of a table, and one that has
+	// voided it before, go on, since rows are missing downstream without them.
+	Cancel bool `json:"cancel,omitempty"`
 }
 
 // check finds what is wrong with a request whoever wrote it.
@@ -46,6 +49,8 @@ func (q *SnapshotRequest) check(conditions bool) (catalog.Patterns, error) {
 		return patterns, err
 	case len(q.Tables) == 0:
 		return patterns, errors.New("it names no tables")
+	case q.Cancel && (q.Where != "" || q.Reload || len(q.Columns) > 0):
+		return patterns, errors.New("what is given up has no condition, no columns and no reload")
 	case q.Where != "" && q.Reload:
 		return patterns, errors.New("a reload voids the whole table, a condition would bring back a part of it")
 	case len(q.Columns) > 0 && q.Reload:
@@ -106,6 +111,10 @@ func (s *session) takeRequests(ctx context.Context) error {
 			return cmp.Compare(a.name(), b.name())
 		})
 		for _, t := range tables {
+			if q.Cancel {
+				s.cancel(t)
+				continue
+			}
 			if t.progress.Held != nil {
 				if err := s.takeBack(ctx, t, q); err != nil {
 					return err
@@ -125,6 +134,23 @@ func (s *session) takeRequests(ctx context.Context) error {
 	return nil
 }
 
+// cancel gives up a read that t is whole without. Single rows whose new place in the topic only a read can give are read still.
+func (s *session) cancel(t *table) {
+	if t.snapshot == nil || !t.progress.Whole {
+		return
+	}
+	s.log.Info("the read of a table is given up, as somebody wants it", "table", t.name(), "rows", t.progress.Rows)
+	s.noteRanges(t)
+	single := singles(t.progress.Ranges)
+	s.abandon(t)
+	t.progress.Done, t.progress.Whole, t.progress.Ranges = len(single) == 0, false, single
+	t.progress.Where, t.progress.Columns = "", nil
+	s.changed[t.pub.Relation.OID] = true
+	if len(single) > 0 {
+		s.want(t, 0, false)
+	}
+}
+
 // fits says what of the request is not there in rel.
 func (q *SnapshotRequest) fits(rel *schema.Relation) error {
 	for _, name := range q.Columns {
@@ -142,6 +168,7 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 	if keyless {
 		where, columns = "", nil // its rows cannot be told apart: all or none
 	}
+	whole := !reload && (t.snapshot == nil && t.progress.Done || t.progress.Whole && !t.snapshot.single())
 	if t.snapshot != nil {
 		if len(columns) == 0 || len(t.progress.Columns) == 0 || t.snapshot.single() {
 			columns = nil
@@ -161,7 +188,7 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 	s.log.Info("table is read again", "table", t.pub.Relation.QualifiedName(), "request", q.ID, "where", where, "columns", columns, "reload", reload)
 	t.progress.Done = true // what was read before does not count
 	s.want(t, after, reload)
-	t.progress.Asked, t.progress.Where, t.progress.Columns = q.ID, where, columns
+	t.progress.Asked, t.progress.Where, t.progress.Columns, t.progress.Whole = q.ID, where, columns, whole
 	s.alarms.clear(trouble.SnapshotFailed, subject(t.name()))
 }
 

@@ -113,6 +113,59 @@ func TestSnapshotIsAskedForInTheWAL(t *testing.T) {
 	}
 }
 
+// TestSnapshotIsGivenUp: a read that was asked for can be; a first one, and a reload, cannot.
+func TestSnapshotIsGivenUp(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	r.exec(`insert into item (id) select generate_series(1, 500); insert into pair values (1, 'a', 'b')`)
+	_, stop := r.start()
+	r.fence()
+	before := r.same("public", "item").reads
+	other := r.connect()
+	lock := func() { // readers wait
+		_, err := other.Exec(t.Context(), `begin; lock table item in access exclusive mode`)
+		must(t, err)
+	}
+	done := func() bool { return r.tableProgress("public.item").Done }
+	var out strings.Builder
+	cancel := SnapshotRequest{Tables: []string{"public.item"}, Cancel: true}
+	must(t, r.verbs().PlanSnapshot(t.Context(), cancel, &out))
+	must(t, r.verbs().PlanSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.pair"}, Reload: true}, &out))
+	lock()
+	r.request(SnapshotRequest{ID: "again", Tables: []string{"public.item"}})
+	eventually(t, "it is read again", func() bool { return !done() })
+	must(t, r.verbs().RequestSnapshot(t.Context(), cancel, false, &out))
+	eventually(t, "it is given up", done)
+	_, err := other.Exec(t.Context(), `commit`)
+	must(t, err)
+	r.exec(`update item set name = 'x' where id < 100`)
+	r.fence()
+	if got := r.same("public", "item").reads; got != before {
+		t.Errorf("%d rows were read again", got-before)
+	}
+
+	lock()
+	r.request(SnapshotRequest{ID: "reload", Tables: []string{"public.item"}, Reload: true})
+	eventually(t, "it is loaded anew", func() bool { return !done() })
+	r.request(cancel)
+	r.request(SnapshotRequest{ID: "later", Tables: []string{"public.pair"}})
+	eventually(t, "what came behind is taken", func() bool { return r.tableProgress("public.pair").Asked == "later" })
+	if done() {
+		t.Error("a reload was given up")
+	}
+	_, err = other.Exec(t.Context(), `commit`)
+	must(t, err)
+	r.fence()
+	if got := r.same("public", "item").reads; got != before+500 {
+		t.Errorf("%d rows were read again, want 500", got-before)
+	}
+	must(t, stop())
+	for _, part := range []string{"public.item: if it is read again at present, that is given up", "public.pair: a truncate is published", "asked to give up what is read again of 1 table: public.item"} {
+		if !strings.Contains(out.String(), part) {
+			t.Errorf("no %q in\n%s", part, out.String())
+		}
+	}
+}
+
 func TestConditionsOfRequestsAreOffByDefault(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item (id) values (1)`)
 	c, stop := r.start()

@@ -81,6 +81,7 @@ type session struct {
 	instance, http string
 	serverVersion  string
 	publishStatus  func(*session)
+	paused         func() *catalog.Pause // nil: it is not
 }
 
 // table is a captured table.
@@ -145,10 +146,26 @@ func (s *session) run(ctx context.Context) error {
 			if err := s.item(ctx, &batch.Items[i]); err != nil {
 				return err
 			}
+			if !s.inTx {
+				if err := s.rest(ctx); err != nil {
+					return err
+				}
+				if ctx.Err() != nil {
+					return s.leave(ctx)
+				}
+			}
 		}
 		if len(batch.Items) > 0 {
 			s.stage.Busy() // still: a stream that never pauses is not one that stands still
 			continue
+		}
+		if !s.inTx {
+			if err := s.rest(ctx); err != nil {
+				return err
+			}
+			if ctx.Err() != nil {
+				return s.leave(ctx)
+			}
 		}
 		over, err := s.idle(ctx)
 		if err != nil {

@@ -234,6 +234,9 @@ func (r *Report) facts() []terminal.Fact {
 		}
 	}
 	add("WAL kept", fmt.Sprintf("%s of %s", service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes)), r.wal())
+	if r.Paused != nil {
+		add("paused", "since "+terminal.Clock(r.Paused.Since), r.Paused.until(&r.WAL))
+	}
 	position := fmt.Sprintf("era %d, slot %s", r.Era, r.Slot)
 	if r.WAL.SlotStatus != "" {
 		position += ", " + r.WAL.SlotStatus
@@ -246,12 +249,15 @@ func (r *Report) facts() []terminal.Fact {
 		add("time goes", goes, "")
 	}
 	for _, st := range r.Stages {
-		if st.WaitingOn != "" && time.Since(st.Since) >= time.Second {
+		if st.WaitingOn != "" && st.WaitingOn != waitResume && time.Since(st.Since) >= time.Second {
 			add("waits", st.Name, "for "+whom(st.WaitingOn)+", for "+service.FormatDuration(time.Since(st.Since)))
 		}
 	}
-	if down {
+	switch {
+	case down:
 		add("next", "capture run", "")
+	case r.Paused != nil:
+		add("next", "capture resume", "")
 	}
 	return all
 }

@@ -81,11 +81,15 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	}
 	s := &session{
 		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, catalog: cat, pub: pub, registry: c.registry, system: system,
-		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus,
+		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus, paused: c.pausing.holds,
 		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version, passage: passage{tracer: c.tracer},
 	}
 	if c.tracer != nil {
 		pub.SetTrace(s.passage.begin)
+	}
+	if err := c.lookAtPause(ctx, cat, nil); err != nil { // before anything is published
+		_ = conn.Close(ctx)
+		return err
 	}
 	s.patterns, _ = catalog.ParsePatterns(c.config.Source.Tables) // the configuration's check has parsed them
 	pub.SetSource(record.Source{

@@ -34,6 +34,7 @@ type Status struct {
 	SeenAt        time.Time     `json:"seen_at,omitzero"` // when the session looked at itself last; the numbers of tables are of then
 	WaitingOn     string        `json:"waiting_on,omitempty"`
 	WaitingSince  time.Time     `json:"waiting_since,omitzero"`
+	Paused        *PauseStatus  `json:"paused"` // null: it is not
 
 	LagSeconds    float64   `json:"lag_seconds"` // age of the newest published commit while more is known; 0 when all is published
 	ToPublish     int64     `json:"to_publish_bytes"`
@@ -140,7 +141,7 @@ func (c *Capture) Status() Status {
 	st.Tables, st.Alarms = slices.Clone(st.Tables), slices.Clone(st.Alarms)
 	st.Build, st.Stages = service.ThisBuild(), c.stages.Snapshot()
 	c.budget.tell(&st)
-	st.BySQL = c.bySQL()
+	st.BySQL, st.Paused = c.bySQL(), tellPause(c.pausing.holds(), c.pausing.limit.Load())
 	if look := c.budget.look(); !look.at.IsZero() && !st.SeenAt.IsZero() && now.Sub(st.SeenAt) > staleAfter {
 		// The session does not say any more how far behind it is, which grows.
 		st.ToPublish, st.ServerLSN = look.toPublish, look.server.String()
@@ -306,6 +307,8 @@ func (s *session) health() record.Health {
 		}
 	}
 	switch {
+	case s.paused() != nil:
+		h.State = service.StatePaused
 	case h.SnapshotDone < h.SnapshotOf:
 		h.State = "snapshotting"
 	case h.BehindSeconds > 60:

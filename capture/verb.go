@@ -30,18 +30,14 @@ func (c *Capture) dsn() (string, error) {
 // RequestSnapshot writes q, which gets an ID of its own, into the source's WAL, where the capture that runs, or the next
 // one, finds it. With wait it returns when the rows are published. It prints what happens.
 func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait bool, out io.Writer) error {
-	patterns, err := q.check(c.config.Snapshot.Conditions)
-	if err != nil {
-		return terminal.Usage(fmt.Errorf("ask for a snapshot: %w", err))
-	}
-	cat, err := c.open(ctx, "snapshot")
+	cat, tables, err := c.openAsked(ctx, q)
 	if err != nil {
 		return err
 	}
 	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
-	names, err := c.askedTables(ctx, cat, patterns, q)
-	if err != nil {
-		return err
+	var names []string
+	for _, t := range tables {
+		names = append(names, t.Relation.QualifiedName())
 	}
 	slot, err := cat.Slot(ctx, c.config.Source.slot())
 	if err != nil {
@@ -61,7 +57,11 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 	if err := cat.EmitMessage(ctx, string(text)); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "asked for %s: %s\n", plural(len(names), "table"), strings.Join(names, ", "))
+	asked := "asked for %s: %s\n"
+	if q.Cancel {
+		asked = "asked to give up what is read again of %s: %s\n"
+	}
+	fmt.Fprintf(out, asked, plural(len(names), "table"), strings.Join(names, ", "))
 	if !slot.Active {
 		fmt.Fprintln(out, "no capture runs at present; the next one finds the request")
 	}
@@ -71,8 +71,54 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 	return c.awaitSnapshot(ctx, q.ID, len(names), out)
 }
 
-// askedTables gives the names of the captured tables that are asked for, and tries the condition on each.
-func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, patterns catalog.Patterns, q SnapshotRequest) ([]string, error) {
+// PlanSnapshot prints what q would do.
+func (c *Capture) PlanSnapshot(ctx context.Context, q SnapshotRequest, out io.Writer) error {
+	cat, tables, err := c.openAsked(ctx, q)
+	if err != nil {
+		return err
+	}
+	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	for _, t := range tables {
+		what := "its rows are read again and published; what is gone at the source stays downstream"
+		switch {
+		case q.Cancel:
+			what = "if it is read again at present, that is given up; its first read, and one that began with a truncate, go on"
+		case q.Reload || len(t.Relation.Key) == 0:
+			what = "a truncate is published, then its rows: what is gone at the source goes downstream, too"
+		case q.Where != "":
+			what = "its rows that fit the condition are read again and published"
+		case len(q.Columns) > 0:
+			what = "its rows are read again and published with their key and " + strings.Join(q.Columns, ", ")
+		}
+		rows := ""
+		if t.EstimatedRows > 0 && !q.Cancel {
+			rows = ", about " + service.FormatCount(t.EstimatedRows) + " rows"
+		}
+		fmt.Fprintf(out, "%s%s: %s\n", t.Relation.QualifiedName(), rows, what)
+	}
+	return nil
+}
+
+// openAsked connects to the source, and gives the tables that q asks for.
+func (c *Capture) openAsked(ctx context.Context, q SnapshotRequest) (*catalog.Catalog, []*catalog.Table, error) {
+	patterns, err := q.check(c.config.Snapshot.Conditions)
+	if err != nil {
+		return nil, nil, terminal.Usage(fmt.Errorf("ask for a snapshot: %w", err))
+	}
+	cat, err := c.open(ctx, "snapshot")
+	if err != nil {
+		return nil, nil, err
+	}
+	tables, err := c.askedTables(ctx, cat, patterns, q)
+	if err != nil {
+		_ = cat.Close(context.WithoutCancel(ctx))
+		return nil, nil, err
+	}
+	return cat, tables, nil
+}
+
+// askedTables gives the captured tables that are asked for, and tries the condition on each.
+func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, patterns catalog.Patterns, q SnapshotRequest) ([]*catalog.Table, error) {
 	captured, err := catalog.ParsePatterns(c.config.Source.Tables)
 	if err != nil {
 		return nil, err
@@ -87,14 +133,14 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 			Means: "nothing was changed", Hint: "capture check lists the tables; a condition is what may stand behind WHERE",
 		}
 	}
-	var names []string
+	var asked []*catalog.Table
 	var reader *snapshot.Reader
 	for _, t := range tables {
 		if t.Level == catalog.LeftOut || !patterns.Match(t.Relation.Schema, t.Relation.Name) {
 			continue
 		}
 		name := t.Relation.QualifiedName()
-		names = append(names, name)
+		asked = append(asked, t)
 		if err := q.fits(&t.Relation); err != nil {
 			return nil, failed(name, err)
 		}
@@ -118,10 +164,10 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 			return nil, failed(name, err)
 		}
 	}
-	if len(names) == 0 {
+	if len(asked) == 0 {
 		return nil, failed(fmt.Sprintf("%q", q.Tables), fmt.Errorf("no captured table matches; %s captured", plural(len(tables), "table")))
 	}
-	return names, nil
+	return asked, nil
 }
 
 // awaitSnapshot follows the progress topic until all tables have been read for the request.

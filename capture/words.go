@@ -21,13 +21,14 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 	f := service.Facts{
 		Stopped: st.State == service.StateStopped, Standby: st.State == service.StateStandby,
 		Starting: st.State == service.StateStarting && st.Trouble == nil, Barred: st.Trouble != nil,
-		Known: unmoved > 0, Unmoved: unmoved, Freshness: freshness,
+		Paused: st.Paused != nil && st.State != service.StateStandby,
+		Known:  unmoved > 0, Unmoved: unmoved, Freshness: freshness,
 		Behind: seconds(st.LagSeconds), Falling: st.Falling, Snapshot: st.Snapshot.TablesDone < st.Snapshot.Tables,
 	}
 	busy := false
 	for _, stage := range st.Stages {
 		busy = busy || stage.BusyShare > idleShare
-		if stage.WaitingOn != "" && stage.WaitingOn != waitRetry {
+		if stage.WaitingOn != "" && stage.WaitingOn != waitRetry && stage.WaitingOn != waitResume {
 			if waits := now.Sub(stage.Since); waits > f.Waits {
 				f.Waits, st.WaitingOn, st.WaitingSince = waits, stage.WaitingOn, stage.Since.UTC()
 			}
@@ -136,6 +137,12 @@ func (st *Status) headline() string {
 		return fmt.Sprintf("is falling behind: %s of WAL to publish, %s behind, and it grows.", service.FormatBytes(st.ToPublish), behind)
 	case service.StateSnapshotting:
 		return fmt.Sprintf("reads existing rows: %d of %s done.", st.Snapshot.TablesDone, plural(st.Snapshot.Tables, "table"))
+	case service.StatePaused:
+		text := fmt.Sprintf("is paused by %s for %s", st.Paused.By, ago(st.Paused.Since))
+		if st.Paused.Reason != "" {
+			text += " (" + st.Paused.Reason + ")"
+		}
+		return text + "; the source keeps its WAL: " + service.FormatBytes(st.WAL.RetainedBytes) + " of " + service.FormatBytes(st.WAL.BudgetBytes) + "."
 	case service.StateStandby:
 		return fmt.Sprintf("is on standby: %s streams.", cmp.Or(st.Holder, "nobody"))
 	case service.StateElsewhere:

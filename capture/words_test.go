@@ -101,6 +101,11 @@ func TestStatusText(t *testing.T) {
 		down.WAL.RetainedBytes, down.WAL.GrowthBytesPerSecond, down.WAL.FullInSeconds, down.ToPublish = 6<<30, 6.7*1024*1024, number(6720), 5<<30
 		show("down.txt", down, person, terminal.Look{})
 
+		paused := base()
+		paused.WAL.RetainedBytes, paused.WAL.GrowthBytesPerSecond, paused.ToPublish, paused.LagSeconds = 6<<30, 6.7*1024*1024, 5<<30, 750
+		paused.Paused = &PauseStatus{Since: now.Add(-750 * time.Second).UTC(), Until: now.Add(17 * time.Minute).UTC(), By: "capture", Reason: "Kafka is moved", EndsBytes: 40 << 30}
+		show("paused.txt", paused, person, terminal.Look{})
+
 		for name, r := range map[string]*Report{"late.json": late, "empty.json": {Status: Status{Schema: statusSchema, Tables: []TableStatus{}, Alarms: []TroubleStatus{}, Stages: []service.StageState{}, Events: []service.Event{}}}} {
 			r.judge(now, 0)
 			b, err := json.MarshalIndent(r, "", "  ")

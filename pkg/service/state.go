@@ -47,7 +47,7 @@ type Facts struct {
 // The states that a thing of each kind may be in, for metrics: each has a series.
 var (
 	CaptureStates = []string{
-		StateStopped, StateStarting, StateStandby, StateStuck, StateWaiting, StateBehind, StateCatchingUp, StateSnapshotting, StateUpToDate,
+		StateStopped, StatePaused, StateStarting, StateStandby, StateStuck, StateWaiting, StateBehind, StateCatchingUp, StateSnapshotting, StateUpToDate,
 	}
 	TableStates = []string{
 		StateStopped, StateQuarantined, StatePaused, StateStuck, StateWaiting, StateBehind, StateCatchingUp, StateSnapshotting, StateUpToDate,

@@ -80,6 +80,8 @@ type TableProgress struct {
 	Where string `json:"where,omitempty"`
 	// Columns are those that the rows carry besides the key; nil for all of them.
 	Columns []string `json:"columns,omitempty"`
+	// Whole: a reader of the topic has all rows without the read that is under way, which can be given up.
+	Whole bool `json:"whole,omitempty"`
 	// Asked is the id of the request for the read that is under way or done; "" for the first one of the table.
 	Asked string `json:"asked,omitempty"`
 	// Held says why nothing of the table is published at present; nil where all of it is.
@@ -120,7 +122,7 @@ type Health struct {
 	SnapshotOf    int     `json:"snapshot_tables"`
 	RowsDone      int64   `json:"snapshot_rows"`
 	RowsExpected  int64   `json:"snapshot_rows_expected"` // estimate; 0: not known
-	Held          int     `json:"held_tables,omitempty"` // tables with TableProgress.Held
+	Held          int     `json:"held_tables,omitempty"`  // tables with TableProgress.Held
 	WaitingOn     string  `json:"waiting_on,omitempty"`
 	WaitingSince  int64   `json:"waiting_since_ts_us,omitempty"`
 }

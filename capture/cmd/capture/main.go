@@ -18,6 +18,8 @@ func command() *cobra.Command {
 		runCommand(),
 		program.Ready("Print whether the source, its tables and Kafka are ready; change nothing", "server", "tables", "kafka"),
 		statusCommand(),
+		pauseCommand(),
+		resumeCommand(),
 		snapshotCommand(),
 		slotCommand(),
 		topicsCommand(),

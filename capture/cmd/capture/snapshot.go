@@ -10,16 +10,28 @@ import (
 
 func snapshotCommand() *cobra.Command {
 	var request capture.SnapshotRequest
+	var change terminal.Change
 	var wait bool
 	cmd := &cobra.Command{
 		Use: "snapshot", Short: "Ask the capture to read tables again while it streams", Args: terminal.NoArgs,
-		Example: "  capture snapshot -c capture.yaml --table public.orders --wait\n  capture snapshot -c capture.yaml --table 'public.*' --reload",
+		Long: "Writes the request into the source's WAL, where the capture that runs, or the next one, finds it. The stream goes on meanwhile.\n" +
+			"With --reload the tables are void downstream first, so it asks before, and wants --yes where nobody can be asked.",
+		Example: "  capture snapshot -c capture.yaml --table public.orders --wait\n  capture snapshot -c capture.yaml --table 'public.*' --reload --plan",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := quiet(cmd)
 			if err != nil {
 				return err
 			}
-			return c.RequestSnapshot(cmd.Context(), request, wait, cmd.OutOrStdout())
+			out := terminal.Of(cmd).Out
+			if change.Plan || request.Reload && !change.Yes {
+				if err := c.PlanSnapshot(cmd.Context(), request, out); err != nil {
+					return err
+				}
+				if ok, err := change.Agreed(cmd); err != nil || !ok {
+					return err
+				}
+			}
+			return c.RequestSnapshot(cmd.Context(), request, wait, out)
 		},
 	}
 	cmd.Flags().StringArrayVar(&request.Tables, "table", nil, "table as schema.table, with * and ? as wildcards; may be given several times")
@@ -27,7 +39,36 @@ func snapshotCommand() *cobra.Command {
 	cmd.Flags().StringSliceVar(&request.Columns, "columns", nil, "read only these columns, and the key: what a rule of the sink has taken up since (a,b)")
 	cmd.Flags().BoolVar(&request.Reload, "reload", false, "publish a truncate first, so that rows that are gone at the source go downstream too")
 	cmd.Flags().BoolVar(&wait, "wait", false, "return when the rows are published")
-	cmd.AddCommand(snapshotList())
+	change.Flags(cmd, false)
+	cmd.AddCommand(snapshotList(), snapshotCancel())
+	return cmd
+}
+
+func snapshotCancel() *cobra.Command {
+	request := capture.SnapshotRequest{Cancel: true}
+	var change terminal.Change
+	cmd := &cobra.Command{
+		Use: "cancel", Short: "Give up reading tables again; rows that are published stay", Args: terminal.NoArgs,
+		Long: "Writes the request into the source's WAL, as capture snapshot does. The first read of a table, and one that began with a truncate,\n" +
+			"are not given up: rows would be missing downstream. capture pause holds them.",
+		Example: "  capture snapshot cancel --table public.orders --plan\n  capture snapshot cancel --table 'public.*' --yes",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := quiet(cmd)
+			if err != nil {
+				return err
+			}
+			out := terminal.Of(cmd).Out
+			if err := c.PlanSnapshot(cmd.Context(), request, out); err != nil {
+				return err
+			}
+			if ok, err := change.Agreed(cmd); err != nil || !ok {
+				return err
+			}
+			return c.RequestSnapshot(cmd.Context(), request, false, out)
+		},
+	}
+	cmd.Flags().StringArrayVar(&request.Tables, "table", nil, "table as schema.table, with * and ? as wildcards; may be given several times")
+	change.Flags(cmd, false)
 	return cmd
 }
 

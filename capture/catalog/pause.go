@@ -1,0 +1,100 @@
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// Pause is what somebody has asked for: that nothing is published for a while. It stands in the comment of the first
+// publication. There it is with what it holds, whoever captures from wherever sees it, and it outlives them all.
+type Pause struct {
+	Since  time.Time `json:"since"` // by the source's clock
+	Until  time.Time `json:"until,omitzero"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// pausePrefix tells our comments from those of others.
+const pausePrefix = "tributary: paused "
+
+// Pause gives the pause that is asked for, nil for none, and what the source's clock says.
+func (c *Catalog) Pause(ctx context.Context, p Publications) (*Pause, time.Time, error) {
+	comment, _, now, err := c.comment(ctx, p)
+	if err != nil {
+		return nil, now, err
+	}
+	text, ours := strings.CutPrefix(comment, pausePrefix)
+	var pause Pause
+	if !ours || json.Unmarshal([]byte(text), &pause) != nil {
+		return nil, now, nil
+	}
+	return &pause, now, nil
+}
+
+func (c *Catalog) comment(ctx context.Context, p Publications) (comment, role string, now time.Time, err error) {
+	err = c.conn.QueryRow(ctx, `select coalesce(obj_description(oid, 'pg_publication'), ''), session_user::text, clock_timestamp() from pg_publication where pubname = $1`, p.Full).
+		Scan(&comment, &role, &now)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", "", now, nil
+	}
+	if err != nil {
+		return "", "", now, Unreachable("ask whether it is paused", "source", err)
+	}
+	return comment, role, now, nil
+}
+
+// SetPause asks for a pause that lasts so long, 0 for no end.
+func (c *Catalog) SetPause(ctx context.Context, p Publications, lasts time.Duration, reason string) error {
+	comment, role, now, err := c.comment(ctx, p)
+	if err != nil {
+		return err
+	}
+	notPaused := &trouble.Error{Code: trouble.Publication, Op: "pause", Subject: fmt.Sprintf("publication %q", p.Full), Means: "nothing was changed"}
+	switch {
+	case role == "":
+		notPaused.Cause, notPaused.Hint = errors.New("there is none: no capture has run yet"), "capture run"
+		return notPaused
+	case comment != "" && !strings.HasPrefix(comment, pausePrefix):
+		notPaused.Cause = errors.New("somebody else has left a comment on it, where a pause is written")
+		notPaused.Hint = fmt.Sprintf("COMMENT ON PUBLICATION %s IS NULL;", postgres.Ident(p.Full))
+		return notPaused
+	}
+	pause := Pause{Since: now, By: role, Reason: reason}
+	if lasts > 0 {
+		pause.Until = now.Add(lasts)
+	}
+	text, err := json.Marshal(pause)
+	if err != nil {
+		return fmt.Errorf("write the pause: %w", err)
+	}
+	return c.setComment(ctx, p, postgres.Literal(pausePrefix+string(text)))
+}
+
+// EndPause ends a pause.
+func (c *Catalog) EndPause(ctx context.Context, p Publications) error {
+	return c.setComment(ctx, p, "NULL")
+}
+
+func (c *Catalog) setComment(ctx context.Context, p Publications, literal string) error {
+	sql := fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", postgres.Ident(p.Full), literal)
+	_, err := c.conn.Exec(ctx, sql)
+	if postgres.SQLState(err) == "42501" {
+		return &trouble.Error{
+			Code: trouble.SourceRights, Op: "write a pause to", Subject: fmt.Sprintf("publication %q", p.Full), Cause: postgres.Describe(err),
+			Means: "nothing was changed", Hint: sql + ";   as the publication's owner",
+		}
+	}
+	if err != nil {
+		return Unreachable("write a pause to", "source", err)
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+package capture
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// TestPause: while somebody wants it so nothing is published, over restarts, and what is kept meanwhile is published
+// afterwards. A pause ends by itself at its time, and before the source keeps too much.
+func TestPause(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item select i, 'a' from generate_series(1, 10) i`)
+	verbs := r.verbs()
+	if err := verbs.Pause(t.Context(), PauseRequest{}); trouble.CodeOf(err) != trouble.Publication {
+		t.Errorf("pause before the first start: %v", err)
+	}
+	c, stop := r.start()
+	r.fence()
+	paused := func(c *Capture, want bool) {
+		t.Helper()
+		eventually(t, "it is paused, or not", func() bool { return (c.Status().State == service.StatePaused) == want })
+	}
+	topic := r.config.Source.Name + ".public.item"
+	var plan strings.Builder
+	must(t, verbs.PlanPause(t.Context(), PauseRequest{For: time.Hour}, &plan))
+	if text := plan.String(); !strings.Contains(text, "for 1h0m0s. The source keeps its WAL meanwhile: ") || !strings.Contains(text, " of 50.0 GiB are kept.\nIt ends by itself at 40.0 GiB") {
+		t.Errorf("the plan is\n%s", text)
+	}
+	must(t, verbs.Pause(t.Context(), PauseRequest{Reason: `Kafka's "move" \ now`}))
+	paused(c, true)
+	before := r.ends(topic)[0]
+	r.exec(`insert into item select i, 'b' from generate_series(11, 20) i; update item set name = 'c' where id < 5`)
+	told := r.progress().N
+	eventually(t, "it goes on telling how it is", func() bool { return r.progress().N > told })
+	if pr := r.progress(); pr.Health.State != service.StatePaused || r.ends(topic)[0] != before {
+		t.Errorf("it is %s, and the topic has grown from %d to %d", pr.Health.State, before, r.ends(topic)[0])
+	}
+	eventually(t, "what waits is told", func() bool { return c.Status().ToPublish > 0 })
+	st := c.Status()
+	if p := st.Paused; p == nil || p.Reason != `Kafka's "move" \ now` || p.By == "" || p.EndsBytes == 0 || !strings.Contains(st.Headline, "is paused by "+p.By) {
+		t.Errorf("%+v: %s", p, st.Headline)
+	}
+	must(t, stop())
+	report, err := verbs.Ask(t.Context(), service.Whom{})
+	must(t, err)
+	if report.State != service.StateNotRunning || report.Paused == nil {
+		t.Errorf("while the service is down: %s, %+v", report.State, report.Paused)
+	}
+	c, stop = r.start()
+	paused(c, true)
+	if end := r.ends(topic)[0]; end != before {
+		t.Errorf("a restart has published: %d, %d", before, end)
+	}
+	must(t, verbs.Resume(t.Context()))
+	paused(c, false)
+	r.fence()
+	r.same("public", "item")
+
+	must(t, verbs.Pause(t.Context(), PauseRequest{For: time.Second}))
+	paused(c, true)
+	paused(c, false)
+	must(t, stop())
+
+	r.config.Source.WALBudget = 4 << 20
+	c, stop = r.start()
+	must(t, verbs.Pause(t.Context(), PauseRequest{}))
+	paused(c, true)
+	r.exec(`insert into item (id, name) select i, repeat('x', 1000) from generate_series(1000, 6000) i`)
+	paused(c, false)
+	r.fence()
+	r.same("public", "item")
+	if p, err := verbs.Paused(t.Context()); err != nil || p != nil {
+		t.Errorf("the source says still that it is paused: %+v, %v", p, err)
+	}
+	must(t, stop())
+	r.progressGrows()
+
+	r.exec(`comment on publication ` + r.config.Source.publications().Full + ` is 'mine'`)
+	if err := verbs.Pause(t.Context(), PauseRequest{}); trouble.CodeOf(err) != trouble.Publication {
+		t.Errorf("a comment of somebody else is written over: %v", err)
+	}
+}
