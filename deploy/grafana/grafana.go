@@ -4,6 +4,7 @@ package grafana
 import (
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -51,6 +52,33 @@ func Alerts() ([]Alert, error) {
 		out = append(out, g.Rules...)
 	}
 	return out, nil
+}
+
+// Rule gives the alerts as the Prometheus operator takes them.
+func Rule() (string, error) {
+	text, err := files.ReadFile("alerts.yaml")
+	if err != nil {
+		return "", err
+	}
+	_, groups, ok := strings.Cut(string(text), "\ngroups:\n")
+	if !ok {
+		return "", errors.New("alerts.yaml has no groups")
+	}
+	var b strings.Builder
+	b.WriteString(`# The alerts of deploy/grafana/alerts.yaml, for the Prometheus operator. Written by make docs.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata: {name: tributary, namespace: tributary}
+spec:
+  groups:
+`)
+	for line := range strings.Lines(groups) {
+		if line != "\n" {
+			b.WriteString("  ")
+		}
+		b.WriteString(line)
+	}
+	return b.String(), nil
 }
 
 // Dashboard is what is looked at of a dashboard.

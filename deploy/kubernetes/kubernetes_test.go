@@ -4,6 +4,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +27,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/deploy/grafana"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/sink"
 )
@@ -38,7 +41,8 @@ type built struct {
 	scalers    []*autoscalingv2.HorizontalPodAutoscaler
 	policies   []*networkingv1.NetworkPolicy
 	services   []*corev1.Service
-	others     []string // kinds that the API itself does not have
+	monitors   []*monitoringv1.PodMonitor
+	rules      []*monitoringv1.PrometheusRule
 	namespaces []string
 }
 
@@ -91,8 +95,16 @@ func build(t *testing.T, overlay string) *built {
 			v := &networkingv1.NetworkPolicy{}
 			into(v)
 			b.policies = append(b.policies, v)
+		case "monitoring.coreos.com/v1 PodMonitor":
+			v := &monitoringv1.PodMonitor{}
+			into(v)
+			b.monitors = append(b.monitors, v)
+		case "monitoring.coreos.com/v1 PrometheusRule":
+			v := &monitoringv1.PrometheusRule{}
+			into(v)
+			b.rules = append(b.rules, v)
 		default:
-			b.others = append(b.others, r.GetApiVersion()+" "+r.GetKind())
+			t.Errorf("nothing checks %s", r.CurId())
 		}
 	}
 	return b
@@ -119,12 +131,11 @@ func TestOverlays(t *testing.T) {
 	for overlay, want := range map[string]struct {
 		capture  string
 		replicas int32
-		others   []string
 	}{
-		"base":         {"StatefulSet " + captures, 1, nil},
-		"monitoring":   {"StatefulSet " + captures, 1, []string{"monitoring.coreos.com/v1 PodMonitor"}},
-		"tls":          {"StatefulSet " + captures, 1, nil},
-		"two-captures": {"Deployment " + captures, 2, nil},
+		"base":         {"StatefulSet " + captures, 1},
+		"monitoring":   {"StatefulSet " + captures, 1},
+		"tls":          {"StatefulSet " + captures, 1},
+		"two-captures": {"Deployment " + captures, 2},
 	} {
 		t.Run(overlay, func(t *testing.T) {
 			b := build(t, overlay)
@@ -140,8 +151,10 @@ func TestOverlays(t *testing.T) {
 			if standby := slices.Contains(b.pods[want.capture].Spec.Containers[0].Args, "--standby"); standby != (want.replicas > 1) {
 				t.Errorf("--standby is %t with %d captures", standby, want.replicas)
 			}
-			if !slices.Equal(b.others, want.others) {
-				t.Errorf("kinds that nothing checks: %v, want %v", b.others, want.others)
+			if overlay == "monitoring" {
+				checkMonitors(t, b)
+			} else if len(b.monitors)+len(b.rules) > 0 {
+				t.Error("it needs an operator")
 			}
 			for _, ns := range b.namespaces {
 				if ns != "tributary" {
@@ -163,6 +176,46 @@ func TestOverlays(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// checkMonitors: Prometheus finds the metrics of every pod, is let in, and has the alerts.
+func checkMonitors(t *testing.T, b *built) {
+	if len(b.monitors) != 1 || len(b.rules) != 1 || len(b.monitors[0].Spec.PodMetricsEndpoints) != 1 {
+		t.Fatalf("%d monitors, %d rules", len(b.monitors), len(b.rules))
+	}
+	from := b.monitors[0].Spec.PodMetricsEndpoints[0]
+	for name, pod := range b.pods {
+		port := pod.Spec.Containers[0].Ports[0]
+		if !selects(t, &b.monitors[0].Spec.Selector, pod) || from.Port == nil || *from.Port != port.Name || from.Path != "/metrics" {
+			t.Errorf("%s is not monitored", name)
+		}
+		if !slices.ContainsFunc(b.policies, func(p *networkingv1.NetworkPolicy) bool {
+			return selects(t, &p.Spec.PodSelector, pod) && slices.ContainsFunc(p.Spec.Ingress, func(rule networkingv1.NetworkPolicyIngressRule) bool {
+				return slices.ContainsFunc(rule.Ports, func(open networkingv1.NetworkPolicyPort) bool { return open.Port.IntVal == port.ContainerPort })
+			})
+		}) {
+			t.Errorf("no policy lets anybody ask %s", name)
+		}
+	}
+	want, err := grafana.Alerts()
+	must(t, err)
+	var rules []monitoringv1.Rule
+	for _, g := range b.rules[0].Spec.Groups {
+		rules = append(rules, g.Rules...)
+	}
+	if len(rules) != len(want) {
+		t.Fatalf("%d alerts, want %d", len(rules), len(want))
+	}
+	for i, r := range rules {
+		w := &want[i]
+		wait := ""
+		if r.For != nil {
+			wait = string(*r.For)
+		}
+		if r.Alert != w.Name || r.Expr.String() != w.Expr || wait != w.For || !maps.Equal(r.Labels, w.Labels) || !maps.Equal(r.Annotations, w.Annotations) {
+			t.Errorf("%s is %+v, want %+v", w.Name, r, w)
+		}
 	}
 }
 

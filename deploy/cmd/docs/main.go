@@ -1,5 +1,5 @@
 // Command docs writes what of docs/reference is derived from the code: a page and a JSON Schema for each configuration
-// file, the metrics and the alerts. The rest of docs is written by people; the tests here hold it against the code.
+// file, the metrics, and the alerts, also as a manifest. The rest of docs is written by people; the tests here hold it against the code.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/deploy/docs"
+	"github.com/tributary-cdc/tributary/deploy/grafana"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink"
@@ -59,11 +60,17 @@ func pages() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	rule, err := grafana.Rule()
+	if err != nil {
+		return nil, err
+	}
 	return map[string]string{
 		"docs/reference/capture-yaml.md": page(&capture.Config{}, "capture.yaml", "capture"),
 		"docs/reference/sink-yaml.md":    page(&sink.Config{}, "sink.yaml", "sink"),
 		"docs/reference/metrics.md":      metrics,
 		"docs/reference/alerts.md":       alerts,
+
+		"deploy/kubernetes/monitoring/alerts.yaml": rule,
 
 		"docs/reference/capture.schema.json": string(config.Schema(&capture.Config{}, "capture.yaml")),
 		"docs/reference/sink.schema.json":    string(config.Schema(&sink.Config{}, "sink.yaml")),
