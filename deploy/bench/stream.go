@@ -63,7 +63,7 @@ func wide(w *world) backlog {
 
 // large has rows of 2 KB.
 func large(w *world) backlog {
-	n := w.n(100_000)
+	n := w.n(200_000)
 	return backlog{
 		name: "stream of rows of 2 KB", table: "large", changes: 2 * n,
 		tables: `create table large (id bigint primary key, n integer, body text)`,
@@ -73,7 +73,7 @@ func large(w *world) backlog {
 
 // hot changes one row again and again, in transactions of ten.
 func hot(w *world) backlog {
-	n := w.n(200_000)
+	n := w.n(1_000_000)
 	return backlog{
 		name: "stream of changes of one row", table: "hot", changes: n + 1,
 		tables:  `create table hot (id bigint primary key, n integer, note text)`,
