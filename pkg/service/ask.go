@@ -57,10 +57,11 @@ func (w Whom) Address(cfg config.HTTP) string {
 	if w.URL == "" {
 		return LocalURL(cfg)
 	}
-	if at, err := url.Parse(w.URL); err == nil {
-		return at.Redacted()
+	at, err := url.Parse(w.URL)
+	if err != nil {
+		return "no address" // which may hold a password all the same
 	}
-	return w.URL
+	return at.Redacted()
 }
 
 // trusted says whether who answers at an address may see the configuration's token: the service that it is of, and who is
@@ -77,7 +78,7 @@ func (w Whom) fetch(ctx context.Context, cfg config.HTTP, path string) ([]byte, 
 	at := cmp.Or(w.URL, LocalURL(cfg))
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(at, "/")+path, nil)
 	if err != nil {
-		return nil, err
+		return nil, withoutURL(err)
 	}
 	token, err := cfg.Token.Reveal()
 	if err != nil {
@@ -98,10 +99,7 @@ func (w Whom) fetch(ctx context.Context, cfg config.HTTP, path string) ([]byte, 
 	}}
 	response, err := client.Do(request)
 	if err != nil {
-		if inner := errors.Unwrap(err); inner != nil {
-			err = inner // without the URL, which the caller tells
-		}
-		return nil, err
+		return nil, withoutURL(err)
 	}
 	defer response.Body.Close() //nolint:errcheck // it was only read
 	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
@@ -117,6 +115,14 @@ func (w Whom) fetch(ctx context.Context, cfg config.HTTP, path string) ([]byte, 
 		return nil, errors.New(says)
 	}
 	return answer, nil
+}
+
+// withoutURL gives an error of a request without its URL, which the caller tells as people may see it.
+func withoutURL(err error) error {
+	if of, is := errors.AsType[*url.Error](err); is {
+		return of.Err
+	}
+	return err
 }
 
 // maxAnswer bounds what is read of an answer.

@@ -52,7 +52,8 @@ func (p Program[C]) Init(short, variable, role string, flags func(*pflag.FlagSet
 	cmd := &cobra.Command{
 		Use: "init DSN", Short: short,
 		Long: short + ".\nNo secret is written: the file names the variable of the environment that holds the connection string. A file that is\n" +
-			"there is never overwritten.",
+			"there is never overwritten. A connection string that is typed stands among the process's arguments, where others on\n" +
+			"this host can read it; env:NAME does not.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return terminal.Usagef("which database? write postgres://user@host:5432/database, or env:NAME, or file:/path")
@@ -99,7 +100,7 @@ func (p Program[C]) Init(short, variable, role string, flags func(*pflag.FlagSet
 			return err
 		},
 	}
-	p.examples(cmd, `init "$`+variable+`" -o FILE`, "init env:"+variable+" --role")
+	p.examples(cmd, "init env:"+variable+" -o FILE", "init env:"+variable+" --role")
 	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write; standard output if none is named")
 	cmd.Flags().StringVar(&asked, "role", "", "print the SQL that makes the role with the rights that are needed, and no more")
 	cmd.Flags().Lookup("role").NoOptDefVal = role

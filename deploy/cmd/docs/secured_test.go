@@ -397,31 +397,49 @@ func (w *secured) verbs() {
 	must(w.t, err)
 	must(w.t, json.NewEncoder(w.said).Encode(report))
 	must(w.t, c.ShowSlot(w.t.Context(), w.said))
-	program := verbs.Program[capture.Config]{
+	o, err := sink.NewOperator(w.sink)
+	must(w.t, err)
+	defer o.Close(context.WithoutCancel(w.t.Context()))
+	bundle(w, verbs.Program[capture.Config]{
 		Name: "capture", HTTP: func(cfg *capture.Config) config.HTTP { return cfg.HTTP },
 		Check: func(ctx context.Context, _ capture.Config, told *terminal.Check) error { return c.Check(ctx, told) },
 		Status: func(ctx context.Context, _ capture.Config) (any, error) {
 			return c.Ask(ctx, service.Whom{Direct: true})
 		},
+	})
+	bundle(w, verbs.Program[sink.Config]{
+		Name: "sink", HTTP: func(cfg *sink.Config) config.HTTP { return cfg.HTTP }, Check: sink.Check,
+		Status: func(ctx context.Context, cfg sink.Config) (any, error) {
+			return o.Ask(ctx, cfg, service.Whom{Direct: true})
+		},
+	})
+	for what, ask := range map[string]func() (any, error){
+		"status":   func() (any, error) { return o.Ask(w.t.Context(), w.sink, service.Whom{}) },
+		"tenants":  func() (any, error) { return o.Tenants(w.t.Context(), w.sink) },
+		"rules":    func() (any, error) { return o.MatchRules(w.t.Context(), w.sink) },
+		"topics":   func() (any, error) { return c.Topics(w.t.Context()) },
+		"scaffold": func() (any, error) { return nil, sink.Scaffold(w.t.Context(), w.sink, "*", w.said) },
+	} {
+		answer, err := ask()
+		if err != nil {
+			w.t.Errorf("%s: %v", what, err)
+		}
+		must(w.t, json.NewEncoder(w.said).Encode(answer))
 	}
-	root, bundle := terminal.Root("capture", "", program.SupportBundle()), filepath.Join(w.dir, "bundle.tar.gz")
-	root.SetArgs([]string{"support-bundle", "-c", filepath.Join(w.dir, "capture.yaml"), "-o", bundle})
-	root.SetOut(w.said)
-	root.SetErr(w.said)
-	must(w.t, root.ExecuteContext(w.t.Context()))
-	packed, err := os.Open(bundle)
-	must(w.t, err)
-	unpacked, err := gzip.NewReader(packed)
-	must(w.t, err)
-	_, err = io.Copy(w.said, unpacked) //nolint:gosec // it is ours
-	must(w.t, errors.Join(err, packed.Close()))
+	w.init()
+	for _, at := range []string{"https://anybody:%s@127.0.0.1:1", "https://anybody:%s@[", "http://anybody%s@127.0.0.1:1/%%zz"} {
+		whom := service.Whom{URL: fmt.Sprintf(at, url.PathEscape(w.secrets["token5"]))}
+		_, _ = io.WriteString(w.said, whom.Address(w.capture.HTTP))
+		w.tell(whom.Ask(w.t.Context(), w.capture.HTTP, "/status", nil))
+	}
+	group := service.NewGroup(w.t.Context())
+	group.Go("panic", func(context.Context) error { panic(fmt.Sprintf("%+v", w.plain())) })
+	w.tell(group.Wait())
 	if err := sink.Check(w.t.Context(), w.sink, terminal.NewCheck("sink", w.said)); err != nil {
 		w.t.Errorf("sink check: %v\n%s", err, w.said)
 	}
 	_, _ = io.WriteString(w.said, config.Show(w.capture)+config.Show(w.sink))
-	plain := w.capture
-	plain.Source.DSN, plain.Salt, plain.HTTP.Token = config.Secret(w.dsn("shop", "tributary_capture", w.secrets["source1"])), config.Secret(w.secrets["salt6"]), config.Secret(w.secrets["token5"])
-	plain.Kafka.SASL.Password, plain.Registry.Password = config.Secret(w.secrets["kafka3"]), config.Secret(w.secrets["registry4"])
+	plain := w.plain()
 	_, _ = fmt.Fprintf(w.said, "%s %v %+v %#v\n", config.Show(plain), plain, plain, plain)
 	var wrong capture.Config
 	err = config.Decode("capture.yaml", []byte(fmt.Sprintf("source: {name: shop, dsn: [%q], dsm: %q}\nsalt: {a: %q}\nhttp: {token: [%q]}\n",
@@ -430,6 +448,60 @@ func (w *secured) verbs() {
 		faults.Print(w.said, "capture")
 	} else {
 		w.t.Errorf("a wrong configuration passes: %v", err)
+	}
+}
+
+// plain is a configuration that holds its secrets itself.
+func (w *secured) plain() capture.Config {
+	plain := w.capture
+	plain.Source.DSN, plain.Salt, plain.HTTP.Token = config.Secret(w.dsn("shop", "tributary_capture", w.secrets["source1"])), config.Secret(w.secrets["salt6"]), config.Secret(w.secrets["token5"])
+	plain.Kafka.SASL.Password, plain.Registry.Password = config.Secret(w.secrets["kafka3"]), config.Secret(w.secrets["registry4"])
+	return plain
+}
+
+// bundle has a program write its file, and tells what is in it.
+func bundle[C any](w *secured, program verbs.Program[C]) {
+	w.t.Helper()
+	root, file := terminal.Root(program.Name, "", program.SupportBundle()), filepath.Join(w.dir, program.Name+".tar.gz")
+	root.SetArgs([]string{"support-bundle", "-c", filepath.Join(w.dir, program.Name+".yaml"), "-o", file})
+	root.SetOut(w.said)
+	root.SetErr(w.said)
+	must(w.t, root.ExecuteContext(w.t.Context()))
+	packed, err := os.Open(file)
+	must(w.t, err)
+	unpacked, err := gzip.NewReader(packed)
+	must(w.t, err)
+	_, err = io.Copy(w.said, unpacked) //nolint:gosec // it is ours
+	must(w.t, errors.Join(err, packed.Close()))
+}
+
+// init writes first configurations, and is given connection strings as people write them: with another password, or with one
+// that is not escaped.
+func (w *secured) init() {
+	source, warehouse := w.secrets["source7"], w.secrets["warehouse8"]
+	shop, dwh := w.dsn("shop", "tributary_capture", source), w.dsn("dwh", "tributary_sink", warehouse)
+	var d capture.Draft
+	d.Name, d.DSN = "shop", "env:SOURCE"
+	must(w.t, d.Ask(w.t.Context(), shop))
+	d.Write(w.said)
+	_, _ = fmt.Fprintln(w.said, d.Roles())
+	var e sink.Draft
+	e.DSN, e.Sources = "env:WAREHOUSE", "*"
+	must(w.t, e.Ask(w.t.Context(), w.sink, dwh, true))
+	e.Write(w.sink, w.said)
+	_, _ = fmt.Fprintln(w.said, e.Roles())
+	for _, dsn := range []string{
+		strings.Replace(shop, "localhost", "127.0.0.1", 1), strings.Replace(shop, "/shop", "/elsewhere", 1), strings.Replace(shop, "verify-full", "verify-everything", 1),
+		"postgres://tributary_capture:" + source + "@localhost/shop", "postgres://tributary_capture:" + source + "@localhost:port/shop", "postgres//tributary_capture:" + source + "@localhost",
+		"host=localhost user=tributary_capture password='" + source, "host=localhost password=" + source + " user=tributary_capture", "host=localhost password " + source,
+	} {
+		for _, err := range []error{new(capture.Draft).Ask(w.t.Context(), dsn), new(sink.Draft).Ask(w.t.Context(), w.sink, dsn, false)} {
+			if err == nil {
+				w.t.Errorf("%s is taken", postgres.Redact(dsn))
+			} else {
+				w.tell(err)
+			}
+		}
 	}
 }
 
