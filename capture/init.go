@@ -94,12 +94,16 @@ func (d *Draft) Write(w io.Writer) {
 	}
 	captured, leftOut := d.Counts()
 	var rows, size int64
+	count := "about %s rows"
 	for _, t := range d.tables {
 		if t.Level != catalog.LeftOut {
 			rows, size = rows+t.EstimatedRows, size+d.sizes[t.Relation.OID]
+			if !d.analyzed(t) {
+				count = "at least %s rows"
+			}
 		}
 	}
-	p("  # %s, %s, about %s rows. Tables that are made later and match are taken up by themselves.\n", plural(captured, "table"), service.FormatBytes(size), service.FormatCount(rows))
+	p("  # %s, %s, "+count+". Tables that are made later and match are taken up by themselves.\n", plural(captured, "table"), service.FormatBytes(size), service.FormatCount(rows))
 	p("  tables: # the last pattern that fits a table decides; ! in front leaves out, as in \"!public.audit_*\"\n")
 	p("    # %10s %12s  TABLE\n", "SIZE", "ROWS")
 	for _, group := range d.schemas() {
@@ -160,10 +164,14 @@ func (d *Draft) schemas() (groups [][]*catalog.Table) {
 
 // rows is the planner's guess, which it has not made before a table was analysed.
 func (d *Draft) rows(t *catalog.Table) string {
-	if t.EstimatedRows == 0 && d.sizes[t.Relation.OID] > 0 {
+	if !d.analyzed(t) {
 		return "unknown"
 	}
 	return "~" + service.FormatCount(t.EstimatedRows)
+}
+
+func (d *Draft) analyzed(t *catalog.Table) bool {
+	return t.EstimatedRows > 0 || d.sizes[t.Relation.OID] == 0
 }
 
 // describe names a table, and what tells its rows apart.
