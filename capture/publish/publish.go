@@ -47,7 +47,8 @@ type Publisher struct {
 	sender record.Source
 	known  map[string]*topic // by name
 	memory memory
-	over   chan struct{} // closed when the brokers are done with the last Kafka transaction
+	ended  time.Time     // when the last Kafka transaction was
+	over   chan struct{} // see Over; nil until it is asked for
 	open   bool          // something was produced since the last Commit
 	inTx   bool          // a Kafka transaction has been begun
 	began  time.Time
@@ -123,9 +124,8 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	}
 	p := &Publisher{
 		source: o.Source, topics: o.Topics, client: client, reading: opts, registry: o.Registry, log: o.Log,
-		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{}, over: make(chan struct{}),
+		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{},
 	}
-	close(p.over)
 	if _, _, err := client.ProducerID(ctx); err != nil {
 		client.Close()
 		return nil, kafka.Trouble("fence older instances of", fmt.Sprintf("source %q", o.Source), err)
@@ -148,7 +148,9 @@ func (p *Publisher) Close() {
 		p.direct.close()
 	}
 	p.client.Close()
-	<-p.over
+	if p.over != nil {
+		<-p.over
+	}
 }
 
 // SetTrace has what is produced until a Commit traced from its first record on, with a trace that begin gives: nil where it
@@ -472,7 +474,7 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 	if err := p.begin(); err != nil { // a progress record alone is a transaction too
 		return err
 	}
-	<-p.over
+	<-p.Over()
 	if err := p.client.Flush(ctx); err != nil {
 		return kafka.Trouble("flush to", "Kafka", err)
 	}
@@ -503,8 +505,7 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 		p.mark.trace.Part("commit", produced, time.Now())
 		p.mark = nil
 	}
-	p.over = make(chan struct{})
-	go p.awaitMarkers(p.over)
+	p.ended, p.over = time.Now(), nil
 	p.open, p.inTx, p.n = false, false, pr.N
 	p.sinceFull++
 	if pr.Full {
