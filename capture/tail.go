@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -18,21 +18,14 @@ import (
 
 // Tailed is a change as it was published.
 type Tailed struct {
-	Table     string         `json:"table"`
-	Partition int32          `json:"partition"`
-	Offset    int64          `json:"offset"`
-	At        time.Time      `json:"committed_at"`
-	Position  string         `json:"position"`
-	Op        string         `json:"op"`
-	Key       []TailedColumn `json:"key"`
-	Columns   []TailedColumn `json:"columns"` // that it carries or, of an update where the old row is known, that are others than before
-}
-
-// TailedColumn is a column of a change. Value is only told where values are asked for; nil then is NULL.
-type TailedColumn struct {
-	Name      string  `json:"name"`
-	Value     *string `json:"value,omitempty"`
-	Unchanged bool    `json:"unchanged,omitempty"` // not sent again by the source
+	Table     string                `json:"table"`
+	Partition int32                 `json:"partition"`
+	Offset    int64                 `json:"offset"`
+	At        time.Time             `json:"committed_at"`
+	Position  string                `json:"position"`
+	Op        string                `json:"op"`
+	Key       []terminal.TailColumn `json:"key"`
+	Columns   []terminal.TailColumn `json:"columns"` // that it carries or, of an update where the old row is known, that are others than before
 }
 
 // Tail gives what is published of the tables that fit patterns (none: of all), from the last so many offsets of each
@@ -49,73 +42,21 @@ func (c *Capture) Tail(ctx context.Context, patterns []string, last int64, value
 	if err != nil {
 		return err
 	}
-	client, err := kgo.NewClient(append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))...)
-	if err != nil {
-		return kafka.Trouble("connect to", "Kafka", err)
-	}
-	defer client.Close()
-	from, err := c.tailFrom(ctx, kadm.NewClient(client), wanted, last)
-	if err != nil {
-		return err
-	}
-	client.AddConsumePartitions(from)
-	ready(len(from))
 	t := tailer{c: c, decoders: map[int]*record.Decoder{}, values: values}
-	for {
-		fetches := client.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return nil
+	err = kafka.Follow(ctx, opts, func(topic string) bool {
+		source, schema, table, ok := record.ParseTopic(topic)
+		return ok && source == c.config.Source.Name && wanted.Match(schema, table)
+	}, last, ready, func(r *kgo.Record) error {
+		one, err := t.tell(ctx, r)
+		if err != nil || one == nil {
+			return err
 		}
-		if err := fetches.Err(); err != nil {
-			return kafka.Trouble("read", "topics", err)
-		}
-		for _, r := range fetches.Records() {
-			one, err := t.tell(ctx, r)
-			if err == nil && one != nil {
-				err = each(one)
-			}
-			if err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// tailFrom gives where to begin with each partition of the topics that are wanted.
-func (c *Capture) tailFrom(ctx context.Context, admin *kadm.Client, wanted catalog.Patterns, last int64) (map[string]map[int32]kgo.Offset, error) {
-	listed, err := admin.ListTopics(ctx)
-	if err != nil {
-		return nil, kafka.Trouble("list topics of", "Kafka", err)
-	}
-	var names []string
-	for _, name := range listed.Names() {
-		if source, schema, table, ok := record.ParseTopic(name); ok && source == c.config.Source.Name && wanted.Match(schema, table) {
-			names = append(names, name)
-		}
-	}
-	if len(names) == 0 {
-		return nil, errors.New("no topic of the source is of such a table (capture topics list)")
-	}
-	starts, err := admin.ListStartOffsets(ctx, names...)
-	if err != nil {
-		return nil, kafka.Trouble("list offsets of", "topics", err)
-	}
-	ends, err := admin.ListCommittedOffsets(ctx, names...)
-	if err == nil {
-		err = errors.Join(starts.Error(), ends.Error())
-	}
-	if err != nil {
-		return nil, kafka.Trouble("list offsets of", "topics", err)
-	}
-	from := map[string]map[int32]kgo.Offset{}
-	ends.Each(func(end kadm.ListedOffset) {
-		start, _ := starts.Lookup(end.Topic, end.Partition)
-		if from[end.Topic] == nil {
-			from[end.Topic] = map[int32]kgo.Offset{}
-		}
-		from[end.Topic][end.Partition] = kgo.NewOffset().At(max(start.Offset, end.Offset-last))
+		return each(one)
 	})
-	return from, nil
+	if errors.Is(err, kafka.ErrNoTopic) {
+		return errors.New("no topic of the source is of such a table (capture topics list)")
+	}
+	return err
 }
 
 type tailer struct {
@@ -152,7 +93,7 @@ func (t *tailer) tell(ctx context.Context, r *kgo.Record) (*Tailed, error) {
 	rel := d.Relation()
 	out := &Tailed{
 		Table: schemaName + "." + table, Partition: r.Partition, Offset: r.Offset, At: time.UnixMicro(ev.Tx.CommitTime).UTC(), Position: ev.Position.String(),
-		Op: ev.Op.String(), Key: []TailedColumn{}, Columns: []TailedColumn{},
+		Op: ev.Op.String(), Key: []terminal.TailColumn{}, Columns: []terminal.TailColumn{},
 	}
 	row := ev.After
 	if row == nil {
@@ -176,8 +117,8 @@ func (t *tailer) tell(ctx context.Context, r *kgo.Record) (*Tailed, error) {
 
 func same(a, b change.Value) bool { return a.State == b.State && string(a.Text) == string(b.Text) }
 
-func (t *tailer) column(rel *schema.Relation, row change.Tuple, i int) TailedColumn {
-	c := TailedColumn{Name: rel.Columns[i].Name, Unchanged: row[i].State == change.Unchanged}
+func (t *tailer) column(rel *schema.Relation, row change.Tuple, i int) terminal.TailColumn {
+	c := terminal.TailColumn{Name: rel.Columns[i].Name, Unchanged: row[i].State == change.Unchanged}
 	if t.values && row[i].State == change.Present {
 		text := string(row[i].Text)
 		c.Value = &text

@@ -226,44 +226,52 @@ func (o *Operator) try(ctx context.Context, t *trial, r *kgo.Record, values bool
 	t.seen++
 	var c rule.Change
 	head := fmt.Sprintf("%d/%d  %-8s %s", r.Partition, r.Offset, ev.Op, strings.TrimPrefix(keyText(v, &ev), ", "))
-	var what string
-	switch err := v.plan.Map(&ev, &c); {
-	case err != nil:
-		t.failed++
-		what = "error: " + err.Error()
-		if failed, ok := errors.AsType[*trouble.Error](err); ok {
-			what = "error: " + failed.Cause.Error()
+	out := fateOf(v.plan, &ev, &c)
+	for count, of := range map[*int]bool{&t.failed: out.failed, &t.ignored: out.ignored, &t.removed: out.removed, &t.left: out.left, &t.written: out.written, &t.entered: out.entered} {
+		if of {
+			*count++
 		}
-	case ev.Op == change.Truncate:
-		what = "all rows of the source"
-	case v.plan.Ignore&ignoredBy(ev.Op) != 0:
-		t.ignored++
-		what = "ignored"
-	case ev.Op == change.Delete:
-		t.removed++
-		what = "deleted by its key"
-	case !c.Is && ev.Op == change.Update:
-		t.removed++
-		t.left++
-		what = "left out by the filter: deleted, if it was there"
-	case !c.Is:
-		t.left++
-		what = "left out by the filter"
-	default:
-		t.written++
-		what = "written"
-		if c.Was == rule.Out {
-			t.entered++
-			what = "comes into the filter: inserted"
-		}
+	}
+	if out.written {
 		t.note(v.plan, &ev, &c)
 	}
+	what := out.text
 	if values && c.After != nil && c.Is {
 		what += fmt.Sprintf("\n      before  %s\n      after   %s", shownRow(ev.After, func(i int) string { return v.plan.Relation.Columns[i].Name }, v.plan.Masked),
 			shownRow(c.After, func(i int) string { return v.plan.Columns[i].Name }, func(int) bool { return false }))
 	}
 	t.lines = append(t.lines, head+"  "+what)
 	return v.plan, nil
+}
+
+// fate is what a rule makes of a change.
+type fate struct {
+	text                                             string
+	failed, ignored, removed, left, written, entered bool
+}
+
+// fateOf applies a plan to ev, with c as memory.
+func fateOf(p *rule.Plan, ev *change.Event, c *rule.Change) fate {
+	switch err := p.Map(ev, c); {
+	case err != nil:
+		if failed, ok := errors.AsType[*trouble.Error](err); ok {
+			err = failed.Cause
+		}
+		return fate{text: "error: " + err.Error(), failed: true}
+	case ev.Op == change.Truncate:
+		return fate{text: "all rows of the source"}
+	case p.Ignore&ignoredBy(ev.Op) != 0:
+		return fate{text: "ignored", ignored: true}
+	case ev.Op == change.Delete:
+		return fate{text: "deleted by its key", removed: true}
+	case !c.Is && ev.Op == change.Update:
+		return fate{text: "left out by the filter: deleted, if it was there", removed: true, left: true}
+	case !c.Is:
+		return fate{text: "left out by the filter", left: true}
+	case c.Was == rule.Out:
+		return fate{text: "comes into the filter: inserted", written: true, entered: true}
+	}
+	return fate{text: "written", written: true}
 }
 
 // note counts under which key of the target a row comes.

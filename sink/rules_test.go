@@ -1,11 +1,15 @@
 package sink_test
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -137,6 +141,36 @@ func TestExplainAndTest(t *testing.T) {
 		"0/0 insert key (id) = (1) written", "0/3 update key (id) = (3) left out by the filter: deleted, if it was there", "error: at character 8: amount is null", "before id=1 amount=20 mail=*** note=x")
 	if strings.Contains(out.String(), "a@b.c") || strings.Contains(out.String(), "secret") {
 		t.Errorf("a value that is masked, or of a row that fails, is shown:\n%s", out.String())
+	}
+	var lines []string
+	tail := func(values bool, subjects ...string) error {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		return o.Tail(ctx, w.cfg, subjects, 100, values, func(int) {}, func(one *sink.Tailed) error {
+			text, err := json.Marshal(one)
+			if lines = append(lines, string(text)); one.Offset == 5 {
+				stop()
+			}
+			return err
+		})
+	}
+	if err := tail(false); err != nil || len(lines) != 6 || strings.Contains(strings.Join(lines, ""), `"value"`) {
+		t.Errorf("%v, %q", err, lines)
+	}
+	lines = nil
+	if err := tail(true, "nobody", "sh*/public.orders"); err != nil || len(lines) != 6 {
+		t.Fatalf("%v, %q", err, lines)
+	}
+	has(lines[0], `"source":"shop","table":"public.orders","target":"sales.orders","partition":0,"offset":0`, `"op":"insert","key":[{"name":"id","value":"1"}]`,
+		`{"name":"remark","value":"x"},{"name":"n","value":"0"}`, `"result":"written"`)
+	has(lines[3], `"columns":[],"result":"left out by the filter: deleted, if it was there"`)
+	has(lines[4], `"op":"delete","key":[{"name":"id","value":"1"}],"columns":[],"result":"deleted by its key"`)
+	has(lines[5], `"result":"error: at character 8: amount is null`)
+	if text := strings.Join(lines, ""); strings.Contains(text, "a@b.c") || strings.Contains(text, "secret") {
+		t.Errorf("a value that is masked, or of a row that fails, is shown: %s", text)
+	}
+	if err := tail(true, "shop/public.odrers"); trouble.CodeOf(err) != trouble.NoTopics {
+		t.Errorf("got %v", err)
 	}
 	if err := o.ExplainRule(t.Context(), "shop.public.other", &out); err == nil || !strings.Contains(err.Error(), "no rule matches") {
 		t.Errorf("got %v", err)

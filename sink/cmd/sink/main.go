@@ -18,6 +18,7 @@ func command() *cobra.Command {
 		runCommand(),
 		program.Ready("Check warehouse, Kafka, registry and rules; change nothing", "warehouse", "kafka", "rules"),
 		statusCommand(),
+		tailCommand(),
 		pauseCommand(),
 		resumeCommand(),
 		parkedCommand(),

@@ -1,0 +1,147 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// Tailed is a change in Kafka, and what the rules make of it.
+type Tailed struct {
+	Source    string                `json:"source"`
+	Table     string                `json:"table"`
+	Target    string                `json:"target"`
+	Partition int32                 `json:"partition"`
+	Offset    int64                 `json:"offset"`
+	At        time.Time             `json:"committed_at"`
+	Position  string                `json:"position"`
+	Op        string                `json:"op"`
+	Key       []terminal.TailColumn `json:"key"`     // of the source's row
+	Columns   []terminal.TailColumn `json:"columns"` // of the target's row, where it is written
+	Result    string                `json:"result"`
+}
+
+// Tail gives what comes to the topics of subjects, as SOURCE or SOURCE/TABLE with * and ? as wildcards (none: of all that a
+// rule writes), and what the rules make of it, until ctx ends (nil) or each returns an error. It writes nothing, and
+// disturbs no sink. Values of columns that are masked stay so.
+func (o *Operator) Tail(ctx context.Context, cfg Config, subjects []string, last int64, values bool, ready func(topics int), each func(*Tailed) error) error {
+	for _, text := range subjects {
+		source, table, err := Subject(text)
+		if err == nil {
+			_, err = path.Match(source+table, "")
+		}
+		if err != nil {
+			return terminal.Usage(err)
+		}
+	}
+	opts, err := cfg.Kafka.Options(service.Log(cfg.Log))
+	if err != nil {
+		return err
+	}
+	err = kafka.Follow(ctx, opts, func(topic string) bool {
+		_, ok := matchTopic(o.rules, topic)
+		return ok && among(subjects, topic)
+	}, last, ready, func(r *kgo.Record) error {
+		one, err := o.tailed(ctx, r, values)
+		if err != nil || one == nil {
+			return err
+		}
+		return each(one)
+	})
+	if errors.Is(err, kafka.ErrNoTopic) {
+		return &trouble.Error{
+			Code: trouble.NoTopics, Op: "follow", Subject: fmt.Sprintf("%q", subjects), Cause: errors.New("no topic of such a table is written by a rule"),
+			Hint: "sink rules match     which topics there are",
+		}
+	}
+	return err
+}
+
+// among says whether a topic is of one of subjects.
+func among(subjects []string, topic string) bool {
+	source, schema, table, _ := record.ParseTopic(topic)
+	for _, text := range subjects {
+		wantedSource, wantedTable, _ := Subject(text)
+		if wantedTable == "" {
+			wantedTable = "*"
+		}
+		if matches(wantedSource, source) && matches(wantedTable, schema+"."+table) {
+			return true
+		}
+	}
+	return len(subjects) == 0
+}
+
+func matches(pattern, name string) bool {
+	ok, err := path.Match(pattern, name)
+	return ok || err == nil && pattern == name
+}
+
+func (o *Operator) tailed(ctx context.Context, r *kgo.Record, values bool) (*Tailed, error) {
+	if r.Value == nil {
+		return nil, nil // a tombstone says what the record before it said
+	}
+	source, schema, table, _ := record.ParseTopic(r.Topic)
+	one := &Tailed{
+		Source: source, Table: schema + "." + table, Partition: r.Partition, Offset: r.Offset, At: r.Timestamp.UTC(),
+		Key: []terminal.TailColumn{}, Columns: []terminal.TailColumn{},
+	}
+	v, err := o.versions.version(ctx, r)
+	var ev change.Event
+	if err == nil {
+		if _, err = v.decoder.Decode(r.Value, &ev, nil); err != nil {
+			err = invalid(r, err)
+		}
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		one.Result = "error: " + err.Error() // the sink holds the table here; what follows is told all the same
+		return one, nil
+	}
+	p := v.plan
+	one.Target, one.At, one.Position, one.Op = p.Target.String(), time.UnixMicro(ev.Tx.CommitTime).UTC(), ev.Position.String(), ev.Op.String()
+	row := ev.After
+	if row == nil {
+		row = ev.Before
+	}
+	for _, k := range p.Relation.Key {
+		if k < len(row) {
+			one.Key = append(one.Key, tailColumn(p.Relation.Columns[k].Name, row[k], values, p.Masked(k)))
+		}
+	}
+	var c rule.Change
+	out := fateOf(p, &ev, &c)
+	one.Result = out.text
+	for i := range c.After {
+		if out.written {
+			one.Columns = append(one.Columns, tailColumn(p.Columns[i].Name, c.After[i], values, false))
+		}
+	}
+	return one, nil
+}
+
+func tailColumn(name string, v change.Value, values, hidden bool) terminal.TailColumn {
+	c := terminal.TailColumn{Name: name, Unchanged: v.State == change.Unchanged}
+	if values && v.State == change.Present {
+		text := string(v.Text)
+		if hidden {
+			text = "***"
+		}
+		c.Value = &text
+	}
+	return c
+}
