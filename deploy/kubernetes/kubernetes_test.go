@@ -164,8 +164,17 @@ func TestOverlays(t *testing.T) {
 			for name, pod := range b.pods {
 				t.Run(name, func(t *testing.T) { checkPod(t, b, pod) })
 			}
-			if len(b.budgets) != 1 || !selects(t, b.budgets[0].Spec.Selector, b.pods[sinks]) {
-				t.Error("no disruption budget selects the sinks")
+			for name, pod := range b.pods {
+				budgets := 0
+				for _, budget := range b.budgets {
+					if selects(t, budget.Spec.Selector, pod) && budget.Spec.MaxUnavailable.IntValue() == 1 {
+						budgets++
+					}
+				}
+				// One alone has none: it would keep its node from being drained, or mean nothing.
+				if several := name == sinks || want.replicas > 1; several != (budgets == 1) || budgets > 1 {
+					t.Errorf("%d disruption budgets are of %s", budgets, name)
+				}
 			}
 			if len(b.scalers) != 1 || b.scalers[0].Spec.ScaleTargetRef.Kind+" "+b.scalers[0].Spec.ScaleTargetRef.Name != sinks {
 				t.Error("no autoscaler scales the sinks")

@@ -31,6 +31,9 @@ func TestUnits(t *testing.T) {
 		if !strings.Contains(text, "ExecStart=/usr/local/bin/"+verb+" ") {
 			t.Fatalf("%s does not start %s", name, verb)
 		}
+		if !strings.Contains(text, "\nType=notify\n") || !strings.Contains(text, "\nWatchdogSec=") {
+			t.Errorf("%s: systemd does not ask whether it lives", name)
+		}
 		file := filepath.Join(dir, name)
 		must(t, os.WriteFile(file, []byte(strings.Replace(text, "/usr/local/bin/"+verb, program, 1)), 0o600))
 		args = append(args, file)
@@ -38,6 +41,13 @@ func TestUnits(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), analyze, args...).CombinedOutput()
 	if err != nil {
 		t.Errorf("%v:\n%s", err, out)
+	}
+	// Of what a unit may do, systemd makes a number from 0 to 10; the worst is one that says nothing.
+	for _, file := range args[2:] {
+		out, err := exec.CommandContext(t.Context(), analyze, "security", "--offline=true", "--threshold=15", "--no-pager", file).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v:\n%s", filepath.Base(file), err, out)
+		}
 	}
 	for line := range strings.Lines(string(out)) { // what it does not know it only warns of, as of units that are not ours
 		if strings.Contains(line, "tributary") {
