@@ -105,6 +105,10 @@ With ` + "`metrics: {per_table: false}`" + ` the tables of a source are told tog
 Where ` + "`op`" + ` is empty the record was not decoded. Codes of errors are those of the [runbooks](../runbooks/), states those of the pages.
 Both services also tell ` + "`tributary_build_info`, `go_*` and `process_*`" + `. Dashboards and [alerts](alerts.md) are in
 [deploy/grafana](../../deploy/grafana/). What single transactions and flushes are made of tell [traces](traces.md).
+
+Left out on purpose: the Kafka client's own metrics, by broker and connection, of clients that come and go with each session (what they cost
+is in ` + "`waiting_since_timestamp_seconds`" + `, ` + "`stage_busy_seconds_total`" + ` and the traces); and the oldest row of each target, a query over it: ` + "`retention_cutoff_timestamp_seconds`" + `
+says what it would.
 `)
 	for _, name := range []string{"capture", "sink"} {
 		metrics, err := describe(all[name])
