@@ -12,7 +12,7 @@ RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
 
 
-.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build release images lint fmt audit bench docs man vendor clean
+.PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build release images lint fmt audit bench docs pictures man vendor clean
 
 ## demo: a film-rental shop in two databases, consolidated into one warehouse (DEMO_SECONDS=20: ends by itself)
 demo: $(BIN)/local
@@ -121,6 +121,12 @@ bench:
 ## docs: what is generated: docs/reference, and the runbooks that the services have with them
 docs:
 	@cd deploy && GOWORK=off go run ./cmd/docs
+
+## pictures: of the status pages, for README, by the machine's chromium; look at them before they are committed
+pictures:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { echo "pictures: skipped, there is no chromium on this machine"; exit 1; }
+	@for m in capture sink; do (cd $$m && GOWORK=off go test . -run '^TestPictures$$' -count=1 -pictures $(CURDIR)/docs/pictures) || exit; done
+	@cd deploy && GOWORK=off go run ./cmd/docs -pictures
 
 ## man: manual pages of both programs, into bin/man
 man: $(BIN)/capture $(BIN)/sink

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -55,6 +56,9 @@ func at(t time.Time) string {
 
 func (st *Status) tiles() []page.Tile {
 	behind := page.Tile{Name: "Behind", Value: service.FormatSeconds(st.LagSeconds), Lines: []string{"oldest change not in Kafka"}}
+	if st.SeenAt.IsZero() && st.State != service.StateStopped {
+		behind.Value, behind.Lines = "–", []string{"nobody has looked yet"}
+	}
 	if st.LagSeconds > freshness.Seconds() {
 		behind.State = st.State
 	}
@@ -185,6 +189,12 @@ func (st *Status) tables() page.Table {
 			{Key: "topic", Title: "topic"},
 			{Key: "schema", Title: "schema", Number: true},
 		},
+	}
+	switch st.State {
+	case service.StateStarting:
+		out.Empty = "Tables are known as soon as capture has begun."
+	case service.StateStandby:
+		out.Empty = fmt.Sprintf("%s captures the tables; this one takes them over when it is gone.", cmp.Or(st.Holder, "Another capture"))
 	}
 	for i := range st.Tables {
 		t := &st.Tables[i]

@@ -86,7 +86,7 @@ func (st *Status) tiles() []page.Tile {
 
 	complete := page.Tile{Name: "Complete up to", Value: "–", Lines: []string{"a source is not known to be complete up to any commit"}}
 	if at, age, ok := st.complete(); ok {
-		complete.Value, complete.Lines = at.UTC().Format(time.TimeOnly)+" UTC", []string{service.FormatSeconds(age) + " ago, of the source that is furthest behind"}
+		complete.Time, complete.Lines = at, []string{service.FormatSeconds(age) + " ago, of the source that is furthest behind"}
 		if age > st.FreshnessSeconds {
 			complete.State = StateBehind
 		}
@@ -111,7 +111,7 @@ func (st *Status) tiles() []page.Tile {
 		latency.Value, latency.Lines = "p50 "+service.FormatSeconds(*st.LatencyP50), []string{"p99 " + service.FormatSeconds(*st.LatencyP99), "commit to commit"}
 	}
 	memory := fmt.Sprintf("%s of %s", service.FormatBytes(st.BufferBytes), service.FormatBytes(st.BufferLimit))
-	waiting := page.Tile{Name: "Waiting", Value: service.FormatCount(records), Lines: []string{"records", memory + " in memory"}}
+	waiting := page.Tile{Name: "Waiting", Value: plural(int(records), "record"), Lines: []string{memory + " in memory"}}
 	if st.BufferLimit > 0 {
 		waiting.Bar = &page.Bar{Part: float64(min(st.BufferBytes, st.BufferLimit)), Whole: float64(st.BufferLimit), Text: memory}
 	}

@@ -57,10 +57,10 @@ func TestSummary(t *testing.T) {
 		needs  string
 	}{
 		{"well", Status{Sources: []SourceStatus{well}, Tables: []TableStatus{table(StateUpToDate)}}, StateUpToDate, "is healthy: complete up to 03:04:05 UTC (0.40 s ago). 1 source, 1 table.", ""},
-		{"catching up", Status{Tables: []TableStatus{table(StateCatchingUp), table(StateUpToDate)}}, StateCatchingUp, "is healthy: catching up. 1 of 2 tables.", ""},
+		{"catching up", Status{Tables: []TableStatus{table(StateCatchingUp), table(StateUpToDate)}}, StateCatchingUp, "is catching up: 1 of 2 tables.", ""},
 		{"falling behind", Status{Tables: []TableStatus{table(StateBehind)}}, StateBehind, "falling behind", "falling-behind"},
 		{"stuck", Status{Tables: []TableStatus{table(StateStuck)}}, StateStuck, "stuck", "stuck"},
-		{"paused", Status{Tables: []TableStatus{table(StatePaused)}}, StatePaused, "is healthy: paused", ""},
+		{"paused", Status{Tables: []TableStatus{table(StatePaused)}}, StatePaused, "is paused in part: 1 of 1 table, all others go on.", ""},
 		{"silent", Status{Sources: []SourceStatus{{Name: "a", SilentSeconds: 41}}, Tables: []TableStatus{table(StateUpToDate)}}, StateSilent, "a capture is silent", "capture-silent"},
 		{
 			"parked, accepted",

@@ -243,7 +243,7 @@ func (s *Sink) Status() *Status {
 			src.hush(lookedAt)
 		}
 	}
-	s.summarise(st, overview, waits)
+	st.tell(len(overview.Topics) > 0, overview.Ready, waits)
 	return st
 }
 

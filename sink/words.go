@@ -7,7 +7,6 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
-	"github.com/tributary-cdc/tributary/sink/consume"
 )
 
 // summarise gives the group's state as far as its tables tell, the sentence that says it, and what needs somebody: once,
@@ -38,23 +37,24 @@ func (st *Status) summarise() bool {
 	return false
 }
 
-// summarise gives the sink's own state, and the sentence that says it.
-func (s *Sink) summarise(st *Status, overview consume.Overview, waits bool) {
+// tell gives the sink's own state, and the sentence that says it. topics says that there are some that the rules want, as far
+// as was looked; waits that something is tried again and again.
+func (st *Status) tell(topics, looked, waits bool) {
 	if st.summarise() {
 		return
 	}
 	switch {
-	case st.Step != "" && !waits && len(overview.Topics) > 0:
+	case st.Step != "" && !waits && topics:
 		st.State, st.Headline = StateStarting, "is starting: "+st.Step
 	case waits:
 		st.State = StateWaiting
 		st.Headline = fmt.Sprintf("is waiting for %s since %s: %s", whom(st.Waiting[0].For), st.Waiting[0].Since.Format(time.RFC3339), st.Waiting[0].Error)
-	case overview.Ready && len(overview.Topics) == 0:
+	case looked && !topics:
 		st.State = StateWaiting
 		st.Headline = "is waiting for topics: none matches the rules"
 		st.Needs = service.Needs(append(st.Needs, service.Need{
 			Code: trouble.NoTopics, Subject: st.Group, What: "no topic matches the rules yet",
-			Why: fmt.Sprintf("%d topics are there that no rule wants", len(st.Unmatched)),
+			Why: fmt.Sprintf("%s %s there that no rule wants", plural(len(st.Unmatched), "topic"), isOrAre(int64(len(st.Unmatched)))),
 		}))
 	}
 }
@@ -78,7 +78,27 @@ func (st *Status) sentence() string {
 	case StateSilent:
 		return fmt.Sprintf("has all there is, but a capture is silent. %s.", size)
 	}
-	return fmt.Sprintf("is healthy: %s. %d of %s.", service.Look(st.State).Word, late, plural(len(st.Tables), "table"))
+	of := fmt.Sprintf("%d of %s", late, plural(len(st.Tables), "table"))
+	switch st.State {
+	case StateSnapshotting:
+		return "takes in existing rows: " + of + "."
+	case StatePaused:
+		return "is paused in part: " + of + ", all others go on."
+	}
+	return "is " + service.Look(st.State).Word + ": " + of + st.furthest() + "."
+}
+
+// furthest tells of the table that is furthest behind.
+func (st *Status) furthest() string {
+	worst := st.worst()
+	if worst == nil {
+		return ""
+	}
+	text := fmt.Sprintf(", %s %s behind", worst.name(), service.FormatSeconds(worst.BehindSeconds))
+	if worst.ETASeconds != nil && st.State == StateCatchingUp {
+		text += ", about " + service.FormatLeft(time.Duration(*worst.ETASeconds*float64(time.Second)))
+	}
+	return text
 }
 
 // complete gives up to which commit all sources are complete, and how old that is in seconds. ok is false where one is not

@@ -112,7 +112,11 @@ func Steps(hint string) []Step {
 		}
 		at := 0
 		for _, m := range command.FindAllStringSubmatchIndex(line, -1) {
-			steps = append(steps, Step{Command: line[m[2]:m[3]], Note: strings.Trim(line[at:m[2]], " ;,:")})
+			note := strings.Trim(line[at:m[2]], " ;,:")
+			if first, ok := strings.CutSuffix(note, "; then"); ok { // what is done before is a step of its own
+				steps, note = append(steps, Step{Note: first}), ""
+			}
+			steps = append(steps, Step{Command: line[m[2]:m[3]], Note: note})
 			at = m[1]
 		}
 		switch rest := strings.Trim(line[at:], " ;,"); {

@@ -81,7 +81,7 @@ func TestSteps(t *testing.T) {
 	f("raise it\nsink resume a/public.b --park", Step{Note: "raise it"}, Step{Command: "sink resume a/public.b --park"})
 	f("ALTER ROLE x REPLICATION;", Step{Command: "ALTER ROLE x REPLICATION;"})
 	f("ALTER SYSTEM SET wal_level = 'logical';   then restart the server", Step{"ALTER SYSTEM SET wal_level = 'logical';", "then restart the server"})
-	f("mend its rows; then sink resume a/public.b", Step{"sink resume a/public.b", "mend its rows; then"})
+	f("mend its rows; then sink resume a/public.b", Step{"", "mend its rows"}, Step{"sink resume a/public.b", ""})
 	f("to try again: sink resume a/b.c; to put it aside: sink resume 'a/b c' --park",
 		Step{"sink resume a/b.c", "to try again"}, Step{"sink resume 'a/b c' --park", "to put it aside"})
 	f("capture run reads all tables when it first starts", Step{Note: "capture run reads all tables when it first starts"})

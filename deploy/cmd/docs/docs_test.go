@@ -42,6 +42,11 @@ func TestGeneratedPagesAreFresh(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(top, runbooksFile)); err != nil || string(got) != books {
 		t.Errorf("%s is stale: make docs (%v)", runbooksFile, err)
 	}
+	sum, err := picturesSum(top)
+	must(t, err)
+	if got, err := os.ReadFile(filepath.Join(top, picturesFile)); err != nil || string(got) != sum {
+		t.Errorf("the pictures of the status pages are stale: make pictures (%v)", err)
+	}
 }
 
 // Every code that a service raises has a runbook, since that is what an error points to; and no runbook is of a

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -24,6 +25,19 @@ import (
 const root = ".."
 
 func main() {
+	pictures := flag.Bool("pictures", false, "only note what the pictures of the status pages, which were taken anew, are of")
+	flag.Parse()
+	if *pictures {
+		sum, err := picturesSum(root)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(root, picturesFile), []byte(sum), 0o644) //nolint:gosec // documentation is for everybody
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "error: note what the pictures are of:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	books, err := runbooks(root)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error: read runbooks:", err)

@@ -42,6 +42,12 @@ func Handle(server *service.Server, cfg Config) {
 	}
 }
 
+// Main gives what changes of a page, as HTML: its <main>, for the query of its address.
+func (cfg Config) Main(query string) ([]byte, error) {
+	r := (&pages{cfg: cfg, boot: "boot", done: map[string]rendered{}}).render(query)
+	return r.main, r.err
+}
+
 // policy lets a page load what the service itself gives, and nothing else.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 

@@ -42,7 +42,8 @@ type Hour struct {
 // Tile is one of the few numbers on top.
 type Tile struct {
 	Name  string
-	Value string // "–" where it is not known, with the reason in Lines
+	Value string    // "–" where it is not known, with the reason in Lines
+	Time  time.Time // the value where it is one
 	Lines []string
 	Bar   *Bar
 	State string // colours the value; "" for none

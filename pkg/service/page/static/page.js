@@ -48,7 +48,7 @@
   // Steps of the axes that are round in their unit.
   const powers = [...Array(60).keys()].map(i => 2 ** i);
   const times = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 604800];
-  const steps = {B: powers, s: times};
+  const steps = {B: powers, s: times}, minutes = [1, 2, 5, 10, 15, 30, 60, 120, 240, 360].map(n => n * 60);
   const forms = {s: span, B: bytes, "/s": number, "": number};
   // A colour of light-dark() is resolved by asking an element that has it.
   function resolved(name) {
@@ -82,11 +82,11 @@
       box.replaceChildren();
       box.dataset.drawn = "1";
       plots[i] = new uPlot({
-        width: box.clientWidth, height: box.clientHeight, padding: [6, 4, 0, 0],
+        width: box.clientWidth, height: box.clientHeight, padding: [6, 16, 0, 0],
         cursor: {sync: {key: "hour"}, y: false, points: {size: 5}}, legend: {show: false},
         scales: {y: {range: u => [0, top(u.data, c) * 1.1 || 1]}},
         axes: [
-          {stroke: ink, grid: {show: false}, ticks: {show: false}, size: 20, font: "11px system-ui", values: (u, ticks) => ticks.map(hour), space: 50},
+          {stroke: ink, grid: {show: false}, ticks: {show: false}, size: 20, font: "11px system-ui", incrs: minutes, values: (u, ticks) => ticks.map(hour), space: 50},
           {stroke: ink, grid: {stroke: edge, width: 1}, ticks: {show: false}, size: 56, font: "11px system-ui", incrs: steps[c.kind], values: (u, ticks) => ticks.map(form), space: 28},
         ],
         series: [{}, ...c.lines.map((name, j) => ({label: name, stroke: strokes[j % 3], width: 1.5, points: {show: false}, dash: c.limit[j] ? [4, 3] : undefined, spanGaps: false}))],

@@ -1,0 +1,75 @@
+// Package browsertest looks at pages with the browser of the machine, for the pictures of the documentation.
+package browsertest
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+)
+
+// Chromium gives the browser's program; where there is none the test is skipped.
+func Chromium(t testing.TB) string {
+	t.Helper()
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			return found
+		}
+	}
+	t.Skip("there is no chromium on this machine: the page is not looked at in a browser")
+	return ""
+}
+
+// Pictures runs a server and writes what is seen of its page, in light and in dark, to file-light.png and file-dark.png.
+func Pictures(t testing.TB, server *service.Server, file string) {
+	t.Helper()
+	program := Chromium(t)
+	if err := server.Listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.WSURLReadTimeout(time.Minute))
+	tab, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
+	defer cancel()
+	tab, cancel = chromedp.NewContext(tab)
+	defer cancel()
+	tab, cancel = context.WithTimeout(tab, 2*time.Minute)
+	defer cancel()
+	for _, scheme := range []string{"light", "dark"} {
+		err := chromedp.Do(tab, set(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}),
+			set(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 1280, Height: 900, DeviceScaleFactor: 1}), chromedp.Navigate(server.URL()+"/"))
+		for drawn := false; err == nil && !drawn; {
+			drawn, err = chromedp.Run(tab, chromedp.Evaluate[bool](`document.querySelectorAll(".plot .uplot").length === document.querySelectorAll(".plot").length`))
+		}
+		var picture []byte
+		if err == nil {
+			picture, err = chromedp.Run(tab, chromedp.CaptureScreenshot())
+		}
+		if err == nil {
+			err = os.WriteFile(file+"-"+scheme+".png", picture, 0o644) //nolint:gosec // documentation is for everybody
+		}
+		if err != nil {
+			t.Fatalf("take a picture of the page: %v", err)
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func set[P, R any](command cdp.Command[P, R], params P) chromedp.Action[chromedp.Void] {
+	return func(ctx context.Context, t *chromedp.Target) (v chromedp.Void, err error) {
+		_, err = cdp.Call(ctx, t, command, params)
+		return v, err
+	}
+}

@@ -1,0 +1,251 @@
+package sink
+
+import (
+	"encoding/json"
+	"flag"
+	"log/slog"
+	"math"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/browsertest"
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/service/page"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+var pictures = flag.String("pictures", "", "directory for the pictures of the documentation, which are taken anew")
+
+// shown is a moment of a group.
+type shown struct {
+	at    time.Time
+	st    *Status
+	table string // whose page is shown; "" for the page of all
+	query string
+	topic bool // there is one
+}
+
+// calm is a moment in which five tables of two sources are well.
+func calm(at time.Time) *shown {
+	s := &shown{at: at, topic: true, st: &Status{
+		Schema: statusSchema, Group: "warehouse", Instance: "sink-0", Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), WarehouseUp: true,
+		Partitions: 22, Rebalances: 1, BufferBytes: 38 << 20, BufferLimit: 256 << 20, RowsPerSec: 12236, RowsPerSecHour: new(12470.0), LatencyP50: new(0.62), LatencyP99: new(4.1),
+		Waiting: []Waiting{}, Sources: []SourceStatus{}, Unmatched: []string{"billing.public.draft"}, FreshnessSeconds: 60,
+		Stages:  []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", Workers: 4, BusyShare: 0.41}, {Name: "sweep"}},
+		Events:  []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new topic, topic shop_us.public.orders"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "sink begins, instance sink-0"}},
+		Members: []Member{{"sink-0", 22, new(at.UTC())}, {"sink-1", 20, new(at.UTC())}},
+	}}
+	for _, source := range []string{"shop_eu", "shop_us"} {
+		s.st.Sources = append(s.st.Sources, SourceStatus{
+			Name: source, State: StateUpToDate, CompleteLSN: "16/A8810F20", CompleteAt: new(at.Add(-400 * time.Millisecond).UTC()), AgeSeconds: new(0.4), Fences: []string{}, ReportedAt: at.UTC(),
+			Capture: record.Health{State: "up_to_date", BehindSeconds: 0.3, WALKept: 1181116006, WALBudget: 50 << 30, HTTP: "http://10.0.0.7:9191"}, RowsPerSec: 6118,
+		})
+		for i, table := range []string{"public.customer", "public.orders", "public.payment", "public.stock"} {
+			s.st.Tables = append(s.st.Tables, TableStatus{
+				Source: source, Table: table, Target: "sales." + table[len("public."):], State: StateUpToDate, BehindSeconds: 0.3, FreshnessSeconds: 60, RowsPerSec: 440 * float64(i*i), Applied: int64(31020 * i),
+				LastHour: hour(func(minute float64) float64 { return 0.3 + 0.2*math.Sin(minute/4+float64(i)) }), LastCommit: new(at.Add(-time.Duration(i) * time.Second).UTC()), Position: "0001.16/A8810F20.3",
+				Partitions: 4, Mode: []string{"history", "clone"}[min(i, 1)], Topic: source + "." + table, Rule: "tables[1]",
+			})
+		}
+	}
+	return s
+}
+
+// hour gives sixty points.
+func hour(value func(minute float64) float64) []float32 {
+	var out []float32
+	for i := range 60 {
+		out = append(out, float32(value(float64(i))))
+	}
+	return out
+}
+
+// poisoned is one in which a table is quarantined, and rows of another are parked.
+func poisoned(at time.Time) *shown {
+	s := calm(at)
+	stock, orders := &s.st.Tables[3], &s.st.Tables[5]
+	stock.State, stock.BehindSeconds, stock.Records, stock.RowsPerSec = StateQuarantined, 2575, 1204, 0
+	stock.LastHour = hour(func(minute float64) float64 { return max(0.4, 60*(minute-17)) })
+	stock.LastCommit = new(at.Add(-2575 * time.Second).UTC())
+	stock.Trouble = &Trouble{
+		Code: "constraint-violation", Topic: stock.Topic, Offset: 88120, Since: at.Add(-2575 * time.Second).UTC(),
+		Message: `write to table "sales.stock", topic "shop_eu.public.stock" partition 0 offset 88120, key (id): new row for relation "stock" violates check constraint "stock_price_check" (SQLSTATE 23514), column "price"`,
+		Hint:    "drop the constraint from the target, or mend its rows; then sink resume SOURCE/TABLE\nor put the row aside: sink resume SOURCE/TABLE --park",
+	}
+	orders.Parked = 3
+	s.st.Sources[0].State, s.st.Sources[0].CompleteAt, s.st.Sources[0].AgeSeconds = StateQuarantined, stock.LastCommit, new(2575.0)
+	return s
+}
+
+// moments have a page for each state that a table, a source or a group may be in, and for what is empty or broken.
+var moments = map[string]func(at time.Time) *shown{
+	"up_to_date":  calm,
+	"quarantined": poisoned,
+	"table": func(at time.Time) *shown {
+		s := poisoned(at)
+		s.table = "shop_eu/public.stock"
+		s.st.Tables[3].States = []service.Turn{{At: at.Add(-2575 * time.Second).UTC(), State: StateQuarantined}, {At: at.Add(-3 * time.Hour).UTC(), State: StateUpToDate}}
+		s.st.Tables[3].Plan = "shop_eu public.stock -> sales.stock        tables[1], mode clone\n\nColumns\n  SOURCE  TYPE         TARGET  TYPE     HOW\n  id      integer, key id      integer  as is\n"
+		return s
+	},
+	"table_missing": func(at time.Time) *shown { s := calm(at); s.table = "shop_eu/public.stok"; return s },
+	"filtered":      func(at time.Time) *shown { s := calm(at); s.query = "q=public.ordres"; return s },
+	"silent": func(at time.Time) *shown {
+		s := calm(at)
+		s.st.Sources[1].SilentSeconds, s.st.Sources[1].State, s.st.Sources[1].ReportedAt = 41, StateSilent, at.Add(-41*time.Second).UTC()
+		return s
+	},
+	"stopped": func(at time.Time) *shown {
+		s := calm(at)
+		t := &s.st.Tables[2]
+		t.State, t.Records = StateStopped, 70
+		t.Trouble = &Trouble{Code: "topic-truncated", Message: "the checkpoint 88120 is below the first offset 90001 of the topic", Topic: t.Topic, Offset: 88120, Since: at.Add(-time.Minute).UTC()}
+		return s
+	},
+	"paused": func(at time.Time) *shown {
+		s := calm(at)
+		t := &s.st.Tables[1]
+		t.State, t.Records, t.PausedSince, t.PausedReason = StatePaused, 3100, new(at.Add(-time.Hour).UTC()), "index is being built"
+		return s
+	},
+	"starting": func(at time.Time) *shown {
+		s := calm(at)
+		s.st.Step, s.st.Members, s.st.LatencyP50, s.st.LatencyP99, s.st.RowsPerSecHour = "joining the group", []Member{}, nil, nil, nil
+		for i := range s.st.Tables {
+			s.st.Tables[i].LastHour, s.st.Tables[i].Partitions = []float32{}, 0
+		}
+		return s
+	},
+	"stuck": func(at time.Time) *shown {
+		s := calm(at)
+		t := &s.st.Tables[2]
+		t.State, t.Records, t.BehindSeconds, t.RowsPerSec = StateStuck, 5000, 130, 0
+		return s
+	},
+	"waiting": func(at time.Time) *shown {
+		s := calm(at)
+		s.st.WarehouseUp = false
+		s.st.Waiting = []Waiting{{For: "warehouse", Since: at.Add(-41 * time.Second).UTC(), Tries: 7, Code: "warehouse-unreachable", Error: "connect to the warehouse: connection refused"}}
+		for i := range s.st.Tables {
+			t := &s.st.Tables[i]
+			t.State, t.Records, t.BehindSeconds, t.RowsPerSec = StateWaiting, int64(900*i), 41, 0
+		}
+		return s
+	},
+	"falling_behind": func(at time.Time) *shown {
+		s := calm(at)
+		t := &s.st.Tables[2]
+		t.State, t.Records, t.BehindSeconds = StateBehind, 372_400, 400
+		return s
+	},
+	"catching_up": func(at time.Time) *shown {
+		s := calm(at)
+		t := &s.st.Tables[2]
+		t.State, t.Records, t.BehindSeconds, t.ETASeconds = StateCatchingUp, 372_400, 130, new(40.0)
+		return s
+	},
+	"snapshotting": func(at time.Time) *shown {
+		s := calm(at)
+		t, again := &s.st.Tables[2], &s.st.Tables[6]
+		t.State, t.Snapshot, t.SnapshotRows, t.Records = StateSnapshotting, true, 2_118_004, 312
+		again.State, again.Snapshot, again.ReloadSince = StateSnapshotting, true, new(at.Add(-10*time.Minute).UTC())
+		return s
+	},
+	"accepted": func(at time.Time) *shown {
+		s := calm(at)
+		s.st.Tables[5].Parked = 3
+		s.st.accept = []service.Accept{{Code: "parked", Subject: "shop_us/*"}}
+		return s
+	},
+	"no_topics": func(at time.Time) *shown {
+		s := calm(at)
+		s.topic, s.st.Sources, s.st.Tables, s.st.Members = false, []SourceStatus{}, []TableStatus{}, []Member{}
+		return s
+	},
+}
+
+// config is what the page of the moment is made with. It is made of the status's JSON, and of nothing else.
+func (s *shown) config(t *testing.T, points int) page.Config {
+	t.Helper()
+	text, err := json.Marshal(s.st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &Status{}
+	if err := json.Unmarshal(text, st); err != nil {
+		t.Fatal(err)
+	}
+	st.accept = s.st.accept
+	for i := range st.Sources {
+		for j := range st.Tables {
+			if src := &st.Sources[i]; st.Tables[j].Source == src.Name {
+				src.State, src.Tables = service.WorseState(src.State, st.Tables[j].State), src.Tables+1
+			}
+		}
+	}
+	st.tell(s.topic, true, len(st.Waiting) > 0)
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		t.LastHour = t.LastHour[max(0, len(t.LastHour)-points):]
+	}
+	history := page.NewHistory(charts...)
+	for i := range points {
+		at, x := s.at.Add(time.Duration(i-points)*10*time.Second), float64(i)
+		behind := 0.4 + 0.2*math.Sin(x/9)
+		if worst := st.worst(); worst != nil && worst.late() > 1 {
+			behind = max(behind, worst.BehindSeconds-10*float64(points-i))
+		}
+		history.Sample(at, behind, st.FreshnessSeconds, st.RowsPerSec*(1+0.2*math.Sin(x/11)), 240+200*math.Sin(x/13), 0.6+0.1*math.Sin(x/5), 3+math.Sin(x/7))
+	}
+	return page.Config{View: st.page, History: history, Log: slog.New(slog.DiscardHandler), Table: func(name string) (v page.View, ok bool) {
+		one := *st
+		one.Tables, one.Needs, one.Sources = slices.Clone(st.Tables), slices.Clone(st.Needs), slices.Clone(st.Sources)
+		if !one.alone(name) {
+			return v, false
+		}
+		return one.tablePage(), true
+	}}
+}
+
+// TestPages: what the page says in each state, without a browser. go test -update writes it anew.
+func TestPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(14 * time.Hour) // of the day
+		for name, of := range moments {
+			s := of(time.Now())
+			query := s.query
+			if s.table != "" {
+				query = "table=" + s.table
+			}
+			html, err := s.config(t, 3).Main(query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, filepath.Join("..", "pages", name+".html"), html)
+		}
+	})
+	files, err := filepath.Glob("testdata/pages/*.html")
+	if err != nil || len(files) != len(moments) {
+		t.Errorf("%d files of %d moments: %v", len(files), len(moments), err)
+	}
+	for _, state := range append(slices.Clone(service.TableStates), StateSilent, StateStarting) {
+		if moments[state] == nil {
+			t.Errorf("no page is of state %s", state)
+		}
+	}
+}
+
+// TestPictures takes the pictures of the documentation: make pictures.
+func TestPictures(t *testing.T) {
+	if *pictures == "" {
+		t.Skip("no picture is asked for: make pictures")
+	}
+	s := moments["quarantined"](time.Now())
+	server := service.NewServer("sink", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(service.Asked) any { return s.st })
+	page.Handle(server, s.config(t, 360))
+	browsertest.Pictures(t, server, filepath.Join(*pictures, "sink"))
+}
