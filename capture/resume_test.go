@@ -147,6 +147,31 @@ func TestCommitThatTheBrokerFailsAt(t *testing.T) {
 	r.same("public", "item")
 }
 
+// Capture foretells at which offsets its records will be. Where somebody else has written meanwhile they are written once
+// more, and each progress record counts what it is about, no more and no less.
+func TestSomebodyElseWrites(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	_, stop := r.start()
+	other, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...), kgo.TransactionalID(kafkatest.Name(t)))
+	must(t, err)
+	defer other.Close()
+	topic := r.config.Source.Name + ".public.item"
+	for i := range 3 {
+		r.exec(fmt.Sprintf(`insert into item values (%d, 'before'), (%d, 'before')`, 10*i, 10*i+1))
+		r.fence()
+		r.exec(fmt.Sprintf(`insert into item values (%d, 'foretold')`, 10*i+2))
+		r.fence()
+		must(t, other.BeginTransaction())
+		must(t, other.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("not ours")}).FirstErr())
+		must(t, other.EndTransaction(t.Context(), kgo.TryAbort))
+		r.exec(fmt.Sprintf(`insert into item values (%d, 'once more'), (%d, 'once more')`, 10*i+3, 10*i+4))
+		r.fence()
+	}
+	must(t, stop())
+	r.same("public", "item")
+	r.exact("item")
+}
+
 // Readers lack what a broker acknowledged: here its topic was made anew. Capture does not go on as if nothing was;
 // --on-gap=resnapshot reads everything again.
 func TestAcknowledgedAndLost(t *testing.T) {

@@ -288,10 +288,10 @@ func (l *leaky) resume() (found uint64, lacking string) {
 			if top := p.known[topic]; at > found && l.position(at).Compare(top.floors[0]) > 0 {
 				l.again++
 				l.must(p.begin())
-				p.send(l.t.Context(), &kgo.Record{
-					Topic: topic, Value: fmt.Append(nil, at),
-					Headers: []kgo.RecordHeader{{Key: record.HeaderPosition, Value: change.AppendPosition(nil, l.position(at))}},
-				})
+				r := p.memory.record()
+				r.Topic, r.Value = topic, fmt.Append(nil, at)
+				r.Headers = []kgo.RecordHeader{{Key: record.HeaderPosition, Value: change.AppendPosition(nil, l.position(at))}}
+				p.send(l.t.Context(), top, r)
 			}
 		}
 		if at > found {
@@ -303,7 +303,7 @@ func (l *leaky) resume() (found uint64, lacking string) {
 	l.must(p.begin())
 	for _, topic := range l.tables {
 		l.holds[l.at] = append(l.holds[l.at], topic)
-		p.send(l.t.Context(), &kgo.Record{
+		p.send(l.t.Context(), p.known[topic], &kgo.Record{
 			Topic: topic, Value: fmt.Append(nil, l.at),
 			Headers: []kgo.RecordHeader{{Key: record.HeaderPosition, Value: change.AppendPosition(nil, l.position(l.at))}},
 		})

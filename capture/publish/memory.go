@@ -67,6 +67,13 @@ func (m *memory) record() *kgo.Record {
 	return &m.records[chunk][at]
 }
 
+// all calls do with each record, in order.
+func (m *memory) all(do func(*kgo.Record)) {
+	for i := range m.used {
+		do(&m.records[i/chunkRecords][i%chunkRecords])
+	}
+}
+
 // headers gives a list of first and the others.
 func (m *memory) headers(first kgo.RecordHeader, others []kgo.RecordHeader) []kgo.RecordHeader {
 	if len(others) > 0 {

@@ -349,12 +349,12 @@ func (p *Publisher) produce(ctx context.Context, t *Table, ev *change.Event, key
 	r.Topic, r.Partition, r.Key, r.Value = t.topic.name, partition, key, value
 	r.Timestamp = time.UnixMicro(ev.Tx.CommitTime)
 	r.Headers = p.memory.headers(kgo.RecordHeader{Key: record.HeaderPosition, Value: position}, headers)
-	p.send(ctx, r)
+	p.send(ctx, t.topic, r)
 	if t.topic.compacted && ev.Op == change.Delete && key != nil {
 		grave := p.memory.record()
 		grave.Topic, grave.Partition, grave.Key, grave.Timestamp = r.Topic, partition, key, r.Timestamp
 		grave.Headers = p.memory.headers(r.Headers[0], nil)
-		p.send(ctx, grave)
+		p.send(ctx, t.topic, grave)
 	}
 	return true, nil
 }
@@ -362,12 +362,13 @@ func (p *Publisher) produce(ctx context.Context, t *Table, ev *change.Event, key
 // recordOverhead bounds what a record takes in a batch of its own besides key and value.
 const recordOverhead = 512
 
-func (p *Publisher) send(ctx context.Context, r *kgo.Record) {
+func (p *Publisher) send(ctx context.Context, top *topic, r *kgo.Record) {
 	p.bytes += int64(len(r.Key) + len(r.Value))
 	if p.direct != nil && !p.inTx {
 		p.direct.add(r)
 		return
 	}
+	top.sent[r.Partition]++
 	p.client.Produce(ctx, r, p.promise)
 }
 
@@ -475,23 +476,10 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 		return err
 	}
 	<-p.Over()
-	if err := p.client.Flush(ctx); err != nil {
-		return kafka.Trouble("flush to", "Kafka", err)
-	}
-	if err := p.failed(); err != nil {
+	if err := p.write(ctx, pr); err != nil {
 		return err
 	}
 	produced := time.Now()
-	pr.Source, pr.N, pr.WrittenAt = p.source, p.n+1, time.Now().UnixMicro()
-	pr.Vector = p.vector(pr.Full, Reached(pr))
-	value, err := pr.Encode()
-	if err != nil {
-		return fmt.Errorf("encode progress of source %q: %w", p.source, err)
-	}
-	r := &kgo.Record{Topic: record.ProgressTopic(p.source), Key: []byte(pr.Key()), Value: value}
-	if err := p.client.ProduceSync(ctx, r).FirstErr(); err != nil {
-		return kafka.Trouble("produce to", fmt.Sprintf("topic %q", r.Topic), err)
-	}
 	if err := p.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		if errors.Is(err, kerr.InvalidTxnState) {
 			// The transaction is aborted already, and not by us: that is how a broker answers (KIP-890) where a newer
@@ -506,6 +494,7 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 		p.mark = nil
 	}
 	p.ended, p.over = time.Now(), nil
+	p.committed()
 	p.open, p.inTx, p.n = false, false, pr.N
 	p.sinceFull++
 	if pr.Full {
@@ -519,19 +508,4 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 	}
 	p.acked = time.Time{}
 	return nil
-}
-
-// vector gives the next offsets of the partitions of touched topics, or of all, as of reached.
-func (p *Publisher) vector(all bool, reached change.Position) map[string][]int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	v := map[string][]int64{}
-	for name, top := range p.known {
-		top.mend(reached)
-		if all || top.touched {
-			v[name] = append([]int64(nil), top.next...)
-			top.touched = false
-		}
-	}
-	return v
 }

@@ -79,6 +79,8 @@ type topic struct {
 	next      []int64           // of each partition: the offset behind our newest record, -1 for none
 	torn      []int64           // of each partition: the offset behind what a torn commit has left there, 0 for nothing
 	touched   bool              // since the last progress record
+	sent      []int64           // of each partition: how many records the Kafka transaction has there
+	ends      []int64           // of each partition: the offset at which the next record of ours will be, 0 where that is not known
 }
 
 // topic makes sure that the topic exists, with the partitions that it had.
@@ -130,7 +132,10 @@ func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation
 }
 
 func newTopic(name string, partitions int) *topic {
-	t := &topic{name: name, floors: make([]change.Position, partitions), next: make([]int64, partitions), torn: make([]int64, partitions)}
+	t := &topic{
+		name: name, floors: make([]change.Position, partitions), next: make([]int64, partitions), torn: make([]int64, partitions),
+		sent: make([]int64, partitions), ends: make([]int64, partitions),
+	}
 	for i := range t.next {
 		t.next[i] = -1
 	}

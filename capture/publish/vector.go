@@ -1,0 +1,129 @@
+package publish
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// write has everything of the open Kafka transaction written, and pr with it, which names the offsets of it all.
+//
+// Those are known when it is acknowledged. To wait for that would cost each transaction one more round trip; but as nobody
+// else writes there, they can be foretold: from one transaction to the next a partition grows by our records and a marker. So
+// pr is sent with the data, and what the brokers acknowledge is held against it. Where somebody else has written after all,
+// readers must not get a record that counts too little: it is all written once more, in another transaction.
+func (p *Publisher) write(ctx context.Context, pr *record.Progress) error {
+	vector, foretold := p.foretell(pr)
+	if !foretold {
+		if err := p.flush(ctx); err != nil {
+			return err
+		}
+		vector = p.vector(pr)
+	}
+	if err := p.writeProgress(ctx, pr, vector); err != nil {
+		return err
+	}
+	if got := p.vector(pr); foretold && !maps.EqualFunc(vector, got, slices.Equal) {
+		p.log.Warn("somebody else has written to our topics; a Kafka transaction is written once more")
+		return p.writeAgain(ctx, pr)
+	}
+	return nil
+}
+
+func (p *Publisher) writeAgain(ctx context.Context, pr *record.Progress) error {
+	if err := p.client.EndTransaction(ctx, kgo.TryAbort); err != nil {
+		return kafka.Trouble("abort a transaction for", fmt.Sprintf("source %q", p.source), err)
+	}
+	p.ended, p.over = time.Now(), nil
+	<-p.Over()
+	if err := p.beginTransaction(); err != nil {
+		return err
+	}
+	p.memory.all(func(r *kgo.Record) { p.client.Produce(ctx, r, p.promise) })
+	if err := p.flush(ctx); err != nil {
+		return err
+	}
+	return p.writeProgress(ctx, pr, p.vector(pr))
+}
+
+func (p *Publisher) writeProgress(ctx context.Context, pr *record.Progress, vector map[string][]int64) error {
+	pr.Source, pr.N, pr.WrittenAt, pr.Vector = p.source, p.n+1, time.Now().UnixMicro(), vector
+	value, err := pr.Encode()
+	if err != nil {
+		return fmt.Errorf("encode progress of source %q: %w", p.source, err)
+	}
+	p.client.Produce(ctx, &kgo.Record{Topic: record.ProgressTopic(p.source), Key: []byte(pr.Key()), Value: value}, p.promise)
+	return p.flush(ctx)
+}
+
+// flush waits until everything is acknowledged.
+func (p *Publisher) flush(ctx context.Context) error {
+	if err := p.client.Flush(ctx); err != nil {
+		return kafka.Trouble("flush to", "Kafka", err)
+	}
+	return p.failed()
+}
+
+// vector gives the next offset of each partition of the topics that pr is about: all of them if it is a full one. All that was
+// sent is acknowledged.
+func (p *Publisher) vector(pr *record.Progress) map[string][]int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := map[string][]int64{}
+	for name, top := range p.known {
+		top.mend(Reached(pr))
+		if pr.Full || top.touched {
+			v[name] = slices.Clone(top.next)
+		}
+	}
+	return v
+}
+
+// foretell gives what vector will give, unless it is not known of a partition where our next record would be: that is so
+// before the first transaction with something there, and where records go without a transaction.
+func (p *Publisher) foretell(pr *record.Progress) (v map[string][]int64, known bool) {
+	if p.direct != nil {
+		return nil, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v = map[string][]int64{}
+	for name, top := range p.known {
+		top.mend(Reached(pr))
+		next, touched := slices.Clone(top.next), top.touched
+		for i, sent := range top.sent {
+			if sent == 0 {
+				continue
+			}
+			if top.ends[i] == 0 {
+				return nil, false
+			}
+			next[i], touched = top.ends[i]+sent, true
+		}
+		if pr.Full || touched {
+			v[name] = next
+		}
+	}
+	return v, true
+}
+
+// committed notes where the next records will be: behind what was committed, and its marker.
+func (p *Publisher) committed() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, top := range p.known {
+		top.touched = false
+		for i, sent := range top.sent {
+			if sent > 0 {
+				top.ends[i], top.sent[i] = top.next[i]+1, 0
+			}
+		}
+	}
+}
