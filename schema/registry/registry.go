@@ -92,7 +92,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // a name that none has. Every implementation answers that, to anyone who may read.
 func (c *Client) Ping(ctx context.Context) error {
 	if _, err := c.sr.Subjects(sr.WithParams(ctx, sr.SubjectPrefix("tributary-ping"))); err != nil {
-		return fmt.Errorf("reach schema registry: %w", classify(err))
+		return classify(err)
 	}
 	return nil
 }
