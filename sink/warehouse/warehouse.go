@@ -106,9 +106,12 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 		t.Code = trouble.WarehouseUnreachable
 		t.Means = "nothing is lost: Kafka keeps the changes, and the sink goes on by itself"
 		t.Hint = "check host, port and firewall: sink check"
-	case strings.HasPrefix(state, "28"), state == "42501", state == "3D000":
+	case strings.HasPrefix(state, "28"), state == "3D000":
 		t.Code = trouble.WarehouseRights
-		t.Hint = "check user, password (and until when it is valid), database, sslmode, sslcert and pg_hba.conf; the role needs CREATE on the database, or to own schema tributary and the targets"
+		t.Hint = "check user, password (and until when it is valid), database, sslmode, sslcert and pg_hba.conf"
+	case state == "42501":
+		t.Code = trouble.WarehouseRights
+		t.Hint = "grant what the cause names: CREATE on the database for a schema that is missing, CREATE on a schema for a table, or ownership of what sink did not make; then sink resume SOURCE/TABLE"
 	case state == "25006":
 		t.Code = trouble.WarehouseReadOnly
 		t.Means = "the warehouse is a standby, or default_transaction_read_only is on"
