@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -65,7 +66,12 @@ func run(ctx context.Context, o options, r *report) error {
 		if err != nil {
 			return err
 		}
-		err = w.measure(ctx, o.only, r)
+		measuring, died := context.WithCancelCause(ctx)
+		w.died = died
+		if err = w.measure(measuring, o.only, r); err != nil {
+			err = cmp.Or(context.Cause(measuring), err)
+		}
+		died(nil)
 		w.close()
 		if err != nil {
 			return fmt.Errorf("on %s: %w", broker, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -48,6 +50,7 @@ type world struct {
 	warehouse *pgtest.Cluster
 	kafka     kafkatest.Cluster
 	registry  string
+	died      func(error) // ends the run: a program has ended by itself
 	closers   []func()
 	databases int
 }
@@ -176,8 +179,11 @@ func (d *database) leave(ctx context.Context) error {
 
 // program is a running process of ours.
 type program struct {
-	cmd *exec.Cmd
-	log string
+	cmd     *exec.Cmd
+	log     string
+	stopped atomic.Bool
+	ended   chan struct{}
+	err     error // once ended is closed
 }
 
 // start runs one of the programs with a configuration.
@@ -191,29 +197,42 @@ func (w *world) start(ctx context.Context, path, yaml string) (*program, error) 
 		return nil, err
 	}
 	defer log.Close()
-	p := &program{cmd: exec.CommandContext(ctx, path, "run", "-c", base+".yaml"), log: base + ".log"}
+	p := &program{cmd: exec.CommandContext(ctx, path, "run", "-c", base+".yaml"), log: base + ".log", ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	return p, p.cmd.Start()
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.ended)
+		if !p.stopped.Load() {
+			w.died(p.trouble("ended by itself"))
+		}
+	}()
+	return p, nil
+}
+
+// trouble tells what the process has said last.
+func (p *program) trouble(what string) error {
+	tail, _ := os.ReadFile(p.log)
+	return fmt.Errorf("%s %s: %w\n%s", filepath.Base(p.cmd.Path), what, cmp.Or(p.err, errors.New("exit code 0")), tail[max(0, len(tail)-2000):])
 }
 
 // stop ends the process in order and gives what it took.
 func (p *program) stop() (used, error) {
 	peak := residentPeak(p.cmd.Process.Pid)
+	p.stopped.Store(true)
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	ended := make(chan error, 1)
-	go func() { ended <- p.cmd.Wait() }()
-	var err error
 	for running := true; running; {
 		select {
-		case err = <-ended:
+		case <-p.ended:
 			running = false
 		case <-time.After(10 * time.Millisecond):
 			peak = max(peak, residentPeak(p.cmd.Process.Pid))
 		}
 	}
-	if err != nil {
-		tail, _ := os.ReadFile(p.log)
-		return used{}, fmt.Errorf("%s: %w\n%s", filepath.Base(p.cmd.Path), err, tail[max(0, len(tail)-2000):])
+	if p.err != nil {
+		return used{}, p.trouble("failed")
 	}
 	return usedBy(p.cmd.ProcessState, peak), nil
 }
