@@ -168,8 +168,10 @@ func databasesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "databases", Short: "Run two PostgreSQL servers, for a source and a warehouse, until Ctrl-C", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			// As PostgreSQL comes; pages say how a source is made of it.
+			settings := map[string]string{"wal_level": "replica"}
 			for _, name := range []string{"source", "warehouse"} {
-				cluster, failed := pgtest.Start(cmd.Context(), pgtest.Options{Dir: filepath.Join(dir, name), Major: major})
+				cluster, failed := pgtest.Start(cmd.Context(), pgtest.Options{Dir: filepath.Join(dir, name), Major: major, Settings: settings})
 				if failed != nil {
 					return failed
 				}
