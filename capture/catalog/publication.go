@@ -248,7 +248,15 @@ func (c *Catalog) HavePublications(ctx context.Context, p Publications) (bool, e
 func (c *Catalog) DropPublications(ctx context.Context, p Publications) error {
 	for _, name := range []string{p.Full, p.Insert} {
 		if _, err := c.conn.Exec(ctx, fmt.Sprintf(`drop publication if exists %s`, postgres.Ident(name))); err != nil {
-			return publicationTrouble(name, err)
+			e := &trouble.Error{
+				Code: trouble.Publication, Op: "drop publication", Subject: quoted(name), Cause: postgres.Describe(err),
+				Means: "it stays, and keeps no WAL", Hint: "try again",
+			}
+			if postgres.SQLState(err) == "42501" {
+				e.Code = trouble.SourceRights
+				e.Hint = fmt.Sprintf("DROP PUBLICATION IF EXISTS %s, %s;   as their owner", postgres.Ident(p.Full), postgres.Ident(p.Insert))
+			}
+			return e
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -16,6 +17,8 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink"
 )
 
@@ -54,15 +57,15 @@ refresh: 200ms
 			create table public.audit (note text); alter table public.audit owner to shop_owner;
 			insert into public.orders values (1, 'old'); insert into public.audit values ('old')`)
 		execute(t, admin, block(t, page, way.block))
-		capturing := func(options capture.Options) (stop func()) {
-			end := run(t, "capture", func(ctx context.Context) error {
-				var cfg capture.Config
-				decode(t, &cfg, fmt.Sprintf(`
+		var cfg capture.Config
+		decode(t, &cfg, fmt.Sprintf(`
 source: {name: %s, slot: tributary_shop, dsn: %q, tables: ["public.*"], heartbeat: 500ms}
 kafka: {brokers: [%q]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
 `, way.source, as(t, admin, way.role), broker.Addrs()[0], registry))
+		capturing := func(options capture.Options) (stop func()) {
+			end := run(t, "capture", func(ctx context.Context) error {
 				return capture.Serve(ctx, cfg, options, slog.New(slog.DiscardHandler), nil)
 			})
 			return func() {
@@ -102,8 +105,31 @@ http: {listen: "127.0.0.1:0"}
 			arrives(t, warehouse, `select more::text from shop_second.orders where id = 1`, "5")
 		}
 		stop()
+		if way.role == "tributary_reader" {
+			leavesPublications(t, cfg, admin)
+			continue
+		}
 		execute(t, admin, block(t, page, "sql"))
 	}
+}
+
+// leavesPublications has a role that does not own the publications drop what it may, and tells who owns them what is left.
+func leavesPublications(t *testing.T, cfg capture.Config, admin string) {
+	t.Helper()
+	c, err := capture.New(cfg, capture.Options{}, slog.New(slog.DiscardHandler))
+	must(t, err)
+	var out strings.Builder
+	if err := c.Check(t.Context(), terminal.NewCheck("capture", &out)); err != nil {
+		t.Errorf("check: %v\n%s", err, &out)
+	}
+	err = c.DropSlot(t.Context(), &out)
+	e, _ := errors.AsType[*trouble.Error](err)
+	if e == nil || e.Code != trouble.SourceRights || !strings.HasPrefix(e.Hint, "DROP PUBLICATION") {
+		t.Fatalf("slot drop: %v\n%s", err, &out)
+	}
+	execute(t, admin, strings.TrimSuffix(e.Hint, "as their owner"))
+	arrives(t, admin, `select count(*)::text from pg_publication`, "0")
+	arrives(t, admin, `select count(*)::text from pg_replication_slots`, "0")
 }
 
 // as gives dsn for another role of the page, which all have one password.
