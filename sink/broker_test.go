@@ -3,6 +3,7 @@ package sink_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
@@ -47,6 +49,20 @@ func TestBrokers(t *testing.T) {
 		// Read to the end, no tool sees a lag: the last record is a commit marker.
 		end := logEnd(t, shop, name+".public.log")
 		w.eventually(end, func() any { return committedOffset(t, shop, name, name+".public.log") })
+		// Who asks the warehouse is told whether there is a sink at all.
+		o := w.operator()
+		state := func() any {
+			r, err := o.Ask(t.Context(), w.cfg, service.Whom{Direct: true})
+			if err != nil {
+				return err
+			}
+			sentence, _, _ := strings.Cut(r.Sentence(), ":")
+			return r.State + ": " + sentence
+		}
+		one.stop()
+		w.eventually("up_to_date: "+name+" is healthy", state)
+		two.stop()
+		w.eventually("not_running: "+name+" is not running", state)
 	})
 }
 

@@ -3,10 +3,14 @@ package sink
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
@@ -46,7 +50,24 @@ func (o *Operator) Ask(ctx context.Context, cfg Config, whom service.Whom) (*Rep
 	if err != nil {
 		return nil, err
 	}
+	if empty(ctx, cfg) {
+		st.notRunning()
+	}
 	return &Report{Status: st, Asked: why}, nil
+}
+
+// empty says that no sink is in the group. Where Kafka does not say, it is not known.
+func empty(ctx context.Context, cfg Config) bool {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	client, err := kafkaClient(cfg)
+	if err != nil {
+		return false
+	}
+	defer client.Close()
+	groups, err := kadm.NewClient(client).DescribeGroups(ctx, cfg.Group)
+	group, known := groups[cfg.Group]
+	return err == nil && known && len(group.Members) == 0 && (group.Err == nil || errors.Is(group.Err, kerr.GroupIDNotFound))
 }
 
 func askService(ctx context.Context, cfg Config, whom service.Whom) (*Status, error) {

@@ -59,6 +59,14 @@ func (st *Status) tell(topics, looked, waits bool) {
 	}
 }
 
+// notRunning tells that there is no sink of the group. What is quarantined, parked or paused needs somebody all the same.
+func (st *Status) notRunning() {
+	st.State, st.Headline = service.StateNotRunning, "is not running: no sink is in the group."
+	if at, age, ok := st.complete(); ok {
+		st.Headline += fmt.Sprintf(" The warehouse is complete up to %s (%s ago); Kafka keeps what comes.", at.UTC().Format(time.TimeOnly+" UTC"), service.FormatSeconds(age))
+	}
+}
+
 // sentence says how a group does of which no table needs anybody.
 func (st *Status) sentence() string {
 	late := 0
