@@ -2,9 +2,11 @@ package terminal
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Examples says what is wrong with the help of a program's verbs: each has a sentence, and two examples that can be typed
@@ -54,15 +56,74 @@ func example(cmd *cobra.Command, line string) error {
 	return cmd.Args(cmd, flags.Args())
 }
 
+// Documented says what is wrong with the commands of a program in a page of Markdown: lines of its blocks of kind sh and
+// console that begin with the program's name. Tests ask.
+func Documented(root *cobra.Command, page string) []string {
+	var wrong []string
+	inBlock, prompt, line := false, "", ""
+	for part := range strings.Lines(page) {
+		if fence, ok := strings.CutPrefix(part, "```"); ok {
+			prompt = ""
+			if strings.HasPrefix(fence, "console") {
+				prompt = "$ "
+			}
+			inBlock = !inBlock && (prompt != "" || strings.HasPrefix(fence, "sh"))
+			continue
+		}
+		part = strings.TrimSpace(part)
+		if before, more := strings.CutSuffix(part, "\\"); inBlock && more {
+			line += before
+			continue
+		}
+		line += part
+		typed, isTyped := strings.CutPrefix(line, prompt)
+		if rest, ours := strings.CutPrefix(strings.TrimPrefix(typed, "bin/"), root.Name()+" "); inBlock && isTyped && ours {
+			if err := typable(root, rest); err != nil {
+				wrong = append(wrong, fmt.Sprintf("%q: %v", line, err))
+			}
+		}
+		line = ""
+	}
+	return wrong
+}
+
+// typable says why a command cannot be typed, given what stands behind the program's name.
+func typable(root *cobra.Command, rest string) error {
+	for _, end := range []string{" > ", " | ", " && ", " & ", "; ", " #"} {
+		rest, _, _ = strings.Cut(rest, end)
+	}
+	cmd, args, err := root.Find(words(strings.TrimSuffix(rest, " &")))
+	if err != nil {
+		return err
+	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { f.Changed = false })
+	if err := cmd.ParseFlags(args); err != nil {
+		return err
+	}
+	args = cmd.Flags().Args()
+	if cmd.Args != nil {
+		return cmd.Args(cmd, args)
+	}
+	needed := 0
+	for _, argument := range strings.Fields(cmd.Use)[1:] {
+		if argument == strings.ToUpper(argument) && !strings.HasPrefix(argument, "[") {
+			needed++
+		}
+	}
+	if len(args) < needed {
+		return fmt.Errorf("it wants %s", cmd.Use)
+	}
+	return nil
+}
+
+// word is one of a command: in quotes, between them, or without.
+var word = regexp.MustCompile(`(?:'[^']*'|"[^"]*"|[^\s'"])+`)
+
 // words takes a command apart as a shell does, as far as examples go.
 func words(line string) []string {
-	var out []string
-	for i, part := range strings.Split(line, "'") {
-		if i%2 == 1 {
-			out = append(out, part)
-		} else {
-			out = append(out, strings.Fields(part)...)
-		}
+	out := word.FindAllString(line, -1)
+	for i := range out {
+		out[i] = strings.NewReplacer("'", "", `"`, "").Replace(out[i])
 	}
 	return out
 }
