@@ -16,6 +16,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -24,6 +25,20 @@ import (
 const huge = `repeat('x', 200000)`
 
 // isHeld checks that table, and no other, is held with this code, and that all who tell it say the same.
+// reads waits until a page says all of these words; it never says the key of a row.
+func (r *rig) reads(c *Capture, query string, words ...string) {
+	r.t.Helper()
+	cfg := page.Config{View: func() page.View { st := c.Status(); return st.page() }, Table: c.tableView, History: c.vitals.history, Log: c.log}
+	eventually(r.t, "the page says "+strings.Join(words, ", "), func() bool {
+		text, err := cfg.Main(query)
+		must(r.t, err)
+		if strings.Contains(string(text), "(id) = (") {
+			r.t.Fatalf("the page shows a key:\n%s", text)
+		}
+		return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(string(text), word) })
+	})
+}
+
 func (r *rig) isHeld(c *Capture, table string, code trouble.Code) *record.Held {
 	r.t.Helper()
 	held := r.tableProgress(table).Held
@@ -92,12 +107,15 @@ func TestRowTooLargeHoldsItsTable(t *testing.T) {
 		r.same("public", "pair")
 		r.count("public", "full_bag", 2) // behind the truncate before its snapshot
 		held := r.isHeld(c, "public.item", trouble.RecordTooLarge)
-		if !strings.Contains(held.Message, `table "public.item"`) || !strings.Contains(held.Message, `key id = "3": it takes 200`) {
+		if !strings.Contains(held.Message, `table "public.item"`) || !strings.Contains(held.Message, `key (id) = (3): it takes 200`) {
 			t.Errorf("it says %s", held.Message)
 		}
 		if n := counterValue(t, c.meter.skipped.WithLabelValues(skipHeld)); n != 3 {
 			t.Errorf("%v changes are counted as not published, want 3", n)
 		}
+
+		r.reads(c, "", "for 1 table that cannot go on", "public.item", "held", "key (id): it takes 200", "capture snapshot --table public.item --reload", "record-too-large: runbook")
+		r.reads(c, "table=public.item", "public.item is held: record-too-large", "capture snapshot --table public.item --reload")
 
 		// Rows without those that are gone would be wrong.
 		r.request(SnapshotRequest{Tables: []string{"public.item"}})

@@ -161,8 +161,33 @@ func (c *Capture) Status() Status {
 		st.Trouble = &told
 	}
 	st.accept = c.config.accepted()
+	if !c.config.HTTP.ShowsKeys() {
+		st.hideKeys()
+	}
 	st.judge(now, c.vitals.unmoved(now))
 	return st
+}
+
+// hideKeys takes keys of rows out of what errors and events say. Tables, alarms and events must be the status's own.
+func (st *Status) hideKeys() {
+	hide := func(t *TroubleStatus) {
+		t.Subject, t.Cause = trouble.WithoutKeys(t.Subject), trouble.WithoutKeys(t.Cause)
+	}
+	if st.Trouble != nil {
+		hide(st.Trouble)
+	}
+	for i := range st.Alarms {
+		hide(&st.Alarms[i])
+	}
+	for i := range st.Tables {
+		if t := &st.Tables[i]; t.Held != nil {
+			t.Held = new(*t.Held)
+			hide(t.Held)
+		}
+	}
+	for i := range st.Events {
+		st.Events[i].Text = trouble.WithoutKeys(st.Events[i].Text)
+	}
 }
 
 // StatusOf gives the status with those of the tables that are asked of; one alone with its states.

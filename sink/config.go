@@ -136,6 +136,6 @@ func Default() Config {
 		Batch:     Batch{Rows: 50_000, Bytes: 16 << 20, Memory: 64 << 20},
 		Retention: Retention{Every: 10 * time.Minute, Rate: 5000},
 		Freshness: time.Minute, Refresh: time.Second, Session: 10 * time.Second,
-		HTTP: config.HTTP{Listen: "127.0.0.1:9192"}, Metrics: config.Metrics{PerTable: true}, Log: config.Log{Format: "text", Level: "info"},
+		HTTP: config.HTTP{Listen: "127.0.0.1:9192", Show: "none"}, Metrics: config.Metrics{PerTable: true}, Log: config.Log{Format: "text", Level: "info"},
 	}
 }

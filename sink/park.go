@@ -120,9 +120,6 @@ func (w *worker) pinpoint(ctx context.Context, r *kgo.Record, err error) error {
 	return &pinned
 }
 
-// maxKeyText is how many bytes of a key are shown.
-const maxKeyText = 200
-
 // keyText names a row for people by its key, "" if it has none.
 func keyText(v *versionPlan, ev *change.Event) string {
 	row := ev.After
@@ -141,11 +138,7 @@ func keyText(v *versionPlan, ev *change.Event) string {
 		}
 		names, values = append(names, rel.Columns[k].Name), append(values, text)
 	}
-	text := strings.Join(values, ", ")
-	if len(text) > maxKeyText {
-		text = strings.ToValidUTF8(text[:maxKeyText], "") + "…"
-	}
-	return printable(fmt.Sprintf(", key (%s) = (%s)", strings.Join(names, ", "), text))
+	return trouble.Key(names, values)
 }
 
 // printable replaces what could paint a terminal.

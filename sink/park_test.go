@@ -2,10 +2,13 @@ package sink_test
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink"
@@ -40,6 +43,34 @@ func (w *world) retry(o *sink.Operator, table string) sink.Retried {
 	return out
 }
 
+// reads waits until a page says all of these words; it never says the key of a row.
+func (r *running) reads(path string, words ...string) {
+	r.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		resp, err := http.Get("http://" + r.Addr() + path)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		missing := slices.DeleteFunc(slices.Clone(words), func(word string) bool { return strings.Contains(string(text), word) })
+		switch {
+		case strings.Contains(string(text), "(id) = ("):
+			r.t.Fatalf("%s shows a key:\n%s", path, text)
+		case len(missing) == 0:
+			http.DefaultClient.CloseIdleConnections()
+			return
+		case time.Now().After(deadline):
+			r.t.Fatalf("%s does not say %q:\n%s", path, missing, text)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 func note(poison bool) string {
 	if poison {
 		return "poison"
@@ -57,11 +88,16 @@ func TestPoisonIsHeldExactly(t *testing.T) {
 			shop := w.source("shop")
 			at := n * 2 / 3
 			shop.tx(append(many(n, func(i int) event { return ins(r, i, note(i == at)) }), ins(other, 1))...)
-			w.start(w.cfg)
+			s := w.start(w.cfg)
 			w.rows(`SELECT code, next_offset, message LIKE '%offset `+fmt.Sprintf("%d, key (id) = (%d)", at, at)+`%', message LIKE '%poison%' FROM tributary.quarantine`,
 				fmt.Sprintf("constraint-violation|%d|t|f", at))
 			w.rows(`SELECT count(*) FROM public.checked`, fmt.Sprint(at))
 			w.rows(`SELECT id FROM public.other`, "1")
+			if n == 1 {
+				words := []string{"quarantined", "violates check constraint &#34;fine&#34;", "offset 0, key (id): ", "sink resume shop/public.checked --park", "constraint-violation: runbook"}
+				s.reads("/", append(words, "warehouse needs you: 1 table is quarantined. The other 1 go on.")...)
+				s.reads("/table/shop/public.checked", append(words, "shop/public.checked is quarantined: constraint-violation")...)
+			}
 			w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
 			if _, err := w.operator().Resume(t.Context(), "shop", "public.checked", warehouse.TryAgain); err != nil {
 				t.Fatal(err)

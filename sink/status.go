@@ -213,6 +213,9 @@ func (s *Sink) Status() *Status {
 			}
 		}
 	}
+	if !s.cfg.HTTP.ShowsKeys() {
+		st.hideKeys(troubles)
+	}
 	stageWaits := longestWait(st.Stages)
 	topics := slices.Clone(overview.Topics)
 	for _, topic := range overview.Unrouted {
@@ -245,6 +248,19 @@ func (s *Sink) Status() *Status {
 	}
 	st.tell(len(overview.Topics) > 0, overview.Ready, waits)
 	return st
+}
+
+// hideKeys takes keys of rows out of what errors and events say.
+func (st *Status) hideKeys(troubles map[string]*Trouble) {
+	for _, t := range troubles {
+		t.Message = trouble.WithoutKeys(t.Message)
+	}
+	for i := range st.Waiting {
+		st.Waiting[i].Error = trouble.WithoutKeys(st.Waiting[i].Error)
+	}
+	for i := range st.Events {
+		st.Events[i].Text = trouble.WithoutKeys(st.Events[i].Text)
+	}
 }
 
 // StatusOf gives the status with those of the tables and sources that are asked of; one table alone with its states and its plan.

@@ -3,7 +3,6 @@ package publish
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -94,25 +93,20 @@ func tooLarge(t *Table, ev *change.Event, size int) error {
 	}}
 }
 
-// keyOf tells the key of an event's row, "" where there is none. Long values are cut.
+// keyOf tells the key of an event's row, "" where there is none.
 func keyOf(rel *schema.Relation, ev *change.Event) string {
-	const longest = 40
 	row := ev.After
 	if ev.Op == change.Delete {
 		row = ev.Before
 	}
-	if row == nil || len(rel.Key) == 0 {
+	if row == nil {
 		return ""
 	}
-	var parts []string
+	var names, values []string
 	for _, k := range rel.Key {
-		text := string(row[k].Text)
-		if len(text) > longest {
-			text = text[:longest] + "…"
-		}
-		parts = append(parts, fmt.Sprintf("%s = %q", rel.Columns[k].Name, text))
+		names, values = append(names, rel.Columns[k].Name), append(values, string(row[k].Text))
 	}
-	return ", key " + strings.Join(parts, ", ")
+	return trouble.Key(names, values)
 }
 
 func registryTrouble(rel *schema.Relation, err error) error {

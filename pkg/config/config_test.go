@@ -93,7 +93,7 @@ func TestDefaultsReachEveryField(t *testing.T) {
 		Group:  "g",
 		Source: testSource{Tables: []string{"public.*", "!public.audit"}, WALBudget: 50 << 30, Fence: true},
 		Tables: []testTable{{From: "public.orders", Mode: "clone", Ignore: []string{}}},
-		HTTP:   HTTP{Listen: "127.0.0.1:9192", Hosts: []string{}},
+		HTTP:   HTTP{Listen: "127.0.0.1:9192", Hosts: []string{}, Show: "none"},
 		Log:    Log{Format: "text", Level: "info"},
 		Limit:  16 << 20, Age: 100 * time.Millisecond, Level: 1, Ratio: 0.5, Workers: 4,
 	}
@@ -140,7 +140,7 @@ workers: 1_000
 		Group:  "0123", // as written, not the octal number
 		Source: testSource{DSN: "postgres://u:p@h/db", Tables: []string{}, WALBudget: 3 << 29},
 		Tables: []testTable{first, second},
-		HTTP:   HTTP{Listen: "0.0.0.0:80", Token: "t", Hosts: []string{}},
+		HTTP:   HTTP{Listen: "0.0.0.0:80", Token: "t", Hosts: []string{}, Show: "none"},
 		Log:    Log{Format: "json", Level: "info"},
 		Limit:  100, Age: time.Hour, Level: 2, Ratio: 2, Workers: 1000,
 	}

@@ -150,6 +150,8 @@ func TestSharedChecks(t *testing.T) {
 	faulty(Registry{URL: "http://user:pass@localhost"}, "url")
 	faulty(HTTP{Listen: ":0"}, "")
 	faulty(HTTP{Listen: "9191"}, "listen")
+	faulty(HTTP{Listen: ":0", Show: "keys", Token: "t"}, "")
+	faulty(HTTP{Listen: ":0", Show: "keys"}, "show")
 	faulty(ServeTLS{}, "")
 	faulty(ServeTLS{Cert: "a", Key: "b"}, "")
 	faulty(ServeTLS{Key: "b"}, "cert")
