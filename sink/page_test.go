@@ -60,7 +60,7 @@ func TestSummary(t *testing.T) {
 		{"catching up", Status{Tables: []TableStatus{table(StateCatchingUp), table(StateUpToDate)}}, StateCatchingUp, "is catching up: 1 of 2 tables.", ""},
 		{"falling behind", Status{Tables: []TableStatus{table(StateBehind)}}, StateBehind, "falling behind", "falling-behind"},
 		{"stuck", Status{Tables: []TableStatus{table(StateStuck)}}, StateStuck, "stuck", "stuck"},
-		{"paused", Status{Tables: []TableStatus{table(StatePaused)}}, StatePaused, "is paused in part: 1 of 1 table, all others go on.", ""},
+		{"paused", Status{Tables: []TableStatus{table(StatePaused)}}, StatePaused, "is paused: 1 table.", ""},
 		{"silent", Status{Sources: []SourceStatus{{Name: "a", SilentSeconds: 41}}, Tables: []TableStatus{table(StateUpToDate)}}, StateSilent, "a capture is silent", "capture-silent"},
 		{
 			"parked, accepted",

@@ -91,6 +91,9 @@ func (st *Status) sentence() string {
 	case StateSnapshotting:
 		return "takes in existing rows: " + of + "."
 	case StatePaused:
+		if late == len(st.Tables) {
+			return "is paused: " + plural(late, "table") + "."
+		}
 		return "is paused in part: " + of + ", all others go on."
 	}
 	return "is " + service.Look(st.State).Word + ": " + of + st.furthest() + "."
@@ -262,9 +265,12 @@ func needsYou(bad, tables int, parked int64) string {
 	if parked > 0 {
 		what = append(what, fmt.Sprintf("%s %s parked", plural(int(parked), "row"), isOrAre(parked)))
 	}
-	rest := "All tables go on."
-	if bad > 0 {
-		rest = fmt.Sprintf("The other %d go on.", tables-bad)
+	rest := ""
+	switch {
+	case bad == 0:
+		rest = " All tables go on."
+	case bad < tables:
+		rest = fmt.Sprintf(" The other %d go on.", tables-bad)
 	}
-	return fmt.Sprintf("needs you: %s. %s", strings.Join(what, ", "), rest)
+	return fmt.Sprintf("needs you: %s.%s", strings.Join(what, ", "), rest)
 }

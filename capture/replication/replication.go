@@ -182,6 +182,7 @@ type Batch struct {
 	Since time.Time // when the first of them arrived
 	buf   []byte
 	ends  []int // of each item in buf, -1 for a keepalive
+	used  int   // bytes of buf that were used of late
 }
 
 // Stream is a running stream. Take and Confirm may be called from different goroutines; Take from one only.
@@ -217,6 +218,8 @@ const (
 	// maxPending bytes of messages are read ahead; then the socket fills and the walsender waits. One message may
 	// be larger and is then alone.
 	maxPending = 8 << 20
+	// leastBatch bytes of a batch are kept for the next one, however small they are.
+	leastBatch = 64 << 10
 	// statusInterval is far below any sensible wal_sender_timeout.
 	statusInterval = time.Second
 )
@@ -316,9 +319,12 @@ func (s *Stream) Take() (*Batch, error) {
 	return &s.spare, nil
 }
 
+// reset empties b. What one huge message or a burst has needed goes when those after it are small; Items with it, which
+// refer to it.
 func (b *Batch) reset() {
-	if cap(b.buf) > 2*maxPending { // one huge message must not be kept for ever
-		b.buf = nil
+	b.used = max(len(b.buf), b.used-(b.used+7)/8)
+	if cap(b.buf) > max(4*b.used, leastBatch) {
+		b.buf, b.ends, b.Items = nil, nil, nil
 	}
 	b.buf, b.ends, b.Items = b.buf[:0], b.ends[:0], b.Items[:0]
 }

@@ -64,7 +64,7 @@ func TestVerbs(t *testing.T) {
 			}
 		}
 	}
-	want(run("not well", "status"), "warehouse needs you: 1 table is quarantined, 1 row is parked. The other 0 go on.",
+	want(run("not well", "status"), "warehouse needs you: 1 table is quarantined, 1 row is parked.\n",
 		"shop/public.t\tquarantined", "partition 0, offset 7", "next   sink resume shop/public.t", "sink parked retry shop/public.t")
 	run("did you mean shop/public.t?", "status", "--table", "shop/public.x")
 	run("either --direct or --url", "status", "--direct", "--url", "http://127.0.0.1:1")
@@ -85,7 +85,7 @@ func TestVerbs(t *testing.T) {
 	want(run("", "resume", "shop/public.t", "--skip", "--yes"), "offset 7 is passed over")
 	want(run("", "pause", "shop", "--reason", "vacation", "--for", "1h", "--yes"), "for 1h0m0s", "paused")
 	want(run("", "resume", "shop/public.t", "--yes"), "1 partitions are tried again")
-	want(run("", "status", "--direct"), "healthy: paused", "vacation")
+	want(run("", "status", "--direct"), "is paused: 1 table.", "vacation")
 	want(run("", "resume", "shop", "--yes"), "1 pauses ended")
 	run("nothing to resume", "resume", "--yes")
 
