@@ -37,7 +37,7 @@ const (
 // settings are those of a small production machine: everything durable.
 var settings = map[string]string{
 	"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "15min",
-	"max_replication_slots": "260", "max_wal_senders": "260", "max_connections": "900", "logical_decoding_work_mem": "64MB",
+	"max_replication_slots": "260", "max_wal_senders": "260", "max_connections": "2000", "logical_decoding_work_mem": "64MB",
 }
 
 // world is what a run has.
