@@ -401,7 +401,7 @@ func TestBacklogKeepsNobodyWaiting(t *testing.T) {
 	if len(waited) == 0 {
 		t.Skip("the backlog was written too fast for this machine to show anything")
 	}
-	if most := slices.Max(waited); most > rows/5 { // a third of the backlog is in memory
+	if most := slices.Max(waited); most > rows/2 { // about a third of the backlog is in memory, and the first may come behind it
 		t.Errorf("a change waited for %d rows of another tenant", most)
 	}
 	w.complete(big)
