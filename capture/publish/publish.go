@@ -429,6 +429,13 @@ func (p *Publisher) beginTransaction() error {
 	return nil
 }
 
+// endTransaction ends the Kafka transaction; what comes next waits for the brokers, see Over.
+func (p *Publisher) endTransaction(ctx context.Context, how kgo.TransactionEndTry) error {
+	err := p.client.EndTransaction(ctx, how)
+	p.ended, p.over = time.Now(), nil
+	return err
+}
+
 // Together makes what is published from here to the next Commit one Kafka transaction with its progress record, as
 // everything is where Direct is not set. It is for what another instance would not publish again as it is: its positions
 // or its place depend on when this one came to it. So it must not be there without its progress, nor after another
@@ -480,7 +487,7 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 		return err
 	}
 	produced := time.Now()
-	if err := p.client.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	if err := p.endTransaction(ctx, kgo.TryCommit); err != nil {
 		if errors.Is(err, kerr.InvalidTxnState) {
 			// The transaction is aborted already, and not by us: that is how a broker answers (KIP-890) where a newer
 			// instance has taken over in the middle of it.
@@ -493,7 +500,6 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 		p.mark.trace.Part("commit", produced, time.Now())
 		p.mark = nil
 	}
-	p.ended, p.over = time.Now(), nil
 	p.committed()
 	p.open, p.inTx, p.n = false, false, pr.N
 	p.sinceFull++

@@ -20,17 +20,17 @@ import (
 // pr is sent with the data, and what the brokers acknowledge is held against it. Where somebody else has written after all,
 // readers must not get a record that counts too little: it is all written once more, in another transaction.
 func (p *Publisher) write(ctx context.Context, pr *record.Progress) error {
-	vector, foretold := p.foretell(pr)
+	vector, foretold := p.vector(pr, true)
 	if !foretold {
 		if err := p.flush(ctx); err != nil {
 			return err
 		}
-		vector = p.vector(pr)
+		vector, _ = p.vector(pr, false)
 	}
-	if err := p.writeProgress(ctx, pr, vector); err != nil {
+	if err := p.writeProgress(ctx, pr, vector); err != nil || !foretold {
 		return err
 	}
-	if got := p.vector(pr); foretold && !maps.EqualFunc(vector, got, slices.Equal) {
+	if got, _ := p.vector(pr, false); !maps.EqualFunc(vector, got, slices.Equal) {
 		p.log.Warn("somebody else has written to our topics; a Kafka transaction is written once more")
 		return p.writeAgain(ctx, pr)
 	}
@@ -38,10 +38,9 @@ func (p *Publisher) write(ctx context.Context, pr *record.Progress) error {
 }
 
 func (p *Publisher) writeAgain(ctx context.Context, pr *record.Progress) error {
-	if err := p.client.EndTransaction(ctx, kgo.TryAbort); err != nil {
+	if err := p.endTransaction(ctx, kgo.TryAbort); err != nil {
 		return kafka.Trouble("abort a transaction for", fmt.Sprintf("source %q", p.source), err)
 	}
-	p.ended, p.over = time.Now(), nil
 	<-p.Over()
 	if err := p.beginTransaction(); err != nil {
 		return err
@@ -50,7 +49,8 @@ func (p *Publisher) writeAgain(ctx context.Context, pr *record.Progress) error {
 	if err := p.flush(ctx); err != nil {
 		return err
 	}
-	return p.writeProgress(ctx, pr, p.vector(pr))
+	vector, _ := p.vector(pr, false)
+	return p.writeProgress(ctx, pr, vector)
 }
 
 func (p *Publisher) writeProgress(ctx context.Context, pr *record.Progress, vector map[string][]int64) error {
@@ -71,45 +71,33 @@ func (p *Publisher) flush(ctx context.Context) error {
 	return p.failed()
 }
 
-// vector gives the next offset of each partition of the topics that pr is about: all of them if it is a full one. All that was
-// sent is acknowledged.
-func (p *Publisher) vector(pr *record.Progress) map[string][]int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	v := map[string][]int64{}
-	for name, top := range p.known {
-		top.mend(Reached(pr))
-		if pr.Full || top.touched {
-			v[name] = slices.Clone(top.next)
-		}
-	}
-	return v
-}
-
-// foretell gives what vector will give, unless it is not known of a partition where our next record would be: that is so
-// before the first transaction with something there, and where records go without a transaction.
-func (p *Publisher) foretell(pr *record.Progress) (v map[string][]int64, known bool) {
-	if p.direct != nil {
+// vector gives the next offset of each partition of the topics that pr is about: all of them if it is a full one. With ahead
+// what was sent need not be acknowledged: known is false where it cannot be foretold where that will be, as before the first
+// transaction with something in a partition, and where records go without a transaction.
+func (p *Publisher) vector(pr *record.Progress, ahead bool) (v map[string][]int64, known bool) {
+	if ahead && p.direct != nil {
 		return nil, false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	v = map[string][]int64{}
+	reached := Reached(pr)
 	for name, top := range p.known {
-		top.mend(Reached(pr))
-		next, touched := slices.Clone(top.next), top.touched
+		top.mend(reached)
+		if !pr.Full && !top.touched && !slices.ContainsFunc(top.sent, func(n int64) bool { return n > 0 }) {
+			continue
+		}
+		next := slices.Clone(top.next)
 		for i, sent := range top.sent {
-			if sent == 0 {
+			if !ahead || sent == 0 {
 				continue
 			}
 			if top.ends[i] == 0 {
 				return nil, false
 			}
-			next[i], touched = top.ends[i]+sent, true
+			next[i] = top.ends[i] + sent
 		}
-		if pr.Full || touched {
-			v[name] = next
-		}
+		v[name] = next
 	}
 	return v, true
 }
