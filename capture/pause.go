@@ -48,8 +48,14 @@ func (c *Capture) lookAtPause(ctx context.Context, cat *catalog.Catalog, slot *c
 		return err
 	}
 	was, over := p.now.Load(), ""
+	if asked == nil {
+		p.now.Store(nil)
+		if was != nil {
+			c.log.Info("resumed", "paused_since", was.Since)
+		}
+		return nil
+	}
 	switch {
-	case asked == nil:
 	case !asked.Until.IsZero() && !now.Before(asked.Until):
 		over = "its time is over"
 	case slot != nil:
@@ -60,11 +66,6 @@ func (c *Capture) lookAtPause(ctx context.Context, cat *catalog.Catalog, slot *c
 		}
 	}
 	switch {
-	case asked == nil:
-		p.now.Store(nil)
-		if was != nil {
-			c.log.Info("resumed", "paused_since", was.Since)
-		}
 	case asked.Since.Equal(p.ended):
 	case over != "":
 		p.now.Store(nil)
@@ -83,11 +84,24 @@ func (c *Capture) lookAtPause(ctx context.Context, cat *catalog.Catalog, slot *c
 	return nil
 }
 
-// rest stands still while a pause holds. The session goes on telling how it is, and learns of tables.
-func (s *session) rest(ctx context.Context) error {
-	if s.paused() == nil {
-		return nil
+// rest is between two transactions: it stands still while a pause holds, and leaves where ctx has ended. The session goes on
+// telling how it is, and learns of tables.
+func (s *session) rest(ctx context.Context) (ended bool, err error) {
+	if s.inTx {
+		return false, nil
 	}
+	if s.paused() != nil {
+		if err := s.standStill(ctx); err != nil {
+			return false, err
+		}
+	}
+	if ctx.Err() != nil {
+		return true, s.leave(ctx)
+	}
+	return false, nil
+}
+
+func (s *session) standStill(ctx context.Context) error {
 	if err := s.commit(ctx, false); err != nil { // what was published before
 		return err
 	}

@@ -146,26 +146,16 @@ func (s *session) run(ctx context.Context) error {
 			if err := s.item(ctx, &batch.Items[i]); err != nil {
 				return err
 			}
-			if !s.inTx {
-				if err := s.rest(ctx); err != nil {
-					return err
-				}
-				if ctx.Err() != nil {
-					return s.leave(ctx)
-				}
+			if ended, err := s.rest(ctx); ended || err != nil {
+				return err
 			}
 		}
 		if len(batch.Items) > 0 {
 			s.stage.Busy() // still: a stream that never pauses is not one that stands still
 			continue
 		}
-		if !s.inTx {
-			if err := s.rest(ctx); err != nil {
-				return err
-			}
-			if ctx.Err() != nil {
-				return s.leave(ctx)
-			}
+		if ended, err := s.rest(ctx); ended || err != nil {
+			return err
 		}
 		over, err := s.idle(ctx)
 		if err != nil {
