@@ -143,19 +143,11 @@ func (s *Sink) checkKafka(ctx context.Context, c *checker) (kadm.TopicDetails, e
 		return nil, kafka.Trouble("reach", "Kafka", err)
 	}
 	c.Part("Kafka", fmt.Sprintf("%s, %s", strings.Join(s.cfg.Kafka.Brokers, ", "), count(len(meta.Brokers), "broker")))
-	groups, err := admin.DescribeGroups(ctx, s.cfg.Group)
-	group, known := groups[s.cfg.Group]
-	switch {
-	case err == nil && known && !errors.Is(group.Err, kerr.GroupIDNotFound): // the first sink makes it
-		err = group.Err
-	case err == nil && known:
-	case err == nil:
-		err = errors.New("the broker said nothing of it")
-	}
+	members, err := membersOf(ctx, admin, s.cfg.Group)
 	if err != nil {
 		c.Failed("group", s.cfg.Kafka.Grant(kafka.Trouble("describe", fmt.Sprintf("group %q", s.cfg.Group), err), s.rights()))
 	} else {
-		c.OK("group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, count(len(group.Members), "member")))
+		c.OK("group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, count(members, "member")))
 	}
 	if err := s.registry.Ping(ctx); err != nil {
 		c.Failed("registry", registryTrouble("reach", s.cfg.Registry.URL, err))
@@ -163,6 +155,21 @@ func (s *Sink) checkKafka(ctx context.Context, c *checker) (kadm.TopicDetails, e
 		c.OK("registry", s.cfg.Registry.URL)
 	}
 	return meta.Topics, nil
+}
+
+// membersOf gives how many members a group has, as Kafka says; none where the first sink is still to make it.
+func membersOf(ctx context.Context, admin *kadm.Client, name string) (int, error) {
+	groups, err := admin.DescribeGroups(ctx, name)
+	group, known := groups[name]
+	switch {
+	case err != nil:
+		return 0, err
+	case !known:
+		return 0, errors.New("the broker said nothing of it")
+	case group.Err != nil && !errors.Is(group.Err, kerr.GroupIDNotFound):
+		return 0, group.Err
+	}
+	return len(group.Members), nil
 }
 
 // checkRules says which rule meets which topics, and what it would do to its targets.

@@ -227,11 +227,7 @@ func (o *Operator) try(ctx context.Context, t *trial, r *kgo.Record, values bool
 	var c rule.Change
 	head := fmt.Sprintf("%d/%d  %-8s %s", r.Partition, r.Offset, ev.Op, strings.TrimPrefix(keyText(v, &ev), ", "))
 	out := fateOf(v.plan, &ev, &c)
-	for count, of := range map[*int]bool{&t.failed: out.failed, &t.ignored: out.ignored, &t.removed: out.removed, &t.left: out.left, &t.written: out.written, &t.entered: out.entered} {
-		if of {
-			*count++
-		}
-	}
+	t.count(out)
 	if out.written {
 		t.note(v.plan, &ev, &c)
 	}
@@ -272,6 +268,20 @@ func fateOf(p *rule.Plan, ev *change.Event, c *rule.Change) fate {
 		return fate{text: "comes into the filter: inserted", written: true, entered: true}
 	}
 	return fate{text: "written", written: true}
+}
+
+func (t *trial) count(f fate) {
+	add := func(n *int, is bool) {
+		if is {
+			*n++
+		}
+	}
+	add(&t.failed, f.failed)
+	add(&t.ignored, f.ignored)
+	add(&t.removed, f.removed)
+	add(&t.left, f.left)
+	add(&t.written, f.written)
+	add(&t.entered, f.entered)
 }
 
 // note counts under which key of the target a row comes.

@@ -3,14 +3,12 @@ package sink
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
@@ -65,9 +63,8 @@ func empty(ctx context.Context, cfg Config) bool {
 		return false
 	}
 	defer client.Close()
-	groups, err := kadm.NewClient(client).DescribeGroups(ctx, cfg.Group)
-	group, known := groups[cfg.Group]
-	return err == nil && known && len(group.Members) == 0 && (group.Err == nil || errors.Is(group.Err, kerr.GroupIDNotFound))
+	members, err := membersOf(ctx, kadm.NewClient(client), cfg.Group)
+	return err == nil && members == 0
 }
 
 func askService(ctx context.Context, cfg Config, whom service.Whom) (*Status, error) {

@@ -77,16 +77,11 @@ func among(subjects []string, topic string) bool {
 		if wantedTable == "" {
 			wantedTable = "*"
 		}
-		if matches(wantedSource, source) && matches(wantedTable, schema+"."+table) {
+		if service.Fits(wantedSource, source) && service.Fits(wantedTable, schema+"."+table) {
 			return true
 		}
 	}
 	return len(subjects) == 0
-}
-
-func matches(pattern, name string) bool {
-	ok, err := path.Match(pattern, name)
-	return ok || err == nil && pattern == name
 }
 
 func (o *Operator) tailed(ctx context.Context, r *kgo.Record, values bool) (*Tailed, error) {
