@@ -90,7 +90,17 @@ func (r *rig) exec(sql string) {
 // start runs a capture until stop, which waits for it and gives its error.
 func (r *rig) start() (c *Capture, stop func() error) {
 	r.t.Helper()
-	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{r.t}, nil)))
+	c, stop, err := r.tryStart()
+	if err != nil {
+		r.t.Fatalf("capture ended: %v", err)
+	}
+	return c, stop
+}
+
+// tryStart is start of a capture that may end before it streams: err says why.
+func (r *rig) tryStart() (c *Capture, stop func() error, err error) {
+	r.t.Helper()
+	c, err = New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{r.t}, nil)))
 	must(r.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -113,13 +123,17 @@ func (r *rig) start() (c *Capture, stop func() error) {
 	r.t.Cleanup(func() { _ = stop() })
 	eventually(r.t, "capture streams", func() bool {
 		select {
-		case err := <-done:
-			r.t.Fatalf("capture ended: %v", err)
+		case err = <-done:
+			if err == nil {
+				r.t.Fatal("capture ended by itself")
+			}
+			stopped = true
+			return true
 		default:
 		}
 		return c.Status().State != "starting" && c.Status().Trouble == nil
 	})
-	return c, stop
+	return c, stop, err
 }
 
 type testWriter struct{ t *testing.T }

@@ -133,9 +133,13 @@ func (r *rig) torment(ctx context.Context, rnd *rand.Rand, kafka *kafkatest.Fake
 			end(stop)
 			c, stop = r.start()
 		case "fenced":
-			old := stop
-			c, stop = r.start()
-			end(old)
+			next, stopNext, err := r.tryStart()
+			if trouble.CodeOf(err) == trouble.Fenced {
+				continue // the older one was about to try again, before the newer one had claimed the source
+			}
+			must(r.t, err)
+			end(stop)
+			c, stop = next, stopNext
 		case "connection":
 			r.exec(fmt.Sprintf(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '%s' and active`, r.config.Source.slot()))
 		case "cut":
