@@ -35,13 +35,6 @@ func (c *Capture) Check(ctx context.Context, r *terminal.Check) error {
 	return r.End("capture")
 }
 
-func plural(n int, word string) string {
-	if n == 1 {
-		return "1 " + word
-	}
-	return fmt.Sprintf("%d %ss", n, word)
-}
-
 func (c *Capture) checkSource(ctx context.Context, r *terminal.Check, dsn string) {
 	r.Part("Server", "")
 	cat, err := catalog.Open(ctx, dsn, "tributary check")
@@ -70,7 +63,7 @@ func (c *Capture) checkSource(ctx context.Context, r *terminal.Check, dsn string
 	if n, err := cat.TemporaryTables(ctx); err != nil {
 		r.Failed("temporary", err)
 	} else if n > 0 {
-		r.Note(plural(n, "table"), "temporary, of the sessions that are open now: they have no WAL to read")
+		r.Note(service.Plural(n, "table"), "temporary, of the sessions that are open now: they have no WAL to read")
 	}
 }
 
@@ -163,7 +156,7 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 		r.Fail(trouble.Config, "none", fmt.Sprintf("no table matches source.tables: %s", strings.Join(c.config.Source.Tables, ", ")))
 	}
 	if all > 0 {
-		r.OK(plural(all, "table"), "with a usable replica identity; all operations are captured")
+		r.OK(service.Plural(all, "table"), "with a usable replica identity; all operations are captured")
 	}
 	covers, _, err := c.config.covers()
 	if err != nil {
@@ -180,7 +173,7 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 			continue
 		case catalog.All:
 			if t.Partitioned {
-				r.OK("1 table", fmt.Sprintf("%s: %s, captured through the root", name, plural(len(t.Leaves), "partition")))
+				r.OK("1 table", fmt.Sprintf("%s: %s, captured through the root", name, service.Plural(len(t.Leaves), "partition")))
 			}
 		}
 		if len(t.Generated) > 0 {

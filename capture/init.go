@@ -103,7 +103,7 @@ func (d *Draft) Write(w io.Writer) {
 			}
 		}
 	}
-	p("  # %s, %s, "+count+". Tables that are made later and match are taken up by themselves.\n", plural(captured, "table"), service.FormatBytes(size), service.FormatCount(rows))
+	p("  # %s, %s, "+count+". Tables that are made later and match are taken up by themselves.\n", service.Plural(captured, "table"), service.FormatBytes(size), service.FormatCount(rows))
 	p("  tables: # the last pattern that fits a table decides; ! in front leaves out, as in \"!public.audit_*\"\n")
 	p("    # %10s %12s  TABLE\n", "SIZE", "ROWS")
 	for _, group := range d.schemas() {
@@ -183,7 +183,7 @@ func describe(t *catalog.Table) string {
 		text += "  no key, told apart by all values"
 	}
 	if t.Partitioned {
-		text += ", " + plural(len(t.Leaves), "partition")
+		text += ", " + service.Plural(len(t.Leaves), "partition")
 	}
 	return text
 }

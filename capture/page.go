@@ -68,7 +68,7 @@ func (st *Status) tiles() []page.Tile {
 	publish := page.Tile{Name: "To publish", Value: service.FormatBytes(st.ToPublish)}
 	switch {
 	case st.ETASeconds != nil && st.LagSeconds > freshness.Seconds():
-		publish.Lines = []string{"about " + service.FormatLeft(seconds(*st.ETASeconds))}
+		publish.Lines = []string{service.FormatLeft(seconds(*st.ETASeconds))}
 	case st.Falling && st.LagSeconds > freshness.Seconds():
 		publish.Lines = []string{"not catching up"}
 	}
@@ -119,19 +119,19 @@ func (st *Status) snapshotTile() page.Tile {
 	t := page.Tile{Name: "Snapshot", Value: "none runs"}
 	switch {
 	case s.TablesDone < s.Tables:
-		t.Value, t.Lines = percent(s.Rows, s.RowsExpected), []string{fmt.Sprintf("%d of %s", s.TablesDone, plural(s.Tables, "table"))}
+		t.Value, t.Lines = percent(s.Rows, s.RowsExpected), []string{fmt.Sprintf("%d of %s", s.TablesDone, service.Plural(s.Tables, "table"))}
 		if s.RowsExpected != nil {
 			t.Bar = bar(s.Rows, s.RowsExpected)
 		} else {
 			t.Lines = append(t.Lines, service.FormatCount(s.Rows)+" rows so far; of how many is not known, as a table was never analyzed")
 		}
 		if s.ETASeconds != nil {
-			t.Lines = append(t.Lines, "about "+service.FormatLeft(seconds(*s.ETASeconds)))
+			t.Lines = append(t.Lines, service.FormatLeft(seconds(*s.ETASeconds)))
 		}
 	case !s.EndedAt.IsZero():
-		t.Lines = []string{fmt.Sprintf("the last one ended %s ago, %s", service.FormatDuration(time.Since(s.EndedAt)), plural(s.Tables, "table"))}
+		t.Lines = []string{fmt.Sprintf("the last one ended %s ago, %s", service.FormatDuration(time.Since(s.EndedAt)), service.Plural(s.Tables, "table"))}
 	case s.Tables > 0:
-		t.Lines = []string{fmt.Sprintf("%s, %s rows read before", plural(s.Tables, "table"), service.FormatCount(s.Rows))}
+		t.Lines = []string{fmt.Sprintf("%s, %s rows read before", service.Plural(s.Tables, "table"), service.FormatCount(s.Rows))}
 	}
 	return t
 }
@@ -164,7 +164,7 @@ func (t *TableStatus) rows() string {
 }
 
 func (st *Status) snapshot() *page.Snapshot {
-	s := &page.Snapshot{Title: fmt.Sprintf("Snapshot: %d of %s done", st.Snapshot.TablesDone, plural(st.Snapshot.Tables, "table"))}
+	s := &page.Snapshot{Title: fmt.Sprintf("Snapshot: %d of %s done", st.Snapshot.TablesDone, service.Plural(st.Snapshot.Tables, "table"))}
 	for i := range st.Tables {
 		t := &st.Tables[i]
 		if t.State != service.StateSnapshotting {

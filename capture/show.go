@@ -53,7 +53,7 @@ func Until(name string) (terminal.Missing, error) {
 			if r.Snapshot.Tables > 0 && r.Snapshot.TablesDone == r.Snapshot.Tables {
 				return ""
 			}
-			return fmt.Sprintf("%d of %s done", r.Snapshot.TablesDone, plural(r.Snapshot.Tables, "table"))
+			return fmt.Sprintf("%d of %s done", r.Snapshot.TablesDone, service.Plural(r.Snapshot.Tables, "table"))
 		}), nil
 	}
 	return nil, terminal.Usagef("--wait is %q; write caught-up or snapshot-done", name)
@@ -118,9 +118,9 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 		if bars := r.Bars(); len(bars) > 0 && out.Terminal {
 			left := ""
 			if r.Snapshot.ETASeconds != nil {
-				left = ", about " + service.FormatLeft(seconds(*r.Snapshot.ETASeconds))
+				left = ", " + service.FormatLeft(seconds(*r.Snapshot.ETASeconds))
 			}
-			out.Printf("\nSnapshot: %d of %s done, %s of the rows%s\n", r.Snapshot.TablesDone, plural(r.Snapshot.Tables, "table"),
+			out.Printf("\nSnapshot: %d of %s done, %s of the rows%s\n", r.Snapshot.TablesDone, service.Plural(r.Snapshot.Tables, "table"),
 				percent(r.Snapshot.Rows, r.Snapshot.RowsExpected), left)
 			out.BarLines(bars)
 		}

@@ -61,7 +61,7 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 	if q.Cancel {
 		asked = "asked to give up what is read again of %s: %s\n"
 	}
-	fmt.Fprintf(out, asked, plural(len(names), "table"), strings.Join(names, ", "))
+	fmt.Fprintf(out, asked, service.Plural(len(names), "table"), strings.Join(names, ", "))
 	if !slot.Active {
 		fmt.Fprintln(out, "no capture runs at present; the next one finds the request")
 	}
@@ -165,7 +165,7 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 		}
 	}
 	if len(asked) == 0 {
-		return nil, failed(fmt.Sprintf("%q", q.Tables), fmt.Errorf("no captured table matches; %s captured", plural(len(tables), "table")))
+		return nil, failed(fmt.Sprintf("%q", q.Tables), fmt.Errorf("no captured table matches; %s captured", service.Plural(len(tables), "table")))
 	}
 	return asked, nil
 }

@@ -119,24 +119,24 @@ func (st *Status) headline() string {
 	switch st.State {
 	case service.StateUpToDate:
 		if n := st.held(); n > 0 {
-			return fmt.Sprintf("publishes, %s behind, but for %s that cannot go on.", behind, plural(n, "table"))
+			return fmt.Sprintf("publishes, %s behind, but for %s that cannot go on.", behind, service.Plural(n, "table"))
 		}
 		if st.ChangesPerSecond >= 1 {
 			behind += fmt.Sprintf(" behind, %s changes/s", service.FormatCount(int64(math.Round(st.ChangesPerSecond))))
 		} else {
 			behind += " behind"
 		}
-		return fmt.Sprintf("is healthy: %s, WAL %s of %s. %s.", behind, service.FormatBytes(st.WAL.RetainedBytes), service.FormatBytes(st.WAL.BudgetBytes), plural(len(st.Tables), "table"))
+		return fmt.Sprintf("is healthy: %s, WAL %s of %s. %s.", behind, service.FormatBytes(st.WAL.RetainedBytes), service.FormatBytes(st.WAL.BudgetBytes), service.Plural(len(st.Tables), "table"))
 	case service.StateCatchingUp:
 		text := fmt.Sprintf("is catching up: %s of WAL to publish, %s behind", service.FormatBytes(st.ToPublish), behind)
 		if st.ETASeconds != nil {
-			text += ", about " + service.FormatLeft(seconds(*st.ETASeconds)) + " at the present rate"
+			text += ", " + service.FormatLeft(seconds(*st.ETASeconds)) + " at the present rate"
 		}
 		return text + "."
 	case service.StateBehind:
 		return fmt.Sprintf("is falling behind: %s of WAL to publish, %s behind, and it grows.", service.FormatBytes(st.ToPublish), behind)
 	case service.StateSnapshotting:
-		return fmt.Sprintf("reads existing rows: %d of %s done.", st.Snapshot.TablesDone, plural(st.Snapshot.Tables, "table"))
+		return fmt.Sprintf("reads existing rows: %d of %s done.", st.Snapshot.TablesDone, service.Plural(st.Snapshot.Tables, "table"))
 	case service.StatePaused:
 		text := fmt.Sprintf("is paused by %s for %s", st.Paused.By, ago(st.Paused.Since))
 		if st.Paused.Reason != "" {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,7 +22,10 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink"
@@ -351,11 +355,25 @@ func TestKafkaAway(t *testing.T) {
 	w.loaded(shop, 50)
 }
 
-// TestMemoryIsBounded: with the warehouse locked, records pile up to the limit and no further.
+// TestMemoryIsBounded: with the warehouse locked, records pile up to the limit and no further, and the status names who has
+// the lock, as far as the sink's role may see it.
 func TestMemoryIsBounded(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Batch.Memory = 4 << 20
 	w.cfg.Batch.Bytes = 1 << 20
+	database := w.conn.Config().Database
+	role := postgres.Ident("sink of " + database)
+	for _, sql := range []string{`CREATE ROLE ` + role + ` LOGIN`, `GRANT CREATE, TEMPORARY ON DATABASE ` + postgres.Ident(database) + ` TO ` + role, `GRANT USAGE, CREATE ON SCHEMA public TO ` + role} {
+		if _, err := w.conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	as, err := url.Parse(w.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	as.User = url.User("sink of " + database)
+	w.cfg.Warehouse.DSN = config.Secret(as.String())
 	shop := w.source("shop")
 	r := relation("t", "id integer key", "big text")
 	big := strings.Repeat("x", 10_000)
@@ -363,8 +381,10 @@ func TestMemoryIsBounded(t *testing.T) {
 	s := w.start(w.cfg)
 	w.complete(shop)
 	lock := w.connect(w.dsn)
-	if _, err := lock.Exec(t.Context(), `BEGIN; LOCK TABLE public.t`); err != nil {
-		t.Fatal(err)
+	for _, sql := range []string{`SET application_name = 'a person'; BEGIN`, `LOCK TABLE public.t`} {
+		if _, err := lock.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for i := range 20 {
 		shop.tx(many(100, func(j int) event { return ins(r, 1+100*i+j, big) })...)
@@ -378,6 +398,23 @@ func TestMemoryIsBounded(t *testing.T) {
 	if limit := int64(w.cfg.Batch.Memory); most > limit {
 		t.Errorf("%d bytes held", most)
 	}
+	holder := fmt.Sprintf("a lock held by pid %d (a person)", lock.PgConn().PID())
+	w.eventually("waiting "+holder, func() any { st := s.Status(); return st.Tables[0].State + " " + st.Tables[0].WaitingOn })
+	why := func() string {
+		st := s.Status()
+		i := slices.IndexFunc(st.Needs, func(n service.Need) bool { return n.Code == trouble.LockWait })
+		if i < 0 || st.Needs[i].Subject != "public.t" || !strings.HasPrefix(st.Headline, "is waiting for "+holder+": 1 of 1 table") {
+			t.Fatalf("%q, %+v", st.Headline, st.Needs)
+		}
+		return st.Needs[i].Why
+	}
+	if got := why(); !strings.HasSuffix(got, " is only shown to a role with pg_read_all_stats") {
+		t.Error(got)
+	}
+	if _, err := w.conn.Exec(t.Context(), `GRANT pg_read_all_stats TO `+role); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(true, func() any { return strings.Contains(why(), "is idle in transaction, its newest statement is LOCK; its transaction began ") })
 	if _, err := lock.Exec(t.Context(), `ROLLBACK`); err != nil {
 		t.Fatal(err)
 	}

@@ -99,7 +99,7 @@ func (st *Status) tiles() []page.Tile {
 		records += st.Tables[i].Records
 	}
 	if parked > 0 {
-		complete.Lines = append(complete.Lines, "except "+plural(int(parked), "parked row"))
+		complete.Lines = append(complete.Lines, "except "+service.Plural(parked, "parked row"))
 	}
 
 	applied := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(st.RowsPerSec) + " /s", Lines: []string{"changes, by this sink"}}
@@ -111,12 +111,12 @@ func (st *Status) tiles() []page.Tile {
 		latency.Value, latency.Lines = "p50 "+service.FormatSeconds(*st.LatencyP50), []string{"p99 " + service.FormatSeconds(*st.LatencyP99), "commit to commit"}
 	}
 	memory := fmt.Sprintf("%s of %s", service.FormatBytes(st.BufferBytes), service.FormatBytes(st.BufferLimit))
-	waiting := page.Tile{Name: "Waiting", Value: plural(int(records), "record"), Lines: []string{memory + " in memory"}}
+	waiting := page.Tile{Name: "Waiting", Value: service.Plural(records, "record"), Lines: []string{memory + " in memory"}}
 	if st.BufferLimit > 0 {
 		waiting.Bar = &page.Bar{Part: float64(min(st.BufferBytes, st.BufferLimit)), Whole: float64(st.BufferLimit), Text: memory}
 	}
 	members := page.Tile{Name: "Members", Value: service.FormatCount(int64(max(len(st.Members), 1))), Lines: []string{
-		plural(st.Partitions, "partition") + " here", plural(int(st.Rebalances), "rebalance"),
+		service.Plural(st.Partitions, "partition") + " here", service.Plural(st.Rebalances, "rebalance"),
 	}}
 	return []page.Tile{fresh, complete, applied, latency, waiting, members}
 }
@@ -149,7 +149,7 @@ func (st *Status) sources() page.Table {
 		}
 		capture := page.Cell{State: src.Capture.State, Text: service.FormatSeconds(src.Capture.BehindSeconds)}
 		if src.Capture.Held > 0 {
-			capture.Text += ", holds " + plural(src.Capture.Held, "table")
+			capture.Text += ", holds " + service.Plural(src.Capture.Held, "table")
 		}
 		if src.SilentSeconds > 0 {
 			note = "for " + service.FormatSeconds(src.SilentSeconds)
@@ -227,7 +227,7 @@ func (t *TableStatus) note() string {
 	case t.WaitingOn != "":
 		add("for " + t.WaitingOn)
 	case t.ETASeconds != nil && t.State == StateCatchingUp:
-		add("about " + service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
+		add(service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
 	case t.ReloadDue:
 		add("loaded anew: removes rows that are gone")
 	case t.ReloadSince != nil && t.State == StateSnapshotting:

@@ -136,6 +136,19 @@ var moments = map[string]func(at time.Time) *shown{
 		}
 		return s
 	},
+	"lock": func(at time.Time) *shown { // and one whose holder this role may see little of
+		s := calm(at)
+		s.st.Locks = []Lock{
+			{"sales.payment", at.Add(-41 * time.Second).UTC(), 4711, "psql", "ada", "idle in transaction", new(at.Add(-2 * time.Minute).UTC()), "ALTER"},
+			{"sales.stock", at.Add(-8 * time.Second).UTC(), 4712, "DBeaver", "bob", "", nil, ""},
+		}
+		for _, i := range []int{2, 3} {
+			t := &s.st.Tables[i]
+			t.State, t.Records, t.BehindSeconds, t.RowsPerSec = StateWaiting, 312, 41, 0
+			t.WaitingOn, _ = s.st.waitOf(t.Target)
+		}
+		return s
+	},
 	"falling_behind": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -190,7 +191,7 @@ func (o *Operator) TestRule(ctx context.Context, cfg Config, topic string, last 
 		}
 	}
 	first, end := records[0], records[len(records)-1]
-	fmt.Fprintf(w, "%s\n\n%d records, offsets %d to %d, committed %s to %s; nothing is written\n", ruleHead(plan), t.seen, first.Offset, end.Offset,
+	fmt.Fprintf(w, "%s\n\n%s, offsets %d to %d, committed %s to %s; nothing is written\n", ruleHead(plan), service.Plural(t.seen, "record"), first.Offset, end.Offset,
 		first.Timestamp.UTC().Format(time.TimeOnly), end.Timestamp.UTC().Format(time.TimeOnly))
 	for _, line := range []struct {
 		n    int

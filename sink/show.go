@@ -180,7 +180,7 @@ func (r *Report) facts() []terminal.Fact {
 		if r.LatencyP50 != nil && r.LatencyP99 != nil {
 			add("latency", "p50 "+service.FormatSeconds(*r.LatencyP50), "p99 "+service.FormatSeconds(*r.LatencyP99)+", commit at the source to commit here, last 5 min")
 		}
-		add("waiting", service.FormatCount(records)+" records", fmt.Sprintf("%s in memory, limit %s", service.FormatBytes(r.BufferBytes), service.FormatBytes(r.BufferLimit)))
+		add("waiting", service.Plural(records, "record"), fmt.Sprintf("%s in memory, limit %s", service.FormatBytes(r.BufferBytes), service.FormatBytes(r.BufferLimit)))
 	}
 	if goes, ok := service.TimeGoes(r.Stages); ok {
 		add("time goes", goes, "")
@@ -188,12 +188,16 @@ func (r *Report) facts() []terminal.Fact {
 	for _, w := range r.Waiting {
 		add("waits", "for "+whom(w.For), fmt.Sprintf("for %s, try %d", service.FormatDuration(time.Since(w.Since)), w.Tries))
 	}
+	for i := range r.Locks {
+		l := &r.Locks[i]
+		add("waits", "for "+l.whose(), "for "+service.FormatDuration(time.Since(l.Since)))
+	}
 	if len(r.Members) > 0 {
 		names := make([]string, len(r.Members))
 		for i, m := range r.Members {
-			names[i] = fmt.Sprintf("%s (%s)", m.Instance, plural(m.Partitions, "partition"))
+			names[i] = fmt.Sprintf("%s (%s)", m.Instance, service.Plural(m.Partitions, "partition"))
 		}
-		add("members", plural(len(r.Members), "sink"), strings.Join(names, ", "))
+		add("members", service.Plural(len(r.Members), "sink"), strings.Join(names, ", "))
 	}
 	return all
 }

@@ -66,6 +66,7 @@ type Sink struct {
 	reloads  []warehouse.OpenReload
 	retained map[string]warehouse.Expired // by topic
 	members  []warehouse.Member           // while the page is looked at
+	locks    []warehouse.Lock             // that the group waits for
 	lookedAt time.Time                    // when all this was read
 	step     string                       // of the start, "" once running
 	unlisted map[string]bool

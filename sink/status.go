@@ -64,6 +64,7 @@ type Status struct {
 	Accepted         []service.Need  `json:"accepted"` // warnings that the configuration accepts
 	Events           []service.Event `json:"events"`   // of this sink, the newest first
 	Members          []Member        `json:"members"`  // sinks that own a partition
+	Locks            []Lock          `json:"locks"`    // that the group has been waiting for for some seconds
 	FreshnessSeconds float64         `json:"freshness_seconds"`
 	RowsPerSecHour   *float64        `json:"rows_per_second_hour"` // over the last hour; null in the first minute
 
@@ -75,6 +76,18 @@ type Member struct {
 	Instance   string     `json:"instance"`
 	Partitions int        `json:"partitions"`
 	AppliedAt  *time.Time `json:"applied_at,omitempty"` // when it wrote last
+}
+
+// Lock is one in the warehouse that somebody else holds.
+type Lock struct {
+	Table       string     `json:"table,omitempty"`
+	Since       time.Time  `json:"since"`
+	PID         int32      `json:"pid"` // 0: of a prepared transaction
+	Application string     `json:"application"`
+	User        string     `json:"user"`
+	State       string     `json:"state,omitempty"` // of the session, like began_at and statement: absent where the role may not see it
+	Began       *time.Time `json:"began_at,omitempty"`
+	Statement   string     `json:"statement,omitempty"` // the first word of its newest one
 }
 
 // Waiting is something that is tried again and again.
@@ -164,7 +177,7 @@ func (s *Sink) Status() *Status {
 		Schema: statusSchema, Group: s.cfg.Group, Instance: s.instance, Build: service.ThisBuild(), Since: s.started.UTC(),
 		WarehouseUp: true, Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
-		Events: s.vitals.events.Newest(), Members: []Member{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.applied.HourMean(),
+		Events: s.vitals.events.Newest(), Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.applied.HourMean(),
 		accept: s.cfg.accepted(),
 	}
 	if p50, p99, ok := s.Latency(); ok {
@@ -186,6 +199,9 @@ func (s *Sink) Status() *Status {
 	sources, lookedAt := slices.Clone(s.sources), s.lookedAt
 	for _, m := range s.members {
 		st.Members = append(st.Members, Member{m.Instance, m.Partitions, m.AppliedAt})
+	}
+	for _, l := range s.locks {
+		st.Locks = append(st.Locks, Lock{l.Table, l.Since.UTC(), l.PID, l.Application, l.User, l.State, utc(l.Began), l.Statement})
 	}
 	troubles := map[string]*Trouble{}
 	for _, q := range s.troubles {
@@ -216,7 +232,6 @@ func (s *Sink) Status() *Status {
 	if !s.cfg.HTTP.ShowsKeys() {
 		st.hideKeys(troubles)
 	}
-	stageWaits := longestWait(st.Stages)
 	topics := slices.Clone(overview.Topics)
 	for _, topic := range overview.Unrouted {
 		if s.consumed(topic) {
@@ -225,7 +240,7 @@ func (s *Sink) Status() *Status {
 	}
 	slices.Sort(topics)
 	for _, topic := range topics {
-		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], waits, stageWaits); ok {
+		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], waits, st.waitOf); ok {
 			if t.Partitions == 0 && t.State == StateUpToDate && late(t.Source).Seconds() > t.FreshnessSeconds {
 				t.State = StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
@@ -304,14 +319,25 @@ func (src *SourceStatus) hush(lookedAt time.Time) {
 	}
 }
 
-// longestWait is how long a stage has been waiting for the warehouse, or for something else that it can name.
-func longestWait(stages []service.StageState) (longest service.StageState) {
-	for _, stage := range stages {
-		if stage.WaitingOn != "" && stage.WaitingOn != waitMemory && (longest.WaitingOn == "" || stage.Since.Before(longest.Since)) {
-			longest = stage
+// waitOf gives what a table that does not move waits for: a stage that says so, or a lock, first one on its target; since when, too.
+func (st *Status) waitOf(target string) (on string, since time.Time) {
+	for i := range st.Stages {
+		if stage := &st.Stages[i]; stage.WaitingOn != "" && stage.WaitingOn != waitMemory && (on == "" || stage.Since.Before(since)) {
+			on, since = stage.WaitingOn, stage.Since
 		}
 	}
-	return longest
+	if len(st.Locks) == 0 {
+		return on, since
+	}
+	l := &st.Locks[max(slices.IndexFunc(st.Locks, func(l Lock) bool { return l.Table == target }), 0)]
+	return l.whose(), l.Since // the more exact word: who waits at a lock says nothing else
+}
+
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	return new(t.UTC())
 }
 
 // addSources adds the sources behind the tables, from whose states theirs comes.
@@ -390,7 +416,7 @@ func (t *TableStatus) reloads(topic string, open []warehouse.OpenReload) {
 	}
 }
 
-func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows warehouse.TableProgress, waits bool, stage service.StageState) (TableStatus, bool) {
+func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows warehouse.TableProgress, waits bool, waitOf func(target string) (on string, since time.Time)) (TableStatus, bool) {
 	route, ok := s.match(topic)
 	if !ok {
 		return TableStatus{}, false
@@ -442,13 +468,14 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 		out.Position = newest.String()
 	}
 	out.BehindSeconds, f.Known = f.Behind.Seconds(), out.Records > 0
+	on, since := waitOf(out.Target)
 	switch {
 	case barrier:
 		f.Barred, out.WaitingOn = true, "the other partitions of a TRUNCATE"
 	case waits && f.Known:
 		f.Barred = true
-	case stage.WaitingOn != "" && f.Unmoved >= service.WaitingAfter:
-		f.Waits, out.WaitingOn = min(now.Sub(stage.Since), f.Unmoved), stage.WaitingOn
+	case on != "" && f.Unmoved >= service.WaitingAfter:
+		f.Waits, out.WaitingOn = min(now.Sub(since), f.Unmoved), on
 	}
 	if out.State = f.State(); out.State != StateWaiting {
 		out.WaitingOn = ""

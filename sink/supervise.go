@@ -219,6 +219,9 @@ func (v *supervisor) barriers(ctx context.Context) error {
 
 // look reads the warehouse's tables once, and lets partitions go on whose hold is over.
 func (v *supervisor) look(ctx context.Context) error {
+	if err := v.locks(ctx); err != nil { // first: what follows may wait for one itself
+		return err
+	}
 	held := v.heldNow()
 	for p, h := range held {
 		if !h.written && !h.fenced && !h.paused && !h.moved && h.barrier.IsZero() {
@@ -289,6 +292,27 @@ func (v *supervisor) look(ctx context.Context) error {
 		v.s.setStep("") // also without partitions: there may be more sinks than these
 	}
 	v.s.notice()
+	return nil
+}
+
+// locks asks who holds the locks that are waited for, where nothing of a table moves.
+func (v *supervisor) locks(ctx context.Context) error {
+	var locks []warehouse.Lock
+	if v.s.unmoved(time.Now()) >= warehouse.LockPatience {
+		var err error
+		if locks, err = v.session.Locks(ctx); err != nil {
+			return err
+		}
+	}
+	v.s.mu.Lock()
+	before := v.s.locks
+	v.s.locks = locks
+	v.s.mu.Unlock()
+	for _, l := range locks {
+		if !slices.ContainsFunc(before, func(b warehouse.Lock) bool { return b.PID == l.PID && b.Table == l.Table }) {
+			v.s.log.Warn("waits for a lock", "table", l.Table, "pid", l.PID, "application", l.Application, "user", l.User)
+		}
+	}
 	return nil
 }
 

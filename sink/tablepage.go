@@ -29,7 +29,12 @@ func (st *Status) alone(name string) bool {
 		if t := &st.Tables[i]; t.name() == name {
 			source = t.Source
 		} else {
-			others[t.name()] = true
+			others[t.name()], others[t.Target] = true, true
+		}
+	}
+	for i := range st.Tables {
+		if t := &st.Tables[i]; t.name() == name {
+			delete(others, t.Target) // which may be that of others, too
 		}
 	}
 	for i := range st.Sources {
@@ -61,7 +66,7 @@ func (st *Status) tablePage() page.View {
 		behind.State = t.State
 	}
 	if t.ETASeconds != nil && t.Records > 0 {
-		waiting.Lines = append(waiting.Lines, "about "+service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
+		waiting.Lines = append(waiting.Lines, service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
 	}
 	if t.Partitions == 0 {
 		behind.Value, behind.Lines = "–", []string{"another sink has its partitions"}
@@ -121,7 +126,7 @@ func (t *TableStatus) sentence() string {
 		text += ": " + note
 	}
 	if t.Records > 0 && t.State != StateUpToDate {
-		text += fmt.Sprintf("; %s behind, %s wait", service.FormatSeconds(t.BehindSeconds), plural(int(t.Records), "record"))
+		text += fmt.Sprintf("; %s behind, %s %s", service.FormatSeconds(t.BehindSeconds), service.Plural(t.Records, "record"), service.Agree(t.Records, "waits", "wait"))
 	}
 	return text + "."
 }

@@ -164,6 +164,16 @@ func (t *tableStats) sample(now time.Time, at *standing) int64 {
 	return changes
 }
 
+// unmoved gives the longest time for which nothing of a table has moved, though something of it waits.
+func (s *Sink) unmoved(now time.Time) (longest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.tables {
+		longest = max(longest, t.unmoved(now))
+	}
+	return longest
+}
+
 // unmoved gives for how long nothing of what waits was applied, 0 while nothing waits.
 func (t *tableStats) unmoved(now time.Time) time.Duration {
 	t.mu.Lock()

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -54,7 +55,7 @@ func (st *Status) tell(topics, looked, waits bool) {
 		st.Headline = "is waiting for topics: none matches the rules"
 		st.Needs = service.Needs(append(st.Needs, service.Need{
 			Code: trouble.NoTopics, Subject: st.Group, What: "no topic matches the rules yet",
-			Why: fmt.Sprintf("%s %s there that no rule wants", plural(len(st.Unmatched), "topic"), isOrAre(int64(len(st.Unmatched)))),
+			Why: fmt.Sprintf("%s %s there that no rule wants", service.Plural(len(st.Unmatched), "topic"), service.Agree(len(st.Unmatched), "is", "are")),
 		}))
 	}
 }
@@ -75,7 +76,7 @@ func (st *Status) sentence() string {
 			late++
 		}
 	}
-	size := fmt.Sprintf("%s, %s", plural(len(st.Sources), "source"), plural(len(st.Tables), "table"))
+	size := fmt.Sprintf("%s, %s", service.Plural(len(st.Sources), "source"), service.Plural(len(st.Tables), "table"))
 	switch st.State {
 	case StateUpToDate:
 		complete := ""
@@ -86,13 +87,17 @@ func (st *Status) sentence() string {
 	case StateSilent:
 		return fmt.Sprintf("has all there is, but a capture is silent. %s.", size)
 	}
-	of := fmt.Sprintf("%d of %s", late, plural(len(st.Tables), "table"))
+	of := fmt.Sprintf("%d of %s", late, service.Plural(len(st.Tables), "table"))
 	switch st.State {
+	case StateWaiting:
+		if len(st.Locks) > 0 {
+			return fmt.Sprintf("is waiting for %s: %s%s.", st.Locks[0].whose(), of, st.furthest())
+		}
 	case StateSnapshotting:
 		return "takes in existing rows: " + of + "."
 	case StatePaused:
 		if late == len(st.Tables) {
-			return "is paused: " + plural(late, "table") + "."
+			return "is paused: " + service.Plural(late, "table") + "."
 		}
 		return "is paused in part: " + of + ", all others go on."
 	}
@@ -107,7 +112,7 @@ func (st *Status) furthest() string {
 	}
 	text := fmt.Sprintf(", %s %s behind", worst.name(), service.FormatSeconds(worst.BehindSeconds))
 	if worst.ETASeconds != nil && st.State == StateCatchingUp {
-		text += ", about " + service.FormatLeft(time.Duration(*worst.ETASeconds*float64(time.Second)))
+		text += ", " + service.FormatLeft(time.Duration(*worst.ETASeconds*float64(time.Second)))
 	}
 	return text
 }
@@ -141,14 +146,14 @@ func (st *Status) needs() []service.Need {
 		if t.Parked > 0 {
 			what := service.Quote(t.name())
 			all = append(all, service.Need{
-				Code: trouble.Parked, Subject: t.name(), What: fmt.Sprintf("%s of %s %s parked", plural(int(t.Parked), "row"), t.name(), isOrAre(t.Parked)),
+				Code: trouble.Parked, Subject: t.name(), What: fmt.Sprintf("%s of %s %s parked", service.Plural(t.Parked, "row"), t.name(), service.Agree(t.Parked, "is", "are")),
 				Do: []service.Step{{Command: "sink parked show " + what}, {Command: "sink parked retry " + what, Note: "when what was wrong is mended"}},
 			})
 		}
 		switch t.State {
 		case StateStuck:
 			all = append(all, service.Need{
-				Code: trouble.Stuck, Urgent: true, Subject: t.name(), What: fmt.Sprintf("nothing of %s moves, though %s wait", t.name(), plural(int(t.Records), "record")),
+				Code: trouble.Stuck, Urgent: true, Subject: t.name(), What: fmt.Sprintf("nothing of %s moves, though %s %s", t.name(), service.Plural(t.Records, "record"), service.Agree(t.Records, "waits", "wait")),
 				Why: "no stage says that it waits for anybody: this is a defect of Tributary",
 			})
 		case StateBehind:
@@ -157,7 +162,7 @@ func (st *Status) needs() []service.Need {
 	}
 	if len(behind) > 0 {
 		all = append(all, service.Need{
-			Code: trouble.FallingBehind, Subject: behind[0], What: plural(len(behind), "table") + " not catching up, the first is " + behind[0], Why: st.limit(),
+			Code: trouble.FallingBehind, Subject: behind[0], What: fmt.Sprintf("%s %s not catching up, the first is %s", service.Plural(len(behind), "table"), service.Agree(len(behind), "is", "are"), behind[0]), Why: st.limit(),
 		})
 	}
 	for i := range st.Waiting {
@@ -167,6 +172,9 @@ func (st *Status) needs() []service.Need {
 			})
 		}
 	}
+	for i := range st.Locks {
+		all = append(all, st.Locks[i].need())
+	}
 	for i := range st.Sources {
 		if src := &st.Sources[i]; src.SilentSeconds > 0 {
 			all = append(all, service.Need{
@@ -175,6 +183,43 @@ func (st *Status) needs() []service.Need {
 		}
 	}
 	return all
+}
+
+// whose names the lock by its holder.
+func (l *Lock) whose() string {
+	switch {
+	case l.PID == 0:
+		return "a lock of a prepared transaction"
+	case l.Application == "":
+		return fmt.Sprintf("a lock held by pid %d", l.PID)
+	}
+	return fmt.Sprintf("a lock held by pid %d (%s)", l.PID, l.Application)
+}
+
+// need tells of a lock that is waited for.
+func (l *Lock) need() service.Need {
+	table := cmp.Or(l.Table, "the warehouse")
+	n := service.Need{
+		Code: trouble.LockWait, Subject: table, Since: l.Since, What: fmt.Sprintf("writing to %s waits for %s", table, l.whose()),
+		Do: []service.Step{{Command: fmt.Sprintf("SELECT pg_terminate_backend(%d);", l.PID), Note: "ends that session and rolls back what it did; or wait until it is done"}},
+	}
+	if l.PID == 0 {
+		n.Do = []service.Step{{Command: "SELECT gid, owner, prepared FROM pg_prepared_xacts ORDER BY prepared;", Note: "then COMMIT PREPARED or ROLLBACK PREPARED what nobody wants any more"}}
+		return n
+	}
+	n.Why = "the session of " + cmp.Or(l.User, "the server itself")
+	if l.State == "" {
+		n.Why += "; what it does, and since when, is only shown to a role with pg_read_all_stats"
+		return n
+	}
+	n.Why += " is " + l.State
+	if l.Statement != "" {
+		n.Why += ", its newest statement is " + l.Statement
+	}
+	if l.Began != nil {
+		n.Why += fmt.Sprintf("; its transaction began %s ago", service.FormatDuration(time.Since(*l.Began)))
+	}
+	return n
 }
 
 // quarantined tells of a table that an error holds.
@@ -189,7 +234,7 @@ func (st *Status) quarantined(t *TableStatus) service.Need {
 	}
 	n.Means = "it is held there, all other tables go on"
 	if t.Records > 0 {
-		n.Means = fmt.Sprintf("%s wait in Kafka; all other tables go on", plural(int(t.Records), "record"))
+		n.Means = fmt.Sprintf("%s %s in Kafka; all other tables go on", service.Plural(t.Records, "record"), service.Agree(t.Records, "waits", "wait"))
 	}
 	for i := range st.Sources {
 		if src := &st.Sources[i]; src.Name == t.Source && src.CompleteAt != nil {
@@ -242,28 +287,14 @@ func whom(on string) string {
 	return on
 }
 
-func isOrAre(n int64) string {
-	if n == 1 {
-		return "is"
-	}
-	return "are"
-}
-
-func plural(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return service.FormatCount(int64(n)) + " " + what
-}
-
 // needsYou is the sentence about quarantined tables and parked records.
 func needsYou(bad, tables int, parked int64) string {
 	var what []string
 	if bad > 0 {
-		what = append(what, fmt.Sprintf("%s %s quarantined", plural(bad, "table"), isOrAre(int64(bad))))
+		what = append(what, fmt.Sprintf("%s %s quarantined", service.Plural(bad, "table"), service.Agree(bad, "is", "are")))
 	}
 	if parked > 0 {
-		what = append(what, fmt.Sprintf("%s %s parked", plural(int(parked), "row"), isOrAre(parked)))
+		what = append(what, fmt.Sprintf("%s %s parked", service.Plural(parked, "row"), service.Agree(parked, "is", "are")))
 	}
 	rest := ""
 	switch {

@@ -8,14 +8,18 @@ import (
 	"time"
 )
 
-// FormatDuration gives a duration as people read it: "0.41 s", "4.1 s", "41 s",
-// "2 min 41 s", "3 h 12 min", "12 d 4 h".
+// FormatDuration gives a duration as people read it: "3 ms", "0.41 s", "4.1 s", "41 s",
+// "2 min 41 s", "3 h 12 min", "12 d 4 h". What is not 0 is never told as 0.
 func FormatDuration(d time.Duration) string {
 	if d < 0 {
 		return "-" + FormatDuration(-max(d, -math.MaxInt64))
 	}
 	const day = 24 * time.Hour
 	switch {
+	case d == 0:
+		return "0 s"
+	case d < 9500*time.Microsecond:
+		return fmt.Sprintf("%d ms", max(d.Round(time.Millisecond), time.Millisecond)/time.Millisecond)
 	case d.Round(10*time.Millisecond) < time.Second:
 		return fmt.Sprintf("%.2f s", d.Seconds())
 	case d.Round(100*time.Millisecond) < 10*time.Second:
@@ -92,17 +96,30 @@ func groupThousands(digits string) string {
 	return b.String()
 }
 
-// FormatLeft gives a guess at how long something takes, as coarse as guesses are: "40 s", "6 min", "about 3 h".
+// FormatLeft gives a guess at how long something takes, as coarse as guesses are: "about 40 s", "about 6 min", "about 3 h", "more than a day".
 func FormatLeft(d time.Duration) string {
 	switch {
 	case d < 2*time.Minute:
-		return fmt.Sprintf("%d s", d.Round(time.Second)/time.Second)
+		return fmt.Sprintf("about %d s", d.Round(time.Second)/time.Second)
 	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", d.Round(time.Minute)/time.Minute)
+		return fmt.Sprintf("about %d min", d.Round(time.Minute)/time.Minute)
 	case d <= 24*time.Hour:
 		return fmt.Sprintf("about %d h", d.Round(time.Hour)/time.Hour)
 	}
 	return "more than a day"
+}
+
+// Plural gives a number of things: "1 row", "61,300 rows".
+func Plural[N int | int32 | int64](n N, thing string) string {
+	return FormatCount(int64(n)) + " " + thing + Agree(n, "", "s")
+}
+
+// Agree gives the word that goes with one thing, or with none or many.
+func Agree[N int | int32 | int64](n N, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
 }
 
 // FormatRate gives a number a second: "0.4", "31", "61,300", "16.0 M".

@@ -125,7 +125,10 @@ func TestForm(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-	is(FormatDuration(0), "0.00 s")
+	is(FormatDuration(0), "0 s")
+	is(FormatDuration(1), "1 ms")
+	is(FormatDuration(3400*time.Microsecond), "3 ms")
+	is(FormatDuration(9700*time.Microsecond), "0.01 s")
 	is(FormatDuration(412*time.Millisecond), "0.41 s")
 	is(FormatDuration(994*time.Millisecond), "0.99 s")
 	is(FormatDuration(996*time.Millisecond), "1.0 s")

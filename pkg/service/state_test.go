@@ -187,7 +187,7 @@ func TestEvents(t *testing.T) {
 
 func TestFormatLeft(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		40 * time.Second: "40 s", 6 * time.Minute: "6 min", 3*time.Hour + 5*time.Minute: "about 3 h", 30 * time.Hour: "more than a day",
+		40 * time.Second: "about 40 s", 6 * time.Minute: "about 6 min", 3*time.Hour + 5*time.Minute: "about 3 h", 30 * time.Hour: "more than a day",
 	} {
 		if got := FormatLeft(d); got != want {
 			t.Errorf("%s: %s, want %s", d, got, want)

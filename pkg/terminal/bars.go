@@ -208,7 +208,7 @@ func (p *Progress) speed() string {
 		parts = append(parts, service.FormatRate(p.Rate)+"/s")
 	}
 	if p.Left > 0 {
-		parts = append(parts, "about "+strings.TrimPrefix(service.FormatLeft(p.Left), "about "))
+		parts = append(parts, service.FormatLeft(p.Left))
 	}
 	return strings.Join(parts, "  ")
 }

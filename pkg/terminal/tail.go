@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
 )
 
 // Tail are the flags of a verb that follows changes, a line each, and the form of its lines.
@@ -48,7 +50,7 @@ func (l *Tail) Ready(out *Output, topics int) {
 	if !l.Values {
 		hint = "; values: --values"
 	}
-	out.Note("Ready. Reading %d topics (Ctrl-C ends%s)\n", topics, hint)
+	out.Note("Ready. Reading %s (Ctrl-C ends%s)\n", service.Plural(topics, "topic"), hint)
 }
 
 // Print writes a change, unless its operation is not wanted: document as JSON, or a line.

@@ -57,6 +57,7 @@ const (
 	ValueOutOfRange        Code = "value-out-of-range"
 	SchemaChangeBlocked    Code = "schema-change-blocked"
 	MissingIndex           Code = "missing-index"
+	LockWait               Code = "lock-wait"
 	RuleConflict           Code = "rule-conflict"
 	RuleError              Code = "rule-error"
 	RowCount               Code = "row-count"

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/verbs"
 )
 
@@ -31,7 +32,7 @@ func initCommand() *cobra.Command {
 			var file bytes.Buffer
 			d.Write(&file)
 			captured, leftOut := d.Counts()
-			summary := fmt.Sprintf("%d tables to capture", captured)
+			summary := service.Plural(captured, "table")+" to capture"
 			if leftOut > 0 {
 				summary += fmt.Sprintf(", %d left out", leftOut)
 			}

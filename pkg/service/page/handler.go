@@ -145,7 +145,7 @@ func (p *pages) tableView(name string) (v View, missing bool) {
 		if near := nearest(strings.ToLower(name), t.Rows); near != "" {
 			v.Near = near
 		}
-		v.Headline = fmt.Sprintf("There is no table %q among %s.", name, plural(len(t.Rows), "table"))
+		v.Headline = fmt.Sprintf("There is no table %q among %s.", name, service.Plural(len(t.Rows), "table"))
 	}
 	return v, true
 }

@@ -25,13 +25,6 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"recent": func(t time.Time) bool { return time.Since(t) < 12*time.Hour },
 }).ParseFS(templateFiles, "templates/*.html"))
 
-func plural(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return service.FormatCount(int64(n)) + " " + what
-}
-
 // shown is what the templates see.
 type shown struct {
 	View
@@ -108,7 +101,7 @@ func (s *shown) Colour() string {
 
 // Said is what is read aloud when it changes.
 func (s *shown) Said() string {
-	return fmt.Sprintf("%s %s: %s.", s.Program, service.Look(s.State).Word, plural(len(s.Needs), "thing")+" to look at")
+	return fmt.Sprintf("%s %s: %s.", s.Program, service.Look(s.State).Word, service.Plural(len(s.Needs), "thing")+" to look at")
 }
 
 // Filter gives what the filter holds.

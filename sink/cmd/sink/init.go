@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/verbs"
 	"github.com/tributary-cdc/tributary/sink"
 )
@@ -30,6 +31,6 @@ func initCommand() *cobra.Command {
 			}
 			var file bytes.Buffer
 			d.Write(cfg, &file)
-			return &verbs.Drafted{File: file.Bytes(), Summary: fmt.Sprintf("rules for %d tables", d.Tables()), Roles: d.Roles()}, nil
+			return &verbs.Drafted{File: file.Bytes(), Summary: "rules for " + service.Plural(d.Tables(), "table"), Roles: d.Roles()}, nil
 		})
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -116,7 +117,7 @@ func resumeCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				out.Printf("%d pauses ended, %d partitions are tried again\n", len(done.Pauses), len(done.Quarantines))
+				out.Printf("%s ended, %s %s tried again\n", service.Plural(len(done.Pauses), "pause"), service.Plural(len(done.Quarantines), "partition"), service.Agree(len(done.Quarantines), "is", "are"))
 				return nil
 			})
 		},
@@ -267,7 +268,7 @@ func describe(cmd *cobra.Command, o *sink.Operator, picked warehouse.Selection, 
 	if len(records) == 0 {
 		return errors.New("nothing is parked there (sink parked list)")
 	}
-	terminal.Of(cmd).Printf("%s/%s: %d records from offset %d on %s\n", picked.Source, picked.Table, len(records), records[0].Offset, what)
+	terminal.Of(cmd).Printf("%s/%s: %s from offset %d on %s\n", picked.Source, picked.Table, service.Plural(len(records), "record"), records[0].Offset, what)
 	return nil
 }
 
@@ -297,12 +298,12 @@ func parkedRetry() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeParked(cmd, args, &sel, &c, "are written, each with all that waits behind it", func(o *sink.Operator, picked warehouse.Selection) error {
 				done, err := o.Retry(cmd.Context(), picked)
-				terminal.Of(cmd).Printf("%d records written\n", done.Applied)
+				terminal.Of(cmd).Printf("%s written\n", service.Plural(done.Applied, "record"))
 				for _, f := range done.Failed {
-					terminal.Of(cmd).Printf("partition %d, %d records from offset %d on stay parked\n  error  %v\n", f.Partition, len(f.Offsets), f.Offsets[0], f.Err)
+					terminal.Of(cmd).Printf("partition %d, %s from offset %d on %s parked\n  error  %v\n", f.Partition, service.Plural(len(f.Offsets), "record"), f.Offsets[0], service.Agree(len(f.Offsets), "stays", "stay"), f.Err)
 				}
 				if err == nil && len(done.Failed) > 0 {
-					err = fmt.Errorf("%d keys stay parked", len(done.Failed))
+					err = fmt.Errorf("%s %s parked", service.Plural(len(done.Failed), "key"), service.Agree(len(done.Failed), "stays", "stay"))
 				}
 				return err
 			})
@@ -323,7 +324,7 @@ func parkedDiscard() *cobra.Command {
 			return changeParked(cmd, args, &sel, &c, "are given up; the warehouse will not have them", func(o *sink.Operator, picked warehouse.Selection) error {
 				n, err := o.Discard(cmd.Context(), picked, c.Reason)
 				if err == nil {
-					terminal.Of(cmd).Printf("%d records discarded\n", n)
+					terminal.Of(cmd).Printf("%s discarded\n", service.Plural(n, "record"))
 				}
 				return err
 			})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -24,14 +25,14 @@ func retentionCommand() *cobra.Command {
 			return err
 		}
 		for _, p := range partitions {
-			terminal.Of(cmd).Printf("%s: partition %s with %d rows would be %s\n", p.Target, p.Name, p.Rows, p.Deed)
+			terminal.Of(cmd).Printf("%s: partition %s with %s would be %s\n", p.Target, p.Name, service.Plural(p.Rows, "row"), p.Deed)
 		}
 		return nil
 	}), retentionVerb("run", "Remove what is too old now, at the rate of the configuration, and wait for it", func(cmd *cobra.Command, o *sink.Operator, cfg sink.Config) error {
 		return o.RunRetention(cmd.Context(), cfg.Retention.Rate, func(k warehouse.Keep, removed int64) {
-			terminal.Of(cmd).Printf("%s: %d rows of %s removed\n", k.Target, removed, k.Topic)
+			terminal.Of(cmd).Printf("%s: %s of %s removed\n", k.Target, service.Plural(removed, "row"), k.Topic)
 		}, func(p warehouse.TablePartition) {
-			terminal.Of(cmd).Printf("%s: partition %s with %d rows %s\n", p.Target, p.Name, p.Rows, p.Deed)
+			terminal.Of(cmd).Printf("%s: partition %s with %s %s\n", p.Target, p.Name, service.Plural(p.Rows, "row"), p.Deed)
 		})
 	}))
 }

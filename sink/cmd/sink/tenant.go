@@ -136,7 +136,7 @@ func tenantRemove() *cobra.Command {
 					if err != nil {
 						return fmt.Errorf("%w\n%d rows were removed; the tenant is not read any more; do it again to remove the rest", err, removed)
 					}
-					terminal.Of(cmd).Printf("%d rows removed; to bring it back: sink tenant resume %s\n", removed, p.Source)
+					terminal.Of(cmd).Printf("%s removed; to bring it back: sink tenant resume %s\n", service.Plural(removed, "row"), p.Source)
 					return nil
 				})
 		},
