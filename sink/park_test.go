@@ -104,7 +104,7 @@ func TestPoisonIsHeldExactly(t *testing.T) {
 			}
 			w.complete(shop)
 			w.rows(`SELECT count(*) FROM public.checked`, fmt.Sprint(n))
-			w.rows(`SELECT verb, subject, outcome FROM tributary.operation`, "resume|shop/public.checked|0 pauses ended, 1 partitions to be tried again")
+			w.rows(`SELECT verb, subject, outcome FROM tributary.operation`, "resume|shop/public.checked|0 pauses ended, 1 partition to be tried again")
 		})
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os/user"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -195,7 +195,7 @@ func (s *Session) Resume(ctx context.Context, source, table string, remedy Remed
 		}
 		return s.operation(ctx, tx, Operation{
 			Verb: verb, Subject: subject, Before: map[string]any{"pauses": out.Pauses, "quarantines": out.Quarantines},
-			Outcome: fmt.Sprintf("%d pauses ended, %d partitions to be tried again", len(out.Pauses), len(out.Quarantines)),
+			Outcome: service.Plural(len(out.Pauses), "pause") + " ended, " + service.Plural(len(out.Quarantines), "partition") + " to be tried again",
 		})
 	})
 	return out, err

@@ -5,13 +5,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -336,7 +336,7 @@ func (s *Session) Retry(ctx context.Context, at ParkedRecord, build func([]Parke
 		return records, s.broken("retry parked records of", subject, err)
 	}
 	err = s.operation(ctx, tx, Operation{
-		Verb: "parked retry", Subject: at.Source + "/" + at.Table, Outcome: fmt.Sprintf("%d records applied", len(records)),
+		Verb: "parked retry", Subject: at.Source + "/" + at.Table, Outcome: service.Plural(len(records), "record") + " applied",
 		Before: map[string]any{"topic": at.Topic, "partition": at.Partition, "offsets": offsets},
 	})
 	if err == nil {
@@ -372,7 +372,7 @@ func (s *Session) Discard(ctx context.Context, sel Selection, reason string) (n 
 		}
 		return s.operation(ctx, tx, Operation{
 			Verb: "parked discard", Subject: sel.Source + "/" + sel.Table, Reason: reason,
-			Before: json.RawMessage(offsets), Outcome: fmt.Sprintf("%d records discarded", n),
+			Before: json.RawMessage(offsets), Outcome: service.Plural(n, "record") + " discarded",
 		})
 	})
 	return n, err

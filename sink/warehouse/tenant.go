@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -240,7 +241,7 @@ func (s *Session) Forget(ctx context.Context, source string, removed int64) erro
 				return err
 			}
 		}
-		return s.operation(ctx, tx, Operation{Verb: "tenant remove", Subject: source, Outcome: fmt.Sprintf("%d rows removed", removed)})
+		return s.operation(ctx, tx, Operation{Verb: "tenant remove", Subject: source, Outcome: service.Plural(removed, "row") + " removed"})
 	})
 }
 

@@ -268,7 +268,7 @@ func describe(cmd *cobra.Command, o *sink.Operator, picked warehouse.Selection, 
 	if len(records) == 0 {
 		return errors.New("nothing is parked there (sink parked list)")
 	}
-	terminal.Of(cmd).Printf("%s/%s: %s from offset %d on %s\n", picked.Source, picked.Table, service.Plural(len(records), "record"), records[0].Offset, what)
+	terminal.Of(cmd).Printf("%s/%s: %s from offset %d on %s %s\n", picked.Source, picked.Table, service.Plural(len(records), "record"), records[0].Offset, service.Agree(len(records), "is", "are"), what)
 	return nil
 }
 
@@ -296,7 +296,7 @@ func parkedRetry() *cobra.Command {
 		Use: "retry SOURCE/TABLE", Short: "Write parked records, each with all that waits behind it, in order; what fails stays parked",
 		Example: "  sink parked retry shop/public.orders --plan\n  sink parked retry shop/public.orders --code constraint-violation --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return changeParked(cmd, args, &sel, &c, "are written, each with all that waits behind it", func(o *sink.Operator, picked warehouse.Selection) error {
+			return changeParked(cmd, args, &sel, &c, "written, each with all that waits behind it", func(o *sink.Operator, picked warehouse.Selection) error {
 				done, err := o.Retry(cmd.Context(), picked)
 				terminal.Of(cmd).Printf("%s written\n", service.Plural(done.Applied, "record"))
 				for _, f := range done.Failed {
@@ -321,7 +321,7 @@ func parkedDiscard() *cobra.Command {
 		Use: "discard SOURCE/TABLE", Short: "Give parked records up: the warehouse will not have them",
 		Example: "  sink parked discard shop/public.orders --plan\n  sink parked discard shop/public.orders --offset 88120 --reason 'test data' --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return changeParked(cmd, args, &sel, &c, "are given up; the warehouse will not have them", func(o *sink.Operator, picked warehouse.Selection) error {
+			return changeParked(cmd, args, &sel, &c, "given up; the warehouse will not have them", func(o *sink.Operator, picked warehouse.Selection) error {
 				n, err := o.Discard(cmd.Context(), picked, c.Reason)
 				if err == nil {
 					terminal.Of(cmd).Printf("%s discarded\n", service.Plural(n, "record"))
