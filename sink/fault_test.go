@@ -414,7 +414,9 @@ func TestMemoryIsBounded(t *testing.T) {
 	if _, err := w.conn.Exec(t.Context(), `GRANT pg_read_all_stats TO `+role); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually(true, func() any { return strings.Contains(why(), "is idle in transaction, its newest statement is LOCK; its transaction began ") })
+	w.eventually(true, func() any {
+		return strings.Contains(why(), "is idle in transaction, its newest statement is LOCK; its transaction began ")
+	})
 	if _, err := lock.Exec(t.Context(), `ROLLBACK`); err != nil {
 		t.Fatal(err)
 	}

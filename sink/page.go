@@ -227,7 +227,7 @@ func (t *TableStatus) note() string {
 	case t.WaitingOn != "":
 		add("for " + t.WaitingOn)
 	case t.ETASeconds != nil && t.State == StateCatchingUp:
-		add(service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
+		add(service.FormatLeft(time.Duration(*t.ETASeconds * float64(time.Second))))
 	case t.ReloadDue:
 		add("loaded anew: removes rows that are gone")
 	case t.ReloadSince != nil && t.State == StateSnapshotting:

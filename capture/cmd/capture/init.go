@@ -32,7 +32,7 @@ func initCommand() *cobra.Command {
 			var file bytes.Buffer
 			d.Write(&file)
 			captured, leftOut := d.Counts()
-			summary := service.Plural(captured, "table")+" to capture"
+			summary := service.Plural(captured, "table") + " to capture"
 			if leftOut > 0 {
 				summary += fmt.Sprintf(", %d left out", leftOut)
 			}

@@ -76,7 +76,7 @@ func TestVerbs(t *testing.T) {
 	want(run("", "parked", "list", "other", "--json"), `"parked": []`)
 	want(run("", "parked", "show", "shop/public.t"), "offset 3: cannot be decoded")
 	want(run("", "parked", "discard", "shop/public.t", "--plan"), "1 record from offset 3 on is given up")
-	want(run("stay parked", "parked", "retry", "shop/public.t", "--yes"), "0 records written")
+	want(run("1 key stays parked", "parked", "retry", "shop/public.t", "--yes"), "0 records written")
 	want(run("", "parked", "discard", "shop/public.t", "--yes"), "1 record discarded")
 	run("nothing is parked there", "parked", "discard", "shop/public.t", "--yes")
 	want(run("", "resume", "shop/public.t", "--park", "--plan"), "offset 7 is put aside")
