@@ -431,6 +431,9 @@ func (p *Publisher) beginTransaction() error {
 
 // endTransaction ends the Kafka transaction; what comes next waits for the brokers, see Over.
 func (p *Publisher) endTransaction(ctx context.Context, how kgo.TransactionEndTry) error {
+	if err := p.awaitPartitions(ctx); err != nil {
+		return err
+	}
 	err := p.client.EndTransaction(ctx, how)
 	p.ended, p.over = time.Now(), nil
 	return err
