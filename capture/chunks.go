@@ -241,7 +241,8 @@ func without(list []*table, t *table) []*table {
 	return slices.DeleteFunc(list, func(o *table) bool { return o == t })
 }
 
-// settle publishes what can be published of one table.
+// settle publishes what can be published of one table, chunks in the order in which they were begun: that of the key. Out of it,
+// a warehouse would write them into the middle of its index, which costs it a quarter more, and pages half as full.
 func (s *session) settle(ctx context.Context, t *table) error {
 	snap := t.snapshot
 	if snap.hold != nil {
@@ -249,7 +250,7 @@ func (s *session) settle(ctx context.Context, t *table) error {
 	}
 	for _, w := range slices.Clone(snap.windows) {
 		if w.chunk == nil && w.err == nil || w.chunk != nil && s.streamed < w.chunk.LSN {
-			continue
+			break
 		}
 		if open, _, bytes := s.pub.Open(); open && bytes >= int64(s.config.Publish.Bytes) {
 			s.chunks.more = true // at the next boundary, in another Kafka transaction
@@ -443,11 +444,9 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 		if len(snap.windows) > 0 {
 			return nil, nil // being split
 		}
-		parts := 1
-		if t.catalog.EstimatedRows > 2*int64(s.config.Snapshot.ChunkRows) {
-			parts = s.config.Snapshot.Workers
-		}
-		w := &window{table: t, split: true, parts: parts}
+		// In parts of less than a chunk, where the planner knows the table so well, its rows are read in the order of the key.
+		parts := max(1, 2*t.catalog.EstimatedRows/int64(s.config.Snapshot.ChunkRows))
+		w := &window{table: t, split: true, parts: int(min(parts, maxParts))}
 		snap.windows = append(snap.windows, w)
 		return &task{split: true, window: w, source: source}, nil
 	}
@@ -544,6 +543,9 @@ func (s *session) readAgain(t *table, row change.Tuple) {
 	s.noteRanges(t)
 	s.changed[t.pub.Relation.OID] = true
 }
+
+// maxParts is into how many parts a table is cut at most: all that are left stand in its progress.
+const maxParts = 100
 
 // maxRanges bounds the ranges of one table, all of which stand in its progress: rather than more rows by themselves all of
 // them are read.

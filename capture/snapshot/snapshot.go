@@ -412,8 +412,10 @@ func (r *Reader) Split(ctx context.Context, s Source, n int) ([]Range, error) {
 	if err != nil {
 		return nil, fmt.Errorf("split table %q: %w", s.Relation.QualifiedName(), postgres.Describe(err))
 	}
+	bounds = slices.Compact(bounds)
+	n = min(n, len(bounds)-1)
 	ranges := []Range{{}}
-	for i := 1; i < n && len(bounds) > n; i++ {
+	for i := 1; i < n; i++ {
 		cut := []string{bounds[i*len(bounds)/n]}
 		ranges[len(ranges)-1].Up = cut
 		ranges = append(ranges, Range{After: cut})
