@@ -10,67 +10,75 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
-// Sizes of one transaction on both sides of where parameters end and COPY begins.
-var sizes = []int{3, 500}
+// sizes runs a test with transactions of different sizes: as parameters, some with new rows by COPY, and all by COPY.
+func sizes(t *testing.T, run func(t *testing.T, n int)) {
+	t.Run("3", func(t *testing.T) { run(t, 3) })
+	t.Run("500", func(t *testing.T) { run(t, 500) })
+	t.Run("staged", func(t *testing.T) {
+		was := warehouse.FewValues
+		t.Cleanup(func() { warehouse.FewValues = was }) // when the sink has ended
+		warehouse.FewValues = 0
+		run(t, 500)
+	})
+}
 
 // TestOperations runs every kind of change through the warehouse, as few rows and as many.
 func TestOperations(t *testing.T) {
-	for _, n := range sizes {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			w := newWorld(t)
-			shop := w.source("shop")
-			r := relation("t", "id integer key", "note text", "big text")
-			shop.tx(many(n, func(i int) event { return ins(r, i, fmt.Sprint("n", i), "big") })...)
-			w.start(w.cfg)
-			w.complete(shop)
-			sum := `SELECT count(*), count(DISTINCT id), min(id), max(id), string_agg(DISTINCT note, ',' ORDER BY note) FILTER (WHERE id % 100 = 1), string_agg(DISTINCT big, ',') FROM public.t`
-			first := "n1"
-			if n > 100 {
-				first = "n1,n101,n201,n301,n401"
-			}
-			w.rows(sum, fmt.Sprintf("%d|%d|0|%d|%s|big", n, n, n-1, first))
-			// The TOASTed value is not sent.
-			shop.tx(many(n, func(i int) event { return upd(r, i, "x", keep) })...)
-			w.complete(shop)
-			w.rows(sum, fmt.Sprintf("%d|%d|0|%d|x|big", n, n, n-1))
-			// Whole rows.
-			shop.tx(many(n, func(i int) event { return upd(r, i, "y", "BIG") })...)
-			w.complete(shop)
-			w.rows(sum, fmt.Sprintf("%d|%d|0|%d|y|BIG", n, n, n-1))
-			// All keys move up by one, from the top, each to where another row was: the TOASTed value goes along.
-			var moves []event
-			for i := n - 1; i >= 0; i-- {
-				moves = append(moves, move(r, []any{i}, i+1, "m", keep)...)
-			}
-			shop.tx(moves...)
-			w.complete(shop)
-			w.rows(sum, fmt.Sprintf("%d|%d|1|%d|m|BIG", n, n, n))
-			// Whole rows move too.
-			moves = nil
-			for i := n; i > 0; i-- {
-				moves = append(moves, move(r, []any{i}, i+1000, "w", nil)...)
-			}
-			shop.tx(moves...)
-			w.complete(shop)
-			w.rows(sum, fmt.Sprintf("%d|%d|1001|%d|w|∅", n, n, n+1000))
-			shop.tx(many(n-1, func(i int) event { return del(r, i+1001) })...)
-			w.complete(shop)
-			w.rows(`SELECT id FROM public.t`, fmt.Sprint(n+1000))
-			shop.tx(trunc(r), ins(r, 7, "after", nil))
-			w.complete(shop)
-			w.rows(`SELECT id, note FROM public.t`, "7|after")
-			// New rows of which some are there already, as a snapshot's are: COPY cannot take them.
-			shop.tx(many(n, func(i int) event { return snap(r, i, "again", "b") })...)
-			w.complete(shop)
-			total := max(n, 8)
-			if n <= 7 {
-				total = n + 1
-			}
-			w.rows(`SELECT count(*), count(*) FILTER (WHERE note = 'again') FROM public.t`, fmt.Sprintf("%d|%d", total, n))
-		})
-	}
+	sizes(t, func(t *testing.T, n int) {
+		w := newWorld(t)
+		shop := w.source("shop")
+		r := relation("t", "id integer key", "note text", "big text")
+		shop.tx(many(n, func(i int) event { return ins(r, i, fmt.Sprint("n", i), "big") })...)
+		w.start(w.cfg)
+		w.complete(shop)
+		sum := `SELECT count(*), count(DISTINCT id), min(id), max(id), string_agg(DISTINCT note, ',' ORDER BY note) FILTER (WHERE id % 100 = 1), string_agg(DISTINCT big, ',') FROM public.t`
+		first := "n1"
+		if n > 100 {
+			first = "n1,n101,n201,n301,n401"
+		}
+		w.rows(sum, fmt.Sprintf("%d|%d|0|%d|%s|big", n, n, n-1, first))
+		// The TOASTed value is not sent.
+		shop.tx(many(n, func(i int) event { return upd(r, i, "x", keep) })...)
+		w.complete(shop)
+		w.rows(sum, fmt.Sprintf("%d|%d|0|%d|x|big", n, n, n-1))
+		// Whole rows.
+		shop.tx(many(n, func(i int) event { return upd(r, i, "y", "BIG") })...)
+		w.complete(shop)
+		w.rows(sum, fmt.Sprintf("%d|%d|0|%d|y|BIG", n, n, n-1))
+		// All keys move up by one, from the top, each to where another row was: the TOASTed value goes along.
+		var moves []event
+		for i := n - 1; i >= 0; i-- {
+			moves = append(moves, move(r, []any{i}, i+1, "m", keep)...)
+		}
+		shop.tx(moves...)
+		w.complete(shop)
+		w.rows(sum, fmt.Sprintf("%d|%d|1|%d|m|BIG", n, n, n))
+		// Whole rows move too.
+		moves = nil
+		for i := n; i > 0; i-- {
+			moves = append(moves, move(r, []any{i}, i+1000, "w", nil)...)
+		}
+		shop.tx(moves...)
+		w.complete(shop)
+		w.rows(sum, fmt.Sprintf("%d|%d|1001|%d|w|∅", n, n, n+1000))
+		shop.tx(many(n-1, func(i int) event { return del(r, i+1001) })...)
+		w.complete(shop)
+		w.rows(`SELECT id FROM public.t`, fmt.Sprint(n+1000))
+		shop.tx(trunc(r), ins(r, 7, "after", nil))
+		w.complete(shop)
+		w.rows(`SELECT id, note FROM public.t`, "7|after")
+		// New rows of which some are there already, as a snapshot's are: COPY cannot take them.
+		shop.tx(many(n, func(i int) event { return snap(r, i, "again", "b") })...)
+		w.complete(shop)
+		total := max(n, 8)
+		if n <= 7 {
+			total = n + 1
+		}
+		w.rows(`SELECT count(*), count(*) FILTER (WHERE note = 'again') FROM public.t`, fmt.Sprintf("%d|%d", total, n))
+	})
 }
 
 func TestKeySwapKeepsWhatWasNotSent(t *testing.T) {
@@ -100,60 +108,56 @@ func TestInsertThenUpdateInOneBatch(t *testing.T) {
 }
 
 func TestKeyless(t *testing.T) {
-	for _, n := range sizes {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			w := newWorld(t)
-			shop := w.source("shop")
-			r := relation("log", "a integer", "b text", "c numeric", "d character(5)", "e jsonb")
-			row := func(i int) []any { return []any{i, "x", nil, "ab   ", `{"k": 1}`} }
-			shop.tx(append(many(n, func(i int) event { return ins(r, row(i)...) }), many(n, func(i int) event { return ins(r, row(i)...) })...)...)
-			w.start(w.cfg)
-			w.complete(shop)
-			w.rows(`SELECT count(*) FROM public.log`, fmt.Sprint(2*n))
-			// One of two equal rows each.
-			shop.tx(many(n, func(i int) event { return del(r, row(i)...) })...)
-			w.complete(shop)
-			w.rows(`SELECT count(*), count(DISTINCT a) FROM public.log`, fmt.Sprintf("%d|%d", n, n))
-			shop.tx(many(n, func(i int) event {
-				e := upd(r, i, "y", "1.50", "ab   ", nil)
-				e.before = row(i)
-				return e
-			})...)
-			w.complete(shop)
-			w.rows(`SELECT DISTINCT b, c, e FROM public.log`, "y|1.50|∅")
-			w.rows(`SELECT count(*) FROM public.log`, fmt.Sprint(n))
-			shop.tx(trunc(r))
-			w.complete(shop)
-			w.rows(`SELECT count(*) FROM public.log`, "0")
-		})
-	}
+	sizes(t, func(t *testing.T, n int) {
+		w := newWorld(t)
+		shop := w.source("shop")
+		r := relation("log", "a integer", "b text", "c numeric", "d character(5)", "e jsonb")
+		row := func(i int) []any { return []any{i, "x", nil, "ab   ", `{"k": 1}`} }
+		shop.tx(append(many(n, func(i int) event { return ins(r, row(i)...) }), many(n, func(i int) event { return ins(r, row(i)...) })...)...)
+		w.start(w.cfg)
+		w.complete(shop)
+		w.rows(`SELECT count(*) FROM public.log`, fmt.Sprint(2*n))
+		// One of two equal rows each.
+		shop.tx(many(n, func(i int) event { return del(r, row(i)...) })...)
+		w.complete(shop)
+		w.rows(`SELECT count(*), count(DISTINCT a) FROM public.log`, fmt.Sprintf("%d|%d", n, n))
+		shop.tx(many(n, func(i int) event {
+			e := upd(r, i, "y", "1.50", "ab   ", nil)
+			e.before = row(i)
+			return e
+		})...)
+		w.complete(shop)
+		w.rows(`SELECT DISTINCT b, c, e FROM public.log`, "y|1.50|∅")
+		w.rows(`SELECT count(*) FROM public.log`, fmt.Sprint(n))
+		shop.tx(trunc(r))
+		w.complete(shop)
+		w.rows(`SELECT count(*) FROM public.log`, "0")
+	})
 }
 
 // TestValues: what the source prints is what the warehouse prints.
 func TestValues(t *testing.T) {
-	for _, n := range sizes {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			w := newWorld(t)
-			w.exec(`CREATE TYPE public.mood AS ENUM ('sad', 'ok')`)
-			shop := w.source("shop")
-			r := relation("v", "id integer key", "t text", "n numeric", "f double precision", "b bytea", "j jsonb", "bit bit(3)", "c character(5)", "m public.mood", "ts timestamp with time zone", "d date", "flag boolean")
-			row := func(i int) []any {
-				return []any{i, "tab\there\\ \"quoted\" \n\r {a,b} NULL \\N", "NaN", "1e+20", `\x00ff`, `{"a": "\n"}`, "101", "ab   ", "ok", "2024-03-10 12:34:56.789+00", "infinity", "t"}
-			}
-			shop.tx(many(n, func(i int) event { return ins(r, row(i)...) })...)
-			shop.tx(ins(r, -1, "", "-0.00", "-0", `\x`, "null", "000", "     ", nil, "infinity", "0044-03-15 BC", nil))
-			w.start(w.cfg)
-			w.complete(shop)
-			conn := w.connect(w.dsn + "&options=-c%20TimeZone%3DUTC%20-c%20extra_float_digits%3D3")
-			w.conn = conn
-			w.rows(`SELECT t, n, f, b, j, bit, c, m, ts, d, flag FROM public.v WHERE id = 1`,
-				"tab\there\\ \"quoted\" \n\r {a,b} NULL \\N|NaN|1e+20|\\x00ff|{\"a\": \"\\n\"}|101|ab   |ok|2024-03-10 12:34:56.789+00|infinity|t")
-			w.rows(`SELECT t, n, f, b, j, bit, c, m, ts, d, flag FROM public.v WHERE id = -1`, "|0.00|-0|\\x|null|000|     |∅|infinity|0044-03-15 BC|∅")
-			w.rows(`SELECT string_agg(format_type(atttypid, atttypmod), ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'public.v'::regclass AND attnum > 0`,
-				"integer,text,numeric,double precision,bytea,jsonb,bit(3),character(5),mood,timestamp with time zone,date,boolean")
-			w.rows(`SELECT count(*) FROM public.v`, fmt.Sprint(n+1))
-		})
-	}
+	sizes(t, func(t *testing.T, n int) {
+		w := newWorld(t)
+		w.exec(`CREATE TYPE public.mood AS ENUM ('sad', 'ok')`)
+		shop := w.source("shop")
+		r := relation("v", "id integer key", "t text", "n numeric", "f double precision", "b bytea", "j jsonb", "bit bit(3)", "c character(5)", "m public.mood", "ts timestamp with time zone", "d date", "flag boolean")
+		row := func(i int) []any {
+			return []any{i, "tab\there\\ \"quoted\" \n\r {a,b} NULL \\N", "NaN", "1e+20", `\x00ff`, `{"a": "\n"}`, "101", "ab   ", "ok", "2024-03-10 12:34:56.789+00", "infinity", "t"}
+		}
+		shop.tx(many(n, func(i int) event { return ins(r, row(i)...) })...)
+		shop.tx(ins(r, -1, "", "-0.00", "-0", `\x`, "null", "000", "     ", nil, "infinity", "0044-03-15 BC", nil))
+		w.start(w.cfg)
+		w.complete(shop)
+		conn := w.connect(w.dsn + "&options=-c%20TimeZone%3DUTC%20-c%20extra_float_digits%3D3")
+		w.conn = conn
+		w.rows(`SELECT t, n, f, b, j, bit, c, m, ts, d, flag FROM public.v WHERE id = 1`,
+			"tab\there\\ \"quoted\" \n\r {a,b} NULL \\N|NaN|1e+20|\\x00ff|{\"a\": \"\\n\"}|101|ab   |ok|2024-03-10 12:34:56.789+00|infinity|t")
+		w.rows(`SELECT t, n, f, b, j, bit, c, m, ts, d, flag FROM public.v WHERE id = -1`, "|0.00|-0|\\x|null|000|     |∅|infinity|0044-03-15 BC|∅")
+		w.rows(`SELECT string_agg(format_type(atttypid, atttypmod), ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'public.v'::regclass AND attnum > 0`,
+			"integer,text,numeric,double precision,bytea,jsonb,bit(3),character(5),mood,timestamp with time zone,date,boolean")
+		w.rows(`SELECT count(*) FROM public.v`, fmt.Sprint(n+1))
+	})
 }
 
 func TestConsolidation(t *testing.T) {
@@ -213,30 +217,28 @@ func TestAppendAndColumns(t *testing.T) {
 // TestExistingTarget: users bring their own tables: without a usable index, with other types, more columns, and
 // generated ones.
 func TestExistingTarget(t *testing.T) {
-	for _, n := range sizes {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			w := newWorld(t)
-			w.exec(`CREATE TABLE public.t (note varchar(100), id bigint, mine text DEFAULT 'mine', doubled bigint GENERATED ALWAYS AS (id * 2) STORED)`)
-			shop := w.source("shop")
-			r := relation("t", "id integer key", "note text", "added text")
-			shop.tx(many(n, func(i int) event { return ins(r, i, "a", "added") })...)
-			w.start(w.cfg)
-			w.complete(shop)
-			sum := `SELECT count(*), count(DISTINCT id), sum(doubled) = sum(id) * 2, string_agg(DISTINCT note, ','), string_agg(DISTINCT mine, ','), string_agg(DISTINCT added, ',') FROM public.t`
-			w.rows(sum, fmt.Sprintf("%d|%d|t|a|mine|added", n, n))
-			w.exec(`UPDATE public.t SET mine = 'edited'`)
-			shop.tx(many(n, func(i int) event { return upd(r, i, "b", keep) })...)
-			w.complete(shop)
-			w.rows(sum, fmt.Sprintf("%d|%d|t|b|edited|added", n, n))
-			shop.tx(move(r, []any{0}, 10000, "b", keep)...)
-			w.complete(shop)
-			w.rows(sum, fmt.Sprintf("%d|%d|t|b|edited|added", n, n))
-			shop.tx(many(n-1, func(i int) event { return upd(r, i+1, "c", "whole") })...)
-			shop.tx(del(r, 10000))
-			w.complete(shop)
-			w.rows(`SELECT count(*), string_agg(DISTINCT note, ',') FROM public.t`, fmt.Sprintf("%d|c", n-1))
-		})
-	}
+	sizes(t, func(t *testing.T, n int) {
+		w := newWorld(t)
+		w.exec(`CREATE TABLE public.t (note varchar(100), id bigint, mine text DEFAULT 'mine', doubled bigint GENERATED ALWAYS AS (id * 2) STORED)`)
+		shop := w.source("shop")
+		r := relation("t", "id integer key", "note text", "added text")
+		shop.tx(many(n, func(i int) event { return ins(r, i, "a", "added") })...)
+		w.start(w.cfg)
+		w.complete(shop)
+		sum := `SELECT count(*), count(DISTINCT id), sum(doubled) = sum(id) * 2, string_agg(DISTINCT note, ','), string_agg(DISTINCT mine, ','), string_agg(DISTINCT added, ',') FROM public.t`
+		w.rows(sum, fmt.Sprintf("%d|%d|t|a|mine|added", n, n))
+		w.exec(`UPDATE public.t SET mine = 'edited'`)
+		shop.tx(many(n, func(i int) event { return upd(r, i, "b", keep) })...)
+		w.complete(shop)
+		w.rows(sum, fmt.Sprintf("%d|%d|t|b|edited|added", n, n))
+		shop.tx(move(r, []any{0}, 10000, "b", keep)...)
+		w.complete(shop)
+		w.rows(sum, fmt.Sprintf("%d|%d|t|b|edited|added", n, n))
+		shop.tx(many(n-1, func(i int) event { return upd(r, i+1, "c", "whole") })...)
+		shop.tx(del(r, 10000))
+		w.complete(shop)
+		w.rows(`SELECT count(*), string_agg(DISTINCT note, ',') FROM public.t`, fmt.Sprintf("%d|c", n-1))
+	})
 }
 
 func TestSchemaChanges(t *testing.T) {
@@ -272,25 +274,23 @@ func TestNumericKeys(t *testing.T) {
 // TestUnresolvedToast: while the snapshot runs, the row is still to come and the update is left out; afterwards it is
 // trouble.
 func TestUnresolvedToast(t *testing.T) {
-	for _, n := range sizes {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			w := newWorld(t)
-			shop := w.source("shop")
-			r := relation("t", "id integer key", "note text", "big text")
-			shop.tables = []record.TableProgress{{Schema: "public", Table: "t", Level: "all"}}
-			shop.tx(many(n, func(i int) event { return upd(r, i, "b", keep) })...)
-			w.start(w.cfg)
-			w.complete(shop)
-			w.rows(`SELECT count(*) FROM public.t`, "0")
-			shop.tables[0].Done = true
-			shop.tx(many(n, func(i int) event { return snap(r, i, "b", "BIG") })...)
-			w.complete(shop)
-			w.rows(`SELECT count(*), string_agg(DISTINCT big, ',') FROM public.t`, fmt.Sprintf("%d|BIG", n))
-			shop.tx(upd(r, 100_000, "c", keep))
-			w.rows(`SELECT code FROM tributary.quarantine`, "unresolved-toast")
-			w.rows(`SELECT count(*) FROM public.t`, fmt.Sprint(n))
-		})
-	}
+	sizes(t, func(t *testing.T, n int) {
+		w := newWorld(t)
+		shop := w.source("shop")
+		r := relation("t", "id integer key", "note text", "big text")
+		shop.tables = []record.TableProgress{{Schema: "public", Table: "t", Level: "all"}}
+		shop.tx(many(n, func(i int) event { return upd(r, i, "b", keep) })...)
+		w.start(w.cfg)
+		w.complete(shop)
+		w.rows(`SELECT count(*) FROM public.t`, "0")
+		shop.tables[0].Done = true
+		shop.tx(many(n, func(i int) event { return snap(r, i, "b", "BIG") })...)
+		w.complete(shop)
+		w.rows(`SELECT count(*), string_agg(DISTINCT big, ',') FROM public.t`, fmt.Sprintf("%d|BIG", n))
+		shop.tx(upd(r, 100_000, "c", keep))
+		w.rows(`SELECT code FROM tributary.quarantine`, "unresolved-toast")
+		w.rows(`SELECT count(*) FROM public.t`, fmt.Sprint(n))
+	})
 }
 
 func TestRepeatsAreDropped(t *testing.T) {

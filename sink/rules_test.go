@@ -17,67 +17,65 @@ import (
 // TestRules: columns that are computed, cast and masked, and rows that pass a filter, come and leave; as few rows, and
 // as many.
 func TestRules(t *testing.T) {
-	for _, n := range sizes {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			w := newWorld(t, rule.Table{
-				From: "public.orders", To: "sales.orders", SID: "tenant", Filter: "amount > 10",
-				Columns: []rule.Column{{From: "id", Cast: "bigint"}, {From: "amount"}, {From: "card", Mask: "keep_last_4"}, {From: "mail", Mask: "hash"}, {From: "at", As: "day", Cast: "date"}, {From: "doc", Mask: "null"}},
-				Set: []rule.Computed{
-					{Column: "region", Value: "'eu'"},
-					{Column: "gross", Value: "amount * 1.19", Type: "numeric(10,2)"},
-					{Column: "country", Value: "doc == null ? null : string(doc.country)"},
-					{Column: "tags", Value: "[]"},
-				},
-			}, rule.Table{From: "public.*", Filter: "a > 0"})
-			w.cfg.Tables[0].Set[3].Value = "[string(id), 'x y']"
-			w.cfg.Salt = "pepper"
-			shop := w.source("shop")
-			r := relation("orders", "id integer key", "amount numeric", "card text", "mail text", "at timestamp with time zone", "doc jsonb")
-			row := func(i int, amount string) []any {
-				return []any{i, amount, "4111111111111234", "a@b.c", "2024-03-10 23:59:59+00", `{"country": "de"}`}
-			}
-			shop.tx(many(n, func(i int) event { return snap(r, row(i, []string{"5", "20.00"}[i%2])...) })...)
-			shop.tx(ins(r, row(-1, "7")...), ins(r, -2, "100", nil, nil, nil, nil))
-			w.start(w.cfg)
-			w.complete(shop)
-			odd := n / 2
-			w.rows(`SELECT count(*), bool_and(id % 2 = 1) FROM sales.orders WHERE id >= 0`, fmt.Sprintf("%d|t", odd))
-			w.rows(`SELECT tenant, id, amount, card, length(mail), day, doc, region, gross, country, tags FROM sales.orders WHERE id = 1`,
-				"shop|1|20.00|****1234|64|2024-03-10|∅|eu|23.80|de|{1,\"x y\"}")
-			w.rows(`SELECT * FROM sales.orders WHERE id = -2`, "shop|-2|100|∅|∅|∅|∅|eu|119.00|∅|{-2,\"x y\"}")
-			w.rows(`SELECT string_agg(format_type(atttypid, atttypmod), ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'sales.orders'::regclass AND attnum > 0`,
-				"text,bigint,numeric,text,text,date,jsonb,text,numeric(10,2),text,text[]")
-			// All leave and all others enter.
-			shop.tx(many(n, func(i int) event { return upd(r, row(i, []string{"11", "1"}[i%2])...) })...)
-			w.complete(shop)
-			w.rows(`SELECT count(*), bool_and(id % 2 = 0) FROM sales.orders WHERE id >= 0`, fmt.Sprintf("%d|t", n-odd))
-			// Keys change: of rows that stay in, and of rows that leave by it; deletes of rows that are not there.
-			var events []event
-			for i := range n {
-				events = append(events, move(r, []any{i}, row(i+1000, []string{"12", "13"}[i%2])...)...)
-			}
-			shop.tx(events...)
-			w.complete(shop)
-			w.rows(`SELECT count(*), min(id) FROM sales.orders WHERE id >= 0`, fmt.Sprintf("%d|1000", n))
-			shop.tx(del(r, -1), del(r, 1000), upd(r, row(1001, "0")...))
-			w.complete(shop)
-			w.rows(`SELECT count(*) FROM sales.orders WHERE id >= 0`, fmt.Sprint(n-2))
+	sizes(t, func(t *testing.T, n int) {
+		w := newWorld(t, rule.Table{
+			From: "public.orders", To: "sales.orders", SID: "tenant", Filter: "amount > 10",
+			Columns: []rule.Column{{From: "id", Cast: "bigint"}, {From: "amount"}, {From: "card", Mask: "keep_last_4"}, {From: "mail", Mask: "hash"}, {From: "at", As: "day", Cast: "date"}, {From: "doc", Mask: "null"}},
+			Set: []rule.Computed{
+				{Column: "region", Value: "'eu'"},
+				{Column: "gross", Value: "amount * 1.19", Type: "numeric(10,2)"},
+				{Column: "country", Value: "doc == null ? null : string(doc.country)"},
+				{Column: "tags", Value: "[]"},
+			},
+		}, rule.Table{From: "public.*", Filter: "a > 0"})
+		w.cfg.Tables[0].Set[3].Value = "[string(id), 'x y']"
+		w.cfg.Salt = "pepper"
+		shop := w.source("shop")
+		r := relation("orders", "id integer key", "amount numeric", "card text", "mail text", "at timestamp with time zone", "doc jsonb")
+		row := func(i int, amount string) []any {
+			return []any{i, amount, "4111111111111234", "a@b.c", "2024-03-10 23:59:59+00", `{"country": "de"}`}
+		}
+		shop.tx(many(n, func(i int) event { return snap(r, row(i, []string{"5", "20.00"}[i%2])...) })...)
+		shop.tx(ins(r, row(-1, "7")...), ins(r, -2, "100", nil, nil, nil, nil))
+		w.start(w.cfg)
+		w.complete(shop)
+		odd := n / 2
+		w.rows(`SELECT count(*), bool_and(id % 2 = 1) FROM sales.orders WHERE id >= 0`, fmt.Sprintf("%d|t", odd))
+		w.rows(`SELECT tenant, id, amount, card, length(mail), day, doc, region, gross, country, tags FROM sales.orders WHERE id = 1`,
+			"shop|1|20.00|****1234|64|2024-03-10|∅|eu|23.80|de|{1,\"x y\"}")
+		w.rows(`SELECT * FROM sales.orders WHERE id = -2`, "shop|-2|100|∅|∅|∅|∅|eu|119.00|∅|{-2,\"x y\"}")
+		w.rows(`SELECT string_agg(format_type(atttypid, atttypmod), ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'sales.orders'::regclass AND attnum > 0`,
+			"text,bigint,numeric,text,text,date,jsonb,text,numeric(10,2),text,text[]")
+		// All leave and all others enter.
+		shop.tx(many(n, func(i int) event { return upd(r, row(i, []string{"11", "1"}[i%2])...) })...)
+		w.complete(shop)
+		w.rows(`SELECT count(*), bool_and(id % 2 = 0) FROM sales.orders WHERE id >= 0`, fmt.Sprintf("%d|t", n-odd))
+		// Keys change: of rows that stay in, and of rows that leave by it; deletes of rows that are not there.
+		var events []event
+		for i := range n {
+			events = append(events, move(r, []any{i}, row(i+1000, []string{"12", "13"}[i%2])...)...)
+		}
+		shop.tx(events...)
+		w.complete(shop)
+		w.rows(`SELECT count(*), min(id) FROM sales.orders WHERE id >= 0`, fmt.Sprintf("%d|1000", n))
+		shop.tx(del(r, -1), del(r, 1000), upd(r, row(1001, "0")...))
+		w.complete(shop)
+		w.rows(`SELECT count(*) FROM sales.orders WHERE id >= 0`, fmt.Sprint(n-2))
 
-			// A table without a key: each row is one of equal ones.
-			log := relation("log", "a integer", "b text")
-			shop.tx(append(many(n, func(i int) event { return ins(log, i%2, "x") }), many(n, func(int) event { return ins(log, 0, "y") })...)...)
-			w.complete(shop)
-			w.rows(`SELECT a, b, count(*) FROM public.log GROUP BY 1, 2`, fmt.Sprintf("1|x|%d", odd))
-			change := func(was, now int) event {
-				e := upd(log, now, "x")
-				e.before = []any{was, "x"}
-				return e
-			}
-			shop.tx(change(0, 1), change(1, 0), change(1, 2), del(log, 0, "y"))
-			w.complete(shop)
-			w.rows(`SELECT a, count(*) FROM public.log GROUP BY 1 ORDER BY 1`, append(map[bool][]string{true: {fmt.Sprintf("1|%d", odd-1)}}[odd > 1], "2|1")...)
-		})
-	}
+		// A table without a key: each row is one of equal ones.
+		log := relation("log", "a integer", "b text")
+		shop.tx(append(many(n, func(i int) event { return ins(log, i%2, "x") }), many(n, func(int) event { return ins(log, 0, "y") })...)...)
+		w.complete(shop)
+		w.rows(`SELECT a, b, count(*) FROM public.log GROUP BY 1, 2`, fmt.Sprintf("1|x|%d", odd))
+		change := func(was, now int) event {
+			e := upd(log, now, "x")
+			e.before = []any{was, "x"}
+			return e
+		}
+		shop.tx(change(0, 1), change(1, 0), change(1, 2), del(log, 0, "y"))
+		w.complete(shop)
+		w.rows(`SELECT a, count(*) FROM public.log GROUP BY 1 ORDER BY 1`, append(map[bool][]string{true: {fmt.Sprintf("1|%d", odd-1)}}[odd > 1], "2|1")...)
+	})
 }
 
 // TestRuleErrors: an expression without a result holds its table before the row, and nothing of the row is told.

@@ -67,9 +67,40 @@ func (e *UnitError) Error() string { return e.Err.Error() }
 // Unwrap gives the trouble.
 func (e *UnitError) Unwrap() error { return e.Err }
 
-// fewRows is up to how many rows of a set go as parameters of the statement: one round trip, and no temporary table
-// to fill. Above it, COPY is cheaper for both sides.
+// fewRows is up to how many new rows are inserted by a statement. Above it, COPY into the target is cheaper for both sides.
+//
+// All other sets of rows are parameters of their statement, or where they are many, come from a temporary table that is
+// filled by COPY: see few.
 const fewRows = 200
+
+// Up to FewValues, of fewBytes together, arrays as parameters cost the server less than a temporary table, which has to be
+// filled, read and emptied. Above it they cost more: twice as much with rows of 2 KB. Tests lower it.
+var FewValues = 32 << 10
+
+const fewBytes = 1 << 20
+
+// few says whether the rows of a set go as parameters.
+func (t *Target) few(k kind, set *batch.Set) bool {
+	fields := t.fields[k]
+	switch {
+	case set.Len() <= fewRows:
+		return true
+	case set.Len()*len(fields) > FewValues:
+		return false
+	}
+	var scratch [64]byte
+	bytes := 0
+	for i := range set.Len() {
+		for f := range fields {
+			text, _ := t.text(&fields[f], set, i, scratch[:0])
+			bytes += len(text)
+		}
+		if bytes > fewBytes {
+			return false
+		}
+	}
+	return true
+}
 
 // flushing is one call of Apply.
 type flushing struct {
@@ -409,11 +440,11 @@ func (a *flushing) set(i int, k kind, set *batch.Set, template string, check fun
 func (a *flushing) setOf(k kind, set *batch.Set, st statement) {
 	i := st.unit
 	u := &a.f.Units[i]
-	staged := set.Len() > fewRows
+	staged := !u.Target.few(k, set)
 	if staged {
 		a.fillStage(i, k, set)
 	}
-	st.sql, st.params = a.source(u.Target, k, set, st.sql, st.params)
+	st.sql, st.params = a.source(u.Target, k, set, staged, st.sql, st.params)
 	// A plan for the temporary table would be made for its size of today, so it is not kept.
 	st.prepare = !staged
 	switch {
@@ -447,9 +478,9 @@ func (a *flushing) statement(i int, template string, check func(int64) error) st
 	return st
 }
 
-// source completes a template: rows come from the temporary table if they are many, else from parameters.
-func (a *flushing) source(t *Target, k kind, set *batch.Set, sql string, params []param) (string, []param) {
-	if set.Len() > fewRows {
+// source completes a template: rows come from the temporary table if they are staged, else from parameters.
+func (a *flushing) source(t *Target, k kind, set *batch.Set, staged bool, sql string, params []param) (string, []param) {
+	if staged {
 		return strings.Replace(sql, source, a.s.stages[t.stage], 1), params
 	}
 	from := t.fromArrays(k, len(params)+1)

@@ -167,14 +167,15 @@ func (a *flushing) ask(ctx context.Context, i int, k kind, set *batch.Set, templ
 		return nil
 	}
 	t := a.f.Units[i].Target
-	if set.Len() > fewRows {
+	staged := !t.few(k, set)
+	if staged {
 		a.fillStage(i, k, set)
 	}
 	if !t.indexed {
 		a.queue = append(a.queue, statement{unit: i, sql: hashJoins})
 	}
 	st := a.statement(i, template, nil)
-	st.sql, st.params = a.source(t, k, set, st.sql, st.params)
+	st.sql, st.params = a.source(t, k, set, staged, st.sql, st.params)
 	st.each = func(row [][]byte) error {
 		n, err := strconv.Atoi(string(row[0]))
 		if err != nil {
