@@ -454,12 +454,13 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 	return faults
 }
 
-// share is how much of the memory one partition may take: others must find room beside one that is stuck.
+// share is how much of the memory one partition may take: others, where there are any, must find room beside one that is
+// stuck. c.mu is held.
 func (c *Consumer) share(p *Partition) int64 {
 	if c.cfg.Ahead(p.lane) {
 		return c.cfg.Memory / reserved / 2
 	}
-	return max(c.cfg.Memory/4, 1<<20)
+	return max(c.cfg.Memory/int64(min(max(len(c.parts), 2), 4)), 1<<20)
 }
 
 // recordOverhead is what a kgo.Record and its headers cost beside their bytes, roughly.
