@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -44,12 +45,15 @@ func measureSnapshot(ctx context.Context, w *world, r *report) error {
 	}
 	rule := `{from: "public.*", to: "public.{table}"}`
 
-	if err := src.fence(ctx, "before"); err != nil {
+	m := w.meter()
+	capture, took, err := w.startCapture(ctx, "snap", src, 0, "", "read")
+	if err != nil {
 		return err
 	}
-	m := w.meter()
-	took, use, err := w.runCapture(ctx, "snap", src, 0, "", "read")
-	if err != nil {
+	// Behind all rows: who has it has them. The first one was written while they were read.
+	err = firstOf(src.fence(ctx, "all"), w.published(ctx, "snap", "all"))
+	use, stopErr := capture.stop()
+	if err = firstOf(err, stopErr); err != nil {
 		return err
 	}
 	r.rate(w, "snapshot: source to topic", rows, took, limit{float64(rows) / out.Seconds(), "COPY TO STDOUT, four connections"}, 0.5, m.read(use, used{}))
@@ -60,11 +64,15 @@ func measureSnapshot(ctx context.Context, w *world, r *report) error {
 	}
 	defer dst.Close(context.WithoutCancel(ctx))
 	m = w.meter()
-	took, use, err = w.runSink(ctx, w.sink("snap", dst, "snap", rule), dst, "snap", "read")
+	took, use, err = w.runSink(ctx, w.sink("snap", dst, "snap", rule), dst, "snap", "all")
 	if err != nil {
 		return err
 	}
-	r.rate(w, "snapshot: topic to warehouse", rows, took, limit{float64(rows) / in.Seconds(), "COPY FROM STDIN, one connection, with the primary key"}, 0.6, m.read(used{}, use))
+	cost := m.read(used{}, use)
+	if err := dst.holds(ctx, "accounts", int64(rows)); err != nil {
+		return err
+	}
+	r.rate(w, "snapshot: topic to warehouse", rows, took, limit{float64(rows) / in.Seconds(), "COPY FROM STDIN, one connection, with the primary key"}, 0.6, cost)
 
 	both, err := w.create(ctx, w.warehouse)
 	if err != nil {
@@ -77,16 +85,19 @@ func measureSnapshot(ctx context.Context, w *world, r *report) error {
 	if err != nil {
 		return err
 	}
-	_, use, err = w.runCapture(ctx, "snap_both", src, 0, "", "both")
-	if err == nil {
-		err = both.applied(ctx, "snap_both", "both", 1)
+	capture, _, err = w.startCapture(ctx, "snap_both", src, 0, "", "read_both")
+	if err != nil {
+		return err
 	}
+	err = firstOf(src.fence(ctx, "all_both"), both.applied(ctx, "snap_both", "all_both", 1))
 	took = time.Since(began)
-	sinkUse, stopErr := sink.stop()
-	if err != nil || stopErr != nil {
-		return fmt.Errorf("end to end: %w", firstOf(err, stopErr))
+	use, stopErr = capture.stop()
+	sinkUse, sinkErr := sink.stop()
+	cost = m.read(use, sinkUse)
+	if err = firstOf(err, stopErr, sinkErr, both.holds(ctx, "accounts", int64(rows))); err != nil {
+		return fmt.Errorf("end to end: %w", err)
 	}
-	r.rate(w, "snapshot: end to end", rows, took, limit{float64(rows) / pipe.Seconds(), "COPY out into COPY in"}, 0, m.read(use, sinkUse))
+	r.rate(w, "snapshot: end to end", rows, took, limit{float64(rows) / pipe.Seconds(), "COPY out into COPY in"}, 0, cost)
 	return nil
 }
 
@@ -99,12 +110,12 @@ func firstOf(errs ...error) error {
 	return nil
 }
 
-// runCapture runs a capture of d until all that is there is in the topics, and a fence behind it. See capture for catchUp.
-func (w *world) runCapture(ctx context.Context, source string, d *database, catchUp int, more, fence string) (time.Duration, used, error) {
+// startCapture starts a capture of d and waits until all that is there is in the topics, and a fence behind what is committed;
+// took says how long that was. See capture for catchUp.
+func (w *world) startCapture(ctx context.Context, source string, d *database, catchUp int, more, fence string) (p *program, took time.Duration, err error) {
 	began := time.Now()
-	p, err := w.start(ctx, w.programs.Capture, w.capture(source, d, catchUp, more))
-	if err != nil {
-		return 0, used{}, err
+	if p, err = w.start(ctx, w.programs.Capture, w.capture(source, d, catchUp, more)); err != nil {
+		return nil, 0, err
 	}
 	// The fence is written once the slot is there, so that it is behind its beginning.
 	err = d.captured(ctx, source)
@@ -114,9 +125,36 @@ func (w *world) runCapture(ctx context.Context, source string, d *database, catc
 	if err == nil {
 		err = w.published(ctx, source, fence)
 	}
-	took := time.Since(began)
-	use, stopErr := p.stop()
-	return took, use, firstOf(err, stopErr)
+	if err != nil {
+		_, stopErr := p.stop()
+		return nil, 0, errors.Join(err, stopErr)
+	}
+	return p, time.Since(began), nil
+}
+
+// runCapture is startCapture that ends it, too.
+func (w *world) runCapture(ctx context.Context, source string, d *database, catchUp int, more, fence string) (time.Duration, used, error) {
+	p, took, err := w.startCapture(ctx, source, d, catchUp, more, fence)
+	if err != nil {
+		return 0, used{}, err
+	}
+	use, err := p.stop()
+	return took, use, err
+}
+
+// rows counts the rows of a table.
+func (d *database) rows(ctx context.Context, table string) (n int64, err error) {
+	err = d.QueryRow(ctx, "select count(*) from public."+table).Scan(&n)
+	return n, err
+}
+
+// holds refuses a table that has not so many rows.
+func (d *database) holds(ctx context.Context, table string, want int64) error {
+	got, err := d.rows(ctx, table)
+	if err == nil && got != want {
+		err = fmt.Errorf("%d rows of %s are in the warehouse, %d at the source", got, table, want)
+	}
+	return err
 }
 
 // runSink runs a sink until it has applied all that is in front of a fence.

@@ -148,17 +148,23 @@ func measureStream(ctx context.Context, w *world, r *report, b backlog) error {
 		return err
 	}
 	apply := limit{float64(b.changes) / applied.Seconds(), "apply of native logical replication"}
-	one, err := w.sinkRow(ctx, r, sinkRun{path: b.name + ": topic to warehouse", source: source(1), changes: b.changes, limit: apply, goal: 1.3})
+	rows, err := src.rows(ctx, b.table)
+	if err != nil {
+		return err
+	}
+	one, err := w.sinkRow(ctx, r, sinkRun{path: b.name + ": topic to warehouse", source: source(1), table: b.table, changes: b.changes, rows: rows, limit: apply, goal: 1.3})
 	if err != nil || !b.whole {
 		return err
 	}
-	return w.variants(ctx, r, b, source, apply, one)
+	return w.variants(ctx, r, b, source, rows, apply, one)
 }
 
 // sinkRun is one measure of sinks that write a backlog into an empty database.
 type sinkRun struct {
 	path, source string
+	table        string
 	changes      int
+	rows         int64  // that there are in the end, unless versions are kept
 	rule         string // "" for a clone
 	members      int    // sinks; 0 is one
 	away         time.Duration
@@ -189,12 +195,18 @@ func (w *world) sinkRow(ctx context.Context, r *report, s sinkRun) (rate float64
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", s.path, err)
 	}
-	r.rate(w, s.path, s.changes, took, s.limit, s.goal, m.read(used{}, use))
+	cost := m.read(used{}, use)
+	if !strings.Contains(s.rule, "mode:") {
+		if err := dst.holds(ctx, s.table, s.rows); err != nil {
+			return 0, fmt.Errorf("%s: %w", s.path, err)
+		}
+	}
+	r.rate(w, s.path, s.changes, took, s.limit, s.goal, cost)
 	return float64(s.changes) / took.Seconds(), nil
 }
 
 // variants measures what else can be made of the same changes.
-func (w *world) variants(ctx context.Context, r *report, b backlog, source func(int) string, apply limit, one float64) error {
+func (w *world) variants(ctx context.Context, r *report, b backlog, source func(int) string, rows int64, apply limit, one float64) error {
 	plain := limit{one, "the same as a clone, one partition, one sink"}
 	runs := []sinkRun{
 		{path: "two partitions", source: source(2), limit: apply, goal: 1.6},
@@ -209,7 +221,7 @@ func (w *world) variants(ctx context.Context, r *report, b backlog, source func(
 		{path: "four partitions, four sinks", source: source(4), members: 4, limit: plain},
 	}
 	for _, s := range runs {
-		s.path, s.changes = b.name+": topic to warehouse, "+s.path, b.changes
+		s.path, s.table, s.changes, s.rows = b.name+": topic to warehouse, "+s.path, b.table, b.changes, rows
 		if s.source == "" {
 			s.source = source(1)
 		}
