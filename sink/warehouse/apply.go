@@ -73,8 +73,9 @@ func (e *UnitError) Unwrap() error { return e.Err }
 // filled by COPY: see few.
 const fewRows = 200
 
-// Up to FewValues, of fewBytes together, arrays as parameters cost the server less than a temporary table, which has to be
-// filled, read and emptied. Above it they cost more: twice as much with rows of 2 KB. Tests lower it.
+// FewValues is up to how many values of a set, of fewBytes together, go as parameters. Up to there arrays cost the server less
+// than a temporary table, which has to be filled, read and emptied. Above it they cost more: twice as much with rows of 2 KB.
+// Tests lower it.
 var FewValues = 32 << 10
 
 const fewBytes = 1 << 20
