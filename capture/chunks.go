@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -44,6 +45,7 @@ type tableSnapshot struct {
 	ranges  []snapshot.Range // not being read now
 	windows []*window        // being read, or waiting for the stream
 	split   bool             // ranges are made
+	forRows bool             // all is to be read instead of many single rows, and none of it is being read yet
 	// after: every transaction up to this id must have ended before a read counts; 0 for none. A table that joins
 	// a publication while a transaction writes to it would lose that one's rows: they are not in the stream, and
 	// not yet visible.
@@ -322,19 +324,28 @@ func (s *session) refresh(ctx context.Context, t *table) (there bool, err error)
 	return true, s.setCatalog(ctx, t, known)
 }
 
-// noteRanges writes down what is left, ranges under way included, for the progress record.
+// noteRanges writes down what is left, ranges under way included, for the progress record. A table that is not split yet is
+// read from its start after a crash, and needs none, but for single rows: its condition and columns are not for them.
 func (s *session) noteRanges(t *table) {
-	if !t.snapshot.split {
-		return
+	t.progress.Ranges = nil
+	left := t.snapshot.left()
+	if !t.snapshot.split && len(left) > 0 {
+		left = append(left, snapshot.Range{})
 	}
-	var left []record.RangeProgress
-	for _, w := range t.snapshot.windows {
-		left = append(left, record.RangeProgress{At: w.rng.At, After: w.rng.After, Up: w.rng.Up})
+	for _, r := range left {
+		t.progress.Ranges = append(t.progress.Ranges, record.RangeProgress{At: r.At, After: r.After, Up: r.Up})
 	}
-	for _, r := range t.snapshot.ranges {
-		left = append(left, record.RangeProgress{At: r.At, After: r.After, Up: r.Up})
+}
+
+// left gives what is still to be read, ranges under way included.
+func (snap *tableSnapshot) left() []snapshot.Range {
+	var left []snapshot.Range
+	for _, w := range snap.windows {
+		if !w.split {
+			left = append(left, w.rng)
+		}
 	}
-	t.progress.Ranges = left
+	return append(left, snap.ranges...)
 }
 
 func (s *session) snapshotDone(t *table) {
@@ -456,8 +467,11 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 	w := &window{table: t, relation: t.pub.Relation, rng: snap.ranges[0], opened: s.recent.count(), limits: snapshot.Limits{
 		Rows: s.config.Snapshot.ChunkRows, Bytes: int(s.config.Snapshot.ChunkBytes),
 	}}
-	snap.ranges = snap.ranges[1:]
+	snap.ranges, snap.forRows = snap.ranges[1:], false
 	snap.windows = append(snap.windows, w)
+	if w.rng.At != nil {
+		source.Where, source.Columns = "", nil
+	}
 	return &task{window: w, source: source}, nil
 }
 
@@ -534,11 +548,16 @@ func (s *session) readAgain(t *table, row change.Tuple) {
 		s.chunks.queue = append(s.chunks.queue, t)
 	}
 	snap := t.snapshot
+	if snap.forRows {
+		return
+	}
 	if !slices.ContainsFunc(snap.ranges, func(r snapshot.Range) bool { return slices.Equal(r.At, at.At) }) {
 		snap.ranges = append(snap.ranges, at)
 	}
 	if len(snap.ranges) > maxRanges {
-		snap.ranges, t.progress.Whole = []snapshot.Range{{}}, false
+		snap.ranges, snap.windows, snap.split, snap.forRows = []snapshot.Range{{}}, nil, true, true
+		t.progress.Whole, t.progress.Where, t.progress.Columns = false, "", nil
+		t.progress.Asked = cmp.Or(t.progress.Asked, "rows of key changes") // so that it is read after a restart also where nothing else is
 	}
 	s.noteRanges(t)
 	s.changed[t.pub.Relation.OID] = true
@@ -553,8 +572,7 @@ const maxRanges = 1000
 
 // single says whether a row is still to be read by its key alone.
 func (snap *tableSnapshot) single() bool {
-	return slices.ContainsFunc(snap.ranges, func(r snapshot.Range) bool { return r.At != nil }) ||
-		slices.ContainsFunc(snap.windows, func(w *window) bool { return w.rng.At != nil })
+	return slices.ContainsFunc(snap.left(), func(r snapshot.Range) bool { return r.At != nil })
 }
 
 func cloneTuple(row change.Tuple) change.Tuple {

@@ -140,14 +140,19 @@ func (s *session) cancel(t *table) {
 		return
 	}
 	s.log.Info("the read of a table is given up, as somebody wants it", "table", t.name(), "rows", t.progress.Rows)
+	s.breakOff(t)
+}
+
+// breakOff ends the read of t but for single rows.
+func (s *session) breakOff(t *table) {
 	s.noteRanges(t)
-	single := singles(t.progress.Ranges)
+	single, after := singles(t.progress.Ranges), t.snapshot.after
 	s.abandon(t)
 	t.progress.Done, t.progress.Whole, t.progress.Ranges = len(single) == 0, false, single
 	t.progress.Where, t.progress.Columns = "", nil
 	s.changed[t.pub.Relation.OID] = true
 	if len(single) > 0 {
-		s.want(t, 0, false)
+		s.want(t, after, false)
 	}
 }
 
@@ -199,11 +204,10 @@ func (s *session) refuse(q *SnapshotRequest, err error) {
 	})
 }
 
-// giveUp ends a read that its condition makes impossible. The table was complete before it was asked for.
+// giveUp ends a read that its condition makes impossible. The table was complete before it was asked for, but for rows of key
+// changes since.
 func (s *session) giveUp(t *table, err error) {
-	s.abandon(t)
-	t.progress.Done, t.progress.Ranges = true, nil
-	s.changed[t.pub.Relation.OID] = true
+	s.breakOff(t)
 	s.raise(&trouble.Error{
 		Code: trouble.SnapshotFailed, Op: "read the rows of", Subject: subject(t.name()), Cause: err,
 		Means: "the read that was asked for is given up; the stream goes on", Hint: "ask again with another condition",
