@@ -48,6 +48,7 @@ func (c *Capture) Serve(ctx context.Context) error {
 			return st.page()
 		},
 		Table:   c.tableView,
+		Tail:    c.changes,
 		History: c.vitals.history, Log: c.log,
 	})
 	c.options.HTTP = server.URL()

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -18,6 +19,18 @@ func (c *Capture) tableView(name string) (v page.View, ok bool) {
 	}
 	st.Tables[0].States = c.vitals.table(name).states.Newest()
 	return st.tablePage(), true
+}
+
+// changes gives those of a table to its page, as they are published.
+func (c *Capture) changes(ctx context.Context, name string, each func(page.Change) error) error {
+	values := c.config.HTTP.ShowsValues()
+	return c.Tail(ctx, []string{name}, 0, values, func(int) {}, func(t *Tailed) error {
+		change := page.Change{At: t.At, Position: t.Position, Op: t.Op}
+		for _, column := range slices.Concat(t.Key, t.Columns) {
+			change.Columns = append(change.Columns, column.Text(values))
+		}
+		return each(change)
+	})
 }
 
 // alone leaves of the status what concerns a table, and says whether there is one of that name.

@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -266,7 +267,7 @@ func TestWrongTargetHoldsOneTable(t *testing.T) {
 	w.rows(`SELECT code, table_name FROM tributary.quarantine ORDER BY 1`, "constraint-violation|public.checked", "target-type|public.bad")
 	w.rows(`SELECT id FROM public.good ORDER BY id`, "1", "2", "3")
 	w.rows(`SELECT count(*) FROM tributary.quarantine WHERE message LIKE '%secret%' OR message LIKE '%poison%'`, "0")
-	w.eventually("needs you: 2 tables are quarantined. The other 1 go on.", func() any { return s.Status().Headline })
+	w.eventually("needs you: 2 tables are quarantined. The other one goes on.", func() any { return s.Status().Headline })
 	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT checked_note_check; ALTER TABLE public.bad ALTER note TYPE text; DELETE FROM tributary.quarantine`)
 	w.complete(shop)
 	w.rows(`SELECT id, note FROM public.checked ORDER BY id`, "1|fine", "2|poison", "3|fine")
@@ -651,7 +652,7 @@ func TestHTTP(t *testing.T) {
 	if _, body := get("/status?table=shop/public.t&state=paused"); !strings.Contains(body, `"tables": []`) {
 		t.Errorf("status of paused tables: %s", body)
 	}
-	if code, body := get("/table/shop/public.t"); code != 200 || !strings.Contains(body, "shop/public.t is up to date.") || !strings.Contains(body, "the row of (id) is written") {
+	if code, body := get("/table/shop/public.t"); code != 200 || !strings.Contains(body, "shop/public.t is up to date.") || !strings.Contains(body, "the row of (id) is written") || !strings.Contains(body, "a unique one on exactly the key") {
 		t.Errorf("page of the table: %d, %s", code, body)
 	}
 	if code, body := get("/table/shop%2Fpublic.r"); code != 404 || !strings.Contains(body, `<a href="/table/shop%2Fpublic.t">shop/public.t</a>`) {
@@ -680,6 +681,30 @@ func TestHTTP(t *testing.T) {
 		}
 		return ""
 	})
+	// What comes now, without values: these are not configured.
+	changes, err := http.Get("http://" + s.Addr() + "/changes?table=shop/public.t") //nolint:bodyclose // further down
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := make(chan string, 100)
+	go func() {
+		in := bufio.NewScanner(changes.Body)
+		for in.Scan() && len(lines) < cap(lines) {
+			lines <- in.Text()
+		}
+	}()
+	next := 30
+	w.eventually(true, func() any {
+		shop.tx(ins(r, next))
+		next++
+		select {
+		case line := <-lines:
+			return strings.HasSuffix(line, "  insert  id  written")
+		case <-time.After(100 * time.Millisecond):
+			return false
+		}
+	})
+	changes.Body.Close()
 	http.DefaultClient.CloseIdleConnections()
 }
 

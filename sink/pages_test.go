@@ -89,6 +89,7 @@ var moments = map[string]func(at time.Time) *shown{
 		s := poisoned(at)
 		s.table = "shop_eu/public.stock"
 		s.st.Tables[3].States = []service.Turn{{At: at.Add(-2575 * time.Second).UTC(), State: StateQuarantined}, {At: at.Add(-3 * time.Hour).UTC(), State: StateUpToDate}}
+		s.st.Tables[3].Index = "a unique one on exactly the key"
 		s.st.Tables[3].Plan = "shop_eu public.stock -> sales.stock        tables[1], mode clone\n\nColumns\n  SOURCE  TYPE         TARGET  TYPE     HOW\n  id      integer, key id      integer  as is\n"
 		return s
 	},

@@ -95,7 +95,7 @@ func TestPoisonIsHeldExactly(t *testing.T) {
 			w.rows(`SELECT id FROM public.other`, "1")
 			if n == 1 {
 				words := []string{"quarantined", "violates check constraint &#34;fine&#34;", "offset 0, key (id): ", "sink resume shop/public.checked --park", "constraint-violation: runbook"}
-				s.reads("/", append(words, "warehouse needs you: 1 table is quarantined. The other 1 go on.")...)
+				s.reads("/", append(words, "warehouse needs you: 1 table is quarantined. The other one goes on.")...)
 				s.reads("/table/shop/public.checked", append(words, "shop/public.checked is quarantined: constraint-violation")...)
 			}
 			w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)

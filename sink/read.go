@@ -299,7 +299,7 @@ func (w *worker) unit(ctx context.Context, o *outcome, pt *part, topic string, v
 		fold, w.folds = w.folds[n-1], w.folds[:n-1]
 	}
 	fold.Begin(v.plan)
-	w.s.table(topic).plan.Store(v.plan)
+	w.s.table(topic).writes(v.plan, target)
 	o.units = append(o.units, unit{topic: topic, plan: v.plan, target: target, fold: fold})
 	pt.unit = len(o.units) - 1
 	return &o.units[pt.unit], true, nil

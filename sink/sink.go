@@ -109,7 +109,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	s.server.Watch(s.stages, "fetch")
 	s.metrics = newMetrics(s)
 	s.server.Registry().MustRegister(s.metrics.all...)
-	page.Handle(s.server, page.Config{View: s.view, Table: s.tableView, History: s.vitals.history, Log: log})
+	page.Handle(s.server, page.Config{View: s.view, Table: s.tableView, Tail: s.tail, History: s.vitals.history, Log: log})
 	return s, nil
 }
 

@@ -150,9 +150,11 @@ type TableStatus struct {
 	ReloadDue   bool       `json:"reload_due,omitempty"`
 	Rule        string     `json:"rule,omitempty"` // by which it is written: "tables[1]"
 
-	// States, the newest first, and Plan, what its rule does, are there only where one table is asked of.
+	// States, the newest first, Plan, what its rule does, and Index, by which its rows are found, are there only where one table
+	// is asked of.
 	States []service.Turn `json:"states,omitempty"`
 	Plan   string         `json:"plan,omitempty"`
+	Index  string         `json:"index,omitempty"`
 
 	Mode  string `json:"mode,omitempty"`
 	Topic string `json:"topic,omitempty"`
@@ -297,6 +299,9 @@ func (s *Sink) detail(t *TableStatus) {
 		var b strings.Builder
 		_ = explainPlan(&b, plan) // a text can be written
 		t.Plan = b.String()
+	}
+	if target := known.target.Load(); target != nil {
+		t.Index = target.Index()
 	}
 }
 

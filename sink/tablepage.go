@@ -2,6 +2,7 @@ package sink
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,6 +21,28 @@ func (s *Sink) tableView(name string) (v page.View, ok bool) {
 	}
 	s.detail(&st.Tables[0])
 	return st.tablePage(), true
+}
+
+// tail gives the changes of a table to its page, as its topics have them and the rules make of them.
+func (s *Sink) tail(ctx context.Context, name string, each func(page.Change) error) error {
+	o, err := NewOperator(s.cfg)
+	if err != nil {
+		return err
+	}
+	defer o.Close(context.WithoutCancel(ctx))
+	values := s.cfg.HTTP.ShowsValues()
+	return o.Tail(ctx, s.cfg, []string{name}, 0, values, func(int) {}, func(t *Tailed) error {
+		c := page.Change{At: t.At, Position: t.Position, Op: t.Op}
+		columns := t.Columns
+		if len(columns) == 0 { // it is not written as a row
+			columns = t.Key
+		}
+		for _, column := range columns {
+			c.Columns = append(c.Columns, column.Text(values))
+		}
+		c.Result = t.Result
+		return each(c)
+	})
 }
 
 // alone leaves of the status what concerns a table, and says whether there is one of that name.
@@ -90,6 +113,7 @@ func (st *Status) tablePage() page.View {
 		{"target", t.Target},
 		{"mode", cmp.Or(t.Mode, "–")},
 		{"rule", cmp.Or(t.Rule, "–")},
+		{"index used", cmp.Or(t.Index, "– (nothing was written since this sink began)")},
 		{"topic", cmp.Or(t.Topic, "–")},
 		{"partitions of this sink", fmt.Sprint(t.Partitions)},
 		{"position", cmp.Or(t.Position, "–")},

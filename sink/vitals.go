@@ -115,7 +115,8 @@ type tableStats struct {
 	knownAt time.Time // since when records wait; zero: none does
 
 	states service.Turns
-	plan   atomic.Pointer[rule.Plan] // by which it is written; nil as long as nothing of it was read
+	plan   atomic.Pointer[rule.Plan]        // by which it is written; nil as long as nothing of it was read
+	target atomic.Pointer[warehouse.Target] // likewise
 }
 
 // table gives the counts of a topic.
@@ -128,6 +129,12 @@ func (s *Sink) table(topic string) *tableStats {
 		s.tables[topic] = t
 	}
 	return t
+}
+
+// writes notes by which plan the table is written, and what into.
+func (t *tableStats) writes(plan *rule.Plan, target *warehouse.Target) {
+	t.plan.Store(plan)
+	t.target.Store(target)
 }
 
 func (t *tableStats) duplicate() {

@@ -490,7 +490,7 @@ func (w *wholeCut) unit(ctx context.Context, topic string, v *versionPlan, at ch
 	}
 	f := &batch.Fold{}
 	f.Begin(v.plan)
-	w.g.s.table(topic).plan.Store(v.plan)
+	w.g.s.table(topic).writes(v.plan, target)
 	w.units = append(w.units, unit{topic: topic, plan: v.plan, target: target, fold: f})
 	return &w.units[len(w.units)-1], nil
 }

@@ -301,7 +301,7 @@ func needsYou(bad, tables int, parked int64) string {
 	case bad == 0:
 		rest = " All tables go on."
 	case bad < tables:
-		rest = fmt.Sprintf(" The other %d go on.", tables-bad)
+		rest = " " + service.Agree(tables-bad, "The other one goes on.", fmt.Sprintf("The other %d go on.", tables-bad))
 	}
 	return fmt.Sprintf("needs you: %s.%s", strings.Join(what, ", "), rest)
 }

@@ -98,11 +98,14 @@ type HTTP struct {
 	Token  Secret   `mapstructure:"token" default:"" doc:"Token wanted as Bearer, or as the password of Basic authentication, for everything but /healthz and /readyz; file:/path or env:NAME to keep it elsewhere. A changed file is taken up within a second."`
 	Hosts  []string `mapstructure:"hosts" default:"" doc:"Names, besides localhost, under which a browser may ask for the pages while the address is a loopback one."`
 	TLS    ServeTLS `mapstructure:"tls" doc:"Answer over TLS alone."`
-	Show   string   `mapstructure:"show" default:"none" oneof:"none,keys" doc:"What of rows the pages and /status show: none: names of columns alone; keys: the key of a row that an error is about, which wants a token."`
+	Show   string   `mapstructure:"show" default:"none" oneof:"none,keys,values" doc:"What of rows the pages and /status show: none: names of columns alone; keys: the key of a row that an error is about; values: also the values in the live changes on the page of a table. Both want a token."`
 }
 
 // ShowsKeys says whether the key of a row may be shown.
-func (h HTTP) ShowsKeys() bool { return h.Show == "keys" && h.Token != "" }
+func (h HTTP) ShowsKeys() bool { return (h.Show == "keys" || h.Show == "values") && h.Token != "" }
+
+// ShowsValues says whether all values of a row may be.
+func (h HTTP) ShowsValues() bool { return h.Show == "values" && h.Token != "" }
 
 // ServeTLS is the certificate of a server; the zero value is "no TLS".
 type ServeTLS struct {
@@ -132,8 +135,8 @@ func (t ServeTLS) Certificate() (*tls.Certificate, error) {
 
 // Check wants host:port.
 func (h HTTP) Check() []Fault {
-	if h.Show == "keys" && h.Token == "" {
-		return []Fault{{Path: "show", Value: h.Show, Message: "wants a token: whoever reaches the address would read keys of rows; write token: file:/path beside it"}}
+	if (h.Show == "keys" || h.Show == "values") && h.Token == "" {
+		return []Fault{{Path: "show", Value: h.Show, Message: "wants a token: whoever reaches the address would read " + h.Show + " of rows; write token: file:/path beside it"}}
 	}
 	if _, _, err := net.SplitHostPort(h.Listen); err != nil {
 		return []Fault{{Path: "listen", Value: h.Listen, Message: "not host:port; write 127.0.0.1:9191"}}

@@ -151,6 +151,9 @@ func TestSharedChecks(t *testing.T) {
 	faulty(HTTP{Listen: ":0"}, "")
 	faulty(HTTP{Listen: "9191"}, "listen")
 	faulty(HTTP{Listen: ":0", Show: "keys", Token: "t"}, "")
+	if h := (HTTP{Show: "values", Token: "t"}); !h.ShowsKeys() || !h.ShowsValues() || (HTTP{Show: "keys", Token: "t"}).ShowsValues() || (HTTP{Show: "values"}).ShowsValues() {
+		t.Error("what is shown is not what was asked for")
+	}
 	faulty(HTTP{Listen: ":0", Show: "keys"}, "show")
 	faulty(ServeTLS{}, "")
 	faulty(ServeTLS{Cert: "a", Key: "b"}, "")

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,7 +29,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 )
 
-// Server answers a service's HTTP: /metrics, /healthz, /readyz, /status, and what Handle adds. Make one with NewServer,
+// Server answers a service's HTTP: /metrics, /healthz, /readyz, /status, /status/stream, and what Handle adds. Make one with NewServer,
 // then Listen, then Run.
 type Server struct {
 	cfg      config.HTTP
@@ -39,6 +40,7 @@ type Server struct {
 	mux      *http.ServeMux
 	listener net.Listener
 	status   func(Asked) any
+	streams  atomic.Int32
 	hung     func(limit time.Duration) (stage string) // see Watch
 
 	mu      sync.Mutex
@@ -94,6 +96,7 @@ func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func(As
 		}
 		s.serveStatus(w, status(askedBy(r)))
 	})
+	s.mux.HandleFunc("GET /status/stream", s.Stream(s.streamStatus))
 	return s
 }
 

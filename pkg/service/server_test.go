@@ -72,6 +72,27 @@ func get(t *testing.T, s *Server, path string, change func(*http.Request)) (int,
 	return response.StatusCode, string(body)
 }
 
+// The status is sent when it has changed, and not again; a stream ends with the service.
+func TestStatusStream(t *testing.T) {
+	s, stop := serve(t, config.HTTP{Listen: "127.0.0.1:0"}, nil)
+	response, err := http.Get("http://" + s.Addr() + "/status/stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	const event = "event: status\ndata: {\"state\":\"streaming\"}\n\n"
+	got := make([]byte, len(event))
+	if _, err := io.ReadFull(response.Body, got); err != nil || string(got) != event || response.Header.Get("Content-Type") != "text/event-stream" {
+		t.Errorf("%q: %v", got, err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if rest, err := io.ReadAll(response.Body); err != nil || len(rest) > 0 {
+		t.Errorf("%q: %v", rest, err)
+	}
+}
+
 func TestServerAnswers(t *testing.T) {
 	s, stop := serve(t, config.HTTP{Listen: "127.0.0.1:0"}, func(s *Server) {
 		s.Registry().MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "tributary_capture_x_total", Help: "X."}))

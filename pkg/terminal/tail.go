@@ -80,6 +80,19 @@ type TailColumn struct {
 	Unchanged bool    `json:"unchanged,omitempty"` // not sent again by the source
 }
 
+// Text names the column, with its value where that is wanted.
+func (c TailColumn) Text(value bool) string {
+	switch {
+	case c.Unchanged:
+		return c.Name + " not sent again"
+	case value && c.Value == nil:
+		return c.Name + "=null"
+	case value:
+		return fmt.Sprintf("%s=%q", c.Name, *c.Value)
+	}
+	return c.Name
+}
+
 // Columns names columns, with their values where these are wanted; many without values are only counted.
 func (l *Tail) Columns(columns []TailColumn) string {
 	const most = 4
@@ -88,15 +101,7 @@ func (l *Tail) Columns(columns []TailColumn) string {
 	}
 	parts := make([]string, len(columns))
 	for i, c := range columns {
-		parts[i] = c.Name
-		switch {
-		case c.Unchanged:
-			parts[i] += " not sent again"
-		case l.Values && c.Value == nil:
-			parts[i] += "=null"
-		case l.Values:
-			parts[i] += fmt.Sprintf("=%q", *c.Value)
-		}
+		parts[i] = c.Text(l.Values)
 	}
 	return strings.Join(parts, ", ")
 }

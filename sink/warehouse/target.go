@@ -42,6 +42,19 @@ type targetColumn struct {
 	written bool   // false for generated columns
 }
 
+// Index says by which index rows of the target are found.
+func (t *Target) Index() string {
+	switch {
+	case len(t.plan.Key) == 0 || t.plan.Mode == rule.Log:
+		return "none is needed: rows are only added"
+	case t.unique:
+		return "a unique one on exactly the key"
+	case t.indexed:
+		return "one that begins with the key"
+	}
+	return "none: each UPDATE and DELETE reads the whole table"
+}
+
 // Prepare looks up the target of a plan, and creates or changes it where the rule says so; at is the position of the
 // record that wants it, zero where that is not known. The target is remembered until something turns out to have changed. Errors are trouble: target-missing, target-type, schema-change-blocked,
 // rule-conflict, warehouse-rights, or a reason to try again (package retry knows which).

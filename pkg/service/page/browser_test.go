@@ -181,6 +181,11 @@ func TestBrowserRunsNoName(t *testing.T) {
 	// Nor does it on the page of the table, to which its name leads, and which is renewed by it.
 	eval[bool](b, `document.querySelector("#tables tbody a").click(); true`)
 	b.await(`location.pathname.startsWith("/table/") && document.querySelector("#live")?.textContent.startsWith("live ")`)
+	// Its changes are shown when somebody asks for them, and stay over a renewal.
+	eval[bool](b, `document.querySelector("#changes summary").click(); true`)
+	b.await(`document.querySelectorAll("#changes li").length >= 5 && document.querySelector("#changes p").textContent.startsWith("ended: that was")`)
+	shown := eval[string](b, `document.querySelector("#live").textContent`)
+	b.await(fmt.Sprintf(`document.querySelector("#live").textContent !== %q && document.querySelectorAll("#changes li").length >= 5`, shown))
 	b.quiet(url)
 }
 

@@ -3,6 +3,7 @@ package page
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -25,8 +26,10 @@ import (
 
 // Config says what a page shows.
 type Config struct {
-	View    func() View                         // safe to call at any time by many goroutines
-	Table   func(name string) (v View, ok bool) // of one table alone; so is this
+	View  func() View                         // safe to call at any time by many goroutines
+	Table func(name string) (v View, ok bool) // of one table alone; so is this
+	// Tail gives the changes of a table, by its name, as they come, until ctx ends or each returns an error.
+	Tail    func(ctx context.Context, name string, each func(Change) error) error
 	History *History
 	Log     *slog.Logger
 }
@@ -35,7 +38,7 @@ type Config struct {
 func Handle(server *service.Server, cfg Config) {
 	p := &pages{cfg: cfg, boot: hex.EncodeToString(fmt.Append(nil, time.Now().UnixNano())), done: map[string]rendered{}}
 	for pattern, handler := range map[string]http.HandlerFunc{
-		"GET /{$}": p.whole, "GET /table/{name...}": p.table, "GET /stream": p.stream, "GET /series": p.series, "GET /explain/{code}": explain, "GET /icon.svg": icon,
+		"GET /{$}": p.whole, "GET /table/{name...}": p.table, "GET /stream": server.Stream(p.stream), "GET /changes": server.Stream(p.changes), "GET /series": p.series, "GET /explain/{code}": explain, "GET /icon.svg": icon,
 		"GET /static/{name}": static,
 	} {
 		server.Handle(pattern, secured(handler))
@@ -59,9 +62,9 @@ func secured(next http.HandlerFunc) http.Handler {
 }
 
 type pages struct {
-	cfg     Config
-	boot    string
-	streams atomic.Int32
+	cfg   Config
+	boot  string
+	tails atomic.Int32
 
 	mu   sync.Mutex
 	done map[string]rendered // by query
@@ -77,11 +80,8 @@ type rendered struct {
 
 const (
 	renewEvery = time.Second
-	// maxStreams bounds the streams of all pages together, maxRendered the pages that are kept for others.
-	maxStreams  = 20
+	// maxRendered bounds the pages that are kept for others.
 	maxRendered = 64
-	// eventPatience is how long a reader may take for an event before it is given up.
-	eventPatience = 10 * time.Second
 )
 
 func (p *pages) render(raw string) rendered {
@@ -109,7 +109,7 @@ func (p *pages) render(raw string) rendered {
 }
 
 func (p *pages) shown(q query, now time.Time) *shown {
-	s := &shown{Now: now, Boot: p.boot, Day: q.get("window") == "24h", query: q}
+	s := &shown{Now: now, Boot: p.boot, Day: q.get("window") == "24h", query: q, tails: p.cfg.Tail != nil}
 	if name := q.get("table"); name != "" {
 		s.View, s.missing = p.tableView(name)
 	} else {
@@ -185,42 +185,7 @@ func (p *pages) answer(w http.ResponseWriter, r *http.Request, query string) {
 }
 
 // stream renews a page that is looked at: <main> whenever it has changed, and the newest points of the charts.
-func (p *pages) stream(w http.ResponseWriter, r *http.Request) {
-	if p.streams.Add(1) > maxStreams {
-		p.streams.Add(-1)
-		w.Header().Set("Retry-After", "30")
-		http.Error(w, "too many pages are open", http.StatusServiceUnavailable)
-		return
-	}
-	defer p.streams.Add(-1)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	out := io.Writer(w)
-	flush := func() error { return nil }
-	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
-		w.Header().Set("Content-Encoding", "gzip")
-		z := gzip.NewWriter(w)
-		out, flush = z, z.Flush
-	}
-	control := http.NewResponseController(w)
-	send := func(event string, data []byte) error {
-		if err := control.SetWriteDeadline(time.Now().Add(eventPatience)); err != nil {
-			return err
-		}
-		var b bytes.Buffer
-		fmt.Fprintf(&b, "event: %s\n", event)
-		for line := range bytes.SplitSeq(data, []byte("\n")) {
-			fmt.Fprintf(&b, "data: %s\n", line)
-		}
-		b.WriteByte('\n')
-		if _, err := out.Write(b.Bytes()); err != nil {
-			return err
-		}
-		if err := flush(); err != nil {
-			return err
-		}
-		return control.Flush()
-	}
+func (p *pages) stream(r *http.Request, send func(event string, data []byte) error) {
 	q := parseQuery(r.URL.RawQuery)
 	day, charts := q.get("window") == "24h", q.get("table") == ""
 	tick := time.NewTicker(renewEvery)

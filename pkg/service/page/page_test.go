@@ -2,9 +2,11 @@ package page
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"io"
 	"log/slog"
@@ -84,6 +86,13 @@ func serve(t *testing.T, view func() View, history *History) string {
 		v := view()
 		v.Tables, v.Hour = nil, &Hour{Title: name, Kind: Seconds, Points: []float32{1, 4, 2}}
 		return v, strings.HasPrefix(name, v.Name)
+	}, Tail: func(ctx context.Context, name string, each func(Change) error) error {
+		for range changesEach + 1 {
+			if err := each(Change{At: at, Position: "1.0/1.0", Op: "update", Columns: []string{name, "b"}}); err != nil {
+				return err
+			}
+		}
+		return errors.New("that was\nall")
 	}, History: history, Log: slog.New(slog.DiscardHandler)})
 	if err := server.Listen(t.Context()); err != nil {
 		t.Fatal(err)
@@ -246,6 +255,20 @@ func TestStream(t *testing.T) {
 	}
 	if len(seen) != 4 {
 		t.Errorf("%v: %v", seen, in.Err())
+	}
+}
+
+// The changes of a table are few enough to be read; a pattern is no table.
+func TestChanges(t *testing.T) {
+	url := serve(t, func() View { return full("a/b.c") }, testHistory())
+	_, got := get(t, url+"/changes?table=a/b.c")
+	line := "event: change\ndata: 03:04:05.000 UTC  1.0/1.0  update  a/b.c, b\n\n"
+	n := strings.Count(got, line) // one more where a second ends between them
+	if want := "event: begin\ndata: waiting for changes\n\n" + strings.Repeat(line, n) + "event: end\ndata: that was\\nall\n\n"; got != want || n < changesEach || n > changesEach+1 {
+		t.Errorf("%q", got)
+	}
+	if _, got := get(t, url+"/changes?table=*"); got != "event: end\ndata: there is no such table\n\n" {
+		t.Errorf("%q", got)
 	}
 }
 

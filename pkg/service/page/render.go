@@ -37,6 +37,7 @@ type shown struct {
 	Urgent int
 
 	missing bool
+	tails   bool // changes can be looked at
 	query   query
 }
 
@@ -60,6 +61,14 @@ func (s *shown) Stream() string {
 		return ""
 	}
 	return "/stream?" + url.Values{"table": {s.Table}}.Encode()
+}
+
+// Live is where the changes of the table come from; "" where nobody gives them.
+func (s *shown) Live() string {
+	if s.Table == "" || s.missing || !s.tails {
+		return ""
+	}
+	return "/changes?" + url.Values{"table": {s.Table}}.Encode()
 }
 
 // HourChart is the last hour of the table; nil where there is none yet.

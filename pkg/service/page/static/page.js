@@ -29,8 +29,8 @@
   }
 
   const callbacks = {
-    // A chart is the script's own; what the reader has folded open stays so.
-    beforeNodeMorphed: old => !(old.classList && old.classList.contains("plot") && old.dataset.drawn),
+    // A chart is the script's own, and so is the list of changes; what the reader has folded open stays so.
+    beforeNodeMorphed: old => !(old.classList && (old.classList.contains("plot") && old.dataset.drawn || old.classList.contains("own"))),
     beforeAttributeUpdated: (name, node) => !(node.tagName === "DETAILS" && name === "open") && !(node.classList.contains("copy") && name === "hidden"),
   };
   function renew(html) {
@@ -129,11 +129,33 @@
     if (!document.title.startsWith("? ")) document.title = `? ${document.title}`;
   }, 1000);
   document.addEventListener("visibilitychange", () => {
+    follow();
     if (document.hidden) { source.close(); return; }
     heard = Date.now();
     open();
   });
-  addEventListener("pagehide", () => source.close());
+  addEventListener("pagehide", () => { source.close(); if (changes) changes.close(); });
+
+  // The changes of a table, as long as their fold is open.
+  let changes;
+  function follow() {
+    const fold = document.getElementById("changes");
+    if (changes) changes.close();
+    changes = undefined;
+    if (!fold || !fold.open || document.hidden) return;
+    const say = text => { fold.querySelector("p").textContent = text; }, list = fold.querySelector("ol");
+    changes = new EventSource(fold.dataset.changes);
+    changes.addEventListener("begin", e => say(e.data));
+    changes.addEventListener("change", e => {
+      const line = document.createElement("li");
+      line.textContent = e.data;
+      list.prepend(line);
+      while (list.children.length > 200) list.lastChild.remove();
+      say("the newest first; times are of the commit");
+    });
+    changes.addEventListener("end", e => { changes.close(); say(`ended: ${e.data}. Closed and opened again, it goes on.`); });
+  }
+  document.addEventListener("toggle", e => { if (e.target.id === "changes") follow(); }, true);
 
   // What the filter says goes into the address as it is typed.
   let typing;
