@@ -138,19 +138,23 @@ func TestTruncateIsABarrier(t *testing.T) {
 	w.rows(`SELECT count(*), min(v), max(v) FROM public.t`, "50|2|2")
 }
 
+// warehouse gives w's as one instance of a sink has it.
+func (w *world) warehouse(instance string) *warehouse.Warehouse {
+	w.t.Helper()
+	wh := warehouse.New(warehouse.Config{
+		DSN: func() (string, error) { return w.dsn, nil }, Group: "g", Instance: instance, Log: slog.New(slog.DiscardHandler),
+	})
+	if err := wh.Migrate(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	return wh
+}
+
 // TestLateOwnerIsRefused: who claims a partition takes it away from whoever had it, even in the middle of a
 // transaction; a stopped one is ended.
 func TestLateOwnerIsRefused(t *testing.T) {
 	w := newWorld(t)
-	open := func(instance string) *warehouse.Warehouse {
-		return warehouse.New(warehouse.Config{
-			DSN: func() (string, error) { return w.dsn, nil }, Group: "g", Instance: instance, Log: slog.New(slog.DiscardHandler),
-		})
-	}
-	first, second := open("first"), open("second")
-	if err := first.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	first, second := w.warehouse("first"), w.warehouse("second")
 	parts := []warehouse.Partition{{Topic: "s.public.t", TopicID: "x"}, {Topic: "s.public.t", Number: 1, TopicID: "x"}}
 	claim := func(wh *warehouse.Warehouse) []warehouse.Claim {
 		t.Helper()

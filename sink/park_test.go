@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -416,4 +417,52 @@ func TestResumeSkip(t *testing.T) {
 	w.rows(`SELECT id FROM public.checked ORDER BY 1`, "1", "2", "3")
 	w.rows(`SELECT count(*) FROM tributary.parked`, "0")
 	w.rows(`SELECT verb FROM tributary.operation`, "resume --skip", "resume --skip")
+}
+
+// TestAttemptOfBeforeAMend: an attempt that was under way while somebody mended the target and said so holds the table no more.
+func TestAttemptOfBeforeAMend(t *testing.T) {
+	w := newWorld(t)
+	session := w.warehouse("one").Session()
+	defer session.Close(context.Background())
+	q := warehouse.Quarantine{Topic: "shop.public.t", Source: "shop", Table: "public.t", Next: 7, Code: "constraint-violation", Message: "m"}
+	hold := func(attempt int64, claimed warehouse.Remedy) {
+		t.Helper()
+		q.Attempt, q.Remedy = attempt, claimed
+		if err := session.Hold(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resume := func(remedy warehouse.Remedy) {
+		t.Helper()
+		if _, err := session.Resume(t.Context(), "shop", "public.t", remedy); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attempt := func() int64 {
+		t.Helper()
+		all, err := session.Quarantines(t.Context())
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%d quarantines, %v", len(all), err)
+		}
+		return all[0].Attempt
+	}
+	hold(0, warehouse.TryAgain)
+	hold(attempt(), warehouse.TryAgain) // tried again, in vain
+	claimed := attempt()
+	resume(warehouse.TryAgain)
+	hold(claimed, warehouse.TryAgain)
+	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+	hold(0, warehouse.TryAgain) // it is tried again, and not mended after all
+
+	claimed = attempt()
+	resume(warehouse.Park)
+	hold(claimed, warehouse.TryAgain)
+	w.rows(`SELECT park, skip FROM tributary.quarantine`, "t|f")
+	hold(attempt(), warehouse.Park) // it cannot be parked
+	w.rows(`SELECT park, skip FROM tributary.quarantine`, "f|f")
+	claimed = attempt()
+	resume(warehouse.Skip)
+	q.Next = 8 // elsewhere: that is not what was to be skipped
+	hold(claimed, warehouse.TryAgain)
+	w.rows(`SELECT park, skip, next_offset FROM tributary.quarantine`, "f|f|8")
 }

@@ -26,6 +26,9 @@ type hold struct {
 	fenced  bool            // somebody else claimed it
 	paused  bool            // somebody asked for it
 	moved   bool            // its checkpoint was moved from outside
+
+	attempt int64            // that it was claimed for, see warehouse.Quarantine
+	remedy  warehouse.Remedy // that it was claimed with
 }
 
 var (
@@ -41,6 +44,15 @@ func (s *Sink) hold(ctx context.Context, session *warehouse.Session, p *consume.
 		return // whoever has it now finds out by himself
 	}
 	h := &hold{err: err, since: time.Now(), next: next}
+	if next == p.Next { // else what it was claimed with is over
+		h.attempt = p.Attempt
+		switch {
+		case p.Park != nil:
+			h.remedy = warehouse.Park
+		case p.Skip:
+			h.remedy = warehouse.Skip
+		}
+	}
 	s.mu.Lock()
 	s.held[p] = h
 	s.mu.Unlock()
@@ -52,7 +64,9 @@ func (s *Sink) hold(ctx context.Context, session *warehouse.Session, p *consume.
 
 // writeHold writes a quarantine. If it cannot be now, the supervisor does it.
 func (s *Sink) writeHold(ctx context.Context, session *warehouse.Session, p *consume.Partition, h *hold) {
-	q := warehouse.Quarantine{Topic: p.Topic, Partition: p.Number, Next: h.next, Code: string(trouble.CodeOf(h.err)), Message: h.err.Error()}
+	q := warehouse.Quarantine{
+		Topic: p.Topic, Partition: p.Number, Next: h.next, Code: string(trouble.CodeOf(h.err)), Message: h.err.Error(), Attempt: h.attempt, Remedy: h.remedy,
+	}
 	if source, schema, table, ok := record.ParseTopic(p.Topic); ok {
 		q.Source, q.Table = source, schema+"."+table
 	} else if source, ok := record.ParseProgressTopic(p.Topic); ok {
@@ -63,7 +77,7 @@ func (s *Sink) writeHold(ctx context.Context, session *warehouse.Session, p *con
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if _, err := session.Hold(ctx, q); err != nil {
+	if err := session.Hold(ctx, q); err != nil {
 		s.retrying("warehouse", err)
 		return
 	}

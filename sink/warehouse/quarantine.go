@@ -22,28 +22,33 @@ type Quarantine struct {
 	Message   string
 	Hint      string
 	Since     time.Time
-	Attempt   int64  // grows with each attempt that failed
-	Remedy    Remedy // what somebody asked for
+	Attempt   int64  // grows with each attempt that failed; in Hold that of the claim under which it failed, 0 for none
+	Remedy    Remedy // what somebody asked for; in Hold what the claim was asked for
 }
 
-// Hold writes a quarantine, and gives the number of the attempt. The same error at the same offset keeps its Since.
-func (s *Session) Hold(ctx context.Context, q Quarantine) (attempt int64, err error) {
+// Hold writes a quarantine. The same error at the same offset keeps its Since.
+//
+// What somebody asked for since the partition was claimed is not for the attempt that fails now, which may have begun before
+// something was mended: a quarantine that has been ended is not written again, and a remedy stays.
+func (s *Session) Hold(ctx context.Context, q Quarantine) error {
 	if err := s.open(ctx); err != nil {
-		return 0, err
+		return err
 	}
-	err = s.conn.QueryRow(ctx, `
+	_, err := s.conn.Exec(ctx, `
 		INSERT INTO tributary.quarantine AS q (grp, topic, partition, next_offset, source, table_name, code, message, hint, instance)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
+		 WHERE $11::bigint = 0 OR EXISTS (SELECT FROM tributary.quarantine WHERE grp = $1 AND topic = $2 AND partition = $3 AND attempt = $11)
 		ON CONFLICT (grp, topic, partition) DO UPDATE
 		   SET since = CASE WHEN q.next_offset = excluded.next_offset AND q.code = excluded.code THEN q.since ELSE now() END,
-		       next_offset = excluded.next_offset, code = excluded.code, message = excluded.message, hint = excluded.hint,
-		       instance = excluded.instance, park = false, skip = false, attempt = nextval('tributary.quarantine_attempt')
-		RETURNING attempt`,
-		s.w.cfg.Group, q.Topic, q.Partition, q.Next, q.Source, q.Table, q.Code, q.Message, q.Hint, s.w.cfg.Instance).Scan(&attempt)
+		       next_offset = excluded.next_offset, code = excluded.code, message = excluded.message, hint = excluded.hint, instance = excluded.instance,
+		       park = q.park AND $12 AND q.attempt = $11 AND q.next_offset = excluded.next_offset,
+		       skip = q.skip AND $12 AND q.attempt = $11 AND q.next_offset = excluded.next_offset,
+		       attempt = nextval('tributary.quarantine_attempt')`,
+		s.w.cfg.Group, q.Topic, q.Partition, q.Next, q.Source, q.Table, q.Code, q.Message, q.Hint, s.w.cfg.Instance, q.Attempt, q.Remedy == TryAgain)
 	if err != nil {
-		return 0, s.broken("quarantine", partitionName(q.Topic, q.Partition), err)
+		return s.broken("quarantine", partitionName(q.Topic, q.Partition), err)
 	}
-	return attempt, nil
+	return nil
 }
 
 // Recovered deletes the quarantine of a partition whose attempt went well.
