@@ -65,6 +65,7 @@ type session struct {
 	// What the last committed progress record says.
 	progressEnd change.LSN
 	progressAt  time.Time
+	livelyAt    time.Time           // when something was published last, or the server asked
 	changed     map[schema.OID]bool // tables whose progress has changed since
 	altered     []*table            // those with an alteration to come
 	fences      []string            // reached since
@@ -123,6 +124,9 @@ const (
 	// progressInterval: a source that does nothing still says so, and the slot gets on.
 	progressInterval = 5 * time.Second
 	idleAdvance      = time.Second
+	// lively is for how long after a change a source gets on every idleAdvance, by what other databases of its server write. Hundreds
+	// of idle ones would else be a Kafka transaction a second each.
+	lively = 10 * time.Second
 	// longestOpen bounds a Kafka transaction within one huge source transaction.
 	longestOpen = 10 * time.Second
 )
@@ -199,6 +203,9 @@ func (s *session) item(ctx context.Context, item *replication.Item) error {
 		// may speak of the position that it reads at, ahead of what it has sent of this transaction.
 		if !s.inTx {
 			s.streamed = max(s.streamed, item.WALEnd)
+		}
+		if item.Asked {
+			s.livelyAt = time.Now() // a server that shuts down waits for us
 		}
 		return nil
 	}
@@ -334,7 +341,7 @@ func (s *session) idle(ctx context.Context) (over <-chan struct{}, err error) {
 		default: // what comes until then goes with it
 			return s.pub.Over(), nil
 		}
-	case s.streamed > s.progressEnd && since >= idleAdvance:
+	case s.streamed > s.progressEnd && since >= idleAdvance && time.Since(s.livelyAt) < lively:
 	case len(s.fences) > 0:
 	case s.oldest != 0 && !open: // a heartbeat: what it measures is how long a change would take
 	case len(s.changed) > 0: // a table without rows has been read, or one is held: it is waited for
@@ -354,7 +361,9 @@ func (s *session) commit(ctx context.Context, last bool) error {
 		return nil
 	}
 	open, began, bytes := s.pub.Open()
-	if !open {
+	if open {
+		s.livelyAt = time.Now()
+	} else {
 		began = time.Now() // a progress record alone
 	}
 	s.passage.decoded()

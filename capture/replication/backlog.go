@@ -250,9 +250,7 @@ func (s *Stream) call(ctx context.Context) (done bool, err error) {
 		b.limit = min(max(leastCall, int(b.at.confirmed-b.at.restart)/each), max(callBytes/(bytes/rows+1), 1))
 	}
 	// The copy stands behind the last record that the call has read: whatever has committed before is given.
-	var wal [8]byte
-	binary.BigEndian.PutUint64(wal[:], uint64(b.at.confirmed))
-	return rows < limit && upto == was.upto, s.append(wal[:], true, b.at.confirmed)
+	return rows < limit && upto == was.upto, s.keepalive(b.at.confirmed, true)
 }
 
 // get hands on what one call gives: how many messages and bytes.
@@ -276,7 +274,7 @@ func (s *Stream) get(ctx context.Context, upto change.LSN, limit int) (rows, byt
 			late.Stop()
 		}
 		row := result.Values()
-		if err := s.append(row[1], false, change.LSN(binary.BigEndian.Uint64(row[0]))); err != nil {
+		if err := s.append(row[1], change.LSN(binary.BigEndian.Uint64(row[0]))); err != nil {
 			return rows, bytes, err // the connection is closed, with the rest of the result
 		}
 		rows, bytes = rows+1, bytes+len(row[1])

@@ -174,6 +174,8 @@ type Item struct {
 	Data []byte
 	// WALEnd is set for a keepalive: everything that the server decoded up to here has been sent before it.
 	WALEnd change.LSN
+	// Asked says of a keepalive that the server wants to know what is durable: it has not heard of us for long, or shuts down.
+	Asked bool
 }
 
 // Batch is a run of messages in the order of the stream. It is valid until the next call of Stream.Take.
@@ -335,7 +337,7 @@ func (b *Batch) index() {
 	for _, end := range b.ends {
 		if end < 0 {
 			end = -end
-			b.Items = append(b.Items, Item{WALEnd: change.LSN(binary.BigEndian.Uint64(b.buf[start:end]))})
+			b.Items = append(b.Items, Item{WALEnd: change.LSN(binary.BigEndian.Uint64(b.buf[start:])), Asked: b.buf[start+8] != 0})
 		} else {
 			b.Items = append(b.Items, Item{Data: b.buf[start:end:end]})
 		}
@@ -413,26 +415,57 @@ func (s *Stream) receiveAll() error {
 const (
 	xlogDataHeader  = 1 + 8 + 8 + 8
 	keepaliveLength = 1 + 8 + 8 + 1
+	keepaliveItem   = 8 + 1 // in a batch: position, and whether it is asked
 )
 
 func (s *Stream) accept(data []byte) error {
 	switch {
 	case len(data) >= xlogDataHeader && data[0] == pglogrepl.XLogDataByteID:
-		return s.append(data[xlogDataHeader:], false, change.LSN(binary.BigEndian.Uint64(data[9:])))
+		return s.append(data[xlogDataHeader:], change.LSN(binary.BigEndian.Uint64(data[9:])))
 	case len(data) == keepaliveLength && data[0] == pglogrepl.PrimaryKeepaliveMessageByteID:
 		if data[17] != 0 {
 			s.Report()
 		}
-		return s.append(data[1:9], true, change.LSN(binary.BigEndian.Uint64(data[1:])))
+		return s.keepalive(change.LSN(binary.BigEndian.Uint64(data[1:])), data[17] != 0)
 	case len(data) == 0:
 		return errors.New("empty message in the replication stream")
 	}
 	return fmt.Errorf("unknown message %q of %d bytes in the replication stream", data[0], len(data))
 }
 
-func (s *Stream) append(data []byte, keepalive bool, position change.LSN) error {
+// keepalive notes that everything up to position has been sent. Each walsender sends one whenever any database of its server
+// writes WAL: with hundreds of them that is all that most captures hear. So it wakes nobody, unless the server has asked, and the newest
+// stands for those right before it.
+func (s *Stream) keepalive(position change.LSN, asked bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var item [keepaliveItem]byte
+	binary.BigEndian.PutUint64(item[:], uint64(position))
+	if asked {
+		item[8] = 1
+	}
+	if n := len(s.pending.ends); n > 0 && s.pending.ends[n-1] < 0 && s.failed == nil && !s.closed {
+		last := s.pending.buf[len(s.pending.buf)-len(item):]
+		item[8] |= last[8]
+		copy(last, item[:])
+		s.highest = max(s.highest, position)
+	} else if err := s.put(item[:], true, position); err != nil {
+		return err
+	}
+	if asked {
+		s.signal()
+	}
+	return nil
+}
+
+func (s *Stream) append(data []byte, position change.LSN) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.put(data, false, position)
+}
+
+// put waits for room and adds an item. s.mu is held.
+func (s *Stream) put(data []byte, keepalive bool, position change.LSN) error {
 	for len(s.pending.buf) > 0 && len(s.pending.buf)+len(data) > maxPending && !s.closed && s.failed == nil {
 		if s.full.IsZero() {
 			s.full = time.Now()
@@ -453,7 +486,7 @@ func (s *Stream) append(data []byte, keepalive bool, position change.LSN) error 
 		end = -end
 	}
 	s.pending.ends = append(s.pending.ends, end)
-	if len(s.pending.ends) == 1 {
+	if n := len(s.pending.ends); !keepalive && (n == 1 || n == 2 && s.pending.ends[0] < 0) { // the first one of which anybody is to know
 		s.pending.Since = time.Now()
 		s.signal()
 	}
