@@ -89,6 +89,7 @@ func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func(As
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_ = pprof.Lookup("goroutine").WriteTo(w, 2) // stacks hold no values but addresses
 	})
+	s.mux.HandleFunc("GET /debug/profile", serveProfile)
 	s.mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.Header.Get("Accept"), "text/html") && r.URL.Query().Get("format") != "json" {
 			http.Redirect(w, r, "/", http.StatusSeeOther) // a browser, whose reader wants the page

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -121,6 +122,13 @@ func TestServerAnswers(t *testing.T) {
 	answers("/metrics", 200, "tributary_build_info{", `service="capture"`, "tributary_capture_x_total 0", "go_goroutines", "process_cpu_seconds_total")
 	answers("/table/public.orders", 200, "public.orders")
 	answers("/nowhere", 404)
+	answers("/debug/profile?seconds=0", 400, "from 1 to 600")
+	profile, err := http.Get("http://" + s.Addr() + "/debug/profile?seconds=600")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer profile.Body.Close() //nolint:errcheck // it is read
+	answers("/debug/profile?seconds=1", 409, "another")
 	_, body := get(t, s, "/status", nil)
 	var status map[string]string
 	if err := json.Unmarshal([]byte(body), &status); err != nil || status["state"] != "streaming" {
@@ -131,6 +139,9 @@ func TestServerAnswers(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Error(err)
+	}
+	if body, err := io.ReadAll(profile.Body); err != nil || !bytes.HasPrefix(body, []byte("\x1f\x8b")) {
+		t.Errorf("the profile that ends with the process is no gzip: %v %.40q", err, body)
 	}
 	if conn, err := net.Dial("tcp", s.Addr()); err == nil {
 		_ = conn.Close()

@@ -391,7 +391,7 @@ func (w *secured) answers(token string) {
 				w.t.Fatalf("%s does not take up the token", base)
 			}
 		}
-		for _, path := range []string{"/", "/status?format=json", "/metrics", "/explain/source-rights", "/debug/goroutines", "/nowhere", "/healthz", "/readyz"} {
+		for _, path := range []string{"/", "/status?format=json", "/metrics", "/explain/source-rights", "/debug/goroutines", "/debug/profile?seconds=1", "/nowhere", "/healthz", "/readyz"} {
 			free := path == "/healthz" || path == "/readyz"
 			if status := ask(base+path, ""); (status == http.StatusUnauthorized) == free {
 				w.t.Errorf("%s without the token: %d", path, status)
