@@ -31,6 +31,9 @@ const latTable = `create table lat (id bigint primary key, v integer not null, n
 // measureLatency measures the time from the commit at the source until the row is visible in the warehouse, by both
 // servers' commit timestamps, which are of one clock here.
 func measureLatency(ctx context.Context, w *world, r *report) error {
+	if err := nativeLatency(ctx, w, r); err != nil {
+		return err
+	}
 	for n, p := range lags {
 		src, err := w.create(ctx, w.source, latTable)
 		if err != nil {
@@ -49,7 +52,7 @@ func measureLatency(ctx context.Context, w *world, r *report) error {
 		if err != nil {
 			return err
 		}
-		warm, last := 10*time.Second, time.Duration(w.n(40))*time.Second
+		last := time.Duration(w.n(40)) * time.Second
 		rows, err := steady(ctx, []*database{src}, p.pace, warm+last)
 		if err == nil {
 			err = src.fence(ctx, "end")
@@ -62,7 +65,7 @@ func measureLatency(ctx context.Context, w *world, r *report) error {
 			return err
 		}
 		took := m.read(capture, sink)
-		found, err := latencies(ctx, src, dst, "", int64(float64(rows)*float64(warm)/float64(warm+last)))
+		found, err := latencies(ctx, src, dst, committed, "", int64(float64(rows)*float64(warm)/float64(warm+last)))
 		if err != nil {
 			return err
 		}
@@ -72,6 +75,41 @@ func measureLatency(ctx context.Context, w *world, r *report) error {
 		}
 	}
 	return nil
+}
+
+// warm is how long a load runs before its latency counts.
+const warm = 10 * time.Second
+
+// nativeLatency measures the same with native logical replication, in which there is no broker: what the servers and their
+// disk take. Its commits bear the source's timestamps, so the target notes when a row came, a moment before.
+func nativeLatency(ctx context.Context, w *world, r *report) error {
+	src, err := w.create(ctx, w.source, latTable, `create publication lat for table lat`)
+	if err != nil {
+		return err
+	}
+	dst, err := w.create(ctx, w.warehouse, latTable, `alter table lat add came timestamptz default clock_timestamp()`,
+		fmt.Sprintf(`create subscription lat connection %s publication lat`, postgres.Literal(src.dsn)))
+	if err != nil {
+		return errors.Join(err, src.leave(ctx))
+	}
+	m := w.meter()
+	p, last := lags[0].pace, time.Duration(w.n(40))*time.Second
+	rows, err := steady(ctx, []*database{src}, p, warm+last)
+	if err == nil {
+		err = poll(ctx, func() (bool, error) {
+			n, err := dst.rows(ctx, "lat")
+			return n >= int64(rows), err
+		})
+	}
+	took := m.read(used{}, used{})
+	var found []time.Duration
+	if err == nil {
+		found, err = latencies(ctx, src, dst, "came", "", int64(float64(rows)*float64(warm)/float64(warm+last)))
+	}
+	if err == nil {
+		r.times(w, fmt.Sprintf("latency at %d changes/s of native logical replication", p.rows), found, "", took)
+	}
+	return errors.Join(err, dst.exec(context.WithoutCancel(ctx), `drop subscription lat`), src.leave(ctx), dst.Close(ctx))
 }
 
 // both is a capture and a sink at work.
@@ -142,38 +180,41 @@ func steady(ctx context.Context, into []*database, p pace, lasts time.Duration) 
 	return total / len(into) * p.perTransaction, errors.Join(append(errs, ctx.Err())...)
 }
 
-// latencies gives, in order, how long each row of lat from an id on was on its way; of one tenant, if there are several.
-func latencies(ctx context.Context, src, dst *database, tenant string, from int64) ([]time.Duration, error) {
-	read := func(d *database, where string, args ...any) (map[int64]time.Time, error) {
-		rows, err := d.Query(ctx, `select id, pg_xact_commit_timestamp(xmin) from public.lat where id >= $1`+where, append([]any{from}, args...)...)
+// committed is when a row was.
+const committed = "pg_xact_commit_timestamp(xmin)"
+
+// latencies gives, in order, how long each row of lat from an id on was on its way, until came; of one tenant, if there are several.
+func latencies(ctx context.Context, src, dst *database, came, tenant string, from int64) ([]time.Duration, error) {
+	read := func(d *database, at, where string, args ...any) (map[int64]time.Time, error) {
+		rows, err := d.Query(ctx, `select id, `+at+` from public.lat where id >= $1`+where, append([]any{from}, args...)...)
 		if err != nil {
 			return nil, err
 		}
-		at := map[int64]time.Time{}
+		all := map[int64]time.Time{}
 		var id int64
 		var t time.Time
-		_, err = pgx.ForEachRow(rows, []any{&id, &t}, func() error { at[id] = t; return nil })
-		return at, err
+		_, err = pgx.ForEachRow(rows, []any{&id, &t}, func() error { all[id] = t; return nil })
+		return all, err
 	}
-	left, err := read(src, "")
+	left, err := read(src, committed, "")
 	if err != nil {
 		return nil, err
 	}
-	var came map[int64]time.Time
+	var arrived map[int64]time.Time
 	if tenant == "" {
-		came, err = read(dst, "")
+		arrived, err = read(dst, came, "")
 	} else {
-		came, err = read(dst, " and tenant = $2", tenant)
+		arrived, err = read(dst, came, " and tenant = $2", tenant)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if len(left) != len(came) || len(left) == 0 {
-		return nil, fmt.Errorf("%d rows at the source, %d in the warehouse", len(left), len(came))
+	if len(left) != len(arrived) || len(left) == 0 {
+		return nil, fmt.Errorf("%d rows at the source, %d in the warehouse", len(left), len(arrived))
 	}
 	var found []time.Duration
 	for id, at := range left {
-		found = append(found, came[id].Sub(at))
+		found = append(found, arrived[id].Sub(at))
 	}
 	slices.Sort(found)
 	return found, nil

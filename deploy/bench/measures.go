@@ -85,6 +85,7 @@ func measureSnapshot(ctx context.Context, w *world, r *report) error {
 	if err != nil {
 		return err
 	}
+	sink.profile()
 	capture, _, err = w.startCapture(ctx, "snap_both", src, 0, "", "read_both")
 	if err != nil {
 		return err
@@ -117,6 +118,7 @@ func (w *world) startCapture(ctx context.Context, source string, d *database, ca
 	if p, err = w.start(ctx, w.programs.Capture, w.capture(source, d, catchUp, more)); err != nil {
 		return nil, 0, err
 	}
+	p.profile()
 	// The fence is written once the slot is there, so that it is behind its beginning.
 	err = d.captured(ctx, source)
 	if err == nil {
@@ -173,7 +175,9 @@ func (w *world) runSinks(ctx context.Context, yaml string, d *database, group, f
 			err = startErr
 			break
 		}
-		all = append(all, p)
+		if all = append(all, p); len(all) == 1 {
+			p.profile()
+		}
 	}
 	if err == nil {
 		err = d.applied(ctx, group, fence, 1)

@@ -36,6 +36,8 @@ type figure struct {
 	ratio float64 // to the limit; 0 for none
 	costs string
 	peaks string
+	cores float64  // that were busy with it; 0 where that is not known
+	on    []string // what capture and sink spent their time on
 }
 
 // row finds or adds one.
@@ -59,8 +61,16 @@ func (r *report) rate(w *world, path string, n int, took time.Duration, l limit,
 	}
 	row.on[w.broker] = figure{
 		text: service.FormatCount(int64(rate)) + "/s", limit: service.FormatCount(int64(l.rate)) + "/s", ratio: rate / l.rate,
-		costs: c.per(n), peaks: c.peaks(),
+		costs: c.per(n), peaks: c.peaks(), cores: c.cores(took),
 	}
+	f := row.on[w.broker]
+	for name, use := range map[string]used{"capture": c.capture, "sink": c.sink} {
+		if text := sharesText(use.on); text != "" {
+			f.on = append(f.on, name+": "+text)
+		}
+	}
+	slices.Sort(f.on)
+	row.on[w.broker] = f
 }
 
 // times adds latencies, in order.
@@ -117,7 +127,20 @@ func (r *report) print() {
 		}
 		_ = t.Flush() // a terminal that is gone has no reader
 		fmt.Fprintln(r.out)
+		for _, row := range r.rows {
+			if f := row.on[broker]; f.on != nil {
+				fmt.Fprintf(r.out, "%s: %.1f cores busy; %% of the CPU time of %s\n", row.path, f.cores, strings.Join(f.on, "; of "))
+			}
+		}
+		fmt.Fprintln(r.out)
 	}
+}
+
+func (f figure) coresText() string {
+	if f.cores == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.1f", f.cores)
 }
 
 func (f figure) ratioText() string {
@@ -177,11 +200,18 @@ func (r *report) write(path string) error {
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", row.path, f.text, f.limit, f.ratioText(), row.goal, second, row.limitWhat+row.note)
 	}
-	b.WriteString("\nOn Apache Kafka, CPU seconds per million rows or changes, and peak memory in MiB:\n")
-	b.WriteString("\n| path | capture | sink | broker | source | warehouse | memory of capture | of sink |\n|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("\nOn Apache Kafka, CPU seconds per million rows or changes, how many cores were busy with it all, and peak memory in MiB:\n")
+	b.WriteString("\n| path | capture | sink | broker | source | warehouse | cores | memory of capture | of sink |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, row := range r.rows {
 		if f := row.on[brokerKafka]; f.costs != "" {
-			fmt.Fprintf(&b, "| %s | %s |\n", row.path, strings.Join(strings.Fields(f.costs+" "+f.peaks), " | "))
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", row.path, strings.Join(strings.Fields(f.costs), " | "), f.coresText(), strings.Join(strings.Fields(f.peaks), " | "))
+		}
+	}
+	b.WriteString("\nWhat capture and sink spent it on, in percent, by profiles taken in the same run:\n")
+	b.WriteString("\n| path | |\n|---|---|\n")
+	for _, row := range r.rows {
+		if f := row.on[brokerKafka]; f.on != nil {
+			fmt.Fprintf(&b, "| %s | %s |\n", row.path, strings.Join(f.on, "<br>"))
 		}
 	}
 	b.WriteString("\n" + pageEnd)

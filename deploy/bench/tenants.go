@@ -68,6 +68,11 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 		return err
 	}
 	name := fmt.Sprintf("%d tenants of %d tables", n, tables+1)
+	select { // one that has just had something to do is livelier
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(15 * time.Second):
+	}
 	idle := time.Duration(w.n(60)) * time.Second
 	m, before := w.meter(), running(append(captures, sink))
 	select {
@@ -81,15 +86,17 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 
 	m = w.meter()
 	lasts := time.Duration(w.n(40)) * time.Second
-	if _, err := steady(ctx, sources, pace{5 * n, 1}, lasts); err != nil {
+	rows, err := steady(ctx, sources, pace{5 * n, 1}, warm+lasts)
+	if err != nil {
 		return err
 	}
+	from := int64(float64(rows) * float64(warm) / float64(warm+lasts)) // the topics are made meanwhile
 	if err := fence("end"); err != nil {
 		return err
 	}
 	var all []time.Duration
 	for i, d := range sources {
-		found, err := latencies(ctx, d, dst, fmt.Sprintf("tenant_%d", i), 0)
+		found, err := latencies(ctx, d, dst, committed, fmt.Sprintf("tenant_%d", i), from)
 		if err != nil {
 			return err
 		}

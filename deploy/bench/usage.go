@@ -11,10 +11,16 @@ import (
 // used is what processes took.
 type used struct {
 	cpu  time.Duration
-	peak int64 // bytes resident at the peak, of the largest of them
+	peak int64   // bytes resident at the peak, of the largest of them
+	on   []share // what one of them spent its time on
 }
 
-func (u used) and(other used) used { return used{u.cpu + other.cpu, max(u.peak, other.peak)} }
+func (u used) and(other used) used {
+	if u.on == nil {
+		u.on = other.on
+	}
+	return used{u.cpu + other.cpu, max(u.peak, other.peak), u.on}
+}
 
 // usedBy gives what a process took that has ended. peak is what residentPeak gave of it.
 func usedBy(state *os.ProcessState, peak int64) used {
@@ -29,6 +35,11 @@ func usedBy(state *os.ProcessState, peak int64) used {
 type costs struct {
 	capture, sink             used
 	broker, source, warehouse time.Duration
+}
+
+// cores gives how many cores were busy with it for a time.
+func (c costs) cores(took time.Duration) float64 {
+	return (c.capture.cpu + c.sink.cpu + c.broker + c.source + c.warehouse).Seconds() / took.Seconds()
 }
 
 // meter measures what the servers take from a moment on.

@@ -184,6 +184,8 @@ type program struct {
 	stopped atomic.Bool
 	ended   chan struct{}
 	err     error // once ended is closed
+
+	profiled chan []share // see profile; nil without
 }
 
 // start runs one of the programs with a configuration.
@@ -234,7 +236,11 @@ func (p *program) stop() (used, error) {
 	if p.err != nil {
 		return used{}, p.trouble("failed")
 	}
-	return usedBy(p.cmd.ProcessState, peak), nil
+	use := usedBy(p.cmd.ProcessState, peak)
+	if p.profiled != nil {
+		use.on = <-p.profiled
+	}
+	return use, nil
 }
 
 // capture gives the configuration of a capture of database d, whose tables are those of schema public.
