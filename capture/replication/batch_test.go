@@ -1,6 +1,9 @@
 package replication
 
-import "testing"
+import (
+	"encoding/binary"
+	"testing"
+)
 
 // What a burst has needed goes when what comes after it is small, and all that refers to it.
 func TestBatchShrinks(t *testing.T) {
@@ -25,5 +28,52 @@ func TestBatchShrinks(t *testing.T) {
 	}
 	if cap(b.buf) > leastBatch || cap(b.ends) > 1000 || cap(b.Items) > 1000 {
 		t.Errorf("of small batches %d bytes, %d ends and %d items are kept", cap(b.buf), cap(b.ends), cap(b.Items))
+	}
+}
+
+// What a server says that has nothing for us wakes nobody and does not pile up; what it asks does, and a change behind it.
+func TestKeepalivesWakeNobody(t *testing.T) {
+	s := &Stream{ready: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	s.space.L = &s.mu
+	message := func(kind byte, position uint64, rest ...byte) {
+		t.Helper()
+		b := binary.BigEndian.AppendUint64([]byte{kind}, position)
+		if kind == 'w' {
+			b = binary.BigEndian.AppendUint64(b, position)
+		}
+		if err := s.accept(append(append(b, make([]byte, 8)...), rest...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	woken := func() bool {
+		select {
+		case <-s.ready:
+			return true
+		default:
+			return false
+		}
+	}
+	for i := range uint64(1000) {
+		message('k', 100+i, 0)
+	}
+	if woken() {
+		t.Error("keepalives wake the session")
+	}
+	message('w', 2000, 'R')
+	if !woken() {
+		t.Error("a change behind a keepalive does not wake it")
+	}
+	message('k', 2001, 0)
+	message('k', 2002, 1)
+	if !woken() {
+		t.Error("what the server asks does not wake it")
+	}
+	message('k', 2003, 0)
+	batch, err := s.Take()
+	if err != nil || len(batch.Items) != 3 {
+		t.Fatalf("%v, %d items: %+v", err, len(batch.Items), batch.Items)
+	}
+	if first, data, last := batch.Items[0], batch.Items[1], batch.Items[2]; first.WALEnd != 1099 || first.Asked || string(data.Data) != "R" || last.WALEnd != 2003 || !last.Asked {
+		t.Errorf("%+v", batch.Items)
 	}
 }
