@@ -175,6 +175,7 @@ func (b *bench) read(s *Stream, way, end string, each func()) []string {
 		must(b.t, err)
 		select {
 		case <-s.Ready():
+		case <-time.After(100 * time.Millisecond): // keepalives wake nobody
 		case <-deadline:
 			b.t.Fatalf("the stream stands still after %d messages, catching up %t: %s", len(out), s.CatchingUp(), b.log.String())
 		}

@@ -298,7 +298,8 @@ func (s *Stream) startWalsender(ctx context.Context, start change.LSN) error {
 // CatchingUp says whether changes are fetched by SQL; after an error, whether they were.
 func (s *Stream) CatchingUp() bool { return !s.walsender.Load() }
 
-// Ready gives a channel that has a token when Take has something to give.
+// Ready gives a channel that has a token when Take has something to give. For keepalives alone there is none, unless the server asks:
+// who wants them looks now and then.
 func (s *Stream) Ready() <-chan struct{} { return s.ready }
 
 // Take gives the messages that have arrived, without waiting; an empty batch if there are none. The error, once all
