@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -104,10 +105,10 @@ func (s *Sink) checkWarehouse(ctx context.Context, c *checker, session *warehous
 	switch {
 	case facts.Own == 0 && !facts.Creates:
 		c.Fail(trouble.WarehouseRights, "role", fmt.Sprintf("%q may not create the schema tributary", facts.Role),
-			fmt.Sprintf("GRANT CREATE ON DATABASE … TO %q;", facts.Role))
+			fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s;", postgres.Ident(facts.Database), postgres.Ident(facts.Role)))
 	case !facts.OwnUsable:
 		c.Fail(trouble.WarehouseRights, "role", fmt.Sprintf("%q may not write the tables of schema tributary", facts.Role),
-			fmt.Sprintf("GRANT ALL ON ALL TABLES IN SCHEMA tributary TO %q;", facts.Role))
+			fmt.Sprintf("GRANT ALL ON ALL TABLES IN SCHEMA tributary TO %s;", postgres.Ident(facts.Role)))
 	default:
 		c.OK("role", fmt.Sprintf("%q", facts.Role))
 	}

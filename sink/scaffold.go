@@ -27,7 +27,7 @@ type found struct {
 	schema, table string
 	sources       []string
 	relation      *schema.Relation // of the first source of which the registry has one; nil for none
-	there         *int64           // rows of the target, as the planner guesses them, where it is there
+	there         *warehouse.There // nil where the warehouse was not asked
 }
 
 // Scaffold writes a first configuration for the sources that match a pattern, from the topics that there are and what the
@@ -63,9 +63,11 @@ func (d *Draft) Ask(ctx context.Context, cfg Config, dsn string, rules bool) (er
 		return err
 	}
 	for _, f := range d.tables {
-		if f.there, err = session.TableRows(ctx, f.schema, f.table); err != nil {
+		there, err := session.There(ctx, f.schema, f.table)
+		if err != nil {
 			return err
 		}
+		f.there = &there
 	}
 	return nil
 }
@@ -108,6 +110,7 @@ func (h *heading) write(p func(format string, args ...any)) {
 	if !h.facts.Creates {
 		p("# The role %s may not create schemas there; sink init --role prints what it needs.\n", printable(h.facts.Role))
 	}
+	p("# Targets that are not there are made in schemas of their own, since the role of sink may make no tables in public.\n")
 	if h.facts.Own > 0 {
 		p("# There is a schema tributary already: sinks of one group share the work, a group of another name is another copy.\n")
 	}
@@ -187,8 +190,10 @@ func writeScaffold(w io.Writer, cfg Config, h *heading, pattern string, tables m
 	p("kafka: {brokers: [%s]}\nregistry: {url: %q}\n", quotedList(cfg.Kafka.Brokers), cfg.Registry.URL)
 	p("sources:\n  - {name: %q} # sid: the value for the column that sid names; the source's name if nothing is said\n", pattern)
 	p("tables: # the first rule that matches a table wins\n")
+	targets := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
 		f := tables[name]
+		to, there := f.target(sources, targets)
 		if f.relation == nil {
 			p("  # its columns are not known here: no record yet, or not of a capture\n")
 		} else {
@@ -197,20 +202,45 @@ func writeScaffold(w io.Writer, cfg Config, h *heading, pattern string, tables m
 				p("  # no key: rows are told apart by all their values, and each DELETE reads the whole target\n")
 			}
 		}
-		if f.there != nil {
-			p("  # the target is there, with about %s rows: sink check says whether it fits\n", service.FormatCount(*f.there))
+		if there {
+			p("  # the target is there, with about %s rows: sink check says whether it fits\n", service.FormatCount(*f.there.Rows))
 		}
 		sid := ""
 		if sources > 1 {
 			sid = ", sid: source"
 		}
-		p("  - {from: %q, to: \"{schema}.{table}\"%s}", name, sid)
+		p("  - {from: %q, to: %q%s}", name, to, sid)
 		if sources > 1 {
 			p(" # %s", count(len(f.sources), "source"))
 		}
 		p("\n")
 	}
 	p("  # further keys of a rule: mode, columns, set, filter, ignore, keep and by, on_error (docs/reference/sink-yaml.md)\n")
+}
+
+// common is the schema for tables of many sources that are written together.
+const common = "copy"
+
+// target says where a table goes: to where it is at the source, if that is there and may be written, or can be made; else, as in public,
+// where the role of sink makes nothing (docs/security.md), to a schema that sink makes. taken are the targets of the tables before.
+func (f *found) target(sources int, taken map[string]bool) (to string, there bool) {
+	there = f.there != nil && f.there.Rows != nil && f.there.Write
+	schema := common
+	if sources == 1 {
+		schema = "{source}"
+	}
+	choices := []string{schema + ".{table}", schema + ".{schema}_{table}"}
+	if there || f.schema != "public" && (f.there == nil || f.there.Rows == nil && f.there.Write) {
+		choices = []string{"{schema}.{table}"}
+	}
+	for _, to = range choices {
+		name := strings.NewReplacer("{source}", f.sources[0], "{schema}", f.schema, "{table}", f.table).Replace(to)
+		if !taken[name] {
+			taken[name] = true
+			break
+		}
+	}
+	return to, there
 }
 
 // comment lists the columns of a table.

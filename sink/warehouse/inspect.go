@@ -154,17 +154,26 @@ func (s *Session) inspectShape(ctx context.Context, tx pgx.Tx, plan *rule.Plan) 
 	return s.shape(ctx, tx, plan, f, newest)
 }
 
-// TableRows gives how many rows a table has, as the planner guesses them; nil where there is no such table.
-func (s *Session) TableRows(ctx context.Context, schema, table string) (*int64, error) {
+// There is what the warehouse has where a table would be written.
+type There struct {
+	Rows  *int64 // of the table, as the planner guesses them; nil: it is not there
+	Write bool   // the role may write it, or, where it is not there, make it
+}
+
+// There looks whether a table is there, and what the role may do.
+func (s *Session) There(ctx context.Context, schema, table string) (t There, err error) {
 	if err := s.open(ctx); err != nil {
-		return nil, err
+		return t, err
 	}
-	var rows *int64
-	err := s.conn.QueryRow(ctx, `
-		SELECT max(greatest(c.reltuples, 0))::int8 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')`, schema, table).Scan(&rows)
+	err = s.conn.QueryRow(ctx, `
+		SELECT CASE WHEN c.oid IS NOT NULL THEN greatest(c.reltuples, 0)::int8 END,
+		       CASE WHEN c.oid IS NOT NULL THEN (SELECT bool_and(has_table_privilege(c.oid, p)) FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) p)
+		            WHEN n.oid IS NOT NULL THEN has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE')
+		            ELSE has_database_privilege(current_database(), 'CREATE') END
+		  FROM (SELECT) one LEFT JOIN pg_namespace n ON n.nspname = $1 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = $2 AND c.relkind IN ('r', 'p')`,
+		schema, table).Scan(&t.Rows, &t.Write)
 	if err != nil {
-		return nil, s.broken("look at", "table "+postgres.Ident(schema, table), err)
+		return t, s.broken("look at", "table "+postgres.Ident(schema, table), err)
 	}
-	return rows, nil
+	return t, nil
 }

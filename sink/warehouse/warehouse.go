@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"maps"
 	"strings"
 	"sync"
@@ -111,7 +112,7 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 		t.Hint = "check user, password (and until when it is valid), database, sslmode, sslcert and pg_hba.conf"
 	case state == "42501":
 		t.Code = trouble.WarehouseRights
-		t.Hint = "grant what the cause names: CREATE on the database for a schema that is missing, CREATE on a schema for a table, or ownership of what sink did not make; then sink resume SOURCE/TABLE"
+		t.Hint = w.grant(t.Cause.Error()) + "\nthen sink resume SOURCE/TABLE"
 	case state == "25006":
 		t.Code = trouble.WarehouseReadOnly
 		t.Means = "the warehouse is a standby, or default_transaction_read_only is on"
@@ -141,6 +142,31 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 		t.Code = trouble.Internal
 	}
 	return t
+}
+
+// refusal is what Postgres says of a right that is missing, where it speaks English.
+var refusal = regexp.MustCompile(`^(permission denied for|must be owner of) (database|schema|table|relation) (.+) \(SQLSTATE `)
+
+// grant says how the right is given that a statement lacked.
+func (w *Warehouse) grant(cause string) string {
+	role := "the role of sink"
+	if dsn, err := w.cfg.DSN(); err == nil {
+		if c, err := pgx.ParseConfig(dsn); err == nil {
+			role = postgres.Ident(c.User)
+		}
+	}
+	said := refusal.FindStringSubmatch(cause)
+	switch {
+	case said == nil:
+		return "grant what the cause names (docs/security.md)"
+	case said[1] == "must be owner of":
+		return fmt.Sprintf("sink did not make it: ALTER %s … OWNER TO %s; or create: false, where the rule is not to change it", strings.ToUpper(strings.Replace(said[2], "relation", "table", 1)), role)
+	case said[2] == "database":
+		return fmt.Sprintf("a schema is missing: GRANT CREATE ON DATABASE %s TO %s;", postgres.Ident(said[3]), role)
+	case said[2] == "schema":
+		return fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA %s TO %s;\nor say in to of the rule a schema of its own, which sink makes", postgres.Ident(said[3]), role)
+	}
+	return fmt.Sprintf("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON … TO %s;", role)
 }
 
 // Ping checks that the warehouse answers.
