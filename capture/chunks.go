@@ -52,7 +52,7 @@ type tableSnapshot struct {
 	after uint32
 	hold  *hold
 	// notBefore: a read that did not count is repeated a little later, so that waiting for a transaction to become
-	// visible does not keep the source busy.
+	// visible does not keep the source busy; and one that is to take its time goes on when its rate allows it.
 	notBefore time.Time
 }
 
@@ -350,10 +350,11 @@ func (snap *tableSnapshot) left() []snapshot.Range {
 
 func (s *session) snapshotDone(t *table) {
 	t.snapshot = nil
-	t.progress.Done, t.progress.Reload, t.progress.Whole, t.progress.Ranges = true, false, false, nil
+	t.progress.Done, t.progress.Reload, t.progress.Whole, t.progress.Ranges, t.progress.Rate = true, false, false, nil, 0
 	t.progress.DoneLSN = record.LSN(s.lastCommit)
 	s.changed[t.pub.Relation.OID] = true
 	s.chunks.queue = without(s.chunks.queue, t)
+	s.statusDue = true
 	s.log.Info("snapshot of table is complete", "table", t.pub.Relation.QualifiedName(), "rows", t.progress.Rows)
 }
 
@@ -373,6 +374,9 @@ func (s *session) publishRows(ctx context.Context, t *table, rows *snapshot.Rows
 		count++
 	}
 	t.progress.Rows += count
+	if rate := t.progress.Rate; rate > 0 && t.snapshot != nil {
+		t.snapshot.notBefore = time.Now().Add(time.Duration(float64(count) / float64(rate) * float64(time.Second)))
+	}
 	s.changed[t.pub.Relation.OID] = true
 	t.counters.snapshot(count)
 	s.meter.chunks.WithLabelValues(chunkPublished).Inc()
@@ -461,11 +465,15 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 		snap.windows = append(snap.windows, w)
 		return &task{split: true, window: w, source: source}, nil
 	}
-	if len(snap.ranges) == 0 {
+	rows := s.config.Snapshot.ChunkRows
+	if rate := t.progress.Rate; rate > 0 { // a second's worth, and one after the other
+		rows = int(min(rate, int64(rows)))
+	}
+	if len(snap.ranges) == 0 || t.progress.Rate > 0 && len(snap.windows) > 0 {
 		return nil, nil
 	}
 	w := &window{table: t, relation: t.pub.Relation, rng: snap.ranges[0], opened: s.recent.count(), limits: snapshot.Limits{
-		Rows: s.config.Snapshot.ChunkRows, Bytes: int(s.config.Snapshot.ChunkBytes),
+		Rows: rows, Bytes: int(s.config.Snapshot.ChunkBytes),
 	}}
 	snap.ranges, snap.forRows = snap.ranges[1:], false
 	snap.windows = append(snap.windows, w)

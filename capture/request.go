@@ -36,6 +36,8 @@ type SnapshotRequest struct {
 	// Reload publishes a truncate first, so that rows that are gone at the source go downstream too. A table without key
 	// is always read so.
 	Reload bool `json:"reload,omitempty"`
+	// Rate is how many rows a second are read of each table at most; 0: as many as it can. A table without key is read at once.
+	Rate int64 `json:"rate,omitempty"`
 	// Cancel asks for the contrary: that reads which were asked for be given up. The first read of a table, and one that has
 	// voided it before, go on, since rows are missing downstream without them.
 	Cancel bool `json:"cancel,omitempty"`
@@ -49,8 +51,10 @@ func (q *SnapshotRequest) check(conditions bool) (catalog.Patterns, error) {
 		return patterns, err
 	case len(q.Tables) == 0:
 		return patterns, errors.New("it names no tables")
-	case q.Cancel && (q.Where != "" || q.Reload || len(q.Columns) > 0):
-		return patterns, errors.New("what is given up has no condition, no columns and no reload")
+	case q.Cancel && (q.Where != "" || q.Reload || len(q.Columns) > 0 || q.Rate != 0):
+		return patterns, errors.New("what is given up has no condition, no columns, no rate and no reload")
+	case q.Rate < 0:
+		return patterns, errors.New("a rate is a number of rows a second, from 1 on")
 	case q.Where != "" && q.Reload:
 		return patterns, errors.New("a reload voids the whole table, a condition would bring back a part of it")
 	case len(q.Columns) > 0 && q.Reload:
@@ -149,7 +153,7 @@ func (s *session) breakOff(t *table) {
 	single, after := singles(t.progress.Ranges), t.snapshot.after
 	s.abandon(t)
 	t.progress.Done, t.progress.Whole, t.progress.Ranges = len(single) == 0, false, single
-	t.progress.Where, t.progress.Columns = "", nil
+	t.progress.Where, t.progress.Columns, t.progress.Rate, t.progress.GivenUp = "", nil, 0, true
 	s.changed[t.pub.Relation.OID] = true
 	if len(single) > 0 {
 		s.want(t, after, false)
@@ -169,9 +173,9 @@ func (q *SnapshotRequest) fits(rel *schema.Relation) error {
 // request begins to read t again. A read that is under way begins anew, and what it was to bring is brought still.
 func (s *session) request(t *table, q *SnapshotRequest) {
 	keyless := len(t.pub.Relation.Key) == 0
-	where, columns, reload, after := q.Where, q.Columns, q.Reload || keyless, uint32(0)
+	where, columns, rate, reload, after := q.Where, q.Columns, q.Rate, q.Reload || keyless, uint32(0)
 	if keyless {
-		where, columns = "", nil // its rows cannot be told apart: all or none
+		where, columns, rate = "", nil, 0 // its rows cannot be told apart: all or none, and its stream waits for them
 	}
 	whole := !reload && (t.snapshot == nil && t.progress.Done || t.progress.Whole && !t.snapshot.single())
 	if t.snapshot != nil {
@@ -190,10 +194,11 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 		}
 		s.abandon(t)
 	}
-	s.log.Info("table is read again", "table", t.pub.Relation.QualifiedName(), "request", q.ID, "where", where, "columns", columns, "reload", reload)
+	s.log.Info("table is read again", "table", t.pub.Relation.QualifiedName(), "request", q.ID, "where", where, "columns", columns, "rate", rate, "reload", reload)
 	t.progress.Done = true // what was read before does not count
 	s.want(t, after, reload)
 	t.progress.Asked, t.progress.Where, t.progress.Columns, t.progress.Whole = q.ID, where, columns, whole
+	t.progress.Rate, t.progress.GivenUp = rate, false
 	s.alarms.clear(trouble.SnapshotFailed, subject(t.name()))
 }
 
@@ -219,6 +224,7 @@ func subject(table string) string { return fmt.Sprintf("table %q", table) }
 
 // raise makes something visible that is wrong and stops nothing.
 func (s *session) raise(t *trouble.Error) {
+	s.statusDue = true
 	if s.alarms.set(t) {
 		s.meter.trouble(t.Code)
 		s.log.Warn("something is wrong", service.Err(t))

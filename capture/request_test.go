@@ -3,8 +3,11 @@ package capture
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
@@ -117,7 +120,7 @@ func TestSnapshotIsAskedForInTheWAL(t *testing.T) {
 func TestSnapshotIsGivenUp(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
 	r.exec(`insert into item (id) select generate_series(1, 500); insert into pair values (1, 'a', 'b')`)
-	_, stop := r.start()
+	c, stop := r.start()
 	r.fence()
 	before := r.same("public", "item").reads
 	other := r.connect()
@@ -133,8 +136,13 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	lock()
 	r.request(SnapshotRequest{ID: "again", Tables: []string{"public.item"}})
 	eventually(t, "it is read again", func() bool { return !done() })
+	waited := make(chan error, 1)
+	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "again", 1, io.Discard) }()
 	must(t, r.verbs().RequestSnapshot(t.Context(), cancel, false, &out))
 	eventually(t, "it is given up", done)
+	if err := <-waited; trouble.CodeOf(err) != trouble.SnapshotFailed || !strings.Contains(err.Error(), "cancelled") {
+		t.Errorf("who waits for it is told %v", err)
+	}
 	_, err := other.Exec(t.Context(), `commit`)
 	must(t, err)
 	r.exec(`update item set name = 'x' where id < 100`)
@@ -158,6 +166,29 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	if got := r.same("public", "item").reads; got != before+500 {
 		t.Errorf("%d rows were read again, want 500", got-before)
 	}
+
+	// A read that may take its time does; and one that comes later takes its place, which who waits is told.
+	began := time.Now()
+	r.request(SnapshotRequest{ID: "slow", Tables: []string{"public.item"}, Rate: 400})
+	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "slow", 1, io.Discard) }()
+	must(t, <-waited)
+	if took := time.Since(began); took < time.Second || r.same("public", "item").reads != before+1000 {
+		t.Errorf("500 rows at 400 a second took %s", took)
+	}
+	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "slower", 1, io.Discard) }() // it looks each second
+	r.request(SnapshotRequest{ID: "slower", Tables: []string{"public.item"}, Rate: 1})
+	eventually(t, "it is read slowly", func() bool { p := r.tableProgress("public.item"); return p.Asked == "slower" && p.Rows >= 3 })
+	r.exec(`analyze item`)
+	eventually(t, "the estimate is refreshed", func() bool { // it was 0 when the capture began
+		at := slices.IndexFunc(c.Status().Tables, func(one TableStatus) bool { return one.Table == "public.item" })
+		of := c.Status().Tables[at].ExpectedRows
+		return of != nil && *of == 500
+	})
+	r.request(SnapshotRequest{ID: "quick", Tables: []string{"public.item"}})
+	r.fence()
+	if err := <-waited; err == nil || !strings.Contains(err.Error(), "a later request") {
+		t.Errorf("who waits for the slow one is told %v", err)
+	}
 	must(t, stop())
 	for _, part := range []string{"public.item: if it is read again at present, that is given up", "public.pair: a truncate is published", "asked to give up what is read again of 1 table: public.item"} {
 		if !strings.Contains(out.String(), part) {
@@ -168,8 +199,13 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 
 func TestConditionsOfRequestsAreOffByDefault(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item (id) values (1)`)
+	r.config.Source.Refresh = time.Hour // what the status tells does not wait for it
 	c, stop := r.start()
 	r.fence()
+	eventually(t, "the status knows the source and that all is read", func() bool {
+		st := c.Status()
+		return st.ServerLSN != "0/0" && st.Snapshot.TablesDone == 6
+	})
 	n := len(r.read("public", "item").events)
 	r.request(SnapshotRequest{Tables: []string{"public.item"}, Where: "id = 1"})
 	r.fence()

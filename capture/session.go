@@ -82,6 +82,7 @@ type session struct {
 	instance, http string
 	serverVersion  string
 	publishStatus  func(*session)
+	statusDue      bool // the status is older than what is worth telling at once
 	paused         func() *catalog.Pause // nil: it is not
 }
 
@@ -171,6 +172,10 @@ func (s *session) run(ctx context.Context) error {
 		}
 		if s.chunks.more && !s.inTx {
 			continue
+		}
+		if s.statusDue {
+			s.statusDue = false
+			s.publishStatus(s)
 		}
 		s.stage.Idle()
 		select {

@@ -93,6 +93,9 @@ func (c *Capture) PlanSnapshot(ctx context.Context, q SnapshotRequest, out io.Wr
 		rows := ""
 		if t.EstimatedRows > 0 && !q.Cancel {
 			rows = ", about " + service.FormatCount(t.EstimatedRows) + " rows"
+			if q.Rate > 0 {
+				rows += " in " + service.FormatLeft(seconds(float64(t.EstimatedRows)/float64(q.Rate)))
+			}
 		}
 		fmt.Fprintf(out, "%s%s: %s\n", t.Relation.QualifiedName(), rows, what)
 	}
@@ -144,8 +147,8 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 		if err := q.fits(&t.Relation); err != nil {
 			return nil, failed(name, err)
 		}
-		if len(t.Relation.Key) == 0 && (q.Where != "" || len(q.Columns) > 0) {
-			return nil, failed(name, errors.New("it has no key, and is always read whole: leave condition and columns out"))
+		if len(t.Relation.Key) == 0 && (q.Where != "" || len(q.Columns) > 0 || q.Rate > 0) {
+			return nil, failed(name, errors.New("it has no key, and is always read whole and at once: leave condition, columns and rate out"))
 		}
 		if q.Where == "" {
 			continue
@@ -170,11 +173,11 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 	return asked, nil
 }
 
-// awaitSnapshot follows the progress topic until all tables have been read for the request.
+// awaitSnapshot follows the progress topic until all tables have been read for the request, or one will not be.
 func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out io.Writer) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	told := map[uint32]bool{}
+	begun, told := map[uint32]bool{}, map[uint32]bool{}
 	for {
 		pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
 		if err != nil {
@@ -184,10 +187,25 @@ func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out 
 			pr = &record.Progress{}
 		}
 		for _, t := range pr.Tables {
-			if t.Asked == id && t.Held != nil {
-				return heldTrouble(t.Schema+"."+t.Table, t.Held)
+			gone := func(cause string) error {
+				return &trouble.Error{
+					Code: trouble.SnapshotFailed, Op: "wait for the rows of", Subject: subject(t.Schema + "." + t.Table), Cause: errors.New(cause),
+					Means: "rows that were published stay; the stream goes on", Hint: "ask again, if they are still wanted: capture snapshot",
+				}
 			}
-			if t.Asked == id && t.Done && !told[t.OID] {
+			switch {
+			case told[t.OID]:
+				continue
+			case t.Asked == id && t.Held != nil:
+				return heldTrouble(t.Schema+"."+t.Table, t.Held)
+			case t.Asked == id && t.GivenUp:
+				return gone("cancelled: the read was given up")
+			case t.Asked != id && begun[t.OID]:
+				return gone("a later request reads the table anew")
+			case t.Asked == id:
+				begun[t.OID] = true
+			}
+			if t.Asked == id && t.Done {
 				told[t.OID] = true
 				fmt.Fprintf(out, "%s.%s: %s rows published\n", t.Schema, t.Table, service.FormatCount(t.Rows))
 			}

@@ -19,10 +19,11 @@ import (
 // facts is what the watcher has seen.
 type facts struct {
 	slot   *catalog.Slot
-	wal    change.LSN       // the server's flushed WAL end
-	tables []*catalog.Table // nil when nothing has changed since the last facts that had them
-	asOf   change.LSN       // the catalog was read before this
-	after  uint32           // transactions up to this id may have written to tables before they were published
+	wal    change.LSN           // the server's flushed WAL end
+	rows   map[schema.OID]int64 // the planner's estimates, which change when tables are analyzed
+	tables []*catalog.Table     // nil when nothing has changed since the last facts that had them
+	asOf   change.LSN           // the catalog was read before this
+	after  uint32               // transactions up to this id may have written to tables before they were published
 }
 
 // watcher looks at the source's catalog again and again: it brings new tables and changed replica identities into the
@@ -49,6 +50,9 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 		defer t.Stop()
 		beat = t.C
 	}
+	first := make(chan time.Time, 1)
+	first <- time.Now() // who asks for the status right after the start is told of the source, too
+	look := (<-chan time.Time)(first)
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,7 +61,8 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 			if err := cat.EmitMessage(ctx, fmt.Sprintf(`{"heartbeat": %d}`, time.Now().UnixMicro())); err != nil {
 				return err
 			}
-		case <-tick.C:
+		case <-look:
+			look = tick.C
 			f, err := w.look(ctx, cat)
 			if err != nil {
 				return err
@@ -92,6 +97,10 @@ func (w *watcher) look(ctx context.Context, cat *catalog.Catalog) (facts, error)
 	tables, err := cat.Tables(ctx, w.patterns)
 	if err != nil {
 		return f, err
+	}
+	f.rows = make(map[schema.OID]int64, len(tables))
+	for _, t := range tables {
+		f.rows[t.Relation.OID] = t.EstimatedRows
 	}
 	now := fingerprint(tables)
 	if now == w.known {
@@ -135,6 +144,11 @@ func fingerprint(tables []*catalog.Table) string {
 // learn takes the watcher's facts.
 func (s *session) learn(ctx context.Context, f facts) error {
 	s.facts = f
+	for oid, t := range s.tables {
+		if rows, known := f.rows[oid]; known && t.catalog != nil {
+			t.catalog.EstimatedRows = rows
+		}
+	}
 	s.publishStatus(s)
 	if f.slot != nil && f.slot.WALStatus == "lost" {
 		return &trouble.Error{

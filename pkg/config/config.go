@@ -48,13 +48,30 @@ type Placed interface {
 // Load reads file into out, a pointer to a struct: defaults, over them the file, over it the environment. Every field is
 // set. With file "" there are only defaults and environment. The error is a *Faults and holds all that is wrong; out is
 // then not to be used.
-func Load(file string, out any) error {
+func Load(file string, out any) error { return LoadSaid(file, nil, out) }
+
+// LoadSaid is Load where values of keys were said in another way ("log.level": "debug"): these win over the environment.
+func LoadSaid(file string, said map[string]string, out any) error {
 	content, err := read(file)
 	if err != nil {
 		return err
 	}
-	_, err = decode(file, content, os.LookupEnv, out)
+	_, err = decode(file, content, over(said), out)
 	return err
+}
+
+// over looks up what was said of a key before the environment.
+func over(said map[string]string) func(name string) (string, bool) {
+	named := map[string]string{}
+	for path, value := range said {
+		named[envName(path)] = value
+	}
+	return func(name string) (string, bool) {
+		if value, ok := named[name]; ok {
+			return value, true
+		}
+		return os.LookupEnv(name)
+	}
 }
 
 // LoadText is Load with what a file that is not written yet would hold.

@@ -301,7 +301,7 @@ func TestShowOrigins(t *testing.T) {
 		t.Fatal(err)
 	}
 	var c testConfig
-	text, err := ShowOrigins(file, &c)
+	text, err := ShowOrigins(file, nil, &c)
 	if err != nil {
 		t.Fatal(err)
 	}

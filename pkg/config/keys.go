@@ -14,6 +14,10 @@ import (
 // envPrefix begins the name of every environment variable that overrides a key.
 const envPrefix = "TRIBUTARY_"
 
+func envName(path string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
+}
+
 // shape is what stands under a key.
 type shape int
 
@@ -105,7 +109,7 @@ func (w *walker) key(field reflect.StructField, path string, inList bool) *key {
 		k.oneOf = strings.Split(oneOf, ",")
 	}
 	if !inList {
-		k.env = envPrefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
+		k.env = envName(path)
 	}
 	if k.required && hasDefault {
 		w.mistake("%s: required and with a default", path)

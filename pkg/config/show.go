@@ -17,18 +17,21 @@ import (
 // as "***". Apart from these it can be loaded again.
 func Show(v any) string { return show(v, func(string, *key) string { return "" }) }
 
-// ShowOrigins loads file into out as Load does and shows it, behind each value where it is from: its place in the file,
-// the variable of the environment, or the default.
-func ShowOrigins(file string, out any) (string, error) {
+// ShowOrigins loads file into out as LoadSaid does and shows it, behind each value where it is from: its place in the file,
+// the variable of the environment, what was said, or the default.
+func ShowOrigins(file string, said map[string]string, out any) (string, error) {
 	content, err := read(file)
 	if err != nil {
 		return "", err
 	}
-	doc, err := decode(file, content, os.LookupEnv, out)
+	doc, err := decode(file, content, over(said), out)
 	if err != nil {
 		return "", err
 	}
 	return show(out, func(path string, k *key) string {
+		if _, ok := said[path]; ok {
+			return "flag"
+		}
 		if k.env != "" && os.Getenv(k.env) != "" {
 			return k.env
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,11 +23,39 @@ func Root(name, short string, verbs ...*cobra.Command) *cobra.Command {
 	root := Group(name, short, verbs...)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.PersistentFlags().StringP("config", "c", "", fmt.Sprintf("configuration (else TRIBUTARY_CONFIG, ./%s.yaml, /etc/tributary/%s.yaml)", name, name))
+	root.PersistentFlags().String("log-format", "", "form of log lines on standard error: "+strings.Join(logFormats, " or ")+" (else log.format)")
+	root.PersistentFlags().String("log-level", "", "least important log lines: "+strings.Join(logLevels, ", ")+" (else log.level)")
+	for name, values := range logFlags {
+		_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
+	}
 	root.PersistentFlags().Bool("no-color", false, "no colours; NO_COLOR and TERM=dumb say so too")
 	root.PersistentFlags().BoolP("quiet", "q", false, "only results: no hints, no progress")
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(help)
 	return root
+}
+
+// What flags of all verbs say of the log. They win over the configuration, for one run.
+var (
+	logFormats = []string{"text", "json"}
+	logLevels  = []string{"debug", "info", "warn", "error"}
+	logFlags   = map[string][]string{"log-format": logFormats, "log-level": logLevels}
+)
+
+// logged gives the keys of the configuration that such flags say.
+func logged(cmd *cobra.Command) (map[string]string, error) {
+	said := map[string]string{}
+	for name, values := range logFlags {
+		value, err := cmd.Flags().GetString(name)
+		if err != nil || value == "" {
+			continue
+		}
+		if !slices.Contains(values, value) {
+			return nil, Usagef("--%s is %q; write %s", name, value, strings.Join(values, ", "))
+		}
+		said[strings.ReplaceAll(name, "-", ".")] = value
+	}
+	return said, nil
 }
 
 // Group makes a noun with verbs of its own.
@@ -92,7 +121,20 @@ func flagError(cmd *cobra.Command, err error) error {
 
 // Configuration reads the program's configuration into out: the file of --config, else the first that is there.
 func Configuration(cmd *cobra.Command, out any) error {
-	return config.Load(ConfigurationFile(cmd), out)
+	said, err := logged(cmd)
+	if err != nil {
+		return err
+	}
+	return config.LoadSaid(ConfigurationFile(cmd), said, out)
+}
+
+// Origins reads it likewise, and shows it with where each value is from.
+func Origins(cmd *cobra.Command, out any) (string, error) {
+	said, err := logged(cmd)
+	if err != nil {
+		return "", err
+	}
+	return config.ShowOrigins(ConfigurationFile(cmd), said, out)
 }
 
 // ConfigurationFile gives the file of --config, else the first that is there; where none is, the first place of all, so

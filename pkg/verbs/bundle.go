@@ -81,7 +81,7 @@ func (p Program[C]) fill(cmd *cobra.Command, b *bundle) {
 	b.add("version.txt", []byte(fmt.Sprintf("%s %s %s %s %s/%s\nwritten %s\n", p.Name, build.Version, build.Revision, build.GoVersion,
 		runtime.GOOS, runtime.GOARCH, b.began.Format(time.RFC3339))))
 	var cfg C
-	shown, err := config.ShowOrigins(terminal.ConfigurationFile(cmd), &cfg)
+	shown, err := terminal.Origins(cmd, &cfg)
 	if err != nil { // what it says quotes no secret; the file itself may hold one
 		b.add("configuration-faults.txt", []byte(err.Error()+"\n"))
 		b.lacks("all else", errors.New("the configuration has faults"))

@@ -49,7 +49,7 @@ func (p Program[C]) show() *cobra.Command {
 			case defaults:
 				text = config.Defaults(&cfg)
 			case origin:
-				text, err = config.ShowOrigins(terminal.ConfigurationFile(cmd), &cfg)
+				text, err = terminal.Origins(cmd, &cfg)
 			default:
 				err = terminal.Configuration(cmd, &cfg)
 				text = config.Show(&cfg)

@@ -31,6 +31,7 @@ type testConfig struct {
 	DSN  config.Secret `mapstructure:"dsn" required:"true" doc:"Where."`
 	Salt config.Secret `mapstructure:"salt" default:"" doc:"Salt."`
 	HTTP config.HTTP   `mapstructure:"http" doc:"Answers."`
+	Log  config.Log    `mapstructure:"log" doc:"Lines."`
 	List []struct {
 		Password config.Secret `mapstructure:"password" default:"" doc:"Password."`
 	} `mapstructure:"list" doc:"More."`
@@ -139,6 +140,12 @@ func TestConfigVerbs(t *testing.T) {
 	w.says(out, "dsn: '***'", "token: '***'", "hosts: []")
 	out, _ = w.run("", "config", "show", "--origin")
 	w.says(out, "dsn: '***' # test.yaml:1:1", "hosts: [] # default")
+	t.Setenv("TRIBUTARY_LOG_LEVEL", "error")
+	out, _ = w.run("", "config", "show", "--origin", "--log-format", "json")
+	w.says(out, "format: json # flag", "level: error # TRIBUTARY_LOG_LEVEL")
+	out, _ = w.run("", "config", "show", "--log-level", "debug")
+	w.says(out, "format: text", "level: debug")
+	w.run(`--log-level is "loud"; write debug, info, warn, error`, "config", "show", "--log-level", "loud")
 	out, _ = w.run("", "config", "show", "--defaults")
 	w.says(out, "# Where.\n#dsn:  # required, secret")
 	w.run("either --defaults or --origin", "config", "show", "--defaults", "--origin")

@@ -84,6 +84,10 @@ type TableProgress struct {
 	Whole bool `json:"whole,omitempty"`
 	// Asked is the id of the request for the read that is under way or done; "" for the first one of the table.
 	Asked string `json:"asked,omitempty"`
+	// GivenUp: the read that Asked is of was given up before its end.
+	GivenUp bool `json:"given_up,omitempty"`
+	// Rate is how many rows a second the read under way takes at most; 0: as many as it can.
+	Rate int64 `json:"rate,omitempty"`
 	// Held says why nothing of the table is published at present; nil where all of it is.
 	Held *Held `json:"held,omitempty"`
 }

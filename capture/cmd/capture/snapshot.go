@@ -16,7 +16,7 @@ func snapshotCommand() *cobra.Command {
 		Use: "snapshot", Short: "Ask the capture to read tables again while it streams", Args: terminal.NoArgs,
 		Long: "Writes the request into the source's WAL, where the capture that runs, or the next one, finds it. The stream goes on meanwhile.\n" +
 			"With --reload the tables are void downstream first, so it asks before, and wants --yes where nobody can be asked.",
-		Example: "  capture snapshot -c capture.yaml --table public.orders --wait\n  capture snapshot -c capture.yaml --table 'public.*' --reload --plan",
+		Example: "  capture snapshot -c capture.yaml --table public.orders --rate 5000 --wait\n  capture snapshot -c capture.yaml --table 'public.*' --reload --plan",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := quiet(cmd)
 			if err != nil {
@@ -37,8 +37,9 @@ func snapshotCommand() *cobra.Command {
 	cmd.Flags().StringArrayVar(&request.Tables, "table", nil, "table as schema.table, with * and ? as wildcards; may be given several times")
 	cmd.Flags().StringVar(&request.Where, "where", "", "read only rows that fit this condition in SQL (snapshot.conditions must be true)")
 	cmd.Flags().StringSliceVar(&request.Columns, "columns", nil, "read only these columns, and the key: what a rule of the sink has taken up since (a,b)")
+	cmd.Flags().Int64Var(&request.Rate, "rate", 0, "rows a second that are read of each table at most; 0: as many as it can")
 	cmd.Flags().BoolVar(&request.Reload, "reload", false, "publish a truncate first, so that rows that are gone at the source go downstream too")
-	cmd.Flags().BoolVar(&wait, "wait", false, "return when the rows are published")
+	cmd.Flags().BoolVar(&wait, "wait", false, "return when the rows are published; exit code 1 if they will not be, as somebody cancels that")
 	change.Flags(cmd, false)
 	cmd.AddCommand(snapshotList(), snapshotCancel())
 	return cmd
