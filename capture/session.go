@@ -82,7 +82,7 @@ type session struct {
 	instance, http string
 	serverVersion  string
 	publishStatus  func(*session)
-	statusDue      bool // the status is older than what is worth telling at once
+	statusDue      bool                  // the status is older than what is worth telling at once
 	paused         func() *catalog.Pause // nil: it is not
 }
 

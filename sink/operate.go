@@ -259,17 +259,15 @@ func (o *Operator) Pauses(ctx context.Context) ([]warehouse.Pause, error) {
 	return o.session.Pauses(ctx)
 }
 
-// Quarantines lists what is quarantined of a source and table; "" stands for all.
-func (o *Operator) Quarantines(ctx context.Context, source, table string) ([]warehouse.Quarantine, error) {
+// Quarantines lists what is quarantined of what is to go on.
+func (o *Operator) Quarantines(ctx context.Context, g warehouse.Going) ([]warehouse.Quarantine, error) {
 	all, err := o.session.Quarantines(ctx)
-	return slices.DeleteFunc(all, func(q warehouse.Quarantine) bool {
-		return source != "" && q.Source != source || table != "" && q.Table != table
-	}), err
+	return slices.DeleteFunc(all, func(q warehouse.Quarantine) bool { return !g.Takes(&q) }), err
 }
 
 // Resume ends a pause and has quarantined tables tried again, behind a remedy for the record that each is held at.
-func (o *Operator) Resume(ctx context.Context, source, table string, remedy warehouse.Remedy) (warehouse.Resumed, error) {
-	return o.session.Resume(ctx, source, table, remedy)
+func (o *Operator) Resume(ctx context.Context, g warehouse.Going) (warehouse.Resumed, error) {
+	return o.session.Resume(ctx, g)
 }
 
 // Status gives what the warehouse alone knows of the group, for when no sink answers.

@@ -100,7 +100,7 @@ func TestPoisonIsHeldExactly(t *testing.T) {
 				s.reads("/table/shop/public.checked", append(words, "shop/public.checked is quarantined: constraint-violation")...)
 			}
 			w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
-			if _, err := w.operator().Resume(t.Context(), "shop", "public.checked", warehouse.TryAgain); err != nil {
+			if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.checked"}); err != nil {
 				t.Fatal(err)
 			}
 			w.complete(shop)
@@ -283,7 +283,7 @@ func TestResumePark(t *testing.T) {
 	shop.tx(upd(r, 2, "mended"))
 	attempt := w.query(`SELECT attempt FROM tributary.quarantine WHERE table_name = 'public.log'`)
 	o := w.operator()
-	if _, err := o.Resume(t.Context(), "shop", "", warehouse.Park); err != nil {
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop", Remedy: warehouse.Park}); err != nil {
 		t.Fatal(err)
 	}
 	w.rows(`SELECT id FROM public.checked ORDER BY 1`, "1", "3")
@@ -347,7 +347,7 @@ func TestPause(t *testing.T) {
 	w.rows(`SELECT id FROM public.b ORDER BY 1`, "1", "2", "3")
 	w.eventually("paused index build", func() any { return state(two.Sink) })
 	w.rows(`SELECT id FROM public.a`, "1")
-	if _, err := o.Resume(t.Context(), "shop", "public.a", warehouse.TryAgain); err != nil {
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.a"}); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)
@@ -405,18 +405,22 @@ func TestResumeSkip(t *testing.T) {
 	w.start(w.cfg)
 	w.rows(`SELECT next_offset FROM tributary.quarantine`, "1")
 	o := w.operator()
-	if _, err := o.Resume(t.Context(), "shop", "public.checked", warehouse.Skip); err != nil {
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.checked", Remedy: warehouse.Skip, Offset: 1}); err != nil {
 		t.Fatal(err)
 	}
 	w.rows(`SELECT next_offset, skip FROM tributary.quarantine`, "4|f")
 	w.rows(`SELECT id FROM public.checked ORDER BY 1`, "1", "3")
-	if _, err := o.Resume(t.Context(), "shop", "public.checked", warehouse.Skip); err != nil {
+	if done, err := o.Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.checked", Remedy: warehouse.Skip, Offset: 1}); err != nil || len(done.Quarantines) > 0 {
+		t.Fatalf("where it is not held any more: %+v, %v", done, err)
+	}
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.checked", Remedy: warehouse.Skip, Offset: 4, Reason: "a test"}); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)
 	w.rows(`SELECT id FROM public.checked ORDER BY 1`, "1", "2", "3")
 	w.rows(`SELECT count(*) FROM tributary.parked`, "0")
-	w.rows(`SELECT verb FROM tributary.operation`, "resume --skip", "resume --skip")
+	w.rows(`SELECT verb, reason, before->'quarantines'->0->>'Topic' FROM tributary.operation ORDER BY at`,
+		"resume --skip 1|∅|shop.public.checked", "resume --skip 4|a test|shop.public.checked")
 }
 
 // TestAttemptOfBeforeAMend: an attempt that was under way while somebody mended the target and said so holds the table no more.
@@ -434,7 +438,7 @@ func TestAttemptOfBeforeAMend(t *testing.T) {
 	}
 	resume := func(remedy warehouse.Remedy) {
 		t.Helper()
-		if _, err := session.Resume(t.Context(), "shop", "public.t", remedy); err != nil {
+		if _, err := session.Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.t", Remedy: remedy, Offset: q.Next}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -98,7 +98,7 @@ func TestRuleErrors(t *testing.T) {
 	e.before = []any{1, 0, "big"}
 	shop.tx(e)
 	w.rows(`SELECT * FROM public."full"`, "1|5|big")
-	if _, err := w.operator().Resume(t.Context(), "shop", "public.t", warehouse.Park); err != nil {
+	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.t", Remedy: warehouse.Park}); err != nil {
 		t.Fatal(err)
 	}
 	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "3")

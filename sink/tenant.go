@@ -190,7 +190,7 @@ func (o *Operator) emptyKeyless(ctx context.Context, p *TenantPlan, told func(ta
 			return nil, err
 		}
 		resume = func() error {
-			_, err := o.Resume(context.WithoutCancel(ctx), p.Source, "", warehouse.TryAgain)
+			_, err := o.Resume(context.WithoutCancel(ctx), warehouse.Going{Source: p.Source})
 			return err
 		}
 	}

@@ -201,7 +201,7 @@ func TestTenantPause(t *testing.T) {
 	b.tx(ins(one, 3), ins(two, 3))
 	w.complete(b)
 	w.rows(`SELECT (SELECT count(*) FROM public.one WHERE tenant = 'a'), (SELECT count(*) FROM public.two WHERE tenant = 'a')`, "1|1")
-	if _, err := o.Resume(t.Context(), "a", "", warehouse.TryAgain); err != nil {
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(a)
@@ -270,7 +270,7 @@ func TestTenantRemove(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.eventually("", func() any { return missing(nil) })
-			if _, err := o.Resume(t.Context(), "a", "", warehouse.TryAgain); err != nil {
+			if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
 				t.Fatal(err)
 			}
 			w.complete(a)

@@ -204,7 +204,7 @@ func TestWholeSourceStops(t *testing.T) {
 	w.eventually("quarantined", func() any { return s.Status().State })
 	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
 	o := w.operator()
-	if _, err := o.Resume(t.Context(), "shop", "", warehouse.TryAgain); err != nil {
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)
@@ -214,7 +214,7 @@ func TestWholeSourceStops(t *testing.T) {
 	}
 	w.eventually("paused", func() any { return s.Status().State })
 	shop.tx(ins(fine, 4))
-	if _, err := o.Resume(t.Context(), "shop", "", warehouse.TryAgain); err != nil {
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)

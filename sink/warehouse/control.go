@@ -151,9 +151,23 @@ const (
 	Skip     Remedy = "skip" // it is passed over: its change is lost
 )
 
-// Resume ends the pauses of exactly a subject, and lets quarantined partitions of its tables be tried again, behind a
-// remedy for the record that each is held at. source and table "" stand for all.
-func (s *Session) Resume(ctx context.Context, source, table string, remedy Remedy) (out Resumed, err error) {
+// Going is what is to go on: all that is held of a source and table ("" for all), behind a remedy for the record that each
+// partition is held at.
+type Going struct {
+	Source, Table string
+	Remedy        Remedy
+	Offset        int64 // at which what is skipped is held
+	Reason        string
+}
+
+// Takes says whether a held partition is meant.
+func (g *Going) Takes(q *Quarantine) bool {
+	return (g.Source == "" || q.Source == g.Source) && (g.Table == "" || q.Table == g.Table) && (g.Remedy != Skip || q.Next == g.Offset)
+}
+
+// Resume ends the pauses of exactly a subject, and lets quarantined partitions of its tables be tried again.
+func (s *Session) Resume(ctx context.Context, g Going) (out Resumed, err error) {
+	source, table := g.Source, g.Table
 	subject := (&Pause{Source: source, Table: table}).Subject()
 	err = s.inTx(ctx, "resume", subject, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `DELETE FROM tributary.control WHERE grp = $1 AND source = $2 AND "table" = $3 RETURNING source, "table"`,
@@ -169,14 +183,14 @@ func (s *Session) Resume(ctx context.Context, source, table string, remedy Remed
 			return err
 		}
 		change := `DELETE FROM tributary.quarantine`
-		switch remedy {
+		switch g.Remedy {
 		case Park:
 			change = `UPDATE tributary.quarantine SET park = true, skip = false`
 		case Skip:
 			change = `UPDATE tributary.quarantine SET park = false, skip = true`
 		}
-		rows, err = tx.Query(ctx, change+` WHERE grp = $1 AND ($2 = '' OR source = $2) AND ($3 = '' OR table_name = $3)
-			RETURNING topic, partition, next_offset, source, table_name, code, message`, s.w.cfg.Group, source, table)
+		rows, err = tx.Query(ctx, change+` WHERE grp = $1 AND ($2 = '' OR source = $2) AND ($3 = '' OR table_name = $3) AND ($4 <> $5 OR next_offset = $6)
+			RETURNING topic, partition, next_offset, source, table_name, code, message`, s.w.cfg.Group, source, table, string(g.Remedy), string(Skip), g.Offset)
 		if err != nil {
 			return err
 		}
@@ -190,11 +204,14 @@ func (s *Session) Resume(ctx context.Context, source, table string, remedy Remed
 			return nil
 		}
 		verb := "resume"
-		if remedy != TryAgain {
-			verb += " --" + string(remedy)
+		switch g.Remedy {
+		case Park:
+			verb += " --park"
+		case Skip:
+			verb += fmt.Sprintf(" --skip %d", g.Offset)
 		}
 		return s.operation(ctx, tx, Operation{
-			Verb: verb, Subject: subject, Before: map[string]any{"pauses": out.Pauses, "quarantines": out.Quarantines},
+			Verb: verb, Subject: subject, Before: map[string]any{"pauses": out.Pauses, "quarantines": out.Quarantines}, Reason: g.Reason,
 			Outcome: service.Plural(len(out.Pauses), "pause") + " ended, " + service.Plural(len(out.Quarantines), "partition") + " to be tried again",
 		})
 	})

@@ -80,9 +80,10 @@ func TestVerbs(t *testing.T) {
 	want(run("", "parked", "discard", "shop/public.t", "--yes"), "1 record discarded")
 	run("nothing is parked there", "parked", "discard", "shop/public.t", "--yes")
 	want(run("", "resume", "shop/public.t", "--park", "--plan"), "offset 7 is put aside")
-	run("either --park or --skip", "resume", "shop/public.t", "--park", "--skip")
-	run("which table", "resume", "--skip")
-	want(run("", "resume", "shop/public.t", "--skip", "--yes"), "offset 7 is passed over")
+	run("either --park or --skip", "resume", "shop/public.t", "--park", "--skip", "7")
+	run("which table", "resume", "--skip", "7")
+	run("shop/public.t is not held at offset 8", "resume", "shop/public.t", "--skip", "8", "--yes")
+	want(run("", "resume", "shop/public.t", "--skip", "7", "--reason", "test data", "--yes"), "offset 7 is passed over")
 	want(run("", "pause", "shop", "--reason", "vacation", "--for", "1h", "--yes"), "for 1h0m0s", "paused")
 	want(run("", "resume", "shop/public.t", "--yes"), "1 partition is tried again")
 	want(run("", "status", "--direct"), "is paused: 1 table.", "vacation")
@@ -120,7 +121,7 @@ func TestVerbs(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), `SELECT string_agg(verb || ' ' || subject, ', ' ORDER BY at) FROM tributary.operation`).Scan(&verbs); err != nil {
 		t.Fatal(err)
 	}
-	if verbs != "parked discard shop/public.t, resume --skip shop/public.t, pause shop, resume shop/public.t, resume shop, "+
+	if verbs != "parked discard shop/public.t, resume --skip 7 shop/public.t, pause shop, resume shop/public.t, resume shop, "+
 		"pause shop, resume shop, tenant remove shop, tenant remove shop, tenant remove shop, tenant remove shop, resume shop" {
 		t.Errorf("operations: %s", verbs)
 	}

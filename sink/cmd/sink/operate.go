@@ -68,23 +68,30 @@ func pauseCommand() *cobra.Command {
 
 func resumeCommand() *cobra.Command {
 	var c terminal.Change
-	var park, skip bool
+	var park bool
+	skip := int64(-1)
 	cmd := &cobra.Command{
 		Use: "resume [SOURCE[/TABLE]]", Short: "End a pause, and have quarantined tables tried again",
-		Example: "  sink resume shop/public.orders --yes\n  sink resume shop/public.orders --park --plan",
+		Long: "Ends the pause of exactly what is named, and has the tables of it that are held tried again. A record that cannot be written is put\n" +
+			"aside (--park), or passed over (--skip), which names its offset: no other is. Who did it, when, why, and to which record of which\n" +
+			"topic, tributary.operation keeps; Kafka keeps the record.",
+		Example: "  sink resume shop/public.orders --yes\n  sink resume shop/public.orders --park --plan\n  sink resume shop/public.orders --skip 88120 --reason 'test data' --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			source, table, err := subject(args, park || skip)
+			skips := cmd.Flags().Changed("skip")
+			source, table, err := subject(args, park || skips)
 			if err != nil {
 				return err
 			}
-			remedy, what := warehouse.TryAgain, "is tried again"
+			going, what := warehouse.Going{Source: source, Table: table, Reason: c.Reason}, "is tried again"
 			switch {
-			case park && skip:
+			case park && skips:
 				return terminal.Usage(errors.New("either --park or --skip"))
 			case park:
-				remedy, what = warehouse.Park, "is put aside with all that follows of its key, and the table goes on"
-			case skip:
-				remedy, what = warehouse.Skip, "is passed over: its change is lost, and the table goes on"
+				going.Remedy, what = warehouse.Park, "is put aside with all that follows of its key, and the table goes on"
+			case skips && skip < 0:
+				return terminal.Usage(errors.New("--skip is an offset, from 0 on (sink status)"))
+			case skips:
+				going.Remedy, going.Offset, what = warehouse.Skip, skip, "is passed over: its change is lost, and the table goes on"
 			}
 			out := terminal.Of(cmd)
 			return operate(cmd, func(o *sink.Operator, _ sink.Config) error {
@@ -92,7 +99,7 @@ func resumeCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				quarantines, err := o.Quarantines(cmd.Context(), source, table)
+				quarantines, err := o.Quarantines(cmd.Context(), going)
 				if err != nil {
 					return err
 				}
@@ -106,14 +113,19 @@ func resumeCommand() *cobra.Command {
 				for _, q := range quarantines {
 					out.Printf("%s/%s partition %d: offset %d %s\n  error  %s\n", q.Source, q.Table, q.Partition, q.Next, what, q.Message)
 				}
-				if found == 0 {
+				switch {
+				case skips && len(quarantines) == 0:
+					return fmt.Errorf("%s is not held at offset %d (sink status)", args[0], skip)
+				case skips && len(quarantines) > 1:
+					return fmt.Errorf("%d partitions of %s are held at offset %d, and only one was meant: put the record aside with --park", len(quarantines), args[0], skip)
+				case found == 0:
 					return errors.New("nothing to resume: it is neither paused nor quarantined (sink status)")
 				}
 				ok, err := c.Agreed(cmd)
 				if err != nil || !ok {
 					return err
 				}
-				done, err := o.Resume(cmd.Context(), source, table, remedy)
+				done, err := o.Resume(cmd.Context(), going)
 				if err != nil {
 					return err
 				}
@@ -122,9 +134,10 @@ func resumeCommand() *cobra.Command {
 			})
 		},
 	}
-	c.Flags(cmd, false)
+	c.Flags(cmd, true)
 	cmd.Flags().BoolVar(&park, "park", false, "put the record aside that the table is held at")
-	cmd.Flags().BoolVar(&skip, "skip", false, "pass over the record that the table is held at; its change is lost")
+	cmd.Flags().Int64Var(&skip, "skip", -1, "pass over the record at this offset, if the table is held at it; its change is lost")
+	cmd.Flags().Lookup("skip").DefValue = "0" // not shown
 	return cmd
 }
 

@@ -18,6 +18,10 @@ func tenantCommand() *cobra.Command {
 	pause.Example = "  sink tenant pause tenant_17 --reason 'its application is upgraded' --for 2h\n  sink tenant pause tenant_17 --yes"
 	resume.Use, resume.Short = "resume TENANT", "End the pause of a tenant, or bring one back that was removed"
 	resume.Example = "  sink tenant resume tenant_17\n  sink tenant resume tenant_17 --yes"
+	resume.Long = ""
+	for _, of := range []string{"park", "skip"} { // of a table
+		_ = resume.Flags().MarkHidden(of) // it is there
+	}
 	for _, verb := range []*cobra.Command{pause, resume} {
 		run := verb.RunE
 		verb.RunE = func(cmd *cobra.Command, args []string) error {
