@@ -333,12 +333,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 // applied gives what says what is missing until everything is applied that Kafka holds now, of the topics that the rules take,
 // of one source or of all (""); "" when nothing is.
 func (o *Operator) applied(ctx context.Context, cfg Config, source string) (func() string, error) {
-	client, err := kafkaClient(cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	ends, err := o.ends(ctx, kadm.NewClient(client))
+	ends, err := o.endsNow(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -359,6 +354,15 @@ func (o *Operator) applied(ctx context.Context, cfg Config, source string) (func
 		slices.Sort(behind)
 		return fmt.Sprintf("%d of %d partitions are behind: %s", len(behind), len(ends), behind[0])
 	}, nil
+}
+
+func (o *Operator) endsNow(ctx context.Context, cfg Config) (map[warehouse.Place]int64, error) {
+	client, err := kafkaClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	return o.ends(ctx, kadm.NewClient(client))
 }
 
 // ends gives up to where there is something to apply.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -175,6 +176,54 @@ func (o *Operator) RebuildTenant(ctx context.Context, cfg Config, p *TenantPlan,
 		r, ok := matchTopic(o.rules, topic)
 		return ok && r.Keeps()
 	})
+}
+
+// Rebuilding gives what tells how far a rebuild of p is that has begun: offsets applied of those that Kafka held when this was
+// called, and what is missing still, "" for nothing. An error says that it stands still until somebody does something.
+func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (func(context.Context) (done, of int64, lacks string, err error), error) {
+	ends, err := o.endsNow(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	feeds := map[string]bool{}
+	for _, f := range p.Feeds {
+		feeds[f.Topic] = true
+	}
+	maps.DeleteFunc(ends, func(at warehouse.Place, _ int64) bool { return !feeds[at.Topic] && sourceOf(at.Topic) != p.Source })
+	return func(ctx context.Context) (done, of int64, lacks string, err error) {
+		next, err := o.session.Checkpoints(ctx)
+		if err != nil {
+			return 0, 0, "", err
+		}
+		tables, err := o.session.Tables(ctx)
+		if err != nil {
+			return 0, 0, "", err
+		}
+		held, err := o.session.Quarantines(ctx)
+		if err != nil {
+			return 0, 0, "", err
+		}
+		for i := range held {
+			if q := &held[i]; feeds[q.Topic] {
+				return 0, 0, "", &trouble.Error{
+					Code: trouble.Code(q.Code), Op: "rebuild", Subject: q.Source + "/" + q.Table, Cause: errors.New(q.Message),
+					Means: "the table is held, and its rebuild with it; the others go on", Hint: q.Hint,
+				}
+			}
+		}
+		for at, end := range ends {
+			done, of = done+min(next[at], end), of+end
+		}
+		for _, t := range tables {
+			if feeds[t.Topic] && t.Reload != nil {
+				lacks = "what has not come again is to be removed"
+			}
+		}
+		if done < of {
+			lacks = fmt.Sprintf("%s of %s offsets are applied", service.FormatCount(done), service.FormatCount(of))
+		}
+		return done, of, lacks, nil
+	}, nil
 }
 
 // emptyKeyless removes the rows of a tenant's tables without key while nobody writes them: the tenant is paused until

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -314,13 +315,31 @@ func TestTenantRebuild(t *testing.T) {
 			if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "spoilt", untold); err != nil {
 				t.Fatal(err)
 			}
+			p := w.tenantPlan(o, "a")
+			how, err := o.Rebuilding(t.Context(), w.cfg, p)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if consistency == "source" {
 				a.tx(upd(r, 1, "again")) // it goes from state to state
 			}
 			w.rows(`SELECT count(*), count(*) FILTER (WHERE v = 'again'), count(*) FILTER (WHERE v = 'a') FROM public.t WHERE tenant = 'a'`, "899|100|799")
+			w.eventually("", func() any {
+				done, of, lacks, err := how(t.Context())
+				if err != nil || lacks == "" && done < of {
+					t.Errorf("%d of %d offsets, %v", done, of, err)
+				}
+				return lacks
+			})
+			w.rows(`SELECT count(*) FROM tributary.reload`, "0")
 			w.swept()
 			w.complete(a)
 			end()
+			w.exec(`INSERT INTO tributary.quarantine (grp, topic, partition, next_offset, source, table_name, code, message, hint, instance)
+				VALUES ('warehouse', 'a.public.t', 0, 7, 'a', 'public.t', 'internal', 'cannot be', '', 'x')`)
+			if _, _, _, err := how(t.Context()); trouble.CodeOf(err) != trouble.Internal {
+				t.Errorf("a table that is held: %v", err)
+			}
 			w.rows(`SELECT count(*), count(*) FILTER (WHERE v = 'spoilt') FROM public.t WHERE tenant = 'b'`, "900|450")
 			w.rows(`SELECT tenant, v FROM public.log ORDER BY 1, 2`, "a|x", "a|x", "b|b")
 			w.rows(`SELECT tenant, id FROM public.kept`, "a|1")

@@ -151,6 +151,30 @@ func (l *Look) await(ctx context.Context, out *Output, ask func(context.Context)
 	}
 }
 
+// Await shows how far something is, each second, until nothing of it is missing ("") or the timeout is over, 0 for never.
+func Await(ctx context.Context, out *Output, what string, timeout time.Duration, missing func(context.Context) (p Progress, lacks string, err error)) error {
+	waiting, cancel := ctx, func() {}
+	if timeout > 0 {
+		waiting, cancel = context.WithTimeout(ctx, timeout)
+	}
+	defer cancel()
+	bars := NewBars(out)
+	defer bars.Close()
+	for {
+		p, lacks, err := missing(ctx)
+		if err != nil || lacks == "" {
+			return err
+		}
+		bars.Show([]Progress{p})
+		if sleep(waiting, waitEvery) != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("%s is not done after %s: %s; it goes on by itself", what, service.FormatDuration(timeout), lacks)
+		}
+	}
+}
+
 // firstWords is what of a sentence changes with the state, and not with each number in it.
 func firstWords(sentence string) string {
 	if i := strings.IndexAny(sentence, ":,;0123456789"); i > 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -151,11 +152,15 @@ func tenantRemove() *cobra.Command {
 
 func tenantRebuild() *cobra.Command {
 	var c terminal.Change
+	var wait bool
+	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use: "rebuild TENANT", Short: "Read the topics of a tenant anew, from their beginning",
 		Long: "Has all sinks read the topics of a tenant anew. Rows of a table with a key stay where they are and are written again; those that have\n" +
 			"not come again at the end are removed. Those of histories, logs and tables without key are removed first, while the tenant is paused.",
-		Example: "  sink tenant rebuild tenant_17 --plan\n  sink tenant rebuild tenant_17 --yes",
+		Example: "  sink tenant rebuild tenant_17 --plan\n  sink tenant rebuild tenant_17 --yes --wait --timeout 1h",
+		Annotations: map[string]string{terminal.Exits: "  0  done; with --wait, all rows are there again\n  1  failed; with --wait also: a table is held, or --timeout is over\n" +
+			"  2  used wrongly: flag, argument or configuration; nothing was attempted"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeTenant(cmd, args, &c, func(_ *sink.TenantPlan, keyed bool) string {
 				if keyed {
@@ -166,11 +171,29 @@ func tenantRebuild() *cobra.Command {
 				if err := o.RebuildTenant(cmd.Context(), cfg, p, c.Reason, teller(terminal.Of(cmd))); err != nil {
 					return err
 				}
-				terminal.Of(cmd).Printf("every sink begins within a second or two; until it is done, sink tenant list shows %s as not complete\n", p.Source)
+				out := terminal.Of(cmd)
+				out.Printf("every sink begins within a second or two; until it is done, sink tenant list shows %s as not complete\n", p.Source)
+				if !wait {
+					return nil
+				}
+				how, err := o.Rebuilding(cmd.Context(), cfg, p)
+				if err != nil {
+					return err
+				}
+				name := "rebuild " + p.Source
+				if err := terminal.Await(cmd.Context(), out, name, timeout, func(ctx context.Context) (terminal.Progress, string, error) {
+					done, of, lacks, err := how(ctx)
+					return terminal.Progress{Name: name, Done: done, Total: of, Unit: "offsets"}, lacks, err
+				}); err != nil {
+					return err
+				}
+				out.Printf("rebuilt\n")
 				return nil
 			})
 		},
 	}
 	c.Flags(cmd, true)
+	cmd.Flags().BoolVar(&wait, "wait", false, "return when all rows are there again")
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "with --wait: give up after this time, with exit code 1; the rebuild goes on; 0s: never")
 	return cmd
 }
