@@ -3,9 +3,13 @@ package capture
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
@@ -26,38 +30,40 @@ func (c *Capture) Check(ctx context.Context, r *terminal.Check) error {
 		return err
 	}
 	r.Of("Source", c.config.Source.Name, postgres.Redact(dsn))
+	var tables []*catalog.Table
 	if r.Wants("server") || r.Wants("tables") {
-		c.checkSource(ctx, r, dsn)
+		tables = c.checkSource(ctx, r, dsn)
 	}
 	if r.Part("Kafka", strings.Join(c.config.Kafka.Brokers, ", ")) {
-		c.checkKafka(ctx, r)
+		c.checkKafka(ctx, r, tables)
 	}
 	return r.End("capture")
 }
 
-func (c *Capture) checkSource(ctx context.Context, r *terminal.Check, dsn string) {
+// checkSource gives the tables that there are, nil where that is not known.
+func (c *Capture) checkSource(ctx context.Context, r *terminal.Check, dsn string) (tables []*catalog.Table) {
 	r.Part("Server", "")
 	cat, err := catalog.Open(ctx, dsn, "tributary check")
 	if err != nil {
 		r.Blocked("connection", err)
-		return
+		return nil
 	}
 	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
 	server, err := cat.Server(ctx)
 	if err != nil {
 		r.Blocked("settings", err)
-		return
+		return nil
 	}
 	c.checkServer(ctx, r, cat, server)
 	patterns, err := catalog.ParsePatterns(c.config.Source.Tables)
 	if err != nil {
 		r.Blocked("tables", err)
-		return
+		return nil
 	}
-	tables, err := cat.Tables(ctx, patterns)
+	tables, err = cat.Tables(ctx, patterns)
 	if err != nil {
 		r.Blocked("tables", err)
-		return
+		return nil
 	}
 	c.checkTables(ctx, r, cat, tables)
 	if n, err := cat.TemporaryTables(ctx); err != nil {
@@ -65,6 +71,7 @@ func (c *Capture) checkSource(ctx context.Context, r *terminal.Check, dsn string
 	} else if n > 0 {
 		r.Note(service.Plural(n, "table"), "temporary, of the sessions that are open now: they have no WAL to read")
 	}
+	return tables
 }
 
 func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catalog.Catalog, s *catalog.Server) {
@@ -96,17 +103,23 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 		r.Warn(trouble.WALBudget, "WAL limit", fmt.Sprintf("wal_budget is %s, but the server drops the slot at %s\n(max_slot_wal_keep_size): the slot would be lost before we alarm",
 			service.FormatBytes(budget), service.FormatBytes(s.SlotKeepBytes)), fmt.Sprintf("ALTER SYSTEM SET max_slot_wal_keep_size = '%dMB'; SELECT pg_reload_conf();", budget>>20))
 	}
+	if s.SlotKeepBytes < 0 {
+		r.Note("disk", fmt.Sprintf("the server keeps WAL until its disk is full (max_slot_wal_keep_size = -1), and does not tell how\nmuch is free: pg_wal should have more than %s, source.wal_budget", service.FormatBytes(budget)))
+	}
 	slot, err := cat.Slot(ctx, c.config.Source.slot())
 	switch {
 	case err != nil:
 		r.Failed("slot", err)
 	case slot == nil:
 		r.OK("slot", fmt.Sprintf("%s is to be made", c.config.Source.slot()))
-		c.checkBlockers(ctx, r, cat)
+		c.checkOpen(ctx, r, cat, time.Minute, "creating the slot waits until it ends")
 	case slot.Active:
 		r.Warn(trouble.SlotInUse, "slot", fmt.Sprintf("%s is in use by pid %d: %s", slot.Name, slot.ActivePID, slot.Holder))
 	default:
 		r.OK("slot", fmt.Sprintf("%s stands at %s, keeps %s of WAL, %s", slot.Name, slot.ConfirmedFlushLSN, service.FormatBytes(slot.KeptBytes), slot.WALStatus))
+	}
+	if slot != nil {
+		c.checkOpen(ctx, r, cat, time.Hour, "the WAL since it began is kept, and a table that\njoins is read when it has ended")
 	}
 }
 
@@ -130,14 +143,23 @@ func (c *Capture) checkRole(ctx context.Context, r *terminal.Check, cat *catalog
 	r.Fail(trouble.SourceRights, "role", fmt.Sprintf("%q lacks rights", s.Role), strings.Join(lacking, "\n"))
 }
 
-func (c *Capture) checkBlockers(ctx context.Context, r *terminal.Check, cat *catalog.Catalog) {
-	blockers, err := cat.Blockers(ctx, time.Minute)
+// checkOpen tells of transactions that are open for long; means is what that does.
+func (c *Capture) checkOpen(ctx context.Context, r *terminal.Check, cat *catalog.Catalog, olderThan time.Duration, means string) {
+	blockers, err := cat.Blockers(ctx, olderThan)
 	if err != nil {
 		r.Failed("transactions", err)
 	}
 	for _, b := range blockers {
-		r.Warn(trouble.SlotWaits, "open snapshot", fmt.Sprintf("pid %d, app %q, transaction open for %s: creating the\nslot waits until it ends", b.PID, b.Application, service.FormatDuration(b.Age)),
+		r.Warn(trouble.SlotWaits, "transaction", fmt.Sprintf("pid %d, app %q, open for %s: %s", b.PID, b.Application, service.FormatDuration(b.Age), means),
 			fmt.Sprintf("SELECT pg_terminate_backend(%d);   or wait", b.PID))
+	}
+	prepared, err := cat.Prepared(ctx, olderThan)
+	if err != nil {
+		r.Failed("transactions", err)
+	}
+	for _, p := range prepared {
+		r.Warn(trouble.SlotWaits, "transaction", fmt.Sprintf("prepared as %q %s ago, and not ended: %s", p.GID, service.FormatDuration(p.Age), means),
+			fmt.Sprintf("COMMIT PREPARED %[1]s;   or ROLLBACK PREPARED %[1]s;", postgres.Literal(p.GID)))
 	}
 }
 
@@ -215,7 +237,7 @@ func (c *Capture) checkGenerated(ctx context.Context, r *terminal.Check, cat *ca
 	r.Note("1 table", fmt.Sprintf("%s: generated %s not captured", t.Relation.QualifiedName(), strings.Join(t.Generated, ", ")), strings.Join(help, "\n"))
 }
 
-func (c *Capture) checkKafka(ctx context.Context, r *terminal.Check) {
+func (c *Capture) checkKafka(ctx context.Context, r *terminal.Check, tables []*catalog.Table) {
 	opts, err := c.config.Kafka.Options(c.log)
 	if err != nil {
 		r.Blocked("settings", err)
@@ -233,10 +255,72 @@ func (c *Capture) checkKafka(ctx context.Context, r *terminal.Check) {
 		r.Failed("brokers", c.config.Kafka.Grant(err, c.rights()))
 	} else {
 		r.OK("brokers", "reachable; transactional.id "+publish.TransactionalID(c.config.Source.Name))
+		c.checkTopics(pingCtx, r, client, tables)
 	}
 	if err := c.registry.Ping(pingCtx); err != nil {
 		r.Failed("registry", publish.RegistryTrouble("reach", c.config.Registry.URL, err))
 	} else {
 		r.OK("registry", c.config.Registry.URL)
+	}
+}
+
+// checkTopics says which topics of tables are there and which are to be made, and whether the brokers take what is to be written.
+func (c *Capture) checkTopics(ctx context.Context, r *terminal.Check, client *kgo.Client, tables []*catalog.Table) {
+	there, err := kadm.NewClient(client).ListTopics(ctx)
+	if err != nil {
+		r.Failed("topics", c.config.Kafka.Grant(kafka.Trouble("list topics of", "Kafka", err), c.rights()))
+		return
+	}
+	var have []string
+	made := map[string]kafka.Topic{} // one of each kind that is to be made
+	count := 0
+	for _, t := range tables {
+		topic, err := c.config.Topics.Of(c.config.Source.Name, &t.Relation)
+		switch {
+		case t.Level == catalog.LeftOut || err != nil: // which the part of the tables tells
+		case there.Has(topic.Name):
+			have = append(have, topic.Name)
+		default:
+			count++
+			kind := service.Plural(int(topic.Partitions), "partition")
+			if topic.Configs["cleanup.policy"] == "compact" {
+				kind += ", the newest of each key kept"
+			} else {
+				kind += ", kept for ever"
+			}
+			if _, known := made[kind]; !known {
+				made[kind] = topic
+			}
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(made)) {
+		if err := kafka.CanCreate(ctx, client, made[kind]); err != nil {
+			r.Failed("topics", c.config.Kafka.Grant(err, c.rights()))
+			return
+		}
+	}
+	size := int64(c.config.Topics.MaxMessageBytes)
+	if count+len(have) > 0 {
+		text := fmt.Sprintf("%d there, %d to be made", len(have), count)
+		if count > 0 {
+			text += ": " + strings.Join(slices.Sorted(maps.Keys(made)), "; ")
+		}
+		r.OK("topics", text+fmt.Sprintf("; a record has up to %s", service.FormatBytes(size)))
+	}
+	if len(have) == 0 {
+		return
+	}
+	configs, err := kadm.NewClient(client).DescribeTopicConfigs(ctx, have...)
+	if err != nil {
+		r.Note("record size", "what the topics take is not told: "+err.Error())
+		return
+	}
+	for _, described := range configs {
+		for _, setting := range described.Configs {
+			if limit, err := strconv.ParseInt(setting.MaybeValue(), 10, 64); err == nil && setting.Key == "max.message.bytes" && limit < size {
+				r.Warn(trouble.RecordTooLarge, "record size", fmt.Sprintf("%s takes records up to %s, topics.max_message_bytes is %s:\na greater row holds that table", described.Name, service.FormatBytes(limit), service.FormatBytes(size)),
+					fmt.Sprintf("capture topics set %s --max-message-bytes %s --yes", service.Quote(described.Name), c.config.Topics.MaxMessageBytes))
+			}
+		}
 	}
 }

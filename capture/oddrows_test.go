@@ -134,6 +134,7 @@ func TestTablesWithoutWAL(t *testing.T) {
 	strict.Strict = true
 	must(t, r.verbs().Check(t.Context(), strict))
 	for _, part := range []string{
+		"0 there, 6 to be made: 1 partition, kept for ever; a record has up to 8.0 MiB", "the server keeps WAL until its disk is full",
 		"public.bag: it has no primary key", "(accepted)", "0 warnings", "public.fast: an unlogged table has no WAL to read", "ALTER TABLE \"public\".\"fast\" SET LOGGED;", "public.seen: a materialized view", "public.far: a foreign table", "temporary, of the sessions",
 	} {
 		if !strings.Contains(out.String(), part) {
@@ -155,6 +156,27 @@ func TestTablesWithoutWAL(t *testing.T) {
 		t.Error("it can be set unlogged while it is captured")
 	}
 	must(t, stop())
+
+	// What has been open for long is told, and topics that cannot be made.
+	other := r.connect()
+	_, err := other.Exec(t.Context(), `begin; select txid_current()`)
+	must(t, err)
+	cat, err := r.verbs().open(t.Context(), "check")
+	must(t, err)
+	defer cat.Close(t.Context())
+	out.Reset()
+	open := terminal.NewCheck("capture", &out)
+	open.Part("Server", "")
+	r.verbs().checkOpen(t.Context(), open, cat, 0, "it is waited for")
+	r.config.Source.Name, r.config.Topics.Replication = "another", 3
+	if err := r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)); err == nil || !strings.Contains(out.String(), "REPLICATION") {
+		t.Errorf("three replicas on one broker: %v\n%s", err, out.String())
+	}
+	for _, part := range []string{"open for ", ": it is waited for", "SELECT pg_terminate_backend("} {
+		if !strings.Contains(out.String(), part) {
+			t.Errorf("check does not say %q:\n%s", part, out.String())
+		}
+	}
 }
 
 // Composite types and domains change without a Relation message.

@@ -130,6 +130,13 @@ func TestTopicVerbs(t *testing.T) {
 	if at < 0 || topics[at].Partitions != 1 || topics[at].Records < 3 || topics[at].RetentionMillis != -1 || topics[at].MaxMessageBytes == 0 {
 		t.Fatalf("%+v", topics)
 	}
+	var out strings.Builder
+	small, long := int64(1<<20), time.Hour
+	must(t, c.SetTopic(t.Context(), topics[at].Topic, TopicChange{&small, &long}))
+	must(t, c.Check(t.Context(), terminal.NewCheck("capture", &out)))
+	if want := "capture topics set " + topics[at].Topic + " --max-message-bytes 8MiB"; !strings.Contains(out.String(), want) || !strings.Contains(out.String(), "6 there, 0 to be made") {
+		t.Errorf("no %q in\n%s", want, out.String())
+	}
 	size, keep := int64(16<<20), time.Hour
 	must(t, c.SetTopic(t.Context(), topics[at].Topic, TopicChange{&size, &keep}))
 	topics, err = c.Topics(t.Context())

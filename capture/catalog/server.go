@@ -78,6 +78,24 @@ func (c *Catalog) Blockers(ctx context.Context, olderThan time.Duration) ([]Bloc
 	     order by xact_start limit 5`, olderThan.Seconds())
 }
 
+// Prepared is a transaction that was prepared and is neither committed nor rolled back: no session holds it open.
+type Prepared struct {
+	GID string
+	Age time.Duration
+}
+
+// Prepared lists the oldest of them, oldest first.
+func (c *Catalog) Prepared(ctx context.Context, olderThan time.Duration) ([]Prepared, error) {
+	return query(ctx, c.conn, "list prepared transactions", func(row pgx.CollectableRow) (Prepared, error) {
+		var p Prepared
+		var seconds float64
+		err := row.Scan(&p.GID, &seconds)
+		p.Age = time.Duration(seconds * float64(time.Second))
+		return p, err
+	}, `select gid, extract(epoch from clock_timestamp() - prepared)::float8 from pg_prepared_xacts
+	     where prepared < clock_timestamp() - make_interval(secs => $1) order by prepared limit 5`, olderThan.Seconds())
+}
+
 // Slot is a replication slot as the server describes it.
 type Slot struct {
 	Name              string

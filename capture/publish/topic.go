@@ -83,10 +83,15 @@ type topic struct {
 	ends      []int64           // of each partition: the offset at which the next record of ours will be, 0 where that is not known
 }
 
-// topic makes sure that the topic exists, with the partitions that it had.
-func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation) (*topic, error) {
-	partitions, keep := p.topics.Partitions, p.topics.Keep
-	for _, o := range p.topics.Overrides {
+// Of gives how the topic of a table is made.
+func (t Topics) Of(source string, rel *schema.Relation) (kafka.Topic, error) {
+	name, err := record.Topic(source, rel.Schema, rel.Name)
+	return t.made(name, rel), err
+}
+
+func (t Topics) made(name string, rel *schema.Relation) kafka.Topic {
+	partitions, keep := t.Partitions, t.Keep
+	for _, o := range t.Overrides {
 		if ok, err := path.Match(o.Table, rel.QualifiedName()); err == nil && ok {
 			if o.Partitions > 0 {
 				partitions = o.Partitions
@@ -100,15 +105,19 @@ func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation
 	if !rel.ByteEqualKey() {
 		partitions = 1
 	}
-	settings := map[string]string{"max.message.bytes": strconv.Itoa(int(p.topics.MaxMessageBytes))}
+	settings := map[string]string{"max.message.bytes": strconv.Itoa(int(t.MaxMessageBytes))}
 	if keep == keepLatest {
 		settings["cleanup.policy"] = "compact"
 	} else {
 		settings["cleanup.policy"], settings["retention.ms"], settings["retention.bytes"] = "delete", "-1", "-1"
 	}
-	got, _, err := kafka.EnsureTopic(ctx, p.client, kafka.Topic{
-		Name: name, Partitions: int32(partitions), Replication: int16(p.topics.Replication), Configs: settings,
-	})
+	return kafka.Topic{Name: name, Partitions: int32(partitions), Replication: int16(t.Replication), Configs: settings}
+}
+
+// topic makes sure that the topic exists, with the partitions that it had.
+func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation) (*topic, error) {
+	made := p.topics.made(name, rel)
+	got, _, err := kafka.EnsureTopic(ctx, p.client, made)
 	if err != nil {
 		return nil, topicTrouble(err)
 	}
@@ -127,7 +136,7 @@ func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation
 			Hint:  "see the runbook: a new topic, or a rebuild",
 		}}
 	}
-	top.compacted, top.maxBytes = keep == keepLatest, int(p.topics.MaxMessageBytes)
+	top.compacted, top.maxBytes = made.Configs["cleanup.policy"] == "compact", int(p.topics.MaxMessageBytes)
 	return top, nil
 }
 

@@ -71,6 +71,25 @@ func EnsureTopic(ctx context.Context, client *kgo.Client, topic Topic) (partitio
 	return partitions, id, nil
 }
 
+// CanCreate asks the brokers whether a topic could be created, and creates none.
+func CanCreate(ctx context.Context, client *kgo.Client, topic Topic) error {
+	configs := make(map[string]*string, len(topic.Configs))
+	for name, value := range topic.Configs {
+		configs[name] = &value
+	}
+	answers, err := kadm.NewClient(client).ValidateCreateTopics(ctx, topic.Partitions, topic.Replication, configs, topic.Name)
+	if err == nil {
+		one := answers[topic.Name]
+		if err = one.Err; err != nil && one.ErrMessage != "" {
+			err = fmt.Errorf("%w: %s", err, one.ErrMessage)
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	return Trouble("create", fmt.Sprintf("topic %q", topic.Name), err)
+}
+
 // spreadTimeout is how long the news of a topic may take from the controller to the other brokers.
 const spreadTimeout = 30 * time.Second
 
