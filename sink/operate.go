@@ -35,9 +35,9 @@ type Operator struct {
 
 // NewOperator makes an operator. It does no I/O beyond reading files that the configuration names.
 func NewOperator(cfg Config) (*Operator, error) {
-	rules, err := rule.New(cfg.Sources, cfg.Tables, cfg.Salt)
+	rules, err := cfg.Rules()
 	if err != nil {
-		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "rules", Cause: err}
+		return nil, err
 	}
 	client, err := newRegistry(cfg.Registry)
 	if err != nil {
@@ -45,6 +45,15 @@ func NewOperator(cfg Config) (*Operator, error) {
 	}
 	w := warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: service.Instance(), Log: service.Log(cfg.Log)})
 	return &Operator{warehouse: w, session: w.Session(), registry: client, versions: newVersions(client, rules), rules: rules}, nil
+}
+
+// Rules compiles the rules of a configuration.
+func (c Config) Rules() (*rule.Set, error) {
+	rules, err := rule.New(c.Sources, c.Tables, c.Salt)
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "rules", Cause: err}
+	}
+	return rules, nil
 }
 
 // Close ends its connections.

@@ -163,20 +163,32 @@ type trial struct {
 	lines                                                  []string
 }
 
-// TestRule tries the rule of a topic on its last records, at most last of each partition, and says what became of them.
-// Values are printed only if values says so. It writes nothing.
-func (o *Operator) TestRule(ctx context.Context, cfg Config, topic string, last int, values bool, w io.Writer) error {
+// Trial says on which records a rule is tried, and what of it is told.
+type Trial struct {
+	Records int   // of each partition, at most
+	Offset  int64 // the first; -1: the last Records
+	Values  bool  // rows before and after
+	// Other are rules of another configuration: only records are told of which these make something else.
+	Other *rule.Set
+}
+
+// TestRule tries the rule of a topic on records of it, and says what became of them. It writes nothing.
+func (o *Operator) TestRule(ctx context.Context, cfg Config, topic string, q Trial, w io.Writer) error {
 	if err := o.matched(topic); err != nil {
 		return err
 	}
-	records, err := lastOf(ctx, cfg, topic, last)
+	if q.Other != nil {
+		return o.compareRules(ctx, cfg, topic, q, w)
+	}
+	records, err := lastOf(ctx, cfg, topic, q)
 	if err != nil {
 		return err
 	}
 	if len(records) == 0 {
-		_, err := fmt.Fprintf(w, "topic %s has no records\n", topic)
+		_, err := fmt.Fprintf(w, "topic %s has no records there\n", topic)
 		return err
 	}
+	values := q.Values
 	t := &trial{collisions: map[string]map[string]bool{}}
 	var plan *rule.Plan
 	for _, r := range records {
@@ -212,6 +224,77 @@ func (o *Operator) TestRule(ctx context.Context, cfg Config, topic string, last 
 		fmt.Fprintln(w, line)
 	}
 	return nil
+}
+
+// compareRules tells the records of which the rules of another configuration make something else than these.
+func (o *Operator) compareRules(ctx context.Context, cfg Config, topic string, q Trial, w io.Writer) error {
+	records, err := lastOf(ctx, cfg, topic, q)
+	if err != nil {
+		return err
+	}
+	_, written := matchTopic(q.Other, topic)
+	other := newVersions(o.registry, q.Other)
+	differ := 0
+	var lines []string
+	for _, r := range records {
+		now, err := outcomeOf(ctx, o.versions, r)
+		if err != nil {
+			return err
+		}
+		was := unwritten
+		if written {
+			if was, err = outcomeOf(ctx, other, r); err != nil {
+				return err
+			}
+		}
+		if now.target == was.target && now.text == was.text && now.row == was.row {
+			continue
+		}
+		differ++
+		lines = append(lines, fmt.Sprintf("%d/%d  %-8s %s\n      -  %s\n      +  %s", r.Partition, r.Offset, now.op, now.key, was.told(&now, q.Values), now.told(&was, q.Values)))
+	}
+	fmt.Fprintf(w, "%d records, %d of them otherwise (- the other configuration, + this one); nothing is written\n", len(records), differ)
+	for _, line := range lines {
+		fmt.Fprintln(w, line)
+	}
+	return nil
+}
+
+// outcomeText is what becomes of a record, as text.
+type outcomeText struct{ op, key, target, text, row string }
+
+// unwritten is that of a table that no rule writes.
+var unwritten = outcomeText{target: "not written", text: "no rule matches"}
+
+func outcomeOf(ctx context.Context, versions *versions, r *kgo.Record) (out outcomeText, err error) {
+	v, err := versions.version(ctx, r)
+	if err != nil {
+		return out, err
+	}
+	var ev change.Event
+	if _, err := v.decoder.Decode(r.Value, &ev, nil); err != nil {
+		return out, invalid(r, err)
+	}
+	var c rule.Change
+	f := fateOf(v.plan, &ev, &c)
+	out = outcomeText{op: ev.Op.String(), key: strings.TrimPrefix(keyText(v, &ev), ", "), target: fmt.Sprintf("%s, %s", v.plan.Target, v.plan.Mode), text: f.text}
+	if c.After != nil && c.Is {
+		out.row = shownRow(c.After, func(i int) string { return v.plan.Columns[i].Name }, func(int) bool { return false })
+	}
+	return out, nil
+}
+
+// told gives what is not the same in other; the row only with values.
+func (o *outcomeText) told(other *outcomeText, values bool) string {
+	text := o.target + ": " + o.text
+	switch {
+	case o.row == other.row || o.row == "":
+	case values:
+		text += "  " + o.row
+	case other.row != "":
+		text += ", another row (--values)"
+	}
+	return text
 }
 
 // try maps one record.
@@ -338,8 +421,10 @@ func shownRow(row change.Tuple, name func(int) string, hidden func(int) bool) st
 // tail is how many offsets more than asked for are looked at: commit markers take some.
 const tail = 20
 
-// lastOf reads the last records with a value of each partition of a topic, in the order of their partitions and offsets.
-func lastOf(ctx context.Context, cfg Config, topic string, n int) ([]*kgo.Record, error) {
+// lastOf reads the records of each partition of a topic that a trial is of, in the order of their partitions and offsets:
+// the last ones with a value, or those from an offset on.
+func lastOf(ctx context.Context, cfg Config, topic string, q Trial) ([]*kgo.Record, error) {
+	n := q.Records
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	opts, err := cfg.Kafka.Options(slog.New(slog.DiscardHandler))
@@ -368,7 +453,13 @@ func lastOf(ctx context.Context, cfg Config, topic string, n int) ([]*kgo.Record
 		start, _ := starts.Lookup(topic, end.Partition)
 		if end.Offset > start.Offset {
 			// Commit markers take offsets, too: about as many as transactions.
-			from[end.Partition] = kgo.NewOffset().At(max(start.Offset, end.Offset-2*int64(n)-tail))
+			first := max(start.Offset, end.Offset-2*int64(n)-tail)
+			if q.Offset >= 0 {
+				if first = max(start.Offset, q.Offset); first >= end.Offset {
+					return
+				}
+			}
+			from[end.Partition] = kgo.NewOffset().At(first)
 			left[end.Partition] = end.Offset
 		}
 	})
@@ -383,13 +474,16 @@ func lastOf(ctx context.Context, cfg Config, topic string, n int) ([]*kgo.Record
 			if _, _, err := record.ParseFrame(r.Value); err == nil && !r.Attrs.IsControl() {
 				byPartition[r.Partition] = append(byPartition[r.Partition], r)
 			}
-			if r.Offset+1 >= left[r.Partition] {
+			if r.Offset+1 >= left[r.Partition] || q.Offset >= 0 && len(byPartition[r.Partition]) >= n {
 				delete(left, r.Partition)
 			}
 		})
 	}
 	var out []*kgo.Record
 	for _, records := range byPartition {
+		if q.Offset >= 0 {
+			records = records[:min(n, len(records))]
+		}
 		out = append(out, records[max(0, len(records)-n):]...)
 	}
 	slices.SortFunc(out, func(a, b *kgo.Record) int {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -132,13 +133,35 @@ func TestExplainAndTest(t *testing.T) {
 		"id integer, key - - not chosen by columns", "mail text mail text mask: hash, salted", "note text remark text renamed", "- - n bigint set: id / 10, key",
 		"DELETE the row of (n) is deleted", "one that does not pass is deleted", "which may be null", `CREATE TABLE IF NOT EXISTS "sales"."orders"`, `INSERT INTO "sales"."orders"`)
 	out.Reset()
-	if err := o.TestRule(t.Context(), w.cfg, "shop.public.orders", 100, true, &out); err != nil {
+	if err := o.TestRule(t.Context(), w.cfg, "shop.public.orders", sink.Trial{Records: 100, Offset: -1, Values: true}, &out); err != nil {
 		t.Fatal(err)
 	}
 	has(out.String(), "6 records, offsets 0 to 5", "2 written", "2 left out by the filter", "2 removed", "1 errors", "1 target keys of more than one row",
 		"0/0 insert key (id) = (1) written", "0/3 update key (id) = (3) left out by the filter: deleted, if it was there", "error: at character 8: amount is null", "before id=1 amount=20 mail=*** note=x")
 	if strings.Contains(out.String(), "a@b.c") || strings.Contains(out.String(), "secret") {
 		t.Errorf("a value that is masked, or of a row that fails, is shown:\n%s", out.String())
+	}
+	out.Reset()
+	if err := o.TestRule(t.Context(), w.cfg, "shop.public.orders", sink.Trial{Records: 2, Offset: 1}, &out); err != nil {
+		t.Fatal(err)
+	}
+	has(out.String(), "2 records, offsets 1 to 2", "1 left out by the filter")
+	before := w.cfg
+	before.Tables = slices.Clone(w.cfg.Tables)
+	before.Tables[0].Filter = "amount > 3"
+	other, err := before.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, values := range []bool{false, true} {
+		out.Reset()
+		if err := o.TestRule(t.Context(), w.cfg, "shop.public.orders", sink.Trial{Records: 5, Offset: 0, Other: other, Values: values}, &out); err != nil {
+			t.Fatal(err)
+		}
+		has(out.String(), "5 records, 1 of them otherwise", "0/1 insert key (id) = (2) - sales.orders, clone: written", "+ sales.orders, clone: left out by the filter")
+		if shown := strings.Contains(out.String(), "remark=x"); shown != values || strings.Contains(out.String(), "a@b.c") {
+			t.Errorf("values %t:\n%s", values, out.String())
+		}
 	}
 	var lines []string
 	tail := func(values bool, subjects ...string) error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink"
@@ -67,17 +68,36 @@ func rulesCommand() *cobra.Command {
 			return o.ExplainRule(ctx, topic, cmd.OutOrStdout())
 		})
 	var last int
-	var values bool
+	trial := sink.Trial{Offset: -1}
+	var diff string
 	test := verb("test", "Try a rule on records that are in Kafka, and write nothing",
-		"  sink rules test --source shop --table public.orders --last 20\n  sink rules test --topic shop.public.orders --values", &picked{},
+		"  sink rules test --source shop --table public.orders --last 20\n  sink rules test --topic shop.public.orders --offset 88120 --last 1 --values\n"+
+			"  sink rules test --topic shop.public.orders --diff sink-before.yaml", &picked{},
 		func(ctx context.Context, o *sink.Operator, cfg sink.Config, topic string, cmd *cobra.Command) error {
 			if last < 1 || last > 100_000 {
 				return terminal.Usage(errors.New("--last is a number from 1 to 100000"))
 			}
-			return o.TestRule(ctx, cfg, topic, last, values, cmd.OutOrStdout())
+			trial.Records = last
+			if cmd.Flags().Changed("offset") && trial.Offset < 0 {
+				return terminal.Usage(errors.New("--offset is from 0 on"))
+			}
+			if diff != "" {
+				var other sink.Config
+				if err := config.Load(diff, &other); err != nil {
+					return err
+				}
+				var err error
+				if trial.Other, err = other.Rules(); err != nil {
+					return err
+				}
+			}
+			return o.TestRule(ctx, cfg, topic, trial, cmd.OutOrStdout())
 		})
 	test.Flags().IntVar(&last, "last", 100, "so many records of each partition")
-	test.Flags().BoolVar(&values, "values", false, "show rows before and after; masked columns stay masked")
+	test.Flags().Int64Var(&trial.Offset, "offset", -1, "begin at this offset instead, and take --last records from there")
+	test.Flags().Lookup("offset").DefValue = "0" // not shown
+	test.Flags().StringVar(&diff, "diff", "", "only records of which the rules of another configuration, this file, make something else")
+	test.Flags().BoolVar(&trial.Values, "values", false, "show rows before and after; masked columns stay masked")
 	return terminal.Group("rules", "What rules do to tables; changes nothing", explain, test, rulesMatch(), scaffoldCommand())
 }
 
