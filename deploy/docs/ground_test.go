@@ -18,8 +18,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/deploy/local"
+	"github.com/tributary-cdc/tributary/pkg/certtest"
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 )
 
@@ -28,6 +31,8 @@ import (
 // registry. Addresses that pages use mean those. "needs" in the front matter asks for something else:
 //
 //	running shop some tables with rows are there, and capture and sink run on them with shopCapture and shopSink
+//	busy shop    the ground that this page shares with others and with the runbooks: running, with more tables and rules, see
+//	             busyTables. A page leaves it as it was
 //	own source   the source is a server of its own, which the page may turn off and on
 //	no broker    the page starts one
 //	minutes      it takes long, and is only run on request
@@ -40,6 +45,7 @@ type ground struct {
 	ports     []string        // of broker, registry, capture, sink
 	broker    *local.Broker
 	brokerAt  local.BrokerConfig
+	names     []string          // what here replaces
 	here      *strings.Replacer // addresses of the page to those of this run
 	there     *strings.Replacer // back again
 	shell     *shell
@@ -120,8 +126,12 @@ func newGround(t *testing.T, p *Page) *ground {
 		"SOURCE="+source, "WAREHOUSE="+warehouse, "SHOP_DSN="+source, "WAREHOUSE_DSN="+warehouse,
 		// Quicker than by default: the pages say what happens, not when.
 		"TRIBUTARY_SOURCE_HEARTBEAT=500ms", "TRIBUTARY_SOURCE_REFRESH=500ms", "TRIBUTARY_REFRESH=200ms"))
-	if slices.Contains(p.Needs, "running shop") {
-		g.openShop()
+	switch {
+	case slices.Contains(p.Needs, "running shop"):
+		g.openShop(shopTables, shopRules)
+	case slices.Contains(p.Needs, "busy shop"):
+		g.secure()
+		g.openShop(shopTables+busyTables, busyRules)
 	}
 	return g
 }
@@ -142,14 +152,57 @@ registry: {url: "http://localhost:8081"}
 warehouse: {dsn: "env:WAREHOUSE_DSN"}
 kafka:     {brokers: ["localhost:9092"]}
 registry:  {url: "http://localhost:8081"}
-tables:    [{from: "public.*", to: "sales.{table}"}]
+tables:
+`
+	shopRules = `
+  - {from: "public.*", to: "sales.{table}"}
 `
 )
 
-func (g *ground) openShop() {
+// secure gives the ground a registry with TLS and a login, whose address is also that of brokers with TLS: as far as the
+// certificate they are alike. The authority is in ca.pem.
+func (g *ground) secure() {
 	g.t.Helper()
-	g.sql("shop", Block{Info: "sql source"}, shopTables, nil)
-	for name, text := range map[string]string{"capture.yaml": shopCapture, "sink.yaml": shopSink} {
+	authority := certtest.New(g.t)
+	must(g.t, os.Symlink(authority.File, filepath.Join(g.dir, "ca.pem")))
+	url := kafkatest.SecureRegistry(g.t, authority.Issue(g.t, "registry", "localhost", "registry", "kafka").Server(g.t),
+		func(user, password string) bool { return user == "capture" && password == "secret" })
+	g.here = strings.NewReplacer(append([]string{
+		"https://registry:8081", url, "kafka:9093", strings.TrimPrefix(url, "https://"),
+		"-u capture ", "-u capture:secret ",
+	}, g.names...)...) // curl asks for the password
+}
+
+// What runbooks, and pages that need not be alone, speak of beside it.
+const (
+	busyTables = `
+		CREATE TABLE public.order_line (id int PRIMARY KEY, order_id int, article text);
+		CREATE TABLE public.document (id int PRIMARY KEY, body text);
+		CREATE TABLE public.event (line text);
+		CREATE TABLE public.audit_log (line text);
+		CREATE TABLE public.person (id int PRIMARY KEY, name text, country text);
+		CREATE TABLE public.member (id int PRIMARY KEY, name text);
+		CREATE TABLE public.payment (id int PRIMARY KEY, amount int);
+		ALTER TABLE public.payment REPLICA IDENTITY FULL;
+		INSERT INTO public.order_line VALUES (1, 1, 'apple');
+		INSERT INTO public.document VALUES (1, 'short');
+		INSERT INTO public.person VALUES (7, 'Ada', 'DE');
+		INSERT INTO public.member VALUES (7, 'Ada');
+		INSERT INTO public.payment VALUES (7, 10);`
+	busyRules = `
+  - {from: public.person, to: crm.customer, mode: history, history: {views: true}}
+  - {from: public.member, to: dwh.customer, mode: history, history: {from: kvsz_start, to: kvsz_end, deleted: kvsz_deleted}}
+  - {from: public.payment, to: audit.orders, mode: log, keep: 12 months}
+  - {from: public.orders, to: sales.orders, sid: tenant, filter: "total > 0"}
+  - {from: "public.invoice*", to: "sales.{table}", create: false}
+  - {from: "public.*", to: "sales.{table}", sid: tenant}
+`
+)
+
+func (g *ground) openShop(tables, rules string) {
+	g.t.Helper()
+	g.sql("shop", Block{Info: "sql source"}, tables, nil)
+	for name, text := range map[string]string{"capture.yaml": shopCapture, "sink.yaml": shopSink + rules} {
 		must(g.t, os.WriteFile(filepath.Join(g.dir, name), []byte(g.here.Replace(text)), 0o644)) //nolint:gosec // no secret is in it
 	}
 	g.shell.serve("capture", "capture run")
@@ -191,6 +244,8 @@ func (g *ground) addresses() {
 		}
 		there = append(there, g.ports[i], names[0])
 	}
+	here = append(here, "16/B374D848", "0/1") // reached already: nothing is waited for
+	here = append(here, "TO tributary_capture", "TO capture", "ROLE tributary_capture", "ROLE capture", "TO tributary_sink", "TO sink")
 	if g.other != nil {
 		here = append(here, "capture@localhost/new", fmt.Sprintf("capture@127.0.0.1:%d/shop", g.other.Port()))
 	}
@@ -202,6 +257,7 @@ func (g *ground) addresses() {
 		here = append(here, "capture@localhost/", fmt.Sprintf("capture@127.0.0.1:%d/", g.source.Port()))
 	}
 	there = append(there, g.dir+"/", "")
+	g.names = here
 	g.here, g.there = strings.NewReplacer(here...), strings.NewReplacer(there...)
 }
 
@@ -332,9 +388,22 @@ func (g *ground) do(at string, b Block) {
 		g.source, g.other = g.other, g.source
 		g.addresses()
 		g.shell.must("export SHOP_DSN=" + g.here.Replace("postgres://capture@localhost/shop?sslmode=disable"))
+	case "spoil topic":
+		g.spoil([]byte{0, 0, 0, 0, 1, 2}) // framed as one of ours
+	case "spoil topic without key":
+		g.spoil(nil)
 	default:
 		g.t.Fatalf("%s: what is %q?", at, b.Info)
 	}
+}
+
+// spoil writes a record into a topic that is none of capture's.
+func (g *ground) spoil(key []byte) {
+	g.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(g.broker.Addrs()...))
+	must(g.t, err)
+	defer client.Close()
+	must(g.t, client.ProduceSync(g.t.Context(), &kgo.Record{Topic: "shop.public.customer", Key: key, Value: []byte("not ours")}).FirstErr())
 }
 
 // makeStandby makes a standby of the source, and waits until it has a copy of the slot.

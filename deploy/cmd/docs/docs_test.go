@@ -157,6 +157,7 @@ func mention(n ast.Node, notCodes []string, out *[]string) bool {
 var (
 	target = regexp.MustCompile("`make ([a-z-]+)")
 	banned = regexp.MustCompile(`(?i)\b(simply|just|easy|easily)\b`)
+	runBy  = regexp.MustCompile(`^run by (Test[A-Za-z0-9]+)`)
 	tests  = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
 )
 
@@ -198,6 +199,11 @@ func TestNamedThingsExist(t *testing.T) {
 		for _, m := range tests.FindAllStringSubmatch(p.Text, -1) {
 			if !known[m[1]] {
 				t.Errorf("%s names %s, which is no test", name, m[1])
+			}
+		}
+		for _, b := range p.Blocks {
+			if m := runBy.FindStringSubmatch(b.Skip); m != nil && !known[m[1]] {
+				t.Errorf("%s: a block is said to be run by %s, which is no test", name, m[1])
 			}
 		}
 		for i, line := range strings.Split(p.Text, "\n") {

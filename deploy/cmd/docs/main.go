@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -94,6 +95,9 @@ func pages() (map[string]string, error) {
 // runbooksFile is where the services have the runbooks from: what is embedded must lie beside the code.
 const runbooksFile = "pkg/trouble/runbooks.txt"
 
+// forTests are the blocks by which tests raise a trouble and end it.
+var forTests = regexp.MustCompile(`(?s)<!-- test: .*?-->\n`)
+
 // runbooks gives all files of docs/runbooks as one.
 func runbooks(top string) (string, error) {
 	files, err := filepath.Glob(filepath.Join(top, "docs/runbooks/*.md"))
@@ -106,7 +110,7 @@ func runbooks(top string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		b.Write(text)
+		b.Write(forTests.ReplaceAll(text, nil))
 		b.WriteByte('\n')
 	}
 	return b.String(), nil
