@@ -376,6 +376,10 @@ func (g *ground) do(at string, b Block) {
 		must(g.t, g.source.Stop())
 	case "start source":
 		must(g.t, g.source.Restart(g.t.Context()))
+	case "stop warehouse":
+		must(g.t, g.warehouse.Stop())
+	case "start warehouse":
+		must(g.t, g.warehouse.Restart(g.t.Context()))
 	case "kill source":
 		must(g.t, g.source.Kill())
 	case "make standby":
