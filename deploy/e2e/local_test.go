@@ -15,13 +15,26 @@ import (
 // The way of the tutorial on one machine: two databases, both services on the embedded broker, a prompt.
 func TestLocal(t *testing.T) {
 	dir := newDir(t)
-	servers := start(t, 0, nil, "databases", "--dir", filepath.Join(dir, "databases"))
 	exports := regexp.MustCompile(`export (SOURCE|WAREHOUSE)='(\S+)'\n`)
-	servers.until("addresses are printed", func() bool { return len(exports.FindAllString(servers.text(), -1)) == 2 })
 	dsn := map[string]string{}
-	for _, found := range exports.FindAllStringSubmatch(servers.text(), -1) {
-		dsn[found[1]] = found[2]
+	databases := func() *program {
+		p := start(t, 0, nil, "databases", "--dir", filepath.Join(dir, "databases"))
+		p.until("addresses are printed", func() bool { return len(exports.FindAllString(p.text(), -1)) == 2 })
+		for _, found := range exports.FindAllStringSubmatch(p.text(), -1) {
+			dsn[found[1]] = found[2]
+		}
+		return p
 	}
+	end := func(p *program) {
+		p.signal(os.Interrupt)
+		if code := p.exit(time.Minute); code != 0 {
+			t.Errorf("exit code %d after Ctrl-C", code)
+		}
+	}
+	servers := databases()
+	exec(t, connect(t, dsn["SOURCE"]), `ALTER SYSTEM SET wal_level = 'logical'`) // as capture check says
+	end(servers)
+	servers = databases()
 	source := connect(t, dsn["SOURCE"])
 	exec(t, source, `CREATE TABLE item (id int PRIMARY KEY, name text); INSERT INTO item SELECT i, 'item ' || i FROM generate_series(1, 100) i`)
 
@@ -49,10 +62,7 @@ func TestLocal(t *testing.T) {
 		t.Errorf("the prompt says (%v):\n%s", err, out)
 	}
 
-	servers.signal(os.Interrupt)
-	if code := servers.exit(time.Minute); code != 0 {
-		t.Errorf("exit code %d after Ctrl-C", code)
-	}
+	end(servers)
 }
 
 func TestPsqlWithoutDemo(t *testing.T) {
