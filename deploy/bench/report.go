@@ -19,7 +19,8 @@ import (
 type report struct {
 	began time.Time
 	out   io.Writer
-	major int // of Postgres
+	flags []string // of the command
+	major int      // of Postgres
 	rows  []*row
 }
 
@@ -63,6 +64,7 @@ func (r *report) rate(w *world, path string, n int, took time.Duration, l limit,
 		text: service.FormatCount(int64(rate)) + "/s", limit: service.FormatCount(int64(l.rate)) + "/s", ratio: rate / l.rate,
 		costs: c.per(n), peaks: c.peaks(), cores: c.cores(took),
 	}
+	fmt.Fprintf(os.Stderr, "\n  %s: %s, %s", path, row.on[w.broker].text, row.on[w.broker].ratioText())
 	f := row.on[w.broker]
 	for name, use := range map[string]used{"capture": c.capture, "sink": c.sink} {
 		if text := sharesText(use.on); text != "" {
@@ -167,8 +169,8 @@ func (r *report) machine() string {
 	if err != nil {
 		commit = []byte("an unknown commit")
 	}
-	return fmt.Sprintf("%s: PostgreSQL %d, %d CPUs, %s/%s, %s, commit %s, %s in all", r.began.Format("2006-01-02"), r.major,
-		runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), bytes.TrimSpace(commit), time.Since(r.began).Round(time.Second))
+	return fmt.Sprintf("%s: PostgreSQL %d, %d CPUs, %s/%s, %s, commit %s, `bench %s`, %s in all", r.began.Format("2006-01-02"), r.major,
+		runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), bytes.TrimSpace(commit), strings.Join(r.flags, " "), time.Since(r.began).Round(time.Second))
 }
 
 // The page's tables stand between these lines.
