@@ -17,8 +17,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -131,6 +133,11 @@ func TestTransientConnections(t *testing.T) {
 		}
 		if err := client.Ping(t.Context()); !Transient(err) {
 			t.Errorf("%s: %v", what, err)
+		}
+		// Under load a broker is not in the metadata for a moment: requests for it are refused by the client itself.
+		_, err = client.Broker(99).Request(t.Context(), kmsg.NewPtrListOffsetsRequest())
+		if err = (&kadm.ShardErrors{Name: "ListOffsets", Errs: []kadm.ShardError{{Err: err}}}); !Transient(err) {
+			t.Errorf("a broker that is not known: %v", err)
 		}
 		client.Close()
 	}

@@ -99,6 +99,9 @@ func transientNetwork(err error) bool {
 	if errors.Is(err, kgo.ErrRecordTimeout) || errors.Is(err, kgo.ErrRecordRetries) {
 		return true // no broker took the record in time
 	}
+	if kgo.IsRetryableBrokerErr(err) {
+		return true // a broker that the client has just forgotten, as metadata came without it
+	}
 	if pgconn.SafeToRetry(err) {
 		return true // nothing was sent: the connection was closed before
 	}
