@@ -65,7 +65,7 @@ func measureLatency(ctx context.Context, w *world, r *report) error {
 			return err
 		}
 		took := m.read(capture, sink)
-		found, err := latencies(ctx, src, dst, committed, "", int64(float64(rows)*float64(warm)/float64(warm+last)))
+		found, err := latencies(ctx, src, dst, committed, "", settled(rows, last))
 		if err != nil {
 			return err
 		}
@@ -79,6 +79,11 @@ func measureLatency(ctx context.Context, w *world, r *report) error {
 
 // warm is how long a load runs before its latency counts.
 const warm = 10 * time.Second
+
+// settled gives the first of the rows that count, of those that a steady load wrote that lasted warm and last.
+func settled(rows int, last time.Duration) int64 {
+	return int64(float64(rows) * float64(warm) / float64(warm+last))
+}
 
 // nativeLatency measures the same with native logical replication, in which there is no broker: what the servers and their
 // disk take. Its commits bear the source's timestamps, so the target notes when a row came, a moment before.
@@ -104,7 +109,7 @@ func nativeLatency(ctx context.Context, w *world, r *report) error {
 	took := m.read(used{}, used{})
 	var found []time.Duration
 	if err == nil {
-		found, err = latencies(ctx, src, dst, "came", "", int64(float64(rows)*float64(warm)/float64(warm+last)))
+		found, err = latencies(ctx, src, dst, "came", "", settled(rows, last))
 	}
 	if err == nil {
 		r.times(w, fmt.Sprintf("latency at %d changes/s of native logical replication", p.rows), found, "", took)

@@ -60,19 +60,18 @@ func (r *report) rate(w *world, path string, n int, took time.Duration, l limit,
 	if goal > 0 {
 		row.goal = fmt.Sprintf("≥ %.2g", goal)
 	}
-	row.on[w.broker] = figure{
+	f := figure{
 		text: service.FormatCount(int64(rate)) + "/s", limit: service.FormatCount(int64(l.rate)) + "/s", ratio: rate / l.rate,
 		costs: c.per(n), peaks: c.peaks(), cores: c.cores(took),
 	}
-	fmt.Fprintf(os.Stderr, "\n  %s: %s, %s", path, row.on[w.broker].text, row.on[w.broker].ratioText())
-	f := row.on[w.broker]
-	for name, use := range map[string]used{"capture": c.capture, "sink": c.sink} {
-		if text := sharesText(use.on); text != "" {
-			f.on = append(f.on, name+": "+text)
-		}
+	if text := sharesText(c.capture.on); text != "" {
+		f.on = append(f.on, "capture: "+text)
 	}
-	slices.Sort(f.on)
+	if text := sharesText(c.sink.on); text != "" {
+		f.on = append(f.on, "sink: "+text)
+	}
 	row.on[w.broker] = f
+	fmt.Fprintf(os.Stderr, "\n  %s: %s, %s", path, f.text, f.ratioText())
 }
 
 // times adds latencies, in order.

@@ -90,7 +90,7 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 	if err != nil {
 		return err
 	}
-	from := int64(float64(rows) * float64(warm) / float64(warm+lasts)) // the topics are made meanwhile
+	from := settled(rows, lasts) // the topics are made meanwhile
 	if err := fence("end"); err != nil {
 		return err
 	}
