@@ -102,7 +102,9 @@ type HTTP struct {
 }
 
 // ShowsKeys says whether the key of a row may be shown.
-func (h HTTP) ShowsKeys() bool { return (h.Show == "keys" || h.Show == "values") && h.Token != "" }
+func (h HTTP) ShowsKeys() bool { return h.shows() && h.Token != "" }
+
+func (h HTTP) shows() bool { return h.Show == "keys" || h.Show == "values" }
 
 // ShowsValues says whether all values of a row may be.
 func (h HTTP) ShowsValues() bool { return h.Show == "values" && h.Token != "" }
@@ -135,7 +137,7 @@ func (t ServeTLS) Certificate() (*tls.Certificate, error) {
 
 // Check wants host:port.
 func (h HTTP) Check() []Fault {
-	if (h.Show == "keys" || h.Show == "values") && h.Token == "" {
+	if h.shows() && h.Token == "" {
 		return []Fault{{Path: "show", Value: h.Show, Message: "wants a token: whoever reaches the address would read " + h.Show + " of rows; write token: file:/path beside it"}}
 	}
 	if _, _, err := net.SplitHostPort(h.Listen); err != nil {
