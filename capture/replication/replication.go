@@ -168,25 +168,6 @@ func (c *Conn) DropSlot(ctx context.Context, name string) error {
 	return nil
 }
 
-// Item is one message of the stream.
-type Item struct {
-	// Data is a pgoutput message, nil for a keepalive. It aliases the batch.
-	Data []byte
-	// WALEnd is set for a keepalive: everything that the server decoded up to here has been sent before it.
-	WALEnd change.LSN
-	// Asked says of a keepalive that the server wants to know what is durable: it has not heard of us for long, or shuts down.
-	Asked bool
-}
-
-// Batch is a run of messages in the order of the stream. It is valid until the next call of Stream.Take.
-type Batch struct {
-	Items []Item
-	Since time.Time // when the first of them arrived
-	buf   []byte
-	ends  []int // of each item in buf, -1 for a keepalive
-	used  int   // bytes of buf that were used of late
-}
-
 // Stream is a running stream. Take and Confirm may be called from different goroutines; Take from one only.
 type Stream struct {
 	pg      *pgconn.PgConn
@@ -320,30 +301,6 @@ func (s *Stream) Take() (*Batch, error) {
 	s.mu.Unlock()
 	s.spare.index()
 	return &s.spare, nil
-}
-
-// reset empties b. What one huge message or a burst has needed goes when those after it are small; Items with it, which
-// refer to it.
-func (b *Batch) reset() {
-	b.used = max(len(b.buf), b.used-(b.used+7)/8)
-	if cap(b.buf) > max(4*b.used, leastBatch) {
-		b.buf, b.ends, b.Items = nil, nil, nil
-	}
-	b.buf, b.ends, b.Items = b.buf[:0], b.ends[:0], b.Items[:0]
-}
-
-// index makes Items out of buf and ends.
-func (b *Batch) index() {
-	start := 0
-	for _, end := range b.ends {
-		if end < 0 {
-			end = -end
-			b.Items = append(b.Items, Item{WALEnd: change.LSN(binary.BigEndian.Uint64(b.buf[start:])), Asked: b.buf[start+8] != 0})
-		} else {
-			b.Items = append(b.Items, Item{Data: b.buf[start:end:end]})
-		}
-		start = end
-	}
 }
 
 func (s *Stream) signal() {
