@@ -73,13 +73,6 @@ func Check(ctx context.Context, cfg Config, told *terminal.Check) error {
 	return c.End("sink")
 }
 
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
-
 func (s *Sink) checkWarehouse(ctx context.Context, c *checker, session *warehouse.Session) (up bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -143,12 +136,12 @@ func (s *Sink) checkKafka(ctx context.Context, c *checker) (kadm.TopicDetails, e
 		c.Part("Kafka", strings.Join(s.cfg.Kafka.Brokers, ", "))
 		return nil, kafka.Trouble("reach", "Kafka", err)
 	}
-	c.Part("Kafka", fmt.Sprintf("%s, %s", strings.Join(s.cfg.Kafka.Brokers, ", "), count(len(meta.Brokers), "broker")))
+	c.Part("Kafka", fmt.Sprintf("%s, %s", strings.Join(s.cfg.Kafka.Brokers, ", "), service.Plural(len(meta.Brokers), "broker")))
 	members, err := membersOf(ctx, admin, s.cfg.Group)
 	if err != nil {
 		c.Failed("group", s.cfg.Kafka.Grant(kafka.Trouble("describe", fmt.Sprintf("group %q", s.cfg.Group), err), s.rights()))
 	} else {
-		c.OK("group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, count(members, "member")))
+		c.OK("group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, service.Plural(members, "member")))
 	}
 	if err := s.registry.Ping(ctx); err != nil {
 		c.Failed("registry", registryTrouble("reach", s.cfg.Registry.URL, err))
@@ -207,7 +200,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	for _, names := range matched {
 		tables += len(names)
 	}
-	c.Part("Rules", fmt.Sprintf("%s, %s, %s", count(s.rules.Len(), "rule"), count(tables, "table"), count(progress, "source")))
+	c.Part("Rules", fmt.Sprintf("%s, %s, %s", service.Plural(s.rules.Len(), "rule"), service.Plural(tables, "table"), service.Plural(progress, "source")))
 	if tables == 0 && topics != nil {
 		hints := []string{"start capture, or look at from and sources; or the brokers hide topics that the user may not describe:"}
 		c.Warn(trouble.NoTopics, "topics", "no topic matches the rules", append(hints, s.cfg.Kafka.Commands(kafka.OnTopics, s.rights())...)...)
@@ -221,7 +214,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 			}
 			continue
 		}
-		c.OK(fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: %s", s.rules.From(i), count(len(names), "table")))
+		c.OK(fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: %s", s.rules.From(i), service.Plural(len(names), "table")))
 		for _, name := range names {
 			if plan := plans[name]; plan != nil && up {
 				s.checkTarget(ctx, c, session, plan)
@@ -229,7 +222,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		}
 	}
 	if len(unmatched) > 0 {
-		c.Warn(trouble.NoTopics, "unmatched", fmt.Sprintf("%s match no rule: %s", count(len(unmatched), "topic"), shortened(unmatched)), `say {from: "…", skip: true} if that is meant`)
+		c.Warn(trouble.NoTopics, "unmatched", fmt.Sprintf("%s match no rule: %s", service.Plural(len(unmatched), "topic"), shortened(unmatched)), `say {from: "…", skip: true} if that is meant`)
 	}
 }
 
@@ -254,7 +247,7 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 		}
 	}
 	if n := len(in.Ahead); n > 0 {
-		if text := fmt.Sprintf("%s: will make %s, %s to %s", plan.Target, count(n, "partition"), in.Ahead[0].Name, in.Ahead[n-1].Name); c.once(text) {
+		if text := fmt.Sprintf("%s: will make %s, %s to %s", plan.Target, service.Plural(n, "partition"), in.Ahead[0].Name, in.Ahead[n-1].Name); c.once(text) {
 			c.Note("target", text)
 		}
 	}
@@ -302,10 +295,10 @@ func (s *Sink) plans(ctx context.Context, c *checker, topics []string) map[strin
 		}
 	}
 	if len(plans) > 0 {
-		c.OK("schemas", fmt.Sprintf("the rules fit %d of %s", len(plans), count(len(topics), "table")))
+		c.OK("schemas", fmt.Sprintf("the rules fit %d of %s", len(plans), service.Plural(len(topics), "table")))
 	}
 	if len(unknown) > 0 {
-		c.Warn(trouble.SchemaUnknown, "schemas", fmt.Sprintf("the registry knows no schema of %s: %s", count(len(unknown), "topic"), shortened(unknown)),
+		c.Warn(trouble.SchemaUnknown, "schemas", fmt.Sprintf("the registry knows no schema of %s: %s", service.Plural(len(unknown), "topic"), shortened(unknown)),
 			"if there are records in it, registry.url is not the registry that capture uses")
 	}
 	return plans

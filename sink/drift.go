@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -64,7 +65,7 @@ func (c *checker) checkSharing(targets map[rule.Target]*sharing, plans map[strin
 		if len(t.rules) > 1 {
 			c.Note("rules", fmt.Sprintf("%s is written by several rules: %s", target, rulesText(t.rules)))
 		}
-		c.OK("sid", fmt.Sprintf("%s is written by %s, each with a sid of its own", target, count(len(t.topics), "source")))
+		c.OK("sid", fmt.Sprintf("%s is written by %s, each with a sid of its own", target, service.Plural(len(t.topics), "source")))
 		var of []*rule.Plan
 		for _, topic := range t.topics {
 			if p := plans[topic]; p != nil {

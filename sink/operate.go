@@ -408,7 +408,7 @@ func (o *Operator) ends(ctx context.Context, admin *kadm.Client) (map[warehouse.
 		err = listed.Error()
 	}
 	if err != nil {
-		return nil, kafka.Trouble("list offsets of", count(len(names), "topic"), err)
+		return nil, kafka.Trouble("list offsets of", service.Plural(len(names), "topic"), err)
 	}
 	listed.Each(func(l kadm.ListedOffset) {
 		end := l.Offset

@@ -185,7 +185,7 @@ func latest(ctx context.Context, reg *registry.Client, topic string) (*schema.Re
 func writeScaffold(w io.Writer, cfg Config, h *heading, pattern string, tables map[string]*found, sources int) {
 	p := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 	h.write(p)
-	p("# A first configuration: %s of %s. Change what you like, then: sink check -c sink.yaml\n", count(len(tables), "table"), count(sources, "source"))
+	p("# A first configuration: %s of %s. Change what you like, then: sink check -c sink.yaml\n", service.Plural(len(tables), "table"), service.Plural(sources, "source"))
 	p("warehouse: {dsn: %q} # %s\n", h.dsn, printable(h.address))
 	p("kafka: {brokers: [%s]}\nregistry: {url: %q}\n", quotedList(cfg.Kafka.Brokers), cfg.Registry.URL)
 	p("sources:\n  - {name: %q} # sid: the value for the column that sid names; the source's name if nothing is said\n", pattern)
@@ -211,7 +211,7 @@ func writeScaffold(w io.Writer, cfg Config, h *heading, pattern string, tables m
 		}
 		p("  - {from: %q, to: %q%s}", name, to, sid)
 		if sources > 1 {
-			p(" # %s", count(len(f.sources), "source"))
+			p(" # %s", service.Plural(len(f.sources), "source"))
 		}
 		p("\n")
 	}

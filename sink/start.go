@@ -39,7 +39,7 @@ func (s *Sink) refuseMisfits(ctx context.Context, known []string) error {
 		}
 	}
 	return &trouble.Error{
-		Code: trouble.Config, Op: "start with", Subject: "rules that do not fit their tables: " + count(len(misfits), "fault"),
+		Code: trouble.Config, Op: "start with", Subject: "rules that do not fit their tables: " + service.Plural(len(misfits), "fault"),
 		Cause: errors.New(strings.TrimRight(text.String(), "\n")),
 		Means: "nothing was read or written",
 		Hint:  "mend the rules; or leave a table out by a rule before: {source: …, from: …, skip: true}",

@@ -280,7 +280,7 @@ func (o *Operator) starts(ctx context.Context, cfg Config, p *TenantPlan) (map[w
 		err = listed.Error()
 	}
 	if err != nil {
-		return nil, kafka.Trouble("list offsets of", count(len(topics), "topic"), err)
+		return nil, kafka.Trouble("list offsets of", service.Plural(len(topics), "topic"), err)
 	}
 	listed.Each(func(l kadm.ListedOffset) {
 		if l.Offset > 0 {

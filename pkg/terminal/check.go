@@ -179,13 +179,13 @@ func (c *Check) End(program string) error {
 	why := ""
 	switch {
 	case c.said.Failures > 0:
-		why = counted(c.said.Failures, "check") + " failed"
+		why = service.Plural(c.said.Failures, "check") + " failed"
 	case c.Strict && c.said.Warnings > 0:
-		why = counted(c.said.Warnings, "warning") + ", and none is allowed"
+		why = service.Plural(c.said.Warnings, "warning") + ", and none is allowed"
 	}
 	c.said.Ready = why == ""
 	c.print("\n%s%s, %s, %d ok, %s. Nothing was changed.\n", map[bool]string{true: "Ready. "}[c.said.Ready],
-		counted(c.said.Failures, "failure"), counted(c.said.Warnings, "warning"), c.said.OK, service.FormatDuration(took))
+		service.Plural(c.said.Failures, "failure"), service.Plural(c.said.Warnings, "warning"), c.said.OK, service.FormatDuration(took))
 	if c.said.Ready {
 		return nil
 	}
@@ -200,10 +200,3 @@ func (c *Check) End(program string) error {
 type notReady struct{ error }
 
 func (e *notReady) Unwrap() error { return e.error }
-
-func counted(n int, word string) string {
-	if n == 1 {
-		return "1 " + word
-	}
-	return fmt.Sprintf("%d %ss", n, word)
-}

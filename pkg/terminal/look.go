@@ -116,61 +116,67 @@ func (l *Look) Run(cmd *cobra.Command, ask func(context.Context) (Status, error)
 const waitEvery = time.Second
 
 func (l *Look) await(ctx context.Context, out *Output, ask func(context.Context) (Status, error), missing Missing) error {
-	waiting, cancel := ctx, func() {}
-	if l.timeout > 0 {
-		waiting, cancel = context.WithTimeout(ctx, l.timeout)
-	}
-	defer cancel()
 	bars := NewBars(out)
 	defer bars.Close()
 	said, lacks := "", "it does not answer"
-	for {
-		st, err := ask(waiting)
+	return until(ctx, l.timeout, func(ctx context.Context) (string, error) {
+		st, err := ask(ctx)
 		switch {
-		case waiting.Err() != nil:
+		case ctx.Err() != nil: // which until tells
+			return lacks, nil
 		case err != nil && said == "":
-			return err
+			return "", err
 		case err != nil:
 			bars.Say("cannot be asked: " + err.Error())
-		default:
-			if lacks = missing(st); lacks == "" {
-				return nil
-			}
-			if state := firstWords(st.Sentence()); state != said {
-				said = state
-				bars.Say(st.Sentence())
-			}
-			bars.Show(st.Bars())
+			return lacks, nil
 		}
-		if err := sleep(waiting, waitEvery); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("it is not %s after %s: %s", l.wait, service.FormatDuration(l.timeout), lacks)
+		if lacks = missing(st); lacks == "" {
+			return "", nil
 		}
-	}
+		if state := firstWords(st.Sentence()); state != said {
+			said = state
+			bars.Say(st.Sentence())
+		}
+		bars.Show(st.Bars())
+		return lacks, nil
+	}, func(lacks string) error {
+		return fmt.Errorf("it is not %s after %s: %s", l.wait, service.FormatDuration(l.timeout), lacks)
+	})
 }
 
 // Await shows how far something is, each second, until nothing of it is missing ("") or the timeout is over, 0 for never.
 func Await(ctx context.Context, out *Output, what string, timeout time.Duration, missing func(context.Context) (p Progress, lacks string, err error)) error {
+	bars := NewBars(out)
+	defer bars.Close()
+	return until(ctx, timeout, func(context.Context) (string, error) {
+		p, lacks, err := missing(ctx)
+		if err == nil && lacks != "" {
+			bars.Show([]Progress{p})
+		}
+		return lacks, err
+	}, func(lacks string) error {
+		return fmt.Errorf("%s is not done after %s: %s; it goes on by itself", what, service.FormatDuration(timeout), lacks)
+	})
+}
+
+// until looks each second, until nothing is missing (""), or the timeout is over, 0 for never, which late tells with what was
+// missing then. The context of look ends with the timeout; an error of look ends it, too.
+func until(ctx context.Context, timeout time.Duration, look func(context.Context) (lacks string, err error), late func(lacks string) error) error {
 	waiting, cancel := ctx, func() {}
 	if timeout > 0 {
 		waiting, cancel = context.WithTimeout(ctx, timeout)
 	}
 	defer cancel()
-	bars := NewBars(out)
-	defer bars.Close()
 	for {
-		p, lacks, err := missing(ctx)
+		lacks, err := look(waiting)
 		if err != nil || lacks == "" {
 			return err
 		}
-		bars.Show([]Progress{p})
 		if sleep(waiting, waitEvery) != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return fmt.Errorf("%s is not done after %s: %s; it goes on by itself", what, service.FormatDuration(timeout), lacks)
+			return late(lacks)
 		}
 	}
 }
@@ -277,7 +283,7 @@ func (o *Output) Accepted(needs []service.Need) {
 	for i := range needs {
 		what = append(what, string(needs[i].Code)+" of "+needs[i].Subject)
 	}
-	o.Printf("\n%s: %s\n", counted(len(needs), "accepted warning"), strings.Join(what, ", "))
+	o.Printf("\n%s: %s\n", service.Plural(len(needs), "accepted warning"), strings.Join(what, ", "))
 }
 
 // Clock gives a time as people at this place read it, with the date where it is not of today.
