@@ -45,7 +45,7 @@ type targetColumn struct {
 // Index says by which index rows of the target are found.
 func (t *Target) Index() string {
 	switch {
-	case len(t.plan.Key) == 0 || t.plan.Mode == rule.Log:
+	case t.plan.Mode == rule.Log:
 		return "none is needed: rows are only added"
 	case t.unique:
 		return "a unique one on exactly the key"
