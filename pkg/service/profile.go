@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"runtime/pprof"
@@ -22,13 +23,12 @@ func serveProfile(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	w.Header().Set("Content-Type", "application/octet-stream")
-	if err := pprof.StartCPUProfile(w); err != nil {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	var profile bytes.Buffer // not w: the profiler's own goroutine may write while Flush, below, does
+	if err := pprof.StartCPUProfile(&profile); err != nil {
 		http.Error(w, "another profile is being taken", http.StatusConflict)
 		return
 	}
-	defer pprof.StopCPUProfile()
+	w.Header().Set("Content-Type", "application/octet-stream")
 	_ = http.NewResponseController(w).Flush() // says that it has begun
 	timer := time.NewTimer(time.Duration(seconds) * time.Second)
 	defer timer.Stop()
@@ -36,4 +36,6 @@ func serveProfile(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done(): // of the client or of the process; it is written all the same
 	case <-timer.C:
 	}
+	pprof.StopCPUProfile() // returns when all is written
+	_, _ = profile.WriteTo(w)
 }
