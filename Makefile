@@ -22,7 +22,7 @@ demo: $(BIN)/local
 psql: $(BIN)/local
 	@$(BIN)/local psql $(or $(URL),$(DB))
 
-## databases: two empty clusters to try things with
+## databases: two servers of PostgreSQL to try things with, until Ctrl-C (docs/tutorial.md)
 databases: $(BIN)/local
 	@$(BIN)/local databases
 

@@ -73,14 +73,21 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// Ctrl-C ends a demo without end: everything stops, and that is no failure.
+// Ctrl-C ends a demo without end: everything stops, and that is no failure. While it runs there is no second one.
 func TestDemoInterrupted(t *testing.T) {
 	dir := newDir(t)
 	p := startDemo(t, 0, dir, 0)
 	p.until("rows arrive", func() bool { return number(database(dir, "dwh"), `SELECT count(*) FROM sales.payment`) > 0 })
+	second := startDemo(t, 0, dir, 0)
+	if code := second.exit(10 * time.Second); code != 1 || !strings.Contains(second.text(), "the demo runs already") {
+		t.Errorf("a second demo ends with exit code %d", code)
+	}
 	p.signal(os.Interrupt)
 	if code := p.exit(time.Minute); code != 0 {
 		t.Errorf("exit code %d after Ctrl-C", code)
+	}
+	if want := "nothing runs any more; make demo goes on"; !strings.Contains(p.text(), want) {
+		t.Errorf("it does not say %q", want)
 	}
 	if pids := running(t, dir); len(pids) > 0 {
 		t.Errorf("processes %v still run", pids)

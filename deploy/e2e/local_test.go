@@ -18,7 +18,7 @@ func TestLocal(t *testing.T) {
 	exports := regexp.MustCompile(`export (SOURCE|WAREHOUSE)='(\S+)'\n`)
 	dsn := map[string]string{}
 	databases := func() *program {
-		p := start(t, 0, nil, "databases", "--dir", filepath.Join(dir, "databases"))
+		p := start(t, 0, nil, "databases", "--port", "0", "--dir", filepath.Join(dir, "databases"))
 		p.until("addresses are printed", func() bool { return len(exports.FindAllString(p.text(), -1)) == 2 })
 		for _, found := range exports.FindAllStringSubmatch(p.text(), -1) {
 			dsn[found[1]] = found[2]

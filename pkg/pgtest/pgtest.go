@@ -39,6 +39,9 @@ const (
 	stopTimeout  = 30 * time.Second
 )
 
+// ErrInUse says that the cluster of Options.Dir is run by another process that still lives.
+var ErrInUse = process.ErrLocked
+
 // Options says what cluster to start. The zero value is good for tests.
 type Options struct {
 	// Major is the version, 14 to 18; 0 is DefaultMajor.

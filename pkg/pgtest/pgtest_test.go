@@ -186,7 +186,7 @@ func TestAdopt(t *testing.T) {
 	t.Cleanup(func() { must(t, first.Kill()) })
 	dsn := Database(t, first)
 
-	if _, err := Start(t.Context(), Options{Dir: dir}); !errors.Is(err, process.ErrLocked) {
+	if _, err := Start(t.Context(), Options{Dir: dir}); !errors.Is(err, ErrInUse) {
 		t.Fatalf("a second owner of a directory got %v", err)
 	}
 	first.release() // all that this process's end would do

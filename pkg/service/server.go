@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -128,6 +129,9 @@ func (s *Server) Listen(ctx context.Context) error {
 	}
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w: does another one run here? http.listen is where this one shows its page", err)
+	}
 	if err != nil {
 		return fmt.Errorf("listen for HTTP: %w", err) // names the address
 	}

@@ -210,7 +210,7 @@ func TestServerHost(t *testing.T) {
 func TestServerPortInUse(t *testing.T) {
 	s, _ := serve(t, config.HTTP{Listen: "127.0.0.1:0"}, nil)
 	second := NewServer("capture", config.HTTP{Listen: s.Addr()}, slog.New(slog.DiscardHandler), nil)
-	if err := second.Listen(t.Context()); err == nil || !strings.Contains(err.Error(), s.Addr()) {
+	if err := second.Listen(t.Context()); err == nil || !strings.Contains(err.Error(), s.Addr()) || !strings.Contains(err.Error(), "http.listen") {
 		t.Errorf("got %v", err)
 	}
 	if second.Addr() != "" {

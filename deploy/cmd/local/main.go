@@ -2,9 +2,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -53,20 +55,19 @@ func command() *cobra.Command {
 
 func noArgs(cmd *cobra.Command, args []string) error { return terminal.Usage(cobra.NoArgs(cmd, args)) }
 
-// demoDir gives where the demo lives: DEMO_DIR, else .demo here. Root's Postgres runs as another user, who may not be
-// let into the directory here (/root is closed to others): then it is below the directory for temporary files.
-func demoDir() string {
-	if dir := os.Getenv("DEMO_DIR"); dir != "" {
-		return dir
-	}
-	const here = ".demo"
+// demoDir gives where the demo lives: DEMO_DIR, else .demo here.
+func demoDir() string { return cmp.Or(os.Getenv("DEMO_DIR"), reachable(".demo", "tributary-demo")) }
+
+// reachable gives a directory here for servers' data. Root's Postgres runs as another user, who may not be let into the
+// directory here (/root is closed to others): then it is another one, below the directory for temporary files.
+func reachable(here, elsewhere string) string {
 	abs, err := filepath.Abs(here)
 	if err != nil || os.Geteuid() != 0 {
 		return here
 	}
 	for dir := filepath.Dir(abs); ; dir = filepath.Dir(dir) {
 		if info, err := os.Stat(dir); err == nil && info.Mode()&0o001 == 0 {
-			return filepath.Join(os.TempDir(), "tributary-demo")
+			return filepath.Join(os.TempDir(), elsewhere)
 		}
 		if dir == filepath.Dir(dir) {
 			return here
@@ -164,28 +165,40 @@ func brokerCommand() *cobra.Command {
 
 func databasesCommand() *cobra.Command {
 	var dir string
-	var major int
+	var major, port int
 	cmd := &cobra.Command{
 		Use: "databases", Short: "Run two PostgreSQL servers, for a source and a warehouse, until Ctrl-C", Args: noArgs,
+		Long: "Run two PostgreSQL servers, for a source and a warehouse, until Ctrl-C.\n\n" +
+			"Started again they have the same rows, and the same addresses.",
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			// As PostgreSQL comes; pages say how a source is made of it.
 			settings := map[string]string{"wal_level": "replica"}
-			for _, name := range []string{"source", "warehouse"} {
-				cluster, failed := pgtest.Start(cmd.Context(), pgtest.Options{Dir: filepath.Join(dir, name), Major: major, Settings: settings})
+			text := fmt.Sprintf("# Two servers of PostgreSQL %d, with their rows in %s, until Ctrl-C. In the terminal in which you go on:\n", major, dir)
+			for i, name := range []string{"source", "warehouse"} {
+				opts := pgtest.Options{Dir: filepath.Join(dir, name), Major: major, Settings: settings}
+				if port > 0 {
+					opts.Port = port + i
+				}
+				cluster, failed := pgtest.Start(cmd.Context(), opts)
+				if errors.Is(failed, pgtest.ErrInUse) {
+					return fmt.Errorf("%w: they run already, by another make databases", failed)
+				}
 				if failed != nil {
 					return failed
 				}
 				defer func() { err = errors.Join(err, cluster.Stop()) }()
-				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "export %s='%s'\n", strings.ToUpper(name), cluster.DSN("postgres")); err != nil {
-					return err
-				}
+				text += fmt.Sprintf("export %s='%s'\n", strings.ToUpper(name), cluster.DSN("postgres"))
+			}
+			if _, err := io.WriteString(cmd.OutOrStdout(), text); err != nil {
+				return err
 			}
 			<-cmd.Context().Done()
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&dir, "dir", "databases", "directory of their data")
+	cmd.Flags().StringVar(&dir, "dir", reachable("databases", "tributary-databases"), "directory of their data")
 	cmd.Flags().IntVar(&major, "version", pgtest.DefaultMajor, "major version of PostgreSQL, 14 to 18")
+	cmd.Flags().IntVar(&port, "port", 25432, "port of the source, that of the warehouse is the next one; 0: any that are free")
 	return cmd
 }
 

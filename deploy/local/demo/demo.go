@@ -73,6 +73,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if stopped := d.stop(); err == nil || ctx.Err() == nil {
 		err = errors.Join(err, stopped)
 	}
+	if err == nil && cfg.Load == 0 {
+		d.screen.item("ended", "nothing runs any more; make demo goes on from here, rm -r %s removes it", shown(cfg.Dir))
+	}
 	return err
 }
 

@@ -61,7 +61,11 @@ func (c *clusters) start(ctx context.Context, dir string) error {
 			return err
 		})
 	}
-	return errors.Join(group.Wait(), ctx.Err())
+	err := group.Wait()
+	if errors.Is(err, pgtest.ErrInUse) {
+		err = fmt.Errorf("%w\nthe demo runs already, in another terminal: end it there, or give this one a directory of its own: make demo DEMO_DIR=…", err)
+	}
+	return errors.Join(err, ctx.Err())
 }
 
 func (c *clusters) stop() error {
