@@ -7,13 +7,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
@@ -93,10 +93,12 @@ func (r *rig) nowhere(t *testing.T, topics []string, words ...string) {
 	t.Helper()
 	for _, topic := range topics {
 		client := r.consumer(topic)
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 		ends := r.ends(topic)
-		for missing := len(ends); missing > 0 && ctx.Err() == nil; {
-			client.PollFetches(ctx).EachRecord(func(rec *kgo.Record) {
+		for missing := len(ends); missing > 0; {
+			fetches := client.PollFetches(ctx)
+			must(t, fetches.Err0())
+			fetches.EachRecord(func(rec *kgo.Record) {
 				if rec.Offset+1 == ends[rec.Partition] {
 					missing--
 				}

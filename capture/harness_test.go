@@ -115,7 +115,7 @@ func (r *rig) tryStart() (c *Capture, stop func() error, err error) {
 		select {
 		case err := <-done:
 			return err
-		case <-time.After(30 * time.Second):
+		case <-time.After(pgtest.Patience):
 			r.t.Fatal("capture does not stop")
 			return nil
 		}
@@ -152,7 +152,7 @@ func (r *rig) fence() {
 	must(r.t, r.conn.QueryRow(r.t.Context(), `select pg_logical_emit_message(true, $1, $2)::text`, catalog.MessagePrefix, fmt.Sprintf(`{"fence": %q}`, id)).Scan(&ignored))
 	client := r.consumer(record.ProgressTopic(r.config.Source.Name))
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), pgtest.Patience)
 	defer cancel()
 	reached := false
 	var last []byte
@@ -204,7 +204,7 @@ func (r *rig) read(schemaName, table string) topicRead {
 	var out topicRead
 	client := r.consumer(topic)
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), pgtest.Patience)
 	defer cancel()
 	ends := r.ends(topic)
 	decoders := map[int]*record.Decoder{}
@@ -430,7 +430,7 @@ func (r *rig) same(schemaName, table string) topicRead {
 // eventually polls until ok, or fails the test.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(2 * time.Minute)
+	deadline := time.After(pgtest.Patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

@@ -24,7 +24,7 @@ func (r *rig) fails(want trouble.Code) *trouble.Error {
 	r.t.Helper()
 	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{r.t}, nil)))
 	must(r.t, err)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), pgtest.Patience)
 	defer cancel()
 	err = c.Run(ctx)
 	var e *trouble.Error
@@ -115,7 +115,7 @@ func TestFencedByNewerInstance(t *testing.T) {
 		if trouble.CodeOf(err) != trouble.Fenced {
 			t.Errorf("the first ended with %v, want it fenced", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(pgtest.Patience):
 		t.Error("the first was not fenced")
 	}
 	r.exec("insert into item (id) values (1)")

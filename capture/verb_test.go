@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -160,7 +161,7 @@ func TestTopicVerbs(t *testing.T) {
 			return one
 		case err := <-ended:
 			t.Fatalf("it ended: %v", err)
-		case <-time.After(30 * time.Second):
+		case <-time.After(pgtest.Patience):
 			t.Fatal("nothing comes")
 		}
 		return nil

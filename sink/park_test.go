@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -47,7 +48,7 @@ func (w *world) retry(o *sink.Operator, table string) sink.Retried {
 // reads waits until a page says all of these words; it never says the key of a row.
 func (r *running) reads(path string, words ...string) {
 	r.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(pgtest.Patience)
 	for {
 		resp, err := http.Get("http://" + r.Addr() + path)
 		if err != nil {

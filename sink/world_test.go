@@ -110,7 +110,7 @@ func (r *running) stop() {
 			if err != nil {
 				r.t.Errorf("sink ended: %v", err)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(pgtest.Patience):
 			r.t.Error("sink does not end")
 		}
 	})
@@ -119,7 +119,7 @@ func (r *running) stop() {
 // eventually waits until what gives what is wanted.
 func (w *world) eventually(want any, what func() any) {
 	w.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(pgtest.Patience)
 	var got any
 	for time.Now().Before(deadline) {
 		if got = what(); fmt.Sprint(got) == fmt.Sprint(want) {
@@ -454,14 +454,13 @@ func (s *source) progress(fences ...string) {
 func (w *world) complete(s *source) {
 	w.t.Helper()
 	var ok bool
-	deadline := 30 * time.Second
 	err := w.conn.QueryRow(w.t.Context(), `SELECT to_regproc('tributary.wait_for') IS NOT NULL`).Scan(&ok)
-	for start := time.Now(); err == nil && !ok && time.Since(start) < deadline; {
+	for start := time.Now(); err == nil && !ok && time.Since(start) < pgtest.Patience; {
 		time.Sleep(10 * time.Millisecond)
 		err = w.conn.QueryRow(w.t.Context(), `SELECT to_regproc('tributary.wait_for') IS NOT NULL`).Scan(&ok)
 	}
 	if err == nil {
-		err = w.conn.QueryRow(w.t.Context(), fmt.Sprintf(`SELECT tributary.wait_for('%s', '%s', '%d s')`, s.name, change.LSN(s.last.EndLSN), int(deadline.Seconds()))).Scan(&ok)
+		err = w.conn.QueryRow(w.t.Context(), fmt.Sprintf(`SELECT tributary.wait_for('%s', '%s', '%d s')`, s.name, change.LSN(s.last.EndLSN), int(pgtest.Patience.Seconds()))).Scan(&ok)
 	}
 	if err == nil && !ok {
 		err = errors.New("does not get complete")

@@ -319,7 +319,7 @@ func (l *leaky) resume() (found uint64, lacking string) {
 func (l *leaky) look(p *Publisher) {
 	l.t.Helper()
 	var s *survey
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		var err error
 		s, err = p.survey(l.t.Context(), time.Second)
 		l.must(err)

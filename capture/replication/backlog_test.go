@@ -62,7 +62,7 @@ func newBench(t *testing.T, major int) *bench {
 			conn, err := pgx.Connect(context.Background(), b.dsn)
 			must(t, err)
 			defer conn.Close(context.Background())
-			for deadline := time.Now().Add(time.Minute); ; {
+			for deadline := time.Now().Add(pgtest.Patience); ; {
 				_, err := conn.Exec(context.Background(), fmt.Sprintf(`select pg_drop_replication_slot('%s')`, b.slot(way)))
 				if err == nil || time.Now().After(deadline) {
 					must(t, err)
@@ -133,7 +133,7 @@ func (b *bench) read(s *Stream, way, end string, each func()) []string {
 	var out []string
 	relations := map[string]string{}
 	inTx, durable := false, change.LSN(0)
-	deadline := time.After(2 * time.Minute)
+	deadline := time.After(pgtest.Patience)
 	for {
 		batch, err := s.Take()
 		for _, item := range batch.Items {
@@ -262,14 +262,14 @@ func TestBacklogIsGivenUp(t *testing.T) {
 		}
 		select {
 		case <-s.received:
-		case <-time.After(time.Minute):
+		case <-time.After(pgtest.Patience):
 			t.Fatalf("the stream stands still, catching up %t: %s", s.CatchingUp(), b.log.String())
 		}
 		if s.err == nil || !strings.Contains(s.err.Error(), why) || !s.CatchingUp() {
 			t.Errorf("the stream ends with %v", s.err)
 		}
 		var holders int
-		for deadline := time.Now().Add(time.Minute); ; {
+		for deadline := time.Now().Add(pgtest.Patience); ; {
 			must(t, b.conn.QueryRow(t.Context(), `select (select count(*) from pg_stat_activity where application_name = 'test' and backend_xmin is not null and datname = current_database())
 				+ (select count(*) from pg_replication_slots where temporary)`).Scan(&holders))
 			if holders == 0 {
@@ -310,7 +310,7 @@ func TestBacklogReleasesWAL(t *testing.T) {
 		got := b.read(s, "sql", "end", func() {
 			// What is not taken yet is more than is read ahead, so that SQL is not at its end.
 			at := b.confirmed("sql")
-			for deadline := time.Now().Add(time.Minute); s.CatchingUp() && s.Confirmed() > at && !released && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(pgtest.Patience); s.CatchingUp() && s.Confirmed() > at && !released && time.Now().Before(deadline); {
 				s.Report()
 				if b.confirmed("sql") > at {
 					released = restart() != began
@@ -359,7 +359,7 @@ func TestBacklogWaitsForStandbys(t *testing.T) {
 		b.exec(fmt.Sprintf(`select pg_create_logical_replication_slot('%s', 'pgoutput', false, false, true)`, b.slot("sql")))
 		b.exec(load[0])
 		s := b.start("sql")
-		for deadline := time.Now().Add(time.Minute); s.CatchingUp() && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(pgtest.Patience); s.CatchingUp() && time.Now().Before(deadline); {
 			b.confirmed("sql")
 		}
 		batch, err := s.Take()

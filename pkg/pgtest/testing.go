@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/internal/process"
 )
@@ -31,6 +32,10 @@ func New(t testing.TB, opts Options) *Cluster {
 	})
 	return c
 }
+
+// Patience is how long a test waits for what is to come. A busy machine takes its time, and only a test that fails waits so
+// long.
+const Patience = 90 * time.Second
 
 var (
 	sharedMu sync.Mutex
