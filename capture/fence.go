@@ -102,6 +102,11 @@ func (c *Capture) notTakenOver(ctx context.Context) error {
 	if c.wrote == 0 || c.options.Standby {
 		return nil
 	}
+	return c.takenOver(ctx)
+}
+
+// takenOver gives the trouble of an instance whose source another has claimed; nil: none has.
+func (c *Capture) takenOver(ctx context.Context) error {
 	pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
 	if err != nil || !c.claimedByAnother(pr) {
 		return err

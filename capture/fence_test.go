@@ -19,6 +19,8 @@ import (
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -128,7 +130,7 @@ func TestTakenOverBetweenSessions(t *testing.T) {
 	newer, stop := r.start()
 	r.exec("insert into item (id) values (1)")
 	r.fence()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
 	if err := older.session(ctx, false); trouble.CodeOf(err) != trouble.Fenced {
 		t.Errorf("its next session ended with %v", err)
@@ -167,7 +169,7 @@ func TestOneOfSeveralIsLeft(t *testing.T) {
 			if trouble.CodeOf(err) != trouble.Fenced {
 				t.Errorf("one ended with %v", err)
 			}
-		case <-time.After(time.Minute):
+		case <-time.After(pgtest.Patience):
 			t.Fatal("several go on")
 		}
 	}
@@ -175,6 +177,52 @@ func TestOneOfSeveralIsLeft(t *testing.T) {
 	r.fence()
 	cancel()
 	must(t, <-ended)
+	if got := r.same("public", "item"); len(got.events) != 1 {
+		t.Errorf("%d events, want one", len(got.events))
+	}
+}
+
+// An instance that waited for the slot, and was fenced meanwhile, waited on while its successor streamed, and ended a minute
+// later with the advice to end that one.
+func TestFencedWhileItWaitsForTheSlot(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cat, err := catalog.Open(ctx, r.dsn, "holder")
+	must(t, err)
+	defer cat.Close(context.Background())
+	slot, err := cat.Slot(ctx, r.config.Source.slot())
+	must(t, err)
+	conn, err := replication.Open(ctx, r.dsn, "holder", func(postgres.Notice) {})
+	must(t, err)
+	holder, err := conn.Start(ctx, replication.Reading{
+		Slot: r.config.Source.slot(), Publications: []string{r.config.Source.publications().Full}, Confirmed: slot.ConfirmedFlushLSN,
+	})
+	must(t, err)
+	var ended []chan error
+	for range 2 {
+		c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+		must(t, err)
+		done := make(chan error, 1)
+		go func() { done <- c.Run(ctx) }()
+		eventually(t, "it has claimed the source", func() bool {
+			pr, err := publish.ReadProgress(ctx, r.config.Kafka, r.config.Source.Name, c.log)
+			must(t, err)
+			return pr.Health.Instance == c.instance
+		})
+		ended = append(ended, done)
+	}
+	if err := <-ended[0]; trouble.CodeOf(err) != trouble.Fenced {
+		t.Errorf("the older one ended with %v", err)
+	}
+	must(t, holder.Close())
+	r.exec("insert into item (id) values (1)")
+	r.fence()
+	cancel()
+	must(t, <-ended[1])
 	if got := r.same("public", "item"); len(got.events) != 1 {
 		t.Errorf("%d events, want one", len(got.events))
 	}

@@ -414,8 +414,8 @@ func (c *Capture) bySQL() bool {
 	return stream != nil && stream.CatchingUp()
 }
 
-// startStream starts to stream; a slot that somebody else streams from is waited for, never fought over. alter says that
-// the slot's failover is not as it is configured.
+// startStream starts to stream; a slot that somebody else streams from is waited for, never fought over, and not longer than
+// nobody else has claimed the source. alter says that the slot's failover is not as it is configured.
 func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *catalog.Catalog, name string, alter bool, start func() (*replication.Stream, error)) (*replication.Stream, error) {
 	deadline := time.Now().Add(slotPatience)
 	for {
@@ -432,6 +432,14 @@ func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *
 		}
 		if postgres.SQLState(err) != "55006" {
 			return nil, catalog.Unreachable("start to stream from", fmt.Sprintf("slot %q", name), err)
+		}
+		// Who waits writes nothing, and so is not told that it has been fenced:
+		//
+		//	a: streams
+		//	b: claims the source, and waits for the slot
+		//	c: claims the source, finds the slot free, as a has ended, and streams from then on
+		if taken := c.takenOver(ctx); taken != nil {
+			return nil, taken
 		}
 		slot, slotErr := cat.Slot(ctx, name)
 		if slotErr != nil {
