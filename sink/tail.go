@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
@@ -38,11 +38,7 @@ type Tailed struct {
 // disturbs no sink. Values of columns that are masked stay so.
 func (o *Operator) Tail(ctx context.Context, cfg Config, subjects []string, last int64, values bool, ready func(topics int), each func(*Tailed) error) error {
 	for _, text := range subjects {
-		source, table, err := Subject(text)
-		if err == nil {
-			_, err = path.Match(source+table, "")
-		}
-		if err != nil {
+		if _, _, err := Subject(text); err != nil {
 			return terminal.Usage(err)
 		}
 	}
@@ -77,7 +73,7 @@ func among(subjects []string, topic string) bool {
 		if wantedTable == "" {
 			wantedTable = "*"
 		}
-		if service.Fits(wantedSource, source) && service.Fits(wantedTable, schema+"."+table) {
+		if config.Fits(wantedSource, source) && config.Fits(wantedTable, schema+"."+table) {
 			return true
 		}
 	}

@@ -2,11 +2,12 @@ package catalog
 
 import (
 	"fmt"
-	"path"
 	"strings"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
 )
 
-// Patterns chooses tables: a list of "schema.table" globs (* and ?), tried in order; one that begins with "!"
+// Patterns chooses tables: a list of "schema.table" patterns (* and ?), tried in order; one that begins with "!"
 // leaves out; the last that fits decides; nothing fits: left out. A half that holds a dot is written in double
 // quotes.
 type Patterns struct {
@@ -29,7 +30,7 @@ func ParsePatterns(list []string) (Patterns, error) {
 		if one.schema, rest, both = cutName(rest); both {
 			one.table, rest, _ = cutName(rest)
 		}
-		if _, err := path.Match(one.schema+one.table, ""); err != nil || one.table == "" || rest != "" {
+		if one.table == "" || rest != "" {
 			return Patterns{}, fmt.Errorf("table pattern %q: write schema.table, with * and ? as wildcards and double quotes around a half with a dot", text)
 		}
 		p.list = append(p.list, one)
@@ -55,23 +56,16 @@ func cutName(s string) (name, rest string, ok bool) {
 func (p Patterns) Match(schema, table string) bool {
 	chosen := false
 	for _, one := range p.list {
-		if glob(one.schema, schema) && glob(one.table, table) {
+		if config.Fits(one.schema, schema) && config.Fits(one.table, table) {
 			chosen = !one.exclude
 		}
 	}
 	return chosen
 }
 
-// glob matches like path.Match, but a name may hold slashes.
-func glob(pattern, name string) bool {
-	clean := strings.NewReplacer("/", "\x00")
-	ok, err := path.Match(clean.Replace(pattern), clean.Replace(name))
-	return err == nil && ok
-}
-
 // Exact gives a half of a pattern that matches this name. Where it cannot be written, a ? stands for any character.
 func Exact(name string) string {
-	half := strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `"`, `?`).Replace(name)
+	half := strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `"`, `?`).Replace(name)
 	if strings.HasPrefix(half, "!") {
 		half = `\` + half
 	}

@@ -3,7 +3,6 @@ package publish
 import (
 	"context"
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 
@@ -92,7 +91,7 @@ func (t Topics) Of(source string, rel *schema.Relation) (kafka.Topic, error) {
 func (t Topics) made(name string, rel *schema.Relation) kafka.Topic {
 	partitions, keep := t.Partitions, t.Keep
 	for _, o := range t.Overrides {
-		if ok, err := path.Match(o.Table, rel.QualifiedName()); err == nil && ok {
+		if config.Fits(o.Table, rel.QualifiedName()) {
 			if o.Partitions > 0 {
 				partitions = o.Partitions
 			}

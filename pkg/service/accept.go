@@ -3,6 +3,7 @@ package service
 import (
 	"slices"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -16,7 +17,7 @@ type Accept struct {
 // Accepts says whether a warning about something, which may have more than one name, is among those that are accepted.
 func Accepts(list []Accept, code trouble.Code, names ...string) bool {
 	return slices.ContainsFunc(list, func(a Accept) bool {
-		return a.Code == code && slices.ContainsFunc(names, func(name string) bool { return Fits(a.Subject, name) })
+		return a.Code == code && slices.ContainsFunc(names, func(name string) bool { return config.Fits(a.Subject, name) })
 	})
 }
 

@@ -2,8 +2,8 @@ package service
 
 import (
 	"net/http"
-	"path"
-	"strings"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
 )
 
 // Asked says of which tables /status is asked, by its parameters; the zero value is all.
@@ -24,16 +24,9 @@ func (a Asked) Takes(source, state string, names ...string) bool {
 		return false
 	}
 	for _, name := range names {
-		if Fits(a.Table, name) {
+		if config.Fits(a.Table, name) {
 			return true
 		}
 	}
 	return a.Table == ""
-}
-
-// Fits says whether a name fits a pattern with * and ? as wildcards; a pattern that is none is a name.
-func Fits(pattern, name string) bool {
-	flat := func(s string) string { return strings.ReplaceAll(s, "/", "\x00") } // which path.Match treats apart
-	ok, _ := path.Match(flat(pattern), flat(name))
-	return ok || pattern == name
 }

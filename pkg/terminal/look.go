@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -58,7 +59,7 @@ func (l *Look) Flags(cmd *cobra.Command, waits string) {
 // Shows says whether a table is among those that are asked for.
 func (l *Look) Shows(table string) bool {
 	for _, pattern := range l.Tables {
-		if service.Fits(pattern, table) {
+		if config.Fits(pattern, table) {
 			return true
 		}
 	}

@@ -3,6 +3,8 @@ package rule
 import (
 	"errors"
 	"strings"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
 )
 
 // part is one half of a "from": a name, or a pattern where it was not quoted.
@@ -15,7 +17,7 @@ func (p part) match(name string) bool {
 	if p.literal {
 		return p.text == name
 	}
-	return glob(p.text, name)
+	return config.Fits(p.text, name)
 }
 
 var errPattern = errors.New(`not schema.table; write public.orders, "public.*", or a name with a dot in double quotes`)
@@ -78,35 +80,10 @@ func splitTemplate(s string) (schema, table string, err error) {
 	return first.text, second.text, nil
 }
 
-// glob matches name against a pattern in which * stands for any characters and ? for one.
-func glob(pattern, name string) bool {
-	for len(pattern) > 0 {
-		switch pattern[0] {
-		case '*':
-			for i := len(name); i >= 0; i-- {
-				if glob(pattern[1:], name[i:]) {
-					return true
-				}
-			}
-			return false
-		case '?':
-			if name == "" {
-				return false
-			}
-		default:
-			if name == "" || name[0] != pattern[0] {
-				return false
-			}
-		}
-		pattern, name = pattern[1:], name[1:]
-	}
-	return name == ""
-}
-
 // Pattern gives the "from" that matches exactly one table.
 func Pattern(schema, table string) string {
 	quote := func(name string) string {
-		if strings.ContainsAny(name, `.*?"{}`) {
+		if strings.ContainsAny(name, `.*?\"{}`) {
 			return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 		}
 		return name

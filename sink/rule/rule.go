@@ -367,7 +367,7 @@ func (s *Set) Source(name string) (sid string, ok bool) {
 		return name, true
 	}
 	for _, src := range s.sources {
-		if glob(src.Name, name) {
+		if config.Fits(src.Name, name) {
 			return src.sidOf(name), true
 		}
 	}
@@ -377,7 +377,7 @@ func (s *Set) Source(name string) (sid string, ok bool) {
 // Rate gives how many records of a source may be written in a second; 0 for any number.
 func (s *Set) Rate(name string) int {
 	for _, src := range s.sources {
-		if glob(src.Name, name) {
+		if config.Fits(src.Name, name) {
 			return src.Rate
 		}
 	}
@@ -387,7 +387,7 @@ func (s *Set) Rate(name string) int {
 // Whole says whether the source's transactions are to become visible as a whole.
 func (s *Set) Whole(name string) bool {
 	for _, src := range s.sources {
-		if glob(src.Name, name) {
+		if config.Fits(src.Name, name) {
 			return src.Consistency == consistencySource
 		}
 	}
@@ -409,7 +409,7 @@ func (s *Set) Match(source, schema, table string) (*Route, bool) {
 	}
 	for i := range s.rules {
 		r := &s.rules[i]
-		if r.Source != "" && !glob(r.Source, source) || !r.schema.match(schema) || !r.table.match(table) {
+		if r.Source != "" && !config.Fits(r.Source, source) || !r.schema.match(schema) || !r.table.match(table) {
 			continue
 		}
 		if r.Skip {
@@ -429,7 +429,7 @@ func (s *Set) Match(source, schema, table string) (*Route, bool) {
 func (s *Set) Skipped(source, schema, table string) bool {
 	for i := range s.rules {
 		r := &s.rules[i]
-		if (r.Source == "" || glob(r.Source, source)) && r.schema.match(schema) && r.table.match(table) {
+		if (r.Source == "" || config.Fits(r.Source, source)) && r.schema.match(schema) && r.table.match(table) {
 			return r.Skip
 		}
 	}

@@ -59,26 +59,6 @@ func TestMatch(t *testing.T) {
 	not("crm", "public.odd", "name", false)
 }
 
-func TestGlob(t *testing.T) {
-	is := func(want bool, pattern, name string) {
-		t.Helper()
-		if glob(pattern, name) != want {
-			t.Errorf("%q, %q: %v", pattern, name, !want)
-		}
-	}
-	is(true, "", "")
-	is(true, "*", "")
-	is(true, "*", "a/b.c")
-	is(true, "a*c", "ac")
-	is(true, "a*b*c", "axbxbxc")
-	is(false, "a*b*c", "axbxbx")
-	is(true, "a?c", "abc")
-	is(false, "a?c", "ac")
-	is(false, "abc", "abcd")
-	is(false, "abc", "ab")
-	is(true, "[a]", "[a]")
-}
-
 func TestColumnText(t *testing.T) {
 	is := func(text, from, as string) {
 		t.Helper()

@@ -22,9 +22,9 @@ func (s Source) sidOf(name string) string {
 		return s.SID
 	}
 	before, after, _ := strings.Cut(s.Name, "*")
-	i := len(before) // as many bytes: ? stands for one
+	i := len(before) // as many bytes: names of sources are ASCII, and ? stands for one
 	for end := i; end <= len(name); end++ {
-		if glob(after, name[end:]) {
+		if config.Fits(after, name[end:]) {
 			return strings.ReplaceAll(s.SID, matched, name[i:end])
 		}
 	}
@@ -69,7 +69,7 @@ func CheckSIDs(sources []Source, tables []Table) []config.Fault {
 	var faults []config.Fault
 	named := func(i int) bool { // by no entry before it either
 		name := sources[i].Name
-		return !strings.ContainsAny(name, "*?") && slices.IndexFunc(sources, func(o Source) bool { return glob(o.Name, name) }) == i
+		return !strings.ContainsAny(name, "*?") && slices.IndexFunc(sources, func(o Source) bool { return config.Fits(o.Name, name) }) == i
 	}
 	for i, src := range sources {
 		if !named(i) {
@@ -97,7 +97,7 @@ func CheckSIDs(sources []Source, tables []Table) []config.Fault {
 	return faults
 }
 
-func (t *Table) takes(source string) bool { return t.Source == "" || glob(t.Source, source) }
+func (t *Table) takes(source string) bool { return t.Source == "" || config.Fits(t.Source, source) }
 
 // sharedTarget gives the first rule by which both sources write the same targets; -1 for none that is certain.
 func sharedTarget(tables []Table, a, b string) int {
