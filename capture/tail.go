@@ -11,6 +11,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -53,10 +54,27 @@ func (c *Capture) Tail(ctx context.Context, patterns []string, last int64, value
 		}
 		return each(one)
 	})
-	if errors.Is(err, kafka.ErrNoTopic) {
-		return errors.New("no topic of the source is of such a table (capture topics list)")
+	if none, ok := errors.AsType[*kafka.NoTopicError](err); ok {
+		return c.noTopic(patterns, none.There)
 	}
 	return err
+}
+
+// noTopic says that no topic of the source is of such a table.
+func (c *Capture) noTopic(patterns, topics []string) error {
+	var known []string
+	for _, topic := range topics {
+		if source, schema, table, ok := record.ParseTopic(topic); ok && source == c.config.Source.Name {
+			known = append(known, schema+"."+table)
+		}
+	}
+	if len(known) > 0 {
+		return terminal.Usage(terminal.Nearest("table", patterns[0], known))
+	}
+	return &trouble.Error{
+		Code: trouble.NoTopics, Op: "read the changes of", Subject: fmt.Sprintf("source %q", c.config.Source.Name), Cause: errors.New("it has no topic of a table: no capture has published yet"),
+		Hint: "capture run -c capture.yaml\ncapture topics list     what is there",
+	}
 }
 
 type tailer struct {

@@ -71,6 +71,11 @@ func TestMissingRights(t *testing.T) {
 	dsn, err := pgx.ParseConfig(r.dsn)
 	must(t, err)
 	r.config.Source.DSN = config.Secret(fmt.Sprintf("postgres://%s@%s:%d/%s", role, dsn.Host, dsn.Port, dsn.Database))
+	mistyped := *r
+	mistyped.config.Source.DSN = "postgres:/poor@localhost/shop"
+	if e := mistyped.fails(trouble.Config); !strings.Contains(e.Hint, "source.dsn") { // and no host is asked for ever
+		t.Errorf("hint %q", e.Hint)
+	}
 	if e := r.fails(trouble.SourceRights); !strings.Contains(e.Hint, "REPLICATION") {
 		t.Errorf("hint %q does not say how to give the right", e.Hint)
 	}

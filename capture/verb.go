@@ -22,7 +22,7 @@ import (
 func (c *Capture) dsn() (string, error) {
 	dsn, err := c.config.Source.DSN.Reveal()
 	if err != nil {
-		return "", &trouble.Error{Code: trouble.Config, Op: "read", Subject: "source.dsn", Cause: err}
+		return "", &trouble.Error{Code: trouble.Config, Op: "read", Subject: "source.dsn", Cause: err, Means: "nothing was attempted", Hint: "env:NAME is a variable of the environment of this process, file:/path a file that it may read"}
 	}
 	return dsn, nil
 }
@@ -168,7 +168,13 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 		}
 	}
 	if len(asked) == 0 {
-		return nil, failed(fmt.Sprintf("%q", q.Tables), fmt.Errorf("no captured table matches; %s captured", service.Plural(len(tables), "table")))
+		var known []string
+		for _, t := range tables {
+			if t.Level != catalog.LeftOut {
+				known = append(known, t.Relation.QualifiedName())
+			}
+		}
+		return nil, terminal.Usage(terminal.Nearest("captured table", strings.Join(q.Tables, ", "), known))
 	}
 	return asked, nil
 }

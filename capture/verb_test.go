@@ -42,11 +42,14 @@ func TestSnapshotVerb(t *testing.T) {
 	}
 	r.config.Snapshot.Conditions = true
 	for _, q := range []SnapshotRequest{
-		{Tables: []string{"public.itm"}}, {Tables: []string{"public.item"}, Where: "nonsense ="}, {Tables: []string{"public.full_bag"}, Where: "k = 1"},
+		{Tables: []string{"public.item"}, Where: "nonsense ="}, {Tables: []string{"public.full_bag"}, Where: "k = 1"},
 	} {
 		if err := r.verbs().RequestSnapshot(t.Context(), q, false, &out); trouble.CodeOf(err) != trouble.SnapshotFailed {
 			t.Errorf("%+v: %v", q, err)
 		}
+	}
+	if err := r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.itm"}}, false, &out); err == nil || !strings.Contains(err.Error(), "did you mean public.item?") {
+		t.Errorf("a table that is not there: %v", err)
 	}
 	must(t, stop())
 }
@@ -177,7 +180,7 @@ func TestTopicVerbs(t *testing.T) {
 	}
 	cancel()
 	must(t, <-ended)
-	if err := c.Tail(t.Context(), []string{"public.no_such"}, 0, false, func(int) {}, nil); err == nil || !strings.Contains(err.Error(), "no topic") {
+	if err := c.Tail(t.Context(), []string{"public.itme"}, 0, false, func(int) {}, nil); err == nil || !strings.Contains(err.Error(), "did you mean public.item?") {
 		t.Errorf("%v", err)
 	}
 	must(t, stop())

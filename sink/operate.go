@@ -281,7 +281,17 @@ func (o *Operator) Resume(ctx context.Context, g warehouse.Going) (warehouse.Res
 
 // Status gives what the warehouse alone knows of the group, for when no sink answers.
 func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
+	st := &Status{
+		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: StateUpToDate, WarehouseUp: true,
+		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: []service.StageState{},
+		Events: []service.Event{}, Members: []Member{}, FreshnessSeconds: cfg.Freshness.Seconds(), accept: cfg.accepted(),
+	}
 	sources, err := o.session.Sources(ctx)
+	if trouble.CodeOf(err) == trouble.TargetMissing {
+		st.summarise()
+		st.State, st.Headline = service.StateNotRunning, "is not running: no sink has run in this warehouse yet."
+		return st, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -300,11 +310,6 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	tables, err := o.session.Tables(ctx)
 	if err != nil {
 		return nil, err
-	}
-	st := &Status{
-		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: StateUpToDate, WarehouseUp: true,
-		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: []service.StageState{},
-		Events: []service.Event{}, Members: []Member{}, FreshnessSeconds: cfg.Freshness.Seconds(), accept: cfg.accepted(),
 	}
 	var retained map[string]warehouse.Expired
 	if o.rules.AnyKeep() {

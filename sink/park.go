@@ -163,6 +163,18 @@ func (w *worker) mayPark(r *kgo.Record, err error) bool {
 	return ok && route.Parks() && parkable(err) && identity(r.Key) != nil
 }
 
+// keyless says why records of one row cannot be told by their keys.
+func keyless(key []byte) error {
+	if len(key) == 0 {
+		return errors.New("it has no key: later changes of its row could not be kept behind it")
+	}
+	_, _, err := record.ParseFrame(key)
+	if err == nil {
+		err = errors.New("nothing behind its schema's id")
+	}
+	return fmt.Errorf("its key is none that can be read, and later changes of its row could not be kept behind it: %w", err)
+}
+
 // identity is what framed keys of one row have in common: all but the id of the key's schema. nil for none.
 func identity(key []byte) []byte {
 	if len(key) == 0 {
@@ -233,7 +245,7 @@ func (w *worker) aside(pt *part, r *kgo.Record, h headers) (bool, error) {
 	}
 	if identity(r.Key) == nil {
 		return false, &trouble.Error{
-			Code: reasonOf(why).Code, Op: "park", Subject: where(r), Cause: errors.New("it has no key: later changes of its row could not be kept behind it"),
+			Code: reasonOf(why).Code, Op: "park", Subject: where(r), Cause: keyless(r.Key),
 			Means: "the table is held before it, all others go on", Hint: "mend the target or the rule; then sink resume SOURCE/TABLE",
 		}
 	}

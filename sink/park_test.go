@@ -275,12 +275,18 @@ func TestTruncateClearsParked(t *testing.T) {
 func TestResumePark(t *testing.T) {
 	w := newWorld(t)
 	r := w.checked("checked")
-	w.exec(`CREATE TABLE public.log (id integer CHECK (id <> 2))`)
-	log := relation("log", "id integer")
+	w.exec(`CREATE TABLE public.log (id integer CHECK (id <> 2));
+		CREATE TABLE public.parent (id integer PRIMARY KEY);
+		CREATE TABLE public.child (id integer PRIMARY KEY REFERENCES public.parent);
+		INSERT INTO public.parent VALUES (1)`)
+	log, child := relation("log", "id integer"), relation("child", "id integer key")
 	shop := w.source("shop")
 	shop.tx(ins(r, 1, "fine"), ins(r, 2, "poison"), ins(r, 3, "fine"), ins(log, 1), ins(log, 2), ins(log, 3))
+	shop.key = []byte(`{"id": 0}`) // as another converter would write it
+	shop.tx(ins(child, 1), ins(child, 2))
+	shop.key = nil
 	w.start(w.cfg)
-	w.rows(`SELECT table_name, next_offset FROM tributary.quarantine ORDER BY 1`, "public.checked|1", "public.log|1")
+	w.rows(`SELECT table_name, next_offset FROM tributary.quarantine ORDER BY 1`, "public.checked|1", "public.child|1", "public.log|1")
 	shop.tx(upd(r, 2, "mended"))
 	attempt := w.query(`SELECT attempt FROM tributary.quarantine WHERE table_name = 'public.log'`)
 	o := w.operator()
@@ -290,14 +296,15 @@ func TestResumePark(t *testing.T) {
 	w.rows(`SELECT id FROM public.checked ORDER BY 1`, "1", "3")
 	w.rows(`SELECT "offset", code, behind FROM tributary.parked ORDER BY 1`, "1|constraint-violation|∅", "4||1")
 	w.eventually(true, func() any {
-		now := w.query(`SELECT attempt FROM tributary.quarantine`)
-		return len(now) == 1 && now[0] != attempt[0]
+		now := w.query(`SELECT attempt FROM tributary.quarantine WHERE table_name = 'public.log'`)
+		return len(w.query(`SELECT FROM tributary.quarantine`)) == 2 && now[0] != attempt[0]
 	})
-	w.rows(`SELECT code, message LIKE '%it has no key%', park FROM tributary.quarantine`, "constraint-violation|t|f")
+	w.rows(`SELECT code, table_name, message LIKE '%it has no key%', message LIKE '%its key is none that can be read%', park FROM tributary.quarantine ORDER BY 2`,
+		"constraint-violation|public.child|f|t|f", "constraint-violation|public.log|t|f|f")
 	w.rows(`SELECT id FROM public.log`, "1")
 	// The table goes on stopping: only that record was put aside.
 	shop.tx(ins(r, 4, "poison"))
-	w.rows(`SELECT table_name FROM tributary.quarantine ORDER BY 1`, "public.checked", "public.log")
+	w.rows(`SELECT table_name FROM tributary.quarantine ORDER BY 1`, "public.checked", "public.child", "public.log")
 }
 
 // TestDamagedRecordIsParked: it has a key, so that what follows can be told to be behind it.

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,10 +13,12 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -77,6 +80,28 @@ func (o *Operator) MatchRules(ctx context.Context, cfg Config) ([]Matched, error
 		all = append(all, one)
 	}
 	return all, nil
+}
+
+// Known says, where a verb failed as a topic or its schema is not there, which name was meant; any other error it gives back.
+func (o *Operator) Known(ctx context.Context, cfg Config, topic string, failed error) error {
+	if code := trouble.CodeOf(failed); code != trouble.NoTopics && code != trouble.SchemaUnknown {
+		return failed
+	}
+	there, err := o.MatchRules(ctx, cfg)
+	if err != nil {
+		return failed
+	}
+	var known []string
+	for i := range there {
+		if there[i].Topic == topic {
+			return failed
+		}
+		known = append(known, there[i].Topic)
+	}
+	if len(known) == 0 {
+		return failed
+	}
+	return terminal.Usage(fmt.Errorf("%w (sink rules match lists them)", terminal.Nearest("topic", topic, known)))
 }
 
 // ExplainRule says what happens to a table of a source, step by step, in words and as the SQL that is run. It changes
@@ -443,9 +468,15 @@ func lastOf(ctx context.Context, cfg Config, topic string, q Trial) ([]*kgo.Reco
 		ends, err = admin.ListCommittedOffsets(ctx, topic)
 	}
 	if err == nil {
-		err = errors.Join(starts.Error(), ends.Error())
+		err = cmp.Or(starts.Error(), ends.Error())
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, kerr.UnknownTopicOrPartition):
+		return nil, &trouble.Error{
+			Code: trouble.NoTopics, Op: "read", Subject: fmt.Sprintf("topic %q", topic), Cause: err,
+			Hint: "sink rules match     which topics there are, and which rule writes them",
+		}
+	case err != nil:
 		return nil, kafka.Trouble("list offsets of", fmt.Sprintf("topic %q", topic), err)
 	}
 	from, left := map[int32]kgo.Offset{}, map[int32]int64{}

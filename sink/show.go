@@ -12,6 +12,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -48,7 +49,7 @@ func (o *Operator) Ask(ctx context.Context, cfg Config, whom service.Whom) (*Rep
 	if err != nil {
 		return nil, err
 	}
-	if empty(ctx, cfg) {
+	if st.State != service.StateNotRunning && empty(ctx, cfg) {
 		st.notRunning()
 	}
 	return &Report{Status: st, Asked: why}, nil
@@ -91,7 +92,18 @@ func (r *Report) Well() bool {
 func (o *Operator) Until(ctx context.Context, cfg Config, name, source string) (terminal.Missing, error) {
 	if name == "caught-up" {
 		missing, err := o.applied(ctx, cfg, source)
-		return func(terminal.Status) string { return missing() }, err
+		if trouble.CodeOf(err) == trouble.TargetMissing {
+			err = nil // the sink that has just been started makes them
+		}
+		return func(terminal.Status) string {
+			if missing == nil {
+				var err error
+				if missing, err = o.applied(ctx, cfg, source); err != nil {
+					return err.Error()
+				}
+			}
+			return missing()
+		}, err
 	}
 	text, ok := strings.CutPrefix(name, "complete=")
 	want, err := change.ParseLSN(text)

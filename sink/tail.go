@@ -3,7 +3,6 @@ package sink
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -56,13 +55,27 @@ func (o *Operator) Tail(ctx context.Context, cfg Config, subjects []string, last
 		}
 		return each(one)
 	})
-	if errors.Is(err, kafka.ErrNoTopic) {
-		return &trouble.Error{
-			Code: trouble.NoTopics, Op: "follow", Subject: fmt.Sprintf("%q", subjects), Cause: errors.New("no topic of such a table is written by a rule"),
-			Hint: "sink rules match     which topics there are",
-		}
+	if none, ok := errors.AsType[*kafka.NoTopicError](err); ok {
+		return o.noTopic(subjects, none.There)
 	}
 	return err
+}
+
+// noTopic says that no topic of subjects is one that a rule writes.
+func (o *Operator) noTopic(subjects, topics []string) error {
+	var known []string
+	for _, topic := range topics {
+		if route, ok := matchTopic(o.rules, topic); ok {
+			known = append(known, route.Source, route.Source+"/"+route.Schema+"."+route.Table)
+		}
+	}
+	if len(subjects) > 0 && len(known) > 0 {
+		return terminal.Usage(terminal.Nearest("source or table", subjects[0], known))
+	}
+	return &trouble.Error{
+		Code: trouble.NoTopics, Op: "read", Subject: "the topics that rules write", Cause: errors.New("there is none: no capture has published yet, or the rules name others"),
+		Hint: "sink rules match     which topics there are, and which rule writes them",
+	}
 }
 
 // among says whether a topic is of one of subjects.

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -114,7 +116,8 @@ func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, erro
 	case err != nil:
 		return nil, err
 	case len(p.Topics) == 0 && len(feeds) == 0 && !p.Removed:
-		return nil, refused(source, "no source of this name was ever written by the group", "sink tenant list")
+		unknown, err := o.Unknown(ctx, source)
+		return nil, cmp.Or(err, terminal.Usage(errors.New(unknown)))
 	case len(others) > 0:
 		return nil, refused(source, others[0]+" writes the same rows", "its rows do not belong to it alone: let the other one write to another target")
 	}
@@ -135,6 +138,25 @@ func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, erro
 		p.Feeds = append(p.Feeds, f)
 	}
 	return p, nil
+}
+
+// Unknown says that the group has written nothing of a source, or of a table as SOURCE/TABLE, and which one may be meant; ""
+// where it has.
+func (o *Operator) Unknown(ctx context.Context, subject string) (string, error) {
+	topics, err := o.session.Topics(ctx)
+	if err != nil {
+		return "", err
+	}
+	var known []string
+	for _, topic := range topics {
+		if source, schema, table, ok := record.ParseTopic(topic); ok {
+			known = append(known, source, source+"/"+schema+"."+table)
+		}
+	}
+	if slices.Contains(known, subject) {
+		return "", nil
+	}
+	return "the group has written nothing of " + subject + terminal.Meant(subject, known), nil
 }
 
 // RemoveTenant removes all rows of a tenant and forgets its checkpoints. Nothing of it is read again until Resume, which

@@ -359,7 +359,7 @@ func TestTenantVerbsAreRefused(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
-	fails(o, "nobody", "no source of this name was ever written")
+	fails(o, "nobody", "the group has written nothing of nobody")
 	deleteRecords(t, a, "a.public.t", 1)
 	if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", untold); err == nil || !strings.Contains(err.Error(), "begins at offset 1") {
 		t.Errorf("got %v", err)

@@ -219,7 +219,8 @@ type source struct {
 	quiet   bool   // write no progress
 	inside  uint64 // what progress says of a source transaction that is not whole yet
 	padding string
-	damage  bool // cut values off
+	damage  bool   // cut values off
+	key     []byte // of all records, instead of theirs
 	last    *record.Progress
 	now     func() time.Time // of commits
 }
@@ -399,6 +400,9 @@ func (s *source) publish(lsn change.LSN, at time.Time, events ...event) {
 				s.w.t.Fatal(err)
 			}
 			r.Partition = record.Partition(r.Key, s.counts[enc.Topic()])
+			if s.key != nil {
+				r.Key = s.key
+			}
 		}
 		if e.rekey && e.op == change.Delete {
 			newKey, err := enc.AppendKey(nil, tuple(e.rel, events[i+1].after))

@@ -8,6 +8,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -48,6 +49,9 @@ func Unreachable(op, subject string, err error) error {
 	}
 	if hint := retry.TLSHint(e.Cause, retry.TLSKeys{CA: "sslrootcert in source.dsn", Name: "the host in source.dsn", Client: "sslcert and sslkey in source.dsn"}); hint != "" {
 		e.Code, e.Hint = trouble.SourceRights, hint
+	}
+	if errors.Is(err, postgres.ErrConnString) {
+		e.Code, e.Means, e.Hint = trouble.Config, "nothing was attempted", "mend source.dsn, or what it names as file: or env:"
 	}
 	switch postgres.SQLState(err) {
 	case "28000", "28P01":

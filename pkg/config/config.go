@@ -91,7 +91,7 @@ func read(file string) ([]byte, error) {
 		if path, ok := errors.AsType[*fs.PathError](err); ok {
 			cause = path.Err
 		}
-		return nil, &Faults{File: file, List: []Fault{{Message: "cannot be read: " + cause.Error()}}}
+		return nil, &Faults{File: file, Absent: errors.Is(err, fs.ErrNotExist), List: []Fault{{Message: "cannot be read: " + cause.Error()}}}
 	}
 	return content, nil
 }
@@ -116,7 +116,7 @@ func decode(name string, content []byte, lookupEnv func(string) (string, bool), 
 		}
 		text, set := lookupEnv(k.env)
 		if !set || text == "" {
-			if k.required && !doc.has(k.path) && !doc.faulty(k.path) {
+			if k.required && !doc.unread && !doc.has(k.path) && !doc.faulty(k.path) {
 				doc.missing(k, k.path)
 			}
 			return

@@ -221,8 +221,7 @@ func TestFaults(t *testing.T) {
 	expect("group: g\nworkers: 99999999999999999999", "2:10 workers 99999999999999999999| out of range for 64 bits")
 	expect("group: g\nsource: {fence: yes}", "2:17 source.fence yes| not true or false")
 	expect("group: g\n---\ngroup: h", "2:1  | a second document; a configuration is one")
-	expect("group: g\n  age: 1s", "2:1  | not YAML: mapping values are not allowed in this context",
-		"0:0 group | missing; write it, or set TRIBUTARY_GROUP")
+	expect("group: g\n  age: 1s", "2:1  | not YAML: mapping values are not allowed in this context") // and no more: nothing of it was read
 	expect("- a", "1:1  | must be a block of keys", "0:0 group | missing; write it, or set TRIBUTARY_GROUP")
 	// Checkers see what is sound, beside the faults of others, with places of the keys they name.
 	expect("group: g\nage: x\ntables:\n  - {from: a, mode: history, keep: 1d}",
@@ -266,7 +265,7 @@ func TestFaultsAsPeopleSeeThem(t *testing.T) {
 func TestUnreadableFile(t *testing.T) {
 	var c testConfig
 	err := Load(filepath.Join(t.TempDir(), "absent.yaml"), &c)
-	if faults, ok := errors.AsType[*Faults](err); !ok || len(faults.List) != 1 ||
+	if faults, ok := errors.AsType[*Faults](err); !ok || len(faults.List) != 1 || !faults.Absent ||
 		faults.List[0].Message != "cannot be read: no such file or directory" {
 		t.Errorf("got %v", err)
 	}

@@ -18,6 +18,7 @@ type document struct {
 	values map[string]any    // nested like the file; texts, lists and maps
 	places map[string][2]int // path → line, column of the key, or of the element
 	faults []Fault
+	unread bool // it is no YAML
 }
 
 func readDocument(content []byte, keys []*key) *document {
@@ -53,6 +54,7 @@ func (d *document) syntax(err error) {
 		fault.Line, fault.Column = line, 1
 	}
 	d.faults = append(d.faults, fault)
+	d.unread = true
 }
 
 func (d *document) fault(n *yaml.Node, path, value, message string) {

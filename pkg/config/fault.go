@@ -22,8 +22,9 @@ type Fault struct {
 // Faults is everything wrong with a configuration: all of it at once, in the order of the file. To errors.As it is also
 // a *trouble.Error with the code trouble.Config.
 type Faults struct {
-	File string // "" if none was read
-	List []Fault
+	File   string // "" if none was read
+	Absent bool   // there is no such file
+	List   []Fault
 }
 
 // Error gives the number of faults and a line for each.

@@ -8,8 +8,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// ErrNoTopic says that there is no topic of those wanted.
-var ErrNoTopic = errors.New("there is no such topic")
+// NoTopicError says that there is no topic of those wanted.
+type NoTopicError struct{ There []string } // topics that are
+
+func (*NoTopicError) Error() string { return "there is no such topic" }
 
 // Follow gives the committed records of the topics that are wanted, from the last so many offsets of each partition on,
 // until ctx ends (nil) or each returns an error. It is in no group, and disturbs nobody. ready is called before the first.
@@ -54,7 +56,7 @@ func followFrom(ctx context.Context, admin *kadm.Client, wanted func(topic strin
 		}
 	}
 	if len(names) == 0 {
-		return nil, ErrNoTopic
+		return nil, &NoTopicError{listed.Names()}
 	}
 	starts, err := admin.ListStartOffsets(ctx, names...)
 	var ends kadm.ListedOffsets

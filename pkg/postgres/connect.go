@@ -197,13 +197,18 @@ func connectError(dsn string, err error) error {
 	return fmt.Errorf("connect to %s: %w", Redact(dsn), Describe(err))
 }
 
+// ErrConnString says that a connection string cannot be used, before anything was attempted.
+var ErrConnString = errors.New("connection string is not valid")
+
 // connStringError says why a connection string is unusable without quoting it: a malformed string cannot be told from
 // a password reliably.
 type connStringError struct{ reason string }
 
 func (e *connStringError) Error() string {
-	return "connection string is not valid: " + e.reason
+	return ErrConnString.Error() + ": " + e.reason
 }
+
+func (*connStringError) Unwrap() error { return ErrConnString }
 
 // parseReason gives the part of pgx's refusal that is certainly no secret: a file that it could not read, or the name
 // of the setting that it did not understand.

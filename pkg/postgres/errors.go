@@ -67,9 +67,29 @@ func Describe(err error) error {
 		if cause != nil && strings.Contains(cause.Error(), noTLS) { // pgconn gives it no type
 			return fmt.Errorf("%w, and the connection string wants it", ErrNoTLS)
 		}
-		return cause
+		return once(cause)
 	}
 	return err
+}
+
+// once drops what a list of errors says again: with sslmode=prefer each address is tried twice.
+func once(err error) error {
+	list, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the list itself
+	if !ok {
+		return err
+	}
+	said := map[string]bool{}
+	var rest []error
+	for _, e := range list.Unwrap() {
+		if !said[e.Error()] {
+			said[e.Error()] = true
+			rest = append(rest, e)
+		}
+	}
+	if len(rest) == 1 {
+		return rest[0]
+	}
+	return errors.Join(rest...)
 }
 
 // ErrNoTLS says that the server does not speak TLS.

@@ -101,7 +101,11 @@ func MaxArgs(n int) cobra.PositionalArgs {
 
 // wrong is a usage error that shows how the verb is called.
 func wrong(cmd *cobra.Command, err error) error {
-	return &usageError{err, fmt.Sprintf("%s     (%s --help)", cmd.UseLine(), cmd.CommandPath())}
+	line := cmd.UseLine()
+	if !cmd.HasExample() { // a noun: it does nothing by itself
+		line = cmd.CommandPath() + " VERB"
+	}
+	return &usageError{err, fmt.Sprintf("%s     (%s --help)", line, cmd.CommandPath())}
 }
 
 func flagError(cmd *cobra.Command, err error) error {
@@ -206,7 +210,7 @@ const (
 const help = `{{with or .Long .Short}}{{. | trimTrailingWhitespaces}}{{end}}
 
 Usage
-  {{if .HasAvailableSubCommands}}{{.CommandPath}} VERB{{else}}{{.UseLine}}{{end}}
+  {{if and .HasAvailableSubCommands (not .HasExample)}}{{.CommandPath}} VERB{{else}}{{.UseLine}}{{end}}
 {{- if .HasExample}}
 
 Examples
@@ -223,7 +227,7 @@ Flags
 
 Flags of every verb
 {{.InheritedFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}
-{{- if not .HasAvailableSubCommands}}
+{{- if or .HasExample (not .HasAvailableSubCommands)}}
 
 Exit codes
 {{with .Annotations.exits}}{{.}}{{else}}  0  done

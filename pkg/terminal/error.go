@@ -53,20 +53,35 @@ type told struct {
 	See     string       `json:"see"`
 }
 
-// codeUsage is the code of what was typed wrongly. It is no trouble, and has no runbook.
-const codeUsage = "usage"
+// Codes of errors that are no trouble, and have no runbook.
+const (
+	codeUsage  = "usage"  // typed wrongly
+	codeLate   = "late"   // waited for in vain
+	codeFailed = "failed" // anything else
+)
 
 func (p printer) tell(err error) told {
 	if usage, ok := errors.AsType[*usageError](err); ok {
 		return told{Code: codeUsage, Cause: usage.Error(), Hint: usage.line}
 	}
+	faults, unfit := errors.AsType[*config.Faults](err)
 	t, ok := errors.AsType[*trouble.Error](err)
 	if !ok {
-		return told{Code: trouble.Internal, Cause: err.Error()}
+		code := trouble.Code(codeFailed)
+		if _, late := errors.AsType[*lateError](err); late {
+			code = codeLate
+		}
+		return told{Code: code, Cause: err.Error()}
 	}
 	out := told{Code: t.Code, Op: t.Op, Subject: t.Subject, Means: t.Means, Hint: t.Hint, See: see(p.program, p.explains, t.Code)}
 	if t.Cause != nil {
 		out.Cause = t.Cause.Error()
+	}
+	if t.Code == "" {
+		out.Code, out.See = codeFailed, ""
+	}
+	if unfit && faults.Absent && p.explains {
+		out.Hint = fmt.Sprintf("name it with -c or TRIBUTARY_CONFIG, where it is neither ./%[1]s.yaml nor /etc/tributary/%[1]s.yaml\nthere is none yet: %[1]s init env:NAME -o %[1]s.yaml     NAME is a variable with the connection string", p.program)
 	}
 	return out
 }
@@ -80,6 +95,7 @@ func (p printer) printJSON(t told) {
 func (p printer) print(err error, t told) {
 	if faults, ok := errors.AsType[*config.Faults](err); ok {
 		faults.Print(CleanWriter(p.w), p.program)
+		writeField(p.w, "hint", t.Hint)
 		return
 	}
 	if t.Op == "" {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -128,7 +129,10 @@ func (l *Look) await(ctx context.Context, out *Output, ask func(context.Context)
 		case err != nil && said == "":
 			return "", err
 		case err != nil:
-			bars.Say("cannot be asked: " + err.Error())
+			if said != unasked {
+				said = unasked
+				bars.Say(unasked + err.Error())
+			}
 			return lacks, nil
 		}
 		if lacks = missing(st); lacks == "" {
@@ -141,22 +145,40 @@ func (l *Look) await(ctx context.Context, out *Output, ask func(context.Context)
 		bars.Show(st.Bars())
 		return lacks, nil
 	}, func(lacks string) error {
-		return fmt.Errorf("it is not %s after %s: %s", l.wait, service.FormatDuration(l.timeout), lacks)
+		return &lateError{fmt.Sprintf("it is not %s after %s: %s", l.wait, service.FormatDuration(l.timeout), lacks)}
 	})
 }
 
-// Await shows how far something is, each second, until nothing of it is missing ("") or the timeout is over, 0 for never.
+// unasked is said once where what is waited for cannot be asked any more.
+const unasked = "cannot be asked, and is again and again: "
+
+// lateError says that a wait was given up.
+type lateError struct{ text string }
+
+func (e *lateError) Error() string { return e.text }
+
+// Await shows how far something is, each second, until nothing of it is missing ("") or the timeout is over, 0 for never. Where
+// that cannot be asked for a while, it is asked again.
 func Await(ctx context.Context, out *Output, what string, timeout time.Duration, missing func(context.Context) (p Progress, lacks string, err error)) error {
 	bars := NewBars(out)
 	defer bars.Close()
+	lost, lacked := false, "it is not known how far it is"
 	return until(ctx, timeout, func(context.Context) (string, error) {
 		p, lacks, err := missing(ctx)
-		if err == nil && lacks != "" {
+		switch {
+		case retry.Transient(err):
+			if !lost {
+				lost = true
+				bars.Say(unasked + err.Error())
+			}
+			return lacked, nil
+		case err == nil && lacks != "":
 			bars.Show([]Progress{p})
 		}
+		lost, lacked = false, lacks
 		return lacks, err
 	}, func(lacks string) error {
-		return fmt.Errorf("%s is not done after %s: %s; it goes on by itself", what, service.FormatDuration(timeout), lacks)
+		return &lateError{fmt.Sprintf("%s is not done after %s: %s; it goes on by itself", what, service.FormatDuration(timeout), lacks)}
 	})
 }
 

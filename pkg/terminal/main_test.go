@@ -3,10 +3,12 @@ package terminal
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -34,6 +36,12 @@ func TestExitCodes(t *testing.T) {
 		1, "error: start source \"shop\"\n  cause  slot was advanced\n  hint   resnapshot\n  see    capture explain gap\n")
 	exits(fmt.Errorf("run: %w", &config.Faults{File: "capture.yaml", List: []config.Fault{{Path: "x", Line: 1, Column: 2, Message: "unknown key"}}}),
 		2, "error: capture.yaml has 1 fault\n  capture.yaml:1:2  x  unknown key\n  see    capture config show --defaults      every key, its default and its meaning\n")
+	exits(&config.Faults{File: "capture.yaml", Absent: true, List: []config.Fault{{Message: "cannot be read: no such file or directory"}}}, 2, `error: capture.yaml has 1 fault
+  capture.yaml    cannot be read: no such file or directory
+  see    capture config show --defaults      every key, its default and its meaning
+  hint   name it with -c or TRIBUTARY_CONFIG, where it is neither ./capture.yaml nor /etc/tributary/capture.yaml
+         there is none yet: capture init env:NAME -o capture.yaml     NAME is a variable with the connection string
+`)
 	exits(&trouble.Error{Code: trouble.Config, Op: "read", Cause: errors.New("no CA file")},
 		2, "error: read\n  cause  no CA file\n  see    capture explain config\n")
 	exits(Usage(errors.New("unknown flag --confg")), 2, "error: unknown flag --confg\n")
@@ -41,6 +49,48 @@ func TestExitCodes(t *testing.T) {
 	exits(context.Canceled, 1, "error: context canceled\n")
 	if Usage(nil) != nil {
 		t.Error("no error is a usage error")
+	}
+}
+
+// TestErrorsAsJSON: what a program may act on is the code.
+func TestErrorsAsJSON(t *testing.T) {
+	for code, err := range map[string]error{
+		"usage":     Usagef("no"),
+		"late":      fmt.Errorf("wait: %w", &lateError{"it is not caught-up after 1 s"}),
+		"failed":    errors.New("nothing to resume"),
+		"slot-lost": &trouble.Error{Code: trouble.SlotLost, Op: "start", Cause: errors.New("gone")},
+	} {
+		var out bytes.Buffer
+		printer{w: &out, program: "capture", explains: true, json: true}.report(err)
+		var document map[string]map[string]string
+		if err := json.Unmarshal(out.Bytes(), &document); err != nil {
+			t.Fatal(err)
+		}
+		said := document["error"]
+		if len(said) != 7 || said["code"] != code || said["cause"] == "" || (said["see"] != "") != (code == "slot-lost") {
+			t.Errorf("%s: %s", code, out.String())
+		}
+	}
+}
+
+// TestAwaitAsksAgain: a connection that is lost while something is waited for is told once, and ends nothing.
+func TestAwaitAsksAgain(t *testing.T) {
+	var said bytes.Buffer
+	asked := 0
+	err := Await(t.Context(), &Output{Out: io.Discard, Err: &said}, "rebuild shop", time.Minute, func(context.Context) (Progress, string, error) {
+		if asked++; asked == 1 {
+			return Progress{}, "", &trouble.Error{Code: trouble.WarehouseUnreachable, Op: "read", Cause: errors.New("gone")}
+		}
+		return Progress{}, "", nil
+	})
+	if err != nil || asked != 2 || strings.Count(said.String(), unasked) != 1 {
+		t.Errorf("asked %d times, %v: %s", asked, err, said.String())
+	}
+	held := errors.New("the table is held")
+	if err := Await(t.Context(), &Output{Out: io.Discard, Err: &said}, "rebuild shop", time.Minute, func(context.Context) (Progress, string, error) {
+		return Progress{}, "", held
+	}); !errors.Is(err, held) {
+		t.Errorf("got %v", err)
 	}
 }
 

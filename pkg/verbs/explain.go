@@ -2,6 +2,7 @@ package verbs
 
 import (
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -33,11 +34,11 @@ func (p Program[C]) Explain() *cobra.Command {
 			out := terminal.Of(cmd)
 			known := codes()
 			if len(args) == 1 {
-				book, ok := trouble.RunbookOf(trouble.Code(args[0]))
-				if !ok {
-					return terminal.Usagef("there is no code %q%s", args[0], terminal.Meant(args[0], known))
+				if err := KnownCode(args[0]); err != nil {
+					return err
 				}
 				if !out.JSON {
+					book, _ := trouble.RunbookOf(trouble.Code(args[0]))
 					_, err := io.WriteString(out.Out, book.Text)
 					return err
 				}
@@ -62,6 +63,15 @@ func (p Program[C]) Explain() *cobra.Command {
 	p.examples(cmd, "explain slot-lost", "explain")
 	terminal.JSON(cmd)
 	return cmd
+}
+
+// KnownCode refuses a code that there is not.
+func KnownCode(code string) error {
+	known := codes()
+	if slices.Contains(known, code) {
+		return nil
+	}
+	return terminal.Usagef("there is no code %q%s", code, terminal.Meant(code, known))
 }
 
 func codes() []string {

@@ -275,7 +275,7 @@ func (c *Consumer) fetch(ctx context.Context) error {
 		if c.client.BufferedFetchRecords() == 0 {
 			c.waits = time.Time{}
 		}
-		faults := c.dispatch(fetches)
+		faults := c.dispatch(ctx, fetches)
 		c.releaseHeld()
 		c.client.AllowRebalance()
 		for _, fault := range faults {
@@ -405,7 +405,7 @@ func (c *Consumer) anyRelease() bool {
 }
 
 // dispatch puts records into the queues.
-func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
+func (c *Consumer) dispatch(ctx context.Context, fetches kgo.Fetches) (faults []func()) {
 	now := time.Now()
 	largest := int64(0)
 	c.mu.Lock()
@@ -423,7 +423,7 @@ func (c *Consumer) dispatch(fetches kgo.Fetches) (faults []func()) {
 		}
 		if fp.Err != nil {
 			if err := fetchTrouble(p, fp.Err); err != nil {
-				faults = append(faults, func() { c.fault(p, err) })
+				faults = append(faults, func() { c.fault(p, withFirst(ctx, c.admin, p.Topic, p.Number, err)) })
 			}
 			return
 		}
@@ -495,6 +495,29 @@ func fetchTrouble(p *Partition, err error) error {
 		return nil
 	}
 	return kafka.Trouble("read", subject, err)
+}
+
+// firstPatience is how long is waited for where a topic begins.
+const firstPatience = 5 * time.Second
+
+// withFirst adds where a truncated topic begins now, to the trouble of that; any other is as it was. Where the brokers do not
+// say it, the trouble is told without.
+func withFirst(ctx context.Context, admin *kadm.Client, topic string, number int32, err error) error {
+	t, ok := errors.AsType[*trouble.Error](err)
+	if !ok || t.Code != trouble.TopicTruncated {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstPatience)
+	defer cancel()
+	starts, failed := admin.ListStartOffsets(ctx, topic)
+	first, listed := starts.Lookup(topic, number)
+	if failed != nil || !listed || first.Err != nil {
+		return err
+	}
+	out := *t
+	out.Cause = fmt.Errorf("%w; the first offset that is left is %d", t.Cause, first.Offset)
+	out.Hint = fmt.Sprintf("read the table anew: docs/reload.md; then set next_offset in tributary.checkpoint to %d, and sink resume SOURCE/TABLE", first.Offset)
+	return &out
 }
 
 // fault holds a partition and tells.

@@ -246,7 +246,7 @@ func (r *Reader) poll(ctx context.Context, ranges []Range) error {
 		if fp.Err != nil {
 			if t != nil {
 				if err := fetchTrouble(&Partition{Topic: fp.Topic, Number: fp.Partition, polled: t.next}, fp.Err); err != nil {
-					failure = err
+					failure = withFirst(ctx, r.admin, fp.Topic, fp.Partition, err)
 				}
 			}
 			return

@@ -59,7 +59,7 @@ const maxApplicationName = 63
 func (w *Warehouse) connect(ctx context.Context) (*pgx.Conn, error) {
 	dsn, err := w.cfg.DSN()
 	if err != nil {
-		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "warehouse.dsn", Cause: err}
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "warehouse.dsn", Cause: err, Means: "nothing was attempted", Hint: "env:NAME is a variable of the environment of this process, file:/path a file that it may read"}
 	}
 	name := w.application()
 	conn, err := postgres.Connect(ctx, dsn, name[:min(len(name), maxApplicationName)])
@@ -101,6 +101,8 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 	state := postgres.SQLState(err)
 	untrusted := retry.TLSHint(t.Cause, retry.TLSKeys{CA: "sslrootcert in warehouse.dsn", Name: "the host in warehouse.dsn", Client: "sslcert and sslkey in warehouse.dsn"})
 	switch {
+	case errors.Is(err, postgres.ErrConnString):
+		t.Code, t.Means, t.Hint = trouble.Config, "nothing was attempted", "mend warehouse.dsn, or what it names as file: or env:"
 	case untrusted != "":
 		t.Code, t.Hint = trouble.WarehouseRights, untrusted
 	case state == "":
@@ -113,6 +115,11 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 	case state == "42501":
 		t.Code = trouble.WarehouseRights
 		t.Hint = w.grant(t.Cause.Error()) + "\nthen sink resume SOURCE/TABLE"
+	case state == "42P01" && strings.Contains(t.Cause.Error(), "tributary."):
+		t.Code = trouble.TargetMissing
+		t.Cause = fmt.Errorf("no sink has run in this database yet: %w", t.Cause)
+		t.Means = "nothing was changed; if one has run, warehouse.dsn names another database"
+		t.Hint = "sink check, then sink run: it makes them"
 	case state == "25006":
 		t.Code = trouble.WarehouseReadOnly
 		t.Means = "the warehouse is a standby, or default_transaction_read_only is on"

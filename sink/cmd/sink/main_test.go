@@ -22,24 +22,11 @@ func TestVerbs(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := sink.Default()
-	w := warehouse.New(warehouse.Config{DSN: func() (string, error) { return dsn, nil }, Group: cfg.Group})
-	if err := w.Migrate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(t.Context()) }()
-	if _, err := conn.Exec(t.Context(), `
-		INSERT INTO tributary.checkpoint (grp, topic, partition, topic_id, parked_n) VALUES ('warehouse', 'shop.public.t', 0, 'x', 1);
-		INSERT INTO tributary.quarantine (grp, topic, partition, next_offset, source, table_name, code, message, hint, instance)
-		VALUES ('warehouse', 'shop.public.t', 0, 7, 'shop', 'public.t', 'constraint-violation', 'cannot be', 'sink resume SOURCE/TABLE', 'x');
-		INSERT INTO tributary.parked (grp, topic, partition, "offset", source, table_name, identity, headers, code, message)
-		VALUES ('warehouse', 'shop.public.t', 0, 3, 'shop', 'public.t', 'x', '{}', 'record-invalid', 'damaged')`); err != nil {
-		t.Fatal(err)
-	}
 	run := func(fails string, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
@@ -63,6 +50,21 @@ func TestVerbs(t *testing.T) {
 				t.Errorf("no %q in:\n%s", part, got)
 			}
 		}
+	}
+	want(run("not well", "status", "--json"), `"state": "not_running"`, "no sink has run in this warehouse yet")
+	run("no sink has run in this database yet", "parked", "list")
+	cfg := sink.Default()
+	w := warehouse.New(warehouse.Config{DSN: func() (string, error) { return dsn, nil }, Group: cfg.Group})
+	if err := w.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), `
+		INSERT INTO tributary.checkpoint (grp, topic, partition, topic_id, parked_n) VALUES ('warehouse', 'shop.public.t', 0, 'x', 1);
+		INSERT INTO tributary.quarantine (grp, topic, partition, next_offset, source, table_name, code, message, hint, instance)
+		VALUES ('warehouse', 'shop.public.t', 0, 7, 'shop', 'public.t', 'constraint-violation', 'cannot be', 'sink resume SOURCE/TABLE', 'x');
+		INSERT INTO tributary.parked (grp, topic, partition, "offset", source, table_name, identity, headers, code, message)
+		VALUES ('warehouse', 'shop.public.t', 0, 3, 'shop', 'public.t', 'x', '{}', 'record-invalid', 'damaged')`); err != nil {
+		t.Fatal(err)
 	}
 	want(run("not well", "status"), "warehouse needs you: 1 table is quarantined, 1 row is parked.\n",
 		"shop/public.t\tquarantined", "partition 0, offset 7", "next   sink resume shop/public.t", "sink parked retry shop/public.t")
@@ -99,7 +101,8 @@ func TestVerbs(t *testing.T) {
 	run("which tenant", "tenant", "pause")
 	run(`"shop/public.t" is one table`, "tenant", "rebuild", "shop/public.t")
 	run("unknown verb", "tenant", "remvoe")
-	run("no source of this name", "tenant", "remove", "shpo", "--yes")
+	run("nothing of shpo; did you mean shop?", "tenant", "remove", "shpo", "--yes")
+	run("there is no code \"constraint-violaton\"; did you mean constraint-violation?", "parked", "list", "--code", "constraint-violaton")
 	run("no rule says any more", "tenant", "remove", "shop", "--yes")
 	if err := os.WriteFile(file, []byte(strings.Replace(text, `"*.*"`, `"*.*", sid: tenant`, 1)), 0o600); err != nil {
 		t.Fatal(err)

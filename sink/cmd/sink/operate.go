@@ -9,6 +9,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/verbs"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -47,8 +48,11 @@ func pauseCommand() *cobra.Command {
 			if lasts > 0 {
 				until = "for " + lasts.String()
 			}
-			out.Printf("%s: not written by any sink of the group, %s. Changes wait in Kafka.\n", p.Subject(), until)
 			return operate(cmd, func(o *sink.Operator, _ sink.Config) error {
+				if err := known(cmd, o, args); err != nil {
+					return err
+				}
+				out.Printf("%s: not written by any sink of the group, %s. Changes wait in Kafka.\n", p.Subject(), until)
 				ok, err := c.Agreed(cmd)
 				if err != nil || !ok {
 					return err
@@ -64,6 +68,18 @@ func pauseCommand() *cobra.Command {
 	c.Flags(cmd, true)
 	cmd.Flags().DurationVar(&lasts, "for", 0, "end by itself after this time")
 	return cmd
+}
+
+// known says so where a pause is of what the group has not written yet: it may be meant so, or mistyped.
+func known(cmd *cobra.Command, o *sink.Operator, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	unknown, err := o.Unknown(cmd.Context(), args[0])
+	if unknown != "" {
+		terminal.Of(cmd).Note("note: %s; the pause is for when it does\n", unknown)
+	}
+	return err
 }
 
 func resumeCommand() *cobra.Command {
@@ -162,6 +178,9 @@ func (s *selection) flags(cmd *cobra.Command) {
 
 func (s *selection) of(args []string, needed bool) (warehouse.Selection, error) {
 	source, table, err := subject(args, needed)
+	if s.code != "" && err == nil {
+		err = verbs.KnownCode(s.code)
+	}
 	out := warehouse.Selection{Source: source, Table: table, Code: s.code}
 	if s.since > 0 {
 		out.Since = time.Now().Add(-s.since)

@@ -57,7 +57,7 @@ func rulesCommand() *cobra.Command {
 				return err
 			}
 			defer o.Close(context.WithoutCancel(cmd.Context()))
-			return do(cmd.Context(), o, cfg, topic, cmd)
+			return o.Known(cmd.Context(), cfg, topic, do(cmd.Context(), o, cfg, topic, cmd))
 		}}
 		p.flags(c)
 		return c
