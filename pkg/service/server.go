@@ -28,7 +28,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
-	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // Server answers a service's HTTP: /metrics, /healthz, /readyz, /status, /status/stream, and what Handle adds. Make one with NewServer,
@@ -134,10 +133,7 @@ func (s *Server) Listen(ctx context.Context) error {
 		err = fmt.Errorf("%w: does another one run here? http.listen is where this one shows its page", err)
 	}
 	if err != nil {
-		return &trouble.Error{ // of no code: there is nothing to tell but this
-			Op: "listen for HTTP on", Subject: s.cfg.Listen, Cause: err, Means: "nothing was attempted",
-			Hint: "another process has the port: end it, or say another http.listen",
-		}
+		return fmt.Errorf("listen for HTTP: %w", err) // names the address
 	}
 	s.listener = listener
 	local, ok := listener.Addr().(*net.TCPAddr)

@@ -89,7 +89,7 @@ func Documented(root *cobra.Command, page string) []string {
 
 // typable says why a command cannot be typed, given what stands behind the program's name.
 func typable(root *cobra.Command, rest string) error {
-	for _, end := range []string{" > ", " | ", " && ", " & ", "; ", " #"} {
+	for _, end := range []string{" > ", " >> ", " 2> ", " 2>> ", " | ", " && ", " & ", "; ", " #"} {
 		rest, _, _ = strings.Cut(rest, end)
 	}
 	cmd, args, err := root.Find(words(strings.TrimSuffix(rest, " &")))
