@@ -9,10 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -92,6 +95,71 @@ func TestStatusStream(t *testing.T) {
 	if rest, err := io.ReadAll(response.Body); err != nil || len(rest) > 0 {
 		t.Errorf("%q: %v", rest, err)
 	}
+}
+
+// connection is one that a stream is written to.
+type connection struct {
+	header http.Header
+	text   strings.Builder
+	dead   atomic.Bool
+}
+
+func (c *connection) Header() http.Header { return c.header }
+
+func (c *connection) WriteHeader(int) {}
+
+func (c *connection) SetWriteDeadline(time.Time) error { return nil }
+
+func (c *connection) Flush() {}
+
+func (c *connection) Write(b []byte) (int, error) {
+	if c.dead.Load() {
+		return 0, io.ErrClosedPipe
+	}
+	return c.text.Write(b)
+}
+
+// A stream in which nothing happens says each 15 seconds that it is there, one in which something does says no more than
+// that; and it ends when nobody can be told.
+func TestStreamBreathes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewServer("capture", config.HTTP{}, slog.New(slog.DiscardHandler), nil)
+		c, next := &connection{header: http.Header{}}, make(chan string)
+		ended := make(chan bool)
+		go func() {
+			defer close(ended)
+			s.Stream(func(r *http.Request, send func(event string, data []byte) error) {
+				for {
+					select {
+					case <-r.Context().Done():
+						return
+					case text := <-next:
+						if err := send("change", []byte(text)); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+			})(c, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/changes", nil))
+		}()
+		time.Sleep(31 * time.Second) // comments at 15 and 30
+		next <- "one\ntwo"
+		time.Sleep(14 * time.Second)
+		next <- "three" // nothing at 46
+		time.Sleep(16 * time.Second)
+		c.dead.Store(true)
+		synctest.Wait()
+		const want = ":\n\n:\n\nevent: change\ndata: one\ndata: two\n\nevent: change\ndata: three\n\n:\n\n"
+		if got := c.text.String(); got != want {
+			t.Errorf("got %q", got)
+		}
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		select {
+		case <-ended:
+		default:
+			t.Error("it goes on though nobody reads")
+		}
+	})
 }
 
 func TestServerAnswers(t *testing.T) {

@@ -3,11 +3,13 @@ package service
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -16,13 +18,14 @@ const (
 	maxStreams = 20
 	// eventPatience is how long a reader may take for an event before it is given up.
 	eventPatience = 10 * time.Second
-	// streamEvery is how often a status may be sent, breathEvery how often anything is, for whoever stands in between.
+	// streamEvery is how often a status may be sent, breathEvery how often anything is: who stands in between sees that the
+	// stream is in use, and one that nobody reads any more is noticed.
 	streamEvery = time.Second
 	breathEvery = 15 * time.Second
 )
 
 // Stream makes a handler whose answer is a stream of server-sent events: events sends them until it returns, which it does at
-// the latest when the request's context ends, or when sending fails. An event without a name is a comment.
+// the latest when the request's context ends, or when sending fails. While it sends nothing, comments are sent.
 func (s *Server) Stream(events func(r *http.Request, send func(event string, data []byte) error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if s.streams.Add(1) > maxStreams {
@@ -34,38 +37,83 @@ func (s *Server) Stream(events func(r *http.Request, send func(event string, dat
 		defer s.streams.Add(-1)
 		w.Header().Set("Content-Type", "text/event-stream")
 		w.Header().Set("Cache-Control", "no-store")
-		out := io.Writer(w)
-		flush := func() error { return nil }
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		st := &stream{out: w, flush: func() error { return nil }, control: http.NewResponseController(w)}
 		if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 			w.Header().Set("Content-Encoding", "gzip")
 			z := gzip.NewWriter(w)
-			out, flush = z, z.Flush
+			st.out, st.flush = z, z.Flush
 			defer func() { _ = z.Close() }() // the reader may have gone
 		}
-		control := http.NewResponseController(w)
-		events(r, func(event string, data []byte) error {
-			if err := control.SetWriteDeadline(time.Now().Add(eventPatience)); err != nil {
-				return err
-			}
-			var b bytes.Buffer
-			if event == "" {
-				b.WriteString(":\n\n")
-			} else {
-				fmt.Fprintf(&b, "event: %s\n", event)
-				for line := range bytes.SplitSeq(data, []byte("\n")) {
-					fmt.Fprintf(&b, "data: %s\n", line)
-				}
-				b.WriteByte('\n')
-			}
-			if _, err := out.Write(b.Bytes()); err != nil {
-				return err
-			}
-			if err := flush(); err != nil {
-				return err
-			}
-			return control.Flush()
+		var breath sync.WaitGroup
+		breath.Go(func() {
+			st.breathe(ctx)
+			cancel() // nobody reads any more
 		})
+		events(r.WithContext(ctx), st.event)
+		cancel()
+		breath.Wait()
 	}
+}
+
+// stream is one that is open.
+type stream struct {
+	mu      sync.Mutex
+	out     io.Writer
+	flush   func() error
+	control *http.ResponseController
+	sent    time.Time // when something was sent last
+}
+
+func (st *stream) event(name string, data []byte) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "event: %s\n", name)
+	for line := range bytes.SplitSeq(data, []byte("\n")) {
+		fmt.Fprintf(&b, "data: %s\n", line)
+	}
+	b.WriteByte('\n')
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.write(b.Bytes())
+}
+
+// breathe sends a comment whenever nothing else was sent for a while, until ctx ends or it cannot be sent.
+func (st *stream) breathe(ctx context.Context) {
+	quiet := time.NewTimer(breathEvery)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-quiet.C:
+		}
+		st.mu.Lock()
+		var err error
+		if time.Since(st.sent) >= breathEvery {
+			err = st.write([]byte(":\n\n"))
+		}
+		quiet.Reset(time.Until(st.sent.Add(breathEvery)))
+		st.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// write sends text at once. st.mu is held.
+func (st *stream) write(text []byte) error {
+	st.sent = time.Now()
+	if err := st.control.SetWriteDeadline(st.sent.Add(eventPatience)); err != nil {
+		return err
+	}
+	if _, err := st.out.Write(text); err != nil {
+		return err
+	}
+	if err := st.flush(); err != nil {
+		return err
+	}
+	return st.control.Flush()
 }
 
 // streamStatus sends the status whenever it has changed.
@@ -73,20 +121,16 @@ func (s *Server) streamStatus(r *http.Request, send func(event string, data []by
 	tick := time.NewTicker(streamEvery)
 	defer tick.Stop()
 	var last []byte
-	var sent time.Time
 	for {
 		now, err := json.Marshal(s.status(askedBy(r)))
-		switch {
-		case err != nil:
+		if err != nil {
 			s.log.Error("marshal status", Err(err))
 			return
-		case !bytes.Equal(now, last):
-			last, sent, err = now, time.Now(), send("status", now)
-		case time.Since(sent) >= breathEvery:
-			sent, err = time.Now(), send("", nil)
 		}
-		if err != nil {
-			return
+		if !bytes.Equal(now, last) {
+			if last = now; send("status", now) != nil {
+				return
+			}
 		}
 		select {
 		case <-r.Context().Done():
