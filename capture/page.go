@@ -3,6 +3,7 @@ package capture
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,12 +15,15 @@ import (
 func (st *Status) page() page.View {
 	v := page.View{
 		Program: "capture", Name: st.Source, State: st.State, Headline: st.Source + " " + st.Headline, Needs: st.Needs,
-		Tiles: st.tiles(), Stages: st.Stages, Events: st.Events, Build: st.Build, Tables: []page.Table{st.tables()},
+		Tiles: st.tiles(), Stages: slices.Clone(st.Stages), Events: st.Events, Build: st.Build, Tables: []page.Table{st.tables()},
 	}
 	if st.ServerVersion != "" {
 		v.About = append(v.About, "PostgreSQL "+st.ServerVersion)
 	}
 	v.About = append(v.About, "slot "+st.Slot)
+	for i := range v.Stages {
+		v.Stages[i].WaitingOn = whom(v.Stages[i].WaitingOn)
+	}
 	if st.LagSeconds > freshness.Seconds() {
 		v.Late = service.FormatSeconds(st.LagSeconds)
 	}

@@ -51,13 +51,13 @@ func TestJudge(t *testing.T) {
 		needs   string // codes
 	}{
 		{"starting", Status{State: "starting"}, 0, "starting", "is starting.", ""},
-		{"starting, held up", Status{State: "starting", Stages: []service.StageState{{WaitingOn: waitOld, Since: now.Add(-time.Hour)}}}, 0, "starting", "waits for an old transaction, for 1 h 0 min", ""},
+		{"starting, held up", Status{State: "starting", Stages: []service.StageState{{WaitingOn: waitOld, Since: now.Add(-time.Hour)}}}, 0, "starting", "waits for an old transaction, for 1 h 0 min", "slot-waits-for-transaction"},
 		{"well", Status{}, 0, "up_to_date", "is healthy: 0 s behind", ""},
 		{"a little behind", Status{LagSeconds: 59}, 0, "up_to_date", "59 s behind", ""},
 		{"catching up", Status{LagSeconds: 161, ToPublish: 4 << 30, ETASeconds: &left}, 0, "catching_up", "4.0 GiB of WAL to publish, 2 min 41 s behind, about 6 min", ""},
 		{"falling behind", Status{LagSeconds: 161, Falling: true, Stages: busy}, 0, "falling_behind", "and it grows", "falling-behind"},
-		{"Kafka hangs", Status{LagSeconds: 10, Stages: waits}, 20 * time.Second, "waiting", "waits for Kafka, for 20 s", ""},
-		{"Kafka hangs long", Status{LagSeconds: 100, Stages: waits}, time.Hour, "waiting", "waits for Kafka", ""},
+		{"Kafka hangs", Status{LagSeconds: 10, Stages: waits}, 20 * time.Second, "waiting", "waits for Kafka, for 20 s.", "kafka-unreachable"},
+		{"Kafka hangs long", Status{LagSeconds: 100, ToPublish: 1 << 30, Stages: waits}, time.Hour, "waiting", "waits for Kafka, for 20 s: 1.0 GiB of WAL to publish, 1 min 40 s behind.", "kafka-unreachable"},
 		{"the source sends nothing", Status{LagSeconds: 100, ToPublish: 1 << 30}, 2 * time.Minute, "waiting", "the source, which sends nothing", ""},
 		{"stuck", Status{LagSeconds: 100, ToPublish: 1 << 30, Stages: busy}, 2 * time.Minute, "stuck", "nothing moves", "stuck"},
 		{"not stuck yet", Status{LagSeconds: 59, ToPublish: 1 << 30, Stages: busy}, 59 * time.Second, "up_to_date", "healthy", ""},

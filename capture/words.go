@@ -46,7 +46,7 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 	if st.State != service.StateWaiting && st.State != service.StateStarting {
 		st.WaitingOn, st.WaitingSince = "", time.Time{}
 	}
-	st.Needs, st.Accepted = service.Accepted(st.needs(unmoved), st.accept)
+	st.Needs, st.Accepted = service.Accepted(st.needs(now, unmoved), st.accept)
 	st.Headline = st.headline()
 }
 
@@ -54,7 +54,7 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 const idleShare = 0.05
 
 // needs tells what needs somebody.
-func (st *Status) needs(unmoved time.Duration) []service.Need {
+func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 	var all []service.Need
 	add := func(t *TroubleStatus, urgent bool) {
 		all = append(all, service.Need{
@@ -64,6 +64,14 @@ func (st *Status) needs(unmoved time.Duration) []service.Need {
 	}
 	if st.Trouble != nil {
 		add(st.Trouble, st.State == service.StateStopped)
+	}
+	if code, ok := whose[st.WaitingOn]; ok && st.Trouble == nil && (st.State == service.StateWaiting || now.Sub(st.WaitingSince) >= service.WaitingAfter) {
+		n := service.Need{Code: code, Subject: st.Source, Since: st.WaitingSince, What: "waiting for " + whom(st.WaitingOn)}
+		if code == trouble.SlotWaits { // the runbook ends a session that is an example
+			n.Do = service.Steps("SELECT pid, application_name, state, now() - xact_start AS open_for FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start;   " +
+				"says whose they are: wait, or end the oldest with pg_terminate_backend")
+		}
+		all = append(all, n)
 	}
 	if st.State == service.StateStuck {
 		all = append(all, service.Need{
@@ -168,16 +176,28 @@ func (st *Status) headline() string {
 		if st.Trouble != nil {
 			return fmt.Sprintf("waits: cannot %s %s.", st.Trouble.Op, st.Trouble.Subject)
 		}
-		return fmt.Sprintf("waits for %s, for %s.", whom(st.WaitingOn), ago(st.WaitingSince))
+		text := fmt.Sprintf("waits for %s, for %s", whom(st.WaitingOn), ago(st.WaitingSince))
+		if st.ToPublish > 0 {
+			text += fmt.Sprintf(": %s of WAL to publish, %s behind", service.FormatBytes(st.ToPublish), behind)
+		}
+		return text + "."
 	}
 	return "is " + st.State + "."
 }
 
 func ago(at time.Time) string { return service.FormatDuration(time.Since(at)) }
 
+// whose are the troubles of those who keep capture waiting, and have not refused anything. A slot becomes free, or a trouble, within
+// seconds.
+var whose = map[string]trouble.Code{waitKafka: trouble.KafkaUnreachable, waitRegistry: trouble.RegistryUnreachable, waitOld: trouble.SlotWaits}
+
 // whom names whom a stage waits for.
 func whom(on string) string {
 	switch on {
+	case waitRetry:
+		return "the next try"
+	case waitResume:
+		return "capture resume"
 	case waitSource, waitSlot, waitRegistry, waitSnapshot:
 		return "the " + on
 	case waitOld:

@@ -88,7 +88,7 @@ tributary_sink_rule_errors_total{group="warehouse",source="shop",table=""} 0
 func TestFreshnessOfRules(t *testing.T) {
 	s := idle(t, true)
 	for topic, want := range map[string]float64{"shop.public.orders": 5, "shop.public.items": 60} {
-		st, ok := s.tableStatus(topic, nil, nil, warehouse.TableProgress{}, false, (&Status{}).waitOf)
+		st, ok := s.tableStatus(topic, nil, nil, warehouse.TableProgress{}, &Status{})
 		if !ok || st.FreshnessSeconds != want {
 			t.Errorf("%s: %v, want %v", topic, st.FreshnessSeconds, want)
 		}

@@ -284,7 +284,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	st := &Status{
 		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: StateUpToDate, WarehouseUp: true,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: []service.StageState{},
-		Events: []service.Event{}, Members: []Member{}, FreshnessSeconds: cfg.Freshness.Seconds(), accept: cfg.accepted(),
+		Events: []service.Event{}, Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: cfg.Freshness.Seconds(), accept: cfg.accepted(),
 	}
 	sources, err := o.session.Sources(ctx)
 	if trouble.CodeOf(err) == trouble.TargetMissing {

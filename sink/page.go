@@ -2,6 +2,8 @@ package sink
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -19,7 +21,7 @@ func (st *Status) page() page.View {
 	v := page.View{
 		Program: "sink", Name: st.Group, About: []string{"this sink " + st.Instance}, State: st.State, Headline: st.Group + " " + st.Headline,
 		Needs: st.Needs, Tiles: st.tiles(), Stages: st.Stages, Events: st.Events, Build: st.Build,
-		Tables: []page.Table{st.sources(), st.tables(), st.members()},
+		Tables: []page.Table{st.sources(), st.tables(), st.members()}, Wants: strings.HasPrefix(st.Headline, needsYouPrefix),
 	}
 	if worst := st.worst(); worst != nil && worst.late() > 1 {
 		v.Late = service.FormatSeconds(worst.BehindSeconds)
@@ -72,6 +74,11 @@ func (st *Status) worst() (worst *TableStatus) {
 	return worst
 }
 
+// blind says that this sink knows of no table how far it is.
+func (st *Status) blind() bool {
+	return len(st.Tables) > 0 && !slices.ContainsFunc(st.Tables, func(t TableStatus) bool { return t.Partitions > 0 })
+}
+
 func (st *Status) tiles() []page.Tile {
 	fresh, target := page.Tile{Name: "Freshness", Value: service.FormatSeconds(0), Lines: []string{"no table is behind"}}, st.FreshnessSeconds
 	if worst := st.worst(); worst != nil {
@@ -81,6 +88,8 @@ func (st *Status) tiles() []page.Tile {
 			fresh.Value, fresh.State = fmt.Sprintf("%.1f × late", worst.late()), StateBehind
 			fresh.Lines = append(fresh.Lines, service.FormatSeconds(worst.BehindSeconds)+" behind")
 		}
+	} else if st.blind() {
+		fresh.Value, fresh.Lines = "–", []string{"not known here: this sink has no partition"}
 	}
 	fresh.Lines = append(fresh.Lines, "target "+service.FormatSeconds(target))
 
@@ -112,6 +121,9 @@ func (st *Status) tiles() []page.Tile {
 	}
 	memory := fmt.Sprintf("%s of %s", service.FormatBytes(st.BufferBytes), service.FormatBytes(st.BufferLimit))
 	waiting := page.Tile{Name: "Waiting", Value: service.Plural(records, "record"), Lines: []string{memory + " in memory"}}
+	if st.blind() {
+		waiting.Value = "–"
+	}
 	if st.BufferLimit > 0 {
 		waiting.Bar = &page.Bar{Part: float64(min(st.BufferBytes, st.BufferLimit)), Whole: float64(st.BufferLimit), Text: memory}
 	}
@@ -150,6 +162,9 @@ func (st *Status) sources() page.Table {
 		capture := page.Cell{State: src.Capture.State, Text: service.FormatSeconds(src.Capture.BehindSeconds)}
 		if src.Capture.Held > 0 {
 			capture.Text += ", holds " + service.Plural(src.Capture.Held, "table")
+		}
+		if age := time.Since(src.ReportedAt); age >= service.SilentAfter { // or it is we who do not hear
+			capture.Text += ", " + service.FormatDuration(age) + " ago"
 		}
 		if src.SilentSeconds > 0 {
 			note = "for " + service.FormatSeconds(src.SilentSeconds)
@@ -190,7 +205,7 @@ func (st *Status) tables() page.Table {
 		t := &st.Tables[i]
 		behind, records := page.Cell{Text: service.FormatSeconds(t.BehindSeconds), Order: t.late()}, page.Cell{Text: service.FormatCount(t.Records), Order: float64(t.Records)}
 		if t.Partitions == 0 {
-			behind, records = page.Cell{Text: "–"}, page.Cell{Text: "another sink's"}
+			behind, records = page.Cell{Text: "–"}, page.Cell{Text: t.elsewhere()}
 		}
 		row := page.Row{Key: t.name(), State: t.State, Groups: []string{t.Target, t.Source}, Cells: []page.Cell{
 			{Text: t.name()},
@@ -208,6 +223,14 @@ func (st *Status) tables() page.Table {
 		out.Rows = append(out.Rows, row)
 	}
 	return out
+}
+
+// elsewhere says why this sink does not know how far the table is.
+func (t *TableStatus) elsewhere() string {
+	if t.State == StateWaiting { // for Kafka, which has not given it to anybody
+		return "–"
+	}
+	return "another sink's"
 }
 
 // note says what stands beside the state of a table.

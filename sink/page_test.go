@@ -3,6 +3,7 @@ package sink
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -77,6 +78,52 @@ func TestSummary(t *testing.T) {
 		}
 		if st.State != one.state || !strings.Contains(st.Headline, one.words) || codes != one.needs {
 			t.Errorf("%s: %s, %q, %q", one.name, st.State, st.Headline, codes)
+		}
+	}
+}
+
+// Whoever does not answer is waited for once, whatever asks it, and the sentence says how far all is complete.
+func TestWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		since, at, age := time.Now(), time.Now().Add(-time.Second), 49.0
+		time.Sleep(48 * time.Second)
+		st := Status{
+			Group: "warehouse", Sources: []SourceStatus{{Name: "shop", CompleteAt: &at, AgeSeconds: &age}},
+			Tables: []TableStatus{{Source: "shop", Table: "public.x", State: StateWaiting, WaitingOn: "Kafka"}},
+			Waiting: []Waiting{
+				{For: "group", Since: since, Tries: 3, Code: string(trouble.KafkaUnreachable), Error: "i/o timeout"},
+				{For: "kafka", Since: since.Add(time.Second), Tries: 2, Code: string(trouble.KafkaUnreachable), Error: "i/o timeout"},
+				{For: "retention", Since: since.Add(2 * time.Second), Tries: 1, Code: string(trouble.WarehouseUnreachable), Error: "refused"},
+				{For: "kafka", Since: since.Add(3 * time.Second), Tries: 1, Code: string(trouble.KafkaAuth), Error: "denied"},
+			},
+		}
+		st.tell(true, true, true)
+		what := ""
+		for _, n := range st.Needs {
+			what += n.What + "; "
+		}
+		if want := "waiting for Kafka, try 1; waiting for the warehouse, try 1; waiting for Kafka, try 3; "; what != want {
+			t.Errorf("%q", what)
+		}
+		if want := "is waiting for Kafka, for 48 s: complete up to " + at.UTC().Format(time.TimeOnly) + " UTC (49 s ago)."; st.Headline != want {
+			t.Errorf("%q", st.Headline)
+		}
+		v := st.page()
+		if v.Tiles[0].Value != "–" || v.Tiles[4].Value != "–" || v.Tables[1].Rows[0].Cells[3].Text != "–" {
+			t.Errorf("nobody knows how far it is, but the page says %+v, %+v", v.Tiles, v.Tables[1].Rows)
+		}
+		if st.tried(false) != "Kafka" || st.tried(true) != "Kafka" || (&Status{Waiting: st.Waiting[2:3]}).tried(true) != "" {
+			t.Error("it is not said for whom it waits")
+		}
+	})
+}
+
+// A table waits for a lock only where its own lane does.
+func TestLocksAreOfLanes(t *testing.T) {
+	st := Status{Locks: []Lock{{Table: "sales.a", PID: 1}, {Table: "sales.b", PID: 2, Here: true, lane: 1}}, Stages: []service.StageState{{WaitingOn: waitWarehouse}}}
+	for lane, want := range []string{waitWarehouse, "a lock held by pid 2", waitWarehouse} {
+		if on, _ := st.waitOf(lane); on != want {
+			t.Errorf("lane %d: %q", lane, on)
 		}
 	}
 }

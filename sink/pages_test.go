@@ -133,20 +133,40 @@ var moments = map[string]func(at time.Time) *shown{
 		s.st.Waiting = []Waiting{{For: "warehouse", Since: at.Add(-41 * time.Second).UTC(), Tries: 7, Code: "warehouse-unreachable", Error: "connect to the warehouse: connection refused"}}
 		for i := range s.st.Tables {
 			t := &s.st.Tables[i]
-			t.State, t.Records, t.BehindSeconds, t.RowsPerSec = StateWaiting, int64(900*i), 41, 0
+			t.State, t.Records, t.BehindSeconds, t.RowsPerSec, t.WaitingOn = StateWaiting, int64(900*i), 41, 0, "the warehouse"
+		}
+		for i := range s.st.Sources {
+			src := &s.st.Sources[i]
+			src.ReportedAt, src.AgeSeconds = at.Add(-41*time.Second).UTC(), new(41.4)
 		}
 		return s
 	},
+	"waiting_kafka": func(at time.Time) *shown { // which is away for so long that the group has taken all partitions back
+		s := calm(at)
+		for i, what := range []string{"group", "kafka"} {
+			s.st.Waiting = append(s.st.Waiting, Waiting{For: what, Since: at.Add(time.Duration(i-41) * time.Second).UTC(), Tries: 7 - i, Code: "kafka-unreachable", Error: "list topics of Kafka: unable to dial: connection refused"})
+		}
+		for i := range s.st.Tables {
+			t := &s.st.Tables[i]
+			t.State, t.Partitions, t.RowsPerSec, t.BehindSeconds, t.WaitingOn = StateWaiting, 0, 0, 0, "Kafka"
+		}
+		for i := range s.st.Sources {
+			src := &s.st.Sources[i]
+			src.ReportedAt, src.AgeSeconds = at.Add(-46*time.Second).UTC(), new(46.4)
+		}
+		return s
+	},
+	"parked": func(at time.Time) *shown { s := calm(at); s.st.Tables[5].Parked = 3; return s },
 	"lock": func(at time.Time) *shown { // and one whose holder this role may see little of
 		s := calm(at)
 		s.st.Locks = []Lock{
-			{"sales.payment", at.Add(-41 * time.Second).UTC(), 4711, "psql", "ada", "idle in transaction", new(at.Add(-2 * time.Minute).UTC()), "ALTER"},
-			{"sales.stock", at.Add(-8 * time.Second).UTC(), 4712, "DBeaver", "bob", "", nil, ""},
+			{Table: "sales.payment", Since: at.Add(-41 * time.Second).UTC(), Here: true, PID: 4711, Application: "psql", User: "ada", State: "idle in transaction", Began: new(at.Add(-2 * time.Minute).UTC()), Statement: "ALTER", lane: 1},
+			{Table: "sales.stock", Since: at.Add(-8 * time.Second).UTC(), Here: true, PID: 4712, Application: "DBeaver", User: "bob", lane: 2},
 		}
-		for _, i := range []int{2, 3} {
+		for lane, i := range []int{2, 3} {
 			t := &s.st.Tables[i]
 			t.State, t.Records, t.BehindSeconds, t.RowsPerSec = StateWaiting, 312, 41, 0
-			t.WaitingOn, _ = s.st.waitOf(t.Target)
+			t.WaitingOn, _ = s.st.waitOf(1 + lane)
 		}
 		return s
 	},

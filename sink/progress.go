@@ -22,7 +22,7 @@ type follower struct {
 }
 
 func newFollower(s *Sink) *follower {
-	return &follower{s: s, session: s.warehouse.Session(), stage: s.stages.Stage("progress", waitWarehouse)}
+	return &follower{s: s, session: s.writer(s.progressLane()), stage: s.stages.Stage("progress", waitWarehouse)}
 }
 
 // progressPause is the least time between two transactions of the follower: captures write a record with each of

@@ -85,7 +85,7 @@ func (r *Report) Sentence() string { return r.Group + " " + r.Headline }
 // Well says that nothing needs a person: the exit code of the verb.
 func (r *Report) Well() bool {
 	urgent := slices.ContainsFunc(r.Needs, func(n service.Need) bool { return n.Urgent })
-	return !urgent && !strings.HasPrefix(r.Headline, "needs you") && service.Look(r.State).Colour != "red"
+	return !urgent && !strings.HasPrefix(r.Headline, needsYouPrefix) && service.Look(r.State).Colour != "red"
 }
 
 // Until gives what --wait of the verb waits for, of one source or of all ("").
@@ -198,7 +198,7 @@ func (r *Report) facts() []terminal.Fact {
 		add("time goes", goes, "")
 	}
 	for _, w := range r.Waiting {
-		add("waits", "for "+whom(w.For), fmt.Sprintf("for %s, try %d", service.FormatDuration(time.Since(w.Since)), w.Tries))
+		add("waits", "for "+w.whom(), fmt.Sprintf("for %s, try %d", service.FormatDuration(time.Since(w.Since)), w.Tries))
 	}
 	for i := range r.Locks {
 		l := &r.Locks[i]

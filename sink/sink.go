@@ -67,6 +67,7 @@ type Sink struct {
 	retained map[string]warehouse.Expired // by topic
 	members  []warehouse.Member           // while the page is looked at
 	locks    []warehouse.Lock             // that the group waits for
+	writers  map[int]*warehouse.Session   // of each lane
 	lookedAt time.Time                    // when all this was read
 	step     string                       // of the start, "" once running
 	unlisted map[string]bool
@@ -90,7 +91,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	log = vitals.events.Log(log)
 	s := &Sink{
 		vitals: vitals, cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: "connecting to the warehouse", started: time.Now(),
-		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[string]*wait{}, unlisted: map[string]bool{},
+		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[string]*wait{}, unlisted: map[string]bool{}, writers: map[int]*warehouse.Session{},
 	}
 	if s.registry, err = newRegistry(cfg.Registry); err != nil {
 		return nil, err
@@ -165,6 +166,24 @@ func (s *Sink) lanes() int { return s.cfg.Warehouse.Connections + 2 }
 func (s *Sink) progressLane() int { return s.cfg.Warehouse.Connections }
 
 func (s *Sink) wholeLane() int { return s.cfg.Warehouse.Connections + 1 }
+
+// writer makes the session by which a lane writes.
+func (s *Sink) writer(lane int) *warehouse.Session {
+	session := s.warehouse.Session()
+	s.mu.Lock()
+	s.writers[lane] = session
+	s.mu.Unlock()
+	return session
+}
+
+// laneOf gives the lane that writes what is in a topic.
+func (s *Sink) laneOf(topic string) int {
+	if s.rules.Whole(sourceOf(topic)) {
+		return s.wholeLane()
+	}
+	lane, _ := s.route(topic)
+	return lane
+}
 
 // route says which lane a topic belongs to: all topics that write one target belong to one, so that a target has one
 // writer in each process.

@@ -82,12 +82,15 @@ type Member struct {
 type Lock struct {
 	Table       string     `json:"table,omitempty"`
 	Since       time.Time  `json:"since"`
-	PID         int32      `json:"pid"` // 0: of a prepared transaction
+	Here        bool       `json:"here"` // what this sink writes waits for it; else something else of the group
+	PID         int32      `json:"pid"`  // 0: of a prepared transaction
 	Application string     `json:"application"`
 	User        string     `json:"user"`
 	State       string     `json:"state,omitempty"` // of the session, like began_at and statement: absent where the role may not see it
 	Began       *time.Time `json:"began_at,omitempty"`
 	Statement   string     `json:"statement,omitempty"` // the first word of its newest one
+
+	lane int // of this sink, where one waits for it
 }
 
 // Waiting is something that is tried again and again.
@@ -188,10 +191,8 @@ func (s *Sink) Status() *Status {
 	}
 	s.mu.Lock()
 	st.Step = s.step
-	waits := false
 	for what, w := range s.waiting {
 		st.Waiting = append(st.Waiting, Waiting{what, w.since.UTC(), w.tries, string(trouble.CodeOf(w.err)), w.err.Error()})
-		waits = waits || time.Since(w.since) >= service.WaitingAfter
 		if what == "warehouse" || what == "supervision" {
 			st.WarehouseUp = false
 		}
@@ -199,11 +200,22 @@ func (s *Sink) Status() *Status {
 	st.Version = s.version
 	st.WarehouseUp = st.WarehouseUp && st.Step != "connecting to the warehouse"
 	sources, lookedAt := slices.Clone(s.sources), s.lookedAt
+	for i := range sources {
+		if src := &sources[i]; src.Lag != nil { // as of the look; it may be the warehouse that does not answer
+			src.Lag = new(*src.Lag + max(time.Since(lookedAt), 0))
+		}
+	}
 	for _, m := range s.members {
 		st.Members = append(st.Members, Member{m.Instance, m.Partitions, m.AppliedAt})
 	}
 	for _, l := range s.locks {
-		st.Locks = append(st.Locks, Lock{l.Table, l.Since.UTC(), l.PID, l.Application, l.User, l.State, utc(l.Began), l.Statement})
+		one := Lock{Table: l.Table, Since: l.Since.UTC(), PID: l.PID, Application: l.Application, User: l.User, State: l.State, Began: utc(l.Began), Statement: l.Statement}
+		for lane, session := range s.writers {
+			if session.PID() == l.Waiter {
+				one.Here, one.lane = true, lane
+			}
+		}
+		st.Locks = append(st.Locks, one)
 	}
 	troubles := map[string]*Trouble{}
 	for _, q := range s.troubles {
@@ -216,6 +228,7 @@ func (s *Sink) Status() *Status {
 	}
 	s.mu.Unlock()
 	slices.SortFunc(st.Waiting, func(a, b Waiting) int { return a.Since.Compare(b.Since) })
+	waits := len(st.Waiting) > 0 && time.Since(st.Waiting[0].Since) >= service.WaitingAfter
 
 	byTopic := map[string][]consume.View{}
 	for _, v := range views {
@@ -242,7 +255,7 @@ func (s *Sink) Status() *Status {
 	}
 	slices.Sort(topics)
 	for _, topic := range topics {
-		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], waits, st.waitOf); ok {
+		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], st); ok {
 			if t.Partitions == 0 && t.State == StateUpToDate && late(t.Source).Seconds() > t.FreshnessSeconds {
 				t.State = StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
@@ -285,6 +298,9 @@ func (s *Sink) StatusOf(asked service.Asked) *Status {
 	st := s.Status()
 	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return !asked.Takes(t.Source, t.State, t.name(), t.Table) })
 	st.Sources = slices.DeleteFunc(st.Sources, func(src SourceStatus) bool { return asked.Source != "" && asked.Source != src.Name })
+	st.Locks = slices.DeleteFunc(st.Locks, func(l Lock) bool {
+		return asked != service.Asked{} && !slices.ContainsFunc(st.Tables, func(t TableStatus) bool { return l.Table == t.Target || t.WaitingOn == l.whose() })
+	})
 	if asked.Table != "" && len(st.Tables) == 1 {
 		s.detail(&st.Tables[0])
 	}
@@ -324,18 +340,30 @@ func (src *SourceStatus) hush(lookedAt time.Time) {
 	}
 }
 
-// waitOf gives what a table that does not move waits for: a stage that says so, or a lock, first one on its target; since when, too.
-func (st *Status) waitOf(target string) (on string, since time.Time) {
+// tried gives for whom the sink waits for long enough to be told, and has nothing of: the one it has waited for longest, or
+// that of kafka; "" for nobody.
+func (st *Status) tried(kafka bool) string {
+	for i := range st.Waiting {
+		if w := &st.Waiting[i]; time.Since(w.Since) >= service.WaitingAfter && (!kafka || trouble.Code(w.Code) == trouble.KafkaUnreachable) {
+			return w.whom()
+		}
+	}
+	return ""
+}
+
+// waitOf gives what a table that does not move waits for: a stage that says so, or a lock that its lane waits for; since when, too.
+func (st *Status) waitOf(lane int) (on string, since time.Time) {
 	for i := range st.Stages {
 		if stage := &st.Stages[i]; stage.WaitingOn != "" && stage.WaitingOn != waitMemory && (on == "" || stage.Since.Before(since)) {
 			on, since = stage.WaitingOn, stage.Since
 		}
 	}
-	if len(st.Locks) == 0 {
-		return on, since
+	for i := range st.Locks {
+		if l := &st.Locks[i]; l.Here && l.lane == lane {
+			return l.whose(), l.Since // the more exact word: who waits at a lock says nothing else
+		}
 	}
-	l := &st.Locks[max(slices.IndexFunc(st.Locks, func(l Lock) bool { return l.Table == target }), 0)]
-	return l.whose(), l.Since // the more exact word: who waits at a lock says nothing else
+	return on, since
 }
 
 func utc(t *time.Time) *time.Time {
@@ -421,7 +449,7 @@ func (t *TableStatus) reloads(topic string, open []warehouse.OpenReload) {
 	}
 }
 
-func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows warehouse.TableProgress, waits bool, waitOf func(target string) (on string, since time.Time)) (TableStatus, bool) {
+func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows warehouse.TableProgress, st *Status) (TableStatus, bool) {
 	route, ok := s.match(topic)
 	if !ok {
 		return TableStatus{}, false
@@ -473,12 +501,14 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 		out.Position = newest.String()
 	}
 	out.BehindSeconds, f.Known = f.Behind.Seconds(), out.Records > 0
-	on, since := waitOf(out.Target)
+	on, since := st.waitOf(s.laneOf(topic))
 	switch {
 	case barrier:
 		f.Barred, out.WaitingOn = true, "the other partitions of a TRUNCATE"
-	case waits && f.Known:
-		f.Barred = true
+	case f.Known && st.tried(false) != "":
+		f.Barred, out.WaitingOn = true, st.tried(false)
+	case out.Partitions == 0 && st.tried(true) != "": // which may be why it is nobody's
+		f.Barred, out.WaitingOn = true, st.tried(true)
 	case on != "" && f.Unmoved >= service.WaitingAfter:
 		f.Waits, out.WaitingOn = min(now.Sub(since), f.Unmoved), on
 	}

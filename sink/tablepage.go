@@ -92,8 +92,11 @@ func (st *Status) tablePage() page.View {
 		waiting.Lines = append(waiting.Lines, service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
 	}
 	if t.Partitions == 0 {
-		behind.Value, behind.Lines = "–", []string{"another sink has its partitions"}
-		waiting.Value, waiting.Lines = "–", []string{"another sink has its partitions"}
+		why := []string{"another sink has its partitions"}
+		if t.State == StateWaiting {
+			why[0] = "not known while this sink waits for " + t.WaitingOn
+		}
+		behind.Value, behind.Lines, waiting.Value, waiting.Lines = "–", why, "–", why
 	}
 	rate := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(t.RowsPerSec) + " /s", Lines: []string{service.FormatCount(t.Applied) + " changes since this sink began"}}
 	commit := page.Tile{Name: "Last commit", Value: "–", Lines: []string{"nothing is applied yet"}}

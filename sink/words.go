@@ -3,6 +3,7 @@ package sink
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,8 +49,8 @@ func (st *Status) tell(topics, looked, waits bool) {
 	case st.Step != "" && !waits && topics:
 		st.State, st.Headline = StateStarting, "is starting: "+st.Step
 	case waits:
-		st.State = StateWaiting
-		st.Headline = fmt.Sprintf("is waiting for %s since %s: %s", whom(st.Waiting[0].For), st.Waiting[0].Since.Format(time.RFC3339), st.Waiting[0].Error)
+		w := &st.Waiting[0]
+		st.State, st.Headline = StateWaiting, fmt.Sprintf("is waiting for %s, for %s%s.", w.whom(), service.FormatDuration(time.Since(w.Since)), st.completeTo(": "))
 	case looked && !topics:
 		st.State = StateWaiting
 		st.Headline = "is waiting for topics: none matches the rules"
@@ -63,8 +64,8 @@ func (st *Status) tell(topics, looked, waits bool) {
 // notRunning tells that there is no sink of the group. What is quarantined, parked or paused needs somebody all the same.
 func (st *Status) notRunning() {
 	st.State, st.Headline = service.StateNotRunning, "is not running: no sink is in the group."
-	if at, age, ok := st.complete(); ok {
-		st.Headline += fmt.Sprintf(" The warehouse is complete up to %s (%s ago); Kafka keeps what comes.", at.UTC().Format(time.TimeOnly+" UTC"), service.FormatSeconds(age))
+	if complete := st.completeTo(" The warehouse is "); complete != "" {
+		st.Headline += complete + "; Kafka keeps what comes."
 	}
 }
 
@@ -79,19 +80,18 @@ func (st *Status) sentence() string {
 	size := fmt.Sprintf("%s, %s", service.Plural(len(st.Sources), "source"), service.Plural(len(st.Tables), "table"))
 	switch st.State {
 	case StateUpToDate:
-		complete := ""
-		if at, age, ok := st.complete(); ok {
-			complete = fmt.Sprintf("complete up to %s (%s ago). ", at.UTC().Format(time.TimeOnly+" UTC"), service.FormatSeconds(age))
+		if complete := st.completeTo(""); complete != "" {
+			size = complete + ". " + size
 		}
-		return fmt.Sprintf("is healthy: %s%s.", complete, size)
+		return "is healthy: " + size + "."
 	case StateSilent:
-		return fmt.Sprintf("has all there is, but a capture is silent. %s.", size)
+		return "has all there is, but a capture is silent" + st.completeTo(": ") + ". " + size + "."
 	}
 	of := fmt.Sprintf("%d of %s", late, service.Plural(len(st.Tables), "table"))
 	switch st.State {
 	case StateWaiting:
-		if len(st.Locks) > 0 {
-			return fmt.Sprintf("is waiting for %s: %s%s.", st.Locks[0].whose(), of, st.furthest())
+		if i := slices.IndexFunc(st.Tables, func(t TableStatus) bool { return t.State == StateWaiting && t.WaitingOn != "" }); i >= 0 {
+			return fmt.Sprintf("is waiting for %s: %s%s.", st.Tables[i].WaitingOn, of, st.furthest())
 		}
 	case StateSnapshotting:
 		return "takes in existing rows: " + of + "."
@@ -132,6 +132,15 @@ func (st *Status) complete() (at time.Time, age float64, ok bool) {
 	return at, age, ok
 }
 
+// completeTo says up to where, behind a text; "" where it is not known.
+func (st *Status) completeTo(behind string) string {
+	at, age, ok := st.complete()
+	if !ok {
+		return ""
+	}
+	return fmt.Sprintf("%scomplete up to %s (%s ago)", behind, at.UTC().Format(time.TimeOnly+" UTC"), service.FormatSeconds(age))
+}
+
 // needs tells what needs somebody.
 func (st *Status) needs() []service.Need {
 	var all []service.Need
@@ -165,10 +174,13 @@ func (st *Status) needs() []service.Need {
 			Code: trouble.FallingBehind, Subject: behind[0], What: fmt.Sprintf("%s %s not catching up, the first is %s", service.Plural(len(behind), "table"), service.Agree(len(behind), "is", "are"), behind[0]), Why: st.limit(),
 		})
 	}
+	awaited := map[[2]string]bool{}
 	for i := range st.Waiting {
-		if w := &st.Waiting[i]; time.Since(w.Since) >= service.WaitingAfter {
+		w := &st.Waiting[i]
+		if one := [2]string{w.whom(), w.Code}; time.Since(w.Since) >= service.WaitingAfter && !awaited[one] {
+			awaited[one] = true // whatever else waits for it: the first has waited longest
 			all = append(all, service.Need{
-				Code: trouble.Code(w.Code), Subject: w.For, Since: w.Since, What: fmt.Sprintf("waiting for %s, try %d", whom(w.For), w.Tries), Why: w.Error,
+				Code: trouble.Code(w.Code), Subject: w.For, Since: w.Since, What: fmt.Sprintf("waiting for %s, try %d", w.whom(), w.Tries), Why: w.Error,
 			})
 		}
 	}
@@ -177,9 +189,11 @@ func (st *Status) needs() []service.Need {
 	}
 	for i := range st.Sources {
 		if src := &st.Sources[i]; src.SilentSeconds > 0 {
-			all = append(all, service.Need{
-				Code: trouble.CaptureSilent, Subject: src.Name, Since: src.ReportedAt, What: fmt.Sprintf("the capture of %s has said nothing for %s", src.Name, service.FormatSeconds(src.SilentSeconds)),
-			})
+			what := fmt.Sprintf("the capture of %s has said nothing for %s", src.Name, service.FormatSeconds(src.SilentSeconds))
+			if src.Capture.HTTP != "" {
+				what += "; it answered at " + src.Capture.HTTP
+			}
+			all = append(all, service.Need{Code: trouble.CaptureSilent, Subject: src.Name, Since: src.ReportedAt, What: what})
 		}
 	}
 	return all
@@ -272,20 +286,30 @@ func (st *Status) limit() string {
 // name tells the table from those of other sources, as verbs want it.
 func (t *TableStatus) name() string { return t.Source + "/" + t.Table }
 
-// whom names whom is waited for.
-func whom(on string) string {
-	switch on {
-	case "warehouse", "registry":
-		return "the " + on
+// whom names whom is waited for: whoever does not answer, or else what is tried.
+func (w *Waiting) whom() string {
+	switch trouble.Code(w.Code) {
+	case trouble.KafkaUnreachable:
+		return "Kafka"
+	case trouble.RegistryUnreachable:
+		return "the registry"
+	case trouble.WarehouseUnreachable:
+		return "the warehouse"
+	}
+	switch w.For {
 	case "kafka":
 		return "Kafka"
 	case "group":
 		return "the consumer group"
-	case "supervision":
+	case "warehouse", "supervision":
 		return "the warehouse"
+	case "registry":
+		return "the registry"
 	}
-	return on
+	return w.For
 }
+
+const needsYouPrefix = "needs you: "
 
 // needsYou is the sentence about quarantined tables and parked records.
 func needsYou(bad, tables int, parked int64) string {
@@ -303,5 +327,5 @@ func needsYou(bad, tables int, parked int64) string {
 	case bad < tables:
 		rest = " " + service.Agree(tables-bad, "The other one goes on.", fmt.Sprintf("The other %d go on.", tables-bad))
 	}
-	return fmt.Sprintf("needs you: %s.%s", strings.Join(what, ", "), rest)
+	return needsYouPrefix + strings.Join(what, ", ") + "." + rest
 }

@@ -38,7 +38,7 @@ type worker struct {
 
 func newWorker(s *Sink, lane int) *worker {
 	return &worker{
-		s: s, lane: lane, session: s.warehouse.Session(),
+		s: s, lane: lane, session: s.writer(lane),
 		decode:   s.stages.Stage("decode and fold", waitRegistry),
 		apply:    s.stages.Stage("apply", waitWarehouse, waitProgress),
 		versions: newVersions(s.registry, s.rules),

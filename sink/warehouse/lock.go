@@ -13,7 +13,8 @@ import (
 type Lock struct {
 	Table       string // "" where the server does not say
 	Since       time.Time
-	PID         int32 // 0: of a prepared transaction
+	Waiter      uint32 // the process of the sink's session that waits
+	PID         int32  // 0: of a prepared transaction
 	Application string
 	User        string
 	State       string     // "idle in transaction"; "": not shown to this role
@@ -31,7 +32,7 @@ func (s *Session) Locks(ctx context.Context) ([]Lock, error) {
 		return nil, err
 	}
 	rows, err := s.conn.Query(ctx, `
-		SELECT coalesce(t.name, ''), extract(epoch FROM clock_timestamp() - w.since)::float8,
+		SELECT a.pid, coalesce(t.name, ''), extract(epoch FROM clock_timestamp() - w.since)::float8,
 		       holder.pid, coalesce(b.application_name, ''), coalesce(b.usename, ''), coalesce(b.state, ''),
 		       extract(epoch FROM clock_timestamp() - b.xact_start)::float8, coalesce(upper(substring(b.query FROM '^\s*([A-Za-z]+)')), '')
 		  FROM pg_stat_activity a
@@ -53,7 +54,7 @@ func (s *Session) Locks(ctx context.Context) ([]Lock, error) {
 	locks, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l Lock, err error) {
 		var waited float64
 		var open *float64
-		err = row.Scan(&l.Table, &waited, &l.PID, &l.Application, &l.User, &l.State, &open, &l.Statement)
+		err = row.Scan(&l.Waiter, &l.Table, &waited, &l.PID, &l.Application, &l.User, &l.State, &open, &l.Statement)
 		if l.Since = ago(waited); open != nil {
 			l.Began = new(ago(*open))
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"strings"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -17,6 +18,7 @@ type Session struct {
 	stages   map[string]string // columns: name of the temporary table
 	cut      pgx.Tx            // of a Cut that is open, else nil
 	timing   *Timing           // of the Apply under way, if somebody wants it
+	pid      atomic.Uint32     // of the server's process, for everybody; 0: none is known
 
 	inspecting bool     // by Inspect: changes of targets are listed and rolled back
 	changes    []string // statements
@@ -30,6 +32,7 @@ func (s *Session) Close(ctx context.Context) {
 	if s.conn != nil {
 		closeConn(ctx, s.conn)
 		s.conn = nil
+		s.pid.Store(0)
 	}
 }
 
@@ -54,8 +57,12 @@ func (s *Session) open(ctx context.Context) error {
 		return err
 	}
 	s.conn, s.prepared, s.named, s.stages = conn, map[string]string{}, 0, map[string]string{}
+	s.pid.Store(conn.PgConn().PID())
 	return nil
 }
+
+// PID gives the process of the server that has the session's connection; 0 for none. It is safe to call at any time.
+func (s *Session) PID() uint32 { return s.pid.Load() }
 
 // broken makes the trouble of a failed operation.
 func (s *Session) broken(op, subject string, err error) error { return s.w.troubled(op, subject, err) }

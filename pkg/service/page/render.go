@@ -105,12 +105,21 @@ func (s *shown) Colour() string {
 	if s.Urgent > 0 {
 		return "red"
 	}
-	return service.Look(s.State).Colour
+	return s.Look().Colour
+}
+
+// Look is how the state is shown.
+func (s *shown) Look() service.Appearance {
+	look := service.Look(s.State)
+	if s.Wants && look.Colour == "green" {
+		look = service.Appearance{Sign: "◷", Word: "needs you", Colour: "amber"}
+	}
+	return look
 }
 
 // Said is what is read aloud when it changes.
 func (s *shown) Said() string {
-	return fmt.Sprintf("%s %s: %s.", s.Program, service.Look(s.State).Word, service.Plural(len(s.Needs), "thing")+" to look at")
+	return fmt.Sprintf("%s %s: %s.", s.Program, s.Look().Word, service.Plural(len(s.Needs), "thing")+" to look at")
 }
 
 // Filter gives what the filter holds.

@@ -19,6 +19,7 @@ type View struct {
 	About    []string // beside the name
 	State    string
 	Headline string
+	Wants    bool   // the headline says that it needs somebody, however well it goes on
 	Near     string // a table that may have been meant
 	Late     string // how far behind, for the title of the tab; "" where it is not
 	Needs    []service.Need
