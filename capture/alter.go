@@ -8,11 +8,10 @@ import (
 	"strings"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
-	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
-	"github.com/tributary-cdc/tributary/schema/registry"
 )
 
 // DDL is not in the stream. A Relation message says that a table has other columns from its place on, but only when a
@@ -89,7 +88,7 @@ func (s *session) beginVersion(ctx context.Context, t *table, was record.TablePr
 		return nil
 	}
 	if err != nil {
-		return publish.RegistryTrouble("look up the version before of", fmt.Sprintf("table %q", t.name()), err)
+		return registry.Trouble("look up the version before of", fmt.Sprintf("table %q", t.name()), err)
 	}
 	decoder, err := record.NewDecoder(text)
 	if err != nil {

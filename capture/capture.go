@@ -15,7 +15,6 @@ package capture
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -23,11 +22,11 @@ import (
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/tracing"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
-	"github.com/tributary-cdc/tributary/schema/registry"
 )
 
 // Capture is the service for one source. Make it with New.
@@ -89,13 +88,7 @@ const (
 
 // New prepares a capture; it connects nowhere.
 func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
-	tls, err := config.Registry.TLS.Config()
-	if err != nil {
-		return nil, fmt.Errorf("registry: %w", err)
-	}
-	client, err := registry.New(registry.Config{
-		URLs: []string{config.Registry.URL}, TLS: tls, Username: config.Registry.Username, Password: config.Registry.Password.Reveal,
-	})
+	client, err := registry.New(config.Registry)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -258,7 +259,7 @@ func (c *Capture) checkKafka(ctx context.Context, r *terminal.Check, tables []*c
 		c.checkTopics(pingCtx, r, client, tables)
 	}
 	if err := c.registry.Ping(pingCtx); err != nil {
-		r.Failed("registry", publish.RegistryTrouble("reach", c.config.Registry.URL, err))
+		r.Failed("registry", registry.Trouble("reach", c.config.Registry.URL, err))
 	} else {
 		r.OK("registry", c.config.Registry.URL)
 	}

@@ -19,10 +19,10 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
-	"github.com/tributary-cdc/tributary/schema/registry"
 )
 
 // rig is a source database, a broker, a registry, and a capture between them.
@@ -56,7 +56,7 @@ registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
 `, name, r.dsn, strings.Join(kafka.Addrs(), ","), kafkatest.Registry(t))
 	must(t, config.Decode("test.yaml", []byte(yaml), &r.config))
-	r.registry, err = registry.New(registry.Config{URLs: []string{r.config.Registry.URL}})
+	r.registry, err = registry.New(r.config.Registry)
 	must(t, err)
 	dsn := r.dsn // a test may go on with another server
 	t.Cleanup(func() {

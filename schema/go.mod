@@ -2,10 +2,7 @@ module github.com/tributary-cdc/tributary/schema
 
 go 1.26.0
 
-require (
-	github.com/hamba/avro/v2 v2.31.0
-	github.com/twmb/franz-go/pkg/sr v1.8.0
-)
+require github.com/hamba/avro/v2 v2.31.0
 
 require (
 	github.com/go-viper/mapstructure/v2 v2.4.0 // indirect

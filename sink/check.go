@@ -14,6 +14,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -144,7 +145,7 @@ func (s *Sink) checkKafka(ctx context.Context, c *checker) (kadm.TopicDetails, e
 		c.OK("group", fmt.Sprintf("%q: %s, read_committed", s.cfg.Group, service.Plural(members, "member")))
 	}
 	if err := s.registry.Ping(ctx); err != nil {
-		c.Failed("registry", registryTrouble("reach", s.cfg.Registry.URL, err))
+		c.Failed("registry", registry.Trouble("reach", s.cfg.Registry.URL, err))
 	} else {
 		c.OK("registry", s.cfg.Registry.URL)
 	}

@@ -10,11 +10,11 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
-	"github.com/tributary-cdc/tributary/schema/registry"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/mutant"
@@ -375,23 +375,7 @@ func schemaTrouble(subject string, err error) error {
 			Hint:  "point registry.url to the registry that capture uses, or restore its schemas; then sink resume SOURCE/TABLE",
 		}
 	}
-	return registryTrouble(op, subject, err)
-}
-
-// registryTrouble is the trouble of a registry that does not answer, or does not let us in.
-func registryTrouble(op, subject string, err error) *trouble.Error {
-	t := &trouble.Error{
-		Code: trouble.RegistryUnreachable, Op: op, Subject: subject, Cause: err,
-		Means: "nothing is lost; the table waits, and goes on by itself", Hint: "check registry.url and that the registry runs",
-	}
-	untrusted := retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"})
-	switch {
-	case untrusted != "":
-		t.Code, t.Hint = trouble.RegistryAuth, untrusted
-	case errors.Is(err, registry.ErrRefused):
-		t.Code, t.Hint = trouble.RegistryAuth, "check registry.username and registry.password, and that the user may read schemas"
-	}
-	return t
+	return registry.Trouble(op, subject, err)
 }
 
 // ofRegistry says whether it is the registry that keeps something from going on.

@@ -14,10 +14,10 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/record"
-	"github.com/tributary-cdc/tributary/schema/registry"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -123,7 +123,7 @@ func findTables(ctx context.Context, cfg Config, pattern string) (map[string]*fo
 		return nil, 0, err
 	}
 	defer client.Close()
-	reg, err := newRegistry(cfg.Registry)
+	reg, err := registry.New(cfg.Registry)
 	if err != nil {
 		return nil, 0, err
 	}

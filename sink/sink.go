@@ -23,15 +23,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/tracing"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
-	"github.com/tributary-cdc/tributary/schema/registry"
 	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -93,7 +92,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 		vitals: vitals, cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: "connecting to the warehouse", started: time.Now(),
 		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[string]*wait{}, unlisted: map[string]bool{}, writers: map[int]*warehouse.Session{},
 	}
-	if s.registry, err = newRegistry(cfg.Registry); err != nil {
+	if s.registry, err = registry.New(cfg.Registry); err != nil {
 		return nil, err
 	}
 	s.warehouse = warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: s.instance, Log: log, Altered: func() { s.metrics.schemas.WithLabelValues(schemaApplied).Inc() }})
@@ -135,20 +134,6 @@ func (s *Sink) rights() []kafka.Right {
 		rights = append(rights, kafka.Right{Resource: kafka.OnTopics, Name: name, Prefixed: name != "*", Operations: reads})
 	}
 	return rights
-}
-
-func newRegistry(cfg config.Registry) (*registry.Client, error) {
-	tlsConfig, err := cfg.TLS.Config()
-	if err != nil {
-		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry.tls", Cause: err}
-	}
-	client, err := registry.New(registry.Config{
-		URLs: []string{cfg.URL}, TLS: tlsConfig, Username: cfg.Username, Password: cfg.Password.Reveal,
-	})
-	if err != nil {
-		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry", Cause: err}
-	}
-	return client, nil
 }
 
 // What stages wait for.

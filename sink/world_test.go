@@ -19,10 +19,10 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
-	"github.com/tributary-cdc/tributary/schema/registry"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -232,7 +232,7 @@ func (w *world) source(name string) *source {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(client.Close)
-	reg, err := registry.New(registry.Config{URLs: []string{w.registry}})
+	reg, err := registry.New(config.Registry{URL: w.registry})
 	if err != nil {
 		w.t.Fatal(err)
 	}

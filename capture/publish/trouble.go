@@ -7,12 +7,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
-	"github.com/tributary-cdc/tributary/schema/registry"
 )
 
 // OneTable is a trouble that keeps one table from being published and no other: what is wrong is its row, its schema or
@@ -117,22 +116,5 @@ func registryTrouble(rel *schema.Relation, err error) error {
 			Hint:  "set the compatibility of the subject to NONE in the registry: readers of ours use the schema that a record was written with",
 		}}
 	}
-	return RegistryTrouble("register the schemas of", fmt.Sprintf("table %q", rel.QualifiedName()), err)
-}
-
-// RegistryTrouble is the trouble of a registry that does not answer, or does not let us in.
-func RegistryTrouble(op, subject string, err error) *trouble.Error {
-	t := &trouble.Error{
-		Code: trouble.RegistryUnreachable, Op: op, Subject: subject, Cause: err,
-		Means: "nothing is lost: the source keeps the WAL that is still to be published",
-		Hint:  "check registry.url, and that the registry allows to register",
-	}
-	untrusted := retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"})
-	switch {
-	case untrusted != "":
-		t.Code, t.Hint = trouble.RegistryAuth, untrusted
-	case errors.Is(err, registry.ErrRefused):
-		t.Code, t.Hint = trouble.RegistryAuth, "check registry.username and registry.password, and that the user may read and register schemas"
-	}
-	return t
+	return registry.Trouble("register the schemas of", fmt.Sprintf("table %q", rel.QualifiedName()), err)
 }

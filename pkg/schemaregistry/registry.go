@@ -2,8 +2,8 @@
 // (https://docs.confluent.io/platform/current/schema-registry/develop/api.html), for Avro schemas, kept in one file.
 //
 // It is for the demo, for installations on one machine and for tests. It has no deletion, no references between
-// schemas, no other formats, one process. What a schema means for our records is the business of schema/registry,
-// which is the client of this or of any other registry.
+// schemas, no other formats, one process. What a schema means for our records is the business of schema/record; package registry
+// is the client of this and of any other registry.
 package schemaregistry
 
 import (

@@ -11,10 +11,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
-	"github.com/tributary-cdc/tributary/schema/registry"
 )
 
 // topicReader reads, in read_committed, what was added to the topics.
@@ -32,7 +33,7 @@ func newTopicReader(m *machine) (*topicReader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a Kafka client: %w", err)
 	}
-	schemas, err := registry.New(registry.Config{URLs: []string{m.Registry}})
+	schemas, err := registry.New(config.Registry{URL: m.Registry})
 	if err != nil {
 		client.Close()
 		return nil, err

@@ -1,13 +1,12 @@
 // Package registry turns Avro schemas into ids and ids into schemas, by the HTTP protocol of the Confluent schema
 // registry, which others speak too (Apicurio, Redpanda, Karapace). It owns the caches; what the schemas say is
-// the business of package record.
+// the business of package schema/record.
 //
 // The protocol: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
 package registry
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,6 +14,10 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/sr"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // RequestTimeout is how long one request to one URL may take; the caller's context may allow less.
@@ -32,17 +35,6 @@ var (
 	ErrRefused = errors.New("the registry refuses the login")
 )
 
-// Config says how to reach the registry.
-type Config struct {
-	// URLs of one registry; the next is tried where one does not answer. At least one.
-	URLs []string
-	TLS  *tls.Config // for https URLs; nil for the system's roots
-	// Username, where not empty, turns on basic authentication.
-	Username string
-	// Password is asked for each request, so that it can be changed while running; it must be set if Username is.
-	Password func() (string, error)
-}
-
 // Client asks a registry and remembers what it said: neither the id of a registered schema nor the schema of an
 // id ever changes. It is safe for concurrent use.
 type Client struct {
@@ -56,21 +48,19 @@ type Client struct {
 
 type registration struct{ subject, schema string }
 
-// New makes a client. It does no I/O: Ping does.
-func New(c Config) (*Client, error) {
-	if len(c.URLs) == 0 {
-		return nil, errors.New("new registry client: no URL given")
+// New makes a client. It does no I/O but to read the files of TLS: Ping does.
+func New(c config.Registry) (*Client, error) {
+	tls, err := c.TLS.Config()
+	if err != nil {
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry.tls", Cause: err}
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = c.TLS
+	transport.TLSClientConfig = tls
 	httpClient := &http.Client{Timeout: RequestTimeout, Transport: transport}
-	opts := []sr.ClientOpt{sr.HTTPClient(httpClient), sr.URLs(c.URLs...), sr.UserAgent("tributary")}
+	opts := []sr.ClientOpt{sr.HTTPClient(httpClient), sr.URLs(c.URL), sr.UserAgent("tributary")}
 	if c.Username != "" {
-		if c.Password == nil {
-			return nil, fmt.Errorf("new registry client: user name %q without a password", c.Username)
-		}
 		opts = append(opts, sr.PreReq(func(req *http.Request) error {
-			password, err := c.Password()
+			password, err := c.Password.Reveal() // at each request, so that it can be changed while running
 			if err != nil {
 				return fmt.Errorf("read registry password: %w", err)
 			}
@@ -80,7 +70,7 @@ func New(c Config) (*Client, error) {
 	}
 	client, err := sr.NewClient(opts...)
 	if err != nil {
-		return nil, fmt.Errorf("new registry client: %w", err)
+		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry", Cause: err}
 	}
 	return &Client{http: httpClient, sr: client, ids: map[registration]int{}, schemas: map[int]string{}}, nil
 }
@@ -219,4 +209,20 @@ func classify(err error) error {
 		return fmt.Errorf("%w (HTTP status %d to %s %s): %w", ErrRefused, answer.StatusCode, answer.Method, answer.URL, err)
 	}
 	return fmt.Errorf("HTTP status %d to %s %s: %w", answer.StatusCode, answer.Method, answer.URL, err)
+}
+
+// Trouble is the trouble of a registry that does not answer, or does not let us in.
+func Trouble(op, subject string, err error) *trouble.Error {
+	t := &trouble.Error{
+		Code: trouble.RegistryUnreachable, Op: op, Subject: subject, Cause: err,
+		Means: "nothing is lost: what needs the schema waits for it", Hint: "check registry.url, and that the registry runs",
+	}
+	untrusted := retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"})
+	switch {
+	case untrusted != "":
+		t.Code, t.Hint = trouble.RegistryAuth, untrusted
+	case errors.Is(err, ErrRefused):
+		t.Code, t.Hint = trouble.RegistryAuth, "check registry.username and registry.password, and that the user may read schemas and, for capture, register them"
+	}
+	return t
 }

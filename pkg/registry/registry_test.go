@@ -2,12 +2,14 @@ package registry
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/sr"
 	"github.com/twmb/franz-go/pkg/sr/srfake"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 const (
@@ -36,7 +41,7 @@ func counted(t *testing.T) (*srfake.Registry, string, *atomic.Int64) {
 	return fake, server.URL, &n
 }
 
-func client(t *testing.T, c Config) *Client {
+func client(t *testing.T, c config.Registry) *Client {
 	t.Helper()
 	cl, err := New(c)
 	if err != nil {
@@ -49,7 +54,7 @@ func client(t *testing.T, c Config) *Client {
 func TestRegisterAndSchema(t *testing.T) {
 	_, url, requests := counted(t)
 	ctx := context.Background()
-	c := client(t, Config{URLs: []string{url}})
+	c := client(t, config.Registry{URL: url})
 	if err := c.Ping(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +88,7 @@ func TestRegisterAndSchema(t *testing.T) {
 		t.Fatalf("%d requests for what was known", n)
 	}
 	// A client that remembers nothing gets the same id.
-	if id, err := client(t, Config{URLs: []string{url}}).Register(ctx, "shop.public.t-value", one); id != a || err != nil {
+	if id, err := client(t, config.Registry{URL: url}).Register(ctx, "shop.public.t-value", one); id != a || err != nil {
 		t.Fatalf("another client: %d, %v; want %d", id, err, a)
 	}
 }
@@ -92,7 +97,7 @@ func TestRegisterAndSchema(t *testing.T) {
 func TestUnknownSchemaIsAskedAgain(t *testing.T) {
 	fake, url, _ := counted(t)
 	ctx := context.Background()
-	c := client(t, Config{URLs: []string{url}})
+	c := client(t, config.Registry{URL: url})
 	if _, err := c.Schema(ctx, 41); !errors.Is(err, ErrUnknownSchema) || !strings.Contains(err.Error(), "41") {
 		t.Fatalf("schema that is not there: %v", err)
 	}
@@ -115,7 +120,7 @@ func TestErrors(t *testing.T) {
 			fmt.Fprint(w, body)
 		}))
 		defer server.Close()
-		c := client(t, Config{URLs: []string{server.URL}})
+		c := client(t, config.Registry{URL: server.URL})
 		_, errRegister := c.Register(ctx, "s-value", one)
 		_, errSchema := c.Schema(ctx, 1)
 		errPing := c.Ping(ctx)
@@ -152,19 +157,19 @@ func TestBasicAuth(t *testing.T) {
 		fmt.Fprint(w, `[]`)
 	}))
 	defer server.Close()
-	roots := x509.NewCertPool()
-	roots.AddCert(server.Certificate())
-	var password atomic.Value
-	password.Store("first")
-	read := errors.New("no such file")
-	c := client(t, Config{
-		URLs: []string{server.URL}, TLS: &tls.Config{RootCAs: roots}, Username: "capture",
-		Password: func() (string, error) {
-			if p := password.Load().(string); p != "" {
-				return p, nil
-			}
-			return "", read
-		},
+	dir := t.TempDir()
+	write := func(name string, content []byte) string {
+		t.Helper()
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	ca := write("ca", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
+	password := write("password", []byte("first"))
+	c := client(t, config.Registry{
+		URL: server.URL, TLS: config.TLS{Enabled: true, CA: ca}, Username: "capture", Password: config.Secret("file:" + password),
 	})
 	ctx := context.Background()
 	if err := c.Ping(ctx); err != nil {
@@ -174,40 +179,43 @@ func TestBasicAuth(t *testing.T) {
 	if err := c.Ping(ctx); err == nil || strings.Contains(err.Error(), "first") {
 		t.Fatalf("with the old password: %v", err)
 	}
-	password.Store("second") // changed while running
+	write("password", []byte("second")) // changed while running
 	if err := c.Ping(ctx); err != nil {
 		t.Fatal(err)
 	}
-	password.Store("")
-	if err := c.Ping(ctx); !errors.Is(err, read) {
+	if err := os.Remove(password); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ping(ctx); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("password that cannot be read: %v", err)
 	}
 }
 
-func TestNextURL(t *testing.T) {
-	_, url, _ := counted(t)
+func TestTrouble(t *testing.T) {
 	down := httptest.NewServer(http.NotFoundHandler())
 	down.Close()
-	if err := client(t, Config{URLs: []string{down.URL, url}}).Ping(context.Background()); err != nil {
-		t.Fatal(err)
+	closed := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	defer closed.Close()
+	strange := httptest.NewTLSServer(http.NotFoundHandler())
+	defer strange.Close()
+	is := func(url string, code trouble.Code, hint string) {
+		t.Helper()
+		err := client(t, config.Registry{URL: url}).Ping(t.Context())
+		if err == nil {
+			t.Fatal("it answers")
+		}
+		if got := Trouble("reach", url, err); got.Code != code || !strings.Contains(got.Hint, hint) {
+			t.Errorf("%s, hint %q, want %s, %q", got.Code, got.Hint, code, hint)
+		}
 	}
-	if err := client(t, Config{URLs: []string{down.URL}}).Ping(context.Background()); err == nil {
-		t.Fatal("a registry that is down answers")
-	}
-}
-
-func TestNewRefuses(t *testing.T) {
-	if _, err := New(Config{}); err == nil {
-		t.Error("no URL: no error")
-	}
-	if _, err := New(Config{URLs: []string{"http://localhost"}, Username: "u"}); err == nil {
-		t.Error("user name without password: no error")
-	}
+	is(down.URL, trouble.RegistryUnreachable, "registry.url")
+	is(closed.URL, trouble.RegistryAuth, "registry.password")
+	is(strange.URL, trouble.RegistryAuth, "registry.tls.ca")
 }
 
 func TestConcurrentUse(t *testing.T) {
 	_, url, _ := counted(t)
-	c := client(t, Config{URLs: []string{url}})
+	c := client(t, config.Registry{URL: url})
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -230,7 +238,7 @@ func TestConcurrentUse(t *testing.T) {
 func TestLatest(t *testing.T) {
 	_, url, _ := counted(t)
 	ctx := context.Background()
-	c := client(t, Config{URLs: []string{url}})
+	c := client(t, config.Registry{URL: url})
 	if _, err := c.Latest(ctx, "shop.public.t-key"); !errors.Is(err, ErrUnknownSchema) {
 		t.Errorf("a subject without schemas: %v, want ErrUnknownSchema", err)
 	}
@@ -290,7 +298,7 @@ func TestLevelOfSubjects(t *testing.T) {
 				}
 			}))
 			defer server.Close()
-			id, err := client(t, Config{URLs: []string{server.URL}}).Register(t.Context(), "s", changed)
+			id, err := client(t, config.Registry{URL: server.URL}).Register(t.Context(), "s", changed)
 			switch {
 			case c.says == "" && (err != nil || id != 7):
 				t.Errorf("id %d, %v", id, err)
