@@ -71,8 +71,8 @@ func place(p change.Position) (place change.Position, ties uint64) {
 	return p, ties
 }
 
-// keyed gives decoder and plan for a TRUNCATE, whose record has no key, of a table that may have one: the newest that the
-// registry knows of.
+// keyed gives decoder and plan for a record without key of a table that may have one, such as a TRUNCATE: the newest that
+// the registry knows of.
 func (vs *versions) keyed(ctx context.Context, r *kgo.Record) (*versionPlan, error) {
 	id, err := vs.registry.Latest(ctx, r.Topic+"-key")
 	if errors.Is(err, registry.ErrUnknownSchema) {

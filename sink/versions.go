@@ -41,17 +41,17 @@ func newVersions(client *registry.Client, rules *rule.Set) *versions {
 
 // newest gives decoder and plan for the newest schema that the registry has of a topic.
 func (vs *versions) newest(ctx context.Context, topic string) (*versionPlan, error) {
-	r, subject := &kgo.Record{Topic: topic}, fmt.Sprintf("topic %q", topic)
 	id, err := vs.registry.Latest(ctx, topic+"-value")
-	if err != nil {
-		return nil, schemaTrouble(subject, err)
+	var text string
+	if err == nil {
+		text, err = vs.registry.Schema(ctx, id)
 	}
-	r.Value = record.AppendFrame(nil, id)
-	switch id, err := vs.registry.Latest(ctx, topic+"-key"); {
-	case err == nil:
-		r.Key = record.AppendFrame(nil, id)
-	case !errors.Is(err, registry.ErrUnknownSchema):
-		return nil, schemaTrouble(subject, err)
+	if err != nil {
+		return nil, schemaTrouble(fmt.Sprintf("topic %q", topic), err)
+	}
+	r := &kgo.Record{Topic: topic, Value: record.AppendFrame(nil, id)}
+	if _, err := record.NewDecoder(text); errors.Is(err, record.ErrDebezium) { // which columns are the key is told by its schema alone
+		return vs.keyed(ctx, r)
 	}
 	return vs.version(ctx, r)
 }
