@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -317,11 +316,11 @@ func (c *Capture) checkTopics(ctx context.Context, r *terminal.Check, client *kg
 		return
 	}
 	for _, described := range configs {
-		for _, setting := range described.Configs {
-			if limit, err := strconv.ParseInt(setting.MaybeValue(), 10, 64); err == nil && setting.Key == "max.message.bytes" && limit < size {
-				r.Warn(trouble.RecordTooLarge, "record size", fmt.Sprintf("%s takes records up to %s, topics.max_message_bytes is %s:\na greater row holds that table", described.Name, service.FormatBytes(limit), service.FormatBytes(size)),
-					fmt.Sprintf("capture topics set %s --max-message-bytes %s --yes", service.Quote(described.Name), c.config.Topics.MaxMessageBytes))
-			}
+		topic := TopicInfo{MaxMessageBytes: size}
+		topic.read(described.Configs)
+		if limit := topic.MaxMessageBytes; limit < size {
+			r.Warn(trouble.RecordTooLarge, "record size", fmt.Sprintf("%s takes records up to %s, topics.max_message_bytes is %s:\na greater row holds that table", described.Name, service.FormatBytes(limit), service.FormatBytes(size)),
+				fmt.Sprintf("capture topics set %s --max-message-bytes %s --yes", service.Quote(described.Name), c.config.Topics.MaxMessageBytes))
 		}
 	}
 }

@@ -26,6 +26,23 @@ type TopicInfo struct {
 	Records         int64  `json:"offsets"` // that are there, markers of transactions among them
 }
 
+// read takes what brokers say of the topic's settings.
+func (t *TopicInfo) read(settings []kadm.Config) {
+	for _, setting := range settings {
+		number, _ := strconv.ParseInt(setting.MaybeValue(), 10, 64)
+		switch setting.Key {
+		case "cleanup.policy":
+			t.Cleanup = setting.MaybeValue()
+		case "retention.ms":
+			t.RetentionMillis = number
+		case "retention.bytes":
+			t.RetentionBytes = number
+		case "max.message.bytes":
+			t.MaxMessageBytes = number
+		}
+	}
+}
+
 // admin gives a client for the brokers' own affairs.
 func (c *Capture) admin() (*kadm.Client, func(), error) {
 	opts, err := c.config.Kafka.Options(c.log)
@@ -87,19 +104,7 @@ func (c *Capture) Topics(ctx context.Context) ([]TopicInfo, error) {
 		if err != nil {
 			return nil, kafka.Trouble("describe", fmt.Sprintf("topic %q", one.Topic), err)
 		}
-		for _, setting := range described.Configs {
-			number, _ := strconv.ParseInt(setting.MaybeValue(), 10, 64)
-			switch setting.Key {
-			case "cleanup.policy":
-				one.Cleanup = setting.MaybeValue()
-			case "retention.ms":
-				one.RetentionMillis = number
-			case "retention.bytes":
-				one.RetentionBytes = number
-			case "max.message.bytes":
-				one.MaxMessageBytes = number
-			}
-		}
+		one.read(described.Configs)
 		ends.Each(func(l kadm.ListedOffset) {
 			if start, ok := starts.Lookup(l.Topic, l.Partition); ok && l.Topic == one.Topic && l.Err == nil && start.Err == nil {
 				one.Records += l.Offset - start.Offset
