@@ -20,7 +20,7 @@ type Item struct {
 // Batch is a run of messages in the order of the stream. It is valid until the next call of Stream.Take.
 type Batch struct {
 	Items []Item
-	Since time.Time // when the first of them arrived
+	Since time.Time // when the first of them arrived that is no keepalive; zero: there is none
 	buf   []byte
 	ends  []int // of each item in buf, negative for a keepalive
 	used  int   // bytes of buf that were used of late
@@ -33,7 +33,38 @@ func (b *Batch) reset() {
 	if cap(b.buf) > max(4*b.used, leastBatch) {
 		b.buf, b.ends, b.Items = nil, nil, nil
 	}
-	b.buf, b.ends, b.Items = b.buf[:0], b.ends[:0], b.Items[:0]
+	b.buf, b.ends, b.Items, b.Since = b.buf[:0], b.ends[:0], b.Items[:0], time.Time{}
+}
+
+func (b *Batch) empty() bool { return len(b.ends) == 0 }
+
+// takes says whether there is room for n bytes more. There is for any message alone.
+func (b *Batch) takes(n int) bool { return len(b.buf) == 0 || len(b.buf)+n <= maxPending }
+
+// add adds a message, and says whether it is the first of which anybody is to know.
+func (b *Batch) add(message []byte) (first bool) {
+	b.buf = append(b.buf, message...)
+	b.ends = append(b.ends, len(b.buf))
+	if first = b.Since.IsZero(); first {
+		b.Since = time.Now()
+	}
+	return first
+}
+
+// keepaliveItem is the length of a keepalive in buf: the position, and whether it is asked.
+const keepaliveItem = 8 + 1
+
+// addKeepalive adds a keepalive. The newest stands for those right before it, so that they take no room.
+func (b *Batch) addKeepalive(position change.LSN, asked bool) {
+	if n := len(b.ends); n == 0 || b.ends[n-1] >= 0 {
+		b.buf = append(b.buf, make([]byte, keepaliveItem)...)
+		b.ends = append(b.ends, -len(b.buf))
+	}
+	item := b.buf[len(b.buf)-keepaliveItem:]
+	binary.BigEndian.PutUint64(item, uint64(position))
+	if asked {
+		item[8] = 1
+	}
 }
 
 // index makes Items out of buf and ends.

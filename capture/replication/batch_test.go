@@ -10,8 +10,7 @@ func TestBatchShrinks(t *testing.T) {
 	var b Batch
 	fill := func(messages, size int) {
 		for range messages {
-			b.buf = append(b.buf, make([]byte, size)...)
-			b.ends = append(b.ends, len(b.buf))
+			b.add(make([]byte, size))
 		}
 		b.index()
 		if len(b.Items) != messages {

@@ -287,7 +287,7 @@ func (s *Stream) Ready() <-chan struct{} { return s.ready }
 // messages before it are taken, is the end of the stream.
 func (s *Stream) Take() (*Batch, error) {
 	s.mu.Lock()
-	if len(s.pending.ends) == 0 {
+	if s.pending.empty() {
 		err := s.err
 		s.mu.Unlock()
 		return &Batch{}, err
@@ -373,7 +373,6 @@ func (s *Stream) receiveAll() error {
 const (
 	xlogDataHeader  = 1 + 8 + 8 + 8
 	keepaliveLength = 1 + 8 + 8 + 1
-	keepaliveItem   = 8 + 1 // in a batch: position, and whether it is asked
 )
 
 func (s *Stream) accept(data []byte) error {
@@ -392,61 +391,49 @@ func (s *Stream) accept(data []byte) error {
 }
 
 // keepalive notes that everything up to position has been sent. Each walsender sends one whenever any database of its server
-// writes WAL: with hundreds of them that is all that most captures hear. So it wakes nobody, unless the server has asked, and the newest
-// stands for those right before it.
+// writes WAL: with hundreds of them that is all that most captures hear. So it wakes nobody, unless the server has asked.
 func (s *Stream) keepalive(position change.LSN, asked bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var item [keepaliveItem]byte
-	binary.BigEndian.PutUint64(item[:], uint64(position))
-	if asked {
-		item[8] = 1
-	}
-	if n := len(s.pending.ends); n > 0 && s.pending.ends[n-1] < 0 && s.failed == nil && !s.closed {
-		last := s.pending.buf[len(s.pending.buf)-len(item):]
-		item[8] |= last[8]
-		copy(last, item[:])
-		s.highest = max(s.highest, position)
-	} else if err := s.put(item[:], true, position); err != nil {
+	if err := s.over(); err != nil {
 		return err
 	}
+	s.highest = max(s.highest, position)
+	s.pending.addKeepalive(position, asked)
 	if asked {
 		s.signal()
 	}
 	return nil
 }
 
-func (s *Stream) append(data []byte, position change.LSN) error {
+// append waits for room and adds a message.
+func (s *Stream) append(message []byte, position change.LSN) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.put(data, false, position)
-}
-
-// put waits for room and adds an item. s.mu is held.
-func (s *Stream) put(data []byte, keepalive bool, position change.LSN) error {
-	for len(s.pending.buf) > 0 && len(s.pending.buf)+len(data) > maxPending && !s.closed && s.failed == nil {
+	for !s.pending.takes(len(message)) && s.over() == nil {
 		if s.full.IsZero() {
 			s.full = time.Now()
 		}
 		s.space.Wait()
 	}
 	s.full = time.Time{}
+	if err := s.over(); err != nil {
+		return err
+	}
+	s.highest = max(s.highest, position)
+	if s.pending.add(message) {
+		s.signal()
+	}
+	return nil
+}
+
+// over gives why nothing more is taken, nil while it is. s.mu is held.
+func (s *Stream) over() error {
 	switch {
 	case s.failed != nil:
 		return s.failed
 	case s.closed:
 		return net.ErrClosed
-	}
-	s.highest = max(s.highest, position)
-	s.pending.buf = append(s.pending.buf, data...)
-	end := len(s.pending.buf)
-	if keepalive {
-		end = -end
-	}
-	s.pending.ends = append(s.pending.ends, end)
-	if n := len(s.pending.ends); !keepalive && (n == 1 || n == 2 && s.pending.ends[0] < 0) { // the first one of which anybody is to know
-		s.pending.Since = time.Now()
-		s.signal()
 	}
 	return nil
 }
