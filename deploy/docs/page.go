@@ -49,10 +49,15 @@ type Block struct {
 // Kind is the first word of Info.
 func (b *Block) Kind() string { return b.Word(0) }
 
-// Word gives a word of Info, "" where there are not so many.
+// Word gives a word of Info that is no attribute, "" where there are not so many.
 func (b *Block) Word(i int) string {
-	if words := strings.Fields(b.Info); i < len(words) {
-		return words[i]
+	for word := range strings.FieldsSeq(b.Info) {
+		if strings.Contains(word, "=") {
+			continue
+		}
+		if i--; i < 0 {
+			return word
+		}
 	}
 	return ""
 }

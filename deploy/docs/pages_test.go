@@ -35,7 +35,8 @@ const top = "../.."
 //	sh        is run, and no command of it fails
 //	yaml      is a configuration, as its first line says; with title=FILE it is also written to that file
 //	sql       with "source", its "standby", its successor "new", or "warehouse" is run there, or in the database that a
-//	          third word names. A block of text behind it is the result, for which is waited
+//	          third word names. The warehouse is asked as the role of sink, with role=admin by who may do all, and the page says so.
+//	          A block of text behind it is the result, for which is waited
 //	json      is JSON
 //	text      is read by people
 //	world     in a comment only: does to the machines what the page speaks of, see ground.do
@@ -262,13 +263,17 @@ func (g *ground) sql(at string, b Block, text string, result *Block) (said strin
 	g.t.Helper()
 	admin := g.dsn(b.Word(1), b.Word(2))
 	dsn := admin
-	if b.Word(1) != "warehouse" && b.Word(2) != "postgres" {
+	switch {
+	case b.Attribute("role") == "admin" || b.Word(2) == "postgres":
+	case b.Word(1) == "warehouse":
+		dsn = strings.Replace(admin, "postgres@", "sink@", 1)
+	default:
 		dsn = strings.Replace(admin, "postgres@", "shop_owner@", 1)
 	}
 	run := func() error {
 		var out bytes.Buffer
 		err := prompt.Run(g.t.Context(), prompt.Config{DSN: dsn, In: strings.NewReader(text), Out: &out})
-		if err != nil && strings.Contains(err.Error(), "SQLSTATE 42501") && dsn != admin { // not for the owner of the tables
+		if err != nil && refused(err) && b.Word(1) != "warehouse" && dsn != admin { // not for the owner of the tables
 			dsn = admin
 			out.Reset()
 			err = prompt.Run(g.t.Context(), prompt.Config{DSN: dsn, In: strings.NewReader(text), Out: &out})
@@ -282,7 +287,7 @@ func (g *ground) sql(at string, b Block, text string, result *Block) (said strin
 	if result == nil {
 		err := run()
 		// The warehouse is behind the source, and a slot is in use for a moment after its reader has ended.
-		if err != nil && (b.Word(1) == "warehouse" || strings.Contains(err.Error(), "SQLSTATE 55006")) {
+		if err != nil && !refused(err) && (b.Word(1) == "warehouse" || strings.Contains(err.Error(), "SQLSTATE 55006")) {
 			eventually(func() bool { err = run(); return err == nil })
 		}
 		if err != nil {
@@ -302,6 +307,9 @@ func (g *ground) sql(at string, b Block, text string, result *Block) (said strin
 	g.t.Fatalf("%s:\n%s--- gives\n%s--- and the page shows\n%s", at, text, said, result.Text)
 	return ""
 }
+
+// refused says whether the role lacks a right.
+func refused(err error) bool { return strings.Contains(err.Error(), "SQLSTATE 42501") }
 
 // configuration checks a configuration as the service does, and writes it where the page says so.
 func (g *ground) configuration(at string, b Block, text string) {
