@@ -37,7 +37,7 @@ func (c *Capture) Tail(ctx context.Context, patterns []string, last int64, value
 	}
 	wanted, err := catalog.ParsePatterns(patterns)
 	if err != nil {
-		return err
+		return terminal.Usage(err)
 	}
 	opts, err := c.config.Kafka.Options(c.log)
 	if err != nil {

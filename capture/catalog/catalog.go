@@ -29,7 +29,7 @@ type Catalog struct {
 func Open(ctx context.Context, dsn, application string) (*Catalog, error) {
 	conn, err := postgres.Connect(ctx, dsn, application)
 	if err != nil {
-		return nil, Unreachable("connect to source", postgres.Redact(dsn), err)
+		return nil, Unreachable("connect to source", postgres.Redact(dsn), postgres.Unnamed(err))
 	}
 	// Publications and heartbeats do not wait for a standby: a failover that loses them is noticed, and they are made
 	// again. While they waited, capture would stand still with the application.

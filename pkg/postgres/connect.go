@@ -9,7 +9,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"net/url"
@@ -193,8 +192,23 @@ func address(cfg *pgconn.Config) string {
 	return out.String()
 }
 
-func connectError(dsn string, err error) error {
-	return fmt.Errorf("connect to %s: %w", Redact(dsn), Describe(err))
+func connectError(dsn string, err error) error { return &connectFailure{Redact(dsn), Describe(err)} }
+
+// connectFailure is an error of a server that could not be reached.
+type connectFailure struct {
+	at    string
+	cause error
+}
+
+func (e *connectFailure) Error() string { return "connect to " + e.at + ": " + e.cause.Error() }
+func (e *connectFailure) Unwrap() error { return e.cause }
+
+// Unnamed gives an error of Connect without the server's name, for who tells that beside it.
+func Unnamed(err error) error {
+	if failure, ok := err.(*connectFailure); ok { //nolint:errorlint // what wraps one says more
+		return failure.cause
+	}
+	return err
 }
 
 // ErrConnString says that a connection string cannot be used, before anything was attempted.

@@ -66,16 +66,19 @@ func Group(use, short string, verbs ...*cobra.Command) *cobra.Command {
 			if len(args) == 0 {
 				return nil
 			}
-			var known []string
-			for _, verb := range cmd.Commands() {
-				known = append(known, verb.Name())
-			}
-			return wrong(cmd, fmt.Errorf("unknown verb %q%s", args[0], Meant(args[0], known)))
+			return wrong(cmd, fmt.Errorf("unknown verb %q%s", args[0], Meant(args[0], verbsOf(cmd))))
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(verbs...)
 	return cmd
+}
+
+func verbsOf(cmd *cobra.Command) (names []string) {
+	for _, verb := range cmd.Commands() {
+		names = append(names, verb.Name())
+	}
+	return names
 }
 
 // Meant gives "; did you mean …?" for the known name that is nearest, "" if none is near.
@@ -93,7 +96,7 @@ func NoArgs(cmd *cobra.Command, args []string) error { return MaxArgs(0)(cmd, ar
 func MaxArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
-			return wrong(cmd, fmt.Errorf("unexpected argument %q", args[n]))
+			return wrong(cmd, fmt.Errorf("unexpected argument %q%s", args[n], Meant(args[n], verbsOf(cmd))))
 		}
 		return nil
 	}
@@ -130,6 +133,14 @@ func Configuration(cmd *cobra.Command, out any) error {
 		return err
 	}
 	return config.LoadSaid(ConfigurationFile(cmd), said, out)
+}
+
+// Calm has the log of a verb that a person waits for tell errors alone, unless --log-level says more: what fails it tells
+// itself, at its end.
+func Calm(cmd *cobra.Command, log *config.Log) {
+	if !cmd.Flags().Changed("log-level") {
+		log.Level = "error"
+	}
 }
 
 // Origins reads it likewise, and shows it with where each value is from.

@@ -32,6 +32,7 @@ func (p Program[C]) Ready(short string, parts ...string) *cobra.Command {
 			if err := terminal.Configuration(cmd, &cfg); err != nil {
 				return err
 			}
+			terminal.Calm(cmd, p.Log(&cfg))
 			out := terminal.Of(cmd)
 			w := out.Out
 			if out.JSON {

@@ -18,6 +18,7 @@ type Program[C any] struct {
 	Name string // of the program
 	// HTTP says where the service answers.
 	HTTP func(cfg *C) config.HTTP
+	Log  func(cfg *C) *config.Log
 	// Names gives what a configuration names: sources, and tables as schema.table, each as SOURCE/TABLE where it says both.
 	Names func(cfg *C) (sources, tables []string)
 	// Check looks at everything that the service needs.

@@ -89,6 +89,7 @@ func (w *world) root() *cobra.Command {
 	p := Program[testConfig]{
 		Name:  "test",
 		HTTP:  func(cfg *testConfig) config.HTTP { return cfg.HTTP },
+		Log:   func(cfg *testConfig) *config.Log { return &cfg.Log },
 		Names: func(*testConfig) ([]string, []string) { return []string{"configured"}, []string{"public.configured"} },
 		Check: func(_ context.Context, _ testConfig, c *terminal.Check) error {
 			c.Of("Source", "shop", "postgres://db1/shop")

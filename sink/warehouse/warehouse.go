@@ -64,7 +64,7 @@ func (w *Warehouse) connect(ctx context.Context) (*pgx.Conn, error) {
 	name := w.application()
 	conn, err := postgres.Connect(ctx, dsn, name[:min(len(name), maxApplicationName)])
 	if err != nil {
-		return nil, w.troubled("connect to warehouse", postgres.Redact(dsn), err)
+		return nil, w.troubled("connect to warehouse", postgres.Redact(dsn), postgres.Unnamed(err))
 	}
 	if _, err := conn.Exec(ctx, `SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off`); err != nil {
 		_ = conn.Close(context.WithoutCancel(ctx))

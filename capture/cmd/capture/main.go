@@ -45,5 +45,6 @@ func quiet(cmd *cobra.Command) (*capture.Capture, error) {
 	if err != nil {
 		return nil, err
 	}
+	terminal.Calm(cmd, &cfg.Log)
 	return capture.New(cfg, capture.Options{}, service.Log(cfg.Log))
 }

@@ -16,6 +16,7 @@ import (
 var program = verbs.Program[capture.Config]{
 	Name: "capture",
 	HTTP: func(cfg *capture.Config) config.HTTP { return cfg.HTTP },
+	Log:  func(cfg *capture.Config) *config.Log { return &cfg.Log },
 	Names: func(cfg *capture.Config) (sources, tables []string) {
 		wild := func(pattern string) bool { return strings.ContainsAny(pattern, "!*?") }
 		return []string{cfg.Source.Name}, slices.DeleteFunc(slices.Clone(cfg.Source.Tables), wild)

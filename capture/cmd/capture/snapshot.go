@@ -18,6 +18,9 @@ func snapshotCommand() *cobra.Command {
 			"With --reload the tables are void downstream first, so it asks before, and wants --yes where nobody can be asked.",
 		Example: "  capture snapshot -c capture.yaml --table public.orders --rate 5000 --wait\n  capture snapshot -c capture.yaml --table 'public.*' --reload --plan",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(request.Tables) == 0 {
+				return whichTable()
+			}
 			c, err := quiet(cmd)
 			if err != nil {
 				return err
@@ -45,6 +48,10 @@ func snapshotCommand() *cobra.Command {
 	return cmd
 }
 
+func whichTable() error {
+	return terminal.Usagef("which tables? --table public.orders, or --table 'public.*' for all of a schema")
+}
+
 func snapshotCancel() *cobra.Command {
 	request := capture.SnapshotRequest{Cancel: true}
 	var change terminal.Change
@@ -54,6 +61,9 @@ func snapshotCancel() *cobra.Command {
 			"are not given up: rows would be missing downstream. capture pause holds them.",
 		Example: "  capture snapshot cancel --table public.orders --plan\n  capture snapshot cancel --table 'public.*' --yes",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(request.Tables) == 0 {
+				return whichTable()
+			}
 			c, err := quiet(cmd)
 			if err != nil {
 				return err

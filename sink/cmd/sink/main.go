@@ -46,6 +46,7 @@ func operate(cmd *cobra.Command, do func(o *sink.Operator, cfg sink.Config) erro
 	if err != nil {
 		return err
 	}
+	terminal.Calm(cmd, &cfg.Log)
 	o, err := sink.NewOperator(cfg)
 	if err != nil {
 		return err

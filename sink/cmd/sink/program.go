@@ -13,6 +13,7 @@ import (
 var program = verbs.Program[sink.Config]{
 	Name: "sink",
 	HTTP: func(cfg *sink.Config) config.HTTP { return cfg.HTTP },
+	Log:  func(cfg *sink.Config) *config.Log { return &cfg.Log },
 	Names: func(cfg *sink.Config) (sources, tables []string) {
 		for _, s := range cfg.Sources {
 			if !strings.ContainsAny(s.Name, "*?") {

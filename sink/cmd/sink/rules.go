@@ -48,16 +48,9 @@ func rulesCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			cfg, err := load(cmd)
-			if err != nil {
-				return err
-			}
-			o, err := sink.NewOperator(cfg)
-			if err != nil {
-				return err
-			}
-			defer o.Close(context.WithoutCancel(cmd.Context()))
-			return o.Known(cmd.Context(), cfg, topic, do(cmd.Context(), o, cfg, topic, cmd))
+			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
+				return o.Known(cmd.Context(), cfg, topic, do(cmd.Context(), o, cfg, topic, cmd))
+			})
 		}}
 		p.flags(c)
 		return c
