@@ -646,7 +646,7 @@ func TestHTTP(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &st); err != nil {
 		t.Fatal(err)
 	}
-	if st.Schema != "tributary.sink.status/1" || len(st.Tables) != 1 || st.Tables[0].Applied != 30 || st.Tables[0].State != sink.StateUpToDate {
+	if st.Schema != "tributary.sink.status/1" || len(st.Tables) != 1 || st.Tables[0].Applied != 30 || st.Tables[0].State != service.StateUpToDate {
 		t.Errorf("status: %s", body)
 	}
 	st = sink.Status{}

@@ -282,7 +282,7 @@ func (o *Operator) Resume(ctx context.Context, g warehouse.Going) (warehouse.Res
 // Status gives what the warehouse alone knows of the group, for when no sink answers.
 func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	st := &Status{
-		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: StateUpToDate, WarehouseUp: true,
+		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: service.StateUpToDate, WarehouseUp: true,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: []service.StageState{},
 		Events: []service.Event{}, Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: cfg.Freshness.Seconds(), accept: cfg.accepted(),
 	}
@@ -328,14 +328,14 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 			continue
 		}
 		out := TableStatus{
-			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: StateUpToDate,
+			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: service.StateUpToDate,
 			LastCommit: t.LastCommit, Parked: parked.Of(t.Topic), FreshnessSeconds: route.Freshness(cfg.Freshness).Seconds(), Trouble: troubleOf(o.rules, quarantined, t.Topic),
 			LastHour: []float32{}, Mode: route.Mode(), Topic: t.Topic, Rule: fmt.Sprintf("tables[%d]", route.Rule), ReloadSince: t.Reload, Snapshot: t.Reload != nil,
 		}
 		out.expired(route, retained)
 		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses), Snapshot: out.Snapshot}
-		if out.State = f.State(); out.State == StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {
-			out.State = StateCatchingUp // as far as the source's progress tells
+		if out.State = f.State(); out.State == service.StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {
+			out.State = service.StateCatchingUp // as far as the source's progress tells
 		}
 		st.Tables = append(st.Tables, out)
 	}

@@ -85,7 +85,7 @@ func (st *Status) tiles() []page.Tile {
 		target = worst.FreshnessSeconds
 		fresh.Value, fresh.Lines = service.FormatSeconds(worst.BehindSeconds), []string{worst.name()}
 		if worst.late() > 1 {
-			fresh.Value, fresh.State = fmt.Sprintf("%.1f × late", worst.late()), StateBehind
+			fresh.Value, fresh.State = fmt.Sprintf("%.1f × late", worst.late()), service.StateBehind
 			fresh.Lines = append(fresh.Lines, service.FormatSeconds(worst.BehindSeconds)+" behind")
 		}
 	} else if st.blind() {
@@ -97,7 +97,7 @@ func (st *Status) tiles() []page.Tile {
 	if at, age, ok := st.complete(); ok {
 		complete.Time, complete.Lines = at, []string{service.FormatSeconds(age) + " ago, of the source that is furthest behind"}
 		if age > st.FreshnessSeconds {
-			complete.State = StateBehind
+			complete.State = service.StateBehind
 		}
 	} else if len(st.Sources) == 0 {
 		complete.Lines = []string{"no source has reported yet"}
@@ -168,9 +168,9 @@ func (st *Status) sources() page.Table {
 		}
 		if src.SilentSeconds > 0 {
 			note = "for " + service.FormatSeconds(src.SilentSeconds)
-			capture = page.Cell{State: StateSilent, Text: note}
+			capture = page.Cell{State: service.StateSilent, Text: note}
 		}
-		if src.State != StateSilent {
+		if src.State != service.StateSilent {
 			note = ""
 		}
 		out.Rows = append(out.Rows, page.Row{Key: src.Name, State: src.State, Cells: []page.Cell{
@@ -227,7 +227,7 @@ func (st *Status) tables() page.Table {
 
 // elsewhere says why this sink does not know how far the table is.
 func (t *TableStatus) elsewhere() string {
-	if t.State == StateWaiting { // for Kafka, which has not given it to anybody
+	if t.State == service.StateWaiting { // for Kafka, which has not given it to anybody
 		return "–"
 	}
 	return "another sink's"
@@ -245,17 +245,17 @@ func (t *TableStatus) note() string {
 	switch {
 	case t.Trouble != nil:
 		add(t.Trouble.Code)
-	case t.State == StatePaused && t.PausedReason != "":
+	case t.State == service.StatePaused && t.PausedReason != "":
 		add(t.PausedReason)
 	case t.WaitingOn != "":
 		add("for " + t.WaitingOn)
-	case t.ETASeconds != nil && t.State == StateCatchingUp:
+	case t.ETASeconds != nil && t.State == service.StateCatchingUp:
 		add(service.FormatLeft(time.Duration(*t.ETASeconds * float64(time.Second))))
 	case t.ReloadDue:
 		add("loaded anew: removes rows that are gone")
-	case t.ReloadSince != nil && t.State == StateSnapshotting:
+	case t.ReloadSince != nil && t.State == service.StateSnapshotting:
 		add("loaded anew, for " + service.FormatDuration(time.Since(*t.ReloadSince)))
-	case t.State == StateSnapshotting:
+	case t.State == service.StateSnapshotting:
 		add(service.FormatCount(t.SnapshotRows) + " rows published")
 	}
 	if t.Parked > 0 {
@@ -270,7 +270,7 @@ func (st *Status) members() page.Table {
 		Columns: []page.Column{{Key: "instance", Title: "instance"}, {Key: "partitions", Title: "partitions", Number: true}, {Key: "applied", Title: "wrote last"}},
 	}
 	for _, m := range st.Members {
-		row := page.Row{Key: m.Instance, State: StateUpToDate, Cells: []page.Cell{{Text: m.Instance}, {Text: fmt.Sprint(m.Partitions), Order: float64(m.Partitions)}, {}}}
+		row := page.Row{Key: m.Instance, State: service.StateUpToDate, Cells: []page.Cell{{Text: m.Instance}, {Text: fmt.Sprint(m.Partitions), Order: float64(m.Partitions)}, {}}}
 		if m.AppliedAt != nil {
 			row.Cells[2].Time = *m.AppliedAt
 		}

@@ -46,7 +46,7 @@ func TestEveryTroubleIsTold(t *testing.T) {
 // What the group as a whole says of its parts.
 func TestSummary(t *testing.T) {
 	at, age := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 0.4
-	well := SourceStatus{Name: "a", State: StateUpToDate, CompleteAt: &at, AgeSeconds: &age}
+	well := SourceStatus{Name: "a", State: service.StateUpToDate, CompleteAt: &at, AgeSeconds: &age}
 	table := func(state string) TableStatus {
 		return TableStatus{Source: "a", Table: "public.x", State: state, Records: 3}
 	}
@@ -57,18 +57,18 @@ func TestSummary(t *testing.T) {
 		words  string
 		needs  string
 	}{
-		{"well", Status{Sources: []SourceStatus{well}, Tables: []TableStatus{table(StateUpToDate)}}, StateUpToDate, "is healthy: complete up to 03:04:05 UTC (0.40 s ago). 1 source, 1 table.", ""},
-		{"catching up", Status{Tables: []TableStatus{table(StateCatchingUp), table(StateUpToDate)}}, StateCatchingUp, "is catching up: 1 of 2 tables.", ""},
-		{"falling behind", Status{Tables: []TableStatus{table(StateBehind)}}, StateBehind, "falling behind", "falling-behind"},
-		{"stuck", Status{Tables: []TableStatus{table(StateStuck)}}, StateStuck, "stuck", "stuck"},
-		{"paused", Status{Tables: []TableStatus{table(StatePaused)}}, StatePaused, "is paused: 1 table.", ""},
-		{"silent", Status{Sources: []SourceStatus{{Name: "a", SilentSeconds: 41}}, Tables: []TableStatus{table(StateUpToDate)}}, StateSilent, "a capture is silent", "capture-silent"},
+		{"well", Status{Sources: []SourceStatus{well}, Tables: []TableStatus{table(service.StateUpToDate)}}, service.StateUpToDate, "is healthy: complete up to 03:04:05 UTC (0.40 s ago). 1 source, 1 table.", ""},
+		{"catching up", Status{Tables: []TableStatus{table(service.StateCatchingUp), table(service.StateUpToDate)}}, service.StateCatchingUp, "is catching up: 1 of 2 tables.", ""},
+		{"falling behind", Status{Tables: []TableStatus{table(service.StateBehind)}}, service.StateBehind, "falling behind", "falling-behind"},
+		{"stuck", Status{Tables: []TableStatus{table(service.StateStuck)}}, service.StateStuck, "stuck", "stuck"},
+		{"paused", Status{Tables: []TableStatus{table(service.StatePaused)}}, service.StatePaused, "is paused: 1 table.", ""},
+		{"silent", Status{Sources: []SourceStatus{{Name: "a", SilentSeconds: 41}}, Tables: []TableStatus{table(service.StateUpToDate)}}, service.StateSilent, "a capture is silent", "capture-silent"},
 		{
 			"parked, accepted",
-			Status{Tables: []TableStatus{{Source: "a", Table: "public.x", State: StateUpToDate, Parked: 3}}, accept: []service.Accept{{Code: trouble.Parked, Subject: "a/public.*"}}},
-			StateUpToDate, "is healthy", "",
+			Status{Tables: []TableStatus{{Source: "a", Table: "public.x", State: service.StateUpToDate, Parked: 3}}, accept: []service.Accept{{Code: trouble.Parked, Subject: "a/public.*"}}},
+			service.StateUpToDate, "is healthy", "",
 		},
-		{"parked", Status{Tables: []TableStatus{{Source: "a", Table: "public.x", State: StateUpToDate, Parked: 3}}}, StateUpToDate, "needs you: 3 rows are parked. All tables go on.", "parked"},
+		{"parked", Status{Tables: []TableStatus{{Source: "a", Table: "public.x", State: service.StateUpToDate, Parked: 3}}}, service.StateUpToDate, "needs you: 3 rows are parked. All tables go on.", "parked"},
 	} {
 		st := one.status
 		st.summarise()
@@ -89,7 +89,7 @@ func TestWaiting(t *testing.T) {
 		time.Sleep(48 * time.Second)
 		st := Status{
 			Group: "warehouse", Sources: []SourceStatus{{Name: "shop", CompleteAt: &at, AgeSeconds: &age}},
-			Tables: []TableStatus{{Source: "shop", Table: "public.x", State: StateWaiting, WaitingOn: "Kafka"}},
+			Tables: []TableStatus{{Source: "shop", Table: "public.x", State: service.StateWaiting, WaitingOn: "Kafka"}},
 			Waiting: []Waiting{
 				{For: "group", Since: since, Tries: 3, Code: string(trouble.KafkaUnreachable), Error: "i/o timeout"},
 				{For: "kafka", Since: since.Add(time.Second), Tries: 2, Code: string(trouble.KafkaUnreachable), Error: "i/o timeout"},
@@ -131,8 +131,8 @@ func TestLocksAreOfLanes(t *testing.T) {
 // A capture that has said nothing for three of its reports is silent; not where it is we who have not looked.
 func TestSilence(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for looked, want := range map[time.Time]string{at.Add(14 * time.Second): StateUpToDate, at.Add(15 * time.Second): StateSilent, {}: StateUpToDate} {
-		src := SourceStatus{State: StateUpToDate, ReportedAt: at}
+	for looked, want := range map[time.Time]string{at.Add(14 * time.Second): service.StateUpToDate, at.Add(15 * time.Second): service.StateSilent, {}: service.StateUpToDate} {
+		src := SourceStatus{State: service.StateUpToDate, ReportedAt: at}
 		if src.hush(looked); src.State != want {
 			t.Errorf("looked at %s: %s", looked, src.State)
 		}

@@ -41,12 +41,12 @@ func calm(at time.Time) *shown {
 	}}
 	for _, source := range []string{"shop_eu", "shop_us"} {
 		s.st.Sources = append(s.st.Sources, SourceStatus{
-			Name: source, State: StateUpToDate, CompleteLSN: "16/A8810F20", CompleteAt: new(at.Add(-400 * time.Millisecond).UTC()), AgeSeconds: new(0.4), Fences: []string{}, ReportedAt: at.UTC(),
+			Name: source, State: service.StateUpToDate, CompleteLSN: "16/A8810F20", CompleteAt: new(at.Add(-400 * time.Millisecond).UTC()), AgeSeconds: new(0.4), Fences: []string{}, ReportedAt: at.UTC(),
 			Capture: record.Health{State: "up_to_date", BehindSeconds: 0.3, WALKept: 1181116006, WALBudget: 50 << 30, HTTP: "http://10.0.0.7:9191"}, RowsPerSec: 6118,
 		})
 		for i, table := range []string{"public.customer", "public.orders", "public.payment", "public.stock"} {
 			s.st.Tables = append(s.st.Tables, TableStatus{
-				Source: source, Table: table, Target: "sales." + table[len("public."):], State: StateUpToDate, BehindSeconds: 0.3, FreshnessSeconds: 60, RowsPerSec: 440 * float64(i*i), Applied: int64(31020 * i),
+				Source: source, Table: table, Target: "sales." + table[len("public."):], State: service.StateUpToDate, BehindSeconds: 0.3, FreshnessSeconds: 60, RowsPerSec: 440 * float64(i*i), Applied: int64(31020 * i),
 				LastHour: hour(func(minute float64) float64 { return 0.3 + 0.2*math.Sin(minute/4+float64(i)) }), LastCommit: new(at.Add(-time.Duration(i) * time.Second).UTC()), Position: "0001.16/A8810F20.3",
 				Partitions: 4, Mode: []string{"history", "clone"}[min(i, 1)], Topic: source + "." + table, Rule: "tables[1]",
 			})
@@ -68,7 +68,7 @@ func hour(value func(minute float64) float64) []float32 {
 func poisoned(at time.Time) *shown {
 	s := calm(at)
 	stock, orders := &s.st.Tables[3], &s.st.Tables[5]
-	stock.State, stock.BehindSeconds, stock.Records, stock.RowsPerSec = StateQuarantined, 2575, 1204, 0
+	stock.State, stock.BehindSeconds, stock.Records, stock.RowsPerSec = service.StateQuarantined, 2575, 1204, 0
 	stock.LastHour = hour(func(minute float64) float64 { return max(0.4, 60*(minute-17)) })
 	stock.LastCommit = new(at.Add(-2575 * time.Second).UTC())
 	stock.Trouble = &Trouble{
@@ -77,7 +77,7 @@ func poisoned(at time.Time) *shown {
 		Hint:    "drop the constraint from the target, or mend its rows; then sink resume SOURCE/TABLE\nor put the row aside: sink resume SOURCE/TABLE --park",
 	}
 	orders.Parked = 3
-	s.st.Sources[0].State, s.st.Sources[0].CompleteAt, s.st.Sources[0].AgeSeconds = StateQuarantined, stock.LastCommit, new(2575.0)
+	s.st.Sources[0].State, s.st.Sources[0].CompleteAt, s.st.Sources[0].AgeSeconds = service.StateQuarantined, stock.LastCommit, new(2575.0)
 	return s
 }
 
@@ -88,7 +88,7 @@ var moments = map[string]func(at time.Time) *shown{
 	"table": func(at time.Time) *shown {
 		s := poisoned(at)
 		s.table = "shop_eu/public.stock"
-		s.st.Tables[3].States = []service.Turn{{At: at.Add(-2575 * time.Second).UTC(), State: StateQuarantined}, {At: at.Add(-3 * time.Hour).UTC(), State: StateUpToDate}}
+		s.st.Tables[3].States = []service.Turn{{At: at.Add(-2575 * time.Second).UTC(), State: service.StateQuarantined}, {At: at.Add(-3 * time.Hour).UTC(), State: service.StateUpToDate}}
 		s.st.Tables[3].Index = "a unique one on exactly the key"
 		s.st.Tables[3].Plan = "shop_eu public.stock -> sales.stock        tables[1], mode clone\n\nColumns\n  SOURCE  TYPE         TARGET  TYPE     HOW\n  id      integer, key id      integer  as is\n"
 		return s
@@ -97,20 +97,20 @@ var moments = map[string]func(at time.Time) *shown{
 	"filtered":      func(at time.Time) *shown { s := calm(at); s.query = "q=public.ordres"; return s },
 	"silent": func(at time.Time) *shown {
 		s := calm(at)
-		s.st.Sources[1].SilentSeconds, s.st.Sources[1].State, s.st.Sources[1].ReportedAt = 41, StateSilent, at.Add(-41*time.Second).UTC()
+		s.st.Sources[1].SilentSeconds, s.st.Sources[1].State, s.st.Sources[1].ReportedAt = 41, service.StateSilent, at.Add(-41*time.Second).UTC()
 		return s
 	},
 	"stopped": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]
-		t.State, t.Records = StateStopped, 70
+		t.State, t.Records = service.StateStopped, 70
 		t.Trouble = &Trouble{Code: "topic-truncated", Message: "the checkpoint 88120 is below the first offset 90001 of the topic", Topic: t.Topic, Offset: 88120, Since: at.Add(-time.Minute).UTC()}
 		return s
 	},
 	"paused": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[1]
-		t.State, t.Records, t.PausedSince, t.PausedReason = StatePaused, 3100, new(at.Add(-time.Hour).UTC()), "index is being built"
+		t.State, t.Records, t.PausedSince, t.PausedReason = service.StatePaused, 3100, new(at.Add(-time.Hour).UTC()), "index is being built"
 		return s
 	},
 	"starting": func(at time.Time) *shown {
@@ -124,7 +124,7 @@ var moments = map[string]func(at time.Time) *shown{
 	"stuck": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]
-		t.State, t.Records, t.BehindSeconds, t.RowsPerSec = StateStuck, 5000, 130, 0
+		t.State, t.Records, t.BehindSeconds, t.RowsPerSec = service.StateStuck, 5000, 130, 0
 		return s
 	},
 	"waiting": func(at time.Time) *shown {
@@ -133,7 +133,7 @@ var moments = map[string]func(at time.Time) *shown{
 		s.st.Waiting = []Waiting{{For: "warehouse", Since: at.Add(-41 * time.Second).UTC(), Tries: 7, Code: "warehouse-unreachable", Error: "connect to the warehouse: connection refused"}}
 		for i := range s.st.Tables {
 			t := &s.st.Tables[i]
-			t.State, t.Records, t.BehindSeconds, t.RowsPerSec, t.WaitingOn = StateWaiting, int64(900*i), 41, 0, "the warehouse"
+			t.State, t.Records, t.BehindSeconds, t.RowsPerSec, t.WaitingOn = service.StateWaiting, int64(900*i), 41, 0, "the warehouse"
 		}
 		for i := range s.st.Sources {
 			src := &s.st.Sources[i]
@@ -148,7 +148,7 @@ var moments = map[string]func(at time.Time) *shown{
 		}
 		for i := range s.st.Tables {
 			t := &s.st.Tables[i]
-			t.State, t.Partitions, t.RowsPerSec, t.BehindSeconds, t.WaitingOn = StateWaiting, 0, 0, 0, "Kafka"
+			t.State, t.Partitions, t.RowsPerSec, t.BehindSeconds, t.WaitingOn = service.StateWaiting, 0, 0, 0, "Kafka"
 		}
 		for i := range s.st.Sources {
 			src := &s.st.Sources[i]
@@ -165,7 +165,7 @@ var moments = map[string]func(at time.Time) *shown{
 		}
 		for lane, i := range []int{2, 3} {
 			t := &s.st.Tables[i]
-			t.State, t.Records, t.BehindSeconds, t.RowsPerSec = StateWaiting, 312, 41, 0
+			t.State, t.Records, t.BehindSeconds, t.RowsPerSec = service.StateWaiting, 312, 41, 0
 			t.WaitingOn, _ = s.st.waitOf(1 + lane)
 		}
 		return s
@@ -173,20 +173,20 @@ var moments = map[string]func(at time.Time) *shown{
 	"falling_behind": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]
-		t.State, t.Records, t.BehindSeconds = StateBehind, 372_400, 400
+		t.State, t.Records, t.BehindSeconds = service.StateBehind, 372_400, 400
 		return s
 	},
 	"catching_up": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]
-		t.State, t.Records, t.BehindSeconds, t.ETASeconds = StateCatchingUp, 372_400, 130, new(40.0)
+		t.State, t.Records, t.BehindSeconds, t.ETASeconds = service.StateCatchingUp, 372_400, 130, new(40.0)
 		return s
 	},
 	"snapshotting": func(at time.Time) *shown {
 		s := calm(at)
 		t, again := &s.st.Tables[2], &s.st.Tables[6]
-		t.State, t.Snapshot, t.SnapshotRows, t.Records = StateSnapshotting, true, 2_118_004, 312
-		again.State, again.Snapshot, again.ReloadSince = StateSnapshotting, true, new(at.Add(-10*time.Minute).UTC())
+		t.State, t.Snapshot, t.SnapshotRows, t.Records = service.StateSnapshotting, true, 2_118_004, 312
+		again.State, again.Snapshot, again.ReloadSince = service.StateSnapshotting, true, new(at.Add(-10*time.Minute).UTC())
 		return s
 	},
 	"accepted": func(at time.Time) *shown {
@@ -266,7 +266,7 @@ func TestPages(t *testing.T) {
 	if err != nil || len(files) != len(moments) {
 		t.Errorf("%d files of %d moments: %v", len(files), len(moments), err)
 	}
-	for _, state := range append(slices.Clone(service.TableStates), StateSilent, StateStarting) {
+	for _, state := range append(slices.Clone(service.TableStates), service.StateSilent, service.StateStarting) {
 		if moments[state] == nil {
 			t.Errorf("no page is of state %s", state)
 		}

@@ -195,8 +195,8 @@ func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep
 	return nil
 }
 
-// ErrRetentionRuns says that a sink is at it.
-var ErrRetentionRuns = errors.New("retention runs already, in a sink or by another sink retention run")
+// errRetentionRuns says that a sink is at it.
+var errRetentionRuns = errors.New("retention runs already, in a sink or by another sink retention run")
 
 // RunRetention makes the partitions that are missing and removes what is too old now, at most rate rows a second beside
 // what is in old partitions.
@@ -227,7 +227,7 @@ func (o *Operator) RunRetention(ctx context.Context, rate int, told func(k wareh
 		return err
 	})
 	if err == nil && !ours {
-		err = ErrRetentionRuns
+		err = errRetentionRuns
 	}
 	return err
 }

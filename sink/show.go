@@ -154,7 +154,7 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 		return err
 	}
 	out.Printf("%s\n", r.Sentence())
-	quiet := r.State == StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
+	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
 	if !quiet || look.All || r.source != "" || len(look.Tables) > 0 || !out.Terminal {
 		out.Printf("\n")
 		out.Facts(r.facts())
@@ -236,7 +236,7 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 		if only != "" && src.Name != only {
 			continue
 		}
-		if src.State == StateUpToDate && out.Terminal && !look.All && only == "" {
+		if src.State == service.StateUpToDate && out.Terminal && !look.All && only == "" {
 			rest++
 			continue
 		}
@@ -246,7 +246,7 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 		}
 		capture := terminal.Cell{Text: service.Look(src.Capture.State).Word + ", " + service.FormatSeconds(src.Capture.BehindSeconds), Raw: src.Capture.State, State: src.Capture.State}
 		if src.SilentSeconds > 0 {
-			capture = terminal.Cell{Text: "no report for " + service.FormatSeconds(src.SilentSeconds), Raw: StateSilent, State: StateSilent}
+			capture = terminal.Cell{Text: "no report for " + service.FormatSeconds(src.SilentSeconds), Raw: service.StateSilent, State: service.StateSilent}
 		}
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: src.Name},
@@ -284,7 +284,7 @@ func (r *Report) shownTables(out *terminal.Output, look *terminal.Look, only str
 		if only != "" && one.Source != only || !look.Shows(one.name()) && !look.Shows(one.Table) {
 			continue
 		}
-		if one.State == StateUpToDate && one.Parked == 0 && out.Terminal && !look.All && only == "" && len(look.Tables) == 0 {
+		if one.State == service.StateUpToDate && one.Parked == 0 && out.Terminal && !look.All && only == "" && len(look.Tables) == 0 {
 			rest++
 			continue
 		}

@@ -65,7 +65,7 @@ func TestStatusText(t *testing.T) {
 				Stages: []service.StageState{}, Events: []service.Event{}, Members: []Member{}, FreshnessSeconds: 60,
 			}
 			for _, s := range []SourceStatus{source("tenant_b", 0.4), source("shop_eu", 2575)} {
-				s.State = StateUpToDate
+				s.State = service.StateUpToDate
 				for _, t := range tables {
 					if t.Source == s.Name {
 						s.State, s.Tables = service.WorseState(s.State, t.State), s.Tables+1
@@ -89,20 +89,20 @@ func TestStatusText(t *testing.T) {
 		}
 		person := terminal.Output{Terminal: true}
 		well := func() *Report {
-			return base(table("tenant_b", "public.orders", StateUpToDate, 0.3, 0), table("tenant_b", "public.x\x1b[2J", StateUpToDate, 0, 0))
+			return base(table("tenant_b", "public.orders", service.StateUpToDate, 0.3, 0), table("tenant_b", "public.x\x1b[2J", service.StateUpToDate, 0, 0))
 		}
 		show("well.txt", well(), person, terminal.Look{})
 		show("well-all.txt", well(), terminal.Output{Terminal: true, Wide: true}, terminal.Look{All: true})
 		show("well.tsv", well(), terminal.Output{}, terminal.Look{})
 
-		stock := table("shop_eu", "public.stock", StateQuarantined, 2575, 1204)
+		stock := table("shop_eu", "public.stock", service.StateQuarantined, 2575, 1204)
 		stock.Trouble = &Trouble{
 			Code: "constraint-violation", Message: `cannot write to sales.stock: new row violates check constraint "stock_price_check"`, Hint: "mend the target or the rule; then sink resume SOURCE/TABLE",
 			Topic: "shop_eu.public.stock", Offset: 88120, Since: now.Add(-2575 * time.Second),
 		}
-		parked := table("tenant_b", "public.order_line", StateUpToDate, 0.3, 12)
+		parked := table("tenant_b", "public.order_line", service.StateUpToDate, 0.3, 12)
 		parked.Parked = 3
-		bad := base(stock, parked, table("tenant_b", "public.orders", StateUpToDate, 0.3, 0))
+		bad := base(stock, parked, table("tenant_b", "public.orders", service.StateUpToDate, 0.3, 0))
 		bad.LatencyP50, bad.LatencyP99, bad.RowsPerSecHour = number(0.62), number(131), number(12470)
 		bad.Stages = []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", BusyShare: 0.88}}
 		bad.Members = []Member{{"sink-0", 53, &now}, {"sink-1", 53, &now}}

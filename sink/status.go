@@ -17,22 +17,6 @@ import (
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
-// The states of a table, a source and the sink itself, as package service tells and shows them.
-const (
-	StateLeftOut      = service.StateLeftOut
-	StateSilent       = service.StateSilent
-	StateStopped      = service.StateStopped
-	StateQuarantined  = service.StateQuarantined
-	StatePaused       = service.StatePaused
-	StateStarting     = service.StateStarting
-	StateStuck        = service.StateStuck
-	StateWaiting      = service.StateWaiting
-	StateBehind       = service.StateBehind
-	StateCatchingUp   = service.StateCatchingUp
-	StateSnapshotting = service.StateSnapshotting
-	StateUpToDate     = service.StateUpToDate
-)
-
 const statusSchema = "tributary.sink.status/1"
 
 // Status is what /status shows. Times are UTC, durations seconds, sizes bytes. Fields are added, never renamed or removed.
@@ -256,8 +240,8 @@ func (s *Sink) Status() *Status {
 	slices.Sort(topics)
 	for _, topic := range topics {
 		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], st); ok {
-			if t.Partitions == 0 && t.State == StateUpToDate && late(t.Source).Seconds() > t.FreshnessSeconds {
-				t.State = StateCatchingUp // as far as the source's progress tells; its member knows better
+			if t.Partitions == 0 && t.State == service.StateUpToDate && late(t.Source).Seconds() > t.FreshnessSeconds {
+				t.State = service.StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
 			st.Tables = append(st.Tables, t)
 			st.RowsPerSec += t.RowsPerSec
@@ -336,7 +320,7 @@ func lateness(sources []warehouse.Source) func(source string) time.Duration {
 func (src *SourceStatus) hush(lookedAt time.Time) {
 	if silent := lookedAt.Sub(src.ReportedAt); silent >= service.SilentAfter && !lookedAt.IsZero() {
 		src.SilentSeconds = silent.Seconds()
-		src.State = service.WorseState(src.State, StateSilent)
+		src.State = service.WorseState(src.State, service.StateSilent)
 	}
 }
 
@@ -377,7 +361,7 @@ func utc(t *time.Time) *time.Time {
 func (st *Status) addSources(sources []warehouse.Source) {
 	for _, src := range sources {
 		out := SourceStatus{
-			Name: src.Name, State: StateUpToDate, CompleteLSN: src.CompleteLSN, CompleteAt: src.CompleteAt, Fences: src.Fences,
+			Name: src.Name, State: service.StateUpToDate, CompleteLSN: src.CompleteLSN, CompleteAt: src.CompleteAt, Fences: src.Fences,
 			Capture: src.Capture, ReportedAt: src.ReportedAt.UTC(), Held: src.Capture.Held,
 		}
 		if src.Lag != nil {
@@ -512,7 +496,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	case on != "" && f.Unmoved >= service.WaitingAfter:
 		f.Waits, out.WaitingOn = min(now.Sub(since), f.Unmoved), on
 	}
-	if out.State = f.State(); out.State != StateWaiting {
+	if out.State = f.State(); out.State != service.StateWaiting {
 		out.WaitingOn = ""
 	}
 	return out, true

@@ -93,7 +93,7 @@ func (st *Status) tablePage() page.View {
 	}
 	if t.Partitions == 0 {
 		why := []string{"another sink has its partitions"}
-		if t.State == StateWaiting {
+		if t.State == service.StateWaiting {
 			why[0] = "not known while this sink waits for " + t.WaitingOn
 		}
 		behind.Value, behind.Lines, waiting.Value, waiting.Lines = "–", why, "–", why
@@ -146,13 +146,13 @@ const tableEvents = 20
 // sentence says how the table does.
 func (t *TableStatus) sentence() string {
 	text := "is " + service.Look(t.State).Word
-	if t.State == StateSnapshotting {
+	if t.State == service.StateSnapshotting {
 		text = "is being filled"
 	}
 	if note := t.note(); note != "" {
 		text += ": " + note
 	}
-	if t.Records > 0 && t.State != StateUpToDate {
+	if t.Records > 0 && t.State != service.StateUpToDate {
 		text += fmt.Sprintf("; %s behind, %s %s", service.FormatSeconds(t.BehindSeconds), service.Plural(t.Records, "record"), service.Agree(t.Records, "waits", "wait"))
 	}
 	return text + "."

@@ -67,7 +67,7 @@ func (o *Operator) Tenants(ctx context.Context, cfg Config) ([]Tenant, error) {
 	for i := range st.Tables { // of captures that write no progress
 		if s := st.Tables[i].Source; !known[s] {
 			known[s] = true
-			t := Tenant{Source: s, State: StateUpToDate}
+			t := Tenant{Source: s, State: service.StateUpToDate}
 			for _, table := range st.Tables {
 				if table.Source == s {
 					t.Tables++

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -179,7 +180,7 @@ func TestTenantPause(t *testing.T) {
 		n := 0
 		for _, s := range []*running{first, second} {
 			for _, table := range s.Status().Tables {
-				if table.Source == "a" && table.State == sink.StatePaused && table.PausedReason == "upgrade" {
+				if table.Source == "a" && table.State == service.StatePaused && table.PausedReason == "upgrade" {
 					n++
 				}
 			}

@@ -14,20 +14,20 @@ import (
 // summarise gives the group's state as far as its tables tell, the sentence that says it, and what needs somebody: once,
 // for page, terminal and JSON alike. It gives false if nothing needs anybody at once.
 func (st *Status) summarise() bool {
-	st.State = StateUpToDate
+	st.State = service.StateUpToDate
 	bad, parked := 0, int64(0)
 	for i := range st.Tables {
 		if !service.Accepts(st.accept, trouble.Parked, st.Tables[i].name()) {
 			parked += st.Tables[i].Parked
 		}
 		st.State = service.WorseState(st.State, st.Tables[i].State)
-		if state := st.Tables[i].State; state == StateQuarantined || state == StateStopped {
+		if state := st.Tables[i].State; state == service.StateQuarantined || state == service.StateStopped {
 			bad++
 		}
 	}
 	for i := range st.Sources {
 		if st.Sources[i].SilentSeconds > 0 {
-			st.State = service.WorseState(st.State, StateSilent)
+			st.State = service.WorseState(st.State, service.StateSilent)
 		}
 	}
 	st.Needs, st.Accepted = service.Accepted(service.Needs(st.needs()), st.accept)
@@ -47,12 +47,12 @@ func (st *Status) tell(topics, looked, waits bool) {
 	}
 	switch {
 	case st.Step != "" && !waits && topics:
-		st.State, st.Headline = StateStarting, "is starting: "+st.Step
+		st.State, st.Headline = service.StateStarting, "is starting: "+st.Step
 	case waits:
 		w := &st.Waiting[0]
-		st.State, st.Headline = StateWaiting, fmt.Sprintf("is waiting for %s, for %s%s.", w.whom(), service.FormatDuration(time.Since(w.Since)), st.completeTo(": "))
+		st.State, st.Headline = service.StateWaiting, fmt.Sprintf("is waiting for %s, for %s%s.", w.whom(), service.FormatDuration(time.Since(w.Since)), st.completeTo(": "))
 	case looked && !topics:
-		st.State = StateWaiting
+		st.State = service.StateWaiting
 		st.Headline = "is waiting for topics: none matches the rules"
 		st.Needs = service.Needs(append(st.Needs, service.Need{
 			Code: trouble.NoTopics, Subject: st.Group, What: "no topic matches the rules yet",
@@ -79,23 +79,23 @@ func (st *Status) sentence() string {
 	}
 	size := fmt.Sprintf("%s, %s", service.Plural(len(st.Sources), "source"), service.Plural(len(st.Tables), "table"))
 	switch st.State {
-	case StateUpToDate:
+	case service.StateUpToDate:
 		if complete := st.completeTo(""); complete != "" {
 			size = complete + ". " + size
 		}
 		return "is healthy: " + size + "."
-	case StateSilent:
+	case service.StateSilent:
 		return "has all there is, but a capture is silent" + st.completeTo(": ") + ". " + size + "."
 	}
 	of := fmt.Sprintf("%d of %s", late, service.Plural(len(st.Tables), "table"))
 	switch st.State {
-	case StateWaiting:
-		if i := slices.IndexFunc(st.Tables, func(t TableStatus) bool { return t.State == StateWaiting && t.WaitingOn != "" }); i >= 0 {
+	case service.StateWaiting:
+		if i := slices.IndexFunc(st.Tables, func(t TableStatus) bool { return t.State == service.StateWaiting && t.WaitingOn != "" }); i >= 0 {
 			return fmt.Sprintf("is waiting for %s: %s%s.", st.Tables[i].WaitingOn, of, st.furthest())
 		}
-	case StateSnapshotting:
+	case service.StateSnapshotting:
 		return "takes in existing rows: " + of + "."
-	case StatePaused:
+	case service.StatePaused:
 		if late == len(st.Tables) {
 			return "is paused: " + service.Plural(late, "table") + "."
 		}
@@ -111,7 +111,7 @@ func (st *Status) furthest() string {
 		return ""
 	}
 	text := fmt.Sprintf(", %s %s behind", worst.name(), service.FormatSeconds(worst.BehindSeconds))
-	if worst.ETASeconds != nil && st.State == StateCatchingUp {
+	if worst.ETASeconds != nil && st.State == service.StateCatchingUp {
 		text += ", " + service.FormatLeft(time.Duration(*worst.ETASeconds*float64(time.Second)))
 	}
 	return text
@@ -160,12 +160,12 @@ func (st *Status) needs() []service.Need {
 			})
 		}
 		switch t.State {
-		case StateStuck:
+		case service.StateStuck:
 			all = append(all, service.Need{
 				Code: trouble.Stuck, Urgent: true, Subject: t.name(), What: fmt.Sprintf("nothing of %s moves, though %s %s", t.name(), service.Plural(t.Records, "record"), service.Agree(t.Records, "waits", "wait")),
 				Why: "no stage says that it waits for anybody: this is a defect of Tributary",
 			})
-		case StateBehind:
+		case service.StateBehind:
 			behind = append(behind, t.name())
 		}
 	}

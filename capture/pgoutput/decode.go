@@ -8,8 +8,8 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
-// ProtocolVersion is the version of pgoutput's protocol that Decode reads, to be asked for at START_REPLICATION.
-const ProtocolVersion = 1
+// protocolVersion is the version of pgoutput's protocol that Decode reads, to be asked for at START_REPLICATION.
+const protocolVersion = 1
 
 // Errors of Decode.
 var (
@@ -64,7 +64,7 @@ func (d *Decoder) Decode(data []byte) (Kind, error) {
 		d.logical(c)
 	default:
 		if c.fault == "" {
-			return 0, fmt.Errorf("decode message: %w: kind %q is not part of protocol version %d", ErrUnsupported, data[0], ProtocolVersion)
+			return 0, fmt.Errorf("decode message: %w: kind %q is not part of protocol version %d", ErrUnsupported, data[0], protocolVersion)
 		}
 		return 0, fmt.Errorf("decode message: %w: it is empty", ErrMalformed)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/sink"
 )
 
@@ -142,7 +143,7 @@ func (u *use) run() {
 // paused says whether the sink has stopped all tables of a source.
 func (u *use) paused(source string) bool {
 	for _, table := range u.running.Status().Tables {
-		if table.Source == source && table.State != sink.StatePaused {
+		if table.Source == source && table.State != service.StatePaused {
 			return false
 		}
 	}

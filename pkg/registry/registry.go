@@ -20,8 +20,8 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
-// RequestTimeout is how long one request to one URL may take; the caller's context may allow less.
-const RequestTimeout = 10 * time.Second
+// requestTimeout is how long one request to one URL may take; the caller's context may allow less.
+const requestTimeout = 10 * time.Second
 
 // Errors that callers tell apart. All others mean that the registry could not be asked: trying again may help.
 var (
@@ -31,8 +31,8 @@ var (
 	ErrIncompatible = errors.New("schema is not compatible with those before it")
 	// ErrInvalidSchema says that the registry, or this client, cannot make sense of the schema.
 	ErrInvalidSchema = errors.New("schema is not valid")
-	// ErrRefused says that the registry does not take the login, or does not allow the user what was asked.
-	ErrRefused = errors.New("the registry refuses the login")
+	// errRefused says that the registry does not take the login, or does not allow the user what was asked.
+	errRefused = errors.New("the registry refuses the login")
 )
 
 // Client asks a registry and remembers what it said: neither the id of a registered schema nor the schema of an
@@ -56,7 +56,7 @@ func New(c config.Registry) (*Client, error) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = tls
-	httpClient := &http.Client{Timeout: RequestTimeout, Transport: transport}
+	httpClient := &http.Client{Timeout: requestTimeout, Transport: transport}
 	opts := []sr.ClientOpt{sr.HTTPClient(httpClient), sr.URLs(c.URL), sr.UserAgent("tributary")}
 	if c.Username != "" {
 		opts = append(opts, sr.PreReq(func(req *http.Request) error {
@@ -206,7 +206,7 @@ func classify(err error) error {
 	case answer.ErrorCode == codeInvalidSchema:
 		return fmt.Errorf("%w: %w", ErrInvalidSchema, err)
 	case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
-		return fmt.Errorf("%w (HTTP status %d to %s %s): %w", ErrRefused, answer.StatusCode, answer.Method, answer.URL, err)
+		return fmt.Errorf("%w (HTTP status %d to %s %s): %w", errRefused, answer.StatusCode, answer.Method, answer.URL, err)
 	}
 	return fmt.Errorf("HTTP status %d to %s %s: %w", answer.StatusCode, answer.Method, answer.URL, err)
 }
@@ -221,7 +221,7 @@ func Trouble(op, subject string, err error) *trouble.Error {
 	switch {
 	case untrusted != "":
 		t.Code, t.Hint = trouble.RegistryAuth, untrusted
-	case errors.Is(err, ErrRefused):
+	case errors.Is(err, errRefused):
 		t.Code, t.Hint = trouble.RegistryAuth, "check registry.username and registry.password, and that the user may read schemas and, for capture, register them"
 	}
 	return t

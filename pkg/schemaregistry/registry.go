@@ -54,8 +54,8 @@ type entry struct {
 	Level   level  `json:"level,omitempty"`  // of the subject, or of the registry if it is ""
 }
 
-// ErrClosed says that the registry was closed.
-var ErrClosed = errors.New("schema registry is closed")
+// errClosed says that the registry was closed.
+var errClosed = errors.New("schema registry is closed")
 
 // Open opens the registry whose log is the file path; it is made if it does not exist. A last entry that was not
 // wholly written, by a process that was killed, is dropped: nobody was told of it.
@@ -82,14 +82,14 @@ func Open(path string) (_ *Registry, err error) {
 	return r, nil
 }
 
-// Close closes the log. Requests get ErrClosed's text from then on.
+// Close closes the log. Requests get errClosed's text from then on.
 func (r *Registry) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if errors.Is(r.broken, ErrClosed) {
+	if errors.Is(r.broken, errClosed) {
 		return nil
 	}
-	r.broken = ErrClosed
+	r.broken = errClosed
 	var err error
 	if r.log != nil {
 		err = r.log.Close()

@@ -296,7 +296,7 @@ func TestWriteFails(t *testing.T) {
 	if versions, err := client.SubjectVersions(t.Context(), "s"); err != nil || len(versions) != 1 {
 		t.Errorf("versions %v, %v", versions, err)
 	}
-	registry.broken = ErrClosed // its log is closed already
+	registry.broken = errClosed // its log is closed already
 	registry.unlock()
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // Latency keeps what was observed in the last five minutes, for quantiles on the page, and histograms of everything,
-// for Prometheus; it is their collector. Safe for use by many goroutines. Make one with NewLatency.
+// for Prometheus; it is their collector. Safe for use by many goroutines. Family makes one.
 type Latency struct {
 	*prometheus.HistogramVec
 
@@ -24,8 +24,8 @@ type observation struct {
 	took time.Duration
 }
 
-// LatencyWindow is how far back Quantiles looks.
-const LatencyWindow = 5 * time.Minute
+// latencyWindow is how far back Quantiles looks.
+const latencyWindow = 5 * time.Minute
 
 const (
 	// latencyCapacity bounds the memory: 13 observations a second fill the window, with more it is shorter.
@@ -34,8 +34,8 @@ const (
 	latencyLeast = 20
 )
 
-// NewLatency gives an empty one, of histograms named by opts with these labels.
-func NewLatency(opts prometheus.HistogramOpts, labels ...string) *Latency {
+// newLatency gives an empty one, of histograms named by opts with these labels.
+func newLatency(opts prometheus.HistogramOpts, labels ...string) *Latency {
 	opts.Buckets = SecondsBuckets
 	return &Latency{HistogramVec: newHistogram(opts, labels...)}
 }
@@ -55,7 +55,7 @@ func (l *Latency) ObserveDuration(took time.Duration, labels ...string) {
 // there is nothing to show.
 func (l *Latency) Quantiles() (p50, p99 time.Duration, ok bool) {
 	l.mu.Lock()
-	since := time.Now().Add(-LatencyWindow)
+	since := time.Now().Add(-latencyWindow)
 	took := make([]time.Duration, 0, l.held)
 	for i := range l.held {
 		if o := l.ring[i]; o.at.After(since) {

@@ -51,7 +51,7 @@ func (f *Family) Histogram(name, help string, buckets []float64) *prometheus.His
 
 // Latency makes histograms of how long something takes, by further labels.
 func (f *Family) Latency(name, help string, labels ...string) *Latency {
-	l := NewLatency(prometheus.HistogramOpts{Namespace: f.Namespace, Name: name, Help: help, ConstLabels: f.Labels}, labels...)
+	l := newLatency(prometheus.HistogramOpts{Namespace: f.Namespace, Name: name, Help: help, ConstLabels: f.Labels}, labels...)
 	f.All = append(f.All, l)
 	return l
 }

@@ -28,19 +28,6 @@ type Step struct {
 	Note    string `json:"note,omitempty"`
 }
 
-// NeedOf tells a trouble. Where the error does not say what it means or what to do, its runbook does.
-func NeedOf(t *trouble.Error, since time.Time) Need {
-	n := Need{
-		Code: t.Code, Subject: t.Subject, Since: since.UTC(), What: strings.TrimSpace("cannot " + t.Op + " " + t.Subject), Means: t.Means,
-		Do: Steps(t.Hint), See: "/explain/" + string(t.Code),
-	}
-	if t.Cause != nil {
-		n.Why = t.Cause.Error()
-	}
-	n.complete()
-	return n
-}
-
 // complete takes from the runbook what is missing.
 func (n *Need) complete() {
 	book, ok := trouble.RunbookOf(n.Code)

@@ -170,7 +170,7 @@ func TestForm(t *testing.T) {
 
 func TestLatency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLatency(histogramOpts())
+		l := newLatency(histogramOpts())
 		quantiles := func(want50, want99 time.Duration, wantOK bool) {
 			t.Helper()
 			if p50, p99, ok := l.Quantiles(); p50 != want50 || p99 != want99 || ok != wantOK {
@@ -184,7 +184,7 @@ func TestLatency(t *testing.T) {
 		quantiles(0, 0, false)
 		l.ObserveDuration(-time.Second) // the source's clock is ahead
 		quantiles(8*time.Second, 18*time.Second, true)
-		time.Sleep(LatencyWindow) // synctest's clock
+		time.Sleep(latencyWindow) // synctest's clock
 		quantiles(0, 0, false)
 		for i := range 100 {
 			l.ObserveDuration(time.Duration(100-i) * time.Millisecond)

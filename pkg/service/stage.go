@@ -20,8 +20,7 @@ type Stages struct {
 // kind is what is known of the stages of one name.
 type kind struct {
 	name     string
-	past     time.Duration // busy time of the workers that are gone
-	waitsFor []string      // everything one of them ever waited for, or may
+	waitsFor []string // everything one of them ever waited for, or may
 	workers  []*Stage
 	pace     Pace // of the busy time
 }
@@ -30,8 +29,6 @@ type kind struct {
 // or waits for somebody by name in the middle of its work. Changes cost a clock read and an uncontended lock: report
 // them once a batch, not once a row. Methods are called by the stage's own goroutine.
 type Stage struct {
-	kind *kind
-
 	mu        sync.Mutex    // the clock is read behind it: what is busy never seems to shrink
 	busy      time.Duration // until busySince
 	busySince time.Time     // zero: not busy
@@ -68,24 +65,9 @@ func (s *Stages) Stage(name string, waitsFor ...string) *Stage {
 	}
 	k := s.kinds[i]
 	k.knows(waitsFor)
-	st := &Stage{kind: k}
+	st := &Stage{}
 	k.workers = append(k.workers, st)
 	return st
-}
-
-// Remove takes a stage out when its goroutine has ended. What it was busy with stays counted under its name.
-func (s *Stages) Remove(st *Stage) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	i := slices.Index(st.kind.workers, st)
-	if i < 0 {
-		return
-	}
-	st.kind.workers = slices.Delete(st.kind.workers, i, i+1)
-	st.kind.past += st.busyUntil(time.Now())
-	st.kind.knows(st.waited)
 }
 
 func (k *kind) knows(waitsFor []string) {
@@ -193,7 +175,7 @@ func (s *Stages) read() (states []StageState, waiting map[string]time.Time) {
 	waiting = map[string]time.Time{}
 	for _, k := range s.kinds {
 		state := StageState{Name: k.name, Workers: len(k.workers)}
-		busy := k.past
+		var busy time.Duration
 		for _, st := range k.workers {
 			st.mu.Lock()
 			busy += st.busyUntil(time.Now())

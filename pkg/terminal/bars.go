@@ -50,9 +50,6 @@ func NewBars(out *Output) *Bars {
 	return &Bars{out: out, live: terminal && width >= barsWidth && !out.Quiet, had: map[string]bool{}}
 }
 
-// Live says whether a person watches bars.
-func (b *Bars) Live() bool { return b.live }
-
 // Show takes how far everything is that runs now. What is no longer among it has ended.
 func (b *Bars) Show(all []Progress) {
 	if b.out.Quiet {

@@ -23,9 +23,9 @@ type printer struct {
 func (p printer) report(err error) int {
 	switch {
 	case err == nil:
-		return ExitDone
-	case errors.Is(err, ErrSaid):
-		return ExitFailed
+		return exitDone
+	case errors.Is(err, errSaid):
+		return exitFailed
 	}
 	told := p.tell(err)
 	if p.json {
@@ -34,12 +34,12 @@ func (p printer) report(err error) int {
 		p.print(err, told)
 	}
 	if _, unready := errors.AsType[*notReady](err); unready {
-		return ExitFailed
+		return exitFailed
 	}
 	if _, usage := errors.AsType[*usageError](err); usage || trouble.CodeOf(err) == trouble.Config {
-		return ExitUsage
+		return exitUsage
 	}
-	return ExitFailed
+	return exitFailed
 }
 
 // told is an error as JSON has it. Every field is always there.
@@ -94,18 +94,18 @@ func (p printer) printJSON(t told) {
 
 func (p printer) print(err error, t told) {
 	if faults, ok := errors.AsType[*config.Faults](err); ok {
-		faults.Print(CleanWriter(p.w), p.program)
+		faults.Print(cleanWriter(p.w), p.program)
 		writeField(p.w, "hint", t.Hint)
 		return
 	}
 	if t.Op == "" {
-		_, _ = fmt.Fprintf(p.w, "error: %s\n", CleanLines(t.Cause))
+		_, _ = fmt.Fprintf(p.w, "error: %s\n", cleanLines(t.Cause))
 		if t.Hint != "" {
 			_, _ = fmt.Fprintf(p.w, "usage: %s\n", t.Hint)
 		}
 		return
 	}
-	_, _ = fmt.Fprintf(p.w, "error: %s\n", CleanLines(strings.TrimSpace(t.Op+" "+t.Subject)))
+	_, _ = fmt.Fprintf(p.w, "error: %s\n", cleanLines(strings.TrimSpace(t.Op+" "+t.Subject)))
 	for _, field := range [][2]string{{"cause", t.Cause}, {"means", t.Means}, {"hint", t.Hint}, {"see", t.See}} {
 		writeField(p.w, field[0], strings.TrimRight(field[1], "\n"))
 	}

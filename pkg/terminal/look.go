@@ -109,7 +109,7 @@ func (l *Look) Run(cmd *cobra.Command, ask func(context.Context) (Status, error)
 		err = st.Show(out, l)
 	}
 	if err == nil && !st.Well() {
-		err = ErrSaid
+		err = errSaid
 	}
 	return err
 }

@@ -15,10 +15,10 @@ import (
 
 // Exit codes, the same for every verb.
 const (
-	ExitDone        = 0
-	ExitFailed      = 1   // failed, or not healthy
-	ExitUsage       = 2   // flag, argument or configuration: nothing was attempted
-	ExitInterrupted = 130 // Ctrl-C in the middle of something unfinished
+	exitDone        = 0
+	exitFailed      = 1   // failed, or not healthy
+	exitUsage       = 2   // flag, argument or configuration: nothing was attempted
+	exitInterrupted = 130 // Ctrl-C in the middle of something unfinished
 )
 
 // Main runs a program of verbs, as Root makes it, and gives its exit code; see Run.
@@ -56,7 +56,7 @@ func runMain(run func(context.Context) error, signals <-chan os.Signal, p printe
 			select {
 			case <-signals:
 				if ctx.Err() != nil {
-					exit(ExitInterrupted)
+					exit(exitInterrupted)
 					return
 				}
 				cancel()
@@ -71,7 +71,7 @@ func runMain(run func(context.Context) error, signals <-chan os.Signal, p printe
 	<-watched
 	if interrupted && errors.Is(err, context.Canceled) {
 		_, _ = io.WriteString(p.w, "interrupted\n")
-		return ExitInterrupted
+		return exitInterrupted
 	}
 	return p.report(err)
 }
@@ -95,5 +95,5 @@ type usageError struct {
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
-// ErrSaid is for a verb whose results say already what is wrong: exit code 1, and nothing more is printed.
-var ErrSaid = errors.New("not well")
+// errSaid is for a verb whose results say already what is wrong: exit code 1, and nothing more is printed.
+var errSaid = errors.New("not well")

@@ -86,7 +86,7 @@ func clean(args []any) []any {
 		case string:
 			out[i] = Clean(v)
 		case error:
-			out[i] = CleanLines(v.Error())
+			out[i] = cleanLines(v.Error())
 		default:
 			out[i] = arg
 		}

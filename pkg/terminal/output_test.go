@@ -88,7 +88,7 @@ func TestBar(t *testing.T) {
 }
 
 func TestCommands(t *testing.T) {
-	verb := &cobra.Command{Use: "status", Short: "Say how it does", Args: NoArgs, Example: "  prog status", RunE: func(*cobra.Command, []string) error { return ErrSaid }}
+	verb := &cobra.Command{Use: "status", Short: "Say how it does", Args: NoArgs, Example: "  prog status", RunE: func(*cobra.Command, []string) error { return errSaid }}
 	JSON(verb)
 	changes := &Change{}
 	change := &cobra.Command{Use: "drop", RunE: func(cmd *cobra.Command, _ []string) error {
@@ -129,7 +129,7 @@ func TestCommands(t *testing.T) {
 // TestNotReady: a check that has failed was not used wrongly, also where the configuration is what is wrong.
 func TestNotReady(t *testing.T) {
 	p := printer{w: io.Discard, program: "capture"}
-	if code := p.report(&notReady{&trouble.Error{Code: trouble.Config, Op: "check", Cause: errors.New("no table matches")}}); code != ExitFailed {
+	if code := p.report(&notReady{&trouble.Error{Code: trouble.Config, Op: "check", Cause: errors.New("no table matches")}}); code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
 }

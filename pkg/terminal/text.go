@@ -33,8 +33,8 @@ func Clean(s string) string {
 
 func paints(r rune) bool { return r != ' ' && !unicode.IsPrint(r) }
 
-// CleanLines is Clean for a text of several lines, which stay.
-func CleanLines(s string) string {
+// cleanLines is Clean for a text of several lines, which stay.
+func cleanLines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i := range lines {
 		lines[i] = Clean(lines[i])
@@ -42,13 +42,13 @@ func CleanLines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// CleanWriter gives a writer that writes cleaned lines to w. Each write holds whole lines.
-func CleanWriter(w io.Writer) io.Writer { return cleaner{w} }
+// cleanWriter gives a writer that writes cleaned lines to w. Each write holds whole lines.
+func cleanWriter(w io.Writer) io.Writer { return cleaner{w} }
 
 type cleaner struct{ w io.Writer }
 
 func (c cleaner) Write(b []byte) (int, error) {
-	if _, err := io.WriteString(c.w, CleanLines(string(b))); err != nil {
+	if _, err := io.WriteString(c.w, cleanLines(string(b))); err != nil {
 		return 0, err
 	}
 	return len(b), nil

@@ -143,7 +143,7 @@ func keySchemaText(namespace string, rel *schema.Relation) (string, error) {
 	for _, i := range rel.Key {
 		c := &rel.Columns[i]
 		f := formOf(&c.Type, true)
-		r.Fields = append(r.Fields, avroField{Name: AvroName(c.Name), Type: avroOf(&f)})
+		r.Fields = append(r.Fields, avroField{Name: avroName(c.Name), Type: avroOf(&f)})
 	}
 	return marshal(&r)
 }
@@ -167,7 +167,7 @@ func valueSchemaText(namespace string, rel *schema.Relation) (string, error) {
 			}
 		}
 		f := formOf(&c.Type, p.Key > 0)
-		field := avroField{Name: AvroName(c.Name), Type: avroOf(&f), columnProps: p}
+		field := avroField{Name: avroName(c.Name), Type: avroOf(&f), columnProps: p}
 		if p.Key == 0 {
 			field.Type, field.Default = nullable(field.Type), defaultNull
 		}

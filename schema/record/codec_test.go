@@ -392,7 +392,7 @@ func TestRelationInSchema(t *testing.T) {
 		Key: []int{1, 0},
 	}
 	c := newCodec(t, rel)
-	if got := c.Decoder.Relation(); !got.Equal(rel) || !reflect.DeepEqual(got, rel) {
+	if got := c.Relation(); !got.Equal(rel) || !reflect.DeepEqual(got, rel) {
 		t.Fatalf("got  %+v\nwant %+v", got, rel)
 	}
 	if want := `shop.sales_x002E_eu.Gr_x00F6__x00DF_e_x0020__x0022_x_x0022_`; c.Topic() != want {

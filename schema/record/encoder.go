@@ -92,7 +92,7 @@ func NewEncoder(src Source, rel *schema.Relation) (*Encoder, error) {
 	e.columns = make([]column, len(rel.Columns))
 	for i := range rel.Columns {
 		t := &rel.Columns[i].Type
-		name := AvroName(rel.Columns[i].Name)
+		name := avroName(rel.Columns[i].Name)
 		e.columns[i] = column{
 			form: formOf(t, rel.IsKey(i)), key: rel.IsKey(i), respell: t.Respelled(),
 			after: name, before: beforePrefix + name, typ: t,
@@ -117,9 +117,6 @@ const beforePrefix = "before."
 
 // Topic gives the name of the relation's topic.
 func (e *Encoder) Topic() string { return e.topic }
-
-// Relation gives what NewEncoder was given.
-func (e *Encoder) Relation() *schema.Relation { return e.rel }
 
 // KeySchema gives the Avro schema of the keys, to be registered under Topic + "-key"; "" when the relation has no
 // key.

@@ -144,12 +144,12 @@ func (l *LSN) UnmarshalText(b []byte) error {
 	return err
 }
 
-// ProgressVersion is the format of Progress that this version writes, and the newest that it reads.
-const ProgressVersion = 1
+// progressVersion is the format of Progress that this version writes, and the newest that it reads.
+const progressVersion = 1
 
 // Encode writes p, with Version set.
 func (p *Progress) Encode() ([]byte, error) {
-	p.Version = ProgressVersion
+	p.Version = progressVersion
 	return json.Marshal(p)
 }
 
@@ -167,8 +167,8 @@ func ParseProgress(b []byte) (*Progress, error) {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return nil, fmt.Errorf("decode progress record: %w", err)
 	}
-	if p.Version < 1 || p.Version > ProgressVersion {
-		return nil, fmt.Errorf("decode progress record: format %d, this version reads up to %d", p.Version, ProgressVersion)
+	if p.Version < 1 || p.Version > progressVersion {
+		return nil, fmt.Errorf("decode progress record: format %d, this version reads up to %d", p.Version, progressVersion)
 	}
 	return &p, nil
 }

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// MaxTopicBytes is the longest topic name that Kafka takes.
-const MaxTopicBytes = 249
+// maxTopicBytes is the longest topic name that Kafka takes.
+const maxTopicBytes = 249
 
 // ErrTopicName is wrapped by the errors of Topic.
 var ErrTopicName = errors.New("no topic name can be made")
@@ -23,7 +23,7 @@ const (
 // Topic gives the name of the topic that holds the changes of one table: {source}.{schema}.{table}, each part
 // escaped so that ParseTopic gives back exactly what went in. Two tables never share a topic, and no table has
 // the name of a progress topic. It fails, with ErrTopicName, where a part is empty or the name is longer than
-// MaxTopicBytes.
+// maxTopicBytes.
 func Topic(source, schema, table string) (string, error) {
 	if source == "" || schema == "" || table == "" {
 		return "", fmt.Errorf("name topic of table %q.%q of source %q: %w: a part is empty", schema, table, source, ErrTopicName)
@@ -38,9 +38,9 @@ func Topic(source, schema, table string) (string, error) {
 	}
 	b = append(b, '.')
 	b = appendEscaped(b, table, topicByte)
-	if len(b) > MaxTopicBytes {
+	if len(b) > maxTopicBytes {
 		return "", fmt.Errorf("name topic of table %q.%q of source %q: %w: %q has %d bytes, Kafka takes %d; a shorter name of the source leaves more room",
-			schema, table, source, ErrTopicName, b, len(b), MaxTopicBytes)
+			schema, table, source, ErrTopicName, b, len(b), maxTopicBytes)
 	}
 	return string(b), nil
 }
@@ -90,13 +90,13 @@ func ParseProgressTopic(topic string) (source string, ok bool) {
 	return source, true
 }
 
-// AvroName gives s as a name that Avro allows, [A-Za-z_][A-Za-z0-9_]*, with the escapes of Topic. Different names
+// avroName gives s as a name that Avro allows, [A-Za-z_][A-Za-z0-9_]*, with the escapes of Topic. Different names
 // stay different.
-func AvroName(s string) string { return string(appendEscaped(nil, s, avroByte)) }
+func avroName(s string) string { return string(appendEscaped(nil, s, avroByte)) }
 
 // avroNamespace gives the Avro namespace of the records of one topic.
 func avroNamespace(source, schema, table string) string {
-	return AvroName(source) + "." + AvroName(schema) + "." + AvroName(table)
+	return avroName(source) + "." + avroName(schema) + "." + avroName(table)
 }
 
 func topicByte(c byte, _ bool) bool { return avroByte(c, false) || c == '-' }

@@ -48,7 +48,7 @@ func TestTopicRefuses(t *testing.T) {
 	f("shop", "public", strings.Repeat("ü", 63))
 
 	if _, err := Topic(strings.Repeat("s", 249-len(".public.orders")), "public", "orders"); err != nil {
-		t.Fatalf("a name of exactly %d bytes: %v", MaxTopicBytes, err)
+		t.Fatalf("a name of exactly %d bytes: %v", maxTopicBytes, err)
 	}
 }
 
@@ -99,8 +99,8 @@ func TestProgressTopic(t *testing.T) {
 func TestAvroName(t *testing.T) {
 	f := func(name, want string) {
 		t.Helper()
-		if got := AvroName(name); got != want {
-			t.Fatalf("AvroName(%q) = %q, want %q", name, got, want)
+		if got := avroName(name); got != want {
+			t.Fatalf("avroName(%q) = %q, want %q", name, got, want)
 		}
 	}
 	f("id", "id")
@@ -120,8 +120,8 @@ func FuzzNames(f *testing.F) {
 	f.Add("shop", "_", "x002E_", "_x002E", "_")
 	f.Add("shop", "tributary", "progress", "_x0074_ributary", "progress")
 	f.Fuzz(func(t *testing.T, source, s1, t1, s2, t2 string) {
-		if (AvroName(s1) == AvroName(s2)) != (s1 == s2) {
-			t.Fatalf("AvroName of %q and %q: %q and %q", s1, s2, AvroName(s1), AvroName(s2))
+		if (avroName(s1) == avroName(s2)) != (s1 == s2) {
+			t.Fatalf("avroName of %q and %q: %q and %q", s1, s2, avroName(s1), avroName(s2))
 		}
 		if source != "" {
 			if got, ok := ParseProgressTopic(ProgressTopic(source)); !ok || got != source {

@@ -133,9 +133,6 @@ func (f *Fold) Release() {
 
 const fewestKept = 256 << 10
 
-// Plan gives the plan of Begin.
-func (f *Fold) Plan() *rule.Plan { return f.plan }
-
 // Size estimates the memory held, in bytes.
 func (f *Fold) Size() int {
 	return len(f.arena) + 8*(len(f.rows)+len(f.keys)) + 48*(len(f.slots)+len(f.state)+len(f.bags)+len(f.story.steps)+len(f.entries))

@@ -525,7 +525,7 @@ func (a *flushing) left(ctx context.Context, i int, lsns []change.LSN) error {
 		return nil
 	}
 	done, known, err := a.s.snapshotDone(ctx, u.Result.Plan.Source, u.Topic, slices.Max(lsns))
-	if a.f.Impatient && errors.Is(err, ErrNoProgress) {
+	if a.f.Impatient && errors.Is(err, errNoProgress) {
 		err = nil
 	}
 	if err != nil {

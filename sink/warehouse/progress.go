@@ -281,19 +281,19 @@ func (s *Session) prune(ctx context.Context, source string) error {
 // Kafka, since they were written together with what is being applied. Try again.
 var ErrProgressBehind = errors.New("progress of the source is not applied up to this commit yet")
 
-// ErrNoProgress is an ErrProgressBehind of a source of which no progress record was applied yet; if it is not one of a
+// errNoProgress is an ErrProgressBehind of a source of which no progress record was applied yet; if it is not one of a
 // capture of ours, there never will be.
-var ErrNoProgress = fmt.Errorf("%w: there is none at all", ErrProgressBehind)
+var errNoProgress = fmt.Errorf("%w: there is none at all", ErrProgressBehind)
 
 // snapshotDone says at which commit the snapshot of a table was complete; 0 if it runs at lsn. It is not known of a
-// table that is in no progress record. Errors: ErrProgressBehind, ErrNoProgress.
+// table that is in no progress record. Errors: ErrProgressBehind, errNoProgress.
 func (s *Session) snapshotDone(ctx context.Context, source, topic string, lsn change.LSN) (done change.LSN, known bool, err error) {
 	var table []byte
 	var tablesLSN string
 	err = s.conn.QueryRow(ctx, `SELECT (tables->$3::text)::text, tables_lsn::text FROM tributary.source WHERE grp = $1 AND source = $2`,
 		s.w.cfg.Group, source, topic).Scan(&table, &tablesLSN)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, false, ErrNoProgress
+		return 0, false, errNoProgress
 	}
 	if err != nil {
 		return 0, false, err

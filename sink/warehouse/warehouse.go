@@ -176,16 +176,6 @@ func (w *Warehouse) grant(cause string) string {
 	return fmt.Sprintf("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON … TO %s;", role)
 }
 
-// Ping checks that the warehouse answers.
-func (w *Warehouse) Ping(ctx context.Context) error {
-	return w.with(ctx, func(conn *pgx.Conn) error {
-		if err := conn.Ping(ctx); err != nil {
-			return w.troubled("ping warehouse", "", err)
-		}
-		return nil
-	})
-}
-
 // forget drops what is known of targets, so that they are looked at again.
 func (w *Warehouse) forget() {
 	w.mu.Lock()
