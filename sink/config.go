@@ -50,7 +50,7 @@ func (c *Config) accepted() []service.Accept {
 // Warehouse says where to write.
 type Warehouse struct {
 	DSN         config.Secret `mapstructure:"dsn" required:"true" doc:"Connection string of the warehouse; file:/path or env:NAME to keep it elsewhere."`
-	Connections int           `mapstructure:"connections" default:"4" doc:"Connections that write at the same time; each target has one writer. Two more are used for progress and supervision."`
+	Connections int           `mapstructure:"connections" default:"4" doc:"Connections that write at the same time; a target has one for each of its partitions, up to all of them. Two more are used for progress and supervision."`
 }
 
 // Batch bounds a transaction. At low load a change is written at once; under load batches grow up to these bounds.

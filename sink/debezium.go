@@ -20,6 +20,7 @@ import (
 type replay struct {
 	on   bool
 	seen uint64 // events at the position of the last one that have come again
+	next int64  // offset up to which this is known
 }
 
 // repeated says whether the partition has had an event of Debezium's before: one that stands before the last in the order

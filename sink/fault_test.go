@@ -338,6 +338,34 @@ func TestWarehouseAway(t *testing.T) {
 	w.loaded(shop, 200)
 }
 
+// TestWarehouseGoesBack: a warehouse that has crashed, or a standby in its place, has not all that was confirmed. Nothing is
+// written any more that would find it out.
+func TestWarehouseGoesBack(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r, log := relation("t", "id integer key", "v integer"), relation("log", "id integer")
+	shop.table(r, 2)
+	shop.table(log, 1)
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, 1), ins(r, 2, 1), ins(r, 3, 1), ins(log, 1))
+	w.complete(shop)
+	tables := []string{"tributary.checkpoint", "tributary.source", "tributary.milestone", "tributary.fence", "public.t", "public.log"}
+	back := "BEGIN;"
+	for i, name := range tables {
+		w.exec(fmt.Sprintf("CREATE TABLE public.before_%d AS SELECT * FROM %s", i, name))
+		back += fmt.Sprintf("DELETE FROM %s; INSERT INTO %[1]s SELECT * FROM public.before_%d;", name, i)
+	}
+	shop.tx(upd(r, 1, 2), del(r, 2), ins(r, 4, 2), ins(log, 2))
+	w.complete(shop)
+	w.exec(back + "COMMIT")
+	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|1", "2|1", "3|1")
+	w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tributary sink%' AND datname = current_database()`)
+	w.complete(shop)
+	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|2", "3|1", "4|2")
+	w.rows(`SELECT id FROM public.log ORDER BY id`, "1", "2")
+	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+}
+
 func TestKafkaAway(t *testing.T) {
 	w := newWorld(t)
 	shop := w.source("shop")

@@ -122,7 +122,7 @@ func TestWaiting(t *testing.T) {
 func TestLocksAreOfLanes(t *testing.T) {
 	st := Status{Locks: []Lock{{Table: "sales.a", PID: 1}, {Table: "sales.b", PID: 2, Here: true, lane: 1}}, Stages: []service.StageState{{WaitingOn: waitWarehouse}}}
 	for lane, want := range []string{waitWarehouse, "a lock held by pid 2", waitWarehouse} {
-		if on, _ := st.waitOf(lane); on != want {
+		if on, _ := st.waitOf([]int{lane}); on != want {
 			t.Errorf("lane %d: %q", lane, on)
 		}
 	}

@@ -166,7 +166,7 @@ var moments = map[string]func(at time.Time) *shown{
 		for lane, i := range []int{2, 3} {
 			t := &s.st.Tables[i]
 			t.State, t.Records, t.BehindSeconds, t.RowsPerSec = service.StateWaiting, 312, 41, 0
-			t.WaitingOn, _ = s.st.waitOf(1 + lane)
+			t.WaitingOn, _ = s.st.waitOf([]int{1 + lane})
 		}
 		return s
 	},

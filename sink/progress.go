@@ -118,7 +118,7 @@ func (f *follower) resolve(ctx context.Context, adv warehouse.Advance, unknown e
 	switch standings[0] {
 	case warehouse.Past:
 		return nil
-	case warehouse.Lost:
+	case warehouse.Lost, warehouse.Back:
 		return warehouse.ErrFenced
 	}
 	if cause, ok := errors.AsType[*trouble.Error](unknown); ok {

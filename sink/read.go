@@ -35,7 +35,7 @@ func (w *worker) read(ctx context.Context, batches []consume.Batch, read ahead) 
 		w.forget(&read)
 	}
 	for _, b := range batches[len(o.parts):] {
-		if err := w.readPartition(ctx, o, w.part(b.Partition), w.window(b)); err != nil {
+		if err := w.readPartition(ctx, o, o.begin(w.part(b.Partition)), w.window(b)); err != nil {
 			return o, err
 		}
 	}
@@ -53,16 +53,24 @@ func (w *worker) outcome() *outcome {
 
 // part begins one for a partition where it stands.
 func (w *worker) part(p *consume.Partition) part {
-	known := w.parked[p]
+	known, replay := w.parked[p], w.replays[p]
+	if replay.next != p.Next { // its checkpoint was moved
+		replay.on, replay.seen = false, 0
+	}
 	return part{p: p, unit: -1, parked: known, advance: warehouse.Advance{
 		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
 		ParkedN: known.N,
-	}, committed: p.CommitTime, replay: w.replays[p]}
+	}, committed: p.CommitTime, replay: replay}
 }
 
-func (w *worker) readPartition(ctx context.Context, o *outcome, begin part, records []*kgo.Record) error {
-	o.parts = append(o.parts, begin)
-	pt := &o.parts[len(o.parts)-1]
+// begin adds a part.
+func (o *outcome) begin(pt part) *part {
+	o.parts = append(o.parts, pt)
+	return &o.parts[len(o.parts)-1]
+}
+
+// readPartition takes in records: those of the part that were read before, and more.
+func (w *worker) readPartition(ctx context.Context, o *outcome, pt *part, records []*kgo.Record) error {
 	if w.s.tracer != nil {
 		defer func() { o.folded = time.Now() }()
 	}

@@ -5,7 +5,7 @@
 //
 //	before all that                      start.go: rules that do not fit their tables are refused
 //	find topics, fetch, commit offsets   package consume
-//	one worker a lane                    worker.go, read.go: decode, fold, apply; a target belongs to one lane
+//	one worker a lane                    worker.go, read.go: decode, fold, apply; a partition belongs to one lane
 //	progress                             progress.go: applies the progress topics
 //	sources written as a whole           whole.go: progress decides what becomes visible together
 //	supervisor                           supervise.go: quarantine, barriers, lost partitions, what /status shows
@@ -161,18 +161,9 @@ func (s *Sink) writer(lane int) *warehouse.Session {
 	return session
 }
 
-// laneOf gives the lane that writes what is in a topic.
-func (s *Sink) laneOf(topic string) int {
-	if s.rules.Whole(sourceOf(topic)) {
-		return s.wholeLane()
-	}
-	lane, _ := s.route(topic)
-	return lane
-}
-
-// route says which lane a topic belongs to: all topics that write one target belong to one, so that a target has one
-// writer in each process.
-func (s *Sink) route(topic string) (lane int, ok bool) {
+// route says which lane a partition belongs to: those with one number, of all topics that write one target, belong to one. So
+// topics of one partition, however many, have one writer in each process, and those of several are written side by side.
+func (s *Sink) route(topic string, number int32) (lane int, ok bool) {
 	if source, ok := record.ParseProgressTopic(topic); ok {
 		_, ok := s.rules.Source(source)
 		ok = ok && !s.removed(source)
@@ -187,7 +178,7 @@ func (s *Sink) route(topic string) (lane int, ok bool) {
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(r.Target.Schema + "\x00" + r.Target.Table))
-	return int(h.Sum32() % uint32(s.cfg.Warehouse.Connections)), true
+	return int((h.Sum32() + uint32(number)) % uint32(s.cfg.Warehouse.Connections)), true
 }
 
 // match gives the rule for a topic of changes; none for those of a source that was removed.

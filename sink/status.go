@@ -335,15 +335,15 @@ func (st *Status) tried(kafka bool) string {
 	return ""
 }
 
-// waitOf gives what a table that does not move waits for: a stage that says so, or a lock that its lane waits for; since when, too.
-func (st *Status) waitOf(lane int) (on string, since time.Time) {
+// waitOf gives what a table that does not move waits for: a stage that says so, or a lock that one of its lanes waits for; since when, too.
+func (st *Status) waitOf(lanes []int) (on string, since time.Time) {
 	for i := range st.Stages {
 		if stage := &st.Stages[i]; stage.WaitingOn != "" && stage.WaitingOn != waitMemory && (on == "" || stage.Since.Before(since)) {
 			on, since = stage.WaitingOn, stage.Since
 		}
 	}
 	for i := range st.Locks {
-		if l := &st.Locks[i]; l.Here && l.lane == lane {
+		if l := &st.Locks[i]; l.Here && slices.Contains(lanes, l.lane) {
 			return l.whose(), l.Since // the more exact word: who waits at a lock says nothing else
 		}
 	}
@@ -470,8 +470,13 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	f.Stopped, f.Quarantined = t.stops(), t != nil
 	barrier := false
 	var newest change.Position
+	var lanes []int
+	if s.rules.Whole(route.Source) {
+		lanes = append(lanes, s.wholeLane())
+	}
 	for _, v := range views {
 		out.Partitions++
+		lanes = append(lanes, v.Lane)
 		out.Records += max(v.End-v.Next, 0)
 		if !v.Oldest.IsZero() {
 			f.Behind = max(f.Behind, now.Sub(v.Oldest))
@@ -485,7 +490,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 		out.Position = newest.String()
 	}
 	out.BehindSeconds, f.Known = f.Behind.Seconds(), out.Records > 0
-	on, since := st.waitOf(s.laneOf(topic))
+	on, since := st.waitOf(lanes)
 	switch {
 	case barrier:
 		f.Barred, out.WaitingOn = true, "the other partitions of a TRUNCATE"

@@ -113,6 +113,20 @@ func (s *Sink) lost(p *consume.Partition) {
 	s.log.Warn("partition belongs to another sink", "topic", p.Topic, "partition", p.Number, service.Err(err))
 }
 
+// wentBack stops a partition of which the warehouse has taken back what it had confirmed, for it to be read again.
+func (s *Sink) wentBack(p *consume.Partition) {
+	s.log.Warn("the warehouse is behind what it has confirmed, as after a crash or a failover: what is missing is read again", "topic", p.Topic, "partition", p.Number)
+	s.holdMoved(p)
+}
+
+// holdMoved stops a partition, for the supervisor to claim it again.
+func (s *Sink) holdMoved(p *consume.Partition) {
+	s.mu.Lock()
+	s.held[p] = &hold{err: errMoved, since: time.Now(), moved: true}
+	s.mu.Unlock()
+	s.consumer.Hold(p, errMoved)
+}
+
 // holdAtBarrier lets a partition wait at a TRUNCATE.
 func (s *Sink) holdAtBarrier(p *consume.Partition, at change.Position) {
 	s.mu.Lock()
@@ -125,7 +139,9 @@ func (s *Sink) holdAtBarrier(p *consume.Partition, at change.Position) {
 type supervisor struct {
 	s       *Sink
 	session *warehouse.Session
-	counted time.Time // when members were
+	counted time.Time                   // when members were
+	opened  int                         // connections that the session has had
+	unsure  map[*consume.Partition]bool // of which it is not known whether the warehouse still has what it confirmed
 }
 
 func newSupervisor(s *Sink) *supervisor {
@@ -289,6 +305,9 @@ func (v *supervisor) look(ctx context.Context) error {
 		return err
 	}
 	v.moved(unowned)
+	if err := v.back(ctx); err != nil {
+		return err
+	}
 	for p, h := range held {
 		over := h.fenced && time.Since(h.since) >= reclaimAfter || h.moved
 		if h.written {
@@ -380,11 +399,50 @@ func (v *supervisor) moved(unowned map[warehouse.Place]bool) {
 		if view.Held != nil || !unowned[warehouse.Place{Topic: p.Topic, Partition: p.Number}] {
 			continue
 		}
-		v.s.mu.Lock()
-		v.s.held[p] = &hold{err: errMoved, since: time.Now(), moved: true}
-		v.s.mu.Unlock()
-		v.s.consumer.Hold(p, errMoved)
+		v.s.holdMoved(p)
 	}
+}
+
+// back looks whether the warehouse still has what it confirmed, once after each new connection. One that somebody has taken is
+// looked at later, as what was confirmed of it last may not be noted yet.
+func (v *supervisor) back(ctx context.Context) error {
+	views := v.s.consumer.Views() // before the checkpoints are read: these only go on
+	if n := v.session.Connections(); n != v.opened {
+		v.opened, v.unsure = n, map[*consume.Partition]bool{}
+		for i := range views {
+			v.unsure[views[i].Partition] = true
+		}
+	}
+	if len(v.unsure) == 0 {
+		return nil
+	}
+	var confirmed []warehouse.Advance
+	var parts []*consume.Partition
+	left := map[*consume.Partition]bool{}
+	for _, view := range views {
+		switch {
+		case !v.unsure[view.Partition]:
+		case errors.Is(view.Held, errBarrier): // that it has come there may be forgotten
+			v.s.holdMoved(view.Partition)
+		case view.Held != nil: // it is claimed again before it goes on
+		case view.Busy:
+			left[view.Partition] = true
+		default:
+			confirmed = append(confirmed, warehouse.Advance{Topic: view.Topic, Partition: view.Number, Epoch: view.Epoch, Next: view.Next})
+			parts = append(parts, view.Partition)
+		}
+	}
+	back, err := v.session.WentBack(ctx, confirmed)
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if back[warehouse.Place{Topic: p.Topic, Partition: p.Number}] {
+			v.s.wentBack(p)
+		}
+	}
+	v.unsure = left
+	return nil
 }
 
 func (s *Sink) pausedTopic(topic string) bool {

@@ -260,7 +260,7 @@ func (g *whole) resolve(ctx context.Context, progress warehouse.Advance, unknown
 	switch standings[0] {
 	case warehouse.Past:
 		return nil // all of it is one transaction
-	case warehouse.Lost:
+	case warehouse.Lost, warehouse.Back:
 		return warehouse.ErrFenced
 	}
 	if cause, ok := errors.AsType[*trouble.Error](unknown); ok {

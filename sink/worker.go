@@ -261,12 +261,16 @@ func (w *worker) fenced(ctx context.Context, batches []consume.Batch, o *outcome
 	for i, b := range batches {
 		p := b.Partition
 		delete(w.parked, p) // if nobody took the partition, what is parked of it has changed
-		if standings[i] == warehouse.Behind {
+		switch standings[i] {
+		case warehouse.Behind:
 			rest = append(rest, b)
 			continue
+		case warehouse.Back:
+			w.s.wentBack(p)
+		default:
+			w.s.metrics.commits.WithLabelValues("fenced").Inc()
+			w.s.lost(p)
 		}
-		w.s.metrics.commits.WithLabelValues("fenced").Inc()
-		w.s.lost(p)
 		w.s.consumer.Finish(p, consume.Nothing(p))
 	}
 	return rest
@@ -311,8 +315,10 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, read ahea
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, cancel) })
 	defer stop()
 	looked := make(chan ahead, 1)
+	looking, enough := context.WithCancel(ctx)
+	defer enough()
 	if len(w.next.batches) == 0 && rows >= leastAhead {
-		go func() { looked <- w.lookAhead(ctx, o) }()
+		go func() { looked <- w.lookAhead(looking, o) }()
 	} else {
 		looked <- w.next
 	}
@@ -327,6 +333,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, read ahea
 		effects, err = w.resolve(applying, f, err)
 	}
 	w.apply.Idle()
+	enough()
 	if w.next = <-looked; err != nil {
 		w.forget(&w.next)
 	}
@@ -350,7 +357,7 @@ func (w *worker) resolve(ctx context.Context, f *warehouse.Flush, unknown error)
 	}
 	for _, standing := range standings {
 		switch standing {
-		case warehouse.Lost:
+		case warehouse.Lost, warehouse.Back:
 			return nil, warehouse.ErrFenced
 		case warehouse.Behind:
 			var cause *trouble.Error
@@ -379,6 +386,7 @@ func (w *worker) finish(ctx context.Context, o *outcome) {
 		}
 		w.passed(pt)
 		if delete(w.replays, p); pt.replay.on {
+			pt.replay.next = pt.advance.Next
 			w.replays[p] = pt.replay
 		}
 		if pt.barrier {

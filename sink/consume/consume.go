@@ -42,8 +42,8 @@ type Config struct {
 	// Retrying is told of what failed and is tried again ("kafka", "group", "warehouse"), and with nil when it went well.
 	Retrying func(what string, err error)
 
-	// Route says which lane a topic belongs to, always the same, and whether it is consumed at all, which may change.
-	Route func(topic string) (lane int, ok bool)
+	// Route says which lane a partition belongs to, always the same, and whether its topic is consumed at all, which may change.
+	Route func(topic string, number int32) (lane int, ok bool)
 	// Source names the source that a topic is of, "" for what is never kept waiting, and gives how many of its records may be handed out a second; 0: any number.
 	Source func(topic string) (name string, rate int)
 	// Ahead says of which lanes others may wait. Their topics are fetched also while the memory is full of what waits.
@@ -454,14 +454,26 @@ func (c *Consumer) dispatch(ctx context.Context, fetches kgo.Fetches) (faults []
 	return faults
 }
 
-// share is how much of the memory one partition may take: others, where there are any, must find room beside one that is
-// stuck. c.mu is held.
+// share is how much of the memory one partition may take, beside up to two others: these, where there are any, must find room
+// beside one that is stuck. c.mu is held.
 func (c *Consumer) share(p *Partition) int64 {
 	if c.cfg.Ahead(p.lane) {
 		return c.cfg.Memory / reserved / 2
 	}
-	return max(c.cfg.Memory/int64(min(max(len(c.parts), 2), 4)), 1<<20)
+	n := int64(1)
+	for _, o := range c.parts {
+		if o != p && !c.cfg.Ahead(o.lane) {
+			if n++; n == 3 {
+				break
+			}
+		}
+	}
+	return max(c.cfg.Memory*3/4/n, 1<<20)
 }
+
+// flush is how many bytes of a partition are handed out at once, at most: while they are written the next ones are read, and
+// those behind them fetched. c.mu is held.
+func (c *Consumer) flush(p *Partition) int64 { return c.share(p) / 3 }
 
 // recordOverhead is what a kgo.Record and its headers cost beside their bytes, roughly.
 const recordOverhead = 256

@@ -123,8 +123,7 @@ func (c *Consumer) cut(ready []*Partition, records int, bytes int64) []Batch {
 	}
 	var out []Batch
 	for i, p := range ready {
-		// While they are written the next ones are fetched: not more than half of what there may be of the partition.
-		take(i, records, c.share(p)/2)
+		take(i, records, c.flush(p))
 		if n := taken[i]; n > 0 {
 			n = max(n, p.least) // less than that was of no use before
 			p.busy, p.taken = true, n

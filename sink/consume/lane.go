@@ -85,10 +85,17 @@ func (c *Consumer) Beyond(p *Partition, have, records int, bytes int64, least in
 		return nil
 	}
 	end := have
-	for bytes = min(bytes, c.share(p)/2); end < len(p.queue) && end-have < records && bytes > 0; end++ {
+	for bytes = min(bytes, c.flush(p)); end < len(p.queue) && end-have < records && bytes > 0; end++ {
 		bytes -= recordSize(p.queue[end])
 	}
 	return p.queue[have:end:end]
+}
+
+// Changes gives a channel that is closed when more may be had than now.
+func (c *Consumer) Changes() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
 }
 
 // takeable gives the partitions of a lane that can be worked on, and after which time there will be one because its
@@ -275,6 +282,9 @@ type View struct {
 	Oldest    time.Time // timestamp of the oldest record that is fetched and not applied; zero for none
 	Held      error
 	Attempt   int64
+	Epoch     int64
+	Lane      int
+	Busy      bool          // somebody has taken it: Next may be behind what is confirmed
 	Retention time.Duration // how long Kafka keeps records of the topic; KeptForEver; 0 where it is not known
 }
 
@@ -285,7 +295,7 @@ func (c *Consumer) Views() []View {
 	for _, p := range c.parts {
 		v := View{
 			Partition: p, Topic: p.Topic, Number: p.Number, Count: p.Count, Next: p.Next, Position: p.Position,
-			End: p.end, Queued: len(p.queue), Bytes: p.bytes, Held: p.held, Attempt: p.Attempt, Retention: c.retained[p.Topic],
+			End: p.end, Queued: len(p.queue), Bytes: p.bytes, Held: p.held, Attempt: p.Attempt, Epoch: p.Epoch, Lane: p.lane, Busy: p.busy, Retention: c.retained[p.Topic],
 		}
 		if len(p.queue) > 0 || p.held != nil && p.Next < p.end {
 			v.Oldest = p.oldest

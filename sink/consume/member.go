@@ -39,7 +39,7 @@ func (c *Consumer) assign(ctx context.Context, offsets map[string]map[int32]kgo.
 	c.mu.Lock()
 	c.moves++
 	for i, r := range requests {
-		lane, _ := c.cfg.Route(r.Topic)
+		lane, _ := c.cfg.Route(r.Topic, r.Number)
 		p := &Partition{
 			Topic: r.Topic, Number: r.Number, Count: c.topics[r.Topic].partitions, Start: starts[i],
 			c: c, lane: lane, source: c.source(r.Topic), polled: starts[i].Next, end: -1,

@@ -96,7 +96,7 @@ func (c *Consumer) found(topics kadm.TopicDetails) {
 		if detail.Err != nil || detail.IsInternal {
 			continue
 		}
-		if _, ok := c.cfg.Route(name); !ok {
+		if _, ok := c.cfg.Route(name, 0); !ok {
 			c.unrouted = append(c.unrouted, name)
 			if _, known := c.topics[name]; known {
 				unwanted = append(unwanted, name)

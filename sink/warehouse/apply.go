@@ -139,13 +139,8 @@ func (s *Session) Apply(ctx context.Context, f *Flush) ([]Effect, error) {
 	if f.Timing != nil {
 		f.Timing.Answered = time.Now()
 	}
-	tag, err := s.conn.PgConn().Exec(ctx, "COMMIT").ReadAll()
-	if err != nil {
-		s.rollback(context.WithoutCancel(ctx))
-		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, s.broken("commit to warehouse", "", err))
-	}
-	if done := tag[0].CommandTag.String(); done != "COMMIT" {
-		return nil, &trouble.Error{Code: trouble.Internal, Op: "commit to warehouse", Cause: fmt.Errorf("the server answered %q", done)}
+	if err := s.commit(ctx); err != nil {
+		return nil, err
 	}
 	if f.Timing != nil {
 		f.Timing.Committed = time.Now()

@@ -265,7 +265,8 @@ type Standing int
 const (
 	Behind Standing = iota // the advance was not made, and still can be
 	Past                   // the advance was made
-	Lost                   // somebody else claimed the partition, or the checkpoint is gone
+	Lost                   // somebody else claimed the partition, or the checkpoint was moved from outside
+	Back                   // the warehouse has taken back what it had confirmed, see WentBack
 )
 
 // Standings looks up where checkpoints are: how an unknown outcome of a COMMIT is resolved, and which of several
@@ -282,11 +283,13 @@ func (s *Session) Standings(ctx context.Context, advances []Advance) ([]Standing
 			WHERE grp = $1 AND topic = $2 AND partition = $3`, s.w.cfg.Group, a.Topic, a.Partition).Scan(&epoch, &next)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			out[i] = Lost
+			out[i] = Back
 		case err != nil:
 			return nil, s.broken("read checkpoint of", partitionName(a.Topic, a.Partition), err)
-		case epoch != a.Epoch:
+		case epoch > a.Epoch:
 			out[i] = Lost
+		case epoch < a.Epoch, next < a.Expected:
+			out[i] = Back
 		case next == a.Next && next != a.Expected:
 			out[i] = Past
 		case next == a.Expected:
@@ -296,4 +299,35 @@ func (s *Session) Standings(ctx context.Context, advances []Advance) ([]Standing
 		}
 	}
 	return out, nil
+}
+
+// WentBack gives those of the places where the warehouse is behind what it has confirmed: it has crashed, was failed over to
+// a standby that was behind, or restored. Next is what was confirmed. What is missing must be read again, also where nothing
+// comes any more that would find it out:
+//
+//	sink:      writes the last change of a partition, which then is quiet for days
+//	warehouse: confirms, and crashes before the change is on disk
+//	sink:      connects again, with nothing to write
+func (s *Session) WentBack(ctx context.Context, confirmed []Advance) (back map[Place]bool, err error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
+	topics, numbers, epochs, nexts := make([]string, len(confirmed)), make([]int32, len(confirmed)), make([]int64, len(confirmed)), make([]int64, len(confirmed))
+	for i := range confirmed {
+		topics[i], numbers[i], epochs[i], nexts[i] = confirmed[i].Topic, confirmed[i].Partition, confirmed[i].Epoch, confirmed[i].Next
+	}
+	rows, err := s.conn.Query(ctx, `
+		SELECT s.topic, s.partition FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[]) AS s(topic, partition, epoch, next)
+		  LEFT JOIN tributary.checkpoint c ON c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition
+		 WHERE c.topic IS NULL OR c.owner_epoch < s.epoch OR c.owner_epoch = s.epoch AND c.next_offset < s.next`,
+		s.w.cfg.Group, topics, numbers, epochs, nexts)
+	if err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	back = map[Place]bool{}
+	var p Place
+	if _, err = pgx.ForEachRow(rows, []any{&p.Topic, &p.Partition}, func() error { back[p] = true; return nil }); err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	return back, nil
 }

@@ -109,12 +109,7 @@ func (s *Session) Follow(ctx context.Context, adv Advance, source string, record
 	}
 	err := s.follow(ctx, adv, source, records, consumed)
 	if err == nil {
-		_, err = s.conn.PgConn().Exec(ctx, "COMMIT").ReadAll()
-		if err != nil {
-			s.rollback(context.WithoutCancel(ctx))
-			return fmt.Errorf("%w: %w", ErrUnknownOutcome, s.broken("commit to warehouse", "", err))
-		}
-		return nil
+		return s.commit(ctx)
 	}
 	s.rollback(context.WithoutCancel(ctx))
 	if errors.Is(err, ErrFenced) {

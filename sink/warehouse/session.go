@@ -3,10 +3,13 @@ package warehouse
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // Session is one connection for writing, opened when it is needed and again after it broke. One goroutine at a time.
@@ -15,6 +18,7 @@ type Session struct {
 	conn     *pgx.Conn
 	prepared map[string]string // SQL text: name of the statement
 	named    int               // how many names were given
+	opened   int               // how many connections there were
 	stages   map[string]string // columns: name of the temporary table
 	cut      pgx.Tx            // of a Cut that is open, else nil
 	timing   *Timing           // of the Apply under way, if somebody wants it
@@ -35,6 +39,10 @@ func (s *Session) Close(ctx context.Context) {
 		s.pid.Store(0)
 	}
 }
+
+// Connections gives how many connections the session has had. One more than before may be one to a server that has crashed
+// meanwhile, or to another one.
+func (s *Session) Connections() int { return s.opened }
 
 // ServerVersion gives the version that the warehouse had when the session connected last; "" before.
 func (s *Session) ServerVersion() string {
@@ -58,6 +66,7 @@ func (s *Session) open(ctx context.Context) error {
 	}
 	s.conn, s.prepared, s.named, s.stages = conn, map[string]string{}, 0, map[string]string{}
 	s.pid.Store(conn.PgConn().PID())
+	s.opened++
 	return nil
 }
 
@@ -79,6 +88,21 @@ func (s *Session) rollback(ctx context.Context) {
 	if _, err := s.conn.PgConn().Exec(ctx, "ROLLBACK").ReadAll(); err != nil {
 		s.Close(ctx)
 	}
+}
+
+// commit ends a transaction that moves checkpoints. It does not wait for the disk: rows and checkpoint are in one order in the
+// WAL, so that a crash takes back some of the last transactions, whole ones, and the partitions are behind again by as much.
+// Kafka still has what is missing; that it must be read again, WentBack tells. After an error nothing is known: ErrUnknownOutcome.
+func (s *Session) commit(ctx context.Context) error {
+	answers, err := s.conn.PgConn().Exec(ctx, "SET LOCAL synchronous_commit = off; COMMIT").ReadAll()
+	if err != nil {
+		s.rollback(context.WithoutCancel(ctx))
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, s.broken("commit to warehouse", "", err))
+	}
+	if done := answers[len(answers)-1].CommandTag.String(); done != "COMMIT" {
+		return &trouble.Error{Code: trouble.Internal, Op: "commit to warehouse", Cause: fmt.Errorf("the server answered %q", done)}
+	}
+	return nil
 }
 
 // textArray gives the binary form of a text[] with n elements; text gives false for NULL.
