@@ -67,7 +67,7 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 	}
 	if code, ok := whose[st.WaitingOn]; ok && st.Trouble == nil && (st.State == service.StateWaiting || now.Sub(st.WaitingSince) >= service.WaitingAfter) {
 		n := service.Need{Code: code, Subject: st.Source, Since: st.WaitingSince, What: "waiting for " + whom(st.WaitingOn)}
-		if code == trouble.SlotWaits { // the runbook ends a session that is an example
+		if code == trouble.SlotWaits { // the runbook ends a session, which wants somebody who has looked at it
 			n.Do = service.Steps("SELECT pid, application_name, state, now() - xact_start AS open_for FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start;   " +
 				"says whose they are: wait, or end the oldest with pg_terminate_backend")
 		}
