@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -277,6 +278,44 @@ func (o *Operator) Quarantines(ctx context.Context, g warehouse.Going) ([]wareho
 // Resume ends a pause and has quarantined tables tried again, behind a remedy for the record that each is held at.
 func (o *Operator) Resume(ctx context.Context, g warehouse.Going) (warehouse.Resumed, error) {
 	return o.session.Resume(ctx, g)
+}
+
+// Resuming gives what tells how many partitions of those that Resume let go on are past the record that they were held at, and what
+// is missing still, "" for nothing. An error says that one is held again.
+func (o *Operator) Resuming(g warehouse.Going, resumed []warehouse.Quarantine) func(context.Context) (done int, lacks string, err error) {
+	return func(ctx context.Context) (done int, lacks string, err error) {
+		next, err := o.session.Checkpoints(ctx)
+		if err != nil {
+			return 0, "", err
+		}
+		held, err := o.session.Quarantines(ctx)
+		if err != nil {
+			return 0, "", err
+		}
+		for i := range resumed {
+			q := &resumed[i]
+			past := next[warehouse.Place{Topic: q.Topic, Partition: q.Partition}] > q.Next
+			if i := slices.IndexFunc(held, func(h warehouse.Quarantine) bool { return h.Topic == q.Topic && h.Partition == q.Partition }); i >= 0 {
+				h := &held[i]
+				means := fmt.Sprintf("it was tried, and is held there again: offset %d", h.Next)
+				if past {
+					means = fmt.Sprintf("it is past offset %d, and held at offset %d now", q.Next, h.Next)
+				}
+				// A row without a remedy is of an attempt that failed: one that was asked for stays until it is over.
+				if h.Next != q.Next && past || h.Remedy == warehouse.TryAgain && !past {
+					return 0, "", &trouble.Error{
+						Code: trouble.Code(h.Code), Op: "resume", Subject: q.Name(), Cause: errors.New(h.Message), Means: means, Hint: strings.ReplaceAll(h.Hint, "SOURCE/TABLE", service.Quote(q.Name())),
+					}
+				}
+			}
+			if past {
+				done++
+			} else {
+				lacks = fmt.Sprintf("no sink of the group has come past offset %d of %s, partition %d", q.Next, q.Name(), q.Partition)
+			}
+		}
+		return done, lacks, nil
+	}
 }
 
 // Status gives what the warehouse alone knows of the group, for when no sink answers.

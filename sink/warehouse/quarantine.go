@@ -26,6 +26,14 @@ type Quarantine struct {
 	Remedy    Remedy // what somebody asked for; in Hold what the claim was asked for
 }
 
+// Name is that of what is held, as verbs want it.
+func (q *Quarantine) Name() string {
+	if q.Table == "" {
+		return q.Source // which is written as a whole
+	}
+	return q.Source + "/" + q.Table
+}
+
 // Hold writes a quarantine. The same error at the same offset keeps its Since.
 //
 // What somebody asked for since the partition was claimed is not for the attempt that fails now, which may have begun before

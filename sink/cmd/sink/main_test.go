@@ -87,7 +87,8 @@ func TestVerbs(t *testing.T) {
 	run("shop/public.t is not held at offset 8", "resume", "shop/public.t", "--skip", "8", "--yes")
 	want(run("", "resume", "shop/public.t", "--skip", "7", "--reason", "test data", "--yes"), "offset 7 is passed over")
 	want(run("", "pause", "shop", "--reason", "vacation", "--for", "1h", "--yes"), "for 1h0m0s", "paused")
-	want(run("", "resume", "shop/public.t", "--yes"), "1 partition is tried again")
+	want(run("is not done after 0.01 s: no sink of the group has come past offset 7 of shop/public.t, partition 0", "resume", "shop/public.t", "--yes", "--wait", "--timeout", "10ms"),
+		"1 partition is tried again")
 	want(run("", "status", "--direct"), "is paused: 1 table.", "vacation")
 	want(run("", "resume", "shop", "--yes"), "1 pause ended")
 	run("nothing to resume", "resume", "--yes")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -84,14 +85,17 @@ func known(cmd *cobra.Command, o *sink.Operator, args []string) error {
 
 func resumeCommand() *cobra.Command {
 	var c terminal.Change
-	var park bool
+	var park, wait bool
+	var timeout time.Duration
 	skip := int64(-1)
 	cmd := &cobra.Command{
 		Use: "resume [SOURCE[/TABLE]]", Short: "End a pause, and have quarantined tables tried again",
 		Long: "Ends the pause of exactly what is named, and has the tables of it that are held tried again. A record that cannot be written is put\n" +
 			"aside (--park), or passed over (--skip), which names its offset: no other is. Who did it, when, why, and to which record of which\n" +
-			"topic, tributary.operation keeps; Kafka keeps the record.",
-		Example: "  sink resume shop/public.orders --yes\n  sink resume shop/public.orders --park --plan\n  sink resume shop/public.orders --skip 88120 --reason 'test data' --yes",
+			"topic, tributary.operation keeps; Kafka keeps the record. A sink of the group does it within a second or two: --wait says what came of it.",
+		Annotations: map[string]string{terminal.Exits: "  0  done; with --wait, all that was held is past the record that it was held at\n  1  failed; with --wait also: a table is held again, or --timeout is over\n" +
+			"  2  used wrongly: flag, argument or configuration; nothing was attempted"},
+		Example: "  sink resume shop/public.orders --yes --wait\n  sink resume shop/public.orders --park --plan\n  sink resume shop/public.orders --skip 88120 --reason 'test data' --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			skips := cmd.Flags().Changed("skip")
 			source, table, err := subject(args, park || skips)
@@ -127,7 +131,7 @@ func resumeCommand() *cobra.Command {
 					}
 				}
 				for _, q := range quarantines {
-					out.Printf("%s/%s partition %d: offset %d %s\n  error  %s\n", q.Source, q.Table, q.Partition, q.Next, what, q.Message)
+					out.Printf("%s partition %d: offset %d %s\n  error  %s\n", q.Name(), q.Partition, q.Next, what, q.Message)
 				}
 				switch {
 				case skips && len(quarantines) == 0:
@@ -146,6 +150,26 @@ func resumeCommand() *cobra.Command {
 					return err
 				}
 				out.Printf("%s ended, %s %s tried again\n", service.Plural(len(done.Pauses), "pause"), service.Plural(len(done.Quarantines), "partition"), service.Agree(len(done.Quarantines), "is", "are"))
+				switch {
+				case len(done.Quarantines) == 0:
+					return nil
+				case !wait:
+					out.Note("note: a sink of the group does that within a second or two; sink status says what came of it, --wait waits for it\n")
+					return nil
+				}
+				name, how := "resume", o.Resuming(going, done.Quarantines)
+				if len(args) > 0 {
+					name += " " + args[0]
+				}
+				if err := terminal.Await(cmd.Context(), out, name, timeout, func(ctx context.Context) (terminal.Progress, string, error) {
+					past, lacks, err := how(ctx)
+					return terminal.Progress{Name: name, Done: int64(past), Total: int64(len(done.Quarantines)), Unit: "partitions"}, lacks, err
+				}); err != nil {
+					return err
+				}
+				for _, q := range done.Quarantines {
+					out.Printf("%s partition %d: past offset %d, goes on\n", q.Name(), q.Partition, q.Next)
+				}
 				return nil
 			})
 		},
@@ -154,6 +178,8 @@ func resumeCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&park, "park", false, "put the record aside that the table is held at")
 	cmd.Flags().Int64Var(&skip, "skip", -1, "pass over the record at this offset, if the table is held at it; its change is lost")
 	cmd.Flags().Lookup("skip").DefValue = "0" // not shown
+	cmd.Flags().BoolVar(&wait, "wait", false, "return when what was held is past the record that it was held at")
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "with --wait: give up after this time, with exit code 1; what was asked for stays so; 0s: never")
 	return cmd
 }
 
