@@ -22,9 +22,9 @@ func (c *Capture) tableView(name string) (v page.View, ok bool) {
 }
 
 // changes gives those of a table to its page, as they are published.
-func (c *Capture) changes(ctx context.Context, name string, each func(page.Change) error) error {
+func (c *Capture) changes(ctx context.Context, name string, ready func(), each func(page.Change) error) error {
 	values := c.config.HTTP.ShowsValues()
-	return c.Tail(ctx, []string{name}, 0, values, func(int) {}, func(t *Tailed) error {
+	return c.Tail(ctx, []string{name}, 0, values, func(int) { ready() }, func(t *Tailed) error {
 		change := page.Change{At: t.At, Position: t.Position, Op: t.Op}
 		for _, column := range slices.Concat(t.Key, t.Columns) {
 			change.Columns = append(change.Columns, column.Text(values))

@@ -24,14 +24,14 @@ func (s *Sink) tableView(name string) (v page.View, ok bool) {
 }
 
 // tail gives the changes of a table to its page, as its topics have them and the rules make of them.
-func (s *Sink) tail(ctx context.Context, name string, each func(page.Change) error) error {
+func (s *Sink) tail(ctx context.Context, name string, ready func(), each func(page.Change) error) error {
 	o, err := NewOperator(s.cfg)
 	if err != nil {
 		return err
 	}
 	defer o.Close(context.WithoutCancel(ctx))
 	values := s.cfg.HTTP.ShowsValues()
-	return o.Tail(ctx, s.cfg, []string{name}, 0, values, func(int) {}, func(t *Tailed) error {
+	return o.Tail(ctx, s.cfg, []string{name}, 0, values, func(int) { ready() }, func(t *Tailed) error {
 		c := page.Change{At: t.At, Position: t.Position, Op: t.Op}
 		columns := t.Columns
 		if len(columns) == 0 { // it is not written as a row

@@ -87,11 +87,15 @@ func (s *Sink) sample(now time.Time) {
 	if worst := st.worst(); worst != nil {
 		behind, fresh = worst.BehindSeconds, worst.FreshnessSeconds
 	}
+	waiting := float64(records)
+	if st.blind() {
+		behind, waiting = math.NaN(), math.NaN()
+	}
 	p50, p99 := math.NaN(), math.NaN()
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
 		p50, p99 = *st.LatencyP50, *st.LatencyP99
 	}
-	s.vitals.history.Sample(now, behind, fresh, s.vitals.applied.PerSecond(), float64(records), p50, p99)
+	s.vitals.history.Sample(now, behind, fresh, s.vitals.applied.PerSecond(), waiting, p50, p99)
 }
 
 // standing is where the partitions of a topic are, taken together.

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/service"
 )
 
 // Config says where the brokers are and how to log in.
@@ -123,5 +124,5 @@ func (l logger) Log(level kgo.LogLevel, message string, keyvals ...any) {
 	if level == kgo.LogLevelError {
 		to = slog.LevelError
 	}
-	l.log.Log(context.Background(), to, "kafka client: "+message, keyvals...)
+	l.log.Log(context.Background(), to, service.KafkaClient+message, keyvals...)
 }

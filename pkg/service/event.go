@@ -76,6 +76,10 @@ func mentions(text, name string) bool {
 	return false
 }
 
+// KafkaClient begins what the Kafka client says itself. It is no event: while no broker answers it comes some times a second, and
+// would push out what happened before.
+const KafkaClient = "kafka client: "
+
 // Log gives a logger whose lines, from level info on, are events too: what is worth a line is worth an event.
 func (e *Events) Log(log *slog.Logger) *slog.Logger {
 	return slog.New(&eventHandler{Handler: log.Handler(), events: e})
@@ -91,7 +95,7 @@ func (h *eventHandler) Enabled(ctx context.Context, level slog.Level) bool {
 }
 
 func (h *eventHandler) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level >= slog.LevelInfo {
+	if r.Level >= slog.LevelInfo && !strings.HasPrefix(r.Message, KafkaClient) {
 		var b strings.Builder
 		b.WriteString(r.Message)
 		r.Attrs(func(a slog.Attr) bool {

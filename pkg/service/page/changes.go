@@ -49,12 +49,10 @@ func (p *pages) changes(r *http.Request, send func(event string, data []byte) er
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), changesFor, errEnough)
 	defer cancel()
-	if send("begin", []byte("waiting for changes")) != nil {
-		return
-	}
 	var second int64
 	shown, passed := 0, 0
-	err := p.cfg.Tail(ctx, name, func(c Change) error {
+	begin := func() { _ = send("begin", []byte("waiting for changes")) } // who is not there any more ends ctx
+	err := p.cfg.Tail(ctx, name, begin, func(c Change) error {
 		if now := time.Now().Unix(); now != second {
 			second, shown = now, 0
 		}

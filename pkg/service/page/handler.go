@@ -28,8 +28,9 @@ import (
 type Config struct {
 	View  func() View                         // safe to call at any time by many goroutines
 	Table func(name string) (v View, ok bool) // of one table alone; so is this
-	// Tail gives the changes of a table, by its name, as they come, until ctx ends or each returns an error.
-	Tail    func(ctx context.Context, name string, each func(Change) error) error
+	// Tail gives the changes of a table, by its name, as they come, until ctx ends or each returns an error. What comes once it has
+	// called ready is not missed.
+	Tail    func(ctx context.Context, name string, ready func(), each func(Change) error) error
 	History *History
 	Log     *slog.Logger
 }

@@ -86,7 +86,8 @@ func serve(t *testing.T, view func() View, history *History) string {
 		v := view()
 		v.Tables, v.Hour = nil, &Hour{Title: name, Kind: Seconds, Points: []float32{1, 4, 2}}
 		return v, strings.HasPrefix(name, v.Name)
-	}, Tail: func(ctx context.Context, name string, each func(Change) error) error {
+	}, Tail: func(ctx context.Context, name string, ready func(), each func(Change) error) error {
+		ready()
 		for range changesEach + 1 {
 			if err := each(Change{At: at, Position: "1.0/1.0", Op: "update", Columns: []string{name, "b"}}); err != nil {
 				return err

@@ -144,6 +144,7 @@
     changes = undefined;
     if (!fold || !fold.open || document.hidden) return;
     const say = text => { fold.querySelector("p").textContent = text; }, list = fold.querySelector("ol");
+    say("asking Kafka");
     changes = new EventSource(fold.dataset.changes);
     changes.addEventListener("begin", e => say(e.data));
     changes.addEventListener("change", e => {
