@@ -98,7 +98,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	s.warehouse = warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: s.instance, Log: log, Altered: func() { s.metrics.schemas.WithLabelValues(schemaApplied).Inc() }})
 	s.consumer, err = consume.New(consume.Config{
 		Kafka: cfg.Kafka, Group: cfg.Group, Member: cfg.Member, Session: cfg.Session, Refresh: cfg.Refresh,
-		Memory: int64(cfg.Batch.Memory), Age: cfg.Batch.Age, Lanes: s.lanes(), Log: log,
+		Memory: int64(cfg.Batch.Memory), Age: cfg.Batch.Age, Log: log,
 		Stage:    s.stages.Stage("fetch", waitMemory),
 		Retrying: s.retrying, Route: s.route, Source: s.sourceRate, Ahead: func(lane int) bool { return lane >= s.progressLane() }, Claim: s.claim, Fault: s.fault,
 	})
@@ -144,10 +144,7 @@ const (
 	waitProgress  = "progress of the source"
 )
 
-// lanes gives how many there are: one for each connection, one for progress, and one for the progress of sources that
-// are written as a whole.
-func (s *Sink) lanes() int { return s.cfg.Warehouse.Connections + 2 }
-
+// Lanes are one for each connection, one for progress, and one for the progress of sources that are written as a whole.
 func (s *Sink) progressLane() int { return s.cfg.Warehouse.Connections }
 
 func (s *Sink) wholeLane() int { return s.cfg.Warehouse.Connections + 1 }

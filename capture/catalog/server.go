@@ -105,8 +105,7 @@ type Slot struct {
 	ActivePID         int
 	Holder            string // application and address of who does, "" if nobody
 	ConfirmedFlushLSN change.LSN
-	RestartLSN        change.LSN // 0 once the slot is lost
-	WALStatus         string     // reserved, extended, unreserved, lost
+	WALStatus         string // reserved, extended, unreserved, lost
 	TwoPhase          bool
 	Failover          bool   // standbys that synchronise slots keep a copy; never before PostgreSQL 17
 	KeptBytes         int64  // current WAL position − restart_lsn
@@ -118,17 +117,17 @@ type Slot struct {
 func (c *Catalog) Slot(ctx context.Context, name string) (*Slot, error) {
 	list, err := query(ctx, c.conn, "describe slot "+quoted(name), func(row pgx.CollectableRow) (Slot, error) {
 		s := Slot{Name: name}
-		var confirmed, restart int64
-		err := row.Scan(&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, &confirmed, &restart,
+		var confirmed int64
+		err := row.Scan(&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, &confirmed,
 			&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes)
-		s.ConfirmedFlushLSN, s.RestartLSN = change.LSN(confirmed), change.LSN(restart)
+		s.ConfirmedFlushLSN = change.LSN(confirmed)
 		return s, err
 	}, fmt.Sprintf(`with now as (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
 	                             else pg_current_wal_lsn() end as lsn)
 		select coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active or reader.pid is not null, coalesce(reader.pid, s.active_pid, 0),
 		       coalesce((select application_name || coalesce(' at ' || host(client_addr), '')
 		                   from pg_stat_replication r where r.pid = coalesce(reader.pid, s.active_pid)), ''),
-		       coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8, coalesce(s.restart_lsn - '0/0', 0)::int8,
+		       coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8,
 		       coalesce(s.wal_status, ''), coalesce(s.two_phase, false),
 		       coalesce((to_jsonb(s)->>'failover')::bool, false),
 		       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,

@@ -38,7 +38,6 @@ type Conn struct {
 type System struct {
 	ID       string
 	Timeline uint32
-	XLogPos  change.LSN
 	Database string
 }
 
@@ -61,7 +60,7 @@ func (c *Conn) Identify(ctx context.Context) (System, error) {
 	if err != nil {
 		return System{}, fmt.Errorf("identify system: %w", err)
 	}
-	return System{ID: r.SystemID, Timeline: uint32(r.Timeline), XLogPos: change.LSN(r.XLogPos), Database: r.DBName}, nil
+	return System{ID: r.SystemID, Timeline: uint32(r.Timeline), Database: r.DBName}, nil
 }
 
 var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)

@@ -36,7 +36,6 @@ type Config struct {
 	Refresh time.Duration // between looks for new topics
 	Memory  int64         // bytes of records held, of all partitions together
 	Age     time.Duration // how long records may gather before they are handed out
-	Lanes   int
 	Log     *slog.Logger
 	Stage   *service.Stage // of the fetching goroutine
 	// Retrying is told of what failed and is tried again ("kafka", "group", "warehouse"), and with nil when it went well.
@@ -86,7 +85,6 @@ type Partition struct {
 	// Pass is the TRUNCATE that the partition need not wait at any more.
 	Pass change.Position
 
-	c       *Consumer
 	lane    int
 	source  *sourceState
 	queue   []*kgo.Record

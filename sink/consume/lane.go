@@ -273,15 +273,11 @@ type View struct {
 	Partition *Partition
 	Topic     string
 	Number    int32
-	Count     int32
 	Next      int64 // offset of the first record not applied
 	Position  change.Position
-	End       int64 // last stable offset seen, -1 before the first fetch
-	Queued    int
-	Bytes     int64
+	End       int64     // last stable offset seen, -1 before the first fetch
 	Oldest    time.Time // timestamp of the oldest record that is fetched and not applied; zero for none
 	Held      error
-	Attempt   int64
 	Epoch     int64
 	Lane      int
 	Busy      bool          // somebody has taken it: Next may be behind what is confirmed
@@ -294,8 +290,8 @@ func (c *Consumer) Views() []View {
 	out := make([]View, 0, len(c.parts))
 	for _, p := range c.parts {
 		v := View{
-			Partition: p, Topic: p.Topic, Number: p.Number, Count: p.Count, Next: p.Next, Position: p.Position,
-			End: p.end, Queued: len(p.queue), Bytes: p.bytes, Held: p.held, Attempt: p.Attempt, Epoch: p.Epoch, Lane: p.lane, Busy: p.busy, Retention: c.retained[p.Topic],
+			Partition: p, Topic: p.Topic, Number: p.Number, Next: p.Next, Position: p.Position,
+			End: p.end, Held: p.held, Epoch: p.Epoch, Lane: p.lane, Busy: p.busy, Retention: c.retained[p.Topic],
 		}
 		if len(p.queue) > 0 || p.held != nil && p.Next < p.end {
 			v.Oldest = p.oldest

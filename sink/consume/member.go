@@ -42,7 +42,7 @@ func (c *Consumer) assign(ctx context.Context, offsets map[string]map[int32]kgo.
 		lane, _ := c.cfg.Route(r.Topic, r.Number)
 		p := &Partition{
 			Topic: r.Topic, Number: r.Number, Count: c.topics[r.Topic].partitions, Start: starts[i],
-			c: c, lane: lane, source: c.source(r.Topic), polled: starts[i].Next, end: -1,
+			lane: lane, source: c.source(r.Topic), polled: starts[i].Next, end: -1,
 		}
 		k := key{r.Topic, r.Number}
 		if old := c.parts[k]; old != nil {

@@ -37,7 +37,6 @@ type targetColumn struct {
 	name    string // quoted
 	typ     string // without modifier, domains looked through: what staged values have
 	full    string // with modifier: what the column has
-	notNull bool
 	equal   string // operator
 	written bool   // false for generated columns
 }
@@ -250,7 +249,7 @@ func (cc catalogColumns) column(name string) *catalogColumn {
 }
 
 func (c *catalogColumn) target() *targetColumn {
-	t := &targetColumn{name: postgres.Ident(c.name), typ: c.base, full: c.full, notNull: c.notNull, equal: "=", written: !c.generated}
+	t := &targetColumn{name: postgres.Ident(c.name), typ: c.base, full: c.full, equal: "=", written: !c.generated}
 	if c.equalIn != "" && c.equalIn != "pg_catalog" {
 		// Types of extensions have their operators outside of the pinned search_path.
 		t.equal = "OPERATOR(" + postgres.Ident(c.equalIn) + ".=)"
