@@ -76,6 +76,10 @@ func TestMissingRights(t *testing.T) {
 	if e := mistyped.fails(trouble.Config); !strings.Contains(e.Hint, "source.dsn") { // and no host is asked for ever
 		t.Errorf("hint %q", e.Hint)
 	}
+	mistyped.config.Source.DSN = config.Secret(fmt.Sprintf("postgres://%s@%s:%d/no_such", role, dsn.Host, dsn.Port))
+	if e := mistyped.fails(trouble.SourceRights); !strings.Contains(e.Hint, "database") {
+		t.Errorf("hint %q", e.Hint)
+	}
 	if e := r.fails(trouble.SourceRights); !strings.Contains(e.Hint, "REPLICATION") {
 		t.Errorf("hint %q does not say how to give the right", e.Hint)
 	}

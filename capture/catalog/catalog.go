@@ -54,9 +54,9 @@ func Unreachable(op, subject string, err error) error {
 		e.Code, e.Means, e.Hint = trouble.Config, "nothing was attempted", "mend source.dsn, or what it names as file: or env:"
 	}
 	switch postgres.SQLState(err) {
-	case "28000", "28P01":
+	case "28000", "28P01", "3D000":
 		e.Code = trouble.SourceRights
-		e.Hint = "check user, password (and until when it is valid), sslmode, sslcert and pg_hba.conf: a connection to this database must be allowed"
+		e.Hint = "check user, password (and until when it is valid), database, sslmode, sslcert and pg_hba.conf: a connection to this database must be allowed"
 	case "42501":
 		e.Code = trouble.SourceRights
 		e.Hint = "see docs/security.md for the rights that capture needs"

@@ -47,7 +47,7 @@ const (
 // NewBars gives bars of nothing yet.
 func NewBars(out *Output) *Bars {
 	width, terminal := size(out.Err)
-	return &Bars{out: out, live: terminal && width >= barsWidth && !out.Quiet, had: map[string]bool{}}
+	return &Bars{out: out, live: terminal && width >= barsWidth && !out.Quiet && !dumb(), had: map[string]bool{}}
 }
 
 // Show takes how far everything is that runs now. What is no longer among it has ended.

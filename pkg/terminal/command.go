@@ -5,6 +5,7 @@ package terminal
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -204,11 +205,28 @@ func (c *Change) Agreed(cmd *cobra.Command) (bool, error) {
 		return false, Usage(errors.New("this changes something: say --yes, or --plan to see what would be done"))
 	}
 	_, _ = fmt.Fprint(cmd.ErrOrStderr(), "Go on? [y/N] ")
-	answer, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("read answer: %w", err)
+	return answered(cmd.Context(), in)
+}
+
+// answered waits for an answer, or for Ctrl-C.
+func answered(ctx context.Context, in io.Reader) (bool, error) {
+	typed, failed := make(chan string, 1), make(chan error, 1)
+	go func() { // it ends with the process: nothing can end a read from a terminal
+		line, err := bufio.NewReader(in).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			failed <- fmt.Errorf("read answer: %w", err)
+			return
+		}
+		typed <- line
+	}()
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case err := <-failed:
+		return false, err
+	case line := <-typed:
+		return strings.EqualFold(strings.TrimSpace(line), "y"), nil
 	}
-	return strings.EqualFold(strings.TrimSpace(answer), "y"), nil
 }
 
 // Names of the annotations of a verb that its help shows.

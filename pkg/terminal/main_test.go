@@ -94,6 +94,22 @@ func TestAwaitAsksAgain(t *testing.T) {
 	}
 }
 
+// TestQuestions: Ctrl-C is an answer, too.
+func TestQuestions(t *testing.T) {
+	for text, want := range map[string]bool{"y\n": true, " Y \n": true, "\n": false, "yes\n": false, "": false} {
+		if yes, err := answered(t.Context(), strings.NewReader(text)); yes != want || err != nil {
+			t.Errorf("%q: %v, %v", text, yes, err)
+		}
+	}
+	silent, typing := io.Pipe()
+	defer typing.Close() //nolint:errcheck // it always works
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	if yes, err := answered(ctx, silent); yes || !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v, %v", yes, err)
+	}
+}
+
 func TestSignals(t *testing.T) {
 	exits := func(want int, after func(context.Context) error) {
 		t.Helper()

@@ -33,11 +33,14 @@ type Output struct {
 func Of(cmd *cobra.Command) *Output {
 	o := &Output{Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()}
 	o.Width, o.Terminal = size(o.Out)
-	o.Colour = o.Terminal && !flag(cmd, "no-color") && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	o.Colour = o.Terminal && !flag(cmd, "no-color") && os.Getenv("NO_COLOR") == "" && !dumb()
 	o.Quiet, o.JSON, o.Wide = flag(cmd, "quiet"), flag(cmd, "json"), flag(cmd, "wide")
 	o.Explains = explains(cmd.Root())
 	return o
 }
+
+// dumb says that the terminal takes no escape codes.
+func dumb() bool { return os.Getenv("TERM") == "dumb" }
 
 func flag(cmd *cobra.Command, name string) bool {
 	set, err := cmd.Flags().GetBool(name)

@@ -27,7 +27,7 @@ const (
 func (l *Look) watching(cmd *cobra.Command, out *Output, ask func(context.Context) (Status, error)) error {
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
-	if !out.Terminal || out.JSON {
+	if !out.Terminal || out.JSON || dumb() {
 		return l.follow(ctx, out, ask)
 	}
 	if restore, ok := typing(cmd.InOrStdin(), cancel); ok {

@@ -41,7 +41,10 @@ func (p Program[C]) Ready(short string, parts ...string) *cobra.Command {
 			c := terminal.NewCheck(p.Name, w)
 			c.Only, c.Strict = only, strict
 			err := p.Check(cmd.Context(), cfg, c)
-			if out.JSON && cmd.Context().Err() == nil {
+			if err := cmd.Context().Err(); err != nil {
+				return err // what was not looked at is no failure
+			}
+			if out.JSON {
 				if err := out.Document(c.Found()); err != nil {
 					return err
 				}

@@ -369,4 +369,14 @@ func TestReady(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	w.says(text, `"do": []`)
+
+	// Ctrl-C in the middle of it says nothing of what was looked at.
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	root := w.root()
+	root.SetOut(io.Discard)
+	root.SetArgs([]string{"check", "-c", filepath.Join(w.dir, "test.yaml")})
+	if err := root.ExecuteContext(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
 }

@@ -114,7 +114,7 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 		t.Hint = "check user, password (and until when it is valid), database, sslmode, sslcert and pg_hba.conf"
 	case state == "42501":
 		t.Code = trouble.WarehouseRights
-		t.Hint = w.grant(t.Cause.Error()) + "\nthen sink resume SOURCE/TABLE"
+		t.Hint = w.grant(t.Cause.Error())
 	case state == "42P01" && strings.Contains(t.Cause.Error(), "tributary."):
 		t.Code = trouble.TargetMissing
 		t.Cause = fmt.Errorf("no sink has run in this database yet: %w", t.Cause)
@@ -163,6 +163,14 @@ func (w *Warehouse) grant(cause string) string {
 		}
 	}
 	said := refusal.FindStringSubmatch(cause)
+	if said != nil && said[2] == "schema" && said[3] == "tributary" {
+		return "log in as the role that sink runs as: the schema is its own (docs/security.md)"
+	}
+	return given(said, role) + "\nthen sink resume SOURCE/TABLE"
+}
+
+// given says how to give a role the right that was refused.
+func given(said []string, role string) string {
 	switch {
 	case said == nil:
 		return "grant what the cause names (docs/security.md)"

@@ -2,14 +2,19 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -120,6 +125,17 @@ func TestVerbs(t *testing.T) {
 	want(run("", "tenant", "list", "--json"), `"tenants": []`)
 
 	run("not SOURCE/TABLE", "parked", "retry", "shop")
+	role := fmt.Sprintf("poor_%d", time.Now().UnixNano())
+	if _, err := conn.Exec(t.Context(), "CREATE ROLE "+role+" LOGIN"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = conn.Exec(context.WithoutCancel(t.Context()), "DROP ROLE "+role) }()
+	t.Setenv("TRIBUTARY_WAREHOUSE_DSN", strings.Replace(dsn, "postgres@", role+"@", 1))
+	cmd := command()
+	cmd.SetArgs([]string{"parked", "list", "-c", file})
+	if e, ok := errors.AsType[*trouble.Error](cmd.ExecuteContext(t.Context())); !ok || e.Code != trouble.WarehouseRights || !strings.Contains(e.Hint, "log in as the role") {
+		t.Errorf("as another role: %+v", e)
+	}
 	run("unknown verb", "parked", "retyr")
 	var verbs string
 	if err := conn.QueryRow(t.Context(), `SELECT string_agg(verb || ' ' || subject, ', ' ORDER BY at) FROM tributary.operation`).Scan(&verbs); err != nil {
