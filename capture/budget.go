@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,9 @@ type budget struct {
 	limit int64
 	log   *slog.Logger
 	meter *meter
+
+	blockers   []catalog.Blocker // as of blockersAt; of the watching goroutine
+	blockersAt time.Time
 
 	mu      sync.Mutex
 	samples []keptSample // of the last growthWindow, oldest first
@@ -58,6 +62,9 @@ const (
 	growthWindow = 10 * time.Minute
 	// hysteresis keeps an alarm from going on and off around its level.
 	hysteresis = 0.05
+	// blockersEvery is at which look at the slot the server's sessions are looked at, too: of a server with many databases there
+	// are many, and each has a capture that asks.
+	blockersEvery = 5
 	// oldTransaction is how long a transaction must be open to be called the cause.
 	oldTransaction = time.Minute
 )
@@ -112,13 +119,18 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 	if err != nil {
 		return err
 	}
-	var old []catalog.Blocker
-	if slot != nil {
-		if old, err = (*cat).Blockers(ctx, 0); err != nil {
+	now := time.Now()
+	if b := c.budget; slot != nil && now.Sub(b.blockersAt) >= blockersEvery*c.config.Source.Refresh {
+		if b.blockers, err = (*cat).Blockers(ctx, 0); err != nil {
 			return err
 		}
+		b.blockersAt = now
 	}
-	c.budget.observe(time.Now(), slot, old, c.holdsUp(slot, old))
+	old := slices.Clone(c.budget.blockers)
+	for i := range old {
+		old[i].Age += now.Sub(c.budget.blockersAt)
+	}
+	c.budget.observe(now, slot, old, c.holdsUp(slot, old))
 	return nil
 }
 

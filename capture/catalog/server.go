@@ -113,7 +113,8 @@ type Slot struct {
 	ToPublishBytes    int64  // current flush position − confirmed_flush_lsn
 }
 
-// Slot describes the slot called name, nil if there is none.
+// Slot describes the slot called name, nil if there is none. Many captures of one server ask for it all the time: all sessions
+// are looked at, and all locks, only where nobody streams from it.
 func (c *Catalog) Slot(ctx context.Context, name string) (*Slot, error) {
 	list, err := query(ctx, c.conn, "describe slot "+quoted(name), func(row pgx.CollectableRow) (Slot, error) {
 		s := Slot{Name: name}
@@ -124,19 +125,20 @@ func (c *Catalog) Slot(ctx context.Context, name string) (*Slot, error) {
 		return s, err
 	}, fmt.Sprintf(`with now as (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
 	                             else pg_current_wal_lsn() end as lsn)
-		select coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), s.active or reader.pid is not null, coalesce(reader.pid, s.active_pid, 0),
-		       coalesce((select application_name || coalesce(' at ' || host(client_addr), '')
-		                   from pg_stat_replication r where r.pid = coalesce(reader.pid, s.active_pid)), ''),
+		select coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), holder.pid is not null, coalesce(holder.pid, 0),
+		       coalesce(case when holder.pid is not null then (
+		           select application_name || coalesce(' at ' || host(client_addr), '') from pg_stat_get_activity(holder.pid)) end, ''),
 		       coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8,
 		       coalesce(s.wal_status, ''), coalesce(s.two_phase, false),
 		       coalesce((to_jsonb(s)->>'failover')::bool, false),
 		       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,
 		       greatest(coalesce(now.lsn - s.confirmed_flush_lsn, 0), 0)::int8
 		  from now, pg_replication_slots s
-		  left join lateral (
-		       select l.pid from pg_locks l join pg_database d on d.oid = l.database and d.datname = s.database
-		        where l.locktype = 'advisory' and l.classid = %d and l.objid = hashtext(s.slot_name::text) and l.objsubid = 2 and l.granted
-		        limit 1) reader on true
+		 cross join lateral (
+		       select case when s.active then s.active_pid else (
+		              select l.pid from pg_locks l join pg_database d on d.oid = l.database and d.datname = s.database
+		               where l.locktype = 'advisory' and l.classid = %d and l.objid = hashtext(s.slot_name::text) and l.objsubid = 2 and l.granted
+		               limit 1) end as pid) holder
 		 where s.slot_name = $1`, replication.ReaderLock), name)
 	if err != nil || len(list) == 0 {
 		return nil, err
