@@ -68,6 +68,7 @@ type Sink struct {
 	locks    []warehouse.Lock             // that the group waits for
 	writers  map[int]*warehouse.Session   // of each lane
 	lookedAt time.Time                    // when all this was read
+	heard    map[string]bool              // topics of which the sources had all by then
 	step     string                       // of the start, "" once running
 	unlisted map[string]bool
 }

@@ -183,7 +183,7 @@ func (s *Sink) Status() *Status {
 	}
 	st.Version = s.version
 	st.WarehouseUp = st.WarehouseUp && st.Step != "connecting to the warehouse"
-	sources, lookedAt := slices.Clone(s.sources), s.lookedAt
+	sources, lookedAt, heard := slices.Clone(s.sources), s.lookedAt, s.heard
 	for i := range sources {
 		if src := &sources[i]; src.Lag != nil { // as of the look; it may be the warehouse that does not answer
 			src.Lag = new(*src.Lag + max(time.Since(lookedAt), 0))
@@ -254,9 +254,9 @@ func (s *Sink) Status() *Status {
 	}
 	st.addSources(sources)
 	for i := range st.Sources {
-		// Only what was read while its progress was applied up to its end says that capture is silent.
+		// Only what was read when its progress had been applied up to its end, and still is, says that capture is silent.
 		src := &st.Sources[i]
-		if views := byTopic[record.ProgressTopic(src.Name)]; len(views) > 0 && views[0].Held == nil && views[0].End >= 0 && views[0].Next >= views[0].End {
+		if views := byTopic[record.ProgressTopic(src.Name)]; len(views) > 0 && atEnd(&views[0]) && heard[views[0].Topic] {
 			src.hush(lookedAt)
 		}
 	}
@@ -315,6 +315,9 @@ func lateness(sources []warehouse.Source) func(source string) time.Duration {
 	}
 	return func(source string) time.Duration { return known[source] }
 }
+
+// atEnd says whether a partition is applied up to its end, as far as that is known.
+func atEnd(v *consume.View) bool { return v.Held == nil && v.End >= 0 && v.Next >= v.End }
 
 // hush notes when capture has said nothing for too long.
 func (src *SourceStatus) hush(lookedAt time.Time) {

@@ -267,6 +267,10 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	heard := map[string]bool{}
+	for _, view := range v.s.consumer.Views() { // before: what is applied after this may not be in what is read
+		heard[view.Topic] = atEnd(&view)
+	}
 	sources, err := v.session.Sources(ctx)
 	if err != nil {
 		return err
@@ -299,6 +303,7 @@ func (v *supervisor) look(ctx context.Context) error {
 	}
 	v.s.mu.Lock()
 	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked, v.s.reloads, v.s.retained = quarantines, sources, pauses, parked, reloads, retained
+	v.s.heard = heard
 	v.s.members, v.s.lookedAt, v.s.version = members, time.Now(), v.session.ServerVersion()
 	v.s.mu.Unlock()
 	if err := v.pause(ctx, held); err != nil {
