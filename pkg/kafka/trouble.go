@@ -53,6 +53,7 @@ var kinds = []struct {
 	},
 	{
 		code:   trouble.TopicRecreated,
+		hint:   "a topic was deleted: capture makes it anew within a minute and goes on by itself; then a sink says what is to be done for its table",
 		errors: []error{kerr.UnknownTopicID, kerr.InconsistentTopicID},
 	},
 	{

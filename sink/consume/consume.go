@@ -500,6 +500,7 @@ func fetchTrouble(p *Partition, err error) error {
 		return &trouble.Error{
 			Code: trouble.TopicRecreated, Op: "read", Subject: subject, Cause: err,
 			Means: "the topic was deleted, and perhaps made anew; its table is held",
+			Hint:  "sink resume SOURCE/TABLE once the topic is there again: then it is told how to take the new one; what the old one held is not in it, so read the table anew: docs/reload.md",
 		}
 	case retry.Waits(err):
 		return nil

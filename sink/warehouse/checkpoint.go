@@ -146,7 +146,7 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 				Code: trouble.TopicRecreated, Op: "go on with", Subject: partitionName(p.Topic, p.Number),
 				Cause: fmt.Errorf("the topic has the id %s, the checkpoint was made for %s", p.TopicID, id),
 				Means: "the topic was deleted and made anew, or this is another Kafka cluster; nothing of it is applied",
-				Hint: fmt.Sprintf("to take the new topic from its beginning: DELETE FROM tributary.checkpoint WHERE grp = %s AND topic = %s;",
+				Hint: fmt.Sprintf("to take the new topic from its beginning: DELETE FROM tributary.checkpoint WHERE grp = %s AND topic = %s;\nthen sink resume SOURCE/TABLE; what the old one held is not in it, so read the table anew: docs/reload.md",
 					postgres.Literal(w.cfg.Group), postgres.Literal(p.Topic)),
 			}
 		}

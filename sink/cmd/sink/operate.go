@@ -358,7 +358,7 @@ func parkedRetry() *cobra.Command {
 				done, err := o.Retry(cmd.Context(), picked)
 				terminal.Of(cmd).Printf("%s written\n", service.Plural(done.Applied, "record"))
 				for _, f := range done.Failed {
-					terminal.Of(cmd).Printf("partition %d, %s from offset %d on %s parked\n  error  %v\n", f.Partition, service.Plural(len(f.Offsets), "record"), f.Offsets[0], service.Agree(len(f.Offsets), "stays", "stay"), f.Err)
+					terminal.Of(cmd).Printf("topic %s partition %d, %s from offset %d on %s parked\n  error  %v\n", f.Topic, f.Partition, service.Plural(len(f.Offsets), "record"), f.Offsets[0], service.Agree(len(f.Offsets), "stays", "stay"), f.Err)
 				}
 				if err == nil && len(done.Failed) > 0 {
 					err = fmt.Errorf("%s %s parked", service.Plural(len(done.Failed), "key"), service.Agree(len(done.Failed), "stays", "stay"))
