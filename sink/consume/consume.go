@@ -466,7 +466,7 @@ func (c *Consumer) share(p *Partition) int64 {
 			}
 		}
 	}
-	return max(c.cfg.Memory*3/4/n, 1<<20)
+	return max(c.cfg.Memory*5/8/n, 1<<20)
 }
 
 // flush is how many bytes of a partition are handed out at once, at most: while they are written the next ones are read, and
