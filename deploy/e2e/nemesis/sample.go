@@ -15,6 +15,7 @@ const sampleEvery = 100 * time.Millisecond
 
 // sampler looks at what must hold at any moment, while everything breaks.
 type sampler struct {
+	conn        *pgx.Conn // to the warehouse, of the last look
 	m           *machine
 	checkpoints map[string]checkpoint
 	complete    map[string]change.LSN // of tributary.progress, by group
@@ -63,6 +64,11 @@ func look(ctx context.Context, conn **pgx.Conn, dsn string, what func(context.Co
 }
 
 func (s *sampler) warehouse(ctx context.Context, conn *pgx.Conn) error {
+	// A server that was killed has lost what it had confirmed last; sink commits without waiting for the disk. Claims do wait.
+	again := conn != s.conn
+	if s.conn = conn; again {
+		clear(s.complete)
+	}
 	rows, err := conn.Query(ctx, `SELECT grp || ': ' || topic || '/' || partition, owner_epoch, next_offset, era, lsn::text, seq FROM tributary.checkpoint`)
 	if err != nil {
 		return err
@@ -75,7 +81,7 @@ func (s *sampler) warehouse(ctx context.Context, conn *pgx.Conn) error {
 		commit, err := change.ParseLSN(lsn)
 		now.position = change.Position{Era: uint16(era), CommitLSN: commit, Seq: uint64(seq)}
 		was := s.checkpoints[name]
-		if now.epoch < was.epoch || now.next < was.next || now.position.Compare(was.position) < 0 {
+		if now.epoch < was.epoch || !again && (now.next < was.next || now.position.Compare(was.position) < 0) {
 			s.m.find("checkpoint of %s went back: from epoch %d offset %d position %s to epoch %d offset %d position %s",
 				name, was.epoch, was.next, was.position, now.epoch, now.next, now.position)
 		}
