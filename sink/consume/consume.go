@@ -17,13 +17,10 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
-	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
-	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -450,91 +447,6 @@ func (c *Consumer) dispatch(ctx context.Context, fetches kgo.Fetches) (faults []
 	}
 	c.notify()
 	return faults
-}
-
-// share is how much of the memory one partition may take, beside up to two others: these, where there are any, must find room
-// beside one that is stuck. c.mu is held.
-func (c *Consumer) share(p *Partition) int64 {
-	if c.cfg.Ahead(p.lane) {
-		return c.cfg.Memory / reserved / 2
-	}
-	n := int64(1)
-	for _, o := range c.parts {
-		if o != p && !c.cfg.Ahead(o.lane) {
-			if n++; n == 3 {
-				break
-			}
-		}
-	}
-	return max(c.cfg.Memory*5/8/n, 1<<20)
-}
-
-// flush is how many bytes of a partition are handed out at once, at most: while they are written the next ones are read, and
-// those behind them fetched. c.mu is held.
-func (c *Consumer) flush(p *Partition) int64 { return c.share(p) / 3 }
-
-// recordOverhead is what a kgo.Record and its headers cost beside their bytes, roughly.
-const recordOverhead = 256
-
-func recordSize(r *kgo.Record) int64 { return int64(len(r.Key)+len(r.Value)) + recordOverhead }
-
-// fetchTrouble gives the trouble of a partition that cannot be read, nil for what the client goes on with by itself.
-func fetchTrouble(p *Partition, err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed) {
-		return nil
-	}
-	lost, isLost := errors.AsType[*kgo.ErrDataLoss](err)
-	subject := fmt.Sprintf("topic %q partition %d from offset %d", p.Topic, p.Number, p.polled)
-	switch {
-	case isLost, errors.Is(err, kerr.OffsetOutOfRange):
-		cause := err
-		if isLost {
-			cause = fmt.Errorf("the broker lost what was behind offset %d", lost.ResetTo)
-		}
-		return &trouble.Error{
-			Code: trouble.TopicTruncated, Op: "read", Subject: subject, Cause: cause,
-			Means: "records between the checkpoint and the first one that Kafka still has are gone; nothing was skipped, the table is held",
-			Hint:  "read the table anew: docs/reload.md; then move next_offset in tributary.checkpoint, and sink resume SOURCE/TABLE",
-		}
-	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
-		return &trouble.Error{
-			Code: trouble.TopicRecreated, Op: "read", Subject: subject, Cause: err,
-			Means: "the topic was deleted, and perhaps made anew; its table is held",
-			Hint:  "sink resume SOURCE/TABLE once the topic is there again: then it is told how to take the new one; what the old one held is not in it, so read the table anew: docs/reload.md",
-		}
-	case retry.Waits(err):
-		return nil
-	}
-	return kafka.Trouble("read", subject, err)
-}
-
-// firstPatience is how long is waited for where a topic begins.
-const firstPatience = 5 * time.Second
-
-// withFirst adds where a truncated topic begins now, to the trouble of that; any other is as it was. Where the brokers do not
-// say it, the trouble is told without.
-func withFirst(ctx context.Context, admin *kadm.Client, topic string, number int32, err error) error {
-	t, ok := errors.AsType[*trouble.Error](err)
-	if !ok || t.Code != trouble.TopicTruncated {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, firstPatience)
-	defer cancel()
-	starts, failed := admin.ListStartOffsets(ctx, topic)
-	first, listed := starts.Lookup(topic, number)
-	if failed != nil || !listed || first.Err != nil {
-		return err
-	}
-	out := *t
-	out.Cause = fmt.Errorf("%w; the first offset that is left is %d", t.Cause, first.Offset)
-	out.Hint = fmt.Sprintf("read the table anew: docs/reload.md; then set next_offset in tributary.checkpoint to %d, and sink resume SOURCE/TABLE", first.Offset)
-	return &out
-}
-
-// fault holds a partition and tells.
-func (c *Consumer) fault(p *Partition, err error) {
-	c.Hold(p, err)
-	c.cfg.Fault(p, err)
 }
 
 // releaseHeld lets partitions go on that were released. Only the fetching goroutine does so: records of the old place

@@ -2,6 +2,8 @@ package consume
 
 import (
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // Sources share lanes and memory. A source with a long backlog, such as a tenant whose snapshot has begun, must not keep
@@ -48,6 +50,32 @@ func (c *Consumer) limit(s *sourceState) int64 {
 	}
 	return c.cfg.Memory
 }
+
+// share is how much of the memory one partition may take, beside up to two others: these, where there are any, must find room
+// beside one that is stuck. c.mu is held.
+func (c *Consumer) share(p *Partition) int64 {
+	if c.cfg.Ahead(p.lane) {
+		return c.cfg.Memory / reserved / 2
+	}
+	n := int64(1)
+	for _, o := range c.parts {
+		if o != p && !c.cfg.Ahead(o.lane) {
+			if n++; n == 3 {
+				break
+			}
+		}
+	}
+	return max(c.cfg.Memory*5/8/n, 1<<20)
+}
+
+// flush is how many bytes of a partition are handed out at once, at most: while they are written the next ones are read, and
+// those behind them fetched. c.mu is held.
+func (c *Consumer) flush(p *Partition) int64 { return c.share(p) / 3 }
+
+// recordOverhead is what a kgo.Record and its headers cost beside their bytes, roughly.
+const recordOverhead = 256
+
+func recordSize(r *kgo.Record) int64 { return int64(len(r.Key)+len(r.Value)) + recordOverhead }
 
 // hold adds to what is held of a partition, or takes from it. A source that has come below its part goes on. c.mu is held.
 func (c *Consumer) hold(p *Partition, bytes int64) {
