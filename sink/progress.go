@@ -3,12 +3,10 @@ package sink
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
-	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -86,7 +84,7 @@ func (f *follower) partition(ctx context.Context, b consume.Batch) {
 			}
 			err := f.session.Follow(ctx, adv, source, records, f.s.consumed)
 			if errors.Is(err, warehouse.ErrUnknownOutcome) {
-				return f.resolve(ctx, adv, err)
+				return resolve(ctx, f.session, adv, err)
 			}
 			return err
 		}, func(err error, _ int, _ time.Duration) { f.s.retrying("warehouse", err) })
@@ -110,19 +108,11 @@ func (f *follower) partition(ctx context.Context, b consume.Batch) {
 	f.s.consumer.Finish(p, consume.Nothing(p))
 }
 
-func (f *follower) resolve(ctx context.Context, adv warehouse.Advance, unknown error) error {
-	standings, err := f.session.Standings(ctx, []warehouse.Advance{adv})
+// resolve finds out whether the transaction of one advance was committed whose COMMIT was not answered.
+func resolve(ctx context.Context, session *warehouse.Session, adv warehouse.Advance, unknown error) error {
+	standings, err := session.Standings(ctx, []warehouse.Advance{adv})
 	if err != nil {
 		return err
 	}
-	switch standings[0] {
-	case warehouse.Past:
-		return nil
-	case warehouse.Lost, warehouse.Back:
-		return warehouse.ErrFenced
-	}
-	if cause, ok := errors.AsType[*trouble.Error](unknown); ok {
-		return cause
-	}
-	return fmt.Errorf("commit progress: %w", unknown)
+	return warehouse.Resolved(standings, unknown)
 }

@@ -53,14 +53,14 @@ func (w *worker) outcome() *outcome {
 
 // part begins one for a partition where it stands.
 func (w *worker) part(p *consume.Partition) part {
-	known, replay := w.parked[p], w.replays[p]
-	if replay.next != p.Next { // its checkpoint was moved
-		replay.on, replay.seen = false, 0
+	known, again := w.parked[p], w.replays[p]
+	if again.next != p.Next { // its checkpoint was moved
+		again = replay{}
 	}
 	return part{p: p, unit: -1, parked: known, advance: warehouse.Advance{
 		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
 		ParkedN: known.N,
-	}, committed: p.CommitTime, replay: replay}
+	}, committed: p.CommitTime, replay: again}
 }
 
 // begin adds a part.

@@ -182,7 +182,7 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 	begin := time.Now()
 	err = w.apply(applying, progress, source, records[:n])
 	if errors.Is(err, warehouse.ErrUnknownOutcome) {
-		err = g.resolve(applying, progress, err)
+		err = resolve(applying, g.session, progress, err) // all of it is one transaction
 	}
 	g.s.tracedWhole(source, w, begin, err)
 	if err != nil {
@@ -249,24 +249,6 @@ func (g *whole) claim(ctx context.Context, source string, vector map[string][]in
 	}
 	g.parts[source] = parts
 	return parts, nil
-}
-
-// resolve finds out whether a transaction was committed whose COMMIT was not answered.
-func (g *whole) resolve(ctx context.Context, progress warehouse.Advance, unknown error) error {
-	standings, err := g.session.Standings(ctx, []warehouse.Advance{progress})
-	if err != nil {
-		return err
-	}
-	switch standings[0] {
-	case warehouse.Past:
-		return nil // all of it is one transaction
-	case warehouse.Lost, warehouse.Back:
-		return warehouse.ErrFenced
-	}
-	if cause, ok := errors.AsType[*trouble.Error](unknown); ok {
-		return cause
-	}
-	return unknown
 }
 
 // wholeCut is one cut under way.

@@ -7,7 +7,6 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
-	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/consume"
@@ -355,17 +354,8 @@ func (w *worker) resolve(ctx context.Context, f *warehouse.Flush, unknown error)
 	if err != nil {
 		return nil, err
 	}
-	for _, standing := range standings {
-		switch standing {
-		case warehouse.Lost, warehouse.Back:
-			return nil, warehouse.ErrFenced
-		case warehouse.Behind:
-			var cause *trouble.Error
-			if errors.As(unknown, &cause) {
-				return nil, cause
-			}
-			return nil, unknown
-		}
+	if err := warehouse.Resolved(standings, unknown); err != nil {
+		return nil, err
 	}
 	w.s.metrics.commits.WithLabelValues("unknown").Inc()
 	return make([]warehouse.Effect, len(f.Units)), nil

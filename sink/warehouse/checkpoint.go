@@ -301,6 +301,23 @@ func (s *Session) Standings(ctx context.Context, advances []Advance) ([]Standing
 	return out, nil
 }
 
+// Resolved says what became of a transaction whose COMMIT was not answered, by where its checkpoints are: nil if it was
+// committed, ErrFenced if it was not and cannot be any more, else why it was not, which is the trouble in unknown.
+func Resolved(standings []Standing, unknown error) error {
+	for _, standing := range standings {
+		switch standing {
+		case Lost, Back:
+			return ErrFenced
+		case Behind:
+			if cause, ok := errors.AsType[*trouble.Error](unknown); ok {
+				return cause
+			}
+			return unknown
+		}
+	}
+	return nil
+}
+
 // WentBack gives those of the places where the warehouse is behind what it has confirmed: it has crashed, was failed over to
 // a standby that was behind, or restored. Next is what was confirmed. What is missing must be read again, also where nothing
 // comes any more that would find it out:
