@@ -63,8 +63,11 @@ type Publisher struct {
 	lastFull  time.Time // when a full one was written last
 	sinceFull int
 
-	mu    sync.Mutex // guards what promises write: err and acked here, next and touched of topics
-	err   error      // the first failed produce: nothing can be committed any more
+	sound context.Context         // ends with the first record that was not taken: nothing can be committed any more
+	spoil context.CancelCauseFunc // says why
+	limit time.Duration           // Options.TransactionTimeout
+
+	mu    sync.Mutex // guards what promises write: acked here, next and touched of topics
 	acked time.Time  // when the first record since the last Commit that goes without a transaction was acknowledged
 }
 
@@ -124,8 +127,9 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	}
 	p := &Publisher{
 		source: o.Source, topics: o.Topics, client: client, reading: opts, registry: o.Registry, log: o.Log,
-		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{},
+		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{}, limit: o.TransactionTimeout,
 	}
+	p.sound, p.spoil = context.WithCancelCause(context.Background())
 	if _, _, err := client.ProducerID(ctx); err != nil {
 		client.Close()
 		return nil, kafka.Trouble("fence older instances of", fmt.Sprintf("source %q", o.Source), err)
@@ -148,6 +152,7 @@ func (p *Publisher) Close() {
 		p.direct.close()
 	}
 	p.client.Close()
+	p.spoil(kgo.ErrClientClosed)
 	if p.over != nil {
 		<-p.over
 	}
@@ -381,14 +386,12 @@ func (p *Publisher) Send() {
 
 // promise takes the outcome of one record, from the client's goroutine.
 func (p *Publisher) promise(r *kgo.Record, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if err != nil {
-		if p.err == nil {
-			p.err = refusal(r, kafka.Trouble("produce to", fmt.Sprintf("topic %q partition %d", r.Topic, r.Partition), err))
-		}
+		p.spoil(refusal(r, kafka.Trouble("produce to", fmt.Sprintf("topic %q partition %d", r.Topic, r.Partition), err)))
 		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if top := p.known[r.Topic]; top != nil {
 		top.next[r.Partition] = r.Offset + 1
 		top.touched = true
@@ -405,11 +408,8 @@ func (p *Publisher) promiseDirect(r *kgo.Record, err error) {
 	}
 }
 
-func (p *Publisher) failed() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err
-}
+// failed gives why nothing can be committed any more; nil where that is not so.
+func (p *Publisher) failed() error { return context.Cause(p.sound) }
 
 func (p *Publisher) begin() error {
 	if !p.open {

@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -63,12 +64,24 @@ func (p *Publisher) writeProgress(ctx context.Context, pr *record.Progress, vect
 	return p.flush(ctx)
 }
 
-// flush waits until everything is acknowledged.
+// flush waits until everything is acknowledged, or nothing can be committed any more: when a record was not taken, or when
+// the brokers have ended the transaction, as they do after its timeout. It does not wait for all the others then. franz-go
+// (1.22) may never say what became of some of them where another producer has fenced this one, and another one that.
 func (p *Publisher) flush(ctx context.Context) error {
-	if err := p.client.Flush(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, p.limit)
+	defer cancel()
+	defer context.AfterFunc(p.sound, cancel)()
+	err := p.client.Flush(ctx)
+	if failed := p.failed(); failed != nil {
+		return failed
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("not everything of a transaction was acknowledged within publish.transaction_timeout, %s: %w", p.limit, err)
+	}
+	if err != nil {
 		return kafka.Trouble("flush to", "Kafka", err)
 	}
-	return p.failed()
+	return nil
 }
 
 // vector gives the next offset of each partition of the topics that pr is about: all of them if it is a full one. With ahead
