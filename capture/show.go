@@ -13,9 +13,6 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
-// Sentence says in one sentence how the capture does.
-func (r *Report) Sentence() string { return r.Source + " " + r.Headline }
-
 // Well says that nothing needs a person: the exit code of the verb.
 func (r *Report) Well() bool {
 	urgent := slices.ContainsFunc(r.Needs, func(n service.Need) bool { return n.Urgent })

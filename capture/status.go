@@ -190,6 +190,9 @@ func (st *Status) hideKeys() {
 	}
 }
 
+// Sentence says in one sentence how the capture does.
+func (st *Status) Sentence() string { return st.Source + " " + st.Headline }
+
 // StatusOf gives the status with those of the tables that are asked of; one alone with its states.
 func (c *Capture) StatusOf(asked service.Asked) *Status {
 	st := c.Status()

@@ -79,9 +79,6 @@ func askService(ctx context.Context, cfg Config, whom service.Whom) (*Status, er
 	return &st, nil
 }
 
-// Sentence says in one sentence how the group does.
-func (r *Report) Sentence() string { return r.Group + " " + r.Headline }
-
 // Well says that nothing needs a person: the exit code of the verb.
 func (r *Report) Well() bool {
 	urgent := slices.ContainsFunc(r.Needs, func(n service.Need) bool { return n.Urgent })

@@ -277,6 +277,9 @@ func (st *Status) hideKeys(troubles map[string]*Trouble) {
 	}
 }
 
+// Sentence says in one sentence how the group does.
+func (st *Status) Sentence() string { return st.Group + " " + st.Headline }
+
 // StatusOf gives the status with those of the tables and sources that are asked of; one table alone with its states and its plan.
 func (s *Sink) StatusOf(asked service.Asked) *Status {
 	st := s.Status()

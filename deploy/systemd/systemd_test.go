@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/tributary-cdc/tributary/capture"
@@ -52,6 +53,32 @@ func TestUnits(t *testing.T) {
 	for line := range strings.Lines(string(out)) { // what it does not know it only warns of, as of units that are not ours
 		if strings.Contains(line, "tributary") {
 			t.Error(line)
+		}
+	}
+}
+
+// A wrong configuration is not tried again, a crash is: the runtime of Go exits with the same code, unless the unit makes it die by its signal.
+func TestCrashIsNoWrongConfiguration(t *testing.T) {
+	if os.Getenv("TRIBUTARY_CRASH") != "" {
+		go panic("crash")
+		select {}
+	}
+	for _, name := range units {
+		text := read(t, name)
+		if !strings.Contains(text, "\nRestartPreventExitStatus=2\n") || !strings.Contains(text, "\nLimitCORE=0\n") {
+			t.Errorf("%s tries a wrong configuration for ever, or leaves a core with secrets", name)
+		}
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestCrashIsNoWrongConfiguration$") //nolint:gosec // this test
+		cmd.Dir = t.TempDir()
+		cmd.Env = append(os.Environ(), "TRIBUTARY_CRASH=1")
+		for line := range strings.Lines(text) {
+			if assigned, ok := strings.CutPrefix(strings.TrimSpace(line), "Environment="); ok {
+				cmd.Env = append(cmd.Env, assigned)
+			}
+		}
+		err := cmd.Run()
+		if state, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !state.Signaled() {
+			t.Errorf("%s: a crash is not told from a wrong configuration: %v", name, err)
 		}
 	}
 }

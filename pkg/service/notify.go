@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // manager is what has started this process and wants to hear of it: systemd, by the protocol of sd_notify(3). The zero
@@ -50,43 +51,74 @@ func (s *Server) Watch(stages *Stages, names ...string) {
 	s.hung = func(limit time.Duration) string { return stages.hung(limit, names) }
 }
 
-// report tells the service manager that the service runs, that it is alive for as long as that is so, and that it ends.
+// tellEvery is how often the service manager hears how the service does; more often where its watchdog is short.
+const tellEvery = 10 * time.Second
+
+// report tells the service manager that the service runs, how it does, that it is alive for as long as that is so, and that it ends.
 func (s *Server) report(ctx context.Context, m manager) {
+	if m.socket == "" {
+		<-ctx.Done()
+		return
+	}
 	note := func(message ...string) {
 		if err := m.tell(message...); err != nil {
 			s.log.Warn("systemd is not told", Err(err))
 		}
 	}
 	// What it waits for is no reason to be started anew: it has started.
-	note("READY=1", "STATUS="+s.readiness())
-	defer note("STOPPING=1")
-	if m.watchdog == 0 {
-		<-ctx.Done()
-		return
+	note("READY=1", "STATUS="+s.sentence())
+	defer note("STOPPING=1", "STATUS=")
+	every := tellEvery
+	if m.watchdog > 0 {
+		every = min(every, m.watchdog/3)
 	}
-	tick := time.NewTicker(m.watchdog / 3)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
+	hung := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-s.turned:
 		case <-tick.C:
 		}
-		s.status(Asked{}) // it asks all parts; where one never answers there is no further sign of life
-		if stage := s.hung(m.watchdog); stage != "" {
-			s.log.Error("a stage stands still", "stage", stage, "for", m.watchdog)
-			continue
+		message := []string{"STATUS=" + s.sentence()} // it asks all parts; where one never answers there is no further sign of life
+		if m.watchdog > 0 {
+			stage := s.hung(m.watchdog)
+			if stage == "" {
+				message = append(message, "WATCHDOG=1")
+			} else if stage != hung {
+				s.log.Error("a stage stands still", "stage", stage, "for", m.watchdog)
+			}
+			hung = stage
 		}
-		note("WATCHDOG=1", "STATUS="+s.readiness())
+		note(message...)
 	}
 }
+
+// sentence says in one line how the service does: what it still lacks to be ready, else what its status says in a sentence.
+func (s *Server) sentence() string {
+	sentence := s.readiness()
+	if st, ok := s.status(Asked{}).(interface{ Sentence() string }); ok && sentence == ready {
+		sentence = st.Sentence()
+	}
+	return strings.Map(func(r rune) rune { // a name with a line's end would be a message of its own
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, sentence)
+}
+
+// ready is what /readyz says when nothing is missing.
+const ready = "ready"
 
 // readiness is what /readyz says.
 func (s *Server) readiness() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.missing) == 0 {
-		return "ready"
+		return ready
 	}
 	return "not ready: " + strings.Join(s.missing, ", ")
 }

@@ -17,32 +17,7 @@ import (
 // still, and no part keeps its status to itself.
 func TestServiceManager(t *testing.T) {
 	const watchdog = 60 * time.Millisecond
-	socket := filepath.Join(t.TempDir(), "notify")
-	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close() //nolint:errcheck // the test is over
-	// hear waits for a message that begins so; false if none has come by the end of limit.
-	hear := func(begin string, limit time.Duration) bool {
-		t.Helper()
-		message := make([]byte, 4096)
-		for deadline := time.Now().Add(limit); ; {
-			if err := listener.SetReadDeadline(deadline); err != nil {
-				t.Fatal(err)
-			}
-			n, err := listener.Read(message)
-			if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
-				return false
-			} else if err != nil {
-				t.Fatal(err)
-			}
-			if strings.HasPrefix(string(message[:n]), begin) {
-				return true
-			}
-		}
-	}
-	t.Setenv("NOTIFY_SOCKET", socket)
+	hear := manage(t)
 	t.Setenv("WATCHDOG_USEC", "60000")
 
 	var stages Stages
@@ -54,7 +29,7 @@ func TestServiceManager(t *testing.T) {
 			<-wait
 		default:
 		}
-		return nil
+		return sentence("shop is\nhealthy")
 	})
 	server.Watch(&stages, "publish")
 	if err := server.Listen(t.Context()); err != nil {
@@ -90,7 +65,7 @@ func TestServiceManager(t *testing.T) {
 	done()
 	stage.Idle()
 	server.Ready()
-	if !hear("WATCHDOG=1\nSTATUS=ready", soon) {
+	if !hear("STATUS=shop is\ufffdhealthy\nWATCHDOG=1", soon) {
 		t.Error("its state is not told")
 	}
 	wait := make(chan struct{})
@@ -107,3 +82,61 @@ func TestServiceManager(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Without a watchdog it is told all the same when the service becomes ready, at once.
+func TestServiceManagerHearsOfReadiness(t *testing.T) {
+	hear := manage(t)
+	server := NewServer("test", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(Asked) any { return sentence("shop is healthy") })
+	if err := server.Listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	if !hear("READY=1\nSTATUS=not ready: start", 30*time.Second) {
+		t.Fatal("it does not say that it has started")
+	}
+	server.Ready()
+	if !hear("STATUS=shop is healthy", tellEvery/2) {
+		t.Error("it became ready, and its state is an old one")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// manage is systemd. It gives what waits for a message with these lines; false if none has come by the end of limit.
+func manage(t *testing.T) (hear func(lines string, limit time.Duration) bool) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "notify")
+	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	t.Setenv("NOTIFY_SOCKET", socket)
+	return func(lines string, limit time.Duration) bool {
+		t.Helper()
+		message := make([]byte, 4096)
+		for deadline := time.Now().Add(limit); ; {
+			if err := listener.SetReadDeadline(deadline); err != nil {
+				t.Fatal(err)
+			}
+			n, err := listener.Read(message)
+			if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
+				return false
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains("\n"+string(message[:n])+"\n", "\n"+lines+"\n") {
+				return true
+			}
+		}
+	}
+}
+
+// sentence is a status that is said in one.
+type sentence string
+
+func (s sentence) Sentence() string { return string(s) }

@@ -46,6 +46,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	missing []string
+	turned  chan struct{} // has one when missing was set, until the service manager is told
 }
 
 // Timeouts of the HTTP server. There is none for writing: event streams stay open, and set deadlines of their own.
@@ -66,6 +67,7 @@ func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func(As
 		registry: prometheus.NewRegistry(),
 		mux:      http.NewServeMux(),
 		missing:  []string{"start"},
+		turned:   make(chan struct{}, 1),
 		status:   status,
 		hung:     func(time.Duration) string { return "" },
 	}
@@ -114,6 +116,10 @@ func (s *Server) Ready(missing ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.missing = slices.Clone(missing)
+	select {
+	case s.turned <- struct{}{}:
+	default:
+	}
 }
 
 // Listen takes the address, so that a port in use is found at the start.
@@ -208,7 +214,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 	answer := s.readiness()
-	if answer != "ready" {
+	if answer != ready {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
 	_, _ = io.WriteString(w, answer+"\n")
