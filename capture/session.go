@@ -65,6 +65,7 @@ type session struct {
 	// What the last committed progress record says.
 	progressEnd change.LSN
 	progressAt  time.Time
+	askedAt     time.Time           // when Kafka was asked for nothing but an answer
 	livelyAt    time.Time           // when something was published last, or the server asked
 	changed     map[schema.OID]bool // tables whose progress has changed since
 	altered     []*table            // those with an alteration to come
@@ -125,6 +126,8 @@ const (
 	// progressInterval: a source that does nothing still says so, and the slot gets on.
 	progressInterval = 5 * time.Second
 	idleAdvance      = time.Second
+	// askInterval: whoever has nothing to write learns in between, too, that Kafka hangs.
+	askInterval = progressInterval / 2
 	// lively is for how long after a change a source gets on every idleAdvance, by what other databases of its server write. Hundreds
 	// of idle ones would else be a Kafka transaction a second each.
 	lively = 10 * time.Second
@@ -351,10 +354,19 @@ func (s *session) idle(ctx context.Context) (over <-chan struct{}, err error) {
 	case s.oldest != 0 && !open: // a heartbeat: what it measures is how long a change would take
 	case len(s.changed) > 0: // a table without rows has been read, or one is held: it is waited for
 	case since >= progressInterval:
+	case since >= askInterval && time.Since(s.askedAt) >= askInterval:
+		return nil, s.ask(ctx)
 	default:
 		return nil, nil
 	}
 	return nil, s.commit(ctx, false)
+}
+
+// ask waits until Kafka answers.
+func (s *session) ask(ctx context.Context) error {
+	s.askedAt = time.Now()
+	defer s.stage.Wait(waitKafka)()
+	return s.pub.Ask(ctx)
 }
 
 // commit ends the Kafka transaction with a progress record and then confirms to the server what has become durable.

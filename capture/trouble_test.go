@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -210,6 +212,40 @@ func TestBrokerGoesAndComesBack(t *testing.T) {
 	r.fence()
 	r.same("public", "item")
 	must(t, stop())
+}
+
+// A Kafka that hangs is told of within ten seconds, also by a capture that has nothing to write: it asks between two records of
+// its progress, which are five seconds apart. One that pauses for less than WaitingAfter is not told of.
+func TestKafkaHangs(t *testing.T) {
+	fake := kafkatest.Fake(t)
+	r := newRig(t, 17, fake, `create table t (id int primary key)`)
+	r.config.Source.Heartbeat = 0
+	began, asked := time.Now(), make(chan time.Time, 1)
+	fake.Kfake().ControlKey(int16(kmsg.DescribeTransactions), func(kmsg.Request) (kmsg.Response, error, bool) {
+		if time.Since(began) < askInterval { // while there is something to write, the end of a transaction is asked for
+			fake.Kfake().KeepControl()
+			return nil, nil, false
+		}
+		asked <- time.Now()
+		return nil, fake.Pause(), false
+	})
+	c, _ := r.start()
+	var hangs time.Time
+	select {
+	case hangs = <-asked:
+	case <-time.After(pgtest.Patience):
+		t.Fatal("a capture that has nothing to write does not ask")
+	}
+	eventually(t, "it is told", func() bool { return c.Status().State == service.StateWaiting })
+	if after := time.Since(hangs); after < service.WaitingAfter || after+askInterval >= 10*time.Second {
+		t.Errorf("that Kafka hangs is told %s after it was asked", after)
+	}
+	st := c.Status()
+	if len(st.Needs) != 1 || st.Needs[0].Code != trouble.KafkaUnreachable || !strings.Contains(st.Headline, "waits for Kafka, for ") {
+		t.Errorf("%s; %+v", st.Headline, st.Needs)
+	}
+	must(t, fake.Resume())
+	eventually(t, "it goes on", func() bool { st := c.Status(); return st.State == service.StateUpToDate && len(st.Needs) == 0 })
 }
 
 func TestSourceGoesAndComesBack(t *testing.T) {

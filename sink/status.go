@@ -181,6 +181,7 @@ func (s *Sink) Status() *Status {
 			st.WarehouseUp = false
 		}
 	}
+	st.owed(overview.Asked)
 	st.Version = s.version
 	st.WarehouseUp = st.WarehouseUp && st.Step != "connecting to the warehouse"
 	sources, lookedAt, heard := slices.Clone(s.sources), s.lookedAt, s.heard
@@ -262,6 +263,20 @@ func (s *Sink) Status() *Status {
 	}
 	st.tell(len(overview.Topics) > 0, overview.Ready, waits)
 	return st
+}
+
+// owed notes that Kafka has not answered since asked, which is so before the first try has failed.
+func (st *Status) owed(asked time.Time) {
+	if asked.IsZero() || time.Since(asked) < service.WaitingAfter {
+		return
+	}
+	for i := range st.Waiting {
+		if w := &st.Waiting[i]; w.For == "kafka" {
+			w.Since = asked.UTC()
+			return
+		}
+	}
+	st.Waiting = append(st.Waiting, Waiting{"kafka", asked.UTC(), 1, string(trouble.KafkaUnreachable), "no broker has answered yet"})
 }
 
 // hideKeys takes keys of rows out of what errors and events say.

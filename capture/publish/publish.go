@@ -21,9 +21,11 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/registry"
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/tracing"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
@@ -474,6 +476,18 @@ const fullInterval = 5 * time.Minute
 
 // N gives the number of the newest progress record that is known to be there: read by Resume, or written by Commit.
 func (p *Publisher) N() uint64 { return p.n }
+
+// Ask returns when the broker answers that ends the source's transactions: without it nothing is published, whoever else
+// answers.
+func (p *Publisher) Ask(ctx context.Context) error {
+	request := kmsg.NewPtrDescribeTransactionsRequest()
+	request.TransactionalIDs = []string{TransactionalID(p.source)}
+	_, err := request.RequestWith(ctx, p.client)
+	if err == nil || ctx.Err() != nil || !retry.Transient(err) {
+		return nil // one that does not know the request answers, too
+	}
+	return kafka.Trouble("ask", "Kafka", err)
+}
 
 // Commit makes everything produced since the last Commit, and pr with it, visible at once. Vector, N, Source and
 // WrittenAt of pr are filled here; Full says what the caller has put into Tables. After an error the Publisher is of

@@ -23,6 +23,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/sink"
 )
 
@@ -215,6 +216,20 @@ func TestPagesInTrouble(t *testing.T) {
 		"kafka-unreachable: runbook", "waiting for Kafka – –", "!another sink's")
 	must(t, w.kafka.Restart(t.Context()))
 	w.well("with Kafka again")
+
+	must(t, w.kafka.Pause())
+	hangs := time.Now()
+	w.shows("with a Kafka that hangs, capture says so", w.capture, w.name+" waits for Kafka, for ", "Needs you (1)", " waiting for Kafka ", "kafka-unreachable: runbook")
+	told := []time.Duration{time.Since(hangs)}
+	w.shows("with a Kafka that hangs, the sink says so", w.sink, w.name+" is waiting for Kafka, for ", ": complete up to ", "Needs you (1)", " waiting for Kafka, try ",
+		"kafka-unreachable: runbook", "!another sink's")
+	for _, after := range append(told, time.Since(hangs)) {
+		if after < service.WaitingAfter-time.Second || after >= 10*time.Second {
+			t.Errorf("that Kafka hangs is told after %s", after)
+		}
+	}
+	must(t, w.kafka.Resume())
+	w.well("with a Kafka that goes on")
 
 	person := connect(t, w.dwh.Config().ConnString())
 	exec(t, person, `set application_name = 'a person'`)

@@ -108,6 +108,7 @@ func (c *FakeCluster) Stop() error {
 	if c.kfake == nil {
 		return nil
 	}
+	c.net.resume()
 	c.kfake.Close()
 	c.net.cut()
 	c.kfake = nil
@@ -163,12 +164,25 @@ func (c *FakeCluster) Cut() {
 	c.net.closeConns()
 }
 
-// fakeNet gives the brokers the same ports in each life and can cut their connections.
+// Pause stops the fake as SIGSTOP does: connections stay open, new ones are taken, and nothing is answered.
+func (c *FakeCluster) Pause() error {
+	c.net.pause()
+	return nil
+}
+
+// Resume undoes Pause.
+func (c *FakeCluster) Resume() error {
+	c.net.resume()
+	return nil
+}
+
+// fakeNet gives the brokers the same ports in each life, can cut their connections, and can hold them up.
 type fakeNet struct {
 	mu        sync.Mutex
-	cutOff    bool     // take no more connections in this life
-	addresses []string // of each broker, in the order in which they listen
-	listening int      // how many have listened in this life
+	paused    chan struct{} // closed when they go on; nil: they do
+	cutOff    bool          // take no more connections in this life
+	addresses []string      // of each broker, in the order in which they listen
+	listening int           // how many have listened in this life
 	conns     map[net.Conn]struct{}
 }
 
@@ -188,6 +202,7 @@ func (n *fakeNet) cut() {
 	n.mu.Lock()
 	n.cutOff = true
 	n.mu.Unlock()
+	n.resume()
 	n.closeConns()
 }
 
@@ -198,6 +213,33 @@ func (n *fakeNet) closeConns() {
 		_ = conn.Close()
 	}
 	n.conns = nil
+}
+
+func (n *fakeNet) pause() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.paused == nil {
+		n.paused = make(chan struct{})
+	}
+}
+
+func (n *fakeNet) resume() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.paused != nil {
+		close(n.paused)
+		n.paused = nil
+	}
+}
+
+// await returns when the brokers are not paused.
+func (n *fakeNet) await() {
+	n.mu.Lock()
+	paused := n.paused
+	n.mu.Unlock()
+	if paused != nil {
+		<-paused
+	}
 }
 
 func (n *fakeNet) listen(network, _ string) (net.Listener, error) {
@@ -251,4 +293,16 @@ func (c fakeConn) Close() error {
 	delete(c.net.conns, c.Conn)
 	c.net.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// Read gives what has come, once the broker is not paused: a request that it was waiting for waits, too.
+func (c fakeConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.net.await()
+	return n, err
+}
+
+func (c fakeConn) Write(b []byte) (int, error) {
+	c.net.await()
+	return c.Conn.Write(b)
 }

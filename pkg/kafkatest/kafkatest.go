@@ -23,6 +23,10 @@ type Cluster interface {
 	Kill() error
 	// Restart starts it again, stopping it first if it runs, and returns when it takes requests.
 	Restart(ctx context.Context) error
+	// Pause stops it as SIGSTOP does: connections stay open and nothing answers.
+	Pause() error
+	// Resume undoes Pause.
+	Resume() error
 }
 
 // Each runs test once on a fake ("kfake") and once on Apache Kafka ("kafka"), which is skipped where Real is.

@@ -263,16 +263,17 @@ func TestFakeTornCommit(t *testing.T) {
 	}
 }
 
-func TestPauseReal(t *testing.T) {
-	c := Real(t)
-	cl := client(t, c, kgo.RequestTimeoutOverhead(time.Second), kgo.RequestRetries(0))
-	must(t, cl.Ping(deadline(t)))
-	must(t, c.Pause())
-	if err := cl.Ping(deadline(t)); err == nil {
-		t.Error("a paused broker answered")
-	}
-	must(t, c.Resume())
-	must(t, cl.Ping(deadline(t)))
+func TestPause(t *testing.T) {
+	Each(t, func(t *testing.T, c Cluster) {
+		cl := client(t, c, kgo.RequestTimeoutOverhead(time.Second), kgo.RequestRetries(0))
+		must(t, cl.Ping(deadline(t)))
+		must(t, c.Pause())
+		if err := cl.Ping(deadline(t)); err == nil {
+			t.Error("a paused broker answered")
+		}
+		must(t, c.Resume())
+		must(t, cl.Ping(deadline(t)))
+	})
 }
 
 func TestFakeFaults(t *testing.T) {

@@ -128,6 +128,7 @@ type Consumer struct {
 	wake     context.CancelFunc // ends the poll under way
 	narrow   bool               // only what is Ahead is fetched
 	ready    bool               // topics have been looked for
+	asked    time.Time          // since when a look for topics has no answer; zero: all have
 	noting   bool               // when records arrive
 	waits    time.Time          // since when what the client has fetched waits for room; of the fetching goroutine
 	moves    int64              // rebalances

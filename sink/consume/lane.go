@@ -313,10 +313,11 @@ func (c *Consumer) Views() []View {
 
 // Overview is what is known of the consumer as a whole.
 type Overview struct {
-	Ready      bool     // topics have been looked for at least once
-	Topics     []string // that are consumed, by any member
-	Unrouted   []string // that no rule wants
-	Bytes      int64    // of records held
+	Ready      bool      // topics have been looked for at least once
+	Asked      time.Time // since when Kafka owes the answer to such a look; zero: it owes none
+	Topics     []string  // that are consumed, by any member
+	Unrouted   []string  // that no rule wants
+	Bytes      int64     // of records held
 	Limit      int64
 	Rebalances int64
 }
@@ -325,7 +326,7 @@ type Overview struct {
 func (c *Consumer) Overview() Overview {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o := Overview{Ready: c.ready, Unrouted: slices.Clone(c.unrouted), Bytes: c.bytes, Limit: c.cfg.Memory, Rebalances: c.moves}
+	o := Overview{Ready: c.ready, Asked: c.asked, Unrouted: slices.Clone(c.unrouted), Bytes: c.bytes, Limit: c.cfg.Memory, Rebalances: c.moves}
 	for name := range c.topics {
 		o.Topics = append(o.Topics, name)
 	}

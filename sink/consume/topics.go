@@ -25,6 +25,7 @@ func (c *Consumer) discover(ctx context.Context) error {
 		err := look(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 			defer cancel()
+			c.ask()
 			topics, err := c.admin.ListTopics(ctx)
 			if err != nil {
 				return kafka.Trouble("list topics of", "Kafka", err)
@@ -49,6 +50,15 @@ func (c *Consumer) discover(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+// ask notes since when Kafka owes an answer: a broker that hangs refuses nothing, and the client is patient.
+func (c *Consumer) ask() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.asked.IsZero() {
+		c.asked = time.Now()
 	}
 }
 
@@ -91,6 +101,7 @@ func (c *Consumer) found(topics kadm.TopicDetails) {
 	var fresh, gone, unwanted []string
 	var faults []func()
 	c.mu.Lock()
+	c.asked = time.Time{}
 	c.unrouted = c.unrouted[:0]
 	for name, detail := range topics {
 		if detail.Err != nil || detail.IsInternal {
