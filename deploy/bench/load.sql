@@ -1,5 +1,5 @@
--- gen_changes(shard, n) commits n changes of rows of events: 50 % insert, 30 % update, 20 % delete, by statements of one
--- row in transactions of 1 to 100 rows. The same numbers give the same changes.
+-- gen_changes(shard, n) commits n changes of rows of a table: 50 % insert, 30 % update, 20 % delete, by statements of one
+-- row in transactions of 1 to 100 rows. The same numbers give the same changes. What is in braces is the table's.
 create procedure gen_changes(shard int, n int) language plpgsql as $$
 declare
   c int := 0; i int := 0; k int; base bigint := shard::bigint * 10000000;
@@ -11,14 +11,13 @@ begin
     for j in 1..k loop
       case c % 10
       when 5, 6, 7 then
-        update events set amount = amount + 1.25, kind = 'upd', updated = clock_timestamp()
+        update {table} set {set}
          where id = base + deleted + (c::bigint * 2654435761) % (inserted - deleted);
       when 8, 9 then
-        delete from events where id = base + deleted;
+        delete from {table} where id = base + deleted;
         deleted := deleted + 1;
       else
-        insert into events values (base + inserted, c % 100000, 'ins', (c % 100000) / 100.0,
-          'note for change number ' || c || ' padding ' || md5(c::text), clock_timestamp(), null);
+        insert into {table} values (base + inserted, {values});
         inserted := inserted + 1;
       end case;
       c := c + 1;

@@ -28,47 +28,47 @@ type backlog struct {
 	whole   bool // with every variant of the sink
 }
 
-// events is the load that the figures of other tools were measured with: see load.sql.
-func events(w *world) backlog {
+// of gives a backlog of changes of its table with a key, id, n in each of four sessions beside each other.
+// values are those of a new row without its key, and set what an update does: see load.sql.
+func (b backlog) of(n int, values, set string) backlog {
 	const sessions = 4
-	n := w.n(250_000)
-	b := backlog{
-		name: "stream", table: "events", changes: sessions * n, whole: true, prepare: genChanges,
-		tables: `create table events (id bigint primary key, acct integer not null, kind text not null, amount numeric(12,2) not null, note text, created timestamptz not null, updated timestamptz)`,
-	}
+	b.changes = sessions * n
+	b.prepare += strings.NewReplacer("{table}", b.table, "{values}", values, "{set}", set).Replace(genChanges)
 	for i := range sessions {
 		b.loads = append(b.loads, fmt.Sprintf("call gen_changes(%d, %d)", i, n))
 	}
 	return b
 }
 
+// events is the load that the figures of other tools were measured with.
+func events(w *world) backlog {
+	return backlog{
+		name: "stream", table: "events", whole: true,
+		tables: `create table events (id bigint primary key, acct integer not null, kind text not null, amount numeric(12,2) not null, note text, created timestamptz not null, updated timestamptz)`,
+	}.of(w.n(250_000), `c % 100000, 'ins', (c % 100000) / 100.0, 'note for change number ' || c || ' padding ' || md5(c::text), clock_timestamp(), null`,
+		`amount = amount + 1.25, kind = 'upd', updated = clock_timestamp()`)
+}
+
 // wide has twenty columns of the usual types.
 func wide(w *world) backlog {
-	n := w.n(200_000)
-	columns, values := []string{"id bigint primary key"}, []string{"i"}
+	columns, values := []string{"id bigint primary key"}, []string{}
 	for i := range 19 {
 		kind := []struct{ typ, value string }{
-			{"integer", "i % 1000"}, {"text", "'value ' || i"}, {"numeric(12,2)", "i / 100.0"}, {"timestamptz", "now()"}, {"boolean", "i % 2 = 0"},
+			{"integer", "c % 1000"}, {"text", "'value ' || c"}, {"numeric(12,2)", "c / 100.0"}, {"timestamptz", "now()"}, {"boolean", "c % 2 = 0"},
 		}[i%5]
 		columns = append(columns, fmt.Sprintf("c%d %s", i, kind.typ))
 		values = append(values, kind.value)
 	}
-	return backlog{
-		name: "stream of rows with 20 columns", table: "wide", changes: 2 * n,
-		tables: "create table wide (" + strings.Join(columns, ", ") + ")",
-		loads: []string{fmt.Sprintf(`insert into wide select %s from generate_series(1, %d) i; update wide set c0 = c0 + 1, c1 = 'changed'`,
-			strings.Join(values, ", "), n)},
-	}
+	return backlog{name: "stream of rows with 20 columns", table: "wide", tables: "create table wide (" + strings.Join(columns, ", ") + ")"}.
+		of(w.n(100_000), strings.Join(values, ", "), `c0 = c0 + 1, c1 = 'changed'`)
 }
 
 // large has rows of 2 KB.
 func large(w *world) backlog {
-	n := w.n(200_000)
 	return backlog{
-		name: "stream of rows of 2 KB", table: "large", changes: 2 * n,
-		tables: `create table large (id bigint primary key, n integer, body text)`,
-		loads:  []string{`alter table large alter body set storage plain`, fmt.Sprintf(`insert into large select i, 0, repeat(md5(i::text), 62) from generate_series(1, %d) i; update large set n = n + 1`, n)},
-	}
+		name: "stream of rows of 2 KB", table: "large", tables: `create table large (id bigint primary key, n integer, body text)`,
+		prepare: `alter table large alter body set storage plain;`,
+	}.of(w.n(100_000), `0, repeat(md5(c::text), 62)`, `n = large.n + 1`)
 }
 
 // hot changes one row again and again, in transactions of ten.
@@ -77,8 +77,8 @@ func hot(w *world) backlog {
 	return backlog{
 		name: "stream of changes of one row", table: "hot", changes: n + 1,
 		tables:  `create table hot (id bigint primary key, n integer, note text)`,
-		prepare: `create procedure heat(n int) language plpgsql as $$ begin for i in 1..n loop update hot set n = hot.n + 1 where id = 1; if i % 10 = 0 then commit; end if; end loop; end $$`,
-		loads:   []string{`insert into hot values (1, 0, 'the row that everybody changes')`, fmt.Sprintf(`call heat(%d)`, n)},
+		prepare: `create procedure heat(n int) language plpgsql as $$ begin insert into hot values (1, 0, 'the row that everybody changes'); for i in 1..n loop update hot set n = hot.n + 1 where id = 1; if i % 10 = 0 then commit; end if; end loop; end $$`,
+		loads:   []string{fmt.Sprintf(`call heat(%d)`, n)},
 	}
 }
 
@@ -232,16 +232,8 @@ func (w *world) variants(ctx context.Context, r *report, b backlog, source func(
 	return nil
 }
 
-// load runs the statements of a backlog, each in a session of its own where there are several of one kind.
+// load runs the statements of a backlog, each in a session of its own.
 func (d *database) load(ctx context.Context, b backlog) error {
-	if !b.whole {
-		for _, sql := range b.loads {
-			if err := d.exec(ctx, sql); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	var all sync.WaitGroup
 	errs := make([]error, len(b.loads))
 	for i, sql := range b.loads {
