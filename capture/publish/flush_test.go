@@ -57,7 +57,7 @@ func TestFlushEnds(t *testing.T) {
 			p, err := Open(t.Context(), l.options)
 			l.must(err)
 			defer p.Close()
-			l.must(p.begin())
+			l.must(p.begin(t.Context()))
 			for _, topic := range l.tables[:2] {
 				p.client.Produce(t.Context(), &kgo.Record{Topic: topic, Value: []byte("x")}, p.promise)
 			}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -287,7 +288,7 @@ func (l *leaky) resume() (found uint64, lacking string) {
 		for _, topic := range l.holds[at] {
 			if top := p.known[topic]; at > found && l.position(at).Compare(top.floors[0]) > 0 {
 				l.again++
-				l.must(p.begin())
+				l.must(p.begin(l.t.Context()))
 				r := p.memory.record()
 				r.Topic, r.Value = topic, fmt.Append(nil, at)
 				r.Headers = []kgo.RecordHeader{{Key: record.HeaderPosition, Value: change.AppendPosition(nil, l.position(at))}}
@@ -300,7 +301,7 @@ func (l *leaky) resume() (found uint64, lacking string) {
 	}
 	// It publishes on, in every topic.
 	l.at += 10
-	l.must(p.begin())
+	l.must(p.begin(l.t.Context()))
 	for _, topic := range l.tables {
 		l.holds[l.at] = append(l.holds[l.at], topic)
 		p.send(l.t.Context(), p.known[topic], &kgo.Record{
@@ -412,6 +413,64 @@ func TestHangingHalfAborted(t *testing.T) {
 		l.write(tx{tables: []int{0, 2}, hangs: l.in(l.tables[0], l.tables[2])}) // only its progress was aborted
 		if found, lacking := l.resume(); found != 30 || lacking != "" || l.again != 2 {
 			t.Errorf("published is %d, lacking %q, %d records again", found, lacking, l.again)
+		}
+	})
+}
+
+// A transaction that hangs while its producer goes on ends with the next one there. When that was written once more, as
+// somebody else seemed to have written, the hanging one was aborted, and lost.
+func TestHangingIsEndedByTheNext(t *testing.T) {
+	l := newLeaky(t, kafkatest.Fake(t))
+	p, err := Open(t.Context(), l.options)
+	l.must(err)
+	defer p.Close()
+	_, err = p.Resume(t.Context())
+	l.must(err)
+	topic := newTopic(l.tables[0], 1)
+	p.known[topic.name] = topic
+	const transactions = 4
+	for i := range transactions {
+		if i == 1 || i == 2 {
+			topic.ends[0]++ // as if there were one marker less than there are transactions
+		}
+		l.at += 10
+		l.holds[l.at] = []string{topic.name}
+		l.must(p.begin(t.Context()))
+		p.send(t.Context(), topic, &kgo.Record{Topic: topic.name, Value: fmt.Append(nil, l.at)})
+		pr := l.progressAt(l.at)
+		pr.Full = true
+		l.must(p.Commit(t.Context(), pr))
+	}
+	highs, err := p.highs(t.Context(), topic.name)
+	l.must(err)
+	if high := highs[topic.name][0]; high != 2*transactions {
+		t.Errorf("the topic ends at %d, want a record and a marker each", high)
+	}
+	l.tables = l.tables[:1]
+	l.look(p)
+}
+
+// After an interruption nothing is written behind what hangs: it would be lost with what is aborted there.
+func TestHangingAfterInterruption(t *testing.T) {
+	eachLeaky(t, func(t *testing.T, l *leaky) {
+		p, err := Open(t.Context(), l.options)
+		l.must(err)
+		defer p.Close()
+		_, err = p.Resume(t.Context())
+		l.must(err)
+		l.id, l.epoch, err = p.client.ProducerID(t.Context())
+		l.must(err)
+		p.interruption.OnBrokerDisconnect(kgo.BrokerMetadata{}, nil)
+		l.must(p.begin(t.Context())) // nothing hangs
+		p.open = false
+		l.write(tx{tables: []int{0, 1}, commit: true, hangs: l.in(l.tables[0])})
+		p.interruption.OnBrokerDisconnect(kgo.BrokerMetadata{}, nil)
+		err = p.begin(t.Context())
+		if err == nil || !strings.Contains(err.Error(), l.tables[0]) || !retry.Transient(err) {
+			t.Fatalf("begin gave %v, want a transient error that names %s", err, l.tables[0])
+		}
+		if found, lacking := l.resume(); found != 10 || lacking != "" {
+			t.Errorf("published is %d, lacking %q", found, lacking)
 		}
 	})
 }

@@ -52,7 +52,7 @@ func TestPartitionsAreAwaited(t *testing.T) {
 	late[topic.name] = 20
 	mu.Unlock()
 	p.known[topic.name] = topic
-	l.must(p.begin())
+	l.must(p.begin(l.t.Context()))
 	p.send(t.Context(), topic, &kgo.Record{Topic: topic.name, Value: []byte("x")})
 	l.must(p.Commit(t.Context(), &record.Progress{}))
 	mu.Lock()

@@ -58,6 +58,8 @@ type Publisher struct {
 
 	visible time.Time // when readers had the first of what the last Commit was about
 
+	interruption interruption
+
 	trace func(at time.Time) *tracing.Trace // begins one; nil: no traces
 	mark  *mark                             // of what is produced until the next Commit; nil before the first record, and without traces
 
@@ -119,6 +121,12 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 		kgo.MaxBufferedRecords(maxBufferedRecords),
 		kgo.MetadataMinAge(metadataMinAge),
 	)
+	p := &Publisher{
+		source: o.Source, topics: o.Topics, reading: opts, registry: o.Registry, log: o.Log,
+		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{}, limit: o.TransactionTimeout,
+	}
+	p.sound, p.spoil = context.WithCancelCause(context.Background())
+	producing = append(producing, kgo.WithHooks(&p.interruption))
 	client, err := kgo.NewClient(append(slices.Clone(producing),
 		kgo.TransactionalID(TransactionalID(o.Source)),
 		kgo.TransactionTimeout(o.TransactionTimeout),
@@ -127,11 +135,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	if err != nil {
 		return nil, kafka.Trouble("connect to", "Kafka", err)
 	}
-	p := &Publisher{
-		source: o.Source, topics: o.Topics, client: client, reading: opts, registry: o.Registry, log: o.Log,
-		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{}, limit: o.TransactionTimeout,
-	}
-	p.sound, p.spoil = context.WithCancelCause(context.Background())
+	p.client = client
 	if _, _, err := client.ProducerID(ctx); err != nil {
 		client.Close()
 		return nil, kafka.Trouble("fence older instances of", fmt.Sprintf("source %q", o.Source), err)
@@ -345,7 +349,7 @@ func (p *Publisher) produce(ctx context.Context, t *Table, ev *change.Event, key
 	if size := len(key) + len(value) + recordOverhead; size > t.topic.maxBytes {
 		return false, tooLarge(t, ev, size)
 	}
-	if err := p.begin(); err != nil {
+	if err := p.begin(ctx); err != nil {
 		return false, err
 	}
 	if p.trace != nil {
@@ -413,8 +417,11 @@ func (p *Publisher) promiseDirect(r *kgo.Record, err error) {
 // failed gives why nothing can be committed any more; nil where that is not so.
 func (p *Publisher) failed() error { return context.Cause(p.sound) }
 
-func (p *Publisher) begin() error {
+func (p *Publisher) begin(ctx context.Context) error {
 	if !p.open {
+		if err := p.afterInterruption(ctx); err != nil {
+			return err
+		}
 		p.open, p.began, p.bytes = true, time.Now(), 0
 	}
 	if p.inTx || p.direct != nil {
@@ -452,7 +459,7 @@ func (p *Publisher) Together(ctx context.Context) error {
 	if err := p.direct.flush(ctx); err != nil { // in each partition it comes before
 		return err
 	}
-	if err := p.begin(); err != nil {
+	if err := p.begin(ctx); err != nil {
 		return err
 	}
 	return p.beginTransaction()
@@ -496,7 +503,7 @@ func (p *Publisher) Commit(ctx context.Context, pr *record.Progress) error {
 	if err := p.Together(ctx); err != nil { // what went without is acknowledged before the progress is written that counts it
 		return err
 	}
-	if err := p.begin(); err != nil { // a progress record alone is a transaction too
+	if err := p.begin(ctx); err != nil { // a progress record alone is a transaction too
 		return err
 	}
 	<-p.Over()

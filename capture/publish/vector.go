@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
 
@@ -31,11 +32,30 @@ func (p *Publisher) write(ctx context.Context, pr *record.Progress) error {
 	if err := p.writeProgress(ctx, pr, vector); err != nil || !foretold {
 		return err
 	}
-	if got, _ := p.vector(pr, false); !maps.EqualFunc(vector, got, slices.Equal) {
+	got, _ := p.vector(pr, false)
+	if name, i, ok := unended(vector, got); ok {
+		p.log.Warn("Kafka has left a transaction without an end; it is ended now", "topic", name, "partition", i, "as", "commit", "published", change.LSN(pr.EndLSN))
+		return nil
+	}
+	if !maps.EqualFunc(vector, got, slices.Equal) {
 		p.log.Warn("somebody else has written to our topics; a Kafka transaction is written once more")
 		return p.writeAgain(ctx, pr)
 	}
 	return nil
+}
+
+// unended finds a partition in which the transaction before has no end (see hanging): the marker is not there that was
+// foretold. The open transaction will end it there too, so it must not be aborted: what was acknowledged would go with it. That
+// its progress counts the marker which is not there is nothing to readers, as its own marker is at that place.
+func unended(foretold, got map[string][]int64) (name string, partition int, ok bool) {
+	for name, next := range foretold {
+		for i := range next {
+			if got[name][i] == next[i]-1 {
+				return name, i, true
+			}
+		}
+	}
+	return "", 0, false
 }
 
 func (p *Publisher) writeAgain(ctx context.Context, pr *record.Progress) error {
