@@ -34,6 +34,7 @@ var claimPatience = 5 * time.Second
 
 // claim reads how far the source is published and writes down that this instance publishes from here on.
 func (c *Capture) claim(ctx context.Context, pub *publish.Publisher) (*publish.State, error) {
+	defer c.stage.Wait(waitKafka)()
 	state, err := pub.Resume(ctx)
 	if err != nil {
 		return nil, err

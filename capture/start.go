@@ -51,11 +51,13 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	if err != nil {
 		return err
 	}
+	done := c.stage.Wait(waitKafka)
 	pub, err := publish.Open(ctx, publish.Options{
 		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
 		TransactionTimeout: c.config.Publish.TransactionTimeout, Refused: c.refused, Covers: covers, Salt: salt,
-		Direct: c.config.Publish.direct(),
+		Direct: c.config.Publish.direct(), Waits: func(t *trouble.Error) { c.note(t) },
 	})
+	done()
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -246,6 +248,39 @@ func TestKafkaHangs(t *testing.T) {
 	}
 	must(t, fake.Resume())
 	eventually(t, "it goes on", func() bool { st := c.Status(); return st.State == service.StateUpToDate && len(st.Needs) == 0 })
+}
+
+// A capture that starts waits for a topic that it has written to and nobody lists. It says at once for which, and what to do.
+func TestStartWaitsForATopic(t *testing.T) {
+	r := newRig(t, 17, kafkatest.Fake(t), `create table t (id int primary key); insert into t values (1)`)
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...))
+	must(t, err)
+	defer client.Close()
+	_, err = kadm.NewClient(client).DeleteTopic(t.Context(), r.config.Source.Name+".public.t")
+	must(t, err)
+	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	began := time.Now()
+	eventually(t, "it is told", func() bool { return c.Status().State == service.StateWaiting })
+	if after := time.Since(began); after > 5*time.Second {
+		t.Errorf("it is told after %s", after)
+	}
+	st := c.Status()
+	if want := fmt.Sprintf("waits: cannot find topic %q.", r.config.Source.Name+".public.t"); st.Headline != want || len(st.Needs) != 1 || st.Needs[0].Code != trouble.TopicRecreated {
+		t.Fatalf("%q; %+v", st.Headline, st.Needs)
+	}
+	n := st.Needs[0]
+	if len(n.Do) != 3 || n.Do[2].Command != "capture snapshot --table public.t --wait" || !strings.Contains(n.Means, "after 30 s capture goes on") || n.Why == "" {
+		t.Errorf("%+v", n)
+	}
+	cancel()
+	must(t, <-ended)
 }
 
 func TestSourceGoesAndComesBack(t *testing.T) {

@@ -43,6 +43,7 @@ type Publisher struct {
 	registry *registry.Client
 	log      *slog.Logger
 	refused  Refusals
+	waits    func(*trouble.Error)
 	covers   []Cover
 	salt     []byte
 
@@ -90,6 +91,8 @@ type Options struct {
 	// Refused is what brokers have refused in earlier sessions. It stays the caller's: an entry that is deleted counts no
 	// more.
 	Refused Refusals
+	// Waits is told of what Resume waits for, where that takes a while; nil: nobody is.
+	Waits func(*trouble.Error)
 	// Covers say what is not published, or not as it is; Salt is that of hashes.
 	Covers []Cover
 	Salt   []byte
@@ -123,7 +126,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 	)
 	p := &Publisher{
 		source: o.Source, topics: o.Topics, reading: opts, registry: o.Registry, log: o.Log,
-		refused: o.Refused, covers: o.Covers, salt: o.Salt, known: map[string]*topic{}, limit: o.TransactionTimeout,
+		refused: o.Refused, waits: o.Waits, covers: o.Covers, salt: o.Salt, known: map[string]*topic{}, limit: o.TransactionTimeout,
 	}
 	p.sound, p.spoil = context.WithCancelCause(context.Background())
 	producing = append(producing, kgo.WithHooks(&p.interruption))

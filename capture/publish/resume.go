@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -241,8 +243,11 @@ func Reached(pr *record.Progress) change.Position {
 	return at
 }
 
-// listPatience is how long topics that must be there are waited for.
-var listPatience = 30 * time.Second
+// listPatience is how long topics that must be there are waited for; listBlink, how long without a word.
+var (
+	listPatience = 30 * time.Second
+	listBlink    = 500 * time.Millisecond
+)
 
 // listTopics lists the topics of the cluster, those of must among them. A broker that has just started gives a list
 // without any: what stands in their partitions would not be looked at, and be published again.
@@ -250,29 +255,46 @@ func (p *Publisher) listTopics(ctx context.Context, must []string) (names []stri
 	waiting, cancel := context.WithTimeout(ctx, listPatience)
 	defer cancel()
 	var list kadm.TopicDetails
-	var lacking error
+	var lacking []string
+	begun, told := time.Now(), false
 	err = retry.Do(waiting, retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (err error) {
 		if list, err = kadm.NewClient(p.client).ListTopics(ctx); err != nil {
 			return err
 		}
-		for _, name := range must {
-			if !list.Has(name) {
-				lacking = fmt.Errorf("topic %q: %w", name, kerr.UnknownTopicOrPartition)
-				return lacking
-			}
+		if lacking = slices.DeleteFunc(slices.Clone(must), list.Has); len(lacking) > 0 {
+			return fmt.Errorf("topic %q: %w", lacking[0], kerr.UnknownTopicOrPartition)
 		}
-		lacking = nil
 		return nil
 	}, func(err error, try int, wait time.Duration) {
 		p.log.Debug("topics are not listed yet", "try", try, "wait", wait, "error", err.Error())
+		if len(lacking) > 0 && !told && time.Since(begun) >= listBlink && p.waits != nil {
+			told = true
+			p.waits(notListed(lacking))
+		}
 	})
 	switch {
-	case lacking != nil && ctx.Err() == nil:
-		p.log.Warn("a topic that was written is gone; it is made anew when its table is written", "error", lacking.Error())
+	case len(lacking) > 0 && ctx.Err() == nil:
+		p.log.Warn("topics that were written are gone; each is made anew when its table is written", "topics", len(lacking), "first", lacking[0])
 	case err != nil:
 		return nil, kafka.Trouble("list", "topics", err)
 	}
 	return list.Names(), nil
+}
+
+// notListed tells of topics that are waited for.
+func notListed(topics []string) *trouble.Error {
+	t := &trouble.Error{
+		Code: trouble.TopicRecreated, Op: "find", Subject: fmt.Sprintf("topic %q", topics[0]), Cause: errors.New("no broker lists it, and it was written before"),
+		Means: fmt.Sprintf("nothing is published yet; after %.0f s capture goes on without it, makes it anew when its table is written, and what it held is not in it", listPatience.Seconds()),
+		Hint:  "a broker that has just started lists its topics within seconds: wait\nanother cluster: mend kafka.brokers",
+	}
+	if _, schema, table, ok := record.ParseTopic(topics[0]); ok {
+		t.Hint += "\nif it was deleted, then, when capture streams again: capture snapshot --table " + service.Quote(schema+"."+table) + " --wait"
+	}
+	if more := len(topics) - 1; more > 0 {
+		t.Subject += fmt.Sprintf(" and %d more", more)
+	}
+	return t
 }
 
 // endsPatience is how long readers may lack what was acknowledged: a new leader has to learn first how far its followers
