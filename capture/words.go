@@ -59,14 +59,14 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 	add := func(t *TroubleStatus, urgent bool) {
 		all = append(all, service.Need{
 			Code: t.Code, Urgent: urgent, Subject: t.Subject, Since: t.Since, What: strings.TrimSpace("cannot " + t.Op + " " + t.Subject),
-			Why: t.Cause, Means: t.Means, Do: service.Steps(t.Hint),
+			Why: t.Cause, Means: cmp.Or(t.Means, st.means(t.Code)), Do: service.Steps(t.Hint),
 		})
 	}
 	if st.Trouble != nil {
 		add(st.Trouble, st.State == service.StateStopped)
 	}
 	if code, ok := whose[st.WaitingOn]; ok && st.Trouble == nil && (st.State == service.StateWaiting || now.Sub(st.WaitingSince) >= service.WaitingAfter) {
-		n := service.Need{Code: code, Subject: st.Source, Since: st.WaitingSince, What: "waiting for " + whom(st.WaitingOn)}
+		n := service.Need{Code: code, Subject: st.Source, Since: st.WaitingSince, What: "waiting for " + whom(st.WaitingOn), Means: st.means(code)}
 		if code == trouble.SlotWaits { // the runbook ends a session, which wants somebody who has looked at it
 			n.Do = service.Steps("SELECT pid, application_name, state, now() - xact_start AS open_for FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start;   " +
 				"says whose they are: wait, or end the oldest with pg_terminate_backend")
@@ -105,6 +105,18 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 		}
 	}
 	return service.Needs(all)
+}
+
+// means says what the source keeps while somebody is away without whom nothing is published; "" leaves it to the runbook.
+func (st *Status) means(code trouble.Code) string {
+	if st.WAL.AsOf.IsZero() || code != trouble.KafkaUnreachable && code != trouble.RegistryUnreachable {
+		return ""
+	}
+	text := fmt.Sprintf("nothing is lost: the source keeps its WAL, %s of %s", service.FormatBytes(st.WAL.RetainedBytes), service.FormatBytes(st.WAL.BudgetBytes))
+	if full := st.WAL.FullInSeconds; full != nil {
+		text += "; at this rate the budget is used up in " + service.FormatLeft(seconds(*full))
+	}
+	return text
 }
 
 // limit names the stage that most of the time is spent with.
