@@ -30,13 +30,13 @@ type budget struct {
 	mu      sync.Mutex
 	samples []keptSample // of the last growthWindow, oldest first
 	wal     WAL          // zero until the first look
-	seen    look
+	seen    standing
 	level   int // index into budgetLevels of the alarm that is on, -1 for none
 	alarm   *trouble.Error
 }
 
-// look is where the slot stood when it was looked at; zero before.
-type look struct {
+// standing is where the slot stood when it was looked at; zero before.
+type standing struct {
 	at                time.Time
 	confirmed, server change.LSN
 	toPublish         int64
@@ -44,8 +44,8 @@ type look struct {
 	oldest            time.Duration // age of the oldest open transaction that has written
 }
 
-// look gives the newest.
-func (b *budget) look() look {
+// standing gives the newest.
+func (b *budget) standing() standing {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.seen
@@ -78,7 +78,8 @@ func newBudget(config *Config, log *slog.Logger, meter *meter) *budget {
 	return b
 }
 
-// watchBudget looks at the slot until ctx ends. While the source cannot be reached it is the session that says so.
+// watchBudget looks at the source until ctx ends, and hands what it sees to the session, if there is one. While the source cannot be
+// reached it is that which says so.
 func (c *Capture) watchBudget(ctx context.Context) {
 	tick := time.NewTicker(c.config.Source.Refresh)
 	defer tick.Stop()
@@ -112,13 +113,17 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 		}
 		*cat = opened
 	}
-	slot, err := (*cat).Slot(ctx, c.budget.slot)
-	if err == nil {
-		err = c.lookAtPause(ctx, *cat, slot)
-	}
+	began := time.Now()
+	l, err := c.look(ctx, *cat)
 	if err != nil {
 		return err
 	}
+	slot := l.Slot
+	select {
+	case <-c.looks: // nobody has taken it
+	default:
+	}
+	c.looks <- look{began, l} // there is room: only this goroutine sends
 	now := time.Now()
 	if b := c.budget; slot != nil && now.Sub(b.blockersAt) >= blockersEvery*c.config.Source.Refresh {
 		if b.blockers, err = (*cat).Blockers(ctx, 0); err != nil {
@@ -170,11 +175,11 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocke
 	defer b.mu.Unlock()
 	if slot == nil {
 		gone := b.seen.missing || !b.seen.at.IsZero()
-		b.samples, b.wal, b.level, b.alarm, b.seen = nil, WAL{BudgetBytes: b.limit}, -1, nil, look{missing: gone}
+		b.samples, b.wal, b.level, b.alarm, b.seen = nil, WAL{BudgetBytes: b.limit}, -1, nil, standing{missing: gone}
 		return
 	}
 	before := b.seen
-	b.seen = look{
+	b.seen = standing{
 		at: now, confirmed: slot.ConfirmedFlushLSN, toPublish: slot.ToPublishBytes, active: slot.Active,
 		server: slot.ConfirmedFlushLSN + change.LSN(slot.ToPublishBytes), //nolint:gosec // it is not negative
 	}
@@ -210,7 +215,7 @@ func (b *budget) growth() float64 {
 }
 
 // moved counts the WAL since the look before. Not from zero: a counter that began at an LSN would be a leap at each start.
-func (b *budget) moved(before look) {
+func (b *budget) moved(before standing) {
 	if before.at.IsZero() {
 		return
 	}

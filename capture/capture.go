@@ -48,6 +48,7 @@ type Capture struct {
 	meter    *meter
 	budget   *budget
 	pausing  pausing
+	looks    chan look // at the source, the newest
 	status   atomic.Pointer[Status]
 	trouble  atomic.Pointer[trouble.Error] // of the last attempt; nil while a session runs
 	troubled atomic.Int64                  // since when attempts end with it, microseconds since 1970
@@ -102,7 +103,7 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 	}
 	c := &Capture{
 		config: config, options: options, registry: client, instance: service.Instance(), vitals: newVitals(),
-		ready: func(...string) {}, refused: publish.Refusals{},
+		ready: func(...string) {}, refused: publish.Refusals{}, looks: make(chan look, 1),
 	}
 	c.log = c.vitals.events.Log(log.With("source", config.Source.Name))
 	c.stage = c.stages.Stage("publish", waitSource, waitSlot, waitOld, waitKafka, waitRegistry, waitSnapshot, waitRetry, waitResume)

@@ -256,7 +256,7 @@ func (g *gauges) Describe(out chan<- *prometheus.Desc) {
 }
 
 func (g *gauges) Collect(out chan<- prometheus.Metric) {
-	st, look := g.c.Status(), g.c.budget.look()
+	st, look := g.c.Status(), g.c.budget.standing()
 	var all service.Samples
 	set := func(d *prometheus.Desc, value float64, labels ...string) {
 		all.Add(d, prometheus.GaugeValue, value, append([]string{st.Source}, labels...)...)

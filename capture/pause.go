@@ -38,25 +38,31 @@ type pausing struct {
 
 func (p *pausing) holds() *catalog.Pause { return p.now.Load() }
 
-// lookAtPause asks the source whether it is paused, and ends a pause that has lasted long enough.
-func (c *Capture) lookAtPause(ctx context.Context, cat *catalog.Catalog, slot *catalog.Slot) error {
+// look looks at the source, and does what it says of a pause: a pause that has lasted long enough is ended.
+func (c *Capture) look(ctx context.Context, cat *catalog.Catalog) (*catalog.Look, error) {
 	p := &c.pausing
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	asked, now, err := cat.Pause(ctx, c.config.Source.publications())
-	if err != nil {
-		return err
+	l, err := cat.Look(ctx, c.config.Source.slot(), c.config.Source.publications())
+	if err == nil {
+		c.obey(ctx, cat, l)
 	}
+	return l, err
+}
+
+// obey is of look.
+func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Look) {
+	p, asked, slot := &c.pausing, l.Pause, l.Slot
 	was, over := p.now.Load(), ""
 	if asked == nil {
 		p.now.Store(nil)
 		if was != nil {
 			c.log.Info("resumed", "paused_since", was.Since)
 		}
-		return nil
+		return
 	}
 	switch {
-	case !asked.Until.IsZero() && !now.Before(asked.Until):
+	case !asked.Until.IsZero() && !l.Now.Before(asked.Until):
 		over = "its time is over"
 	case slot != nil:
 		limit := pauseLimit(c.budget.limit, slot.KeptBytes, slot.SafeBytes)
@@ -77,11 +83,10 @@ func (c *Capture) lookAtPause(ctx context.Context, cat *catalog.Catalog, slot *c
 	default:
 		p.now.Store(asked)
 		if was != nil && was.Since.Equal(asked.Since) {
-			return nil
+			return
 		}
 		c.log.Warn("paused: nothing is published, and the source keeps its WAL", "by", asked.By, "reason", asked.Reason, "until", asked.Until)
 	}
-	return nil
 }
 
 // rest is between two transactions: it stands still while a pause holds, and leaves where ctx has ended. The session goes on

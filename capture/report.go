@@ -59,20 +59,13 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
-	slot, err := cat.Slot(ctx, c.config.Source.slot())
+	look, err := cat.Look(ctx, c.config.Source.slot(), c.config.Source.publications())
 	if err != nil {
 		return nil, err
 	}
-	pause, _, err := cat.Pause(ctx, c.config.Source.publications())
-	if err != nil {
-		return nil, err
-	}
-	wal, err := cat.WALPosition(ctx)
-	if err != nil {
-		return nil, err
-	}
+	slot, pause := look.Slot, look.Pause
 	st := &Status{
-		Schema: statusSchema, Source: c.config.Source.Name, State: "not_running", Slot: c.config.Source.slot(), ServerLSN: wal.String(),
+		Schema: statusSchema, Source: c.config.Source.Name, State: "not_running", Slot: c.config.Source.slot(), ServerLSN: look.WAL.String(),
 		WAL: WAL{BudgetBytes: int64(c.config.Source.WALBudget), SlotStatus: "missing"}, Tables: []TableStatus{}, Alarms: []TroubleStatus{},
 		Paused: tellPause(pause, 0), Stages: []service.StageState{}, Events: []service.Event{}, Build: service.ThisBuild(),
 	}

@@ -126,6 +126,7 @@ const (
 	// progressInterval: a source that does nothing still says so, and the slot gets on.
 	progressInterval = 5 * time.Second
 	idleAdvance      = time.Second
+	lookEvery        = 100 * time.Millisecond
 	// askInterval: whoever has nothing to write learns in between, too, that Kafka hangs.
 	askInterval = progressInterval / 2
 	// lively is for how long after a change a source gets on every idleAdvance, by what other databases of its server write. Hundreds
@@ -138,12 +139,8 @@ const (
 // run reads the stream until ctx ends or something fails. A nil error says that ctx ended and everything read was
 // published as far as whole transactions go.
 func (s *session) run(ctx context.Context) error {
-	every := 100 * time.Millisecond
-	if s.config.Publish.direct() {
-		every = min(every, s.config.Publish.Linger) // progress is due by the clock
-	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
+	again := time.NewTimer(0)
+	defer again.Stop()
 	for {
 		batch, streamErr := s.stream.Take()
 		if s.passage.tracer != nil {
@@ -181,6 +178,7 @@ func (s *session) run(ctx context.Context) error {
 			s.publishStatus(s)
 		}
 		s.stage.Idle()
+		again.Reset(s.nothingFor())
 		select {
 		case <-ctx.Done():
 			return s.leave(ctx)
@@ -192,10 +190,29 @@ func (s *session) run(ctx context.Context) error {
 				return err
 			}
 		case <-over:
-		case <-tick.C:
+		case <-again.C:
 		}
 		s.stage.Busy()
 	}
+}
+
+// nothingFor gives how long there is nothing to do unless something comes. Keepalives wake nobody: while something waits for where
+// they say that the stream is, it is looked often. A source that does nothing is one of hundreds.
+func (s *session) nothingFor() time.Duration {
+	open, began, _ := s.pub.Open()
+	switch {
+	case s.inTx:
+		return progressInterval
+	case open && s.config.Publish.direct():
+		return max(time.Until(began.Add(s.config.Publish.Linger)), min(lookEvery, s.config.Publish.Linger))
+	case open, len(s.chunks.queue) > 0, len(s.altered) > 0, time.Since(s.livelyAt) < lively, s.stream.CatchingUp():
+		return lookEvery
+	}
+	due, ask := s.progressAt.Add(progressInterval), s.progressAt.Add(askInterval)
+	if s.askedAt.After(s.progressAt) {
+		ask = s.askedAt.Add(askInterval)
+	}
+	return max(min(time.Until(due), time.Until(ask)), lookEvery)
 }
 
 // leave commits what is whole, at the end of a life in order.

@@ -90,7 +90,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	if c.tracer != nil {
 		pub.SetTrace(s.passage.begin)
 	}
-	if err := c.lookAtPause(ctx, cat, nil); err != nil { // before anything is published
+	if _, err := c.look(ctx, cat); err != nil { // before anything is published: is it paused?
 		_ = conn.Close(ctx)
 		return err
 	}
@@ -159,7 +159,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 			return reader(ctx, dsn, fmt.Sprintf("tributary snapshot %d %s", i, c.instance), s.chunks.tasks, s.chunks.results, c.meter.chunkTook.WithLabelValues())
 		})
 	}
-	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, out: watched, known: fingerprint(tables)}
+	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, looks: c.looks, look: c.look, out: watched, known: fingerprint(tables)}
 	group.Go("catalog watcher", func(ctx context.Context) error { return w.run(ctx, dsn, "tributary watcher "+c.instance) })
 	group.Go("stream", func(ctx context.Context) error {
 		err := s.run(ctx)

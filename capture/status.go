@@ -142,7 +142,7 @@ func (c *Capture) Status() Status {
 	st.Build, st.Stages = service.ThisBuild(), c.stages.Snapshot()
 	c.budget.tell(&st)
 	st.BySQL, st.Paused = c.bySQL(), tellPause(c.pausing.holds(), c.pausing.limit.Load())
-	if look := c.budget.look(); !look.at.IsZero() && !st.SeenAt.IsZero() && now.Sub(st.SeenAt) > staleAfter {
+	if look := c.budget.standing(); !look.at.IsZero() && !st.SeenAt.IsZero() && now.Sub(st.SeenAt) > staleAfter {
 		// The session does not say any more how far behind it is, which grows.
 		st.ToPublish, st.ServerLSN = look.toPublish, look.server.String()
 		if st.LagSeconds = 0; st.ToPublish > 0 && !st.PublishedTime.IsZero() {

@@ -57,6 +57,43 @@ func TestDefaultOfPartitionedTable(t *testing.T) {
 	}
 }
 
+// The tables are listed only where a look says that their catalog has changed: what it does not tell would never be taken up.
+func TestLookTellsOfEveryChangeOfTables(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `
+		create schema other; create table other.t (id int, name text); create domain cents as int; create table leaf (id int);
+		create table parted (id int) partition by range (id); create publication p for table other.t; insert into other.t values (1, 'a')`)
+	cat, err := catalog.Open(t.Context(), r.dsn, "test")
+	must(t, err)
+	defer cat.Close(t.Context())
+	version := func() string {
+		l, err := cat.Look(t.Context(), "none", catalog.Publications{Full: "p"})
+		must(t, err)
+		return l.Version
+	}
+	for _, sql := range []string{
+		`create table fresh (id int primary key)`, `drop table fresh`, `alter table other.t add extra cents`, `alter table other.t rename extra to more`,
+		`alter domain cents set default 1`, `alter domain cents rename to pence`, `alter table other.t alter name set not null`, `alter table other.t add primary key (id)`,
+		`alter table other.t replica identity full`, `create unique index u on other.t (id, name)`, `alter table other.t replica identity using index u`,
+		`alter table other.t alter name type varchar(20)`, `alter schema other rename to moved`, `alter schema public rename to pub`, `alter schema pub rename to public`,
+		`alter table parted attach partition leaf for values from (1) to (9)`, `alter table parted detach partition leaf`, `truncate moved.t`, `insert into moved.t values (1, 'a'); analyze moved.t`,
+		`alter table moved.t drop more`, `drop publication p; alter table moved.t set unlogged`,
+	} {
+		before := version()
+		if again := version(); again != before {
+			t.Errorf("%q is another version than %q, and nothing has changed", again, before)
+		}
+		r.exec(sql)
+		if version() == before {
+			t.Errorf("%s: the version is the same", sql)
+		}
+	}
+	before := version()
+	r.exec(`insert into moved.t select i, 'b' from generate_series(2, 100) i; update moved.t set name = 'c'; select pg_logical_emit_message(true, 'tributary', '{}')`)
+	if version() != before {
+		t.Error("rows have made another version")
+	}
+}
+
 // A Relation message made capture ask for the size of every table, which waits for whoever has locked one. The lock of a
 // TRUNCATE that waited for a read of capture's own, which waited for capture, stopped the stream and the application for good.
 func TestStreamWaitsForNoLock(t *testing.T) {

@@ -85,7 +85,7 @@ func (c *Capture) sample(now time.Time) {
 	v.changes.Sample(now, float64(changes))
 	base := c.status.Load()
 	v.rows.Sample(now, float64(base.Snapshot.Rows))
-	look := c.budget.look()
+	look := c.budget.standing()
 	if !look.at.IsZero() {
 		v.confirmed.Sample(now, float64(look.confirmed))
 		v.server.Sample(now, float64(look.server))

@@ -26,15 +26,28 @@ type facts struct {
 	after  uint32               // transactions up to this id may have written to tables before they were published
 }
 
-// watcher looks at the source's catalog again and again: it brings new tables and changed replica identities into the
-// publications, tells the session of them, writes heartbeats, and reports the WAL that is kept.
+// look is what the source was seen to be.
+type look struct {
+	began time.Time // when it was asked
+	*catalog.Look
+}
+
+// watcher looks at the source's catalog whenever something has changed in it: it brings new tables and changed replica identities
+// into the publications, tells the session of them, writes heartbeats, and reports the WAL that is kept.
 type watcher struct {
 	config   *Config
 	log      *slog.Logger
 	patterns catalog.Patterns
+	looks    <-chan look // at the source, see Capture.watchBudget
+	look     func(context.Context, *catalog.Catalog) (*catalog.Look, error)
 	out      chan facts
 	known    string
+	version  string               // of the catalog that all is done about
+	rows     map[schema.OID]int64 // as of version
 }
+
+// lookPatience is how many times source.refresh a look is waited for. Then the watcher looks itself, and tells why it cannot.
+const lookPatience = 3
 
 func (w *watcher) run(ctx context.Context, dsn, application string) error {
 	cat, err := catalog.Open(ctx, dsn, application)
@@ -42,18 +55,17 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 		return err
 	}
 	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
-	tick := time.NewTicker(w.config.Source.Refresh)
-	defer tick.Stop()
 	var beat <-chan time.Time
 	if every := w.config.Source.Heartbeat; every > 0 {
 		t := time.NewTicker(every)
 		defer t.Stop()
 		beat = t.C
 	}
-	first := make(chan time.Time, 1)
-	first <- time.Now() // who asks for the status right after the start is told of the source, too
-	look := (<-chan time.Time)(first)
+	began := time.Now()
+	late := time.NewTimer(0) // who asks for the status right after the start is told of the source, too
+	defer late.Stop()
 	for {
+		var l *catalog.Look
 		select {
 		case <-ctx.Done():
 			return nil
@@ -61,14 +73,23 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 			if err := cat.EmitMessage(ctx, fmt.Sprintf(`{"heartbeat": %d}`, time.Now().UnixMicro())); err != nil {
 				return err
 			}
-		case <-look:
-			look = tick.C
-			f, err := w.look(ctx, cat)
-			if err != nil {
+			continue
+		case seen := <-w.looks:
+			if seen.began.Before(began) {
+				continue // the slot may be another one since
+			}
+			l = seen.Look
+		case <-late.C:
+			if l, err = w.look(ctx, cat); err != nil {
 				return err
 			}
-			w.tell(f)
 		}
+		late.Reset(lookPatience * w.config.Source.Refresh)
+		f, err := w.learn(ctx, cat, l)
+		if err != nil {
+			return err
+		}
+		w.tell(f)
 	}
 }
 
@@ -85,14 +106,11 @@ func (w *watcher) tell(f facts) {
 	w.out <- f // there is room: only this goroutine sends
 }
 
-func (w *watcher) look(ctx context.Context, cat *catalog.Catalog) (facts, error) {
-	var f facts
-	var err error
-	if f.slot, err = cat.Slot(ctx, w.config.Source.slot()); err != nil {
-		return f, err
-	}
-	if f.wal, err = cat.WALPosition(ctx); err != nil {
-		return f, err
+// learn makes facts of a look. Where that says that the catalog is another one since, it is read.
+func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l *catalog.Look) (facts, error) {
+	f := facts{slot: l.Slot, wal: l.WAL, rows: w.rows}
+	if l.Version == w.version {
+		return f, nil
 	}
 	tables, err := cat.Tables(ctx, w.patterns)
 	if err != nil {
@@ -102,8 +120,10 @@ func (w *watcher) look(ctx context.Context, cat *catalog.Catalog) (facts, error)
 	for _, t := range tables {
 		f.rows[t.Relation.OID] = t.EstimatedRows
 	}
+	w.rows = f.rows
 	now := fingerprint(tables)
 	if now == w.known {
+		w.version = l.Version
 		return f, nil
 	}
 	if _, err := cat.Ensure(ctx, w.config.Source.publications(), tables); err != nil {
@@ -120,7 +140,7 @@ func (w *watcher) look(ctx context.Context, cat *catalog.Catalog) (facts, error)
 	if f.asOf, err = cat.WALPosition(ctx); err != nil {
 		return f, err
 	}
-	f.tables, w.known = tables, now
+	f.tables, w.known, w.version = tables, now, l.Version
 	return f, nil
 }
 

@@ -32,24 +32,34 @@ func (c *Catalog) Pause(ctx context.Context, p Publications) (*Pause, time.Time,
 	if err != nil {
 		return nil, now, err
 	}
+	return parsePause(comment), now, nil
+}
+
+// parsePause reads a comment; nil: it asks for no pause.
+func parsePause(comment string) *Pause {
 	text, ours := strings.CutPrefix(comment, pausePrefix)
 	var pause Pause
 	if !ours || json.Unmarshal([]byte(text), &pause) != nil {
-		return nil, now, nil
+		return nil
 	}
-	return &pause, now, nil
+	return &pause
 }
 
+const commentSQL = `select coalesce(obj_description(oid, 'pg_publication'), ''), session_user::text, clock_timestamp() from pg_publication where pubname = $1`
+
 func (c *Catalog) comment(ctx context.Context, p Publications) (comment, role string, now time.Time, err error) {
-	err = c.conn.QueryRow(ctx, `select coalesce(obj_description(oid, 'pg_publication'), ''), session_user::text, clock_timestamp() from pg_publication where pubname = $1`, p.Full).
-		Scan(&comment, &role, &now)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", "", now, nil
-	}
-	if err != nil {
+	if comment, role, now, err = scanComment(c.conn.QueryRow(ctx, commentSQL, p.Full)); err != nil {
 		return "", "", now, Unreachable("ask whether it is paused", "source", err)
 	}
 	return comment, role, now, nil
+}
+
+// scanComment gives nothing where there are no publications.
+func scanComment(row pgx.Row) (comment, role string, now time.Time, err error) {
+	if err = row.Scan(&comment, &role, &now); errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	return comment, role, now, err
 }
 
 // SetPause asks for a pause that lasts so long, 0 for no end.

@@ -113,49 +113,100 @@ type Slot struct {
 	ToPublishBytes    int64  // current flush position − confirmed_flush_lsn
 }
 
-// Slot describes the slot called name, nil if there is none. Many captures of one server ask for it all the time: all sessions
-// are looked at, and all locks, only where nobody streams from it.
-func (c *Catalog) Slot(ctx context.Context, name string) (*Slot, error) {
-	list, err := query(ctx, c.conn, "describe slot "+quoted(name), func(row pgx.CollectableRow) (Slot, error) {
-		s := Slot{Name: name}
-		var confirmed int64
-		err := row.Scan(&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, &confirmed,
-			&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes)
-		s.ConfirmedFlushLSN = change.LSN(confirmed)
-		return s, err
-	}, fmt.Sprintf(`with now as (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
-	                             else pg_current_wal_lsn() end as lsn)
-		select coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), holder.pid is not null, coalesce(holder.pid, 0),
-		       coalesce(case when holder.pid is not null then (
-		           select application_name || coalesce(' at ' || host(client_addr), '') from pg_stat_get_activity(holder.pid)) end, ''),
-		       coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8,
-		       coalesce(s.wal_status, ''), coalesce(s.two_phase, false),
-		       coalesce((to_jsonb(s)->>'failover')::bool, false),
-		       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,
-		       greatest(coalesce(now.lsn - s.confirmed_flush_lsn, 0), 0)::int8
-		  from now, pg_replication_slots s
-		 cross join lateral (
-		       select case when s.active then s.active_pid else (
-		              select l.pid from pg_locks l join pg_database d on d.oid = l.database and d.datname = s.database
-		               where l.locktype = 'advisory' and l.classid = %d and l.objid = hashtext(s.slot_name::text) and l.objsubid = 2 and l.granted
-		               limit 1) end as pid) holder
-		 where s.slot_name = $1`, replication.ReaderLock), name)
-	if err != nil || len(list) == 0 {
-		return nil, err
-	}
-	return &list[0], nil
+// Look is what is asked of a source all the time, also of one where nothing happens.
+type Look struct {
+	Slot  *Slot      // nil: it is not there
+	WAL   change.LSN // end of what the server has flushed
+	Pause *Pause     // that is asked for; nil: none
+	Now   time.Time  // by the source's clock; zero without publications
+	// Version is another one whenever Tables may have another answer than before.
+	Version string
 }
 
-// WALPosition gives the end of the WAL that the server has flushed.
-func (c *Catalog) WALPosition(ctx context.Context) (change.LSN, error) {
-	var lsn int64
-	err := c.conn.QueryRow(ctx, `select ((case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
-		else pg_current_wal_flush_lsn() end) - '0/0')::int8`).Scan(&lsn)
+// Look asks for all of it in one round trip: there may be hundreds of captures that do.
+func (c *Catalog) Look(ctx context.Context, slot string, p Publications) (*Look, error) {
+	var l Look
+	var batch pgx.Batch
+	batch.Queue(slotSQL, slot).Query(func(rows pgx.Rows) (err error) {
+		l.Slot, err = scanSlot(slot, rows)
+		return err
+	})
+	batch.Queue(walSQL).QueryRow(func(row pgx.Row) error { return row.Scan((*uint64)(&l.WAL)) })
+	batch.Queue(commentSQL, p.Full).QueryRow(func(row pgx.Row) error {
+		comment, _, now, err := scanComment(row)
+		l.Pause, l.Now = parsePause(comment), now
+		return err
+	})
+	batch.Queue(versionSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&l.Version) })
+	if err := c.conn.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, Unreachable("look at", "source", err)
+	}
+	return &l, nil
+}
+
+// versionSQL sums up who wrote the rows of the catalogs that Tables reads, and what is written in place. Only what users have made
+// is looked at: a few rows, by the indexes on OIDs.
+const versionSQL = `
+	select concat_ws(' ',
+	       (select sum(hash_record_extended(row(oid, xmin, reltuples), 0)) from pg_class where oid >= 16384 and relpersistence <> 't'),
+	       (select sum(hash_record_extended(row(attrelid, attnum, xmin), 0)) from pg_attribute where attrelid >= 16384),
+	       (select sum(hash_record_extended(row(indexrelid, xmin), 0)) from pg_index where indrelid >= 16384),
+	       (select sum(hash_record_extended(row(oid, xmin), 0)) from pg_type where oid >= 16384),
+	       (select sum(hash_record_extended(row(inhrelid, inhparent, xmin), 0)) from pg_inherits),
+	       (select sum(hash_record_extended(row(oid, xmin), 0)) from pg_namespace))`
+
+// Slot describes the slot called name, nil if there is none.
+func (c *Catalog) Slot(ctx context.Context, name string) (*Slot, error) {
+	rows, _ := c.conn.Query(ctx, slotSQL, name)
+	s, err := scanSlot(name, rows)
 	if err != nil {
+		return nil, Unreachable("describe slot "+quoted(name), "", err)
+	}
+	return s, nil
+}
+
+func scanSlot(name string, rows pgx.Rows) (*Slot, error) {
+	s := &Slot{Name: name}
+	there := false
+	_, err := pgx.ForEachRow(rows, []any{
+		&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, (*uint64)(&s.ConfirmedFlushLSN),
+		&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes,
+	}, func() error { there = true; return nil })
+	if err != nil || !there {
+		return nil, err
+	}
+	return s, nil
+}
+
+// slotSQL is asked all the time by many captures of one server: all sessions are looked at, and all locks, only where nobody
+// streams from the slot.
+var slotSQL = fmt.Sprintf(`with now as (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+	                             else pg_current_wal_lsn() end as lsn)
+	select coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), holder.pid is not null, coalesce(holder.pid, 0),
+	       coalesce(case when holder.pid is not null then (
+	           select application_name || coalesce(' at ' || host(client_addr), '') from pg_stat_get_activity(holder.pid)) end, ''),
+	       coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8,
+	       coalesce(s.wal_status, ''), coalesce(s.two_phase, false),
+	       coalesce((to_jsonb(s)->>'failover')::bool, false),
+	       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,
+	       greatest(coalesce(now.lsn - s.confirmed_flush_lsn, 0), 0)::int8
+	  from now, pg_replication_slots s
+	 cross join lateral (
+	       select case when s.active then s.active_pid else (
+	              select l.pid from pg_locks l join pg_database d on d.oid = l.database and d.datname = s.database
+	               where l.locktype = 'advisory' and l.classid = %d and l.objid = hashtext(s.slot_name::text) and l.objsubid = 2 and l.granted
+	               limit 1) end as pid) holder
+	 where s.slot_name = $1`, replication.ReaderLock)
+
+// WALPosition gives the end of the WAL that the server has flushed.
+func (c *Catalog) WALPosition(ctx context.Context) (at change.LSN, err error) {
+	if err := c.conn.QueryRow(ctx, walSQL).Scan((*uint64)(&at)); err != nil {
 		return 0, Unreachable("ask the WAL position of", "source", err)
 	}
-	return change.LSN(lsn), nil
+	return at, nil
 }
+
+const walSQL = `select ((case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end) - '0/0')::int8`
 
 // NewestTransaction gives an id that is not below that of any transaction which has begun.
 func (c *Catalog) NewestTransaction(ctx context.Context) (uint32, error) {

@@ -190,7 +190,9 @@ type Stream struct {
 	advanced  change.LSN  // where the slot stands until then, and since when
 	since     time.Time
 
+	told               change.LSN    // the newest status
 	wake               chan struct{} // asks the status goroutine to report now
+	moved              chan struct{} // tells it that there is something new to report
 	stop               context.CancelFunc
 	received, reported chan struct{} // closed when the goroutines have ended
 }
@@ -202,8 +204,9 @@ const (
 	maxPending = 8 << 20
 	// leastBatch bytes of a batch are kept for the next one, however small they are.
 	leastBatch = 64 << 10
-	// statusInterval is far below any sensible wal_sender_timeout.
+	// statusInterval is how often the server is told what is durable, where that gets on; it asks, too, long before it gives us up.
 	statusInterval = time.Second
+	quietInterval  = 10 * time.Second // where it does not
 )
 
 // Reading says what is streamed, and how.
@@ -233,9 +236,9 @@ func (c *Conn) Start(ctx context.Context, r Reading) (*Stream, error) {
 		return nil, fmt.Errorf("start replication: %q is not a slot name", r.Slot)
 	}
 	s := &Stream{
-		pg: c.pg, reading: r, ready: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		pg: c.pg, reading: r, ready: make(chan struct{}, 1), wake: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		received: make(chan struct{}), reported: make(chan struct{}),
-		durable: r.Confirmed, highest: r.Confirmed, advanced: r.Confirmed, since: time.Now(),
+		durable: r.Confirmed, told: r.Confirmed, highest: r.Confirmed, advanced: r.Confirmed, since: time.Now(),
 	}
 	s.space.L = &s.mu
 	if r.Backlog {
@@ -295,16 +298,17 @@ func (s *Stream) Take() (*Batch, error) {
 	s.pending.reset()
 	s.space.Signal()
 	if s.err != nil { // let the caller come back for it
-		s.signal()
+		signal(s.ready)
 	}
 	s.mu.Unlock()
 	s.spare.index()
 	return &s.spare, nil
 }
 
-func (s *Stream) signal() {
+// signal puts a token into c unless there is one.
+func signal(c chan<- struct{}) {
 	select {
-	case s.ready <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -318,7 +322,7 @@ func (s *Stream) receive(ctx context.Context) {
 	}
 	s.mu.Lock()
 	s.err = err
-	s.signal()
+	signal(s.ready)
 	s.mu.Unlock()
 }
 
@@ -400,7 +404,7 @@ func (s *Stream) keepalive(position change.LSN, asked bool) error {
 	s.highest = max(s.highest, position)
 	s.pending.addKeepalive(position, asked)
 	if asked {
-		s.signal()
+		signal(s.ready)
 	}
 	return nil
 }
@@ -421,7 +425,7 @@ func (s *Stream) append(message []byte, position change.LSN) error {
 	}
 	s.highest = max(s.highest, position)
 	if s.pending.add(message) {
-		s.signal()
+		signal(s.ready)
 	}
 	return nil
 }
@@ -451,6 +455,9 @@ func (s *Stream) Confirm(lsn change.LSN) {
 	if lsn > s.highest {
 		panic(fmt.Sprintf("confirm %s: the server has shown nothing beyond %s", lsn, s.highest))
 	}
+	if s.durable == s.told {
+		signal(s.moved)
+	}
 	s.durable = lsn
 }
 
@@ -462,32 +469,36 @@ func (s *Stream) Confirmed() change.LSN {
 }
 
 // Report asks for a status update to be sent now.
-func (s *Stream) Report() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
+func (s *Stream) Report() { signal(s.wake) }
 
 // report sends status updates from a goroutine of its own, so that a full pipeline never makes the server believe
 // that we are dead.
 func (s *Stream) report(ctx context.Context) {
 	defer close(s.reported)
-	tick := time.NewTicker(statusInterval)
-	defer tick.Stop()
+	said := time.Now()
+	due := time.NewTimer(statusInterval)
+	defer due.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			_ = s.sendStatus() // the last word before Close; if it is lost the server sends again what it had
 			return
-		case <-tick.C:
+		case <-s.moved:
+			due.Reset(time.Until(said.Add(statusInterval)))
+			continue
+		case <-due.C:
 		case <-s.wake:
 		}
+		said = time.Now()
 		if s.CatchingUp() {
 			s.keepBacklog(ctx)
-		} else if err := s.sendStatus(); err != nil {
+			due.Reset(statusInterval)
+			continue
+		}
+		if err := s.sendStatus(); err != nil {
 			return // the receiver finds the same connection broken and reports it
 		}
+		due.Reset(quietInterval)
 	}
 }
 
@@ -534,7 +545,10 @@ func (s *Stream) sendStatus() error {
 	if s.CatchingUp() {
 		return nil
 	}
-	lsn := pglogrepl.LSN(s.Confirmed())
+	s.mu.Lock()
+	s.told = s.durable
+	lsn := pglogrepl.LSN(s.told)
+	s.mu.Unlock()
 	if lsn == 0 {
 		return nil // a zero flush position would be replaced by the write position
 	}

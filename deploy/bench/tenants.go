@@ -73,16 +73,16 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 		return ctx.Err()
 	case <-time.After(15 * time.Second):
 	}
-	idle := time.Duration(w.n(60)) * time.Second
-	m, before := w.meter(), running(append(captures, sink))
+	m, capturesBefore, sinkBefore := w.meter(), running(captures...), running(sink)
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(idle):
+	case <-time.After(idleFor):
 	}
-	servers, ours := m.read(used{}, used{}), running(append(captures, sink))-before
-	r.text(w, name+", idle", fmt.Sprintf("%.2f cores", ours.Seconds()/idle.Seconds()),
-		fmt.Sprintf("captures and sink together; broker %.2f, source %.2f, warehouse %.2f cores", perSecond(servers.broker, idle), perSecond(servers.source, idle), perSecond(servers.warehouse, idle)))
+	servers, ofCaptures, ofSink := m.read(used{}, used{}), running(captures...)-capturesBefore, running(sink)-sinkBefore
+	r.text(w, name+", idle", fmt.Sprintf("%.2f cores", cores(ofCaptures+ofSink)),
+		fmt.Sprintf("captures %.2f, sink %.2f; broker %.2f, source %.2f, warehouse %.2f cores", cores(ofCaptures), cores(ofSink),
+			cores(servers.broker), cores(servers.source), cores(servers.warehouse)))
 
 	m = w.meter()
 	lasts := time.Duration(w.n(40)) * time.Second
@@ -116,10 +116,14 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 	return nil
 }
 
-func perSecond(cpu, of time.Duration) float64 { return cpu.Seconds() / of.Seconds() }
+// idleFor is how long tenants are watched while nothing happens.
+const idleFor = time.Minute
+
+// cores gives how many were busy all that time.
+func cores(cpu time.Duration) float64 { return cpu.Seconds() / idleFor.Seconds() }
 
 // running gives the CPU time that programs have taken so far.
-func running(programs []*program) (sum time.Duration) {
+func running(programs ...*program) (sum time.Duration) {
 	for _, p := range programs {
 		sum += treeCPU(p.cmd.Process.Pid)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"sync"
 )
 
 // version and revision are set by the linker (-X …/pkg/service.version=1.2.3); a plain go build knows the revision by
@@ -20,7 +21,9 @@ type Build struct {
 }
 
 // ThisBuild gives the running binary's.
-func ThisBuild() Build {
+func ThisBuild() Build { return thisBuild() }
+
+var thisBuild = sync.OnceValue(func() Build {
 	b := Build{Version: version, Revision: revision}
 	info, ok := debug.ReadBuildInfo()
 	if ok {
@@ -39,7 +42,7 @@ func ThisBuild() Build {
 		b.Version = "devel"
 	}
 	return b
-}
+})
 
 // Instance gives a new name for a running service: host, process and a random part, as two services may live in one
 // process, and a process number comes back ("db1-4711-9f3a").

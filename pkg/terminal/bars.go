@@ -79,12 +79,22 @@ func (b *Bars) Show(all []Progress) {
 	}
 }
 
-// Follow shows what all gives, each second until ctx ends.
+// Follow shows what all gives until ctx ends: each second, where anybody is told as often.
 func (b *Bars) Follow(ctx context.Context, all func() []Progress) {
-	for sleep(ctx, waitEvery) == nil {
+	for !b.out.Quiet && sleep(ctx, b.quiet()) == nil {
 		b.Show(all())
 	}
 	b.Close()
+}
+
+// quiet gives how long nothing is to be shown.
+func (b *Bars) quiet() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.live || len(b.had) > 0 || b.told.IsZero() {
+		return waitEvery
+	}
+	return max(time.Until(b.told.Add(tellEvery)), waitEvery)
 }
 
 func names(all []Progress, name string) bool {
