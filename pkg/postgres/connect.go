@@ -88,12 +88,15 @@ func ParseConfig(dsn, application string) (*pgx.ConnConfig, error) {
 	return cfg, nil
 }
 
-// Connect opens a connection with pinned session settings. The caller closes it. Errors are described (see Describe)
-// and name the server without its password.
-func Connect(ctx context.Context, dsn, application string) (*pgx.Conn, error) {
+// Connect opens a connection with pinned session settings, and what adapt makes of them. The caller closes it. Errors are
+// described (see Describe) and name the server without its password.
+func Connect(ctx context.Context, dsn, application string, adapt ...func(*pgx.ConnConfig)) (*pgx.Conn, error) {
 	cfg, err := ParseConfig(dsn, application)
 	if err != nil {
 		return nil, err
+	}
+	for _, f := range adapt {
+		f(cfg)
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {

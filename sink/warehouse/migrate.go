@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -69,28 +70,29 @@ func (w *Warehouse) Migrate(ctx context.Context) error {
 				Hint:  "run the newer version",
 			}
 		}
-		for v := have; v < Version; v++ {
-			if v == 0 {
-				if _, err := tx.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS tributary;
-					CREATE TABLE IF NOT EXISTS tributary.version (version integer NOT NULL)`); err != nil {
-					return w.troubled("create own tables", "schema tributary", err)
-				}
-			}
-			if _, err := tx.Exec(ctx, migrations[v]); err != nil {
-				return w.troubled("create own tables", fmt.Sprintf("schema tributary, version %d", v+1), err)
-			}
-			if _, err := tx.Exec(ctx, `DELETE FROM tributary.version`); err != nil {
-				return w.troubled("create own tables", "tributary.version", err)
-			}
-			if _, err := tx.Exec(ctx, `INSERT INTO tributary.version VALUES ($1)`, v+1); err != nil {
-				return w.troubled("create own tables", "tributary.version", err)
-			}
+		// At once: a warehouse may be far away.
+		if _, err := tx.Exec(ctx, steps(have)); err != nil {
+			return w.troubled("create own tables", fmt.Sprintf("schema tributary, from version %d to %d", have, Version), err)
 		}
 		if err := tx.Commit(ctx); err != nil {
 			return w.troubled("create own tables", "schema tributary", err)
 		}
 		return nil
 	})
+}
+
+// steps are the statements that lead from a version to Version.
+func steps(have int) string {
+	var sql strings.Builder
+	if have == 0 {
+		sql.WriteString(`CREATE SCHEMA IF NOT EXISTS tributary;
+			CREATE TABLE IF NOT EXISTS tributary.version (version integer NOT NULL);`)
+	}
+	for _, step := range migrations[have:] {
+		sql.WriteString("\n" + step + "\n;")
+	}
+	fmt.Fprintf(&sql, `DELETE FROM tributary.version; INSERT INTO tributary.version VALUES (%d)`, Version)
+	return sql.String()
 }
 
 // querier is a connection or a transaction.

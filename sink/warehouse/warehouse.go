@@ -62,13 +62,15 @@ func (w *Warehouse) connect(ctx context.Context) (*pgx.Conn, error) {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "warehouse.dsn", Cause: err, Means: "nothing was attempted", Hint: "env:NAME is a variable of the environment of this process, file:/path a file that it may read"}
 	}
 	name := w.application()
-	conn, err := postgres.Connect(ctx, dsn, name[:min(len(name), maxApplicationName)])
+	conn, err := postgres.Connect(ctx, dsn, name[:min(len(name), maxApplicationName)], func(c *pgx.ConnConfig) {
+		for _, setting := range []string{"enable_hashjoin", "enable_mergejoin", "enable_seqscan", "jit"} {
+			c.RuntimeParams[setting] = "off"
+		}
+		// A statement is one round trip, the first time as well; those that come again and again are prepared: see Session.run.
+		c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	})
 	if err != nil {
 		return nil, w.troubled("connect to warehouse", postgres.Redact(dsn), postgres.Unnamed(err))
-	}
-	if _, err := conn.Exec(ctx, `SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off`); err != nil {
-		_ = conn.Close(context.WithoutCancel(ctx))
-		return nil, w.troubled("set up connection to warehouse", postgres.Redact(dsn), err)
 	}
 	return conn, nil
 }
