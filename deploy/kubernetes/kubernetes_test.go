@@ -179,12 +179,32 @@ func TestOverlays(t *testing.T) {
 			if len(b.scalers) != 1 || b.scalers[0].Spec.ScaleTargetRef.Kind+" "+b.scalers[0].Spec.ScaleTargetRef.Name != sinks {
 				t.Error("no autoscaler scales the sinks")
 			}
+			checkScale(t, b.scalers[0])
 			for _, s := range b.services {
 				if !labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(b.pods[want.capture].Labels)) {
 					t.Errorf("service %s selects nobody", s.Name)
 				}
 			}
 		})
+	}
+}
+
+// checkScale: the sinks' number goes by a metric that they have, of whichever group the namespace's is, and that the page's rule
+// for the adapter gives.
+func checkScale(t *testing.T, scaler *autoscalingv2.HorizontalPodAutoscaler) {
+	t.Helper()
+	metrics, err := os.ReadFile("../../docs/reference/metrics.md")
+	must(t, err)
+	page, err := os.ReadFile("../../docs/operations/install.md")
+	must(t, err)
+	for _, m := range scaler.Spec.Metrics {
+		if m.External == nil || m.External.Metric.Selector != nil {
+			t.Fatalf("the sinks are scaled by %+v", m)
+		}
+		name := m.External.Metric.Name
+		if !strings.Contains(string(metrics), "\n| `"+name+"` | gauge |") || !strings.Contains(string(page), "seriesQuery: "+name+"\n") {
+			t.Errorf("there is no %s, or no rule for it", name)
+		}
 	}
 }
 
