@@ -161,6 +161,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	}
 	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, looks: c.looks, look: c.look, out: watched, known: fingerprint(tables)}
 	group.Go("catalog watcher", func(ctx context.Context) error { return w.run(ctx, dsn, "tributary watcher "+c.instance) })
+	group.Go("login", func(ctx context.Context) error { c.askWhy(ctx, s.pub); return nil })
 	group.Go("stream", func(ctx context.Context) error {
 		err := s.run(ctx)
 		if err == nil {
@@ -169,6 +170,38 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 		return err
 	})
 	return group.Wait()
+}
+
+// askWhy asks the brokers, while Kafka is waited for, whether it is the login that they refuse: the client tries again for ever, and
+// tells that to the log alone. The status says so until they are not waited for any more.
+func (c *Capture) askWhy(ctx context.Context, pub *publish.Publisher) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var told *trouble.Error
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		waits := slices.ContainsFunc(c.stages.Snapshot(), func(st service.StageState) bool {
+			return st.WaitingOn == waitKafka && time.Since(st.Since) >= service.WaitingAfter
+		})
+		switch {
+		case !waits && told != nil:
+			c.trouble.CompareAndSwap(told, nil)
+			told = nil
+		case waits && told == nil:
+			ctx, cancel := context.WithTimeout(ctx, service.WaitingAfter)
+			err := pub.Ping(ctx)
+			cancel()
+			if trouble.CodeOf(err) == trouble.KafkaAuth {
+				c.log.Warn("waiting, and trying again", "for", waitKafka, service.Err(err))
+				c.note(err)
+				told = c.trouble.Load()
+			}
+		}
+	}
 }
 
 // usable refuses a server that cannot be captured.

@@ -28,6 +28,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -336,6 +337,40 @@ func TestWarehouseAway(t *testing.T) {
 	}
 	w.conn = w.connect(w.dsn)
 	w.loaded(shop, 200)
+}
+
+// TestFullForOneTable: on a full disk there is room for progress, and for what goes into the pages of another table. That such things
+// are written does not make the sink forget how long it has waited with the one that is not.
+func TestFullForOneTable(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r, log := relation("t", "id integer key", "v integer"), relation("log", "id integer")
+	shop.table(r, 1)
+	shop.table(log, 1)
+	s := w.start(w.cfg)
+	shop.tx(ins(r, 1, 1), ins(log, 1))
+	w.complete(shop)
+	w.exec(`CREATE FUNCTION public.no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$`)
+	w.exec(`CREATE TRIGGER no_room BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.no_room()`)
+	waits := func() (since time.Time) {
+		for _, wait := range s.Status().Waiting {
+			if wait.For == "warehouse" && wait.Code == "warehouse-full" {
+				since = wait.Since
+			}
+		}
+		return since
+	}
+	shop.tx(ins(r, 2, 2))
+	w.eventually(false, func() any { return waits().IsZero() })
+	since := waits()
+	for i := range 3 {
+		shop.tx(ins(log, 2+i))
+		w.eventually(change.LSN(shop.last.CommitLSN), func() any { return w.query(`SELECT published_lsn FROM tributary.progress`)[0] })
+	}
+	w.eventually(true, func() any { return waits().Equal(since) }) // a try may just be under way
+	w.exec(`DROP TRIGGER no_room ON public.t`)
+	w.complete(shop)
+	w.eventually(0, func() any { return len(s.Status().Waiting) })
 }
 
 // TestWarehouseGoesBack: a warehouse that has crashed, or a standby in its place, has not all that was confirmed. Nothing is

@@ -32,7 +32,7 @@ func (w *worker) version(ctx context.Context, r *kgo.Record) (*versionPlan, erro
 	known := len(w.plans)
 	v, err := w.versions.version(ctx, r)
 	if err == nil && len(w.plans) > known {
-		w.s.retrying("registry", nil)
+		w.s.retryingBy(w, "registry", nil)
 	}
 	return v, err
 }

@@ -44,6 +44,7 @@ func (s *Sink) eachPartition(ctx context.Context, lane int, stage *service.Stage
 		stage.Busy()
 		for _, b := range batches {
 			apply(ctx, b)
+			s.gaveUp(b.Partition)
 		}
 		stage.Idle()
 		select {
@@ -87,12 +88,12 @@ func (f *follower) partition(ctx context.Context, b consume.Batch) {
 				return resolve(ctx, f.session, adv, err)
 			}
 			return err
-		}, func(err error, _ int, _ time.Duration) { f.s.retrying("warehouse", err) })
+		}, func(err error, _ int, _ time.Duration) { f.s.retryingBy(p, "warehouse", err) })
 	}
 	switch {
 	case err == nil:
 		if read > 0 {
-			f.s.retrying("warehouse", nil)
+			f.s.retryingBy(p, "warehouse", nil)
 		}
 		if stop != nil {
 			f.s.hold(ctx, f.session, p, adv.Next, stop)

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,7 +57,7 @@ type Sink struct {
 	mu       sync.Mutex
 	held     map[*consume.Partition]*hold
 	tables   map[string]*tableStats // by topic
-	waiting  map[string]*wait       // what is being retried
+	waiting  map[waiter]*wait       // what is being retried
 	sources  []warehouse.Source     // as last read
 	troubles []warehouse.Quarantine
 	pauses   []warehouse.Pause
@@ -71,6 +72,12 @@ type Sink struct {
 	heard    map[string]bool              // topics of which the sources had all by then
 	step     string                       // of the start, "" once running
 	unlisted map[string]bool
+}
+
+// waiter tells what is tried again, and by which of several; nil where there is one.
+type waiter struct {
+	what string
+	by   any
 }
 
 // wait is something that is tried again and again.
@@ -91,7 +98,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	log = vitals.events.Log(log)
 	s := &Sink{
 		vitals: vitals, cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: "connecting to the warehouse", started: time.Now(),
-		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[string]*wait{}, unlisted: map[string]bool{}, writers: map[int]*warehouse.Session{},
+		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[waiter]*wait{}, unlisted: map[string]bool{}, writers: map[int]*warehouse.Session{},
 	}
 	if s.registry, err = registry.New(cfg.Registry); err != nil {
 		return nil, err
@@ -303,11 +310,16 @@ func (s *Sink) Latency() (p50, p99 time.Duration, ok bool) { return s.metrics.la
 
 // retrying notes that something is tried again, or, with nil, that it went well. The first failure, one of another
 // code, and else one a minute are logged.
-func (s *Sink) retrying(what string, err error) {
+func (s *Sink) retrying(what string, err error) { s.retryingBy(nil, what, err) }
+
+// retryingBy is retrying by one of several: what goes well for another one does not mend it. On a full disk rows of one table
+// cannot be written, while progress, or what finds room in the pages of another table, still is. When by gives up, it tells gaveUp.
+func (s *Sink) retryingBy(by any, what string, err error) {
 	s.mu.Lock()
-	w := s.waiting[what]
+	at := waiter{what, by}
+	w := s.waiting[at]
 	if err == nil {
-		delete(s.waiting, what)
+		delete(s.waiting, at)
 		s.mu.Unlock()
 		if w != nil {
 			s.log.Info("goes on", "after", what, "tries", w.tries, "waited", time.Since(w.since).Round(time.Millisecond))
@@ -316,7 +328,7 @@ func (s *Sink) retrying(what string, err error) {
 	}
 	if w == nil {
 		w = &wait{since: time.Now()}
-		s.waiting[what] = w
+		s.waiting[at] = w
 	}
 	err = s.cfg.Kafka.Grant(err, s.rights())
 	w.tries++
@@ -329,6 +341,13 @@ func (s *Sink) retrying(what string, err error) {
 	if tell {
 		s.log.Warn("waiting, and trying again", "for", what, "tries", tries, service.Err(err))
 	}
+}
+
+// gaveUp notes that by tries nothing again any more: what it had to do is somebody else's.
+func (s *Sink) gaveUp(by any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.waiting, func(at waiter, _ *wait) bool { return at.by == by })
 }
 
 // claim takes partitions over in the warehouse.

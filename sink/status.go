@@ -84,6 +84,8 @@ type Waiting struct {
 	Tries int       `json:"tries"`
 	Code  string    `json:"code"`
 	Error string    `json:"error"`
+
+	hint string
 }
 
 // SourceStatus is one source, from tributary.progress.
@@ -175,8 +177,13 @@ func (s *Sink) Status() *Status {
 	}
 	s.mu.Lock()
 	st.Step = s.step
-	for what, w := range s.waiting {
-		st.Waiting = append(st.Waiting, Waiting{what, w.since.UTC(), w.tries, string(trouble.CodeOf(w.err)), w.err.Error()})
+	for at, w := range s.waiting {
+		what := at.what
+		one := Waiting{For: what, Since: w.since.UTC(), Tries: w.tries, Code: string(trouble.CodeOf(w.err)), Error: w.err.Error()}
+		if t, ok := errors.AsType[*trouble.Error](w.err); ok {
+			one.hint = t.Hint
+		}
+		st.Waiting = append(st.Waiting, one)
 		if what == "warehouse" || what == "supervision" {
 			st.WarehouseUp = false
 		}
@@ -213,6 +220,12 @@ func (s *Sink) Status() *Status {
 	}
 	s.mu.Unlock()
 	slices.SortFunc(st.Waiting, func(a, b Waiting) int { return a.Since.Compare(b.Since) })
+	told := map[string]bool{} // of several that wait for the same the first has waited longest
+	st.Waiting = slices.DeleteFunc(st.Waiting, func(w Waiting) bool {
+		again := told[w.For]
+		told[w.For] = true
+		return again
+	})
 	waits := len(st.Waiting) > 0 && time.Since(st.Waiting[0].Since) >= service.WaitingAfter
 
 	byTopic := map[string][]consume.View{}

@@ -78,7 +78,7 @@ func (s *Sink) writeHold(ctx context.Context, session *warehouse.Session, p *con
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := session.Hold(ctx, q); err != nil {
-		s.retrying("warehouse", err)
+		s.retrying("supervision", err)
 		return
 	}
 	s.mu.Lock()

@@ -96,10 +96,10 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 			}
 			n, err = g.cut(ctx, p, source, b.Records, records, ends)
 			return err
-		}, func(err error, _ int, _ time.Duration) { g.s.retrying(waitedFor(err), err) })
+		}, func(err error, _ int, _ time.Duration) { g.s.retryingBy(p, waitedFor(err), err) })
 		for _, what := range []string{"warehouse", "registry", "kafka"} {
 			if err == nil {
-				g.s.retrying(what, nil)
+				g.s.retryingBy(p, what, nil)
 			}
 		}
 		switch {

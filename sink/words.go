@@ -180,7 +180,7 @@ func (st *Status) needs() []service.Need {
 		if one := [2]string{w.whom(), w.Code}; time.Since(w.Since) >= service.WaitingAfter && !awaited[one] {
 			awaited[one] = true // whatever else waits for it: the first has waited longest
 			all = append(all, service.Need{
-				Code: trouble.Code(w.Code), Subject: w.For, Since: w.Since, What: fmt.Sprintf("waiting for %s, try %d", w.whom(), w.Tries), Why: w.Error,
+				Code: trouble.Code(w.Code), Subject: w.For, Since: w.Since, What: fmt.Sprintf("waiting for %s, try %d", w.whom(), w.Tries), Why: w.Error, Do: w.do(),
 			})
 		}
 	}
@@ -286,12 +286,22 @@ func (st *Status) limit() string {
 // name tells the table from those of other sources, as verbs want it.
 func (t *TableStatus) name() string { return t.Source + "/" + t.Table }
 
+// do says what is to be done where somebody refuses, which the error knows best: whether it is a login, a certificate or a right.
+// For what else keeps a sink waiting it is the runbook that says it.
+func (w *Waiting) do() []service.Step {
+	switch trouble.Code(w.Code) {
+	case trouble.WarehouseRights, trouble.KafkaAuth, trouble.RegistryAuth:
+		return service.Steps(w.hint)
+	}
+	return nil
+}
+
 // whom names whom is waited for: whoever does not answer, or else what is tried.
 func (w *Waiting) whom() string {
 	switch trouble.Code(w.Code) {
-	case trouble.KafkaUnreachable:
+	case trouble.KafkaUnreachable, trouble.KafkaAuth:
 		return "Kafka"
-	case trouble.RegistryUnreachable:
+	case trouble.RegistryUnreachable, trouble.RegistryAuth:
 		return "the registry"
 	case trouble.WarehouseUnreachable:
 		return "the warehouse"

@@ -66,6 +66,7 @@ func (w *worker) run(ctx context.Context) error {
 			return nil
 		}
 		w.flush(ctx, next.batches, next)
+		w.s.gaveUp(w)
 	}
 }
 
@@ -182,9 +183,9 @@ func (w *worker) pause(ctx context.Context, err error, try int) {
 		on, try = waitProgress, 1 // it comes within moments: no growing waits, and nothing to tell
 	case ofRegistry(err):
 		on = waitRegistry
-		w.s.retrying("registry", err)
+		w.s.retryingBy(w, "registry", err)
 	default:
-		w.s.retrying("warehouse", err)
+		w.s.retryingBy(w, "warehouse", err)
 	}
 	done := w.apply.Wait(on)
 	defer done()
@@ -339,7 +340,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, read ahea
 	w.s.metrics.applied(w.s, o, effects, rows, time.Since(begin), err)
 	w.s.traced(batches, o, timing, rows, err)
 	if err == nil {
-		w.s.retrying("warehouse", nil)
+		w.s.retryingBy(w, "warehouse", nil)
 	}
 	return o, err
 }
@@ -350,7 +351,7 @@ func (w *worker) resolve(ctx context.Context, f *warehouse.Flush, unknown error)
 	err := retry.Keep(ctx, backoff, func(ctx context.Context) (err error) {
 		standings, err = w.session.Standings(ctx, f.Advances)
 		return err
-	}, func(err error, _ int, _ time.Duration) { w.s.retrying("warehouse", err) })
+	}, func(err error, _ int, _ time.Duration) { w.s.retryingBy(w, "warehouse", err) })
 	if err != nil {
 		return nil, err
 	}

@@ -76,6 +76,9 @@ type Publisher struct {
 	acked time.Time  // when the first record since the last Commit that goes without a transaction was acknowledged
 }
 
+// Ping says whether the brokers answer, and take the login. Safe beside a Commit.
+func (p *Publisher) Ping(ctx context.Context) error { return kafka.Ping(ctx, p.client) }
+
 // Options say where to publish.
 type Options struct {
 	Source   string // name of the source: prefix of its topics and the transactional id

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -344,6 +345,14 @@ func TestSecured(t *testing.T) {
 	w.keep("kafka", next)
 	flows("another Kafka password", warehouseDSN)
 
+	kept := w.brokerTLS.Load()
+	w.brokerTLS.Store(w.authority.Expired(t, "kafka", "localhost", "127.0.0.1").Server(t))
+	w.broker.Cut()
+	w.needs("capture", w.capture.HTTP, trouble.KafkaAuth, "renewed")
+	w.needs("sink", w.sink.HTTP, trouble.KafkaAuth, "renewed")
+	w.brokerTLS.Store(kept)
+	flows("another certificate of Kafka", warehouseDSN)
+
 	nextLogin := "hush-registry2"
 	w.secrets["registry2"] = nextLogin
 	after(func() {
@@ -399,6 +408,26 @@ func (w *secured) answers(token string) {
 			if status := ask(base+path, token); status == http.StatusUnauthorized || status == http.StatusTooManyRequests {
 				w.t.Errorf("%s with the token: %d", path, status)
 			}
+		}
+	}
+}
+
+// needs waits until a service's status says that somebody has to look, for this reason, and what the refusal itself advises.
+func (w *secured) needs(who string, at config.HTTP, code trouble.Code, hint string) {
+	w.t.Helper()
+	var st struct {
+		Needs []service.Need `json:"needs_you"`
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		err := service.Whom{}.Ask(w.t.Context(), at, "/status", &st)
+		if i := slices.IndexFunc(st.Needs, func(n service.Need) bool { return n.Code == code }); err == nil && i >= 0 {
+			if do := fmt.Sprint(st.Needs[i].Do); !strings.Contains(do, hint) {
+				w.t.Errorf("%s advises %s", who, do)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s does not say %s: %v, %+v", who, code, err, st.Needs)
 		}
 	}
 }
