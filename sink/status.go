@@ -289,7 +289,7 @@ func (st *Status) owed(asked time.Time) {
 			return
 		}
 	}
-	st.Waiting = append(st.Waiting, Waiting{"kafka", asked.UTC(), 1, string(trouble.KafkaUnreachable), "no broker has answered yet"})
+	st.Waiting = append(st.Waiting, Waiting{For: "kafka", Since: asked.UTC(), Tries: 1, Code: string(trouble.KafkaUnreachable), Error: "no broker has answered yet"})
 }
 
 // hideKeys takes keys of rows out of what errors and events say.
