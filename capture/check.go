@@ -100,11 +100,11 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 	}
 	budget := int64(c.config.Source.WALBudget)
 	if s.SlotKeepBytes >= 0 && s.SlotKeepBytes < budget {
-		r.Warn(trouble.WALBudget, "WAL limit", fmt.Sprintf("wal_budget is %s, but the server drops the slot at %s\n(max_slot_wal_keep_size): the slot would be lost before we alarm",
+		r.Warn(trouble.WALBudget, "WAL limit", fmt.Sprintf("wal_budget is %s, but the server drops the slot at %s (max_slot_wal_keep_size): the slot would be lost before we alarm",
 			service.FormatBytes(budget), service.FormatBytes(s.SlotKeepBytes)), fmt.Sprintf("ALTER SYSTEM SET max_slot_wal_keep_size = '%dMB'; SELECT pg_reload_conf();", budget>>20))
 	}
 	if s.SlotKeepBytes < 0 {
-		r.Note("disk", fmt.Sprintf("the server keeps WAL until its disk is full (max_slot_wal_keep_size = -1), and does not tell how\nmuch is free: pg_wal should have more than %s, source.wal_budget", service.FormatBytes(budget)))
+		r.Note("disk", fmt.Sprintf("the server keeps WAL until its disk is full (max_slot_wal_keep_size = -1), and does not tell how much is free: pg_wal should have more than %s, source.wal_budget", service.FormatBytes(budget)))
 	}
 	slot, err := cat.Slot(ctx, c.config.Source.slot())
 	switch {
@@ -119,7 +119,7 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 		r.OK("slot", fmt.Sprintf("%s stands at %s, keeps %s of WAL, %s", slot.Name, slot.ConfirmedFlushLSN, service.FormatBytes(slot.KeptBytes), slot.WALStatus))
 	}
 	if slot != nil {
-		c.checkOpen(ctx, r, cat, time.Hour, "the WAL since it began is kept, and a table that\njoins is read when it has ended")
+		c.checkOpen(ctx, r, cat, time.Hour, "the WAL since it began is kept, and a table that joins is read when it has ended")
 	}
 }
 
@@ -189,7 +189,7 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 		name := t.Relation.QualifiedName()
 		switch t.Level {
 		case catalog.InsertOnly:
-			r.WarnUnless(service.Accepts(c.config.accepted(), trouble.TableWithoutIdentity, name), trouble.TableWithoutIdentity, "1 table", name+": "+t.Reason+".\nINSERT and TRUNCATE only; the application's UPDATE and DELETE go on\nworking, but do not arrive", t.Help)
+			r.WarnUnless(service.Accepts(c.config.accepted(), trouble.TableWithoutIdentity, name), trouble.TableWithoutIdentity, "1 table", name+": "+t.Reason+". INSERT and TRUNCATE only; the application's UPDATE and DELETE go on working, but do not arrive", t.Help)
 		case catalog.LeftOut:
 			r.Note("1 table", name+": "+t.Reason, t.Help)
 			continue
@@ -218,7 +218,7 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 		r.Failed("publications", err)
 	}
 	for _, b := range breaking {
-		r.Fail(trouble.PublicationBreaksApp, "1 table", fmt.Sprintf("%s.%s has no replica identity, and publication %q\npublishes its UPDATE and DELETE: the application's own UPDATE fails", b.Schema, b.Table, b.Publication),
+		r.Fail(trouble.PublicationBreaksApp, "1 table", fmt.Sprintf("%s.%s has no replica identity, and publication %q publishes its UPDATE and DELETE: the application's own UPDATE fails", b.Schema, b.Table, b.Publication),
 			fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s;", postgres.Ident(b.Publication), postgres.Ident(b.Schema, b.Table)))
 	}
 }
@@ -319,7 +319,7 @@ func (c *Capture) checkTopics(ctx context.Context, r *terminal.Check, client *kg
 		topic := TopicInfo{MaxMessageBytes: size}
 		topic.read(described.Configs)
 		if limit := topic.MaxMessageBytes; limit < size {
-			r.Warn(trouble.RecordTooLarge, "record size", fmt.Sprintf("%s takes records up to %s, topics.max_message_bytes is %s:\na greater row holds that table", described.Name, service.FormatBytes(limit), service.FormatBytes(size)),
+			r.Warn(trouble.RecordTooLarge, "record size", fmt.Sprintf("%s takes records up to %s, topics.max_message_bytes is %s: a greater row holds that table", described.Name, service.FormatBytes(limit), service.FormatBytes(size)),
 				fmt.Sprintf("capture topics set %s --max-message-bytes %s --yes", service.Quote(described.Name), c.config.Topics.MaxMessageBytes))
 		}
 	}

@@ -150,7 +150,7 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	if err != nil {
 		return err
 	}
-	out.Printf("%s\n", r.Sentence())
+	out.Sentence(r.Sentence())
 	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
 	if !quiet || look.All || r.source != "" || len(look.Tables) > 0 || !out.Terminal {
 		out.Printf("\n")

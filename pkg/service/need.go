@@ -117,6 +117,18 @@ func Steps(hint string) []Step {
 	return steps
 }
 
+// IsCommand says whether a line of a hint begins with a command, which is copied as it is.
+func IsCommand(line string) bool {
+	if withFlags.MatchString(line) {
+		return true
+	}
+	steps := Steps(line)
+	return len(steps) > 0 && steps[0].Command != "" && strings.HasPrefix(strings.TrimSpace(line), steps[0].Command)
+}
+
+// withFlags is a verb of ours that is not among those of command, where it has a flag.
+var withFlags = regexp.MustCompile(`^(?:capture|sink) [a-z]+ .*--[a-z]`)
+
 // Quote gives an argument of a command as a shell wants it: names come from databases, and may hold anything.
 func Quote(arg string) string {
 	if plainArgument.MatchString(arg) {

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -19,6 +21,7 @@ type Check struct {
 	Strict bool     // warnings fail, too
 
 	w      io.Writer
+	width  int // at which sentences are wrapped; 0: not at all
 	began  time.Time
 	head   string // of the present part, until it is printed
 	wanted bool
@@ -58,9 +61,14 @@ const (
 	verdictFail = "FAIL"
 )
 
-// NewCheck begins a check of a program. It prints to w.
+// NewCheck begins a check of a program. It prints to w: as wide as the terminal is, to another file 80 columns wide, and what
+// goes elsewhere has one line for each finding.
 func NewCheck(program string, w io.Writer) *Check {
-	return &Check{w: w, began: time.Now(), said: Checked{Schema: "tributary." + program + ".check/1", Findings: []Finding{}}}
+	width := 0
+	if _, ok := w.(*os.File); ok {
+		width, _ = size(w)
+	}
+	return &Check{w: w, width: width, began: time.Now(), said: Checked{Schema: "tributary." + program + ".check/1", Findings: []Finding{}}}
 }
 
 // Of says what is checked.
@@ -77,7 +85,7 @@ func (c *Check) Wants(part string) bool {
 // Part begins a part, and says whether it is wanted. Of one that is not only Blocked is told.
 func (c *Check) Part(name, detail string) bool {
 	c.part, c.wanted = strings.ToLower(name), c.Wants(name)
-	c.head = strings.TrimRight(fmt.Sprintf("%-22s %s", name, detail), " ")
+	c.head = strings.TrimRight(fmt.Sprintf("%-22s %s", name, strings.Join(wrap(Clean(detail), c.width-findingIndent, 0), "\n"+strings.Repeat(" ", findingIndent))), " ")
 	if c.wanted {
 		c.title()
 	}
@@ -86,7 +94,7 @@ func (c *Check) Part(name, detail string) bool {
 
 func (c *Check) title() {
 	if c.head != "" {
-		c.print("\n%s\n", c.head)
+		_, _ = fmt.Fprintf(c.w, "\n%s\n", cleanLines(c.head))
 	}
 	c.head = ""
 }
@@ -157,13 +165,31 @@ func (c *Check) add(verdict string, code trouble.Code, about, text string, do []
 		}
 	}
 	for line := range strings.SplitSeq(text, "\n") {
-		c.print("%s\n", strings.TrimRight(fmt.Sprintf("  %-5s %-14s %s", verdict, about, line), " "))
+		lead := fmt.Sprintf("  %-5s %-14s ", verdict, about)
+		for _, part := range wrap(Clean(line), c.width-findingIndent, len([]rune(lead))-findingIndent) {
+			c.print("%s\n", strings.TrimRight(lead+part, " "))
+			lead = strings.Repeat(" ", findingIndent)
+		}
 		verdict, about = "", ""
 	}
 	for _, line := range f.Do {
-		c.print("%23s-> %s\n", "", line)
+		indent, parts := findingIndent, []string{Clean(line)}
+		if long := indent + len("-> ") + utf8.RuneCountInString(line) - c.width; long > 0 && c.width > 0 && service.IsCommand(line) {
+			indent = max(indent-long, doIndent) // it is copied: it stays whole
+		} else {
+			parts = wrap(parts[0], c.width-indent-len("-> "), 0)
+		}
+		for i, part := range parts {
+			c.print("%*s%s%s\n", indent, "", map[bool]string{true: "-> ", false: "   "}[i == 0], part)
+		}
 	}
 }
+
+// What is found stands behind verdict and subject, what mends it below; farther to the left where a command is long.
+const (
+	findingIndent = 23
+	doIndent      = 8
+)
 
 func (c *Check) print(format string, args ...any) {
 	_, _ = fmt.Fprintf(c.w, format, clean(args)...)

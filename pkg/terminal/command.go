@@ -33,7 +33,55 @@ func Root(name, short string, verbs ...*cobra.Command) *cobra.Command {
 	root.PersistentFlags().BoolP("quiet", "q", false, "only results: no hints, no progress")
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(help)
+	spell(root)
 	return root
+}
+
+// spell has the usage of each verb name its flags, as a manual does; those of every verb are told elsewhere.
+func spell(cmd *cobra.Command) {
+	if cmd.DisableFlagsInUseLine {
+		return // it is spelt already
+	}
+	cmd.DisableFlagsInUseLine = true
+	for _, verb := range cmd.Commands() {
+		spell(verb)
+	}
+	if !cmd.HasParent() {
+		return
+	}
+	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		switch kind := f.Value.Type(); {
+		case f.Hidden || f.Name == "help":
+		case f.NoOptDefVal != "" && kind != "bool":
+			cmd.Use += fmt.Sprintf(" [--%s[=%s]]", f.Name, f.NoOptDefVal)
+		case kind == "bool":
+			cmd.Use += fmt.Sprintf(" [--%s]", f.Name)
+		default:
+			cmd.Use += fmt.Sprintf(" [--%s %s]", f.Name, takes(f))
+		}
+	})
+}
+
+// takes names what a flag takes.
+func takes(f *pflag.Flag) string {
+	switch f.Value.Type() {
+	case "duration":
+		return "TIME"
+	case "int", "int32", "int64":
+		return "N"
+	}
+	return strings.ToUpper(f.Name[strings.LastIndexByte(f.Name, '-')+1:])
+}
+
+// usage gives how a verb is called, in lines below each other; indent is how far to the right the first one begins.
+func usage(cmd *cobra.Command, indent int) string {
+	line := cmd.UseLine()
+	if cmd.HasAvailableSubCommands() && !cmd.HasExample() { // a noun: it does nothing by itself
+		line = cmd.CommandPath() + " VERB"
+	}
+	line = strings.ReplaceAll(line, " [", "\x00[") // a flag stays with what it takes
+	words := strings.NewReplacer(" ", "\u00a0", "\x00", " ").Replace(line)
+	return strings.ReplaceAll(strings.Join(wrap(words, defaultWidth-indent-2, 0), "\n"+strings.Repeat(" ", indent+2)), "\u00a0", " ")
 }
 
 // What flags of all verbs say of the log. They win over the configuration, for one run.
@@ -105,11 +153,7 @@ func MaxArgs(n int) cobra.PositionalArgs {
 
 // wrong is a usage error that shows how the verb is called.
 func wrong(cmd *cobra.Command, err error) error {
-	line := cmd.UseLine()
-	if !cmd.HasExample() { // a noun: it does nothing by itself
-		line = cmd.CommandPath() + " VERB"
-	}
-	return &usageError{err, fmt.Sprintf("%s     (%s --help)", line, cmd.CommandPath())}
+	return &usageError{err, fmt.Sprintf("%s     (%s --help)", usage(cmd, len("usage: ")), cmd.CommandPath())}
 }
 
 func flagError(cmd *cobra.Command, err error) error {
@@ -235,11 +279,13 @@ const (
 	See   = "see"   // where to read on
 )
 
+func init() { cobra.AddTemplateFunc("usage", usage) } //nolint:gochecknoinits // cobra has one set of them
+
 // help is what --help prints.
 const help = `{{with or .Long .Short}}{{. | trimTrailingWhitespaces}}{{end}}
 
 Usage
-  {{if and .HasAvailableSubCommands (not .HasExample)}}{{.CommandPath}} VERB{{else}}{{.UseLine}}{{end}}
+  {{usage . 2}}
 {{- if .HasExample}}
 
 Examples

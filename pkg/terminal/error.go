@@ -95,7 +95,7 @@ func (p printer) printJSON(t told) {
 func (p printer) print(err error, t told) {
 	if faults, ok := errors.AsType[*config.Faults](err); ok {
 		faults.Print(cleanWriter(p.w), p.program)
-		writeField(p.w, "hint", t.Hint)
+		writeField(p.w, "hint", t.Hint, 0)
 		return
 	}
 	if t.Op == "" {
@@ -106,19 +106,25 @@ func (p printer) print(err error, t told) {
 		return
 	}
 	_, _ = fmt.Fprintf(p.w, "error: %s\n", cleanLines(strings.TrimSpace(t.Op+" "+t.Subject)))
-	for _, field := range [][2]string{{"cause", t.Cause}, {"means", t.Means}, {"hint", t.Hint}, {"see", t.See}} {
-		writeField(p.w, field[0], strings.TrimRight(field[1], "\n"))
-	}
+	width, _ := Size(p.w) // of a terminal
+	writeField(p.w, "cause", t.Cause, width)
+	writeField(p.w, "means", t.Means, width)
+	writeField(p.w, "hint", t.Hint, 0)
+	writeField(p.w, "see", t.See, 0)
 }
 
-// writeField writes what there is to say under a name, line by line; nothing where that is nothing.
-func writeField(w io.Writer, name, text string) {
+// writeField writes what there is to say under a name, line by line; nothing where that is nothing. Sentences are wrapped at a
+// width; with 0, as for commands, they are not.
+func writeField(w io.Writer, name, text string, width int) {
 	if text == "" {
 		return
 	}
-	for line := range strings.SplitSeq(text, "\n") {
-		_, _ = fmt.Fprintf(w, "  %-6s %s\n", name, Clean(line))
-		name = ""
+	const indent = 9
+	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
+		for _, part := range wrap(Clean(line), width-indent, 0) {
+			_, _ = fmt.Fprintf(w, "  %-6s %s\n", name, part)
+			name = ""
+		}
 	}
 }
 

@@ -270,9 +270,10 @@ func (o *Output) Needs(needs []service.Need, program string) {
 		if !n.Since.IsZero() {
 			what += ", since " + Clock(n.Since) + " (" + service.FormatDuration(time.Since(n.Since)) + ")"
 		}
-		o.Printf("\n%s\n", what)
-		writeField(o.Out, "why", n.Why)
-		writeField(o.Out, "means", n.Means)
+		o.Printf("\n")
+		o.Sentence(what)
+		writeField(o.Out, "why", n.Why, o.wraps())
+		writeField(o.Out, "means", n.Means, o.wraps())
 		name := "next"
 		width := 0
 		for _, step := range n.Do {
@@ -281,18 +282,18 @@ func (o *Output) Needs(needs []service.Need, program string) {
 			}
 		}
 		for _, step := range n.Do {
-			text := step.Command
+			text, wraps := step.Command, 0
 			switch {
 			case text == "":
-				text = step.Note
+				text, wraps = step.Note, o.wraps()
 			case step.Note != "":
 				text = fmt.Sprintf("%-*s   %s", width, step.Command, step.Note)
 			}
-			writeField(o.Out, name, text)
+			writeField(o.Out, name, text, wraps)
 			name = ""
 		}
 		if _, ok := trouble.RunbookOf(n.Code); ok {
-			writeField(o.Out, "see", see(program, o.Explains, n.Code))
+			writeField(o.Out, "see", see(program, o.Explains, n.Code), 0)
 		}
 	}
 }

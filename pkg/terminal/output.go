@@ -82,6 +82,21 @@ func (o *Output) Note(format string, args ...any) {
 	}
 }
 
+// Sentence writes one, wrapped at a terminal.
+func (o *Output) Sentence(text string) {
+	for _, line := range wrap(Clean(text), o.wraps(), 0) {
+		o.line(line)
+	}
+}
+
+// wraps is at which width sentences are wrapped; 0: not at all.
+func (o *Output) wraps() int {
+	if o.Terminal {
+		return o.Width
+	}
+	return 0
+}
+
 func clean(args []any) []any {
 	out := make([]any, len(args))
 	for i, arg := range args {
@@ -128,6 +143,7 @@ var colours = map[string]string{"red": "\x1b[31m", "amber": "\x1b[33m", "blue": 
 type Table struct {
 	Columns []Column
 	Rows    [][]Cell
+	Empty   string // what a person is told where there are no rows
 }
 
 // Column is one column.
@@ -159,6 +175,13 @@ func Number(s string, raw any) Cell { return Cell{Text: s, Raw: raw} }
 
 // Table writes a table.
 func (o *Output) Table(t *Table) error {
+	if len(t.Rows) == 0 && t.Empty != "" {
+		if o.Terminal {
+			o.Printf("%s\n", t.Empty)
+			return nil
+		}
+		o.Note("%s\n", t.Empty)
+	}
 	if !o.Terminal {
 		return o.tabs(t)
 	}
@@ -166,36 +189,30 @@ func (o *Output) Table(t *Table) error {
 	style := table.Style{Name: "plain", Box: table.StyleBoxDefault, Options: table.OptionsNoBordersAndSeparators, Format: table.FormatOptions{Header: text.FormatUpper}}
 	style.Box.PaddingLeft, style.Box.PaddingRight = "", "  "
 	w.SetStyle(style)
+	var shown []int
+	for i, c := range t.Columns {
+		if !c.Wide || o.Wide {
+			shown = append(shown, i)
+		}
+	}
+	widths := t.fit(shown, o.Width)
 	var titles table.Row
 	var configs []table.ColumnConfig
-	rest, giving := o.Width, -1
-	for i, c := range t.Columns {
-		if c.Wide && !o.Wide {
-			continue
-		}
+	for n, i := range shown {
+		c := t.Columns[i]
 		titles = append(titles, c.Title)
-		config := table.ColumnConfig{Number: len(titles)}
+		config := table.ColumnConfig{Number: n + 1, WidthMax: widths[n], WidthMaxEnforcer: text.WrapSoft}
 		if c.Number {
 			config.Align, config.AlignHeader = text.AlignRight, text.AlignRight
 		}
-		if c.Wraps {
-			giving = len(configs)
-		} else {
-			rest -= t.width(i) + 2
-		}
 		configs = append(configs, config)
-	}
-	if giving >= 0 {
-		configs[giving].WidthMax, configs[giving].WidthMaxEnforcer = max(rest, minWrapped), text.WrapSoft
 	}
 	w.SetColumnConfigs(configs)
 	w.AppendHeader(titles)
 	for _, row := range t.Rows {
 		var cells table.Row
-		for i, c := range t.Columns {
-			if !c.Wide || o.Wide {
-				cells = append(cells, o.State(row[i].State, row[i].Text))
-			}
+		for _, i := range shown {
+			cells = append(cells, o.State(row[i].State, row[i].Text))
 		}
 		w.AppendRow(cells)
 	}
@@ -207,14 +224,60 @@ func (o *Output) Table(t *Table) error {
 	return nil
 }
 
-// minWrapped is how narrow a column that gives way may become.
-const minWrapped = 24
+// A column that gives way has room for a few words as long as it can be, and for one at the least.
+const (
+	fewWords = 24
+	oneWord  = 16
+)
 
-// width is how wide a column is.
-func (t *Table) width(i int) int {
-	width := text.StringWidth(t.Columns[i].Title)
+// fit gives the columns that are shown widths with which the table fits, as far as it can: names and numbers stay whole. The last
+// column that wraps gives way first, then titles of several words, then that column again.
+func (t *Table) fit(shown []int, width int) []int {
+	widths := make([]int, len(shown))
+	over, giving := -width, -1
+	for n, i := range shown {
+		widths[n] = max(text.StringWidth(t.Columns[i].Title), t.width(i))
+		over += widths[n] + 2
+		if t.Columns[i].Wraps {
+			giving = n
+		}
+	}
+	over -= 2 // nothing is behind the last one
+	give := func(n, least int) {
+		if narrow := max(widths[n]-over, least); over > 0 && narrow < widths[n] {
+			over -= widths[n] - narrow
+			widths[n] = narrow
+		}
+	}
+	if giving >= 0 {
+		give(giving, fewWords)
+	}
+	for n, i := range shown {
+		if n != giving {
+			give(n, max(longestWord(t.Columns[i].Title), t.width(i)))
+		}
+	}
+	if giving >= 0 {
+		longest := 0
+		for _, row := range t.Rows {
+			longest = max(longest, longestWord(Clean(row[shown[giving]].Text)))
+		}
+		give(giving, max(min(longest, oneWord), longestWord(t.Columns[shown[giving]].Title)))
+	}
+	return widths
+}
+
+// width is how wide the cells of a column are.
+func (t *Table) width(i int) (width int) {
 	for _, row := range t.Rows {
 		width = max(width, text.StringWidth(Clean(row[i].Text)))
+	}
+	return width
+}
+
+func longestWord(s string) (width int) {
+	for word := range strings.FieldsSeq(s) {
+		width = max(width, text.StringWidth(word))
 	}
 	return width
 }

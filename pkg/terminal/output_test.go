@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -76,6 +78,62 @@ shop/public.orders  up to date         0
 		"shop/public.orders\tup to date\t0\t(id)\t\n")
 }
 
+// A table gives way where the terminal is narrow: titles first, then the column that wraps. Names and numbers stay whole. Of an
+// empty one it is said that nothing is there, and programs get the titles.
+func TestTableFits(t *testing.T) {
+	var b, told bytes.Buffer
+	o := Output{Out: &b, Err: &told, Terminal: true, Width: 60}
+	topics := &Table{Columns: []Column{{Title: "topic"}, {Title: "partitions", Number: true}, {Title: "kept", Wraps: true}, {Title: "greatest record", Number: true}}, Empty: "no topic"}
+	must(t, o.Table(topics))
+	if got := b.String(); got != "no topic\n" {
+		t.Errorf("got %q", got)
+	}
+	b.Reset()
+	must(t, (&Output{Out: &b, Err: &told}).Table(topics))
+	if got := b.String() + told.String(); got != "TOPIC\tPARTITIONS\tKEPT\tGREATEST RECORD\nno topic\n" {
+		t.Errorf("got %q", got)
+	}
+	b.Reset()
+	topics.Rows = [][]Cell{Text("rental_eu.tributary_progress", "1", "newest of each key", "1.0 MiB")}
+	must(t, o.Table(topics))
+	if want := `TOPIC                         PARTITIONS  KEPT      GREATEST
+                                                      RECORD
+rental_eu.tributary_progress           1  newest     1.0 MiB
+                                          of each
+                                          key
+`; b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
+// Sentences of a check are wrapped, at 80 columns where there is no terminal; commands never are.
+func TestCheckWraps(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "check"))
+	must(t, err)
+	c := NewCheck("capture", file)
+	c.Part("Server", "")
+	sentence := strings.TrimSpace(strings.Repeat("twenty characters... ", 5))
+	c.Warn(trouble.WALBudget, "WAL limit", sentence, "ALTER SYSTEM SET max_slot_wal_keep_size = '60GB'; SELECT pg_reload_conf();", "SELECT 1;",
+		"wait until somebody has looked at it, or end the oldest one of those")
+	must(t, file.Close())
+	got, err := os.ReadFile(file.Name())
+	must(t, err)
+	if want := `
+Server
+  warn  WAL limit      twenty characters... twenty characters... twenty
+                       characters... twenty characters... twenty characters...
+        -> ALTER SYSTEM SET max_slot_wal_keep_size = '60GB'; SELECT pg_reload_conf();
+                       -> SELECT 1;
+                       -> wait until somebody has looked at it, or end the
+                          oldest one of those
+`; string(got) != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if text := c.Found().Findings[0].Text; text != sentence {
+		t.Errorf("the document has %q", text)
+	}
+}
+
 func TestBar(t *testing.T) {
 	for _, one := range []struct {
 		part, whole float64
@@ -115,7 +173,7 @@ func TestCommands(t *testing.T) {
 	run(1, "", "status")
 	run(2, "error: unknown verb \"statsu\"; did you mean status?\nusage: prog", "statsu")
 	run(2, "error: unknown verb \"drp\"; did you mean drop?", "slot", "drp")
-	run(2, "error: unknown flag --confg; did you mean --config?\nusage: prog status [flags]     (prog status --help)", "status", "--confg", "x")
+	run(2, "error: unknown flag --confg; did you mean --config?\nusage: prog status [--json]     (prog status --help)", "status", "--confg", "x")
 	run(2, "unknown shorthand flag", "status", "-x")
 	run(2, `unexpected argument "x"`, "status", "x")
 	run(2, "say --yes, or --plan", "slot", "drop")
@@ -124,6 +182,7 @@ func TestCommands(t *testing.T) {
 	run(1, "done", "slot", "drop", "--yes")
 	run(0, "Exit codes\n  0  done\n", "status", "--help")
 	run(0, "  slot        What is kept", "--help")
+	run(0, "Usage\n  prog slot drop [--plan] [--reason REASON] [--yes]\n", "slot", "drop", "--help")
 }
 
 // TestNotReady: a check that has failed was not used wrongly, also where the configuration is what is wrong.

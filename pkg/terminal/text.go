@@ -62,3 +62,19 @@ func Bar(part, whole float64, width int) string {
 	}
 	return "[" + strings.Repeat("#", filled) + strings.Repeat("-", width-filled) + "]"
 }
+
+// wrap breaks a sentence into lines of so many characters at most, of which the first has so many fewer. Words stay whole, however
+// long, and so do spaces within a line. With a width of 0 or less nothing is broken.
+func wrap(s string, width, first int) (lines []string) {
+	if width <= 0 {
+		return []string{s}
+	}
+	line, room := "", width-max(first, 0)
+	for _, word := range strings.SplitAfter(s, " ") {
+		if line != "" && utf8.RuneCountInString(line)+utf8.RuneCountInString(strings.TrimRight(word, " ")) > room {
+			lines, line, room = append(lines, strings.TrimRight(line, " ")), "", width
+		}
+		line += word
+	}
+	return append(lines, strings.TrimRight(line, " "))
+}

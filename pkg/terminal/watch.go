@@ -27,14 +27,17 @@ const (
 func (l *Look) watching(cmd *cobra.Command, out *Output, ask func(context.Context) (Status, error)) error {
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
-	if !out.Terminal || out.JSON || dumb() {
+	if !out.Terminal || out.JSON {
 		return l.follow(ctx, out, ask)
 	}
-	if restore, ok := typing(cmd.InOrStdin(), cancel); ok {
-		defer restore()
+	inPlace, last := !dumb(), ""
+	if inPlace {
+		if restore, ok := typing(cmd.InOrStdin(), cancel); ok {
+			defer restore()
+		}
+		_, _ = fmt.Fprint(out.Out, drawBegin)
+		defer func() { _, _ = fmt.Fprint(out.Out, drawEnd) }()
 	}
-	_, _ = fmt.Fprint(out.Out, drawBegin)
-	defer func() { _, _ = fmt.Fprint(out.Out, drawEnd) }()
 	for {
 		var frame bytes.Buffer
 		draw := *out
@@ -51,7 +54,13 @@ func (l *Look) watching(cmd *cobra.Command, out *Output, ask func(context.Contex
 				return err
 			}
 		}
-		_, _ = fmt.Fprint(out.Out, onScreen(frame.String(), height(out.Out)))
+		switch text := frame.String(); {
+		case inPlace:
+			_, _ = fmt.Fprint(out.Out, onScreen(text, height(out.Out)))
+		case text != last:
+			_, _ = fmt.Fprintf(out.Out, "%s\n", text)
+			last = text
+		}
 		if sleep(ctx, l.watch) != nil {
 			return nil
 		}

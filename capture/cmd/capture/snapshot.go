@@ -101,17 +101,13 @@ func snapshotList() *cobra.Command {
 			if out.JSON {
 				return out.Document(map[string]any{"schema": "tributary.capture.snapshots/1", "snapshot": r.Snapshot, "tables": list})
 			}
-			t := &terminal.Table{Columns: []terminal.Column{{Title: "table"}, {Title: "rows sent", Number: true}, {Title: "of about", Number: true}}}
+			t := &terminal.Table{Columns: []terminal.Column{{Title: "table"}, {Title: "rows sent", Number: true}, {Title: "of about", Number: true}}, Empty: "no table is being read"}
 			for _, one := range list {
 				of := terminal.Number("–", "")
 				if one.RowsExpected != nil {
 					of = terminal.Number(service.FormatCount(*one.RowsExpected), *one.RowsExpected)
 				}
 				t.Rows = append(t.Rows, []terminal.Cell{{Text: one.Table}, terminal.Number(service.FormatCount(one.Rows), one.Rows), of})
-			}
-			if len(list) == 0 && out.Terminal {
-				out.Note("no table is being read\n")
-				return nil
 			}
 			return out.Table(t)
 		},

@@ -34,8 +34,8 @@ func topicsList() *cobra.Command {
 				return out.Document(map[string]any{"schema": "tributary.capture.topics/1", "topics": topics})
 			}
 			t := &terminal.Table{Columns: []terminal.Column{
-				{Title: "topic"}, {Title: "partitions", Number: true}, {Title: "replicas", Number: true}, {Title: "kept"}, {Title: "greatest record", Number: true}, {Title: "offsets", Number: true},
-			}}
+				{Title: "topic"}, {Title: "partitions", Number: true}, {Title: "replicas", Number: true}, {Title: "kept", Wraps: true}, {Title: "greatest record", Number: true}, {Title: "offsets", Number: true},
+			}, Empty: "the source has no topics yet"}
 			for i := range topics {
 				one := &topics[i]
 				t.Rows = append(t.Rows, []terminal.Cell{

@@ -233,6 +233,9 @@ type listed struct {
 	ParkedAt  time.Time `json:"parked_at"`
 }
 
+// nothingParked is said where nothing is, of what was asked for.
+const nothingParked = "nothing is parked there"
+
 func parkedList() *cobra.Command {
 	var sel selection
 	var limit int
@@ -257,7 +260,7 @@ func parkedList() *cobra.Command {
 					}
 					return out.Document(map[string]any{"schema": "tributary.sink.parked/1", "parked": all})
 				}
-				t := &terminal.Table{Columns: []terminal.Column{{Title: "table"}, {Title: "partition", Number: true}, {Title: "offset", Number: true}, {Title: "since"}, {Title: "why", Wraps: true}}}
+				t := &terminal.Table{Columns: []terminal.Column{{Title: "table"}, {Title: "partition", Number: true}, {Title: "offset", Number: true}, {Title: "since"}, {Title: "why", Wraps: true}}, Empty: nothingParked}
 				for _, r := range records {
 					t.Rows = append(t.Rows, terminal.Text(r.Source+"/"+r.Table, fmt.Sprint(r.Partition), fmt.Sprint(r.Offset), r.ParkedAt.UTC().Format(time.RFC3339), r.Reason.Message))
 				}
@@ -289,6 +292,9 @@ func parkedShow() *cobra.Command {
 					return err
 				}
 				out := terminal.Of(cmd)
+				if len(records) == 0 {
+					out.Note("%s\n", nothingParked)
+				}
 				for i := range records {
 					r := &records[i]
 					shown, err := o.Show(cmd.Context(), r, values)
@@ -324,7 +330,7 @@ func describe(cmd *cobra.Command, o *sink.Operator, picked warehouse.Selection, 
 		return err
 	}
 	if len(records) == 0 {
-		return errors.New("nothing is parked there (sink parked list)")
+		return errors.New(nothingParked + " (sink parked list)")
 	}
 	terminal.Of(cmd).Printf("%s/%s: %s from offset %d on %s %s\n", picked.Source, picked.Table, service.Plural(len(records), "record"), records[0].Offset, service.Agree(len(records), "is", "are"), what)
 	return nil

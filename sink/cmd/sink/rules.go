@@ -139,7 +139,7 @@ func rulesMatch() *cobra.Command {
 				if out.JSON {
 					return out.Document(map[string]any{"schema": "tributary.sink.rules.match/1", "topics": topics})
 				}
-				t := &terminal.Table{Columns: []terminal.Column{{Title: "source"}, {Title: "table"}, {Title: "rule"}, {Title: "target"}, {Title: "mode"}}}
+				t := &terminal.Table{Columns: []terminal.Column{{Title: "source"}, {Title: "table"}, {Title: "rule"}, {Title: "target"}, {Title: "mode"}}, Empty: "there are no topics of the sources"}
 				for _, m := range topics {
 					rule := m.Rule
 					if rule == "" {

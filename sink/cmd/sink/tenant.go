@@ -69,7 +69,7 @@ func tenantList() *cobra.Command {
 				}
 				list := &terminal.Table{Columns: []terminal.Column{
 					{Title: "tenant"}, {Title: "sid"}, {Title: "state"}, {Title: "tables", Number: true}, {Title: "complete up to"}, {Title: "age", Number: true}, {Title: "note", Wraps: true},
-				}}
+				}, Empty: "there is no tenant yet"}
 				for _, t := range tenants {
 					complete, age := "-", terminal.Cell{Text: "-"}
 					if t.CompleteAt != nil {

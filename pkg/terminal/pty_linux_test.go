@@ -1,0 +1,83 @@
+package terminal
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// pty gives both ends of a terminal of 100 columns.
+func pty(t *testing.T) (person, program *os.File) {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("there are no terminals here: ", err)
+	}
+	t.Cleanup(func() { _ = person.Close() })
+	fd := int(person.Fd())
+	must(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	must(t, err)
+	must(t, unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 100}))
+	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { _ = program.Close() })
+	return person, program
+}
+
+type well struct{}
+
+func (well) Show(out *Output, _ *Look) error { return out.Table(sample) }
+func (well) Sentence() string                { return "is healthy" }
+func (well) Well() bool                      { return true }
+func (well) Bars() []Progress                { return nil }
+
+// TestDumb: a terminal that takes no escape codes gets none, neither colours nor bars nor what is drawn in place.
+func TestDumb(t *testing.T) {
+	for _, dumb := range []bool{false, true} {
+		if t.Setenv("TERM", "xterm"); dumb {
+			t.Setenv("TERM", "dumb")
+		}
+		person, program := pty(t)
+		verb := &cobra.Command{Use: "status", Args: NoArgs, Example: "  prog status"}
+		look, looks := &Look{}, 0
+		look.Flags(verb, "well")
+		verb.RunE = func(cmd *cobra.Command, _ []string) error {
+			out := Of(cmd)
+			bars := NewBars(out)
+			bars.Show([]Progress{{Name: "snapshot", Done: 1, Total: 2, Unit: "rows"}})
+			bars.Close()
+			ctx, cancel := context.WithCancel(cmd.Context())
+			defer cancel()
+			cmd.SetContext(ctx)
+			return look.Run(cmd, func(context.Context) (Status, error) {
+				if looks++; looks > 1 {
+					cancel()
+				}
+				return well{}, nil
+			}, nil)
+		}
+		root := Root("prog", "Do things", verb)
+		root.SetOut(program)
+		root.SetErr(program)
+		root.SetIn(strings.NewReader(""))
+		root.SetArgs([]string{"status", "--watch=100ms"})
+		must(t, root.ExecuteContext(t.Context()))
+		_, err := fmt.Fprintln(program, "the end")
+		must(t, err)
+		said, b := "", make([]byte, 4096)
+		for !strings.Contains(said, "the end") {
+			n, err := person.Read(b)
+			must(t, err)
+			said += string(b[:n])
+		}
+		if !strings.Contains(said, "quarantined") || strings.ContainsRune(said, '\x1b') == dumb {
+			t.Errorf("dumb %v: %q", dumb, said)
+		}
+	}
+}
