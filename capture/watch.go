@@ -39,7 +39,6 @@ type watcher struct {
 	log      *slog.Logger
 	patterns catalog.Patterns
 	looks    <-chan look // at the source, see Capture.watchBudget
-	look     func(context.Context, *catalog.Catalog) (*catalog.Look, error)
 	out      chan facts
 	known    string
 	version  string               // of the catalog that all is done about
@@ -80,7 +79,7 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 			}
 			l = seen.Look
 		case <-late.C:
-			if l, err = w.look(ctx, cat); err != nil {
+			if l, err = cat.Look(ctx, w.config.Source.slot(), w.config.Source.publications()); err != nil {
 				return err
 			}
 		}

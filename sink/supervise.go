@@ -222,6 +222,9 @@ func (v *supervisor) released(p *consume.Partition) {
 // barriers lets partitions pass a TRUNCATE: partition 0, which executes it, when all others have come to it; the
 // others when partition 0 has executed it. All of it is in the checkpoints, so that it holds across processes.
 func (v *supervisor) barriers(ctx context.Context) error {
+	if !v.s.anyBarrier() {
+		return nil
+	}
 	for p, h := range v.heldNow() {
 		if h.barrier.IsZero() {
 			continue
@@ -245,6 +248,17 @@ func (v *supervisor) barriers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (s *Sink) anyBarrier() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.held {
+		if !h.barrier.IsZero() {
+			return true
+		}
+	}
+	return false
 }
 
 // look reads the warehouse's tables once, and lets partitions go on whose hold is over.

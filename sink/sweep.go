@@ -60,15 +60,19 @@ func (w *sweeper) run(ctx context.Context) error {
 
 // due gives the reloads that are ours to end. It drops from done what is known to be over.
 func (w *sweeper) due(done map[int64]bool) (out []warehouse.OpenReload) {
+	w.s.mu.Lock()
+	open := w.s.reloads
+	w.s.mu.Unlock()
+	if len(open) == 0 {
+		clear(done)
+		return nil
+	}
 	ours := map[string]bool{}
 	for _, view := range w.s.consumer.Views() {
 		if view.Number == 0 {
 			ours[view.Topic] = true
 		}
 	}
-	w.s.mu.Lock()
-	open := w.s.reloads
-	w.s.mu.Unlock()
 	listed := map[int64]bool{}
 	for _, r := range open {
 		listed[r.ID] = true

@@ -37,7 +37,7 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 			_ = d.leave(context.WithoutCancel(ctx))
 		}
 	}()
-	sink, err := w.start(ctx, w.programs.Sink, w.sink("tenants", dst, "tenant_*", `{from: "public.*", to: "public.{table}", sid: tenant}`))
+	sink, err := w.start(ctx, w.programs.Sink, w.usualSink("tenants", dst, "tenant_*", `{from: "public.*", to: "public.{table}", sid: tenant}`))
 	if err != nil {
 		return err
 	}

@@ -255,14 +255,18 @@ http: {listen: "127.0.0.1:0"}
 `, name, d.dsn, catchUp, strings.Join(w.kafka.Addrs(), ", "), w.registry, more)
 }
 
-// sink gives the configuration of a sink that writes the tables of sources into d.
+// sink gives the configuration of a sink that writes the tables of sources into d, and finds their topics soon.
 func (w *world) sink(group string, d *database, sources, rule string) string {
+	return "refresh: 200ms" + w.usualSink(group, d, sources, rule)
+}
+
+// usualSink is a sink that looks for topics as often as one does unless told otherwise.
+func (w *world) usualSink(group string, d *database, sources, rule string) string {
 	return fmt.Sprintf(`
 group: %s
 warehouse: {dsn: %q}
 kafka: {brokers: [%s]}
 registry: {url: %q}
-refresh: 200ms
 http: {listen: "127.0.0.1:0"}
 salt: of-the-bench
 sources: [{name: %q}]

@@ -415,14 +415,29 @@ func (s *Set) Match(source, schema, table string) (*Route, bool) {
 		if r.Skip {
 			return nil, false
 		}
-		names := strings.NewReplacer("{source}", source, "{schema}", schema, "{table}", table)
 		return &Route{
 			Source: source, Schema: schema, Table: table, Rule: i,
-			Target:    Target{names.Replace(r.toSchema), names.Replace(r.toTable)},
+			Target:    Target{expand(r.toSchema, source, schema, table), expand(r.toTable, source, schema, table)},
 			SIDColumn: r.SID, SID: sid, SIDType: r.SIDType, rule: r, salt: s.salt,
 		}, true
 	}
 	return nil, false
+}
+
+// expand puts names into a template. It is asked for each topic of a cluster, again and again: a strings.Replacer is made for once.
+func expand(template, source, schema, table string) string {
+	switch template { // as nearly all are
+	case "{source}":
+		return source
+	case "{schema}":
+		return schema
+	case "{table}":
+		return table
+	}
+	if !strings.Contains(template, "{") {
+		return template
+	}
+	return strings.NewReplacer("{source}", source, "{schema}", schema, "{table}", table).Replace(template)
 }
 
 // Skipped says whether a rule matches the table only to leave it out.

@@ -119,10 +119,10 @@ func (s *Session) Follow(ctx context.Context, adv Advance, source string, record
 }
 
 func (s *Session) follow(ctx context.Context, adv Advance, source string, records []ProgressRecord, consumed func(topic string) bool) error {
-	if err := s.run(ctx, []statement{{unit: -1, sql: "BEGIN"}}); err != nil {
+	if err := s.run(ctx, []statement{{unit: -1, sql: "BEGIN"}, s.w.advance([]Advance{adv})}); err != nil {
 		return err
 	}
-	return s.followIn(ctx, adv, source, records, consumed)
+	return s.note(ctx, source, records, consumed)
 }
 
 // followIn is follow in a transaction that is open.
@@ -130,6 +130,11 @@ func (s *Session) followIn(ctx context.Context, adv Advance, source string, reco
 	if err := s.run(ctx, []statement{s.w.advance([]Advance{adv})}); err != nil {
 		return err
 	}
+	return s.note(ctx, source, records, consumed)
+}
+
+// note takes records in. There is one every few seconds of each of hundreds of idle sources: what is written is one round trip.
+func (s *Session) note(ctx context.Context, source string, records []ProgressRecord, consumed func(topic string) bool) error {
 	at, err := s.standing(ctx, source)
 	if err != nil {
 		return err
@@ -148,23 +153,21 @@ func (s *Session) followIn(ctx context.Context, adv Advance, source string, reco
 	if newest == nil {
 		return nil
 	}
-	if err := s.writeStanding(ctx, source, at, newest); err != nil {
+	var batch pgx.Batch
+	if err := s.writeStanding(&batch, source, at, newest); err != nil {
 		return err
 	}
 	if len(fences) > 0 {
-		if _, err := s.conn.Exec(ctx, `
+		batch.Queue(`
 			INSERT INTO tributary.fence SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[])
 			ON CONFLICT (grp, source, id) DO UPDATE SET progress_offset = excluded.progress_offset`,
-			s.w.cfg.Group, source, slices.Collect(maps.Keys(fences)), slices.Collect(maps.Values(fences))); err != nil {
-			return err
-		}
+			s.w.cfg.Group, source, slices.Collect(maps.Keys(fences)), slices.Collect(maps.Values(fences)))
 	}
 	if at.known {
-		if err := s.milestone(ctx, source, at, newest, consumed); err != nil {
-			return err
-		}
+		s.milestone(&batch, source, at, newest, consumed)
 	}
-	return s.prune(ctx, source)
+	s.prune(&batch, source, len(fences) > 0)
+	return s.conn.SendBatch(ctx, &batch).Close()
 }
 
 func (s *Session) standing(ctx context.Context, source string) (*standing, error) {
@@ -192,7 +195,7 @@ func (s *Session) standing(ctx context.Context, source string) (*standing, error
 	return at, errors.Join(errs[:]...)
 }
 
-func (s *Session) writeStanding(ctx context.Context, source string, at *standing, newest *ProgressRecord) error {
+func (s *Session) writeStanding(batch *pgx.Batch, source string, at *standing, newest *ProgressRecord) error {
 	vector, err := json.Marshal(at.vector)
 	if err != nil {
 		return err
@@ -205,7 +208,7 @@ func (s *Session) writeStanding(ctx context.Context, source string, at *standing
 	if err != nil {
 		return err
 	}
-	_, err = s.conn.Exec(ctx, `
+	batch.Queue(`
 		INSERT INTO tributary.source (grp, source, system_id, era, n, known, vector, commit_lsn, tables, tables_lsn, health, written_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8::text::pg_lsn, $9::text::jsonb, $10::text::pg_lsn, $11::text::jsonb, $12)
 		ON CONFLICT (grp, source) DO UPDATE SET system_id = excluded.system_id, era = excluded.era, n = excluded.n,
@@ -213,22 +216,20 @@ func (s *Session) writeStanding(ctx context.Context, source string, at *standing
 			tables_lsn = excluded.tables_lsn, health = excluded.health, written_at = excluded.written_at`,
 		s.w.cfg.Group, source, at.systemID, int32(at.era), int64(at.n), at.known, string(vector), at.commitLSN.String(),
 		string(tables), at.tablesLSN.String(), string(health), time.UnixMicro(newest.WrittenAt))
-	return err
+	return nil
 }
 
 // milestone records what has to be passed for everything up to the newest record to be here.
-func (s *Session) milestone(ctx context.Context, source string, at *standing, newest *ProgressRecord, consumed func(string) bool) error {
+func (s *Session) milestone(batch *pgx.Batch, source string, at *standing, newest *ProgressRecord, consumed func(string) bool) {
 	var commitTime *time.Time
 	if newest.CommitTime != 0 {
 		t := time.UnixMicro(newest.CommitTime)
 		commitTime = &t
 	}
-	if _, err := s.conn.Exec(ctx, `
+	batch.Queue(`
 		INSERT INTO tributary.milestone VALUES ($1, $2, $3, $4, $5::text::pg_lsn, $6::text::pg_lsn, $7)
 		ON CONFLICT DO NOTHING`, s.w.cfg.Group, source, newest.Offset, int32(newest.Era),
-		change.LSN(newest.CommitLSN).String(), change.LSN(newest.EndLSN).String(), commitTime); err != nil {
-		return err
-	}
+		change.LSN(newest.CommitLSN).String(), change.LSN(newest.EndLSN).String(), commitTime)
 	var topics []string
 	var partitions []int32
 	var offsets []int64
@@ -242,34 +243,31 @@ func (s *Session) milestone(ctx context.Context, source string, at *standing, ne
 			}
 		}
 	}
-	_, err := s.conn.Exec(ctx, `
+	batch.Queue(`
 		INSERT INTO tributary.milestone_part (grp, source, progress_offset, topic, partition, next_offset)
 		SELECT $1, $2, $3, v.topic, v.partition, v.next
 		  FROM unnest($4::text[], $5::int[], $6::bigint[]) AS v(topic, partition, next)
 		  LEFT JOIN tributary.checkpoint c ON c.grp = $1 AND c.topic = v.topic AND c.partition = v.partition
 		 WHERE coalesce(c.next_offset, 0) < v.next
 		ON CONFLICT DO NOTHING`, s.w.cfg.Group, source, newest.Offset, topics, partitions, offsets)
-	return err
 }
 
-func (s *Session) prune(ctx context.Context, source string) error {
-	if _, err := s.conn.Exec(ctx, `
+func (s *Session) prune(batch *pgx.Batch, source string, fences bool) {
+	batch.Queue(`
 		DELETE FROM tributary.milestone WHERE grp = $1 AND source = $2 AND progress_offset < (
-			SELECT max(p.progress_offset) FROM tributary.passed p WHERE p.grp = $1 AND p.source = $2)`, s.w.cfg.Group, source); err != nil {
-		return err
-	}
-	if _, err := s.conn.Exec(ctx, `
+			SELECT max(p.progress_offset) FROM tributary.passed p WHERE p.grp = $1 AND p.source = $2)`, s.w.cfg.Group, source)
+	batch.Queue(`
 		DELETE FROM tributary.milestone WHERE grp = $1 AND source = $2 AND progress_offset IN (
 			SELECT o FROM (SELECT progress_offset AS o, row_number() OVER (ORDER BY progress_offset DESC) AS i, count(*) OVER () AS n
 			                 FROM tributary.milestone WHERE grp = $1 AND source = $2) m
-			 WHERE n > $3 AND i % 2 = 0)`, s.w.cfg.Group, source, maxMilestones); err != nil {
-		return err
+			 WHERE n > $3 AND i % 2 = 0)`, s.w.cfg.Group, source, maxMilestones)
+	if !fences {
+		return
 	}
-	_, err := s.conn.Exec(ctx, `
+	batch.Queue(`
 		DELETE FROM tributary.fence WHERE grp = $1 AND source = $2 AND id IN (
 			SELECT id FROM tributary.fence WHERE grp = $1 AND source = $2 ORDER BY progress_offset DESC OFFSET $3)`,
 		s.w.cfg.Group, source, maxFences)
-	return err
 }
 
 // ErrProgressBehind says that what is to be decided depends on progress records that are not applied yet; they are in
