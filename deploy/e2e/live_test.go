@@ -8,18 +8,22 @@ import (
 	"html"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/capture"
+	"github.com/tributary-cdc/tributary/pkg/browsertest"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
@@ -35,6 +39,7 @@ type live struct {
 	kafka             kafkatest.Cluster
 	capture, sink     string    // where they answer
 	shop, dwh         *pgx.Conn // the databases
+	captureFile       string    // of the program
 	sinkFile          string
 	stopCapture       func()
 }
@@ -57,6 +62,13 @@ func newLive(t *testing.T) *live {
 		c, err := capture.New(s.config, capture.Options{}, log)
 		return c.Serve, err
 	})
+	w.captureFile = filepath.Join(t.TempDir(), "capture.yaml")
+	must(t, os.WriteFile(w.captureFile, fmt.Appendf(nil, `
+source: {name: %s, dsn: %q, tables: ["public.*"]}
+kafka: {brokers: [%s]}
+registry: {url: %q}
+http: {listen: %q}
+`, w.name, s.dsn, strings.Join(w.kafka.Addrs(), ","), registry, freeAddress(t)), 0o600))
 	text := fmt.Appendf(nil, `
 group: %s
 warehouse: {dsn: %q, connections: 2}
@@ -273,4 +285,88 @@ func TestPagesInTrouble(t *testing.T) {
 	w.stopCapture()
 	w.shows("without its source and capture, the sink says so", w.sink, "has all there is, but a capture is silent: complete up to ", "the capture of "+w.name+" has said nothing for ",
 		"it answered at "+w.capture, "capture status", "capture-silent: runbook")
+
+	must(t, w.source.Restart(t.Context()))
+	t.Run("killed", func(browser *testing.T) {
+		w.t = browser
+		defer func() { w.t = t }()
+		w.killed()
+	})
+}
+
+// killed starts the program capture, kills it while somebody has its page open, and starts it again: the page says that it is not
+// live any more, and is again, by itself.
+func (w *live) killed() {
+	w.t.Helper()
+	var cfg capture.Config
+	must(w.t, config.Load(w.captureFile, &cfg))
+	kill := w.startProgram()
+	address := "http://" + cfg.HTTP.Listen
+	eventually(w.t, "the program capture answers", func() bool { return answers(address) })
+	says := browsertest.Open(w.t, address)
+	tells := func(when string, words ...string) {
+		w.t.Helper()
+		began, text := time.Now(), ""
+		defer func() {
+			if w.t.Failed() {
+				w.t.Logf("%s the page says: %s", when, text)
+			}
+		}()
+		eventually(w.t, when, func() bool {
+			text = says()
+			return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(text, word) })
+		})
+		w.t.Logf("%s: after %s", when, time.Since(began).Round(100*time.Millisecond))
+	}
+	tells("with the program capture, its page is live", "live ", w.name+" is healthy: ", "Nothing needs you.")
+	kill()
+	killed := time.Now()
+	tells("with capture killed, its open page says so", "? ", "no answer for ", "last data ", "trying every 2 s")
+	if after := time.Since(killed); after >= 10*time.Second {
+		w.t.Errorf("that capture is gone is told after %s", after)
+	}
+	w.startProgram()
+	tells("with capture again, its open page is live", "live ", w.name+" is healthy: ", "Nothing needs you.")
+	if text := says(); strings.Contains(text, "no answer") || strings.HasPrefix(text, "? ") {
+		w.t.Errorf("the page still says %s", text)
+	}
+}
+
+// startProgram starts the program capture; kill ends it as SIGKILL does. It goes with the test.
+func (w *live) startProgram() (kill func()) {
+	w.t.Helper()
+	path, err := captureBinary()
+	must(w.t, err)
+	cmd := osexec.CommandContext(w.t.Context(), path, "run", "-c", w.captureFile)
+	var log lines
+	cmd.Stdout, cmd.Stderr = &log, &log
+	must(w.t, cmd.Start())
+	kill = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	w.t.Cleanup(func() {
+		kill()
+		if w.t.Failed() {
+			w.t.Logf("the program capture said:\n%s", log.String())
+		}
+	})
+	return kill
+}
+
+// freeAddress gives an address at which nobody listens.
+func freeAddress(t *testing.T) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer listener.Close() //nolint:errcheck // nobody has connected
+	return listener.Addr().String()
+}
+
+// answers says whether a service does.
+func answers(address string) bool {
+	response, err := http.Get(address + "/healthz") //nolint:noctx // it is near
+	if err == nil {
+		_ = response.Body.Close()
+	}
+	return err == nil
 }

@@ -193,16 +193,20 @@ func (u *use) troubles() []string {
 	return strings.Split(u.query(`SELECT source, table_name, message FROM tributary.quarantine`), "\n")
 }
 
-// sinkBinary builds the program sink, once.
-var sinkBinary = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(binaries, "sink")
-	cmd := osexec.Command("go", "build", "-o", path, "./cmd/sink")
-	cmd.Dir = "../../sink"
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.Join(err, errors.New(string(out)))
+// captureBinary and sinkBinary build the programs, once.
+var captureBinary, sinkBinary = sync.OnceValues(building("capture")), sync.OnceValues(building("sink"))
+
+func building(program string) func() (string, error) {
+	return func() (string, error) {
+		path := filepath.Join(binaries, program)
+		cmd := osexec.Command("go", "build", "-o", path, "./cmd/"+program)
+		cmd.Dir = "../../" + program
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", errors.Join(err, errors.New(string(out)))
+		}
+		return path, nil
 	}
-	return path, nil
-})
+}
 
 // sink runs a verb of the sink's program.
 func (u *use) sink(args ...string) {

@@ -27,6 +27,34 @@ func Chromium(t testing.TB) string {
 	return ""
 }
 
+// Open opens a page, and gives what it says by then, as a reader has it, without loading it anew.
+func Open(t testing.TB, url string) (says func() string) {
+	t.Helper()
+	tab := open(t, Chromium(t))
+	if err := chromedp.Do(tab, chromedp.Navigate(url)); err != nil {
+		t.Fatalf("open the page: %v", err)
+	}
+	return func() string {
+		text, err := chromedp.Run(tab, chromedp.Evaluate[string](`document.title + "\n" + document.body.innerText`))
+		if err != nil {
+			return "" // it is being loaded
+		}
+		return text
+	}
+}
+
+// open starts the browser for one test.
+func open(t testing.TB, program string) context.Context {
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.WSURLReadTimeout(time.Minute))
+	tab, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
+	t.Cleanup(cancel)
+	tab, cancel = chromedp.NewContext(tab)
+	t.Cleanup(cancel)
+	tab, cancel = context.WithTimeout(tab, 2*time.Minute)
+	t.Cleanup(cancel)
+	return tab
+}
+
 // Pictures runs a server and writes what is seen of its page, in light and in dark, to file-light.png and file-dark.png.
 func Pictures(t testing.TB, server *service.Server, file string) {
 	t.Helper()
@@ -37,13 +65,7 @@ func Pictures(t testing.TB, server *service.Server, file string) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.WSURLReadTimeout(time.Minute))
-	tab, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
-	defer cancel()
-	tab, cancel = chromedp.NewContext(tab)
-	defer cancel()
-	tab, cancel = context.WithTimeout(tab, 2*time.Minute)
-	defer cancel()
+	tab := open(t, program)
 	for _, scheme := range []string{"light", "dark"} {
 		err := chromedp.Do(tab, set(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}),
 			set(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 1280, Height: 900, DeviceScaleFactor: 1}), chromedp.Navigate(server.URL()+"/"))
