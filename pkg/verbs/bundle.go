@@ -36,6 +36,9 @@ type bundled struct {
 	content []byte
 }
 
+// standardOutput is the name of a file that is none.
+const standardOutput = "-"
+
 // bundlePatience bounds each part of a bundle.
 const bundlePatience = 20 * time.Second
 
@@ -60,19 +63,26 @@ func (p Program[C]) SupportBundle() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := writeNew(file, packed); err != nil {
+			if file == standardOutput {
+				_, err = out.Out.Write(packed)
+			} else {
+				err = writeNew(file, packed)
+			}
+			if err != nil {
 				return err
 			}
 			for _, m := range b.missing {
 				out.Note("not in it: %s\n", m)
 			}
 			out.Note("Look at it before you give it away: it holds the names of hosts, tables and columns.\n")
-			out.Printf("%s\n", file)
+			if file != standardOutput {
+				out.Printf("%s\n", file)
+			}
 			return nil
 		},
 	}
 	p.examples(cmd, "support-bundle", "support-bundle -o bundle.tar.gz")
-	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write; it must not be there yet (default a name with the time)")
+	cmd.Flags().StringVarP(&file, "output", "o", "", "file to write; it must not be there yet; - for standard output, as where nothing can be written (default a name with the time)")
 	return cmd
 }
 

@@ -237,6 +237,9 @@ func TestSupportBundle(t *testing.T) {
 		}
 	}
 	w.run("there already", "support-bundle", "-o", up)
+	if out, _ := w.run("", "support-bundle", "-o", "-"); !strings.HasPrefix(out, "\x1f\x8b") || strings.HasSuffix(out, "-\n") {
+		t.Errorf("standard output has no archive alone: %q", out)
+	}
 
 	w.stop()
 	_, notes := w.run("", "support-bundle", "-o", filepath.Join(w.dir, "down.tar.gz"))
