@@ -157,9 +157,9 @@ func (a *flushing) failed(err error) error {
 	if at, ok := errors.AsType[*statementError](err); ok {
 		unit = at.unit
 	}
-	subject := ""
+	op, subject := "write to warehouse", ""
 	if unit >= 0 {
-		subject = targetName(a.f.Units[unit].Result.Plan)
+		op, subject = "write to", targetName(a.f.Units[unit].Result.Plan)
 	}
 	state := postgres.SQLState(err)
 	_, ours := errors.AsType[*trouble.Error](err)
@@ -169,9 +169,9 @@ func (a *flushing) failed(err error) error {
 	case slices.Contains(changedStates, state):
 		a.s.w.forget()
 		a.s.Close(context.Background())
-		return fmt.Errorf("%w: %w", ErrTargetChanged, wrapUnit(unit, a.s.broken("write to", subject, err)))
+		return fmt.Errorf("%w: %w", ErrTargetChanged, wrapUnit(unit, a.s.broken(op, subject, err)))
 	}
-	return wrapUnit(unit, a.s.broken("write to", subject, err))
+	return wrapUnit(unit, a.s.broken(op, subject, err))
 }
 
 func wrapUnit(unit int, err error) error {
