@@ -245,10 +245,17 @@ func TestBadRecordsHoldOneTable(t *testing.T) {
 	// Whoever sorted it out lets the table go on behind the record.
 	w.exec(`UPDATE tributary.checkpoint SET next_offset = 3 WHERE topic = 'shop.public.bad'; DELETE FROM tributary.quarantine`)
 	w.rows(`SELECT id FROM public.bad ORDER BY id`, "1", "2")
-	// A record cut off in its middle; registered schemas begin at 1.
-	enc := shop.table(bad, 1)
-	whole, err := enc.AppendValue(nil, insertEvent(bad, 3))
+	// The number is one of another table, as an emptied registry gives it again.
+	whole, err := shop.table(good, 1).AppendValue(nil, insertEvent(good, 3))
 	if err != nil {
+		t.Fatal(err)
+	}
+	corrupt(whole)
+	w.rows(`SELECT code, message LIKE '%public.good%' FROM tributary.quarantine`, "schema-unknown|t")
+	w.exec(`UPDATE tributary.checkpoint SET next_offset = next_offset + 2 WHERE topic = 'shop.public.bad'; DELETE FROM tributary.quarantine`)
+	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+	// A record cut off in its middle; registered schemas begin at 1.
+	if whole, err = shop.table(bad, 1).AppendValue(nil, insertEvent(bad, 3)); err != nil {
 		t.Fatal(err)
 	}
 	corrupt(whole[:len(whole)/2])

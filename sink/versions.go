@@ -127,6 +127,10 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 	if !ok {
 		return nil, &trouble.Error{Code: trouble.Internal, Op: "apply", Subject: where(r), Cause: errors.New("no rule matches the topic")}
 	}
+	// A registry that lost its schemas gives their numbers again, to those of other tables.
+	if rel := decoder.Relation(); rel.OID != 0 && (rel.Schema != route.Schema || rel.Name != route.Table) {
+		return nil, schemaTrouble(where(r), fmt.Errorf("%w: number %d is one of table %q", registry.ErrUnknownSchema, id, rel.QualifiedName()))
+	}
 	plan, err := route.Compile(decoder.Relation())
 	if err != nil {
 		return nil, err
