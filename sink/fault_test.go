@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -388,7 +387,7 @@ func TestWarehouseGoesBack(t *testing.T) {
 	r, log := relation("t", "id integer key", "v integer"), relation("log", "id integer")
 	shop.table(r, 2)
 	shop.table(log, 1)
-	w.start(w.cfg)
+	s := w.start(w.cfg)
 	shop.tx(ins(r, 1, 1), ins(r, 2, 1), ins(r, 3, 1), ins(log, 1))
 	w.complete(shop)
 	tables := []string{"tributary.checkpoint", "tributary.source", "tributary.milestone", "tributary.fence", "public.t", "public.log"}
@@ -399,12 +398,22 @@ func TestWarehouseGoesBack(t *testing.T) {
 	}
 	shop.tx(upd(r, 1, 2), del(r, 2), ins(r, 4, 2), ins(log, 2))
 	w.complete(shop)
-	w.exec(back + "COMMIT")
-	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|1", "2|1", "3|1")
-	w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tributary sink%' AND datname = current_database()`)
+	goBack := func() {
+		w.exec(back + "COMMIT")
+		w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|1", "2|1", "3|1")
+		w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tributary sink%' AND datname = current_database()`)
+	}
+	goBack()
 	w.complete(shop)
 	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|2", "3|1", "4|2")
 	w.rows(`SELECT id FROM public.log ORDER BY id`, "1", "2")
+	goBack() // now whoever has something to write finds it out, too
+	shop.tx(upd(r, 3, 3))
+	w.complete(shop)
+	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|2", "3|3", "4|2")
+	if _, page := s.get("/metrics"); !strings.Contains(page, `tributary_sink_errors_total{code="checkpoint-fenced",group="warehouse"} 0`) {
+		t.Error("it says that another sink has its partitions")
+	}
 	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
 }
 
@@ -697,19 +706,7 @@ func TestHTTP(t *testing.T) {
 	shop.tx(many(30, func(i int) event { return ins(r, i) })...)
 	s := w.start(w.cfg)
 	w.complete(shop)
-	get := func(path string) (int, string) {
-		t.Helper()
-		resp, err := http.Get("http://" + s.Addr() + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(body)
-	}
+	get := s.get
 	w.eventually(200, func() any { code, _ := get("/readyz"); return code })
 	_, body := get("/status")
 	var st sink.Status

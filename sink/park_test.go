@@ -3,7 +3,6 @@ package sink_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -50,18 +49,10 @@ func (r *running) reads(path string, words ...string) {
 	r.t.Helper()
 	deadline := time.Now().Add(pgtest.Patience)
 	for {
-		resp, err := http.Get("http://" + r.Addr() + path)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		text, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		missing := slices.DeleteFunc(slices.Clone(words), func(word string) bool { return strings.Contains(string(text), word) })
+		_, text := r.get(path)
+		missing := slices.DeleteFunc(slices.Clone(words), func(word string) bool { return strings.Contains(text, word) })
 		switch {
-		case strings.Contains(string(text), "(id) = ("):
+		case strings.Contains(text, "(id) = ("):
 			r.t.Fatalf("%s shows a key:\n%s", path, text)
 		case len(missing) == 0:
 			http.DefaultClient.CloseIdleConnections()

@@ -102,7 +102,7 @@ func (f *follower) partition(ctx context.Context, b consume.Batch) {
 		return
 	case ctx.Err() != nil:
 	case errors.Is(err, warehouse.ErrFenced):
-		f.s.lost(p)
+		f.s.refused(ctx, f.session, p)
 	default:
 		f.s.hold(ctx, f.session, p, p.Next, err)
 	}

@@ -96,6 +96,16 @@ func (s *Sink) fault(p *consume.Partition, err error) {
 	s.log.Error("table is quarantined, all others go on", "topic", p.Topic, "partition", p.Number, service.Err(err))
 }
 
+// refused stops a partition whose checkpoint is not where we left it.
+func (s *Sink) refused(ctx context.Context, session *warehouse.Session, p *consume.Partition) {
+	standings, err := session.Standings(ctx, []warehouse.Advance{{Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next}})
+	if err == nil && standings[0] == warehouse.Back {
+		s.wentBack(p)
+		return
+	}
+	s.lost(p)
+}
+
 // lost stops a partition whose checkpoint belongs to somebody else. If Kafka still gives it to us after a while, it is
 // claimed again.
 func (s *Sink) lost(p *consume.Partition) {

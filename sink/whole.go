@@ -110,7 +110,7 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 		case ctx.Err() != nil:
 		case errors.Is(err, warehouse.ErrFenced):
 			delete(g.parts, source)
-			g.s.lost(p)
+			g.s.refused(ctx, g.session, p)
 		default:
 			delete(g.parts, source)
 			g.s.hold(ctx, g.session, p, p.Next, err)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -114,6 +116,21 @@ func (r *running) stop() {
 			r.t.Error("sink does not end")
 		}
 	})
+}
+
+// get asks for a page.
+func (r *running) get(path string) (code int, text string) {
+	r.t.Helper()
+	resp, err := http.Get("http://" + r.Addr() + path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
 }
 
 // eventually waits until what gives what is wanted.
