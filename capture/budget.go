@@ -193,7 +193,7 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocke
 	}
 	growth := b.growth()
 	b.wal = WAL{
-		RetainedBytes: slot.KeptBytes, BudgetBytes: b.limit, SafeBytes: slot.SafeBytes, SlotStatus: slot.WALStatus,
+		RetainedBytes: slot.KeptBytes, BudgetBytes: b.limit, SafeBytes: slot.SafeBytes, SlotStatus: slot.WALStatus, Standbys: slot.Standbys,
 		GrowthBytesPerSecond: growth, AsOf: now.UTC(),
 	}
 	if left := b.limit - slot.KeptBytes; left <= 0 {

@@ -91,7 +91,7 @@ func TestFailover(t *testing.T) {
 				other, err := pgx.Connect(t.Context(), standby.DSN("postgres"))
 				must(t, err)
 				r.conn = r.connect()
-				_, stop := r.start()
+				c, stop := r.start()
 				r.exec(`update item set name = 'b' where id <= 100`)
 				r.fence()
 				eventually(t, "the standby has a copy of the slot that is good after a failover", func() bool {
@@ -104,6 +104,11 @@ func TestFailover(t *testing.T) {
 				must(t, other.Close(t.Context()))
 				if lost { // the standby does not get what is published now
 					must(t, standby.Stop())
+					for _, name := range []string{"standby", ""} {
+						r.exec(`alter system set synchronized_standby_slots = '` + name + `'`)
+						r.exec(`select pg_reload_conf()`)
+						eventually(t, "the status says which standby the server waits for", func() bool { return c.Status().WAL.Standbys == name })
+					}
 				}
 				r.exec(`update item set name = 'c' where id <= 50`)
 				r.fence()

@@ -59,11 +59,13 @@ func TestJudge(t *testing.T) {
 		{"Kafka hangs", Status{LagSeconds: 10, Stages: waits}, 20 * time.Second, "waiting", "waits for Kafka, for 20 s.", "kafka-unreachable"},
 		{"Kafka hangs long", Status{LagSeconds: 100, ToPublish: 1 << 30, Stages: waits}, time.Hour, "waiting", "waits for Kafka, for 20 s: 1.0 GiB of WAL to publish, 1 min 40 s behind.", "kafka-unreachable"},
 		{"the source sends nothing", Status{LagSeconds: 100, ToPublish: 1 << 30}, 2 * time.Minute, "waiting", "the source, which sends nothing", ""},
+		{"a standby is away", Status{ToPublish: 1 << 30, WAL: WAL{Standbys: "db2"}}, 20 * time.Second, "waiting", "waits for the standby of slot db2 (synchronized_standby_slots), for 20 s", ""},
 		{"stuck", Status{LagSeconds: 100, ToPublish: 1 << 30, Stages: busy}, 2 * time.Minute, "stuck", "nothing moves", "stuck"},
 		{"not stuck yet", Status{LagSeconds: 59, ToPublish: 1 << 30, Stages: busy}, 59 * time.Second, "up_to_date", "healthy", ""},
 		{"snapshot", Status{Snapshot: SnapshotStatus{TablesDone: 39, Tables: 41}}, 0, "snapshotting", "39 of 41 tables", ""},
 		{"standby", Status{State: "standby", Holder: "b"}, time.Hour, "standby", "b streams", ""},
 		{"told by others", Status{State: "not_running", Slot: "s"}, 0, "not_running", "no capture holds slot s", ""},
+		{"has no slot to go on with", Status{State: "not_running", Trouble: &TroubleStatus{Code: "slot-lost"}}, 0, "not_running", "cannot go on: slot-lost", "slot-lost"},
 		{"half a table", Status{Tables: []TableStatus{{Table: "public.event", Level: "insert", Reason: "it has no key", Help: "ALTER TABLE e;"}}}, 0, "up_to_date", "healthy", "table-without-identity"},
 	} {
 		st := one.status

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
@@ -95,6 +96,16 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 		st.PublishedTime = time.UnixMicro(pr.CommitTime).UTC()
 		if st.ToPublish > 0 {
 			st.LagSeconds = max(time.Since(st.PublishedTime).Seconds(), 0)
+		}
+	}
+	if st.State == service.StateNotRunning {
+		// Whether this is the server of the topics only a start can tell.
+		system := replication.System{ID: pr.SystemID, Timeline: pr.Timeline}
+		if slot != nil {
+			system.Database = slot.Database
+		}
+		if gap := findGap(&publish.State{Progress: pr}, slot, system, nil, st.Slot); gap != nil {
+			st.Trouble = new(tell(gap))
 		}
 	}
 	st.Snapshot = snapshotOf(&pr.Health)

@@ -251,6 +251,7 @@ func (r *Report) facts() []terminal.Fact {
 		}
 	}
 	switch {
+	case down && r.Trouble != nil: // which says what is next
 	case down:
 		add("next", "capture run", "")
 	case r.Paused != nil:

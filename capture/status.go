@@ -73,6 +73,8 @@ type WAL struct {
 	BudgetBytes   int64  `json:"budget_bytes"`
 	SafeBytes     *int64 `json:"safe_bytes"` // what the server still allows; null: no limit
 	SlotStatus    string `json:"slot_status"`
+	// Standbys are those of synchronized_standby_slots that are away: the server sends nothing without them.
+	Standbys string `json:"standbys_away,omitempty"`
 	// GrowthBytesPerSecond is over the last ten minutes; negative while less is kept.
 	GrowthBytesPerSecond float64  `json:"growth_bytes_per_second"`
 	FullInSeconds        *float64 `json:"full_in_seconds"` // until the budget is used up at this rate; null: it does not grow

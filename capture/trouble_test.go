@@ -154,6 +154,11 @@ func TestSlotGoneOrAdvancedIsAGap(t *testing.T) {
 	r.fails(trouble.Gap)
 	r.exec(fmt.Sprintf("select pg_drop_replication_slot('%s')", slot))
 	r.fails(trouble.SlotMissing)
+	report, err := r.verbs().Ask(t.Context(), service.Whom{})
+	must(t, err)
+	if report.Trouble == nil || report.Trouble.Code != trouble.SlotMissing || len(report.Needs) != 1 || !report.Needs[0].Urgent {
+		t.Errorf("while no capture runs: %s: %+v, %+v", report.Sentence(), report.Trouble, report.Needs)
+	}
 	r.options.OnGap = GapResnapshot
 	_, stop = r.start()
 	r.fence()

@@ -34,7 +34,11 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 			}
 		}
 	}
-	if f.Waits == 0 && !busy && unmoved >= service.StuckAfter {
+	switch {
+	case f.Waits > 0 || busy:
+	case st.WAL.Standbys != "" && unmoved >= service.WaitingAfter:
+		f.Waits, st.WaitingOn, st.WaitingSince = unmoved, "the standby of slot "+st.WAL.Standbys+" (synchronized_standby_slots)", now.Add(-unmoved).UTC()
+	case unmoved >= service.StuckAfter:
 		// All that has come is published. A server sends nothing of a large transaction until it has read its end.
 		f.Waits, st.WaitingOn, st.WaitingSince = unmoved, "the source, which sends nothing of what it has", now.Add(-unmoved).UTC()
 	}
@@ -63,7 +67,7 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 		})
 	}
 	if st.Trouble != nil {
-		add(st.Trouble, st.State == service.StateStopped)
+		add(st.Trouble, st.State == service.StateStopped || st.State == service.StateNotRunning)
 	}
 	if code, ok := whose[st.WaitingOn]; ok && st.Trouble == nil && (st.State == service.StateWaiting || now.Sub(st.WaitingSince) >= service.WaitingAfter) {
 		n := service.Need{Code: code, Subject: st.Source, Since: st.WaitingSince, What: "waiting for " + whom(st.WaitingOn), Means: st.means(code)}
@@ -168,6 +172,9 @@ func (st *Status) headline() string {
 	case service.StateElsewhere:
 		return fmt.Sprintf("is captured by %s.", cmp.Or(st.Holder, "another process"))
 	case service.StateNotRunning:
+		if st.Trouble != nil {
+			return fmt.Sprintf("is not running, and cannot go on: %s.", st.Trouble.Code)
+		}
 		if st.WAL.SlotStatus == "missing" {
 			return fmt.Sprintf("is not captured: there is no slot %s.", st.Slot)
 		}

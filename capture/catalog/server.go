@@ -111,6 +111,7 @@ type Slot struct {
 	KeptBytes         int64  // current WAL position − restart_lsn
 	SafeBytes         *int64 // what may still be written before the slot is lost; nil: no limit
 	ToPublishBytes    int64  // current flush position − confirmed_flush_lsn
+	Standbys          string // those of synchronized_standby_slots that are away: the server sends nothing without them
 }
 
 // Look is what is asked of a source all the time, also of one where nothing happens.
@@ -170,7 +171,7 @@ func scanSlot(name string, rows pgx.Rows) (*Slot, error) {
 	there := false
 	_, err := pgx.ForEachRow(rows, []any{
 		&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, (*uint64)(&s.ConfirmedFlushLSN),
-		&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes,
+		&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes, &s.Standbys,
 	}, func() error { there = true; return nil })
 	if err != nil || !there {
 		return nil, err
@@ -189,7 +190,11 @@ var slotSQL = fmt.Sprintf(`with now as (select case when pg_is_in_recovery() the
 	       coalesce(s.wal_status, ''), coalesce(s.two_phase, false),
 	       coalesce((to_jsonb(s)->>'failover')::bool, false),
 	       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,
-	       greatest(coalesce(now.lsn - s.confirmed_flush_lsn, 0), 0)::int8
+	       greatest(coalesce(now.lsn - s.confirmed_flush_lsn, 0), 0)::int8,
+	       coalesce(case when (to_jsonb(s)->>'failover')::bool then (
+	           select string_agg(name, ', ')
+	             from regexp_split_to_table(replace(current_setting('synchronized_standby_slots', true), '"', ''), '\s*,\s*') name
+	            where name <> '' and not exists (select from pg_replication_slots p where p.slot_name = name and p.active)) end, '')
 	  from now, pg_replication_slots s
 	 cross join lateral (
 	       select case when s.active then s.active_pid else (
