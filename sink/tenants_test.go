@@ -191,9 +191,22 @@ func TestTenantPause(t *testing.T) {
 	a.tx(many(50, func(i int) event { return ins(one, 100+i) })...)
 	b.tx(ins(one, 2), ins(two, 2))
 	w.complete(b)
+	waiting := func() any { // what has come meanwhile is counted, though nobody fetches it
+		n, behind := int64(0), false
+		for _, s := range []*running{first, second} {
+			for _, table := range s.Status().Tables {
+				if table.Source == "a" {
+					n, behind = n+table.Records, behind || table.BehindSeconds > 0
+				}
+			}
+		}
+		return n >= 50 && behind
+	}
+	w.eventually(true, waiting)
 	first.stop()
 	first = w.start(w.cfg)
 	w.eventually(4, paused)
+	w.eventually(true, waiting)
 	b.tx(ins(one, 3), ins(two, 3))
 	w.complete(b)
 	w.rows(`SELECT (SELECT count(*) FROM public.one WHERE tenant = 'a'), (SELECT count(*) FROM public.two WHERE tenant = 'a')`, "1|1")

@@ -40,6 +40,7 @@ func (c *Consumer) discover(ctx context.Context) error {
 			return err
 		}
 		c.cfg.Retrying("kafka", nil)
+		c.askEnds(ctx)
 		if topics := c.Overview().Topics; len(topics) != known || time.Since(asked) > retentionEvery {
 			asked, known = time.Now(), len(topics)
 			c.askRetention(ctx, topics)
@@ -95,6 +96,40 @@ func (c *Consumer) askRetention(ctx context.Context, topics []string) {
 	c.mu.Lock()
 	c.retained = retained
 	c.mu.Unlock()
+}
+
+// askEnds asks how far the topics of held partitions have grown: these are not fetched.
+func (c *Consumer) askEnds(ctx context.Context) {
+	var topics []string
+	c.mu.Lock()
+	for k, p := range c.parts {
+		if p.held != nil && !slices.Contains(topics, k.topic) {
+			topics = append(topics, k.topic)
+		}
+	}
+	c.mu.Unlock()
+	if len(topics) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	ends, err := c.admin.ListCommittedOffsets(ctx, topics...)
+	if err != nil {
+		c.cfg.Log.Debug("how many records wait is not known", "error", err.Error())
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for k, p := range c.parts {
+		end, ok := ends.Lookup(k.topic, k.number)
+		if !ok || end.Err != nil || p.held == nil {
+			continue
+		}
+		if p.end <= p.Next && end.Offset > p.Next {
+			p.oldest = time.Now() // about: it was committed since the last look
+		}
+		p.end = max(p.end, end.Offset)
+	}
 }
 
 func (c *Consumer) found(topics kadm.TopicDetails) {

@@ -72,7 +72,7 @@ type Pause struct {
 	Table  string     `json:"table"`  // schema.table, "" for all
 	Until  *time.Time `json:"until,omitempty"`
 	Reason string     `json:"reason"`
-	Since  time.Time  `json:"since"`
+	Since  time.Time  `json:"since,omitzero"`
 	// Removed says that it is a source which was removed: its rows are not wanted, and nothing of it is read.
 	Removed bool `json:"removed,omitempty"`
 }
