@@ -153,8 +153,10 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	out.Sentence(r.Sentence())
 	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
 	if !quiet || look.All || r.source != "" || len(look.Tables) > 0 || !out.Terminal {
-		out.Printf("\n")
-		out.Facts(r.facts())
+		if facts := r.facts(); len(facts) > 0 { // the warehouse alone may know none
+			out.Printf("\n")
+			out.Facts(facts)
+		}
 		if err := out.Counted(sources, wellSources, "source", "up to date"); err != nil {
 			return err
 		}
