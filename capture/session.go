@@ -129,9 +129,10 @@ const (
 	lookEvery        = 100 * time.Millisecond
 	// askInterval: whoever has nothing to write learns in between, too, that Kafka hangs.
 	askInterval = progressInterval / 2
-	// lively is for how long after a change a source gets on every idleAdvance, by what other databases of its server write. Hundreds
-	// of idle ones would else be a Kafka transaction a second each.
-	lively = 10 * time.Second
+	// lively is for how long after a change a source gets on every idleAdvance, by what other databases of its server write: so long
+	// that whoever has written, and waits for the server's position, waits for a second. Each time is a Kafka transaction, and a server
+	// may have hundreds of databases in which something happens now and then.
+	lively = 2 * idleAdvance
 	// longestOpen bounds a Kafka transaction within one huge source transaction.
 	longestOpen = 10 * time.Second
 )

@@ -43,6 +43,16 @@ type watcher struct {
 	known    string
 	version  string               // of the catalog that all is done about
 	rows     map[schema.OID]int64 // as of version
+	slots    int                  // of the server that somebody streams from
+}
+
+// crowd is how many slots a server has before heartbeats are written more seldom, so that it is never more for all of them together:
+// each wakes the walsenders of all, and their readers.
+const crowd = 20
+
+// beatAfter gives when the next heartbeat is due.
+func (w *watcher) beatAfter() time.Duration {
+	return w.config.Source.Heartbeat * time.Duration(max(w.slots, crowd)) / crowd
 }
 
 // lookPatience is how many times source.refresh a look is waited for. Then the watcher looks itself, and tells why it cannot.
@@ -54,11 +64,10 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 		return err
 	}
 	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
-	var beat <-chan time.Time
-	if every := w.config.Source.Heartbeat; every > 0 {
-		t := time.NewTicker(every)
-		defer t.Stop()
-		beat = t.C
+	beat := time.NewTimer(w.beatAfter())
+	defer beat.Stop()
+	if w.config.Source.Heartbeat == 0 {
+		beat.Stop()
 	}
 	began := time.Now()
 	late := time.NewTimer(0) // who asks for the status right after the start is told of the source, too
@@ -68,7 +77,8 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-beat:
+		case <-beat.C:
+			beat.Reset(w.beatAfter())
 			if err := cat.EmitMessage(ctx, fmt.Sprintf(`{"heartbeat": %d}`, time.Now().UnixMicro())); err != nil {
 				return err
 			}
@@ -82,6 +92,9 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 			if l, err = cat.Look(ctx, w.config.Source.slot(), w.config.Source.publications()); err != nil {
 				return err
 			}
+		}
+		if l.Slot != nil {
+			w.slots = l.Slot.Neighbours
 		}
 		late.Reset(lookPatience * w.config.Source.Refresh)
 		f, err := w.learn(ctx, cat, l)

@@ -111,6 +111,7 @@ type Slot struct {
 	KeptBytes         int64  // current WAL position − restart_lsn
 	SafeBytes         *int64 // what may still be written before the slot is lost; nil: no limit
 	ToPublishBytes    int64  // current flush position − confirmed_flush_lsn
+	Neighbours        int    // slots of the server that somebody streams from, this one among them
 	Standbys          string // those of synchronized_standby_slots that are away: the server sends nothing without them
 }
 
@@ -171,7 +172,7 @@ func scanSlot(name string, rows pgx.Rows) (*Slot, error) {
 	there := false
 	_, err := pgx.ForEachRow(rows, []any{
 		&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, (*uint64)(&s.ConfirmedFlushLSN),
-		&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes, &s.Standbys,
+		&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes, &s.Neighbours, &s.Standbys,
 	}, func() error { there = true; return nil })
 	if err != nil || !there {
 		return nil, err
@@ -191,6 +192,7 @@ var slotSQL = fmt.Sprintf(`with now as (select case when pg_is_in_recovery() the
 	       coalesce((to_jsonb(s)->>'failover')::bool, false),
 	       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,
 	       greatest(coalesce(now.lsn - s.confirmed_flush_lsn, 0), 0)::int8,
+	       (select count(*) from pg_replication_slots where active),
 	       coalesce(case when (to_jsonb(s)->>'failover')::bool then (
 	           select string_agg(name, ', ')
 	             from regexp_split_to_table(replace(current_setting('synchronized_standby_slots', true), '"', ''), '\s*,\s*') name

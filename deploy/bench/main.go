@@ -9,10 +9,12 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/terminal"
@@ -33,8 +35,8 @@ func main() {
 		r := &report{began: time.Now(), out: os.Stdout, flags: os.Args[1:]}
 		err = run(ctx, o, r)
 		r.print() // what there is, also where a measure failed
-		if err == nil && *page != "" {
-			err = r.write(*page)
+		if *page != "" && ctx.Err() == nil {
+			err = errors.Join(err, r.write(*page))
 		}
 		return err
 	}))
@@ -46,7 +48,7 @@ type options struct {
 	skipFake, skipKafka bool
 }
 
-// run measures everything on each broker.
+// run measures everything on each broker. One that fails does not keep the other from it.
 func run(ctx context.Context, o options, r *report) error {
 	brokers := []string{}
 	if !o.skipKafka {
@@ -55,6 +57,7 @@ func run(ctx context.Context, o options, r *report) error {
 	if !o.skipFake {
 		brokers = append(brokers, brokerFake)
 	}
+	var failed error
 	for _, broker := range brokers {
 		w, err := newWorld(ctx, broker, o.scale)
 		if err != nil {
@@ -68,8 +71,9 @@ func run(ctx context.Context, o options, r *report) error {
 		died(nil)
 		w.close()
 		if err != nil {
-			return fmt.Errorf("on %s: %w", broker, err)
+			r.failed = append(r.failed, fmt.Sprintf("%s: %s", broker, strings.SplitN(err.Error(), "\n", 2)[0]))
+			failed = errors.Join(failed, fmt.Errorf("on %s: %w", broker, err))
 		}
 	}
-	return nil
+	return failed
 }

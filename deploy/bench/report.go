@@ -22,6 +22,8 @@ type report struct {
 	flags []string // of the command
 	major int      // of Postgres
 	rows  []*row
+
+	failed []string // what could not be measured to its end, and why
 }
 
 // row is one path, on each broker.
@@ -192,6 +194,9 @@ func (r *report) write(path string) error {
 	var b bytes.Buffer
 	b.Write(before)
 	b.WriteString(pageBegin + "\n\n" + r.machine() + "\n")
+	for _, why := range r.failed {
+		b.WriteString("\nNot measured to its end: " + why + "\n")
+	}
 	b.WriteString("\n| path | Tributary | limit | ratio | goal | on kfake: ratio | limit is |\n|---|---|---|---|---|---|---|\n")
 	for _, row := range r.rows {
 		f, fake := row.on[brokerKafka], row.on[brokerFake]
