@@ -68,6 +68,9 @@ var (
 	// leastCall is the messages of a call: so few that the calls to come are decoded while they are published. It is more
 	// where the server would else read more WAL again than it decodes.
 	leastCall = 32_000
+	// mostMessage bytes a message, on average, are those above which the walsender is faster: what a call returns, the server writes
+	// down first and reads again.
+	mostMessage = 512
 	// callPatience is how long a call may take until its first row: that long a transaction which is spilled to disk
 	// may fill a temporary file besides.
 	callPatience = time.Minute
@@ -87,6 +90,7 @@ type backlog struct {
 	more  []string // the plugin's options, names and values in turn
 	log   *slog.Logger
 	limit int // of messages in the next call
+	size  int // of a message of the call before, on average
 	at    place
 }
 
@@ -215,6 +219,10 @@ func (s *Stream) catchUp(ctx context.Context) (change.LSN, error) {
 				"hint", "look for transactions that have been open for long")
 			break
 		}
+		if b.size > mostMessage {
+			b.log.Info("the walsender goes on instead of SQL: it is faster with large rows", "slot", b.slot, "bytes", b.size)
+			break
+		}
 		var err error
 		done, err = s.call(ctx)
 		var unable *unableError
@@ -247,7 +255,8 @@ func (s *Stream) call(ctx context.Context) (done bool, err error) {
 	}
 	if rows > 0 {
 		each := int(b.at.confirmed-was.confirmed)/rows + 1 // bytes of WAL a message
-		b.limit = min(max(leastCall, int(b.at.confirmed-b.at.restart)/each), max(callBytes/(bytes/rows+1), 1))
+		b.size = bytes / rows
+		b.limit = min(max(leastCall, int(b.at.confirmed-b.at.restart)/each), max(callBytes/(b.size+1), 1))
 	}
 	// The copy stands behind the last record that the call has read: whatever has committed before is given.
 	return rows < limit && upto == was.upto, s.keepalive(b.at.confirmed, true)

@@ -185,6 +185,7 @@ func (b *bench) read(s *Stream, way, end string, each func()) []string {
 // The messages of SQL are those of the walsender, also where the one hands over to the other while the source writes.
 func TestBacklogIsTheWalsendersStream(t *testing.T) {
 	shorter(t, &leastCall, 400)
+	shorter(t, &mostMessage, 1<<20)
 	for _, major := range pgtest.Majors(t) {
 		b := newBench(t, major)
 		for _, sql := range load {
@@ -321,6 +322,22 @@ func TestBacklogReleasesWAL(t *testing.T) {
 		if !released || len(got) != 8*(10000+2)+1 {
 			t.Errorf("%d: WAL released %t, %d messages: %s", major, released, len(got), b.log.String())
 		}
+	}
+}
+
+// Of large rows the walsender sends more a second: it goes on after the first call that has met them, in the same stream.
+func TestBacklogOfLargeRows(t *testing.T) {
+	shorter(t, &leastCall, 400)
+	b := newBench(t, 0)
+	b.exec(load[0])
+	b.exec(load[1])
+	b.exec(`select pg_logical_emit_message(true, 'app', 'end')`)
+	s := b.start("sql")
+	if got := b.read(s, "sql", "end", func() {}); len(got) < 370 || s.CatchingUp() {
+		t.Errorf("%d messages, catching up %t", len(got), s.CatchingUp())
+	}
+	if !strings.Contains(b.log.String(), "large rows") {
+		t.Errorf("nothing says why: %s", b.log.String())
 	}
 }
 
