@@ -104,11 +104,12 @@ func typable(root *cobra.Command, rest string) error {
 	if cmd.Args != nil {
 		return cmd.Args(cmd, args)
 	}
-	needed := 0
+	needed, optional := 0, 0 // how many brackets are open
 	for _, argument := range strings.Fields(cmd.Use)[1:] {
-		if argument == strings.ToUpper(argument) && !strings.HasPrefix(argument, "[") {
+		if argument == strings.ToUpper(argument) && optional == 0 && !strings.HasPrefix(argument, "[") {
 			needed++
 		}
+		optional += strings.Count(argument, "[") - strings.Count(argument, "]")
 	}
 	if len(args) < needed {
 		return fmt.Errorf("it wants %s", cmd.Use)
