@@ -51,11 +51,20 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	if err != nil {
 		return err
 	}
+	var awaited *trouble.Error
+	waits := func(t *trouble.Error) {
+		if t == nil {
+			c.trouble.CompareAndSwap(awaited, nil)
+			return
+		}
+		awaited = t
+		c.note(t)
+	}
 	done := c.stage.Wait(waitKafka)
 	pub, err := publish.Open(ctx, publish.Options{
 		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
 		TransactionTimeout: c.config.Publish.TransactionTimeout, Refused: c.refused, Covers: covers, Salt: salt,
-		Direct: c.config.Publish.direct(), Waits: func(t *trouble.Error) { c.note(t) },
+		Direct: c.config.Publish.direct(), Waits: waits,
 	})
 	done()
 	if err != nil {

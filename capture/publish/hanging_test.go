@@ -417,6 +417,29 @@ func TestHangingHalfAborted(t *testing.T) {
 	})
 }
 
+// A topic that is gone is waited for after an interruption too: that is told, and that it is over.
+func TestInterruptionWithoutATopic(t *testing.T) {
+	patience, blink := listPatience, listBlink
+	listPatience, listBlink = 500*time.Millisecond, time.Millisecond
+	t.Cleanup(func() { listPatience, listBlink = patience, blink })
+	l := newLeaky(t, kafkatest.Fake(t))
+	var told []*trouble.Error
+	l.options.Waits = func(what *trouble.Error) { told = append(told, what) }
+	p, err := Open(t.Context(), l.options)
+	l.must(err)
+	defer p.Close()
+	_, err = p.Resume(t.Context())
+	l.must(err)
+	gone, err := record.Topic(l.options.Source, "public", "gone")
+	l.must(err)
+	p.known[gone] = newTopic(gone, 1)
+	p.interruption.OnBrokerDisconnect(kgo.BrokerMetadata{}, nil)
+	l.must(p.begin(t.Context()))
+	if len(told) != 2 || told[0] == nil || told[0].Code != trouble.TopicRecreated || told[1] != nil {
+		t.Errorf("told of %v", told)
+	}
+}
+
 // A transaction that hangs while its producer goes on ends with the next one there. When that was written once more, as
 // somebody else seemed to have written, the hanging one was aborted, and lost.
 func TestHangingIsEndedByTheNext(t *testing.T) {

@@ -94,7 +94,8 @@ type Options struct {
 	// Refused is what brokers have refused in earlier sessions. It stays the caller's: an entry that is deleted counts no
 	// more.
 	Refused Refusals
-	// Waits is told of what Resume waits for, where that takes a while; nil: nobody is.
+	// Waits is told of what is waited for before anything is published, where that takes a while, and with nil that it is over; nil:
+	// nobody is.
 	Waits func(*trouble.Error)
 	// Covers say what is not published, or not as it is; Salt is that of hashes.
 	Covers []Cover

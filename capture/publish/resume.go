@@ -272,6 +272,9 @@ func (p *Publisher) listTopics(ctx context.Context, must []string) (names []stri
 			p.waits(notListed(lacking))
 		}
 	})
+	if told {
+		p.waits(nil)
+	}
 	switch {
 	case len(lacking) > 0 && ctx.Err() == nil:
 		p.log.Warn("topics that were written are gone; each is made anew when its table is written", "topics", len(lacking), "first", lacking[0])
