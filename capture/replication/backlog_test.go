@@ -235,19 +235,26 @@ func shorter[T any](t *testing.T, what *T, value T) {
 	t.Cleanup(func() { *what = was })
 }
 
+// handedOver reads up to the end, and fails unless that is so many messages, of which the walsender has sent the last, and the log
+// says why.
+func (b *bench) handedOver(least int, why string) {
+	b.t.Helper()
+	s := b.start("sql")
+	if got := b.read(s, "sql", "end", func() {}); len(got) < least || s.CatchingUp() {
+		b.t.Errorf("%d messages, catching up %t", len(got), s.CatchingUp())
+	}
+	if !strings.Contains(b.log.String(), why) {
+		b.t.Errorf("nothing says why: %s", b.log.String())
+	}
+}
+
 // Where a call may not have the temporary file that it needs, the walsender goes on, in the same stream.
 func TestBacklogWithoutTemporaryFile(t *testing.T) {
 	b := newBench(t, 0)
 	b.exec(fmt.Sprintf(`alter database %s set temp_file_limit = '64kB'; alter database %[1]s set work_mem = '64kB'`, strings.TrimSuffix(b.slot(""), "_")))
 	b.exec(load[0])
 	b.exec(`select pg_logical_emit_message(true, 'app', 'end')`)
-	s := b.start("sql")
-	if got := b.read(s, "sql", "end", func() {}); len(got) < 300 || s.CatchingUp() {
-		t.Errorf("%d messages, catching up %t", len(got), s.CatchingUp())
-	}
-	if !strings.Contains(b.log.String(), "temp_file_limit") {
-		t.Errorf("nothing says why: %s", b.log.String())
-	}
+	b.handedOver(300, "temp_file_limit")
 }
 
 // A call whose messages nobody takes is given up: its snapshot keeps VACUUM at the source from its work. And a reader
@@ -332,13 +339,7 @@ func TestBacklogOfLargeRows(t *testing.T) {
 	b.exec(load[0])
 	b.exec(load[1])
 	b.exec(`select pg_logical_emit_message(true, 'app', 'end')`)
-	s := b.start("sql")
-	if got := b.read(s, "sql", "end", func() {}); len(got) < 370 || s.CatchingUp() {
-		t.Errorf("%d messages, catching up %t", len(got), s.CatchingUp())
-	}
-	if !strings.Contains(b.log.String(), "large rows") {
-		t.Errorf("nothing says why: %s", b.log.String())
-	}
+	b.handedOver(370, "large rows")
 }
 
 // A server without a slot for the copy leaves everything to the walsender.
