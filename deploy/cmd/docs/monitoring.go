@@ -142,7 +142,7 @@ What one alert implies need not be told by another; in Alertmanager, as ` + "`in
 | TributaryCaptureNotRunning, TributaryCaptureStopped, TributarySlotLost | TributaryCaptureBehind, TributaryWarehouseIncomplete | source |
 | TributarySinkNotRunning, TributaryWarehouseUnavailable | TributaryTableNotFresh, TributaryTableFarBehind | group |
 
-An autoscaler of sinks takes ` + "`sum by (group) (tributary_sink_lag_records)`" + `; more sinks than partitions have nothing to do.
+An autoscaler of sinks takes the sum of ` + "`tributary_sink_lag_records`" + ` in its namespace ([install](../operations/install.md#kubernetes)); more sinks than partitions have nothing to do.
 
 | alert | severity | fires when this holds | for | read |
 |---|---|---|---|---|
