@@ -47,7 +47,7 @@ func measureLatency(ctx context.Context, w *world, r *report) error {
 		if p.delivery != "" {
 			more, name = fmt.Sprintf("publish: {delivery: %s}", p.delivery), ", "+p.delivery
 		}
-		m := w.meter()
+		m := w.meter(ctx)
 		running, err := w.startBoth(ctx, source, src, dst, more)
 		if err != nil {
 			return err
@@ -69,7 +69,7 @@ func measureLatency(ctx context.Context, w *world, r *report) error {
 		if err != nil {
 			return err
 		}
-		r.times(w, fmt.Sprintf("latency at %d changes/s, transactions of %d%s", p.rows, p.perTransaction, name), found, p.goal, took)
+		r.times(w, fmt.Sprintf("latency at %d changes/s, transactions of %d%s", p.rows, p.perTransaction, name), found, p.goal, warm+last, took)
 		if err := errors.Join(src.leave(ctx), dst.Close(ctx)); err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func nativeLatency(ctx context.Context, w *world, r *report) error {
 	if err != nil {
 		return errors.Join(err, src.leave(ctx))
 	}
-	m := w.meter()
+	m := w.meter(ctx)
 	p, last := lags[0].pace, time.Duration(w.n(40))*time.Second
 	rows, err := steady(ctx, []*database{src}, p, warm+last)
 	if err == nil {
@@ -112,7 +112,7 @@ func nativeLatency(ctx context.Context, w *world, r *report) error {
 		found, err = latencies(ctx, src, dst, "came", "", settled(rows, last))
 	}
 	if err == nil {
-		r.times(w, fmt.Sprintf("latency at %d changes/s of native logical replication", p.rows), found, "", took)
+		r.times(w, fmt.Sprintf("latency at %d changes/s of native logical replication", p.rows), found, "", warm+last, took)
 	}
 	return errors.Join(err, dst.exec(context.WithoutCancel(ctx), `drop subscription lat`), src.leave(ctx), dst.Close(ctx))
 }
@@ -132,11 +132,13 @@ func (w *world) startBoth(ctx context.Context, source string, src, dst *database
 	if err != nil {
 		return nil, err
 	}
-	sink, err := w.start(ctx, w.programs.Sink, w.sink(source, dst, source, `{from: "public.*", to: "public.{table}"}`))
+	sink, err := w.start(ctx, w.programs.Sink, w.usualSink(source, dst, source, `{from: "public.*", to: "public.{table}"}`))
 	if err != nil {
 		return nil, err
 	}
 	b := &both{capture, sink}
+	capture.profile()
+	sink.profile()
 	err = src.captured(ctx, source)
 	if err == nil {
 		err = src.fence(ctx, "flows")

@@ -45,7 +45,7 @@ func measureSnapshot(ctx context.Context, w *world, r *report) error {
 	}
 	rule := `{from: "public.*", to: "public.{table}"}`
 
-	m := w.meter()
+	m := w.meter(ctx)
 	capture, took, err := w.startCapture(ctx, "snap", src, 0, "", "read")
 	if err != nil {
 		return err
@@ -63,7 +63,7 @@ func measureSnapshot(ctx context.Context, w *world, r *report) error {
 		return err
 	}
 	defer dst.Close(context.WithoutCancel(ctx))
-	m = w.meter()
+	m = w.meter(ctx)
 	took, use, err = w.runSink(ctx, w.sink("snap", dst, "snap", rule), dst, "snap", "all")
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func measureSnapshot(ctx context.Context, w *world, r *report) error {
 		return err
 	}
 	defer both.Close(context.WithoutCancel(ctx))
-	m = w.meter()
+	m = w.meter(ctx)
 	began := time.Now()
 	sink, err := w.start(ctx, w.programs.Sink, w.sink("snap_both", both, "snap_both", rule))
 	if err != nil {

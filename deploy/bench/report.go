@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/service"
 )
 
@@ -28,19 +30,45 @@ type report struct {
 
 // row is one path, on each broker.
 type row struct {
-	path, limitWhat, note string
-	goal                  string
-	on                    map[string]figure // by broker
+	path, limitWhat string
+	goal            string
+	on              map[string][]figure // by broker; several, of which the median counts, by its ratio
 }
 
 type figure struct {
-	text  string  // rate, latency or whatever the row has
-	limit string  // "" for none
-	ratio float64 // to the limit; 0 for none
-	costs string
-	peaks string
-	cores float64  // that were busy with it; 0 where that is not known
-	on    []string // what capture and sink spent their time on
+	text        string  // rate, latency or whatever the row has
+	rate, limit float64 // a second; 0 for none
+	note        string
+	costs       costs
+	n           int      // rows or changes
+	cores       float64  // that were busy with it; 0 where that is not known
+	on          []string // what capture and sink spent their time on
+}
+
+func (f figure) ratio() float64 { return f.rate / f.limit }
+
+// median gives what counts of a row on a broker. ok is false where it was not measured there.
+func (row *row) median(broker string) (f figure, ok bool) {
+	all := slices.Clone(row.on[broker])
+	if len(all) == 0 {
+		return f, false
+	}
+	slices.SortFunc(all, func(a, b figure) int { return cmp.Compare(a.ratio(), b.ratio()) })
+	return all[len(all)/2], true
+}
+
+// ratioText gives the median ratio and, of several, the least and the greatest.
+func (row *row) ratioText(broker string) string {
+	f, ok := row.median(broker)
+	if !ok || f.limit == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%.2f", f.ratio())
+	if all := row.on[broker]; len(all) > 1 {
+		by := func(a, b figure) int { return cmp.Compare(a.ratio(), b.ratio()) }
+		text += fmt.Sprintf(" (%.2f to %.2f)", slices.MinFunc(all, by).ratio(), slices.MaxFunc(all, by).ratio())
+	}
+	return text
 }
 
 // row finds or adds one.
@@ -49,7 +77,7 @@ func (r *report) row(w *world, path string) *row {
 	i := slices.IndexFunc(r.rows, func(have *row) bool { return have.path == path })
 	if i < 0 {
 		i = len(r.rows)
-		r.rows = append(r.rows, &row{path: path, on: map[string]figure{}})
+		r.rows = append(r.rows, &row{path: path, on: map[string][]figure{}})
 	}
 	return r.rows[i]
 }
@@ -57,81 +85,85 @@ func (r *report) row(w *world, path string) *row {
 // rate adds how many rows or changes a second there were, beside a limit. goal is the ratio to be reached, 0 for none.
 func (r *report) rate(w *world, path string, n int, took time.Duration, l limit, goal float64, c costs) {
 	row := r.row(w, path)
-	rate := float64(n) / took.Seconds()
 	row.limitWhat = l.what
 	if goal > 0 {
 		row.goal = fmt.Sprintf("≥ %.2g", goal)
 	}
-	f := figure{
-		text: service.FormatCount(int64(rate)) + "/s", limit: service.FormatCount(int64(l.rate)) + "/s", ratio: rate / l.rate,
-		costs: c.per(n), peaks: c.peaks(), cores: c.cores(took),
-	}
-	if text := sharesText(c.capture.on); text != "" {
-		f.on = append(f.on, "capture: "+text)
-	}
-	if text := sharesText(c.sink.on); text != "" {
-		f.on = append(f.on, "sink: "+text)
-	}
-	row.on[w.broker] = f
-	fmt.Fprintf(os.Stderr, "\n  %s: %s, %s", path, f.text, f.ratioText())
+	rate := float64(n) / took.Seconds()
+	f := figure{text: service.FormatCount(int64(rate)) + "/s", rate: rate, limit: l.rate, n: n, costs: c, cores: c.cores(took), on: c.shares()}
+	row.on[w.broker] = append(row.on[w.broker], f)
+	fmt.Fprintf(os.Stderr, "\n  %s: %s, %.2f", path, f.text, f.ratio())
 }
 
-// times adds latencies, in order.
-func (r *report) times(w *world, path string, found []time.Duration, goal string, c costs) {
+// times adds latencies, in order, of a load that lasted.
+func (r *report) times(w *world, path string, found []time.Duration, goal string, lasted time.Duration, c costs) {
 	row := r.row(w, path)
 	row.goal = goal
 	at := func(q float64) string {
 		return fmt.Sprintf("%.1f", float64(found[min(len(found)-1, int(q*float64(len(found))))].Microseconds())/1000)
 	}
-	row.on[w.broker] = figure{text: fmt.Sprintf("p50 %s, p99 %s, max %s ms", at(0.5), at(0.99), at(1)), costs: c.per(len(found)), peaks: c.peaks()}
+	f := figure{text: fmt.Sprintf("p50 %s, p99 %s, max %s ms", at(0.5), at(0.99), at(1)), n: len(found), costs: c, cores: c.cores(lasted), on: c.shares()}
+	row.on[w.broker] = append(row.on[w.broker], f)
+	fmt.Fprintf(os.Stderr, "\n  %s: %s", path, f.text)
 }
 
 // text adds a figure of another kind.
 func (r *report) text(w *world, path, figureText, note string) {
 	row := r.row(w, path)
-	row.note = note
-	row.on[w.broker] = figure{text: figureText}
+	row.on[w.broker] = append(row.on[w.broker], figure{text: figureText, note: note})
 }
 
 // per gives CPU seconds for a million rows or changes: of capture and sink, and of the servers.
-func (c costs) per(n int) string {
+func (f figure) per() string {
 	million := func(d time.Duration) string {
 		if d <= 0 {
 			return "–"
 		}
-		return fmt.Sprintf("%.1f", d.Seconds()*1e6/float64(n))
+		return fmt.Sprintf("%.1f", d.Seconds()*1e6/float64(f.n))
 	}
-	return strings.Join([]string{million(c.capture.cpu), million(c.sink.cpu), million(c.broker), million(c.source), million(c.warehouse)}, " ")
+	c := f.costs
+	return strings.Join([]string{million(c.capture.cpu), million(c.sink.cpu), million(c.broker.cpu), million(c.source.cpu), million(c.warehouse.cpu)}, " ")
 }
 
-func (c costs) peaks() string {
-	mib := func(b int64) string {
-		if b == 0 {
+// peaks gives the memory in MiB, of the same.
+func (f figure) peaks() string {
+	mib := func(u used) string {
+		if u.peak == 0 {
 			return "–"
 		}
-		return fmt.Sprint(b >> 20)
+		return fmt.Sprint(u.peak >> 20)
 	}
-	return mib(c.capture.peak) + " " + mib(c.sink.peak)
+	c := f.costs
+	return strings.Join([]string{mib(c.capture), mib(c.sink), mib(c.broker), mib(c.source), mib(c.warehouse)}, " ")
+}
+
+// shares tells what capture and sink spent their time on.
+func (c costs) shares() (on []string) {
+	if text := sharesText(c.capture.on); text != "" {
+		on = append(on, "capture: "+text)
+	}
+	if text := sharesText(c.sink.on); text != "" {
+		on = append(on, "sink: "+text)
+	}
+	return on
 }
 
 // print writes the table for a terminal.
 func (r *report) print() {
 	fmt.Fprintf(r.out, "%s\n\n", r.machine())
 	for _, broker := range r.brokers() {
-		fmt.Fprintf(r.out, "On %s. CPU: seconds per million, of capture, sink, broker, source, warehouse. Memory: MiB at the peak, of capture, sink.\n\n", broker)
+		fmt.Fprintf(r.out, "On %s. CPU: seconds per million; memory: MiB at the peak; both of capture, sink, broker, source, warehouse.\n\n", broker)
 		t := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "PATH\tTRIBUTARY\tLIMIT\tRATIO\tGOAL\tCPU\tMEMORY\tLIMIT IS")
 		for _, row := range r.rows {
-			f, ok := row.on[broker]
-			if !ok {
-				continue
+			if f, ok := row.median(broker); ok {
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", row.path, f.text, f.limitText(), row.ratioText(broker), row.goal, f.per(), f.peaks(), row.limitWhat+f.note)
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", row.path, f.text, f.limit, f.ratioText(), row.goal, f.costs, f.peaks, row.limitWhat+row.note)
 		}
 		_ = t.Flush() // a terminal that is gone has no reader
 		fmt.Fprintln(r.out)
 		for _, row := range r.rows {
-			if f := row.on[broker]; f.on != nil {
+			if f, _ := row.median(broker); f.on != nil {
 				fmt.Fprintf(r.out, "%s: %.1f cores busy; %% of the CPU time of %s\n", row.path, f.cores, strings.Join(f.on, "; of "))
 			}
 		}
@@ -139,18 +171,18 @@ func (r *report) print() {
 	}
 }
 
+func (f figure) limitText() string {
+	if f.limit == 0 {
+		return ""
+	}
+	return service.FormatCount(int64(f.limit)) + "/s"
+}
+
 func (f figure) coresText() string {
 	if f.cores == 0 {
 		return "–"
 	}
 	return fmt.Sprintf("%.1f", f.cores)
-}
-
-func (f figure) ratioText() string {
-	if f.ratio == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%.2f", f.ratio)
 }
 
 func (r *report) brokers() (names []string) {
@@ -170,8 +202,8 @@ func (r *report) machine() string {
 	if err != nil {
 		commit = []byte("an unknown commit")
 	}
-	return fmt.Sprintf("%s: PostgreSQL %d, %d CPUs, %s/%s, %s, commit %s, `bench %s`, %s in all", r.began.Format("2006-01-02"), r.major,
-		runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), bytes.TrimSpace(commit), strings.Join(r.flags, " "), time.Since(r.began).Round(time.Second))
+	return fmt.Sprintf("%s: PostgreSQL %d, Apache Kafka %s (JVM flags of its start script), %s, %s/%s, %s, commit %s, `bench %s`, %s in all",
+		r.began.Format("2006-01-02"), r.major, kafkatest.Version, hardware(), runtime.GOOS, runtime.GOARCH, runtime.Version(), bytes.TrimSpace(commit), strings.Join(r.flags, " "), time.Since(r.began).Round(time.Second))
 }
 
 // The page's tables stand between these lines.
@@ -199,24 +231,36 @@ func (r *report) write(path string) error {
 	}
 	b.WriteString("\n| path | Tributary | limit | ratio | goal | on kfake: ratio | limit is |\n|---|---|---|---|---|---|---|\n")
 	for _, row := range r.rows {
-		f, fake := row.on[brokerKafka], row.on[brokerFake]
-		second := fake.ratioText()
-		if second == "" {
+		f, _ := row.median(brokerKafka)
+		second, also := row.ratioText(brokerFake), ""
+		if fake, _ := row.median(brokerFake); second == "" {
 			second = fake.text
+			if fake.note != "" {
+				also = "; on kfake " + fake.note
+			}
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", row.path, f.text, f.limit, f.ratioText(), row.goal, second, row.limitWhat+row.note)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n", row.path, f.text, f.limitText(), row.ratioText(brokerKafka), row.goal, second, row.limitWhat+f.note+also)
 	}
-	b.WriteString("\nOn Apache Kafka, CPU seconds per million rows or changes, how many cores were busy with it all, and peak memory in MiB:\n")
-	b.WriteString("\n| path | capture | sink | broker | source | warehouse | cores | memory of capture | of sink |\n|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("\nOf a ratio with two more behind it, the first is the median of three runs, and they are the least and the greatest; the other columns are those of the median.\n")
+	r.writePeers(&b)
+	b.WriteString("\nOn Apache Kafka, CPU seconds per million rows or changes, and how many cores were busy with it all:\n")
+	b.WriteString("\n| path | capture | sink | broker | source | warehouse | cores |\n|---|---|---|---|---|---|---|\n")
 	for _, row := range r.rows {
-		if f := row.on[brokerKafka]; f.costs != "" {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", row.path, strings.Join(strings.Fields(f.costs), " | "), f.coresText(), strings.Join(strings.Fields(f.peaks), " | "))
+		if f, ok := row.median(brokerKafka); ok && f.n > 0 {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", row.path, strings.Join(strings.Fields(f.per()), " | "), f.coresText())
+		}
+	}
+	b.WriteString("\nPeak memory in MiB. Of capture and sink what is resident; of the broker, whose heap is 1 GiB, and of the servers what their processes have for themselves, with what was touched of the 512 MiB of shared buffers:\n")
+	b.WriteString("\n| path | capture | sink | broker | source | warehouse |\n|---|---|---|---|---|---|\n")
+	for _, row := range r.rows {
+		if f, ok := row.median(brokerKafka); ok && f.n > 0 {
+			fmt.Fprintf(&b, "| %s | %s |\n", row.path, strings.Join(strings.Fields(f.peaks()), " | "))
 		}
 	}
 	b.WriteString("\nWhat capture and sink spent it on, in percent, by profiles taken in the same run:\n")
 	b.WriteString("\n| path | |\n|---|---|\n")
 	for _, row := range r.rows {
-		if f := row.on[brokerKafka]; f.on != nil {
+		if f, _ := row.median(brokerKafka); f.on != nil {
 			fmt.Fprintf(&b, "| %s | %s |\n", row.path, strings.Join(f.on, "<br>"))
 		}
 	}

@@ -94,69 +94,120 @@ func measureStream(ctx context.Context, w *world, r *report, b backlog) error {
 			return err
 		}
 	}
-	// The slots are there before the changes. One source a number of partitions, and one, of one, that is fetched by SQL.
-	const bySQL = 0
-	partitions := []int{1}
+	// What has a goal is measured several times, and its limit each time beside it. The slots are there before the changes: of
+	// sources with one partition, of as many that are fetched by SQL, and of one with two and one with four.
+	rounds := 1
 	if b.whole {
-		partitions = []int{1, 2, 4}
+		rounds = 3
 	}
-	source := func(p int) string { return fmt.Sprintf("%s_%d", b.table, p) }
-	topics := func(p int) string { return fmt.Sprintf("topics: {partitions: %d}", p) }
-	for _, p := range append(partitions, bySQL) {
-		if _, _, err := w.runCapture(ctx, source(p), src, 0, topics(max(p, 1)), "empty"); err != nil {
+	source := func(kind string, round int) string { return fmt.Sprintf("%s_%s_%d", b.table, kind, round) }
+	type stream struct {
+		source, row string
+		goal        float64
+		partitions  int
+		catchUp     int
+	}
+	var all []stream
+	for n := range rounds {
+		all = append(all,
+			stream{source("one", n), "WAL to topic, by the walsender", 0.85, 1, 0},
+			stream{source("sql", n), "WAL to topic, catching up by SQL", 1.5, 1, 1 << 20})
+	}
+	if b.whole {
+		all = append(all, stream{source: source("two", 0), partitions: 2}, stream{source: source("four", 0), partitions: 4})
+	}
+	topics := func(n int) string { return fmt.Sprintf("topics: {partitions: %d}", n) }
+	for _, s := range all {
+		if _, _, err := w.runCapture(ctx, s.source, src, 0, topics(s.partitions), "empty"); err != nil {
 			return err
 		}
 	}
-	for _, slot := range []string{"limit", "native"} {
-		if _, err := src.Exec(ctx, `select pg_create_logical_replication_slot($1, 'pgoutput')`, slot+"_"+b.table); err != nil {
-			return err
+	slot := func(kind string, round int) string { return fmt.Sprintf("%s_%s_%d", kind, b.table, round) }
+	for n := range rounds {
+		for _, kind := range []string{"limit", "native"} {
+			if _, err := src.Exec(ctx, `select pg_create_logical_replication_slot($1, 'pgoutput')`, slot(kind, n)); err != nil {
+				return err
+			}
 		}
 	}
 	if err := src.load(ctx, b); err != nil {
 		return err
 	}
-	publication := "tributary_" + source(1)
-	nowhere, who, err := drain(ctx, src, "limit_"+b.table, publication)
-	if err != nil {
-		return err
-	}
-	read := limit{float64(b.changes) / nowhere.Seconds(), who + " of the same changes to nowhere"}
-	for _, p := range append(partitions, bySQL) {
-		catchUp := 0
-		if p == bySQL {
-			catchUp = 1 << 20
+	publication := "tributary_" + source("one", 0)
+	var read limit
+	for n, s := range all {
+		if s.row != "" && s.catchUp == 0 {
+			nowhere, who, err := drain(ctx, src, slot("limit", n/2), publication)
+			if err != nil {
+				return err
+			}
+			read = limit{float64(b.changes) / nowhere.Seconds(), who + " of the same changes to nowhere"}
 		}
-		m := w.meter()
-		took, use, err := w.runCapture(ctx, source(p), src, catchUp, topics(max(p, 1)), "full")
+		m := w.meter(ctx)
+		took, use, err := w.runCapture(ctx, s.source, src, s.catchUp, topics(s.partitions), "full")
 		if err != nil {
 			return err
 		}
-		switch p {
-		case 1:
-			r.rate(w, b.name+": WAL to topic, by the walsender", b.changes, took, read, 0.85, m.read(use, used{}))
-		case bySQL:
-			r.rate(w, b.name+": WAL to topic, catching up by SQL", b.changes, took, read, 1.5, m.read(use, used{}))
+		if cost := m.read(use, used{}); s.row != "" {
+			r.rate(w, b.name+": "+s.row, b.changes, took, read, s.goal, cost)
 		}
 	}
-	target, err := w.create(ctx, w.warehouse, b.tables)
-	if err != nil {
-		return err
-	}
-	defer target.Close(context.WithoutCancel(ctx))
-	applied, err := native(ctx, src, target, "native_"+b.table, publication)
-	if err != nil {
-		return err
-	}
-	apply := limit{float64(b.changes) / applied.Seconds(), "apply of native logical replication"}
 	rows, err := src.rows(ctx, b.table)
 	if err != nil {
 		return err
 	}
-	one, err := w.sinkRow(ctx, r, sinkRun{path: b.name + ": topic to warehouse", source: source(1), table: b.table, changes: b.changes, rows: rows, limit: apply, goal: 1.3})
-	if err != nil || !b.whole {
-		return err
+	run := func(path, source string, l limit, goal float64) sinkRun {
+		return sinkRun{path: b.name + ": topic to warehouse" + path, source: source, table: b.table, changes: b.changes, rows: rows, limit: l, goal: goal}
 	}
-	return w.variants(ctx, r, b, source, rows, apply, one)
+	for n := range rounds {
+		target, err := w.create(ctx, w.warehouse, b.tables)
+		if err != nil {
+			return err
+		}
+		applied, err := native(ctx, src, target, slot("native", n), publication)
+		if err = firstOf(err, target.Close(context.WithoutCancel(ctx))); err != nil {
+			return err
+		}
+		apply := limit{float64(b.changes) / applied.Seconds(), "apply of native logical replication"}
+		one, err := w.sinkRow(ctx, r, run("", source("one", 0), apply, 1.3))
+		if err != nil {
+			return err
+		}
+		if !b.whole {
+			return nil
+		}
+		plain := limit{one, "the same as a clone, one partition, one sink"}
+		away := run(", 10 ms away", source("one", 0), plain, 0.8)
+		away.away = 10 * time.Millisecond
+		variants := []sinkRun{run(", two partitions", source("two", 0), apply, 1.6), away}
+		if n == rounds-1 {
+			for _, v := range []struct{ path, rule string }{
+				{"with a filter", `filter: "acct >= 0 && kind != 'none'"`},
+				{"with a computed column", `set: [{column: region, value: "'eu'"}]`},
+				{"with a masked column", `columns: [id, acct, kind, amount, {from: note, mask: hash}, created, updated]`},
+				{"as history", `mode: history`},
+				{"as log", `mode: log`},
+			} {
+				s := run(", "+v.path, source("one", 0), plain, 0)
+				s.rule = fmt.Sprintf(`{from: "public.*", to: "public.{table}", %s}`, v.rule)
+				variants = append(variants, s)
+			}
+			for _, v := range []struct {
+				members int
+				name    string
+			}{{1, "one sink"}, {2, "two sinks"}, {4, "four sinks"}} {
+				s := run(", four partitions, "+v.name, source("four", 0), plain, 0)
+				s.members = v.members
+				variants = append(variants, s)
+			}
+		}
+		for _, s := range variants {
+			if _, err := w.sinkRow(ctx, r, s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // sinkRun is one measure of sinks that write a backlog into an empty database.
@@ -190,7 +241,7 @@ func (w *world) sinkRow(ctx context.Context, r *report, s sinkRun) (rate float64
 		defer p.close()
 		to.dsn = strings.Replace(dst.dsn, net.JoinHostPort("127.0.0.1", strconv.Itoa(w.warehouse.Port())), p.addr(), 1)
 	}
-	m := w.meter()
+	m := w.meter(ctx)
 	took, use, err := w.runSinks(ctx, w.sink(dst.name, &to, s.source, s.rule), dst, dst.name, "full", max(1, s.members))
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", s.path, err)
@@ -203,33 +254,6 @@ func (w *world) sinkRow(ctx context.Context, r *report, s sinkRun) (rate float64
 	}
 	r.rate(w, s.path, s.changes, took, s.limit, s.goal, cost)
 	return float64(s.changes) / took.Seconds(), nil
-}
-
-// variants measures what else can be made of the same changes.
-func (w *world) variants(ctx context.Context, r *report, b backlog, source func(int) string, rows int64, apply limit, one float64) error {
-	plain := limit{one, "the same as a clone, one partition, one sink"}
-	runs := []sinkRun{
-		{path: "two partitions", source: source(2), limit: apply, goal: 1.6},
-		{path: "with a filter", rule: `{from: "public.*", to: "public.{table}", filter: "acct >= 0 && kind != 'none'"}`, limit: plain},
-		{path: "with a computed column", rule: `{from: "public.*", to: "public.{table}", set: [{column: region, value: "'eu'"}]}`, limit: plain},
-		{path: "with a masked column", rule: `{from: "public.*", to: "public.{table}", columns: [id, acct, kind, amount, {from: note, mask: hash}, created, updated]}`, limit: plain},
-		{path: "as history", rule: `{from: "public.*", to: "public.{table}", mode: history}`, limit: plain},
-		{path: "as log", rule: `{from: "public.*", to: "public.{table}", mode: log}`, limit: plain},
-		{path: "10 ms away", away: 10 * time.Millisecond, limit: plain, goal: 0.8},
-		{path: "four partitions, one sink", source: source(4), limit: plain},
-		{path: "four partitions, two sinks", source: source(4), members: 2, limit: plain},
-		{path: "four partitions, four sinks", source: source(4), members: 4, limit: plain},
-	}
-	for _, s := range runs {
-		s.path, s.table, s.changes, s.rows = b.name+": topic to warehouse, "+s.path, b.table, b.changes, rows
-		if s.source == "" {
-			s.source = source(1)
-		}
-		if _, err := w.sinkRow(ctx, r, s); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // load runs the statements of a backlog, each in a session of its own.

@@ -73,7 +73,7 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 		return ctx.Err()
 	case <-time.After(15 * time.Second):
 	}
-	m, capturesBefore, sinkBefore := w.meter(), running(captures...), running(sink)
+	m, capturesBefore, sinkBefore := w.meter(ctx), running(captures...), running(sink)
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -82,9 +82,9 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 	servers, ofCaptures, ofSink := m.read(used{}, used{}), running(captures...)-capturesBefore, running(sink)-sinkBefore
 	r.text(w, name+", idle", fmt.Sprintf("%.2f cores", cores(ofCaptures+ofSink)),
 		fmt.Sprintf("captures %.2f, sink %.2f; broker %.2f, source %.2f, warehouse %.2f cores", cores(ofCaptures), cores(ofSink),
-			cores(servers.broker), cores(servers.source), cores(servers.warehouse)))
+			cores(servers.broker.cpu), cores(servers.source.cpu), cores(servers.warehouse.cpu)))
 
-	m = w.meter()
+	m = w.meter(ctx)
 	lasts := time.Duration(w.n(40)) * time.Second
 	// A change of another tenant is a Kafka transaction of its own, and wakes the walsenders of all.
 	load := pace{max(1, n/20), 1}
@@ -114,7 +114,7 @@ func measureTenants(ctx context.Context, w *world, r *report) error {
 		return err
 	}
 	capture.peak = most
-	r.times(w, fmt.Sprintf("%s, %d changes/s over all of them", name, load.rows), all, "", m.read(capture, sinkUse))
+	r.times(w, fmt.Sprintf("%s, %d changes/s over all of them", name, load.rows), all, "", warm+lasts, m.read(capture, sinkUse))
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"syscall"
 	"time"
@@ -31,31 +32,55 @@ func usedBy(state *os.ProcessState, peak int64) used {
 	return u
 }
 
-// costs are the CPU times of a measure, by who took them.
-type costs struct {
-	capture, sink             used
-	broker, source, warehouse time.Duration
-}
+// costs are what a measure took, by who took it.
+type costs struct{ capture, sink, broker, source, warehouse used }
 
 // cores gives how many cores were busy with it for a time.
 func (c costs) cores(took time.Duration) float64 {
-	return (c.capture.cpu + c.sink.cpu + c.broker + c.source + c.warehouse).Seconds() / took.Seconds()
+	return (c.capture.cpu + c.sink.cpu + c.broker.cpu + c.source.cpu + c.warehouse.cpu).Seconds() / took.Seconds()
 }
 
 // meter measures what the servers take from a moment on.
 type meter struct {
-	w     *world
-	began costs
+	w      *world
+	began  costs
+	stop   chan struct{}
+	peaked chan costs // the memory, once it was stopped
 }
 
-func (w *world) meter() *meter { return &meter{w, w.servers()} }
+// meter begins one. It looks at the memory until it is read or ctx ends.
+func (w *world) meter(ctx context.Context) *meter {
+	m := &meter{w, w.servers(), make(chan struct{}), make(chan costs, 1)}
+	go func() {
+		tick := time.NewTicker(2 * time.Second)
+		defer tick.Stop()
+		var most costs
+		for looking := true; looking; {
+			now := w.servers()
+			most.broker.peak = max(most.broker.peak, now.broker.peak)
+			most.source.peak = max(most.source.peak, now.source.peak)
+			most.warehouse.peak = max(most.warehouse.peak, now.warehouse.peak)
+			select {
+			case <-ctx.Done():
+				looking = false
+			case <-m.stop:
+				looking = false
+			case <-tick.C:
+			}
+		}
+		m.peaked <- most
+	}()
+	return m
+}
 
+// servers gives what they have taken, and what memory they have now.
 func (w *world) servers() costs {
-	c := costs{source: treeCPU(w.source.PID()), warehouse: treeCPU(w.warehouse.PID())}
+	of := func(pid int) used { return used{cpu: treeCPU(pid), peak: treeMemory(pid)} }
+	c := costs{source: of(w.source.PID()), warehouse: of(w.warehouse.PID())}
 	if kafka, ok := w.kafka.(*kafkatest.RealCluster); ok {
-		c.broker = treeCPU(kafka.PID())
+		c.broker = of(kafka.PID())
 	} else {
-		c.broker = ownCPU()
+		c.broker.cpu = ownCPU() // its memory is that of this process
 	}
 	return c
 }
@@ -63,10 +88,13 @@ func (w *world) servers() costs {
 // read gives what the servers have taken since, beside the programs given.
 func (m *meter) read(capture, sink used) costs {
 	now := m.w.servers()
-	return costs{
-		capture: capture, sink: sink,
-		broker: now.broker - m.began.broker, source: now.source - m.began.source, warehouse: now.warehouse - m.began.warehouse,
-	}
+	close(m.stop)
+	c := <-m.peaked
+	c.capture, c.sink = capture, sink
+	c.broker.cpu = now.broker.cpu - m.began.broker.cpu
+	c.source.cpu = now.source.cpu - m.began.source.cpu
+	c.warehouse.cpu = now.warehouse.cpu - m.began.warehouse.cpu
+	return c
 }
 
 // ownCPU is what this process has taken: with the embedded broker, nearly all of it is the broker's.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -50,8 +51,42 @@ func statCPU(pid int) (own, ended time.Duration) {
 // would not do: that begins with what was resident of this process when it started the other.
 func residentPeak(pid int) int64 {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	_, rest, _ := bytes.Cut(b, []byte("\nVmHWM:"))
+	return kilobytes(b, "VmHWM")
+}
+
+// treeMemory gives the memory that a process and its descendants have resident: what each has for itself, and once what they
+// share. What cannot be read counts as nothing.
+func treeMemory(pid int) int64 {
+	own, shared := memory(pid)
+	return own + shared
+}
+
+func memory(pid int) (own, shared int64) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	own, shared = kilobytes(b, "RssAnon"), kilobytes(b, "RssShmem")
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	for _, child := range strings.Fields(string(children)) {
+		if n, err := strconv.Atoi(child); err == nil {
+			o, s := memory(n)
+			own, shared = own+o, max(shared, s)
+		}
+	}
+	return own, shared
+}
+
+// kilobytes gives a size that a status file has, in bytes.
+func kilobytes(status []byte, name string) int64 {
+	_, rest, _ := bytes.Cut(status, []byte("\n"+name+":"))
 	value, _, _ := bytes.Cut(rest, []byte(" kB"))
 	n, _ := strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 64)
 	return n << 10
+}
+
+// hardware names the processor and the memory.
+func hardware() string {
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	_, rest, _ := bytes.Cut(info, []byte("model name"))
+	model, _, _ := bytes.Cut(rest, []byte("\n"))
+	memory, _ := os.ReadFile("/proc/meminfo")
+	return fmt.Sprintf("%d CPUs (%s), %d GiB", runtime.NumCPU(), bytes.Trim(model, "\t :"), (kilobytes(append([]byte("\n"), memory...), "MemTotal")+1<<29)>>30)
 }
