@@ -118,9 +118,10 @@ fuzz:
 bench:
 	@cd deploy && GOWORK=off go run ./bench $(if $(BENCH),$(BENCH),-page ../docs/performance.md)
 
-## docs: what is generated: docs/reference, and the runbooks that the services have with them
+## docs: what is generated: docs/reference, the runbooks that the services have with them, and the licences of what is built into them
 docs:
 	@cd deploy && GOWORK=off go run ./cmd/docs
+	@cd deploy && GOWORK=off go run ./cmd/audit -write ../THIRD-PARTY-LICENSES
 
 ## pictures: of the status pages, for README, by the machine's chromium; look at them before they are committed
 pictures:

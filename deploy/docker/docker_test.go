@@ -110,6 +110,11 @@ func TestDockerfile(t *testing.T) {
 	if !strings.HasPrefix(base, "gcr.io/distroless/static") || !strings.Contains(base, "\nUSER 65532:65532\n") || !strings.Contains(base, "image.version=\"${VERSION}\"") {
 		t.Errorf("the base of the images is not as small, or as harmless, as it can be:\n%s", base)
 	}
+	ignored, err := os.ReadFile("Dockerfile.dockerignore")
+	must(t, err)
+	if !strings.Contains(base, "\nCOPY LICENSE THIRD-PARTY-LICENSES ") || !strings.Contains(string(ignored), "\n!LICENSE\n!THIRD-PARTY-LICENSES\n") {
+		t.Error("the licences of what is in the images do not go along")
+	}
 	for name, port := range map[string]string{"capture": "9191", "sink": "9192"} {
 		image, build := stages[name], stages["build-"+name]
 		for _, want := range []string{

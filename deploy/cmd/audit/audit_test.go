@@ -79,6 +79,27 @@ func TestOurModules(t *testing.T) {
 	}
 }
 
+// TestTexts: of all that is in the shipped programs, the texts go along.
+func TestTexts(t *testing.T) {
+	want, err := texts("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("../../../THIRD-PARTY-LICENSES")
+	if err != nil || string(got) != want {
+		t.Errorf("THIRD-PARTY-LICENSES is stale: make docs (%v)", err)
+	}
+	modules, err := licences("../../..", shipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range modules {
+		if name := m.Path + " " + m.Version; exceptions[m.Path] == "" && !strings.Contains(want, "\n"+name+"\n") {
+			t.Errorf("the licence of %s is not there", name)
+		}
+	}
+}
+
 func TestUnreachable(t *testing.T) {
 	if !unreachable("govulncheck: fetching vulnerabilities: Get \"https://vuln.go.dev/index/modules.json.gz\": dial tcp: no such host\nexit status 1") {
 		t.Error("no network is a failure")

@@ -1,6 +1,8 @@
 // Command audit looks at what the programs are made of: the licence of every module, and what is known against them.
 // Each licence has to be allowed.
 //
+// With -write it writes the texts of these licences, which go along with what is shipped, and looks at nothing else.
+//
 // Run it in a module below the top of the repository. What cannot be looked at, since there is no network, is said and is
 // no failure.
 package main
@@ -24,8 +26,19 @@ var programs = []string{"schema", "pkg", "capture", "sink", "deploy"}
 
 func main() {
 	top := flag.String("top", "..", "top of the repository")
+	write := flag.String("write", "", "file to write the texts to")
 	flag.Parse()
-	if err := run(*top, os.Stdout); err != nil {
+	err := func() error {
+		if *write == "" {
+			return run(*top, os.Stdout)
+		}
+		text, err := texts(*top)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(*write, []byte(text), 0o644) //nolint:gosec // it is for everybody
+	}()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}

@@ -1,5 +1,5 @@
 // Command release builds what a release consists of: for each platform an archive with both programs, their manual
-// pages, completions, units and examples, a bill of materials for each program, and checksums. The same source gives the same bytes.
+// pages, completions, units, examples and licences, a bill of materials for each program, and checksums. The same source gives the same bytes.
 package main
 
 import (
@@ -150,7 +150,7 @@ func (r *release) archive(system, arch, binaries string, written []string) (err 
 		_, rest, _ := strings.Cut(path, string(filepath.Separator)+"described"+string(filepath.Separator))
 		files[filepath.ToSlash(rest)] = path
 	}
-	for to, pattern := range map[string]string{"": "*.md", "systemd": "deploy/systemd/*.service", "examples/": "deploy/config/*/*.yaml"} {
+	for pattern, to := range map[string]string{"*.md": "", "*LICENSE*": "", "deploy/systemd/*.service": "systemd", "deploy/config/*/*.yaml": "examples/"} {
 		found, err := filepath.Glob(filepath.Join(r.top, pattern))
 		if err != nil {
 			return err

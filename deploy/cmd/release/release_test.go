@@ -56,7 +56,7 @@ func TestRelease(t *testing.T) {
 	}
 	dir := unpack(t, filepath.Join(outs[0], archive))
 	for _, name := range []string{
-		"README.md", "CHANGELOG.md", "systemd/tributary-capture@.service", "examples/tenants/sink.yaml",
+		"README.md", "CHANGELOG.md", "LICENSE", "THIRD-PARTY-LICENSES", "systemd/tributary-capture@.service", "examples/tenants/sink.yaml",
 		"share/man/man1/capture.1", "share/man/man1/capture-run.1", "share/man/man1/sink.1",
 		"completions/bash/sink", "completions/zsh/_capture", "completions/fish/sink.fish",
 	} {
