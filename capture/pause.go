@@ -10,6 +10,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 )
 
 // A pause holds all publishing of a source: between two transactions the session stands still, and takes nothing from the
@@ -180,7 +181,8 @@ type PauseRequest struct {
 }
 
 // PlanPause prints what a pause would do, and how long it could last.
-func (c *Capture) PlanPause(ctx context.Context, q PauseRequest, out io.Writer) error {
+func (c *Capture) PlanPause(ctx context.Context, q PauseRequest, w io.Writer) error {
+	out := terminal.To(w)
 	r, err := c.Ask(ctx, service.Whom{})
 	if err != nil {
 		return err
@@ -189,17 +191,17 @@ func (c *Capture) PlanPause(ctx context.Context, q PauseRequest, out io.Writer) 
 	if q.For > 0 {
 		until = "for " + q.For.String()
 	}
-	fmt.Fprintf(out, "%s: nothing is published, %s. The source keeps its WAL meanwhile: %s of %s are kept.\n", c.config.Source.Name, until,
+	out.Printf("%s: nothing is published, %s. The source keeps its WAL meanwhile: %s of %s are kept.\n", c.config.Source.Name, until,
 		service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes))
 	limit := pauseLimit(r.WAL.BudgetBytes, r.WAL.RetainedBytes, r.WAL.SafeBytes)
-	fmt.Fprintf(out, "It ends by itself at %s", service.FormatBytes(limit))
+	out.Printf("It ends by itself at %s", service.FormatBytes(limit))
 	switch left := limit - r.WAL.RetainedBytes; {
 	case left <= 0:
-		fmt.Fprintf(out, ": at once, as that is kept already.\n")
+		out.Printf(": at once, as that is kept already.\n")
 	case r.SourceBytesPerSecond >= 1:
-		fmt.Fprintf(out, "; the source writes %s/s at present: in %s.\n", service.FormatBytes(int64(r.SourceBytesPerSecond)), service.FormatLeft(seconds(float64(left)/r.SourceBytesPerSecond)))
+		out.Printf("; the source writes %s/s at present: in %s.\n", service.FormatBytes(int64(r.SourceBytesPerSecond)), service.FormatLeft(seconds(float64(left)/r.SourceBytesPerSecond)))
 	default:
-		fmt.Fprintf(out, "; how fast the source writes is not known, or it writes nothing.\n")
+		out.Printf("; how fast the source writes is not known, or it writes nothing.\n")
 	}
 	return nil
 }

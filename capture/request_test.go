@@ -11,6 +11,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
@@ -137,7 +138,7 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	r.request(SnapshotRequest{ID: "again", Tables: []string{"public.item"}})
 	eventually(t, "it is read again", func() bool { return !done() })
 	waited := make(chan error, 1)
-	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "again", 1, io.Discard) }()
+	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "again", 1, terminal.To(io.Discard)) }()
 	must(t, r.verbs().RequestSnapshot(t.Context(), cancel, false, &out))
 	eventually(t, "it is given up", done)
 	if err := <-waited; trouble.CodeOf(err) != trouble.SnapshotFailed || !strings.Contains(err.Error(), "cancelled") {
@@ -170,12 +171,12 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	// A read that may take its time does; and one that comes later takes its place, which who waits is told.
 	began := time.Now()
 	r.request(SnapshotRequest{ID: "slow", Tables: []string{"public.item"}, Rate: 400})
-	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "slow", 1, io.Discard) }()
+	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "slow", 1, terminal.To(io.Discard)) }()
 	must(t, <-waited)
 	if took := time.Since(began); took < time.Second || r.same("public", "item").reads != before+1000 {
 		t.Errorf("500 rows at 400 a second took %s", took)
 	}
-	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "slower", 1, io.Discard) }() // it looks each second
+	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "slower", 1, terminal.To(io.Discard)) }() // it looks each second
 	r.request(SnapshotRequest{ID: "slower", Tables: []string{"public.item"}, Rate: 1})
 	eventually(t, "it is read slowly", func() bool { p := r.tableProgress("public.item"); return p.Asked == "slower" && p.Rows >= 3 })
 	r.exec(`analyze item`)

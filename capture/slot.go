@@ -10,11 +10,13 @@ import (
 	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // ShowSlot prints what capture has made at the source.
-func (c *Capture) ShowSlot(ctx context.Context, out io.Writer) error {
+func (c *Capture) ShowSlot(ctx context.Context, w io.Writer) error {
+	out := terminal.To(w)
 	cat, err := c.open(ctx, "slot")
 	if err != nil {
 		return err
@@ -30,13 +32,13 @@ func (c *Capture) ShowSlot(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	if slot == nil {
-		fmt.Fprintf(out, "slot         %s   there is none\n", c.config.Source.slot())
+		out.Printf("slot         %s   there is none\n", c.config.Source.slot())
 	} else {
-		fmt.Fprintf(out, "slot         %s   %s, %s\n", slot.Name, slot.WALStatus, activity(slot))
-		fmt.Fprintf(out, "confirmed    %s   %s to publish\n", slot.ConfirmedFlushLSN, service.FormatBytes(slot.ToPublishBytes))
-		fmt.Fprintf(out, "WAL kept     %s   budget %s, %s\n", service.FormatBytes(slot.KeptBytes), service.FormatBytes(int64(c.config.Source.WALBudget)), serverLimit(slot))
+		out.Printf("slot         %s   %s, %s\n", slot.Name, slot.WALStatus, activity(slot))
+		out.Printf("confirmed    %s   %s to publish\n", slot.ConfirmedFlushLSN, service.FormatBytes(slot.ToPublishBytes))
+		out.Printf("WAL kept     %s   budget %s, %s\n", service.FormatBytes(slot.KeptBytes), service.FormatBytes(int64(c.config.Source.WALBudget)), serverLimit(slot))
 	}
-	fmt.Fprintf(out, "publications %s, %s   %s\n", pubs.Full, pubs.Insert, map[bool]string{true: "there", false: "not there, or one of them only"}[have])
+	out.Printf("publications %s, %s   %s\n", pubs.Full, pubs.Insert, map[bool]string{true: "there", false: "not there, or one of them only"}[have])
 	return nil
 }
 
@@ -56,7 +58,8 @@ func serverLimit(slot *catalog.Slot) string {
 
 // DropSlot removes the slot and the publications, so that nothing of capture is left at the source, and prints what it
 // did. What is not published then never will be; a later start finds a gap. It refuses while somebody streams.
-func (c *Capture) DropSlot(ctx context.Context, out io.Writer) error {
+func (c *Capture) DropSlot(ctx context.Context, w io.Writer) error {
+	out := terminal.To(w)
 	cat, err := c.open(ctx, "slot")
 	if err != nil {
 		return err
@@ -71,14 +74,14 @@ func (c *Capture) DropSlot(ctx context.Context, out io.Writer) error {
 		if err := c.dropSlot(ctx, slot); err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "dropped slot %s: the source keeps %s less\n", name, service.FormatBytes(slot.KeptBytes))
+		out.Printf("dropped slot %s: the source keeps %s less\n", name, service.FormatBytes(slot.KeptBytes))
 	} else {
-		fmt.Fprintf(out, "there is no slot %s\n", name)
+		out.Printf("there is no slot %s\n", name)
 	}
 	if err := cat.DropPublications(ctx, pubs); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "dropped publications %s, %s, where they were\n", pubs.Full, pubs.Insert)
+	out.Printf("dropped publications %s, %s, where they were\n", pubs.Full, pubs.Insert)
 	return nil
 }
 

@@ -29,7 +29,8 @@ func (c *Capture) dsn() (string, error) {
 
 // RequestSnapshot writes q, which gets an ID of its own, into the source's WAL, where the capture that runs, or the next
 // one, finds it. With wait it returns when the rows are published. It prints what happens.
-func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait bool, out io.Writer) error {
+func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait bool, w io.Writer) error {
+	out := terminal.To(w)
 	cat, tables, err := c.openAsked(ctx, q)
 	if err != nil {
 		return err
@@ -61,9 +62,9 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 	if q.Cancel {
 		asked = "asked to give up what is read again of %s: %s\n"
 	}
-	fmt.Fprintf(out, asked, service.Plural(len(names), "table"), strings.Join(names, ", "))
+	out.Printf(asked, service.Plural(len(names), "table"), strings.Join(names, ", "))
 	if !slot.Active {
-		fmt.Fprintln(out, "no capture runs at present; the next one finds the request")
+		out.Printf("no capture runs at present; the next one finds the request\n")
 	}
 	if !wait {
 		return nil
@@ -72,7 +73,8 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 }
 
 // PlanSnapshot prints what q would do.
-func (c *Capture) PlanSnapshot(ctx context.Context, q SnapshotRequest, out io.Writer) error {
+func (c *Capture) PlanSnapshot(ctx context.Context, q SnapshotRequest, w io.Writer) error {
+	out := terminal.To(w)
 	cat, tables, err := c.openAsked(ctx, q)
 	if err != nil {
 		return err
@@ -97,7 +99,7 @@ func (c *Capture) PlanSnapshot(ctx context.Context, q SnapshotRequest, out io.Wr
 				rows += " in " + service.FormatLeft(seconds(float64(t.EstimatedRows)/float64(q.Rate)))
 			}
 		}
-		fmt.Fprintf(out, "%s%s: %s\n", t.Relation.QualifiedName(), rows, what)
+		out.Printf("%s%s: %s\n", t.Relation.QualifiedName(), rows, what)
 	}
 	return nil
 }
@@ -180,7 +182,7 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 }
 
 // awaitSnapshot follows the progress topic until all tables have been read for the request, or one will not be.
-func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out io.Writer) error {
+func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out *terminal.Output) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	begun, told := map[uint32]bool{}, map[uint32]bool{}
@@ -213,7 +215,7 @@ func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out 
 			}
 			if t.Asked == id && t.Done {
 				told[t.OID] = true
-				fmt.Fprintf(out, "%s.%s: %s rows published\n", t.Schema, t.Table, service.FormatCount(t.Rows))
+				out.Printf("%s.%s: %s rows published\n", t.Schema, t.Table, service.FormatCount(t.Rows))
 			}
 		}
 		if len(told) >= tables {

@@ -107,6 +107,7 @@ func (o *Operator) Known(ctx context.Context, cfg Config, topic string, failed e
 // ExplainRule says what happens to a table of a source, step by step, in words and as the SQL that is run. It changes
 // nothing.
 func (o *Operator) ExplainRule(ctx context.Context, topic string, w io.Writer) error {
+	out := terminal.To(w)
 	v, err := o.tableVersion(ctx, topic)
 	if err != nil {
 		return err
@@ -116,59 +117,57 @@ func (o *Operator) ExplainRule(ctx context.Context, topic string, w io.Writer) e
 	if err != nil {
 		return err
 	}
-	if err := explainPlan(w, p); err != nil {
+	if err := explainPlan(out, p); err != nil {
 		return err
 	}
 	if len(in.Changes) > 0 {
-		fmt.Fprint(w, "\nFirst, on the target\n")
+		out.Printf("\nFirst, on the target\n")
 		for _, sql := range in.Changes {
-			fmt.Fprintf(w, "  %s;\n", sql)
+			out.Printf("  %s;\n", sql)
 		}
 	}
 	if len(in.Ahead) > 0 {
-		fmt.Fprint(w, "\nPartitions that it lacks\n")
+		out.Printf("\nPartitions that it lacks\n")
 		for i := range in.Ahead {
-			fmt.Fprintf(w, "  %s %s\n", in.Ahead[i].Name, in.Ahead[i].Bounds)
+			out.Printf("  %s %s\n", in.Ahead[i].Name, in.Ahead[i].Bounds)
 		}
 	}
-	fmt.Fprint(w, "\nAs SQL, for a batch of rows; $1 is the sid where there is one\n")
+	out.Printf("\nAs SQL, for a batch of rows; $1 is the sid where there is one\n")
 	for _, sql := range in.Statements {
-		fmt.Fprintf(w, "  %s;\n", sql)
+		out.Printf("  %s;\n", sql)
 	}
 	if in.Index != "" {
-		fmt.Fprintf(w, "\nNo unique index on the key: each UPDATE and DELETE reads the whole table\n  %s\n", in.Index)
+		out.Printf("\nNo unique index on the key: each UPDATE and DELETE reads the whole table\n  %s\n", in.Index)
 	}
-	fmt.Fprintf(w, "\nTry it on real records, writing nothing: sink rules test --source %s --table %s.%s --last 100\n", p.Source, p.Schema, p.Table)
+	out.Printf("\nTry it on real records, writing nothing: sink rules test --source %s --table %s.%s --last 100\n", p.Source, p.Schema, p.Table)
 	return nil
 }
 
 // explainPlan says in words what a plan does.
-func explainPlan(w io.Writer, p *rule.Plan) error {
-	fmt.Fprintf(w, "%s\n", ruleHead(p))
-	fmt.Fprint(w, "\nColumns\n")
-	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+func explainPlan(out *terminal.Output, p *rule.Plan) error {
+	out.Printf("%s\n", ruleHead(p))
+	out.Printf("\nColumns\n")
+	table := tabwriter.NewWriter(out.Out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(table, "  SOURCE\tTYPE\tTARGET\tTYPE\tHOW")
 	for _, s := range p.Steps() {
-		cells := []string{s.From, s.FromType, s.To, s.ToType}
+		cells := []string{s.From, s.FromType, s.To, s.ToType, s.How}
 		for i := range cells {
-			if cells[i] == "" {
-				cells[i] = "-"
-			}
+			cells[i] = cmp.Or(terminal.Clean(cells[i]), "-")
 		}
-		fmt.Fprintf(table, "  %s\t%s\n", strings.Join(cells, "\t"), s.How)
+		fmt.Fprintf(table, "  %s\n", strings.Join(cells, "\t"))
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
 	if p.Filter() != "" {
-		fmt.Fprintf(w, "\nRows for which %s\n", p.Filter())
+		out.Printf("\nRows for which %s\n", p.Filter())
 	}
-	fmt.Fprint(w, "\nWhat happens to\n")
+	out.Printf("\nWhat happens to\n")
 	for _, m := range p.Meanings() {
-		fmt.Fprintf(w, "  %-11s %s\n", m[0], m[1])
+		out.Printf("  %-11s %s\n", m[0], m[1])
 	}
 	for _, warning := range p.Warnings() {
-		fmt.Fprintf(w, "\nMind: %s\n", warning)
+		out.Printf("\nMind: %s\n", warning)
 	}
 	return nil
 }
@@ -199,19 +198,20 @@ type Trial struct {
 
 // TestRule tries the rule of a topic on records of it, and says what became of them. It writes nothing.
 func (o *Operator) TestRule(ctx context.Context, cfg Config, topic string, q Trial, w io.Writer) error {
+	out := terminal.To(w)
 	if err := o.matched(topic); err != nil {
 		return err
 	}
 	if q.Other != nil {
-		return o.compareRules(ctx, cfg, topic, q, w)
+		return o.compareRules(ctx, cfg, topic, q, out)
 	}
 	records, err := lastOf(ctx, cfg, topic, q)
 	if err != nil {
 		return err
 	}
 	if len(records) == 0 {
-		_, err := fmt.Fprintf(w, "topic %s has no records there\n", topic)
-		return err
+		out.Printf("topic %s has no records there\n", topic)
+		return nil
 	}
 	values := q.Values
 	t := &trial{collisions: map[string]map[string]bool{}}
@@ -228,7 +228,7 @@ func (o *Operator) TestRule(ctx context.Context, cfg Config, topic string, q Tri
 		}
 	}
 	first, end := records[0], records[len(records)-1]
-	fmt.Fprintf(w, "%s\n\n%s, offsets %d to %d, committed %s to %s; nothing is written\n", ruleHead(plan), service.Plural(t.seen, "record"), first.Offset, end.Offset,
+	out.Printf("%s\n\n%s, offsets %d to %d, committed %s to %s; nothing is written\n", ruleHead(plan), service.Plural(t.seen, "record"), first.Offset, end.Offset,
 		first.Timestamp.UTC().Format(time.TimeOnly), end.Timestamp.UTC().Format(time.TimeOnly))
 	for _, line := range []struct {
 		n    int
@@ -242,17 +242,17 @@ func (o *Operator) TestRule(ctx context.Context, cfg Config, topic string, q Tri
 		{t.failed, "errors"},
 		{collide, "target keys of more than one row of the source"},
 	} {
-		fmt.Fprintf(w, "%5d %s\n", line.n, line.text)
+		out.Printf("%5d %s\n", line.n, line.text)
 	}
-	fmt.Fprintln(w)
+	out.Printf("\n")
 	for _, line := range t.lines {
-		fmt.Fprintln(w, line)
+		out.Printf("%s\n", line)
 	}
 	return nil
 }
 
 // compareRules tells the records of which the rules of another configuration make something else than these.
-func (o *Operator) compareRules(ctx context.Context, cfg Config, topic string, q Trial, w io.Writer) error {
+func (o *Operator) compareRules(ctx context.Context, cfg Config, topic string, q Trial, out *terminal.Output) error {
 	records, err := lastOf(ctx, cfg, topic, q)
 	if err != nil {
 		return err
@@ -276,11 +276,12 @@ func (o *Operator) compareRules(ctx context.Context, cfg Config, topic string, q
 			continue
 		}
 		differ++
-		lines = append(lines, fmt.Sprintf("%d/%d  %-8s %s\n      -  %s\n      +  %s", r.Partition, r.Offset, now.op, now.key, was.told(&now, q.Values), now.told(&was, q.Values)))
+		lines = append(lines, fmt.Sprintf("%d/%d  %-8s %s", r.Partition, r.Offset, now.op, shownKey(now.key, q.Values)),
+			"      -  "+was.told(&now, q.Values), "      +  "+now.told(&was, q.Values))
 	}
-	fmt.Fprintf(w, "%d records, %d of them otherwise (- the other configuration, + this one); nothing is written\n", len(records), differ)
+	out.Printf("%d records, %d of them otherwise (- the other configuration, + this one); nothing is written\n", len(records), differ)
 	for _, line := range lines {
-		fmt.Fprintln(w, line)
+		out.Printf("%s\n", line)
 	}
 	return nil
 }
@@ -302,7 +303,7 @@ func outcomeOf(ctx context.Context, versions *versions, r *kgo.Record) (out outc
 	}
 	var c rule.Change
 	f := fateOf(v.plan, &ev, &c)
-	out = outcomeText{op: ev.Op.String(), key: strings.TrimPrefix(keyText(v, &ev), ", "), target: fmt.Sprintf("%s, %s", v.plan.Target, v.plan.Mode), text: f.text}
+	out = outcomeText{op: ev.Op.String(), key: keyText(v, &ev), target: fmt.Sprintf("%s, %s", v.plan.Target, v.plan.Mode), text: f.text}
 	if c.After != nil && c.Is {
 		out.row = shownRow(c.After, func(i int) string { return v.plan.Columns[i].Name }, func(int) bool { return false })
 	}
@@ -334,19 +335,25 @@ func (o *Operator) try(ctx context.Context, t *trial, r *kgo.Record, values bool
 	}
 	t.seen++
 	var c rule.Change
-	head := fmt.Sprintf("%d/%d  %-8s %s", r.Partition, r.Offset, ev.Op, strings.TrimPrefix(keyText(v, &ev), ", "))
 	out := fateOf(v.plan, &ev, &c)
 	t.count(out)
 	if out.written {
 		t.note(v.plan, &ev, &c)
 	}
-	what := out.text
+	t.lines = append(t.lines, fmt.Sprintf("%d/%d  %-8s %s  %s", r.Partition, r.Offset, ev.Op, shownKey(keyText(v, &ev), values), out.text))
 	if values && c.After != nil && c.Is {
-		what += fmt.Sprintf("\n      before  %s\n      after   %s", shownRow(ev.After, func(i int) string { return v.plan.Relation.Columns[i].Name }, v.plan.Masked),
-			shownRow(c.After, func(i int) string { return v.plan.Columns[i].Name }, func(int) bool { return false }))
+		t.lines = append(t.lines, "      before  "+shownRow(ev.After, func(i int) string { return v.plan.Relation.Columns[i].Name }, v.plan.Masked),
+			"      after   "+shownRow(c.After, func(i int) string { return v.plan.Columns[i].Name }, func(int) bool { return false }))
 	}
-	t.lines = append(t.lines, head+"  "+what)
 	return v.plan, nil
+}
+
+// shownKey gives what keyText tells of a row, with the key's values where values are asked for.
+func shownKey(key string, values bool) string {
+	if !values {
+		key = trouble.WithoutKeys(key)
+	}
+	return strings.TrimPrefix(key, ", ")
 }
 
 // fate is what a rule makes of a change.

@@ -144,7 +144,7 @@ func TestExplainAndTest(t *testing.T) {
 	if err := o.TestRule(t.Context(), w.cfg, "shop.public.orders", sink.Trial{Records: 2, Offset: 1}, &out); err != nil {
 		t.Fatal(err)
 	}
-	has(out.String(), "2 records, offsets 1 to 2", "1 left out by the filter")
+	has(out.String(), "2 records, offsets 1 to 2", "1 left out by the filter", "0/1 insert key (id) left out by the filter")
 	before := w.cfg
 	before.Tables = slices.Clone(w.cfg.Tables)
 	before.Tables[0].Filter = "amount > 3"
@@ -157,7 +157,8 @@ func TestExplainAndTest(t *testing.T) {
 		if err := o.TestRule(t.Context(), w.cfg, "shop.public.orders", sink.Trial{Records: 5, Offset: 0, Other: other, Values: values}, &out); err != nil {
 			t.Fatal(err)
 		}
-		has(out.String(), "5 records, 1 of them otherwise", "0/1 insert key (id) = (2) - sales.orders, clone: written", "+ sales.orders, clone: left out by the filter")
+		key := map[bool]string{false: "key (id)", true: "key (id) = (2)"}[values]
+		has(out.String(), "5 records, 1 of them otherwise", "0/1 insert "+key+" - sales.orders, clone: written", "+ sales.orders, clone: left out by the filter")
 		if shown := strings.Contains(out.String(), "remark=x"); shown != values || strings.Contains(out.String(), "a@b.c") {
 			t.Errorf("values %t:\n%s", values, out.String())
 		}

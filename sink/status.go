@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -328,7 +329,7 @@ func (s *Sink) detail(t *TableStatus) {
 	t.States = known.states.Newest()
 	if plan := known.plan.Load(); plan != nil {
 		var b strings.Builder
-		_ = explainPlan(&b, plan) // a text can be written
+		_ = explainPlan(terminal.To(&b), plan) // a text can be written
 		t.Plan = b.String()
 	}
 	if target := known.target.Load(); target != nil {

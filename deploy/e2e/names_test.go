@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +28,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink"
 )
 
@@ -113,37 +116,52 @@ func honest(t *testing.T, of, log, address string, shows ...string) {
 	}
 }
 
-// clean runs the verbs of a sink, and looks for what a terminal would obey.
-func clean(t *testing.T, configuration, table string) {
+// spoken are verbs that do not tell names of others: of the program, of its configuration file, or none; the services; and
+// what writes an archive.
+var spoken = []string{
+	"completion", "config check", "config reference", "config schema", "config show", "explain", "healthcheck", "init", "manpage", "run", "support-bundle", "version",
+}
+
+// clean runs all other verbs of a program, and looks for what a terminal would obey.
+func clean(t *testing.T, program, path, configuration string, verbs [][]string) {
 	t.Helper()
-	path, err := sinkBinary()
-	must(t, err)
-	file := filepath.Join(t.TempDir(), "sink.yaml")
+	file := filepath.Join(t.TempDir(), program+".yaml")
 	must(t, os.WriteFile(file, []byte(configuration), 0o600))
-	for _, verb := range [][]string{
-		{"status", "--direct", "--all", "--wide"},
-		{"status", "--direct", "--json"},
-		{"check"},
-		{"check", "--json"},
-		{"parked", "list"},
-		{"parked", "list", "--json"},
-		{"parked", "show", table},
-		{"parked", "show", table, "--values"},
-		{"tenant", "list"},
-		{"rules", "match"},
-	} {
-		out, err := osexec.CommandContext(t.Context(), path, append(verb, "-c", file)...).CombinedOutput()
-		if exit, ended := errors.AsType[*osexec.ExitError](err); err != nil && (!ended || exit.ExitCode() != 1) { // 1: something needs somebody
-			t.Errorf("sink %q: %v\n%s", verb, err, out)
+	for _, verb := range verbs {
+		ctx, stop := context.WithCancel(t.Context())
+		cmd := osexec.CommandContext(ctx, path, append(verb, "-c", file)...)
+		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+		var out lines
+		cmd.Stdout, cmd.Stderr = &out, &out
+		must(t, cmd.Start())
+		if verb[0] == "tail" {
+			eventually(t, program+" tail tells changes", func() bool { return strings.Count(out.String(), "\n") > 10 })
+			stop()
 		}
+		err := cmd.Wait()
+		stop()
+		exit, ended := errors.AsType[*osexec.ExitError](err)
+		if err != nil && verb[0] != "tail" && (!ended || exit.ExitCode() != 1) { // 1: something needs somebody
+			t.Errorf("%s %q: %v\n%s", program, verb, err, out.String())
+		}
+		said := out.String()
 		asJSON := verb[len(verb)-1] == "--json"
-		if asJSON && !json.Valid(out) {
-			t.Errorf("sink %q is no JSON: %s", verb, out)
+		if asJSON && !json.Valid([]byte(said)) {
+			t.Errorf("%s %q is no JSON: %s", program, verb, said)
 		}
-		if strings.Contains(string(out), "\nlevel=ERROR") || strings.ContainsFunc(string(out), func(r rune) bool {
+		if strings.Contains(said, "\nlevel=ERROR") || strings.ContainsFunc(said, func(r rune) bool {
 			return r != '\n' && r != '\t' && (unicode.IsControl(r) || !asJSON && unicode.Is(unicode.Cf, r))
 		}) {
-			t.Errorf("sink %q says %q", verb, out)
+			t.Errorf("%s %q says %q", program, verb, said)
+		}
+	}
+	page, err := os.ReadFile("../../docs/reference/cli.md")
+	must(t, err)
+	for _, verb := range regexp.MustCompile(`(?m)^## `+program+` (.+)$`).FindAllStringSubmatch(string(page), -1) {
+		ran := slices.ContainsFunc(verbs, func(args []string) bool { return strings.HasPrefix(strings.Join(args, " ")+" ", verb[1]+" ") })
+		group := strings.Contains(string(page), "\n## "+program+" "+verb[1]+" ")
+		if !ran && !group && !slices.Contains(spoken, verb[1]) {
+			t.Errorf("%s %s is not tried with names of others", program, verb[1])
 		}
 	}
 }
@@ -304,7 +322,65 @@ tables: [{from: "public.*", to: "{source}.{table}", source: "Sh.op*", sid: "si.d
 	eventually(t, "the table is held", func() bool {
 		return strings.Contains(strings.Join(textsOf(t, dwh, `select message from tributary.quarantine`), " "), "is not for targets")
 	})
-	clean(t, configuration, s.name+"/public.select")
+	path, err := sinkBinary()
+	must(t, err)
+	held, all := s.name+"/public.select", s.name+"/public."+hostile[len(hostile)-6]
+	topic, err := record.Topic(s.name, "public", hostile[len(hostile)-6])
+	must(t, err)
+	clean(t, "sink", path, configuration, [][]string{
+		{"status", "--direct", "--all", "--wide"},
+		{"status", "--direct", "--json"},
+		{"check"},
+		{"check", "--json"},
+		{"parked", "list"},
+		{"parked", "list", "--json"},
+		{"parked", "show", held},
+		{"parked", "show", held, "--values"},
+		{"parked", "retry", held, "--plan"},
+		{"parked", "discard", held, "--plan"},
+		{"pause", all, "--reason", evil, "--yes"},
+		{"resume", all, "--reason", evil, "--yes"},
+		{"rules", "explain", "--topic", topic},
+		{"rules", "test", "--topic", topic},
+		{"rules", "test", "--topic", topic, "--values"},
+		{"rules", "match"},
+		{"rules", "scaffold"},
+		{"retention", "plan"},
+		{"retention", "run"},
+		{"tail", "--last", "20"},
+		{"tail", "--last", "20", "--values"},
+		{"tenant", "list"},
+		{"tenant", "pause", s.name, "--plan"},
+		{"tenant", "resume", s.name, "--plan"},
+		{"tenant", "remove", s.name, "--plan"},
+		{"tenant", "rebuild", s.name, "--plan"},
+	})
+	path, err = captureBinary()
+	must(t, err)
+	clean(t, "capture", path, fmt.Sprintf(`
+source: {name: %q, dsn: %q, tables: ["*.*"]}
+kafka: {brokers: [%s]}
+registry: {url: %q}
+http: {listen: "127.0.0.1:0"}
+`, s.name, role, strings.Join(kafka.Addrs(), ","), registry), [][]string{
+		{"status", "--direct", "--all", "--wide"},
+		{"status", "--direct", "--json"},
+		{"check"},
+		{"check", "--json"},
+		{"pause", "--reason", evil, "--plan"},
+		{"resume", "--plan"},
+		{"slot", "show"},
+		{"slot", "drop", "--plan"},
+		{"snapshot", "--table", "*.*", "--plan"},
+		{"snapshot", "--table", "public.*", "--wait"},
+		{"snapshot", "cancel", "--table", "*.*", "--plan"},
+		{"snapshot", "list"},
+		{"topics", "list"},
+		{"topics", "list", "--json"},
+		{"topics", "set", topic, "--retention", "forever", "--plan"},
+		{"tail", "--last", "20"},
+		{"tail", "--last", "20", "--values"},
+	})
 	_, address, _ := strings.Cut(logs[0].String(), "http=")
 	honest(t, "capture", logs[0].String(), strings.Fields(address)[0])
 	honest(t, "sink", logs[1].String(), k.Addr(), "&lt;script&gt;alert(2)")

@@ -39,6 +39,9 @@ func Of(cmd *cobra.Command) *Output {
 	return o
 }
 
+// To gives an output that writes texts to w, cleaned.
+func To(w io.Writer) *Output { return &Output{Out: w} }
+
 // dumb says that the terminal takes no escape codes.
 func dumb() bool { return os.Getenv("TERM") == "dumb" }
 

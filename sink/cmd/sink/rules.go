@@ -90,7 +90,7 @@ func rulesCommand() *cobra.Command {
 	test.Flags().Int64Var(&trial.Offset, "offset", -1, "begin at this offset instead, and take --last records from there")
 	test.Flags().Lookup("offset").DefValue = "0" // not shown
 	test.Flags().StringVar(&diff, "diff", "", "only records of which the rules of another configuration, this file, make something else")
-	test.Flags().BoolVar(&trial.Values, "values", false, "show rows before and after; masked columns stay masked")
+	test.Flags().BoolVar(&trial.Values, "values", false, "show keys, and rows before and after; masked columns stay masked")
 	return terminal.Group("rules", "What rules do to tables; changes nothing", explain, test, rulesMatch(), scaffoldCommand())
 }
 
