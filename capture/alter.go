@@ -80,7 +80,7 @@ func (s *session) beginVersion(ctx context.Context, t *table, was record.TablePr
 	if was.SchemaID == 0 || was.SchemaID == t.pub.SchemaID() {
 		return nil
 	}
-	done := s.stage.Wait(waitRegistry)
+	done := s.stage.Hand(s.others.registry, waitRegistry)
 	text, err := s.registry.Schema(ctx, was.SchemaID)
 	done()
 	if errors.Is(err, registry.ErrUnknownSchema) && t.pub.SchemaID() < was.SchemaID { // it counts from the beginning again

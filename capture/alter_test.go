@@ -32,7 +32,7 @@ func TestStreamIsAheadOfTheCatalog(t *testing.T) {
 
 	f := func(seenAt, asOf change.LSN) {
 		t.Helper()
-		s := &session{config: &c.config, log: c.log, meter: c.meter, stage: c.stage, pub: pub, changed: map[schema.OID]bool{}}
+		s := &session{config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, pub: pub, changed: map[schema.OID]bool{}}
 		one := &table{catalog: &catalog.Table{Relation: *now}, message: []byte("what said so"), seenAt: seenAt}
 		s.tables = map[schema.OID]*table{7: one}
 		must(t, s.setRelation(t.Context(), one, now))

@@ -153,8 +153,8 @@ func (c *Capture) holdsUp(slot *catalog.Slot, old []catalog.Blocker) reason {
 	for _, st := range c.stages.Snapshot() {
 		if st.WaitingOn != "" && time.Since(st.Since) > longestOpen {
 			return reason{
-				fmt.Sprintf("capture has been waiting for %s for %s", st.WaitingOn, service.FormatDuration(time.Since(st.Since))),
-				fmt.Sprintf("look at %s; capture goes on by itself", st.WaitingOn),
+				fmt.Sprintf("capture has been waiting for %s for %s", whom(st.WaitingOn), service.FormatDuration(time.Since(st.Since))),
+				fmt.Sprintf("look at %s; capture goes on by itself", whom(st.WaitingOn)),
 			}
 		}
 	}
@@ -166,7 +166,12 @@ func (c *Capture) holdsUp(slot *catalog.Slot, old []catalog.Blocker) reason {
 			fmt.Sprintf("wait, or SELECT pg_terminate_backend(%d);", b.PID),
 		}
 	}
-	return reason{"the source writes faster than capture publishes", "see in /status which stage waits for what; or spread the tables over several captures"}
+	why := limit(c.stages.Snapshot())
+	if why.cause == "" {
+		return reason{"the source writes faster than capture publishes", "see in capture status where the time goes"}
+	}
+	why.cause = "the source writes faster than capture publishes: " + why.cause
+	return why
 }
 
 // observe takes one look at the slot, nil if it is not there, and at open transactions, the oldest first, and sets the alarm.

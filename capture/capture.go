@@ -44,7 +44,8 @@ type Capture struct {
 	log      *slog.Logger
 	registry *registry.Client
 	stages   service.Stages
-	stage    *service.Stage
+	stage    *service.Stage // of the session's goroutine, while it does the work itself
+	others   others
 	meter    *meter
 	budget   *budget
 	pausing  pausing
@@ -95,6 +96,21 @@ const (
 	waitResume   = "resume"
 )
 
+// Names of the stages, in the order in which a change passes them. They take turns: while Kafka commits, nothing is encoded.
+const (
+	stageRead     = "read"
+	stageEncode   = "decode and encode"
+	stageRegistry = "registry"
+	stageKafka    = "kafka"
+)
+
+// others are the stages that the session's goroutine leaves the work to. One is busy while it is waited for, as there is more to be done.
+type others struct {
+	read     *service.Stage // the source, which sends WAL
+	registry *service.Stage
+	kafka    *service.Stage
+}
+
 // New prepares a capture; it connects nowhere.
 func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 	client, err := registry.New(config.Registry)
@@ -106,7 +122,10 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 		ready: func(...string) {}, refused: publish.Refusals{}, looks: make(chan look, 1),
 	}
 	c.log = c.vitals.events.Log(log.With("source", config.Source.Name))
-	c.stage = c.stages.Stage("publish", waitSource, waitSlot, waitOld, waitKafka, waitRegistry, waitSnapshot, waitRetry, waitResume)
+	c.others.read = c.stages.Stage(stageRead, waitSource, waitSlot, waitOld)
+	c.stage = c.stages.Stage(stageEncode, waitSource, waitKafka, waitRegistry, waitSnapshot, waitRetry, waitResume)
+	c.others.registry = c.stages.Stage(stageRegistry, waitRegistry)
+	c.others.kafka = c.stages.Stage(stageKafka, waitKafka)
 	c.meter = newMeter(config.Source.Name, config.Metrics.PerTable)
 	c.budget = newBudget(&c.config, c.log, c.meter)
 	c.status.Store(&Status{Schema: statusSchema, Source: config.Source.Name, Instance: c.instance, State: "starting", Tables: []TableStatus{}, Alarms: []TroubleStatus{}})

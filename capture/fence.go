@@ -34,7 +34,7 @@ var claimPatience = 5 * time.Second
 
 // claim reads how far the source is published and writes down that this instance publishes from here on.
 func (c *Capture) claim(ctx context.Context, pub *publish.Publisher) (*publish.State, error) {
-	defer c.stage.Wait(waitKafka)()
+	defer c.others.kafka.Wait(waitKafka)()
 	state, err := pub.Resume(ctx)
 	if err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func (c *Capture) affirm(ctx context.Context, pub *publish.Publisher, state *pub
 // whoFenced gives refused, by which a session has been ended, if another instance has taken over; else a trouble that
 // another try mends.
 func (c *Capture) whoFenced(ctx context.Context, refused error) error {
-	done := c.stage.Wait(waitKafka)
+	done := c.others.kafka.Wait(waitKafka)
 	defer done()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()

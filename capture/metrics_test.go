@@ -42,7 +42,7 @@ registry: {url: "http://127.0.0.1:1"}
 		"oldest_transaction_seconds": 1, "changes_total": 5, "skipped_changes_total": 3, "transactions_total": 1, "published_bytes_total": 1,
 		"kafka_transactions_total": 2, "kafka_transaction_duration_seconds": 1, "kafka_transaction_size_bytes": 1, "heartbeat_latency_seconds": 1,
 		"last_commit_timestamp_seconds": 1, "snapshot_tables": 4, "snapshot_rows_total": 1, "snapshot_remaining_seconds": 1, "snapshot_chunks_total": 2,
-		"snapshot_chunk_duration_seconds": 1, "stage_busy_seconds_total": 1, "waiting_since_timestamp_seconds": 8, "reconnects_total": 3,
+		"snapshot_chunk_duration_seconds": 1, "stage_busy_seconds_total": 4, "waiting_since_timestamp_seconds": 8, "reconnects_total": 3,
 		"schema_changes_total": 7, "fenced_total": 1, "held_tables": 1,
 	} {
 		if series[name] != want {

@@ -3,7 +3,6 @@ package capture
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,15 +14,12 @@ import (
 func (st *Status) page() page.View {
 	v := page.View{
 		Program: "capture", Name: st.Source, State: st.State, Headline: st.Source + " " + st.Headline, Needs: st.Needs,
-		Tiles: st.tiles(), Stages: slices.Clone(st.Stages), Events: st.Events, Build: st.Build, Tables: []page.Table{st.tables()},
+		Tiles: st.tiles(), Stages: seen(st.Stages), Ends: st.ends(), Events: st.Events, Build: st.Build, Tables: []page.Table{st.tables()},
 	}
 	if st.ServerVersion != "" {
 		v.About = append(v.About, "PostgreSQL "+st.ServerVersion)
 	}
 	v.About = append(v.About, "slot "+st.Slot)
-	for i := range v.Stages {
-		v.Stages[i].WaitingOn = whom(v.Stages[i].WaitingOn)
-	}
 	if st.LagSeconds > freshness.Seconds() {
 		v.Late = service.FormatSeconds(st.LagSeconds)
 	}
@@ -48,6 +44,14 @@ func (st *Status) page() page.View {
 		v.Folds = append([]page.Fold{page.Accepted(st.Accepted)}, v.Folds...)
 	}
 	return v
+}
+
+// ends are where the source stands, and up to where it is published.
+func (st *Status) ends() *page.Ends {
+	if st.ServerLSN == "" {
+		return nil
+	}
+	return &page.Ends{From: "the source is at " + st.ServerLSN, To: "published up to " + cmp.Or(st.PublishedLSN, "nothing")}
 }
 
 // at tells a time among facts.

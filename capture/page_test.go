@@ -39,8 +39,8 @@ func TestEveryTroubleIsTold(t *testing.T) {
 // The state comes from what moves, and the sentence from the state.
 func TestJudge(t *testing.T) {
 	now := time.Now()
-	busy := []service.StageState{{Name: "publish", BusyShare: 0.9}}
-	waits := []service.StageState{{Name: "publish", WaitingOn: waitKafka, Since: now.Add(-20 * time.Second)}}
+	busy, reads := goes(0, 0.9, 0, 0.05), goes(0.9, 0, 0, 0.08)
+	hangs := waits(goes(0, 0, 0, 0.3), stageEncode, waitKafka, now.Add(-20*time.Second))
 	left := 360.0
 	for _, one := range []struct {
 		name    string
@@ -56,9 +56,9 @@ func TestJudge(t *testing.T) {
 		{"a little behind", Status{LagSeconds: 59}, 0, "up_to_date", "59 s behind", ""},
 		{"catching up", Status{LagSeconds: 161, ToPublish: 4 << 30, ETASeconds: &left}, 0, "catching_up", "4.0 GiB of WAL to publish, 2 min 41 s behind, about 6 min", ""},
 		{"falling behind", Status{LagSeconds: 161, Falling: true, Stages: busy}, 0, "falling_behind", "and it grows", "falling-behind"},
-		{"Kafka hangs", Status{LagSeconds: 10, Stages: waits}, 20 * time.Second, "waiting", "waits for Kafka, for 20 s.", "kafka-unreachable"},
-		{"Kafka hangs long", Status{LagSeconds: 100, ToPublish: 1 << 30, Stages: waits}, time.Hour, "waiting", "waits for Kafka, for 20 s: 1.0 GiB of WAL to publish, 1 min 40 s behind.", "kafka-unreachable"},
-		{"the source sends nothing", Status{LagSeconds: 100, ToPublish: 1 << 30}, 2 * time.Minute, "waiting", "the source, which sends nothing", ""},
+		{"Kafka hangs", Status{LagSeconds: 10, Stages: hangs}, 20 * time.Second, "waiting", "waits for Kafka, for 20 s.", "kafka-unreachable"},
+		{"Kafka hangs long", Status{LagSeconds: 100, ToPublish: 1 << 30, Stages: hangs}, time.Hour, "waiting", "waits for Kafka, for 20 s: 1.0 GiB of WAL to publish, 1 min 40 s behind.", "kafka-unreachable"},
+		{"the source sends nothing", Status{LagSeconds: 100, ToPublish: 1 << 30, Stages: reads}, 2 * time.Minute, "waiting", "the source, which sends nothing", ""},
 		{"a standby is away", Status{ToPublish: 1 << 30, WAL: WAL{Standbys: "db2"}}, 20 * time.Second, "waiting", "waits for the standby of slot db2 (synchronized_standby_slots), for 20 s", ""},
 		{"stuck", Status{LagSeconds: 100, ToPublish: 1 << 30, Stages: busy}, 2 * time.Minute, "stuck", "nothing moves", "stuck"},
 		{"not stuck yet", Status{LagSeconds: 59, ToPublish: 1 << 30, Stages: busy}, 59 * time.Second, "up_to_date", "healthy", ""},

@@ -38,7 +38,7 @@ func calm(at time.Time) *shown {
 		PublishedBytesPerSecond: 6.7 * 1024 * 1024, SourceBytesPerSecond: 6.7 * 1024 * 1024, LatencyP50: new(0.04), LatencyP99: new(0.21),
 		Snapshot: SnapshotStatus{TablesDone: 5, Tables: 5, Rows: 14_021_224, RowsExpected: new(int64(14_021_224)), EndedAt: at.Add(-2 * time.Hour).UTC()},
 		Tables:   []TableStatus{}, Alarms: []TroubleStatus{},
-		Stages: []service.StageState{{Name: "read", BusyShare: 0.12}, {Name: "publish", Workers: 1, BusyShare: 0.31}},
+		Stages: goes(0.12, 0.31, 0, 0.22),
 		Events: []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new table, table public.stock"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "streaming, slot tributary_shop, tables 4"}},
 	}}
 	for i, table := range []string{"public.customer", "public.event", "public.orders", "public.payment", "public.stock"} {
@@ -55,13 +55,33 @@ func calm(at time.Time) *shown {
 	return s
 }
 
+// goes are the stages that a capture has, with how busy they are: its own, not made up.
+func goes(shares ...float64) []service.StageState {
+	c, err := New(Config{Source: Source{Name: "shop"}, Registry: config.Registry{URL: "http://127.0.0.1:1"}}, Options{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		panic(err)
+	}
+	stages := c.stages.Snapshot()
+	for i := range stages {
+		stages[i].BusyShare = shares[i]
+	}
+	return stages
+}
+
+// waits is stages in which the one of this name waits.
+func waits(stages []service.StageState, name, on string, since time.Time) []service.StageState {
+	i := slices.IndexFunc(stages, func(st service.StageState) bool { return st.Name == name })
+	stages[i].WaitingOn, stages[i].Since = on, since
+	return stages
+}
+
 // late is a moment in which much is to be published, with a table that has no key.
 func late(at time.Time) *shown {
 	s := calm(at)
 	s.st.LagSeconds, s.st.ToPublish, s.st.ETASeconds, s.st.ServerLSN = 161, 4<<30, new(360.0), "17/B2F01A20"
 	s.st.PublishedBytesPerSecond, s.st.ChangesPerSecond, s.st.LatencyP50, s.st.LatencyP99 = 18.4*1024*1024, 61_300, new(164.0), new(398.0)
 	s.st.WAL.RetainedBytes, s.st.WAL.GrowthBytesPerSecond = 10_307_921_510, -1
-	s.st.Stages[1].BusyShare = 0.71
+	s.st.Stages = goes(0.05, 0.21, 0.01, 0.71)
 	keyless(&s.st.Tables[1])
 	return s
 }
@@ -99,7 +119,7 @@ var moments = map[string]func(at time.Time) *shown{
 		s := calm(at)
 		s.st.State, s.st.Tables, s.st.Snapshot, s.st.WAL.AsOf, s.st.LatencyP50 = service.StateStarting, []TableStatus{}, SnapshotStatus{}, time.Time{}, nil
 		s.st.SeenAt, s.st.ChangesPerSecondHour, s.st.ChangesPerSecond, s.st.PublishedBytesPerSecond = time.Time{}, nil, 0, 0
-		s.st.Stages = []service.StageState{{Name: "start", WaitingOn: waitOld, Since: at.Add(-8 * time.Minute)}}
+		s.st.Stages = waits(goes(0, 0, 0, 0), stageRead, waitOld, at.Add(-8*time.Minute))
 		return s
 	},
 	"standby": func(at time.Time) *shown {
@@ -121,7 +141,7 @@ var moments = map[string]func(at time.Time) *shown{
 	},
 	"waiting_kafka": func(at time.Time) *shown {
 		s := late(at)
-		s.st.Stages[1] = service.StageState{Name: "publish", WaitingOn: waitKafka, Since: at.Add(-20 * time.Second)}
+		s.st.Stages = waits(goes(0, 0.02, 0, 0.93), stageEncode, waitKafka, at.Add(-20*time.Second))
 		s.unmoved = 20 * time.Second
 		return s
 	},

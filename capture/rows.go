@@ -69,11 +69,13 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	if t.schema != "" {
 		d.Relation.Namespace = []byte(t.schema)
 	}
+	done := s.stage.Hand(s.others.read, waitSource)
 	known, err := s.catalog.Table(ctx, d.Relation.OID)
-	if err != nil {
-		return err
+	var rel *schema.Relation
+	if err == nil {
+		rel, err = s.catalog.Resolve(ctx, &d.Relation, known, t.seen)
 	}
-	rel, err := s.catalog.Resolve(ctx, &d.Relation, known, t.seen)
+	done()
 	if err != nil {
 		return err
 	}
@@ -98,7 +100,7 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 
 // setRelation makes rel the version of t that is published from here on.
 func (s *session) setRelation(ctx context.Context, t *table, rel *schema.Relation) error {
-	done := s.stage.Wait(waitRegistry)
+	done := s.stage.Hand(s.others.registry, waitRegistry)
 	pub, err := s.pub.Table(ctx, rel)
 	done()
 	if err != nil {

@@ -41,7 +41,7 @@ func (c *Capture) Serve(ctx context.Context) error {
 	if err := server.Listen(ctx); err != nil {
 		return err
 	}
-	server.Watch(&c.stages, "publish")
+	server.Watch(&c.stages, stageEncode)
 	page.Handle(server, page.Config{
 		View: func() page.View {
 			st := c.Status()

@@ -27,6 +27,7 @@ type session struct {
 	log      *slog.Logger
 	meter    *meter
 	stage    *service.Stage
+	others   others
 	stream   *replication.Stream
 	catalog  *catalog.Catalog // of this goroutine
 	pub      *publish.Publisher
@@ -179,6 +180,8 @@ func (s *session) run(ctx context.Context) error {
 			s.publishStatus(s)
 		}
 		s.stage.Idle()
+		turn := s.turn(over != nil)
+		turn.Busy()
 		again.Reset(s.nothingFor())
 		select {
 		case <-ctx.Done():
@@ -193,9 +196,25 @@ func (s *session) run(ctx context.Context) error {
 		case <-over:
 		case <-again.C:
 		}
+		turn.Idle()
 		s.stage.Busy()
 	}
 }
+
+// turn gives the stage that is waited for where nothing is left to be done here: that which reads, while the source is known to have
+// more. hidden says that Kafka has not ended the transaction before yet.
+func (s *session) turn(hidden bool) *service.Stage {
+	switch {
+	case hidden:
+		return s.others.kafka
+	case s.inTx || s.lags():
+		return s.others.read
+	}
+	return &service.Stage{} // nobody's
+}
+
+// lags says whether the source had more when it was looked at last than it has sent.
+func (s *session) lags() bool { return s.facts.wal > s.streamed }
 
 // nothingFor gives how long there is nothing to do unless something comes. Keepalives wake nobody: while something waits for where
 // they say that the stream is, it is looked often. A source that does nothing is one of hundreds.
@@ -206,7 +225,7 @@ func (s *session) nothingFor() time.Duration {
 		return progressInterval
 	case open && s.config.Publish.direct():
 		return max(time.Until(began.Add(s.config.Publish.Linger)), min(lookEvery, s.config.Publish.Linger))
-	case open, len(s.chunks.queue) > 0, len(s.altered) > 0, time.Since(s.livelyAt) < lively, s.stream.CatchingUp():
+	case open, len(s.chunks.queue) > 0, len(s.altered) > 0, time.Since(s.livelyAt) < lively, s.stream.CatchingUp(), s.lags():
 		return lookEvery
 	}
 	due, ask := s.progressAt.Add(progressInterval), s.progressAt.Add(askInterval)
@@ -383,7 +402,7 @@ func (s *session) idle(ctx context.Context) (over <-chan struct{}, err error) {
 // ask waits until Kafka answers.
 func (s *session) ask(ctx context.Context) error {
 	s.askedAt = time.Now()
-	defer s.stage.Wait(waitKafka)()
+	defer s.stage.Hand(s.others.kafka, waitKafka)()
 	return s.pub.Ask(ctx)
 }
 
@@ -402,7 +421,7 @@ func (s *session) commit(ctx context.Context, last bool) error {
 		began = time.Now() // a progress record alone
 	}
 	s.passage.decoded()
-	done := s.stage.Wait(waitKafka)
+	done := s.stage.Hand(s.others.kafka, waitKafka)
 	err := s.pub.Commit(ctx, pr)
 	done()
 	if err != nil {

@@ -241,13 +241,16 @@ func (r *Report) facts() []terminal.Fact {
 	if down && !r.PublishedTime.IsZero() {
 		position += ", committed " + terminal.Clock(r.PublishedTime)
 	}
+	if r.ServerLSN != "" && r.ServerLSN != r.PublishedLSN {
+		position += ", the source is at " + r.ServerLSN
+	}
 	add("published", "up to "+cmp.Or(r.PublishedLSN, "nothing"), position)
-	if goes, ok := service.TimeGoes(r.Stages); ok {
+	if goes, ok := service.TimeGoes(seen(r.Stages)); ok {
 		add("time goes", goes, "")
 	}
-	for _, st := range r.Stages {
-		if st.WaitingOn != "" && st.WaitingOn != waitResume && time.Since(st.Since) >= time.Second {
-			add("waits", st.Name, "for "+whom(st.WaitingOn)+", for "+service.FormatDuration(time.Since(st.Since)))
+	for _, st := range seen(r.Stages) {
+		if st.WaitingOn != "" && st.WaitingOn != whom(waitResume) && time.Since(st.Since) >= time.Second {
+			add("waits", st.Name, "for "+st.WaitingOn+", for "+service.FormatDuration(time.Since(st.Since)))
 		}
 	}
 	switch {

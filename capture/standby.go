@@ -21,7 +21,7 @@ func (c *Capture) standBy(ctx context.Context, cat *catalog.Catalog, fenced bool
 	tick := time.NewTicker(min(c.config.Source.Refresh, standbyPatience/4))
 	defer tick.Stop()
 	c.active.Store(false)
-	done := c.stage.Wait(waitSlot)
+	done := c.others.read.Wait(waitSlot)
 	defer done()
 	holder, freeSince, patience := -1, time.Now(), standbyPatience
 	if fenced {

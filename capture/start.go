@@ -60,7 +60,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		awaited = t
 		c.note(t)
 	}
-	done := c.stage.Wait(waitKafka)
+	done := c.others.kafka.Wait(waitKafka)
 	pub, err := publish.Open(ctx, publish.Options{
 		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
 		TransactionTimeout: c.config.Publish.TransactionTimeout, Refused: c.refused, Covers: covers, Salt: salt,
@@ -91,7 +91,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		return catalog.Unreachable("identify", "source", err)
 	}
 	s := &session{
-		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, catalog: cat, pub: pub, registry: c.registry, system: system,
+		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, catalog: cat, pub: pub, registry: c.registry, system: system,
 		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus, paused: c.pausing.holds,
 		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version, passage: passage{tracer: c.tracer},
 		livelyAt: time.Now(),
@@ -424,7 +424,7 @@ func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *c
 	}()
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
-	done := c.stage.Wait(waitOld)
+	done := c.others.read.Wait(waitOld)
 	defer done()
 	for {
 		select {
@@ -497,7 +497,7 @@ func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *
 				Hint:  fmt.Sprintf("end the other process; if it is dead: SELECT pg_terminate_backend(%d);", slot.ActivePID),
 			}
 		}
-		done := c.stage.Wait(waitSlot)
+		done := c.others.read.Wait(waitSlot)
 		select {
 		case <-ctx.Done():
 			done()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 	}
 	busy := false
 	for _, stage := range st.Stages {
-		busy = busy || stage.BusyShare > idleShare
+		busy = busy || stage.Name == stageEncode && stage.BusyShare > idleShare // with the others somebody else is
 		if stage.WaitingOn != "" && stage.WaitingOn != waitRetry && stage.WaitingOn != waitResume {
 			if waits := now.Sub(stage.Since); waits > f.Waits {
 				f.Waits, st.WaitingOn, st.WaitingSince = waits, stage.WaitingOn, stage.Since.UTC()
@@ -84,10 +85,11 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 		})
 	}
 	if st.State == service.StateBehind {
+		most := limit(st.Stages)
 		all = append(all, service.Need{
 			Code: trouble.FallingBehind, Subject: st.Source,
 			What: fmt.Sprintf("not catching up: the source writes %s/s, %s/s are published", service.FormatBytes(int64(st.SourceBytesPerSecond)), service.FormatBytes(int64(st.PublishedBytesPerSecond))),
-			Why:  limit(st.Stages),
+			Why:  most.cause, Do: service.Steps(most.hint),
 		})
 	}
 	told := map[string]bool{} // tables whose trouble is among the alarms
@@ -123,18 +125,38 @@ func (st *Status) means(code trouble.Code) string {
 	return text
 }
 
-// limit names the stage that most of the time is spent with.
-func limit(stages []service.StageState) string {
-	most := -1
+// limit says which stage most of the time is spent with, whose limit that is, and what to do about it.
+func limit(stages []service.StageState) reason {
+	most, is, ok := service.Limit(stages)
+	known, named := limits[most.Name]
+	if !ok || !named {
+		return reason{}
+	}
+	text := fmt.Sprintf("most of the time, %.0f %%, goes into ", 100*most.BusyShare)
+	if is {
+		text = fmt.Sprintf("%s is the limit: %.0f %% of the time goes into ", known.who, 100*most.BusyShare)
+	}
+	return reason{text + known.work, known.hint}
+}
+
+// limits say of each stage whose the limit is where it is that, what the time goes into, and what to do.
+var limits = map[string]struct{ who, work, hint string }{
+	stageRead:     {"the source", "waiting for its WAL", "look at the source's CPU and disk: one process of it decodes all WAL that is read, and spills transactions above logical_decoding_work_mem to disk"},
+	stageEncode:   {"capture", "decoding and encoding, on one core", "spread the tables over several captures"},
+	stageRegistry: {"the registry", "waiting for its answers", "look at the registry: it is asked once for each new version of a table"},
+	stageKafka:    {"Kafka", "waiting for its commits", "look at the brokers' disks and network; a larger publish.bytes makes fewer transactions"},
+}
+
+// seen gives stages as people read them.
+func seen(stages []service.StageState) []service.StageState {
+	stages = slices.Clone(stages)
 	for i := range stages {
-		if most < 0 || stages[i].BusyShare > stages[most].BusyShare {
-			most = i
+		stages[i].WaitingOn = whom(stages[i].WaitingOn)
+		if stages[i].Name == stageKafka {
+			stages[i].Name = whom(waitKafka)
 		}
 	}
-	if most < 0 {
-		return ""
-	}
-	return fmt.Sprintf("most of the time goes into %s: %.0f %%", stages[most].Name, 100*stages[most].BusyShare)
+	return stages
 }
 
 // headline is the one sentence that says it all.

@@ -118,6 +118,16 @@ func (st *Stage) Wait(on string) (done func()) {
 	}
 }
 
+// Hand is Wait for what another stage does meanwhile: to is busy with it until done is called.
+func (st *Stage) Hand(to *Stage, on string) (done func()) {
+	back := st.Wait(on)
+	to.Busy()
+	return func() {
+		to.Idle()
+		back()
+	}
+}
+
 func (st *Stage) stop(now time.Time) {
 	if !st.busySince.IsZero() {
 		st.busy += now.Sub(st.busySince)
@@ -138,21 +148,29 @@ func (s *Stages) Snapshot() []StageState {
 	return states
 }
 
+// Limit gives the stage that most of the last minute went into; ok is false where none was busy. It is the limit where that
+// was most of it.
+func Limit(stages []StageState) (most StageState, limit, ok bool) {
+	for i := range stages {
+		if stages[i].BusyShare > most.BusyShare {
+			most = stages[i]
+		}
+	}
+	return most, most.BusyShare >= limitShare, most.BusyShare >= 0.005
+}
+
 // TimeGoes says which share of the last minute each stage was busy, and which is the limit; ok is false where none was.
 func TimeGoes(stages []StageState) (text string, ok bool) {
-	most := 0.0
-	for i := range stages {
-		most = max(most, stages[i].BusyShare)
-	}
+	most, limit, ok := Limit(stages)
 	var parts []string
 	for i := range stages {
 		part := fmt.Sprintf("%s %.0f %%", stages[i].Name, 100*stages[i].BusyShare)
-		if stages[i].BusyShare == most && most >= limitShare {
+		if limit && stages[i].Name == most.Name {
 			part += " <- limit"
 		}
 		parts = append(parts, part)
 	}
-	return strings.Join(parts, "  "), most >= 0.005
+	return strings.Join(parts, "  "), ok
 }
 
 // limitShare is from where on the busiest stage is called the limit.
@@ -209,7 +227,7 @@ func (s *Stages) Collector(namespace string, labels prometheus.Labels) prometheu
 	return &stagesCollector{
 		stages: s,
 		busy: prometheus.NewDesc(namespace+"_stage_busy_seconds_total",
-			"Time that a stage was busy, waiting not counted.", []string{"stage"}, labels),
+			"Time that a stage was busy. While one waits for another, it is the other that is.", []string{"stage"}, labels),
 		waiting: prometheus.NewDesc(namespace+"_waiting_since_timestamp_seconds",
 			"Since when a stage waits for something, 0 if none does.", []string{"on"}, labels),
 	}

@@ -56,11 +56,21 @@ func TestStages(t *testing.T) {
 		time.Sleep(time.Second)
 		states(StageState{Name: "read", Workers: 1, Busy: 6}, StageState{Name: "publish", Workers: 1, Busy: 6})
 
+		// What is left to another stage is that one's work.
+		publish.Busy()
+		done = publish.Hand(read, "source")
+		time.Sleep(2 * time.Second)
+		states(StageState{Name: "read", Workers: 1, Busy: 8}, StageState{Name: "publish", Workers: 1, Busy: 6, WaitingOn: "source", Since: time.Now().Add(-2 * time.Second)})
+		done()
+		time.Sleep(time.Second)
+		publish.Idle()
+		states(StageState{Name: "read", Workers: 1, Busy: 8}, StageState{Name: "publish", Workers: 1, Busy: 7})
+
 		// Workers of one stage add up.
 		second := stages.Stage("read")
 		second.Busy()
 		time.Sleep(time.Second)
-		states(StageState{Name: "read", Workers: 2, Busy: 7}, StageState{Name: "publish", Workers: 1, Busy: 6})
+		states(StageState{Name: "read", Workers: 2, Busy: 9}, StageState{Name: "publish", Workers: 1, Busy: 7})
 	})
 }
 
@@ -77,7 +87,7 @@ func TestStageMetrics(t *testing.T) {
 		collector := stages.Collector("tributary_capture", prometheus.Labels{"source": "shop"})
 		// synctest's clock begins at 2000-01-01T00:00:00Z.
 		want := `
-# HELP tributary_capture_stage_busy_seconds_total Time that a stage was busy, waiting not counted.
+# HELP tributary_capture_stage_busy_seconds_total Time that a stage was busy. While one waits for another, it is the other that is.
 # TYPE tributary_capture_stage_busy_seconds_total counter
 tributary_capture_stage_busy_seconds_total{source="shop",stage="publish"} 4
 # HELP tributary_capture_waiting_since_timestamp_seconds Since when a stage waits for something, 0 if none does.

@@ -25,6 +25,7 @@ type View struct {
 	Needs    []service.Need
 	Tiles    []Tile
 	Stages   []service.StageState
+	Ends     *Ends     // of the stages; nil: not told
 	Hour     *Hour     // of the table
 	Snapshot *Snapshot // nil: none runs
 	Tables   []Table
@@ -32,6 +33,9 @@ type View struct {
 	Folds    []Fold
 	Build    service.Build
 }
+
+// Ends are the positions before the first stage and behind the last.
+type Ends struct{ From, To string }
 
 // Hour is the last hour of a table.
 type Hour struct {
