@@ -202,7 +202,12 @@ func (r *Report) facts() []terminal.Fact {
 	var all []terminal.Fact
 	add := func(name, value, note string) { all = append(all, terminal.Fact{Name: name, Value: value, Note: note}) }
 	down := r.State == service.StateNotRunning
-	if !down {
+	unseen := r.SeenAt.IsZero() && (r.State == service.StateStarting || r.State == service.StateStandby) // then this one has published nothing
+	switch {
+	case down:
+	case unseen:
+		add("behind", "-", "nobody has looked yet")
+	default:
 		note := ""
 		switch quiet := time.Since(r.PublishedTime); {
 		case r.LagSeconds >= 1 && !r.PublishedTime.IsZero():
@@ -212,9 +217,11 @@ func (r *Report) facts() []terminal.Fact {
 		}
 		add("behind", service.FormatSeconds(r.LagSeconds), note)
 	}
-	if down {
+	switch {
+	case unseen:
+	case down:
 		add("to publish", service.FormatBytes(r.ToPublish), "")
-	} else {
+	default:
 		reads := "reads"
 		if r.BySQL {
 			reads = "fetches by SQL"
@@ -230,7 +237,11 @@ func (r *Report) facts() []terminal.Fact {
 			add("latency", "p50 "+service.FormatSeconds(*r.LatencyP50), "p99 "+service.FormatSeconds(*r.LatencyP99)+", commit to Kafka, last 5 min")
 		}
 	}
-	add("WAL kept", fmt.Sprintf("%s of %s", service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes)), r.wal())
+	if unseen && r.WAL.AsOf.IsZero() {
+		add("WAL kept", "-", "the source was not asked yet, or does not answer")
+	} else {
+		add("WAL kept", fmt.Sprintf("%s of %s", service.FormatBytes(r.WAL.RetainedBytes), service.FormatBytes(r.WAL.BudgetBytes)), r.wal())
+	}
 	if r.Paused != nil {
 		add("paused", "since "+terminal.Clock(r.Paused.Since), r.Paused.until(&r.WAL))
 	}
@@ -275,6 +286,9 @@ func (r *Report) wal() string {
 		if w.FullInSeconds != nil && w.RetainedBytes > w.BudgetBytes/10 {
 			text += ", full in " + service.FormatDuration(seconds(*w.FullInSeconds))
 		}
+	}
+	if age := time.Since(w.AsOf); age > staleAfter && !w.AsOf.IsZero() {
+		text += ", " + service.FormatDuration(age) + " old: the source does not answer"
 	}
 	return text
 }

@@ -92,6 +92,14 @@ func TestStatusText(t *testing.T) {
 			Means: "nothing of it is published", Hint: "capture snapshot --table public.order_line --reload", Since: now.Add(-time.Hour).UTC(),
 		}
 		show("held.txt", held, person, terminal.Look{})
+		starting := base()
+		starting.State, starting.SeenAt, starting.WAL, starting.PublishedLSN, starting.ChangesPerSecond = service.StateStarting, time.Time{}, WAL{BudgetBytes: 50 << 30}, "", 0
+		starting.Tables, starting.Snapshot = []TableStatus{}, SnapshotStatus{}
+		show("starting.txt", starting, person, terminal.Look{})
+		away := base()
+		away.WAL.AsOf = now.Add(-41 * time.Second).UTC()
+		away.Trouble = &TroubleStatus{Code: trouble.SourceUnreachable, Op: "connect to", Subject: "the source", Cause: "connection refused", Since: now.Add(-41 * time.Second).UTC()}
+		show("away.txt", away, person, terminal.Look{})
 		if held.Well() || !base().Well() {
 			t.Error("what is well")
 		}

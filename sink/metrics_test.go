@@ -94,8 +94,8 @@ func TestFreshnessOfRules(t *testing.T) {
 		}
 	}
 	st := Status{FreshnessSeconds: 60, Tables: []TableStatus{
-		{Table: "slow", BehindSeconds: 50, FreshnessSeconds: 60},
-		{Table: "late", BehindSeconds: 10, FreshnessSeconds: 5},
+		{Table: "slow", BehindSeconds: new(50.0), FreshnessSeconds: 60},
+		{Table: "late", BehindSeconds: new(10.0), FreshnessSeconds: 5},
 		{Table: "well"},
 	}}
 	if worst := st.worst(); worst == nil || worst.Table != "late" {

@@ -24,7 +24,7 @@ func (st *Status) page() page.View {
 		Tables: []page.Table{st.sources(), st.tables(), st.members()}, Wants: strings.HasPrefix(st.Headline, needsYouPrefix),
 	}
 	if worst := st.worst(); worst != nil && worst.late() > 1 {
-		v.Late = service.FormatSeconds(worst.BehindSeconds)
+		v.Late = service.FormatSeconds(*worst.BehindSeconds)
 	}
 	if len(st.Accepted) > 0 {
 		v.Folds = append(v.Folds, page.Accepted(st.Accepted))
@@ -61,13 +61,13 @@ func (t *TableStatus) late() float64 {
 	if t.FreshnessSeconds <= 0 {
 		return 0 // told by a sink of before
 	}
-	return t.BehindSeconds / t.FreshnessSeconds
+	return value(t.BehindSeconds) / t.FreshnessSeconds
 }
 
 // worst gives the table that is furthest behind, measured by how far it may be; nil where none is behind.
 func (st *Status) worst() (worst *TableStatus) {
 	for i := range st.Tables {
-		if t := &st.Tables[i]; t.BehindSeconds > 0 && (worst == nil || t.late() > worst.late()) {
+		if t := &st.Tables[i]; value(t.BehindSeconds) > 0 && (worst == nil || t.late() > worst.late()) {
 			worst = t
 		}
 	}
@@ -83,10 +83,10 @@ func (st *Status) tiles() []page.Tile {
 	fresh, target := page.Tile{Name: "Freshness", Value: service.FormatSeconds(0), Lines: []string{"no table is behind"}}, st.FreshnessSeconds
 	if worst := st.worst(); worst != nil {
 		target = worst.FreshnessSeconds
-		fresh.Value, fresh.Lines = service.FormatSeconds(worst.BehindSeconds), []string{worst.name()}
+		fresh.Value, fresh.Lines = service.FormatSeconds(*worst.BehindSeconds), []string{worst.name()}
 		if worst.late() > 1 {
 			fresh.Value, fresh.State = fmt.Sprintf("%.1f × late", worst.late()), service.StateBehind
-			fresh.Lines = append(fresh.Lines, service.FormatSeconds(worst.BehindSeconds)+" behind")
+			fresh.Lines = append(fresh.Lines, service.FormatSeconds(*worst.BehindSeconds)+" behind")
 		}
 	} else if st.blind() {
 		fresh.Value, fresh.Lines = "–", []string{"not known here: this sink has no partition"}
@@ -105,7 +105,7 @@ func (st *Status) tiles() []page.Tile {
 	parked, records := int64(0), int64(0)
 	for i := range st.Tables {
 		parked += st.Tables[i].Parked
-		records += st.Tables[i].Records
+		records += value(st.Tables[i].Records)
 	}
 	if parked > 0 {
 		complete.Lines = append(complete.Lines, "except "+service.Plural(parked, "parked row"))
@@ -203,15 +203,20 @@ func (st *Status) tables() page.Table {
 	}
 	for i := range st.Tables {
 		t := &st.Tables[i]
-		behind, records := page.Cell{Text: service.FormatSeconds(t.BehindSeconds), Order: t.late()}, page.Cell{Text: service.FormatCount(t.Records), Order: float64(t.Records)}
-		if t.Partitions == 0 {
-			behind, records = page.Cell{Text: "–"}, page.Cell{Text: t.elsewhere()}
+		behind, records, rate := page.Cell{Text: "–"}, page.Cell{Text: t.elsewhere()}, page.Cell{Text: "–"}
+		if t.BehindSeconds != nil {
+			behind = page.Cell{Text: service.FormatSeconds(*t.BehindSeconds), Order: t.late()}
+		}
+		if t.Records != nil {
+			records = page.Cell{Text: service.FormatCount(*t.Records), Order: float64(*t.Records)}
+		}
+		if t.RowsPerSec != nil {
+			rate = page.Cell{Text: service.FormatRate(*t.RowsPerSec), Order: *t.RowsPerSec}
 		}
 		row := page.Row{Key: t.name(), State: t.State, Groups: []string{t.Target, t.Source}, Cells: []page.Cell{
 			{Text: t.name()},
 			{State: t.State, Text: t.note()},
-			behind, records,
-			{Text: service.FormatRate(t.RowsPerSec), Order: t.RowsPerSec},
+			behind, records, rate,
 			{Line: &page.Spark{Points: t.LastHour, Format: service.FormatSeconds}},
 			{},
 			{Text: t.Target},

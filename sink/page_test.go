@@ -18,7 +18,7 @@ func TestEveryTroubleIsTold(t *testing.T) {
 		f := service.Facts{Quarantined: true, Stopped: held.stops()}
 		st := Status{
 			Group: "warehouse", Sources: []SourceStatus{{Name: "shop", CompleteAt: &at}},
-			Tables:  []TableStatus{{Source: "shop", Table: "public.x; y", State: f.State(), Trouble: &held, Records: 1204}},
+			Tables:  []TableStatus{{Source: "shop", Table: "public.x; y", State: f.State(), Trouble: &held, Records: new(int64(1204))}},
 			Waiting: []Waiting{{For: "warehouse", Since: at, Tries: 7, Code: string(code), Error: "refused"}},
 		}
 		st.summarise()
@@ -48,7 +48,7 @@ func TestSummary(t *testing.T) {
 	at, age := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 0.4
 	well := SourceStatus{Name: "a", State: service.StateUpToDate, CompleteAt: &at, AgeSeconds: &age}
 	table := func(state string) TableStatus {
-		return TableStatus{Source: "a", Table: "public.x", State: state, Records: 3}
+		return TableStatus{Source: "a", Table: "public.x", State: state, Records: new(int64(3))}
 	}
 	for _, one := range []struct {
 		name   string

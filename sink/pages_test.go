@@ -46,7 +46,7 @@ func calm(at time.Time) *shown {
 		})
 		for i, table := range []string{"public.customer", "public.orders", "public.payment", "public.stock"} {
 			s.st.Tables = append(s.st.Tables, TableStatus{
-				Source: source, Table: table, Target: "sales." + table[len("public."):], State: service.StateUpToDate, BehindSeconds: 0.3, FreshnessSeconds: 60, RowsPerSec: 440 * float64(i*i), Applied: int64(31020 * i),
+				Source: source, Table: table, Target: "sales." + table[len("public."):], State: service.StateUpToDate, BehindSeconds: new(0.3), Records: new(int64(0)), FreshnessSeconds: 60, RowsPerSec: new(440 * float64(i*i)), Applied: int64(31020 * i),
 				LastHour: hour(func(minute float64) float64 { return 0.3 + 0.2*math.Sin(minute/4+float64(i)) }), LastCommit: new(at.Add(-time.Duration(i) * time.Second).UTC()), Position: "0001.16/A8810F20.3",
 				Partitions: 4, Mode: []string{"history", "clone"}[min(i, 1)], Topic: source + "." + table, Rule: "tables[1]",
 			})
@@ -68,7 +68,7 @@ func hour(value func(minute float64) float64) []float32 {
 func poisoned(at time.Time) *shown {
 	s := calm(at)
 	stock, orders := &s.st.Tables[3], &s.st.Tables[5]
-	stock.State, stock.BehindSeconds, stock.Records, stock.RowsPerSec = service.StateQuarantined, 2575, 1204, 0
+	stock.State, stock.BehindSeconds, stock.Records, stock.RowsPerSec = service.StateQuarantined, new(2575.0), new(int64(1204)), new(0.0)
 	stock.LastHour = hour(func(minute float64) float64 { return max(0.4, 60*(minute-17)) })
 	stock.LastCommit = new(at.Add(-2575 * time.Second).UTC())
 	stock.Trouble = &Trouble{
@@ -103,28 +103,29 @@ var moments = map[string]func(at time.Time) *shown{
 	"stopped": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]
-		t.State, t.Records = service.StateStopped, 70
+		t.State, t.Records = service.StateStopped, new(int64(70))
 		t.Trouble = &Trouble{Code: "topic-truncated", Message: "the checkpoint 88120 is below the first offset 90001 of the topic", Topic: t.Topic, Offset: 88120, Since: at.Add(-time.Minute).UTC()}
 		return s
 	},
 	"paused": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[1]
-		t.State, t.Records, t.PausedSince, t.PausedReason = service.StatePaused, 3100, new(at.Add(-time.Hour).UTC()), "index is being built"
+		t.State, t.Records, t.PausedSince, t.PausedReason = service.StatePaused, new(int64(3100)), new(at.Add(-time.Hour).UTC()), "index is being built"
 		return s
 	},
 	"starting": func(at time.Time) *shown {
 		s := calm(at)
 		s.st.Step, s.st.Members, s.st.LatencyP50, s.st.LatencyP99, s.st.RowsPerSecHour = "joining the group", []Member{}, nil, nil, nil
 		for i := range s.st.Tables {
-			s.st.Tables[i].LastHour, s.st.Tables[i].Partitions = []float32{}, 0
+			t := &s.st.Tables[i]
+			t.LastHour, t.Partitions, t.BehindSeconds, t.Records, t.RowsPerSec = []float32{}, 0, nil, nil, nil
 		}
 		return s
 	},
 	"stuck": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]
-		t.State, t.Records, t.BehindSeconds, t.RowsPerSec = service.StateStuck, 5000, 130, 0
+		t.State, t.Records, t.BehindSeconds, t.RowsPerSec = service.StateStuck, new(int64(5000)), new(130.0), new(0.0)
 		return s
 	},
 	"waiting": func(at time.Time) *shown {
@@ -133,7 +134,7 @@ var moments = map[string]func(at time.Time) *shown{
 		s.st.Waiting = []Waiting{{For: "warehouse", Since: at.Add(-41 * time.Second).UTC(), Tries: 7, Code: "warehouse-unreachable", Error: "connect to the warehouse: connection refused"}}
 		for i := range s.st.Tables {
 			t := &s.st.Tables[i]
-			t.State, t.Records, t.BehindSeconds, t.RowsPerSec, t.WaitingOn = service.StateWaiting, int64(900*i), 41, 0, "the warehouse"
+			t.State, t.Records, t.BehindSeconds, t.RowsPerSec, t.WaitingOn = service.StateWaiting, new(int64(900*i)), new(41.0), new(0.0), "the warehouse"
 		}
 		for i := range s.st.Sources {
 			src := &s.st.Sources[i]
@@ -148,7 +149,7 @@ var moments = map[string]func(at time.Time) *shown{
 		}
 		for i := range s.st.Tables {
 			t := &s.st.Tables[i]
-			t.State, t.Partitions, t.RowsPerSec, t.BehindSeconds, t.WaitingOn = service.StateWaiting, 0, 0, 0, "Kafka"
+			t.State, t.Partitions, t.RowsPerSec, t.BehindSeconds, t.Records, t.WaitingOn = service.StateWaiting, 0, nil, nil, nil, "Kafka"
 		}
 		for i := range s.st.Sources {
 			src := &s.st.Sources[i]
@@ -165,7 +166,7 @@ var moments = map[string]func(at time.Time) *shown{
 		}
 		for lane, i := range []int{2, 3} {
 			t := &s.st.Tables[i]
-			t.State, t.Records, t.BehindSeconds, t.RowsPerSec = service.StateWaiting, 312, 41, 0
+			t.State, t.Records, t.BehindSeconds, t.RowsPerSec = service.StateWaiting, new(int64(312)), new(41.0), new(0.0)
 			t.WaitingOn, _ = s.st.waitOf([]int{1 + lane})
 		}
 		return s
@@ -173,19 +174,19 @@ var moments = map[string]func(at time.Time) *shown{
 	"falling_behind": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]
-		t.State, t.Records, t.BehindSeconds = service.StateBehind, 372_400, 400
+		t.State, t.Records, t.BehindSeconds = service.StateBehind, new(int64(372_400)), new(400.0)
 		return s
 	},
 	"catching_up": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]
-		t.State, t.Records, t.BehindSeconds, t.ETASeconds = service.StateCatchingUp, 372_400, 130, new(40.0)
+		t.State, t.Records, t.BehindSeconds, t.ETASeconds = service.StateCatchingUp, new(int64(372_400)), new(130.0), new(40.0)
 		return s
 	},
 	"snapshotting": func(at time.Time) *shown {
 		s := calm(at)
 		t, again := &s.st.Tables[2], &s.st.Tables[6]
-		t.State, t.Snapshot, t.SnapshotRows, t.Records = service.StateSnapshotting, true, 2_118_004, 312
+		t.State, t.Snapshot, t.SnapshotRows, t.Records = service.StateSnapshotting, true, 2_118_004, new(int64(312))
 		again.State, again.Snapshot, again.ReloadSince = service.StateSnapshotting, true, new(at.Add(-10*time.Minute).UTC())
 		return s
 	},
@@ -231,7 +232,7 @@ func (s *shown) config(t *testing.T, points int) page.Config {
 		at, x := s.at.Add(time.Duration(i-points)*10*time.Second), float64(i)
 		behind := 0.4 + 0.2*math.Sin(x/9)
 		if worst := st.worst(); worst != nil && worst.late() > 1 {
-			behind = max(behind, worst.BehindSeconds-10*float64(points-i))
+			behind = max(behind, *worst.BehindSeconds-10*float64(points-i))
 		}
 		history.Sample(at, behind, st.FreshnessSeconds, st.RowsPerSec*(1+0.2*math.Sin(x/11)), 240+200*math.Sin(x/13), 0.6+0.1*math.Sin(x/5), 3+math.Sin(x/7))
 	}

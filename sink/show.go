@@ -129,12 +129,12 @@ func (r *Report) Bars() []terminal.Progress {
 	var all []terminal.Progress
 	for i := range r.Tables {
 		t := &r.Tables[i]
-		if t.Snapshot && t.Records > 0 {
+		if records := value(t.Records); t.Snapshot && records > 0 {
 			left := time.Duration(0)
 			if t.ETASeconds != nil {
 				left = time.Duration(*t.ETASeconds * float64(time.Second))
 			}
-			all = append(all, terminal.Progress{Name: t.name(), Done: t.Applied, Total: t.Applied + t.Records, Unit: "records", Estimated: true, Rate: t.RowsPerSec, Left: left})
+			all = append(all, terminal.Progress{Name: t.name(), Done: t.Applied, Total: t.Applied + records, Unit: "records", Estimated: true, Rate: value(t.RowsPerSec), Left: left})
 		}
 	}
 	return all
@@ -180,7 +180,7 @@ func (r *Report) facts() []terminal.Fact {
 	}
 	records := int64(0)
 	for i := range r.Tables {
-		records += r.Tables[i].Records
+		records += value(r.Tables[i].Records)
 	}
 	if r.Instance != "" { // else only the warehouse was asked
 		note := "last minute, by this sink"
@@ -191,7 +191,11 @@ func (r *Report) facts() []terminal.Fact {
 		if r.LatencyP50 != nil && r.LatencyP99 != nil {
 			add("latency", "p50 "+service.FormatSeconds(*r.LatencyP50), "p99 "+service.FormatSeconds(*r.LatencyP99)+", commit at the source to commit here, last 5 min")
 		}
-		add("waiting", service.Plural(records, "record"), fmt.Sprintf("%s in memory, limit %s", service.FormatBytes(r.BufferBytes), service.FormatBytes(r.BufferLimit)))
+		waiting := service.Plural(records, "record")
+		if r.blind() {
+			waiting = "-"
+		}
+		add("waiting", waiting, fmt.Sprintf("%s in memory, limit %s", service.FormatBytes(r.BufferBytes), service.FormatBytes(r.BufferLimit)))
 	}
 	if goes, ok := service.TimeGoes(r.Stages); ok {
 		add("time goes", goes, "")
@@ -290,11 +294,11 @@ func (r *Report) shownTables(out *terminal.Output, look *terminal.Look, only str
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: one.name()},
 			{Text: service.Look(one.State).Word, Raw: one.State, State: one.State},
-			terminal.Number(service.FormatSeconds(one.BehindSeconds), one.BehindSeconds),
-			terminal.Number(service.FormatCount(one.Records), one.Records), terminal.Number(service.FormatRate(one.RowsPerSec), one.RowsPerSec), moment(one.LastCommit),
+			number(one.BehindSeconds, service.FormatSeconds), number(one.Records, service.FormatCount), number(one.RowsPerSec, service.FormatRate),
+			moment(one.LastCommit),
 			{Text: one.Target},
 			{Text: one.Mode},
-			{Text: one.keeps()},
+			{Text: r.beside(one)},
 		})
 	}
 	if len(t.Rows) == 0 && len(look.Tables) > 0 {
@@ -311,15 +315,36 @@ func moment(at *time.Time) terminal.Cell {
 	return terminal.Moment(*at)
 }
 
-// keeps is note, with what retention has done.
-func (t *TableStatus) keeps() string {
-	note := t.note()
-	if t.Keep == "" {
-		return note
+// number is a cell for a number that may not be known.
+func number[T int64 | float64](n *T, form func(T) string) terminal.Cell {
+	if n == nil {
+		return terminal.Number("-", "")
 	}
-	kept := "keep " + t.Keep + ": not looked yet"
-	if t.ExpiredAt != nil {
-		kept = fmt.Sprintf("keep %s: %s rows removed, last at %s", t.Keep, service.FormatCount(t.Expired), terminal.Clock(*t.ExpiredAt))
+	return terminal.Number(form(*n), *n)
+}
+
+// beside is what stands in the last column: note, why it is not known how far the table is, and what retention has done.
+func (r *Report) beside(t *TableStatus) string {
+	var all []string
+	if note := t.note(); note != "" {
+		all = append(all, note)
 	}
-	return strings.TrimPrefix(note+", "+kept, ", ")
+	if t.BehindSeconds == nil && t.State != service.StateWaiting {
+		why := "another sink's"
+		switch {
+		case r.Instance == "":
+			why = "only a sink knows how far"
+		case r.Step != "":
+			why = "no sink has it yet"
+		}
+		all = append(all, why)
+	}
+	switch {
+	case t.Keep == "":
+	case t.ExpiredAt == nil:
+		all = append(all, "keep "+t.Keep+": not looked yet")
+	default:
+		all = append(all, fmt.Sprintf("keep %s: %s rows removed, last at %s", t.Keep, service.FormatCount(t.Expired), terminal.Clock(*t.ExpiredAt)))
+	}
+	return strings.Join(all, ", ")
 }

@@ -54,7 +54,7 @@ func TestStatusText(t *testing.T) {
 		}
 		table := func(source, name, state string, behind float64, records int64) TableStatus {
 			return TableStatus{
-				Source: source, Table: name, Target: "sales." + name[len("public."):], State: state, BehindSeconds: behind, Records: records, RowsPerSec: 1044,
+				Source: source, Table: name, Target: "sales." + name[len("public."):], State: state, BehindSeconds: &behind, Records: &records, RowsPerSec: new(1044.0),
 				LastHour: []float32{}, LastCommit: &now, Partitions: 4, Mode: "clone", Topic: source + "." + name,
 			}
 		}
@@ -77,9 +77,12 @@ func TestStatusText(t *testing.T) {
 			}
 			return &Report{Status: st, Asked: "the sink at http://127.0.0.1:9192"}
 		}
+		tell := true
 		show := func(name string, r *Report, out terminal.Output, look terminal.Look) {
 			t.Helper()
-			r.summarise()
+			if tell {
+				r.summarise()
+			}
 			var b bytes.Buffer
 			out.Out, out.Err, out.Width = &b, &b, 130
 			if err := r.Show(&out, &look); err != nil {
@@ -109,10 +112,30 @@ func TestStatusText(t *testing.T) {
 		show("quarantined.txt", bad, person, terminal.Look{})
 		show("source.txt", bad.Of("tenant_b"), person, terminal.Look{})
 		bad.Of("")
+
+		// What is another sink's is not known here; nor is anything where no sink is asked.
+		unknown := func(t TableStatus) TableStatus {
+			t.Partitions, t.BehindSeconds, t.Records, t.RowsPerSec = 0, nil, nil, nil
+			return t
+		}
+		two := base(table("tenant_b", "public.orders", service.StateCatchingUp, 130, 4200), unknown(table("shop_eu", "public.stock", service.StateCatchingUp, 0, 0)))
+		show("members.txt", two, person, terminal.Look{})
+		show("members.tsv", two, terminal.Output{}, terminal.Look{})
+		starting := base(unknown(table("tenant_b", "public.orders", service.StateUpToDate, 0, 0)))
+		starting.Step = "joining the group"
+		starting.tell(true, true, false)
+		down := base(unknown(table("tenant_b", "public.orders", service.StateUpToDate, 0, 0)), unknown(table("shop_eu", "public.stock", service.StateCatchingUp, 0, 0)))
+		down.Instance, down.Asked = "", "the warehouse: no sink answers at http://127.0.0.1:9192: connection refused"
+		down.summarise()
+		down.notRunning()
+		tell = false
+		show("starting.txt", starting, person, terminal.Look{All: true})
+		show("down.txt", down, person, terminal.Look{})
+		tell = true
 		if bad.Well() || !well().Well() {
 			t.Error("what is well")
 		}
-		for name, r := range map[string]*Report{"quarantined.json": bad, "empty.json": base()} {
+		for name, r := range map[string]*Report{"quarantined.json": bad, "members.json": two, "empty.json": base()} {
 			if r.Tables == nil {
 				r.Tables = []TableStatus{}
 			}

@@ -108,15 +108,16 @@ type SourceStatus struct {
 
 // TableStatus is one table of one source.
 type TableStatus struct {
-	Source        string  `json:"source"`
-	Table         string  `json:"table"` // schema.table at the source
-	Target        string  `json:"target"`
-	State         string  `json:"state"`
-	BehindSeconds float64 `json:"behind_seconds"`
+	Source string `json:"source"`
+	Table  string `json:"table"` // schema.table at the source
+	Target string `json:"target"`
+	State  string `json:"state"`
+	// BehindSeconds, Records and RowsPerSec are null where nobody who was asked knows them.
+	BehindSeconds *float64 `json:"behind_seconds"`
 	// FreshnessSeconds is how far behind it may be and still count as up to date.
 	FreshnessSeconds float64    `json:"freshness_seconds"`
-	Records          int64      `json:"records_waiting"` // commit markers included
-	RowsPerSec       float64    `json:"rows_per_second"`
+	Records          *int64     `json:"records_waiting"` // commit markers included
+	RowsPerSec       *float64   `json:"rows_per_second"`
 	Applied          int64      `json:"changes_applied"` // by this sink, since its start
 	Duplicates       int64      `json:"duplicates"`
 	LastCommit       *time.Time `json:"last_commit,omitempty"` // at the source, of the last change applied
@@ -148,6 +149,14 @@ type TableStatus struct {
 
 	Mode  string `json:"mode,omitempty"`
 	Topic string `json:"topic,omitempty"`
+}
+
+// value is that of a number, 0 for one that is not known.
+func value[T int64 | float64](number *T) (v T) {
+	if number != nil {
+		v = *number
+	}
+	return v
 }
 
 // Trouble is an error that holds a table.
@@ -259,7 +268,7 @@ func (s *Sink) Status() *Status {
 				t.State = service.StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
 			st.Tables = append(st.Tables, t)
-			st.RowsPerSec += t.RowsPerSec
+			st.RowsPerSec += value(t.RowsPerSec)
 		}
 	}
 	for _, topic := range overview.Unrouted {
@@ -406,7 +415,7 @@ func (st *Status) addSources(sources []warehouse.Source) {
 		for i := range st.Tables {
 			if st.Tables[i].Source == src.Name {
 				out.Tables++
-				out.RowsPerSec += st.Tables[i].RowsPerSec
+				out.RowsPerSec += value(st.Tables[i].RowsPerSec)
 				out.State = service.WorseState(out.State, st.Tables[i].State)
 			}
 		}
@@ -493,26 +502,28 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 		out.LastCommit = &at
 	}
 	stats.mu.Unlock()
-	out.RowsPerSec, out.LastHour = stats.applied.PerSecond(), stats.behind.Hour()
+	rate := stats.applied.PerSecond()
+	out.LastHour = stats.behind.Hour()
 	if left, ok := stats.waiting.UntilZero(); ok {
 		seconds := left.Seconds()
 		out.ETASeconds = &seconds
 	}
 	f := service.Facts{
 		Paused: paused, Freshness: route.Freshness(s.cfg.Freshness), Snapshot: out.Snapshot, Unmoved: stats.unmoved(now),
-		Falling: out.RowsPerSec == 0 || stats.waiting.PerSecond() > 0,
+		Falling: rate == 0 || stats.waiting.PerSecond() > 0,
 	}
 	f.Stopped, f.Quarantined = t.stops(), t != nil
 	barrier := false
 	var newest change.Position
 	var lanes []int
+	records := int64(0)
 	if s.rules.Whole(route.Source) {
 		lanes = append(lanes, s.wholeLane())
 	}
 	for _, v := range views {
 		out.Partitions++
 		lanes = append(lanes, v.Lane)
-		out.Records += max(v.End-v.Next, 0)
+		records += max(v.End-v.Next, 0)
 		if !v.Oldest.IsZero() {
 			f.Behind = max(f.Behind, now.Sub(v.Oldest))
 		}
@@ -524,7 +535,9 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	if !newest.IsZero() {
 		out.Position = newest.String()
 	}
-	out.BehindSeconds, f.Known = f.Behind.Seconds(), out.Records > 0
+	if f.Known = records > 0; out.Partitions > 0 {
+		out.BehindSeconds, out.Records, out.RowsPerSec = new(f.Behind.Seconds()), &records, &rate
+	}
 	on, since := st.waitOf(lanes)
 	switch {
 	case barrier:

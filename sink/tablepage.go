@@ -81,24 +81,24 @@ func (st *Status) tablePage() page.View {
 		Events: service.About(st.Events, tableEvents, t.name(), t.Topic),
 	}
 	if t.late() > 1 {
-		v.Late = service.FormatSeconds(t.BehindSeconds)
+		v.Late = service.FormatSeconds(value(t.BehindSeconds))
 	}
-	behind := page.Tile{Name: "Behind", Value: service.FormatSeconds(t.BehindSeconds), Lines: []string{"target " + service.FormatSeconds(t.FreshnessSeconds)}}
-	waiting := page.Tile{Name: "Waiting", Value: service.FormatCount(t.Records), Lines: []string{"records"}}
+	behind := page.Tile{Name: "Behind", Value: service.FormatSeconds(value(t.BehindSeconds)), Lines: []string{"target " + service.FormatSeconds(t.FreshnessSeconds)}}
+	waiting := page.Tile{Name: "Waiting", Value: service.FormatCount(value(t.Records)), Lines: []string{"records"}}
 	if t.late() > 1 {
 		behind.State = t.State
 	}
-	if t.ETASeconds != nil && t.Records > 0 {
+	if t.ETASeconds != nil && value(t.Records) > 0 {
 		waiting.Lines = append(waiting.Lines, service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
 	}
-	if t.Partitions == 0 {
+	if t.BehindSeconds == nil {
 		why := []string{"another sink has its partitions"}
 		if t.State == service.StateWaiting {
 			why[0] = "not known while this sink waits for " + t.WaitingOn
 		}
 		behind.Value, behind.Lines, waiting.Value, waiting.Lines = "–", why, "–", why
 	}
-	rate := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(t.RowsPerSec) + " /s", Lines: []string{service.FormatCount(t.Applied) + " changes since this sink began"}}
+	rate := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(value(t.RowsPerSec)) + " /s", Lines: []string{service.FormatCount(t.Applied) + " changes since this sink began"}}
 	commit := page.Tile{Name: "Last commit", Value: "–", Lines: []string{"nothing is applied yet"}}
 	if t.LastCommit != nil {
 		commit.Value, commit.Lines = service.FormatDuration(time.Since(*t.LastCommit))+" ago", []string{t.LastCommit.UTC().Format(time.DateTime) + " UTC, at the source"}
@@ -152,8 +152,8 @@ func (t *TableStatus) sentence() string {
 	if note := t.note(); note != "" {
 		text += ": " + note
 	}
-	if t.Records > 0 && t.State != service.StateUpToDate {
-		text += fmt.Sprintf("; %s behind, %s %s", service.FormatSeconds(t.BehindSeconds), service.Plural(t.Records, "record"), service.Agree(t.Records, "waits", "wait"))
+	if value(t.Records) > 0 && t.State != service.StateUpToDate {
+		text += fmt.Sprintf("; %s behind, %s %s", service.FormatSeconds(value(t.BehindSeconds)), service.Plural(value(t.Records), "record"), service.Agree(value(t.Records), "waits", "wait"))
 	}
 	return text + "."
 }

@@ -80,12 +80,12 @@ func (s *Sink) sample(now time.Time) {
 	st := s.Status()
 	records := int64(0)
 	for i := range st.Tables {
-		records += st.Tables[i].Records
+		records += value(st.Tables[i].Records)
 		s.table(st.Tables[i].Topic).states.See(now, st.Tables[i].State)
 	}
 	behind, fresh := 0.0, st.FreshnessSeconds
 	if worst := st.worst(); worst != nil {
-		behind, fresh = worst.BehindSeconds, worst.FreshnessSeconds
+		behind, fresh = *worst.BehindSeconds, worst.FreshnessSeconds
 	}
 	waiting := float64(records)
 	if st.blind() {

@@ -110,7 +110,7 @@ func (st *Status) furthest() string {
 	if worst == nil {
 		return ""
 	}
-	text := fmt.Sprintf(", %s %s behind", worst.name(), service.FormatSeconds(worst.BehindSeconds))
+	text := fmt.Sprintf(", %s %s behind", worst.name(), service.FormatSeconds(*worst.BehindSeconds))
 	if worst.ETASeconds != nil && st.State == service.StateCatchingUp {
 		text += ", " + service.FormatLeft(time.Duration(*worst.ETASeconds*float64(time.Second)))
 	}
@@ -162,7 +162,7 @@ func (st *Status) needs() []service.Need {
 		switch t.State {
 		case service.StateStuck:
 			all = append(all, service.Need{
-				Code: trouble.Stuck, Urgent: true, Subject: t.name(), What: fmt.Sprintf("nothing of %s moves, though %s %s", t.name(), service.Plural(t.Records, "record"), service.Agree(t.Records, "waits", "wait")),
+				Code: trouble.Stuck, Urgent: true, Subject: t.name(), What: fmt.Sprintf("nothing of %s moves, though %s %s", t.name(), service.Plural(value(t.Records), "record"), service.Agree(value(t.Records), "waits", "wait")),
 				Why: "no stage says that it waits for anybody: this is a defect of Tributary",
 			})
 		case service.StateBehind:
@@ -247,8 +247,8 @@ func (st *Status) quarantined(t *TableStatus) service.Need {
 		n.Why += fmt.Sprintf(" (topic %s, partition %d, offset %d)", t.Trouble.Topic, t.Trouble.Partition, t.Trouble.Offset)
 	}
 	n.Means = "it is held there, all other tables go on"
-	if t.Records > 0 {
-		n.Means = fmt.Sprintf("%s %s in Kafka; all other tables go on", service.Plural(t.Records, "record"), service.Agree(t.Records, "waits", "wait"))
+	if value(t.Records) > 0 {
+		n.Means = fmt.Sprintf("%s %s in Kafka; all other tables go on", service.Plural(value(t.Records), "record"), service.Agree(value(t.Records), "waits", "wait"))
 	}
 	for i := range st.Sources {
 		if src := &st.Sources[i]; src.Name == t.Source && src.CompleteAt != nil {

@@ -114,7 +114,9 @@ func (g *gauge) sample() {
 	worst := map[string]float64{}
 	for _, t := range g.demo.pipeline.Sink.Status().Tables {
 		name := strings.TrimPrefix(t.Table, "public.")
-		worst[name] = max(worst[name], t.BehindSeconds)
+		if t.BehindSeconds != nil {
+			worst[name] = max(worst[name], *t.BehindSeconds)
+		}
 	}
 	for name, seconds := range worst {
 		if g.behind[name] == nil {
