@@ -100,11 +100,33 @@ func TestTexts(t *testing.T) {
 	}
 }
 
+// TestUnreachable: what govulncheck v1.9.0 says without a network passes; no finding does, whatever its text speaks of.
 func TestUnreachable(t *testing.T) {
-	if !unreachable("govulncheck: fetching vulnerabilities: Get \"https://vuln.go.dev/index/modules.json.gz\": dial tcp: no such host\nexit status 1") {
-		t.Error("no network is a failure")
+	for _, answer := range []string{
+		"govulncheck: fetching vulnerabilities: Get \"https://vuln.go.dev/index/modules.json.gz\": dial tcp: lookup vuln.go.dev on 10.0.0.1:53: no such host\nexit status 1",
+		"go: golang.org/x/vuln/cmd/govulncheck@v1.9.0: reading https://proxy.golang.org/golang.org/x/vuln/@v/v1.9.0.info: 403 Forbidden",
+	} {
+		if !unreachable(answer) {
+			t.Errorf("no network is a failure: %s", answer)
+		}
 	}
-	if unreachable("Vulnerability #1: GO-2024-0001\nexit status 3") {
-		t.Error("a vulnerability is passed over")
+	finding := `=== Symbol Results ===
+
+Vulnerability #1: GO-2026-9999
+    Panic on dial tcp: connection refused in github.com/hamba/avro/v2
+  More info: https://pkg.go.dev/vuln/GO-2026-9999
+  Module: github.com/hamba/avro/v2
+    Found in: github.com/hamba/avro/v2@v2.31.0
+    Fixed in: N/A
+    Example traces found:
+      #1: record/node.go:50:20: record.compileNode calls avro.ArraySchema.Items
+`
+	for _, answer := range []string{finding, finding + "exit status 3", "A server that answers Forbidden, or with an unexpected status, after an i/o timeout\nexit status 3"} {
+		if unreachable(answer) {
+			t.Errorf("a vulnerability is passed over: %s", answer)
+		}
+	}
+	if unreachable("govulncheck: loading packages: \nThere are errors with the provided package patterns\nexit status 1") {
+		t.Error("a failure that is not the network's is passed over")
 	}
 }
