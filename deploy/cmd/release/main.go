@@ -33,9 +33,12 @@ type release struct {
 
 var programs = []string{"capture", "sink"}
 
+// supported is what is built for: 64 bits, as the code assumes.
+const supported = "linux/amd64,linux/arm64,darwin/amd64,darwin/arm64"
+
 func main() {
 	var r release
-	platforms := flag.String("platforms", "linux/amd64,linux/arm64,darwin/amd64,darwin/arm64", "what to build for")
+	platforms := flag.String("platforms", supported, "what to build for")
 	flag.StringVar(&r.top, "top", "..", "top of the repository")
 	flag.StringVar(&r.out, "out", "../.cache/release", "directory to write to; it is emptied")
 	flag.StringVar(&r.version, "version", "devel", "version to stamp")
