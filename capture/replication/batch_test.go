@@ -76,3 +76,28 @@ func TestKeepalivesWakeNobody(t *testing.T) {
 		t.Errorf("%+v", batch.Items)
 	}
 }
+
+// Messages go from the connection to who takes them without memory of their own.
+func TestBatchAllocations(t *testing.T) {
+	s := &Stream{ready: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	s.space.L = &s.mu
+	change := append(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64([]byte{'w'}, 7), 7), make([]byte, 100)...)
+	keepalive := append(binary.BigEndian.AppendUint64([]byte{'k'}, 7), make([]byte, 9)...)
+	const messages = 1000
+	batch := func() {
+		for i := range messages {
+			if err := s.accept([][]byte{change, keepalive}[i%2]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b, err := s.Take(); err != nil || len(b.Items) != messages {
+			t.Fatalf("%v, %d items of %d messages", err, len(b.Items), messages)
+		}
+	}
+	for range 2 { // they take turns
+		batch()
+	}
+	if n := testing.AllocsPerRun(20, batch); n > 0 {
+		t.Errorf("%v allocations for %d messages", n, messages)
+	}
+}

@@ -165,19 +165,25 @@ func appendDecimal(arena, unscaled []byte, scale int) []byte {
 	}
 	if scale <= 0 {
 		if arena[start] != '0' {
-			arena = append(arena, bytes.Repeat([]byte("0"), -scale)...)
+			arena = appendZeros(arena, -scale)
 		}
 		return arena
 	}
 	if missing := scale + 1 - (len(arena) - start); missing > 0 {
-		zeros := bytes.Repeat([]byte("0"), missing)
-		arena = append(arena, zeros...)
+		arena = appendZeros(arena, missing)
 		copy(arena[start+missing:], arena[start:])
-		copy(arena[start:], zeros)
+		appendZeros(arena[:start], missing)
 	}
 	point := len(arena) - scale
 	arena = append(arena, 0)
 	copy(arena[point+1:], arena[point:])
 	arena[point] = '.'
 	return arena
+}
+
+func appendZeros(b []byte, n int) []byte {
+	for range n {
+		b = append(b, '0')
+	}
+	return b
 }

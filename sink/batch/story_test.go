@@ -633,12 +633,7 @@ func TestAppendTime(t *testing.T) {
 
 func BenchmarkStory(b *testing.B) {
 	plan := planOf(b, true, rule.Table{From: "*.*", Mode: "history"})
-	benchmark(b, plan, func(r *Result) {
-		for i := range r.Keys.Len() {
-			r.Found(i, Last{There: true, Open: true, At: 1})
-		}
-		r.Resolve(0)
-	})
+	benchmark(b, plan, resolve)
 }
 
 func BenchmarkLog(b *testing.B) {

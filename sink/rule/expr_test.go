@@ -249,8 +249,14 @@ func TestUnchangedInputs(t *testing.T) {
 	}
 }
 
-// What a rule does with a row takes no memory; a filter takes what boxes the values that it compares, and no more.
+// What a rule does with a row takes no memory; an expression takes what boxes the values that it compares and makes, and no more.
 func TestAllocations(t *testing.T) {
+	masked := func(kind string) Table {
+		return Table{Columns: []Column{{From: "id"}, {From: "name", Mask: kind}, {From: "note", Mask: kind}, {From: "amount", As: "price", Mask: kind}}}
+	}
+	set := func(expr string) Table {
+		return Table{Columns: []Column{{From: "id"}}, Set: []Computed{{Column: "x", Value: expr}}}
+	}
 	for _, want := range []struct {
 		table Table
 		limit float64
@@ -265,6 +271,23 @@ func TestAllocations(t *testing.T) {
 		{Table{Filter: "type in ['silver', 'gold']"}, 1},
 		{Table{Filter: "name.startsWith('A')"}, 1},
 		{Table{Filter: "at >= timestamp('2024-01-01T00:00:00Z')"}, 1},
+		{Table{Mode: "history"}, 0},
+		{Table{Mode: "log", Columns: []Column{{From: "id"}, {From: "note"}}}, 0},
+		{masked("hash"), 0},
+		{masked("redact"), 0},
+		{masked("null"), 0},
+		{masked("keep_last_4"), 0},
+		{set("'eu'"), 0},
+		{set("name"), 0},
+		{set("tributary.source + '.' + tributary.table"), 0},
+		{set("id > 5"), 0},
+		{set("id + 1000"), 1},
+		{set("ratio * 3.0"), 2},
+		{set("amount * 3"), 15},
+		{set("lower(name) + '!'"), 5},
+		{set("id > 5 ? name : 'none'"), 1},
+		{set("text(uid)"), 1},
+		{Table{Columns: []Column{{From: "id"}, {From: "name", Mask: "hash"}}, Set: []Computed{{Column: "x", Value: "active"}}, Filter: "id > 5"}, 0},
 	} {
 		p, err := planOf(t, wide, want.table)
 		if err != nil {
@@ -279,7 +302,7 @@ func TestAllocations(t *testing.T) {
 		}
 		do()
 		if n := testing.AllocsPerRun(100, do); n > want.limit {
-			t.Errorf("%v allocations a row with filter %q, sid %q and columns %v, at most %v", n, want.table.Filter, want.table.SID, want.table.Columns, want.limit)
+			t.Errorf("%v allocations a row with filter %q, sid %q, columns %v and set %v, at most %v", n, want.table.Filter, want.table.SID, want.table.Columns, want.table.Set, want.limit)
 		}
 	}
 }

@@ -61,8 +61,13 @@ type copyRows struct {
 }
 
 func newCopyRows(t *Target, k kind, set *batch.Set) *copyRows {
+	return &copyRows{t: t, fields: t.fields[k], set: set, scratch: t.scratch()}
+}
+
+// scratch is memory for what is no value of a row: a mask, a number, a time.
+func (t *Target) scratch() []byte {
 	const number = 64 // or a time
-	return &copyRows{t: t, fields: t.fields[k], set: set, scratch: make([]byte, 0, max(number, len(t.columns)))}
+	return make([]byte, 0, max(number, len(t.columns)))
 }
 
 // send sends them in COPY's text format, and what waits to be sent before them. buf is for reuse.
@@ -137,10 +142,10 @@ func appendMask(b []byte, t *Target, set *batch.Set, i int) []byte {
 
 // arraysOf gives the columns of a set as parameters, in the order of the kind's fields.
 func arraysOf(t *Target, k kind, set *batch.Set) (out []param) {
-	var scratch []byte
+	scratch := t.scratch()
 	for j := range t.fields[k] {
 		out = append(out, param{array: textArray(set.Len(), func(i int) ([]byte, bool) {
-			return t.text(&t.fields[k][j], set, i, scratch[:0])
+			return t.text(&t.fields[k][j], set, i, scratch)
 		})})
 	}
 	return out
