@@ -13,7 +13,7 @@ import (
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
-func idle(t *testing.T, perTable bool) *Sink {
+func idle(t testing.TB, perTable bool) *Sink {
 	t.Helper()
 	cfg := Default()
 	cfg.Warehouse.DSN, cfg.Registry.URL, cfg.Kafka.Brokers = "postgres://nobody@127.0.0.1:1/nothing", "http://127.0.0.1:1", []string{"127.0.0.1:1"}

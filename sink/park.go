@@ -228,8 +228,9 @@ func (w *worker) aside(pt *part, r *kgo.Record, h headers) (bool, error) {
 	pt.met = true
 	for _, key := range [][]byte{r.Key, h.newKey, h.oldKey} {
 		if offset, parked := w.isParked(pt, identity(key)); parked {
-			reason := &warehouse.Reason{Message: fmt.Sprintf("waits behind offset %d, which is parked", offset)}
-			w.setAside(pt, r, h, reason, &offset)
+			behind := offset // kept on: as offset itself it would take memory for each record that is not parked
+			reason := &warehouse.Reason{Message: fmt.Sprintf("waits behind offset %d, which is parked", behind)}
+			w.setAside(pt, r, h, reason, &behind)
 			return true, nil
 		}
 	}

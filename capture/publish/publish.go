@@ -68,9 +68,10 @@ type Publisher struct {
 	lastFull  time.Time // when a full one was written last
 	sinceFull int
 
-	sound context.Context         // ends with the first record that was not taken: nothing can be committed any more
-	spoil context.CancelCauseFunc // says why
-	limit time.Duration           // Options.TransactionTimeout
+	sound context.Context          // ends with the first record that was not taken: nothing can be committed any more
+	spoil context.CancelCauseFunc  // says why
+	tell  func(*kgo.Record, error) // promise: one for all records, as a new one each time takes memory
+	limit time.Duration            // Options.TransactionTimeout
 
 	mu    sync.Mutex // guards what promises write: acked here, next and touched of topics
 	acked time.Time  // when the first record since the last Commit that goes without a transaction was acknowledged
@@ -133,6 +134,7 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 		refused: o.Refused, waits: o.Waits, covers: o.Covers, salt: o.Salt, known: map[string]*topic{}, limit: o.TransactionTimeout,
 	}
 	p.sound, p.spoil = context.WithCancelCause(context.Background())
+	p.tell = p.promise
 	producing = append(producing, kgo.WithHooks(&p.interruption))
 	client, err := kgo.NewClient(append(slices.Clone(producing),
 		kgo.TransactionalID(TransactionalID(o.Source)),
@@ -387,7 +389,7 @@ func (p *Publisher) send(ctx context.Context, top *topic, r *kgo.Record) {
 		return
 	}
 	top.sent[r.Partition]++
-	p.client.Produce(ctx, r, p.promise)
+	p.client.Produce(ctx, r, p.tell)
 }
 
 // Send sends on its way what was published without a transaction. The caller calls it where a source transaction ends.
