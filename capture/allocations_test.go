@@ -90,7 +90,7 @@ registry: {url: %q}
 	_, err = c.claim(t.Context(), pub)
 	must(t, err)
 	pub.SetSource(record.Source{Name: cfg.Source.Name})
-	s := &session{config: &c.config, log: c.log, meter: c.meter, stage: c.stage, pub: pub, changed: map[schema.OID]bool{}, era: 1}
+	s := &session{config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, pub: pub, changed: map[schema.OID]bool{}, era: 1}
 	s.tables = map[schema.OID]*table{7: {}}
 	must(t, s.setRelation(t.Context(), s.tables[7], &schema.Relation{
 		OID: 7, Schema: "public", Name: "item", Key: []int{0}, Columns: []schema.Column{
