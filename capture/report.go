@@ -99,8 +99,12 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 		}
 	}
 	if st.State == service.StateNotRunning {
-		// Whether this is the server of the topics only a start can tell.
-		system := replication.System{ID: pr.SystemID, Timeline: pr.Timeline}
+		// Whether a server that was promoted has all that is published only a start can tell.
+		id, err := cat.SystemID(ctx)
+		if err != nil {
+			return nil, err
+		}
+		system := replication.System{ID: cmp.Or(id, pr.SystemID), Timeline: pr.Timeline}
 		if slot != nil {
 			system.Database = slot.Database
 		}

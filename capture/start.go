@@ -365,6 +365,8 @@ func findGap(state *publish.State, slot *catalog.Slot, system replication.System
 		return nil
 	case pr.SystemID != system.ID:
 		e.Code, e.Cause = trouble.WrongSystem, fmt.Errorf("the topics are of system %s, this server is %s: a restore, an upgrade, or another server", pr.SystemID, system.ID)
+		e.Means = "positions of two servers cannot be compared; nothing was written"
+		e.Hint = "look at source.dsn: is this the server that is meant? If so:\n" + e.Hint
 	case pr.Timeline != system.Timeline && !passedOn(state, system, history):
 		e.Code, e.Cause = trouble.WrongSystem, fmt.Errorf("the topics are of timeline %d, this server is on %d: a failover or a restore", pr.Timeline, system.Timeline)
 		if at, was := history.Left(pr.Timeline); was {

@@ -54,6 +54,8 @@ func Unreachable(op, subject string, err error) error {
 		e.Code, e.Means, e.Hint = trouble.Config, "nothing was attempted", "mend source.dsn, or what it names as file: or env:"
 	}
 	switch postgres.SQLState(err) {
+	case "57P03":
+		e.Hint = "the server starts, recovers or stops, and its log says why; capture goes on by itself when it answers"
 	case "28000", "28P01", "3D000":
 		e.Code = trouble.SourceRights
 		e.Hint = "check user, password (and until when it is valid), database, sslmode, sslcert and pg_hba.conf: a connection to this database must be allowed"
