@@ -26,6 +26,44 @@ type shown struct {
 	st      *Status
 	unmoved time.Duration
 	table   string // whose page is shown; "" for the page of all
+	outage  *outage
+}
+
+// outage is one of Kafka, after which capture publishes faster than the source writes.
+type outage struct {
+	began, ended float64 // so many seconds ago
+	writes, net  float64 // bytes a second: of WAL that the source writes, by which the backlog becomes less
+}
+
+// backlog gives the bytes that were to be published so many seconds ago.
+func (o *outage) backlog(ago float64) float64 {
+	return o.writes*max(0, o.began-max(ago, o.ended)) - o.net*max(0, o.ended-ago)
+}
+
+func (o *outage) behind(ago float64) float64 { return o.backlog(ago) / o.writes }
+
+// pace gives how often as fast as the source writes was published.
+func (o *outage) pace(ago float64) float64 {
+	switch {
+	case ago > o.began:
+		return 1
+	case ago > o.ended:
+		return 0
+	}
+	return 1 + o.net/o.writes
+}
+
+// latency gives that of what was published in the five minutes before.
+func (o *outage) latency(ago, calm, part float64) float64 {
+	const window = 300
+	switch {
+	case ago > o.began-window:
+		return calm
+	case ago >= o.ended:
+		return math.NaN()
+	}
+	first, last := o.behind(min(o.ended, ago+window)), o.behind(ago)
+	return first + (last-first)*(1-part)
 }
 
 // calm is a moment in which all is well.
@@ -41,17 +79,20 @@ func calm(at time.Time) *shown {
 		Stages: goes(0.12, 0.31, 0, 0.22),
 		Events: []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new table, table public.stock"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "streaming, slot tributary_shop, tables 4"}},
 	}}
-	for i, table := range []string{"public.customer", "public.event", "public.orders", "public.payment", "public.stock"} {
+	for i, of := range []struct {
+		table   string
+		rows    int64
+		changes float64
+	}{{"public.customer", 48_210, 2}, {"public.event", 9_204_871, 4100}, {"public.orders", 1_204_118, 820}, {"public.payment", 1_187_902, 790}, {"public.stock", 2_376_123, 418}} {
+		table := of.table
 		one := TableStatus{
-			Table: table, State: service.StateStreaming, Level: "all", Topic: "shop." + table, SnapshotRows: int64(1_204_871 * i * i), ChangesPerSecond: 310 * float64(i*i), Partitions: 4, SchemaID: 7 + i,
+			Table: table, State: service.StateStreaming, Level: "all", Topic: "shop." + table, SnapshotRows: of.rows, ChangesPerSecond: of.changes, Partitions: 4, SchemaID: 7 + i,
 			LastChange: at.Add(-time.Duration(i) * time.Second).UTC(), Key: "(id)", States: nil,
 		}
 		one.ExpectedRows = new(one.SnapshotRows)
-		for minute := range 60 {
-			one.LastHour = append(one.LastHour, float32(one.ChangesPerSecond*(1+0.3*math.Sin(float64(minute)/4+float64(i)))))
-		}
 		s.st.Tables = append(s.st.Tables, one)
 	}
+	s.lastHour()
 	return s
 }
 
@@ -75,12 +116,45 @@ func waits(stages []service.StageState, name, on string, since time.Time) []serv
 	return stages
 }
 
+// changes gives those a second so many steps of ten seconds ago, of a table or of all.
+func (s *shown) changes(name string, now float64, step int) float64 {
+	if s.outage == nil {
+		return now * browsertest.Waver(name, 0.2, step)
+	}
+	return now * s.outage.pace(float64(10*step)) / s.outage.pace(0) * browsertest.Waver(name, 0.2, step)
+}
+
+// lastHour makes of the rates of now what they were for an hour.
+func (s *shown) lastHour() {
+	for i := range s.st.Tables {
+		t := &s.st.Tables[i]
+		t.LastHour = nil
+		for minute := range 60 {
+			t.LastHour = append(t.LastHour, float32(s.changes(t.Table, t.ChangesPerSecond, 6*(59-minute))))
+		}
+	}
+	sum := 0.0
+	for step := range 360 {
+		sum += s.changes("all", s.st.ChangesPerSecond, step)
+	}
+	s.st.ChangesPerSecondHour = new(sum / 360)
+}
+
 // late is a moment in which much is to be published, with a table that has no key.
 func late(at time.Time) *shown {
 	s := calm(at)
-	s.st.LagSeconds, s.st.ToPublish, s.st.ETASeconds, s.st.ServerLSN = 161, 4<<30, new(360.0), "17/B2F01A20"
-	s.st.PublishedBytesPerSecond, s.st.ChangesPerSecond, s.st.LatencyP50, s.st.LatencyP99 = 18.4*1024*1024, 61_300, new(164.0), new(398.0)
-	s.st.WAL.RetainedBytes, s.st.WAL.GrowthBytesPerSecond = 10_307_921_510, -1
+	o := &outage{began: 2424, ended: 660, writes: s.st.SourceBytesPerSecond, net: 11.7 * 1024 * 1024}
+	s.outage = o
+	s.st.LagSeconds, s.st.ToPublish, s.st.ETASeconds, s.st.ServerLSN = o.behind(0), int64(o.backlog(0)), new(o.backlog(0)/o.net), "17/B2F01A20"
+	s.st.PublishedBytesPerSecond, s.st.ChangesPerSecond = o.writes*o.pace(0), s.st.ChangesPerSecond*o.pace(0)
+	s.st.PublishedTime = at.Add(-time.Duration(o.behind(0)) * time.Second).UTC()
+	s.st.LatencyP50, s.st.LatencyP99 = new(o.latency(0, 0, 0.5)), new(o.latency(0, 0, 0.99))
+	s.st.WAL.RetainedBytes, s.st.WAL.GrowthBytesPerSecond = s.st.WAL.RetainedBytes+s.st.ToPublish, -o.net
+	for i := range s.st.Tables {
+		t := &s.st.Tables[i]
+		t.ChangesPerSecond, t.LastChange = t.ChangesPerSecond*o.pace(0), s.st.PublishedTime.Add(-time.Duration(i)*time.Second)
+	}
+	s.lastHour()
 	s.st.Stages = goes(0.05, 0.21, 0.01, 0.71)
 	keyless(&s.st.Tables[1])
 	return s
@@ -201,10 +275,8 @@ func (s *shown) config(t *testing.T, points int) page.Config {
 		t.LastHour = t.LastHour[max(0, len(t.LastHour)-points):]
 	}
 	history := page.NewHistory(charts...)
-	for i := range points {
-		at, x := s.at.Add(time.Duration(i-points)*10*time.Second), float64(i)
-		behind := max(0, st.LagSeconds-0.6*float64(points-i))
-		history.Sample(at, behind, st.ChangesPerSecond*(1+0.2*math.Sin(x/11)), st.Snapshot.RowsPerSecond, float64(st.WAL.RetainedBytes)*(1-float64(points-i)/720), float64(st.WAL.BudgetBytes), 0.04+0.01*math.Sin(x/5), 0.2+0.1*math.Sin(x/7))
+	for step := points - 1; step >= 0; step-- {
+		history.Sample(s.at.Add(-10*time.Second*time.Duration(step)), s.was(st, step)...)
 	}
 	return page.Config{View: st.page, History: history, Log: slog.New(slog.DiscardHandler), Table: func(name string) (v page.View, ok bool) {
 		one := *st
@@ -214,6 +286,21 @@ func (s *shown) config(t *testing.T, points int) page.Config {
 		}
 		return one.tablePage(), true
 	}}
+}
+
+// was gives what the charts had so many steps of ten seconds ago, so that they end with what the tiles say.
+func (s *shown) was(st *Status, step int) []float64 {
+	behind, kept, p50, p99 := st.LagSeconds*browsertest.Waver("behind", 0.3, step), float64(st.WAL.RetainedBytes)*browsertest.Waver("kept", 0.1, step), math.NaN(), math.NaN()
+	if st.LatencyP50 != nil && st.LatencyP99 != nil {
+		p50, p99 = *st.LatencyP50*browsertest.Waver("p50", 0.2, step), *st.LatencyP99*browsertest.Waver("p99", 0.3, step)
+	}
+	if o, ago := s.outage, float64(10*step); o != nil {
+		before := calm(s.at).st
+		behind, kept = max(o.behind(ago), before.LagSeconds), float64(before.WAL.RetainedBytes)+o.backlog(ago)
+		p50 = o.latency(ago, *before.LatencyP50*browsertest.Waver("p50", 0.2, step), 0.5)
+		p99 = o.latency(ago, *before.LatencyP99*browsertest.Waver("p99", 0.3, step), 0.99)
+	}
+	return []float64{behind, s.changes("all", st.ChangesPerSecond, step), st.Snapshot.RowsPerSecond, kept, float64(st.WAL.BudgetBytes), p50, p99}
 }
 
 // TestPages: what the page says in each state, without a browser. go test -update writes it anew.
@@ -227,6 +314,9 @@ func TestPages(t *testing.T) {
 			}
 			html, err := s.config(t, 3).Main(query)
 			must(t, err)
+			if name == "catching_up" { // which is pictured
+				browsertest.Agree(t, string(html), map[string]string{"Behind": "Behind", "Changes/s": "Rate, 1 min", "WAL kept": "WAL kept", "Latency": "Latency, 5 min"})
+			}
 			golden(t, filepath.Join("..", "pages", name+".html"), html)
 		}
 	})
@@ -249,5 +339,5 @@ func TestPictures(t *testing.T) {
 	s := moments["catching_up"](time.Now())
 	server := service.NewServer("capture", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(service.Asked) any { return s.st })
 	page.Handle(server, s.config(t, 360))
-	browsertest.Pictures(t, server, filepath.Join(*pictures, "capture"))
+	browsertest.Pictures(t, server, "#tables", filepath.Join(*pictures, "capture"))
 }

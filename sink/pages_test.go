@@ -33,7 +33,7 @@ type shown struct {
 func calm(at time.Time) *shown {
 	s := &shown{at: at, topic: true, st: &Status{
 		Schema: statusSchema, Group: "warehouse", Instance: "sink-0", Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), WarehouseUp: true,
-		Partitions: 22, Rebalances: 1, BufferBytes: 38 << 20, BufferLimit: 256 << 20, RowsPerSec: 12236, RowsPerSecHour: new(12470.0), LatencyP50: new(0.62), LatencyP99: new(4.1),
+		Partitions: 22, Rebalances: 1, BufferBytes: 38 << 20, BufferLimit: 256 << 20, LatencyP50: new(0.31), LatencyP99: new(0.94),
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Unmatched: []string{"billing.public.draft"}, FreshnessSeconds: 60,
 		Stages:  []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", Workers: 4, BusyShare: 0.41}, {Name: "sweep"}},
 		Events:  []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new topic, topic shop_us.public.orders"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "sink begins, instance sink-0"}},
@@ -42,26 +42,60 @@ func calm(at time.Time) *shown {
 	for _, source := range []string{"shop_eu", "shop_us"} {
 		s.st.Sources = append(s.st.Sources, SourceStatus{
 			Name: source, State: service.StateUpToDate, CompleteLSN: "16/A8810F20", CompleteAt: new(at.Add(-400 * time.Millisecond).UTC()), AgeSeconds: new(0.4), Fences: []string{}, ReportedAt: at.UTC(),
-			Capture: record.Health{State: "up_to_date", BehindSeconds: 0.3, WALKept: 1181116006, WALBudget: 50 << 30, HTTP: "http://10.0.0.7:9191"}, RowsPerSec: 6118,
+			Capture: record.Health{State: "up_to_date", BehindSeconds: 0.3, WALKept: 1181116006, WALBudget: 50 << 30, HTTP: "http://10.0.0.7:9191"},
 		})
-		for i, table := range []string{"public.customer", "public.orders", "public.payment", "public.stock"} {
+		src := &s.st.Sources[len(s.st.Sources)-1]
+		for i, of := range []struct {
+			table string
+			rate  float64
+		}{{"public.customer", 4.2}, {"public.orders", 2140}, {"public.payment", 3960}, {"public.stock", 0.5}} {
+			table := of.table
+			src.RowsPerSec += of.rate
 			s.st.Tables = append(s.st.Tables, TableStatus{
-				Source: source, Table: table, Target: "sales." + table[len("public."):], State: service.StateUpToDate, BehindSeconds: new(0.3), Records: new(int64(0)), FreshnessSeconds: 60, RowsPerSec: new(440 * float64(i*i)), Applied: int64(31020 * i),
-				LastHour: hour(func(minute float64) float64 { return 0.3 + 0.2*math.Sin(minute/4+float64(i)) }), LastCommit: new(at.Add(-time.Duration(i) * time.Second).UTC()), Position: "0001.16/A8810F20.3",
+				Source: source, Table: table, Target: "sales." + table[len("public."):], State: service.StateUpToDate, BehindSeconds: new(0.3), Records: new(int64(0)), FreshnessSeconds: 60, RowsPerSec: new(of.rate), Applied: int64(of.rate * 3 * 3600),
+				LastHour: hour(func(step int) float64 { return 0.3 * browsertest.Waver(table, 0.5, step) }), LastCommit: new(at.Add(-time.Duration(i) * time.Second).UTC()), Position: "0001.16/A8810F20.3",
 				Partitions: 4, Mode: []string{"history", "clone"}[min(i, 1)], Topic: source + "." + table, Rule: "tables[1]",
 			})
 		}
+		s.st.RowsPerSec += src.RowsPerSec
 	}
+	sum := 0.0
+	for step := range 360 {
+		sum += applied(s.st, step)
+	}
+	s.st.RowsPerSecHour = new(sum / 360)
 	return s
 }
 
-// hour gives sixty points.
-func hour(value func(minute float64) float64) []float32 {
+// hour gives a point for each minute, of what was so many steps of ten seconds ago.
+func hour(value func(step int) float64) []float32 {
 	var out []float32
 	for i := range 60 {
-		out = append(out, float32(value(float64(i))))
+		out = append(out, float32(value(6*(59-i))))
 	}
 	return out
+}
+
+func applied(st *Status, step int) float64 {
+	return st.RowsPerSec * browsertest.Waver("applied", 0.2, step)
+}
+
+// was gives what the charts had so many steps of ten seconds ago, so that they end with what the tiles say: a table that is late
+// stands since then, and what waits has come since.
+func was(st *Status, step int) []float64 {
+	ago, behind, waiting, p50, p99 := float64(10*step), 0.0, 0.0, math.NaN(), math.NaN()
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if t.BehindSeconds == nil || t.Records == nil {
+			continue
+		}
+		behind = max(behind, min(*t.BehindSeconds, 0.3)*browsertest.Waver("behind", 0.5, step), *t.BehindSeconds-ago)
+		waiting += float64(*t.Records) * max(0, 1-ago/max(*t.BehindSeconds, 10))
+	}
+	if st.LatencyP50 != nil && st.LatencyP99 != nil {
+		p50, p99 = *st.LatencyP50*browsertest.Waver("p50", 0.2, step), *st.LatencyP99*browsertest.Waver("p99", 0.3, step)
+	}
+	return []float64{behind, st.FreshnessSeconds, applied(st, step), math.Round(waiting), p50, p99}
 }
 
 // poisoned is one in which a table is quarantined, and rows of another are parked.
@@ -69,7 +103,7 @@ func poisoned(at time.Time) *shown {
 	s := calm(at)
 	stock, orders := &s.st.Tables[3], &s.st.Tables[5]
 	stock.State, stock.BehindSeconds, stock.Records, stock.RowsPerSec = service.StateQuarantined, new(2575.0), new(int64(1204)), new(0.0)
-	stock.LastHour = hour(func(minute float64) float64 { return max(0.4, 60*(minute-17)) })
+	stock.LastHour = hour(func(step int) float64 { return max(0.3, *stock.BehindSeconds-float64(10*step)) })
 	stock.LastCommit = new(at.Add(-2575 * time.Second).UTC())
 	stock.Trouble = &Trouble{
 		Code: "constraint-violation", Topic: stock.Topic, Offset: 88120, Since: at.Add(-2575 * time.Second).UTC(),
@@ -228,13 +262,8 @@ func (s *shown) config(t *testing.T, points int) page.Config {
 		t.LastHour = t.LastHour[max(0, len(t.LastHour)-points):]
 	}
 	history := page.NewHistory(charts...)
-	for i := range points {
-		at, x := s.at.Add(time.Duration(i-points)*10*time.Second), float64(i)
-		behind := 0.4 + 0.2*math.Sin(x/9)
-		if worst := st.worst(); worst != nil && worst.late() > 1 {
-			behind = max(behind, *worst.BehindSeconds-10*float64(points-i))
-		}
-		history.Sample(at, behind, st.FreshnessSeconds, st.RowsPerSec*(1+0.2*math.Sin(x/11)), 240+200*math.Sin(x/13), 0.6+0.1*math.Sin(x/5), 3+math.Sin(x/7))
+	for step := points - 1; step >= 0; step-- {
+		history.Sample(s.at.Add(-10*time.Second*time.Duration(step)), was(st, step)...)
 	}
 	return page.Config{View: st.page, History: history, Log: slog.New(slog.DiscardHandler), Table: func(name string) (v page.View, ok bool) {
 		one := *st
@@ -260,6 +289,9 @@ func TestPages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if name == "quarantined" { // which is pictured
+				browsertest.Agree(t, string(html), map[string]string{"Worst behind": "Freshness", "Changes applied/s": "Applied, 1 min", "Records waiting": "Waiting", "Latency": "Latency, 5 min"})
+			}
 			golden(t, filepath.Join("..", "pages", name+".html"), html)
 		}
 	})
@@ -282,5 +314,5 @@ func TestPictures(t *testing.T) {
 	s := moments["quarantined"](time.Now())
 	server := service.NewServer("sink", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(service.Asked) any { return s.st })
 	page.Handle(server, s.config(t, 360))
-	browsertest.Pictures(t, server, filepath.Join(*pictures, "sink"))
+	browsertest.Pictures(t, server, "#tables", filepath.Join(*pictures, "sink"))
 }

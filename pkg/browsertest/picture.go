@@ -3,8 +3,11 @@ package browsertest
 
 import (
 	"context"
+	"hash/fnv"
+	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,8 +58,39 @@ func open(t testing.TB, program string) context.Context {
 	return tab
 }
 
-// Pictures runs a server and writes what is seen of its page, in light and in dark, to file-light.png and file-dark.png.
-func Pictures(t testing.TB, server *service.Server, file string) {
+// Waver gives what a number that should be 1 was so many steps of ten seconds ago, within a part of it: a line of its own for
+// each name, the same in each run. Now it is 1, so that a chart made of it ends with what the tile beside it says.
+func Waver(name string, part float64, ago int) float64 {
+	seed := fnv.New64()
+	_, _ = seed.Write([]byte(name)) // it never fails
+	toss := func(n int) float64 {
+		if n == 0 {
+			return 0
+		}
+		return 2*rand.New(rand.NewPCG(seed.Sum64(), uint64(n))).Float64() - 1 //nolint:gosec // the same each time
+	}
+	const slow = 40 // steps
+	from, of := ago/slow, float64(ago%slow)/slow
+	return 1 + part*(0.7*((1-of)*toss(slow*from)+of*toss(slow*(from+1)))+0.3*toss(ago))
+}
+
+// Agree holds charts against tiles: what each says of now, by its title, is what the tile says.
+func Agree(t testing.TB, html string, tiles map[string]string) {
+	t.Helper()
+	for chart, tile := range tiles {
+		_, now, _ := strings.Cut(html, "<figcaption>"+chart+". <b>now ")
+		now, _, _ = strings.Cut(now, "<")
+		_, said, _ := strings.Cut(html, "<dt>"+tile+"</dt>")
+		said, _, _ = strings.Cut(said, "</div>")
+		if now == "" || !strings.Contains(said, now) {
+			t.Errorf("the chart %s says %q of now, the tile %s:\n%s", chart, now, tile, said)
+		}
+	}
+}
+
+// Pictures runs a server and writes what is seen of its page, down to the end of what the selector names, in light and in dark, to
+// file-light.png and file-dark.png.
+func Pictures(t testing.TB, server *service.Server, selector, file string) {
 	t.Helper()
 	program := Chromium(t)
 	if err := server.Listen(t.Context()); err != nil {
@@ -68,9 +102,16 @@ func Pictures(t testing.TB, server *service.Server, file string) {
 	tab := open(t, program)
 	for _, scheme := range []string{"light", "dark"} {
 		err := chromedp.Do(tab, set(emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}),
-			set(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 1280, Height: 900, DeviceScaleFactor: 1}), chromedp.Navigate(server.URL()+"/"))
+			size(900), chromedp.Navigate(server.URL()+"/"))
 		for drawn := false; err == nil && !drawn; {
 			drawn, err = chromedp.Run(tab, chromedp.Evaluate[bool](`document.querySelectorAll(".plot .uplot").length === document.querySelectorAll(".plot").length`))
+		}
+		var height int64
+		if err == nil {
+			height, err = chromedp.Run(tab, chromedp.Evaluate[int64](`Math.ceil(document.querySelector("`+selector+`").getBoundingClientRect().bottom) + 16`))
+		}
+		if err == nil {
+			err = chromedp.Do(tab, size(height))
 		}
 		var picture []byte
 		if err == nil {
@@ -87,6 +128,10 @@ func Pictures(t testing.TB, server *service.Server, file string) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+func size(height int64) chromedp.Action[chromedp.Void] {
+	return set(emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 1280, Height: height, DeviceScaleFactor: 1})
 }
 
 func set[P, R any](command cdp.Command[P, R], params P) chromedp.Action[chromedp.Void] {
