@@ -63,6 +63,7 @@ type Capture struct {
 	refused   publish.Refusals
 	ready     func(missing ...string) // tells /readyz what is missing
 	streamed  bool                    // a session has been up
+	stays     func(error)             // not nil: what no retry mends is told to it, and does not end Run
 	tracer    *tracing.Tracer         // nil: no traces
 }
 
@@ -132,7 +133,8 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 	return c, nil
 }
 
-// Run captures until ctx ends (nil) or something happens that no retry mends. It may be called once.
+// Run captures until ctx ends (nil) or something happens that no retry mends. It may be called once. A capture that stays ends by
+// that only with ctx, or where it would be no use; see stop.
 func (c *Capture) Run(ctx context.Context) error {
 	group := service.NewGroup(ctx)
 	group.Go("budget", func(ctx context.Context) error {
@@ -155,11 +157,19 @@ func (c *Capture) sessions(ctx context.Context) error {
 	backoff := retry.Backoff{Min: 200 * time.Millisecond, Max: 10 * time.Second}
 	began := time.Now()
 	fenced := false
+	var stopped error // by which it has stopped, as long as it has
+	stops := 0        // attempts in a row that have ended so
+	ended := func() error {
+		c.log.Info("stopped")
+		if c.isStopped() {
+			return stopped
+		}
+		return nil
+	}
 	for try := 1; ; try++ {
 		err := c.session(ctx, fenced)
 		if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
-			c.log.Info("stopped")
-			return nil
+			return ended()
 		}
 		if err == nil {
 			err = errors.New("the session ended by itself")
@@ -173,8 +183,7 @@ func (c *Capture) sessions(ctx context.Context) error {
 			c.active.Store(false)
 		}
 		if ctx.Err() != nil {
-			c.log.Info("stopped")
-			return nil
+			return ended()
 		}
 		if c.options.Standby && fenced {
 			c.log.Warn("another instance has taken over", service.Err(err))
@@ -187,18 +196,29 @@ func (c *Capture) sessions(ctx context.Context) error {
 		if refused = refused && c.config.Source.OnError == onErrorHold; refused {
 			c.refused.Add(refusal) // the next session holds that table
 		}
+		var wait time.Duration
 		// Who has streamed and is not let in any more waits: a password or certificate is being replaced.
 		if !refused && !retry.Transient(err) && (!c.streamed || !retry.Waits(err)) {
+			known := c.isStopped() && trouble.CodeOf(err) == trouble.CodeOf(stopped)
 			c.active.Store(false)
-			c.status.Store(c.stopped(err))
-			return err
+			c.setStopped(true)
+			if c.stays == nil || endsBy(err) {
+				return err
+			}
+			if stops++; !known {
+				stops = 1
+				c.stop(ctx, err)
+			}
+			stopped, try, wait = err, 0, stoppedBackoff.Wait(stops)
+		} else {
+			c.setStopped(false)
+			if time.Since(began) > time.Minute {
+				try = 1
+			}
+			wait = backoff.Wait(try)
+			c.log.Warn("session ended, trying again", "wait", wait, "try", try, service.Err(err))
+			c.meter.reconnect.WithLabelValues(peer(trouble.CodeOf(err))).Inc()
 		}
-		if time.Since(began) > time.Minute {
-			try = 1
-		}
-		wait := backoff.Wait(try)
-		c.log.Warn("session ended, trying again", "wait", wait, "try", try, service.Err(err))
-		c.meter.reconnect.WithLabelValues(peer(trouble.CodeOf(err))).Inc()
 		done := c.stage.Wait(waitRetry)
 		select {
 		case <-ctx.Done():
@@ -206,6 +226,36 @@ func (c *Capture) sessions(ctx context.Context) error {
 		}
 		done()
 		began = time.Now()
+	}
+}
+
+// stoppedBackoff is between looks whether somebody has mended what capture has stopped by: at first as soon as something that starts
+// services would start it anew.
+var stoppedBackoff = retry.Backoff{Min: 5 * time.Second, Max: time.Minute}
+
+// endsBy says whether a capture ends by err also where it would stay to say so. A configuration is read at a start alone; where another
+// instance publishes there is nothing to say; and after a panic nothing that is in memory can be trusted.
+func endsBy(err error) bool {
+	code := trouble.CodeOf(err)
+	return code == trouble.Config || code == trouble.Fenced || service.Panicked(err)
+}
+
+// stop tells why capture has stopped. From here on it looks now and then whether that is mended, and must not take the source over from
+// an instance that somebody has started meanwhile: so it learns what there is.
+func (c *Capture) stop(ctx context.Context, err error) {
+	var means, hint string
+	if t, ok := errors.AsType[*trouble.Error](err); ok {
+		means, hint = t.Means, t.Hint
+	}
+	c.log.Error("stopped: its page and metrics stay, and it looks now and then whether that is mended", service.Err(err), "means", means, "hint", hint)
+	c.stays(err)
+	if c.wrote > 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log); err == nil && pr != nil {
+		c.wrote = pr.N
 	}
 }
 
@@ -229,4 +279,19 @@ func (c *Capture) note(err error) {
 		c.troubled.Store(time.Now().UnixMicro())
 	}
 	c.trouble.Store(t)
+}
+
+// isStopped says whether what capture has stopped by is not known to be over.
+func (c *Capture) isStopped() bool { return c.status.Load().State == service.StateStopped }
+
+// setStopped changes that. While a session runs, the status is its own.
+func (c *Capture) setStopped(is bool) {
+	if is == c.isStopped() {
+		return
+	}
+	st := *c.status.Load()
+	if st.State = service.StateStarting; is {
+		st.State = service.StateStopped
+	}
+	c.status.Store(&st)
 }

@@ -277,7 +277,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	set(descSlot, service.Bool(look.active))
 	set(descBySQL, service.Bool(st.BySQL))
 	status := st.WAL.SlotStatus
-	if look.missing {
+	if look.missing || st.Trouble != nil && st.Trouble.Code == trouble.SlotMissing { // before the first start there is none either
 		status = slotMissing
 	}
 	all.State(descStatus, slotStatuses, status, st.Source)

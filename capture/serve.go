@@ -11,7 +11,8 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/tracing"
 )
 
-// Serve runs a capture with its HTTP answers until ctx ends. bars, nil for none, show how far snapshots are.
+// Serve runs a capture with its HTTP answers until ctx ends: also where capture itself cannot go on, so that page and metrics say so,
+// and so does whoever reads a log of text. bars, nil for none, show how far snapshots are.
 func Serve(ctx context.Context, cfg Config, options Options, log *slog.Logger, bars *terminal.Bars) error {
 	if options.OnGap != "" && options.OnGap != GapStop && options.OnGap != GapResnapshot {
 		return terminal.Usage(fmt.Errorf("--on-gap is %q; write %s or %s", options.OnGap, GapStop, GapResnapshot))
@@ -20,7 +21,9 @@ func Serve(ctx context.Context, cfg Config, options Options, log *slog.Logger, b
 	if err != nil {
 		return err
 	}
+	c.stays = func(error) {}
 	if bars != nil {
+		c.stays = func(err error) { terminal.Print(bars, "capture", err) }
 		shown, stop := context.WithCancel(ctx)
 		defer stop()
 		go bars.Follow(shown, func() []terminal.Progress { return (&Report{Status: c.Status()}).Bars() })
@@ -28,7 +31,7 @@ func Serve(ctx context.Context, cfg Config, options Options, log *slog.Logger, b
 	return c.Serve(ctx)
 }
 
-// Serve is Run with the HTTP answers that the configuration asks for.
+// Serve is Run with the HTTP answers that the configuration asks for. It ends with Run.
 func (c *Capture) Serve(ctx context.Context) error {
 	defer service.PaceHeap()()
 	tracer, err := tracing.Open(ctx, "capture", c.instance, c.log)

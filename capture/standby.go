@@ -58,6 +58,9 @@ func (c *Capture) standBy(ctx context.Context, cat *catalog.Catalog, fenced bool
 
 // standing makes a standby's state visible.
 func (c *Capture) standing(slot *catalog.Slot) {
+	if c.isStopped() && (slot == nil || !slot.Active) {
+		return // nobody else is well either
+	}
 	c.trouble.Store(nil)
 	st := &Status{
 		Schema: statusSchema, Source: c.config.Source.Name, Instance: c.instance, State: "standby", Slot: c.config.Source.slot(),

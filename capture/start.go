@@ -59,6 +59,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		}
 		awaited = t
 		c.note(t)
+		c.setStopped(false)
 	}
 	done := c.others.kafka.Wait(waitKafka)
 	pub, err := publish.Open(ctx, publish.Options{

@@ -217,12 +217,6 @@ func tell(t *trouble.Error) TroubleStatus {
 	return told
 }
 
-func (c *Capture) stopped(error) *Status {
-	st := *c.status.Load()
-	st.State = "stopped"
-	return &st
-}
-
 // publishStatus makes the session's state visible; it is called by the session's goroutine.
 func (c *Capture) publishStatus(s *session) {
 	h := s.health()

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -18,6 +20,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -112,6 +115,93 @@ func TestSlotInUse(t *testing.T) {
 	if !strings.Contains(e.Error(), "pid") || !strings.Contains(e.Hint, "pg_terminate_backend") {
 		t.Errorf("%v, hint %q: want the holder and how to end it", e, e.Hint)
 	}
+	c, ended := other.stays(trouble.SlotInUse)
+	must(t, stop())
+	eventually(t, "it goes on when the slot is free", func() bool { st := c.Status(); return st.State == service.StateUpToDate && st.Trouble == nil })
+	must(t, ended())
+}
+
+// stays runs a capture as its program does until it has stopped with a trouble of this code. ended ends it and gives its error.
+func (r *rig) stays(want trouble.Code) (c *Capture, ended func() error) {
+	r.t.Helper()
+	backoff := stoppedBackoff
+	stoppedBackoff = retry.Backoff{Min: 100 * time.Millisecond, Max: 100 * time.Millisecond}
+	r.t.Cleanup(func() { stoppedBackoff = backoff })
+	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{r.t}, nil)))
+	must(r.t, err)
+	told := make(chan error, 10)
+	c.stays = func(err error) { told <- err }
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	ended = sync.OnceValue(func() error { cancel(); return <-done })
+	r.t.Cleanup(func() { _ = ended() })
+	select {
+	case err := <-told:
+		if trouble.CodeOf(err) != want {
+			r.t.Fatalf("stopped by %v, want a trouble %s", err, want)
+		}
+	case err := <-done:
+		r.t.Fatalf("ended by %v", err)
+	case <-time.After(pgtest.Patience):
+		r.t.Fatal("it has not stopped")
+	}
+	for range 3 { // it looks again, and is stopped all the while
+		had := counterValue(r.t, c.meter.errors.WithLabelValues(string(want)))
+		eventually(r.t, "it looks again", func() bool {
+			if st := c.Status(); st.State != service.StateStopped || st.Trouble == nil || st.Trouble.Code != want || c.active.Load() {
+				r.t.Fatalf("status says %s, %+v", st.State, st.Trouble)
+			}
+			return counterValue(r.t, c.meter.errors.WithLabelValues(string(want))) > had
+		})
+	}
+	if len(told) > 0 {
+		r.t.Error("the same is told again and again")
+	}
+	return c, ended
+}
+
+// A capture that has stopped says so until it is ended, and with an error then. It goes on by itself, but takes the source over from nobody.
+func TestStoppedStays(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	eventually(t, "the slot is dropped", func() bool {
+		_, err := r.conn.Exec(t.Context(), fmt.Sprintf("select pg_drop_replication_slot('%s')", r.config.Source.slot()))
+		return err == nil
+	})
+	c, ended := r.stays(trouble.SlotMissing)
+	must(t, testutil.CollectAndCompare(&gauges{c}, strings.NewReader(fmt.Sprintf(`
+# HELP tributary_capture_active 1 if this instance is the one that publishes; 0 on standby, when it has stopped, and until it has begun.
+# TYPE tributary_capture_active gauge
+tributary_capture_active{source=%[1]q} 0
+# HELP tributary_capture_slot_status 1 for the status of the slot, as the server tells it.
+# TYPE tributary_capture_slot_status gauge
+tributary_capture_slot_status{source=%[1]q,status="extended"} 0
+tributary_capture_slot_status{source=%[1]q,status="lost"} 0
+tributary_capture_slot_status{source=%[1]q,status="missing"} 1
+tributary_capture_slot_status{source=%[1]q,status="reserved"} 0
+tributary_capture_slot_status{source=%[1]q,status="unreserved"} 0
+`, r.config.Source.Name)), "tributary_capture_active", "tributary_capture_slot_status"))
+	if err := ended(); trouble.CodeOf(err) != trouble.SlotMissing {
+		t.Errorf("ended with %v", err)
+	}
+	patience := standbyPatience
+	standbyPatience = 200 * time.Millisecond
+	t.Cleanup(func() { standbyPatience = patience })
+	standby := *r
+	standby.options.Standby = true
+	_, ended = standby.stays(trouble.SlotMissing)
+	_ = ended()
+	c, ended = r.stays(trouble.SlotMissing)
+	r.options.OnGap = GapResnapshot
+	_, stop = r.start()
+	eventually(t, "the other one gives way", func() bool { return c.Status().Trouble.Code == trouble.Fenced })
+	if err := ended(); trouble.CodeOf(err) != trouble.Fenced {
+		t.Errorf("ended with %v", err)
+	}
+	r.fence()
 	must(t, stop())
 }
 

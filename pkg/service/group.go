@@ -28,6 +28,11 @@ func NewGroup(ctx context.Context) *Group {
 // errStopped is the cause of a group's context after Stop.
 var errStopped = errors.New("stopped")
 
+var errPanic = errors.New("panic")
+
+// Panicked says whether err is of a goroutine of a Group that panicked.
+func Panicked(err error) bool { return errors.Is(err, errPanic) }
+
 // Go starts run in a goroutine of its own. name stands before its error. A run that returns nil is done and ends
 // nobody; one that returns an error ends all the others through the context. A panic becomes an error with its stack,
 // so that the others still finish what they hold.
@@ -35,7 +40,7 @@ func (g *Group) Go(name string, run func(context.Context) error) {
 	g.wait.Go(func() {
 		defer func() {
 			if p := recover(); p != nil {
-				g.fail(fmt.Errorf("%s: panic: %v\n%s", name, p, debug.Stack()))
+				g.fail(fmt.Errorf("%s: %w: %v\n%s", name, errPanic, p, debug.Stack()))
 			}
 		}()
 		if err := run(g.ctx); err != nil {

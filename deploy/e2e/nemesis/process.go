@@ -79,7 +79,7 @@ func (s *service) supervise(done, wake chan struct{}) {
 		asked, wanted := s.asked, s.wanted
 		s.pid, s.asked = 0, false
 		s.mu.Unlock()
-		if !asked {
+		if !asked || cmd.ProcessState.ExitCode() == 1 { // a capture that cannot go on stays to say so, until it is asked
 			s.ended(cmd.ProcessState)
 		}
 		if !wanted {
@@ -125,7 +125,7 @@ var runbook = regexp.MustCompile(`see    (?:capture|sink) explain ([a-z-]+)`)
 // mayEnd are the troubles with which a service may end by itself: somebody else has taken its place.
 var mayEnd = map[string]bool{"fenced": true, "slot-in-use": true}
 
-// ended judges an end that nobody asked for.
+// ended judges an end that nobody asked for, or in trouble.
 func (s *service) ended(state *os.ProcessState) {
 	tail := s.tail(4000)
 	code := state.String()
