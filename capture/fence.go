@@ -112,8 +112,12 @@ func (c *Capture) takenOver(ctx context.Context) error {
 	if err != nil || !c.claimedByAnother(pr) {
 		return err
 	}
+	return takenOver(pr)
+}
+
+func takenOver(pr *record.Progress) error {
 	return &trouble.Error{
-		Code: trouble.Fenced, Op: "go on with", Subject: fmt.Sprintf("source %q", c.config.Source.Name),
+		Code: trouble.Fenced, Op: "go on with", Subject: fmt.Sprintf("source %q", pr.Source),
 		Cause: fmt.Errorf("instance %s has taken over", pr.Health.Instance),
 		Means: "it publishes; nothing was published twice", Hint: "stop one of the two",
 	}

@@ -3,14 +3,15 @@ package capture
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/publish"
-	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -87,6 +88,18 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	}
 	st.accept = c.config.accepted()
 	defer func() { st.judge(time.Now(), 0) }()
+	if st.State == service.StateNotRunning {
+		server, err := cat.Server(ctx)
+		if err != nil {
+			return nil, err
+		}
+		err = c.refusal(ctx, server, slot, pr)
+		if t, ok := errors.AsType[*trouble.Error](err); ok {
+			st.Trouble = new(tell(t))
+		} else if err != nil {
+			return nil, err
+		}
+	}
 	if pr == nil {
 		return st, nil
 	}
@@ -96,20 +109,6 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 		st.PublishedTime = time.UnixMicro(pr.CommitTime).UTC()
 		if st.ToPublish > 0 {
 			st.LagSeconds = max(time.Since(st.PublishedTime).Seconds(), 0)
-		}
-	}
-	if st.State == service.StateNotRunning {
-		// Whether a server that was promoted has all that is published only a start can tell.
-		id, err := cat.SystemID(ctx)
-		if err != nil {
-			return nil, err
-		}
-		system := replication.System{ID: cmp.Or(id, pr.SystemID), Timeline: pr.Timeline}
-		if slot != nil {
-			system.Database = slot.Database
-		}
-		if gap := findGap(&publish.State{Progress: pr}, slot, system, nil, st.Slot); gap != nil {
-			st.Trouble = new(tell(gap))
 		}
 	}
 	st.Snapshot = snapshotOf(&pr.Health)

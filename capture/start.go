@@ -42,6 +42,11 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	if err := c.notTakenOver(ctx); err != nil {
 		return err
 	}
+	if c.isStopped() {
+		if err := c.stillStopped(ctx, cat, server); err != nil {
+			return err
+		}
+	}
 	if c.options.Standby {
 		if err := c.standBy(ctx, cat, fenced); err != nil {
 			return err
@@ -237,6 +242,67 @@ func usable(s *catalog.Server) error {
 	return nil
 }
 
+// stillStopped looks, and takes the source over from nobody, for what a capture that has stopped would be refused by again: it must not
+// fence an instance that somebody has just started, with leave to jump the gap.
+func (c *Capture) stillStopped(ctx context.Context, cat *catalog.Catalog, server *catalog.Server) error {
+	slot, err := cat.Slot(ctx, c.config.Source.slot())
+	if err != nil {
+		return err
+	}
+	pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log) // behind the slot, which is made behind a claim
+	if err != nil {
+		return err
+	}
+	if !c.options.Standby && c.wrote > 0 && c.claimedByAnother(pr) {
+		return takenOver(pr)
+	}
+	if c.options.OnGap == GapResnapshot {
+		return nil
+	}
+	return c.refusal(ctx, server, slot, pr)
+}
+
+// refusal gives the trouble by which a start is refused, as far as can be told of a server, its slot and the newest progress; nil
+// where there is none.
+func (c *Capture) refusal(ctx context.Context, server *catalog.Server, slot *catalog.Slot, pr *record.Progress) error {
+	if err := usable(server); err != nil {
+		return err
+	}
+	dsn, err := c.dsn()
+	if err != nil {
+		return err
+	}
+	conn, err := replication.Open(ctx, dsn, "tributary look "+c.instance, c.notice)
+	if err != nil {
+		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	system, err := conn.Identify(ctx)
+	if err != nil {
+		return catalog.Unreachable("identify", "source", err)
+	}
+	history, err := historyOf(ctx, conn, system, pr)
+	if err != nil {
+		return err
+	}
+	if gap := findGap(&publish.State{Progress: pr}, slot, system, history, c.config.Source.slot()); gap != nil {
+		return gap
+	}
+	return nil
+}
+
+// historyOf gives where the server left the timeline of what is published, if it has.
+func historyOf(ctx context.Context, conn *replication.Conn, system replication.System, pr *record.Progress) (replication.History, error) {
+	if pr == nil || pr.SystemID != system.ID || pr.Timeline >= system.Timeline {
+		return nil, nil
+	}
+	history, err := conn.History(ctx, system.Timeline)
+	if err != nil {
+		return nil, catalog.Unreachable("ask the timelines of", "source", err)
+	}
+	return history, nil
+}
+
 // openStream makes publications and slot, compares what there is with what was published, and starts to stream.
 func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, state *publish.State, tables []*catalog.Table) (*replication.Stream, error) {
 	name, pubs := c.config.Source.slot(), c.config.Source.publications()
@@ -247,11 +313,9 @@ func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.
 	if err != nil {
 		return nil, err
 	}
-	var history replication.History
-	if pr := state.Progress; pr != nil && pr.SystemID == s.system.ID && pr.Timeline < s.system.Timeline {
-		if history, err = conn.History(ctx, s.system.Timeline); err != nil {
-			return nil, catalog.Unreachable("ask the timelines of", "source", err)
-		}
+	history, err := historyOf(ctx, conn, s.system, state.Progress)
+	if err != nil {
+		return nil, err
 	}
 	gap := findGap(state, slot, s.system, history, name)
 	if gap != nil {

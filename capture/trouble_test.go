@@ -62,6 +62,11 @@ func TestWALLevelReplica(t *testing.T) {
 	c := pgtest.New(t, pgtest.Options{Settings: map[string]string{"wal_level": "replica"}})
 	r.config.Source.DSN = config.Secret(c.DSN("postgres"))
 	r.fails(trouble.WALLevel)
+	report, err := r.verbs().Ask(t.Context(), service.Whom{})
+	must(t, err)
+	if report.Trouble == nil || report.Trouble.Code != trouble.WALLevel || !strings.Contains(report.Headline, "not running, and cannot go on: wal-level") {
+		t.Errorf("while no capture runs: %s: %+v", report.Sentence(), report.Trouble)
+	}
 }
 
 func TestMissingRights(t *testing.T) {
