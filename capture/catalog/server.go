@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/capture/replication"
-	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -55,18 +54,6 @@ func (c *Catalog) Server(ctx context.Context) (*Server, error) {
 		return nil, Unreachable("ask the server's settings", "", err)
 	}
 	return &s, nil
-}
-
-// SystemID gives the server's identifier, as a replication connection has it, or "" where the role may not ask by SQL.
-func (c *Catalog) SystemID(ctx context.Context) (id string, err error) {
-	err = c.conn.QueryRow(ctx, `select system_identifier::text from pg_control_system()`).Scan(&id)
-	switch {
-	case postgres.SQLState(err) == "42501":
-		return "", nil
-	case err != nil:
-		return "", Unreachable("ask which system this is", "source", err)
-	}
-	return id, nil
 }
 
 // Blocker is a transaction that creating a slot has to wait for.
