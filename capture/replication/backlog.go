@@ -54,9 +54,9 @@ const (
 	callBytes = 64 << 20
 	// callWAL bounds the WAL that a call reads from where the copy stands, where little of it is for us.
 	callWAL = 512 << 20
-	// mostReread bounds the WAL between restart_lsn and where the copy stands, which each call reads again: from about
+	// MostReread bounds the WAL between restart_lsn and where the copy stands, which each call reads again: from about
 	// here on the walsender, which reads it once, is faster.
-	mostReread = 1 << 30
+	MostReread = 1 << 30
 	// standbyMargin stays for the walsender where standbys must have the WAL first: more than a commit record that a call
 	// reads across its end.
 	standbyMargin = 1 << 20
@@ -69,11 +69,15 @@ var (
 	// where the server would else read more WAL again than it decodes.
 	leastCall = 32_000
 	// mostMessage bytes a message, on average, are those above which the walsender is faster: what a call returns, the server writes
-	// down first and reads again.
+	// down first and reads again. largeCalls calls in turn must have met them, as one may be of a single large transaction.
 	mostMessage = 512
+	largeCalls  = 2
+	mostReread  = change.LSN(MostReread)
 	// callPatience is how long a call may take until its first row: that long a transaction which is spilled to disk
 	// may fill a temporary file besides.
 	callPatience = time.Minute
+	// mostTemporary bounds that file, where our role may say so: a transaction that is larger is the walsender's.
+	mostTemporary = "1GB"
 	// drainPatience is how long nobody may take messages while a call has more of them: as long its snapshot keeps
 	// VACUUM at the source from removing anything.
 	drainPatience = time.Minute
@@ -91,6 +95,7 @@ type backlog struct {
 	log   *slog.Logger
 	limit int // of messages in the next call
 	size  int // of a message of the call before, on average
+	large int // calls in turn whose messages were large
 	at    place
 }
 
@@ -117,6 +122,11 @@ func (c *Conn) openBacklog(ctx context.Context, r Reading) (_ *backlog, err erro
 	// long as we do.
 	if _, err := b.query(ctx, `select set_config(name, case name when 'tcp_user_timeout' then $1 else '0' end, false)
 		from pg_settings where name in ('transaction_timeout', 'idle_session_timeout', 'tcp_user_timeout')`, millis(2*drainPatience)); err != nil {
+		return nil, err
+	}
+	// What the server's administrator allows is never raised.
+	if _, err := b.query(ctx, `select set_config('temp_file_limit', $1, false)
+		where pg_size_bytes(current_setting('temp_file_limit')) not between 0 and pg_size_bytes($1)`, mostTemporary); err != nil && postgres.SQLState(err) != "42501" {
 		return nil, err
 	}
 	for deadline := time.Now().Add(lockPatience); !ours; {
@@ -219,7 +229,7 @@ func (s *Stream) catchUp(ctx context.Context) (change.LSN, error) {
 				"hint", "look for transactions that have been open for long")
 			break
 		}
-		if b.size > mostMessage {
+		if b.large >= largeCalls {
 			b.log.Info("the walsender goes on instead of SQL: it is faster with large rows", "slot", b.slot, "bytes", b.size)
 			break
 		}
@@ -256,6 +266,9 @@ func (s *Stream) call(ctx context.Context) (done bool, err error) {
 	if rows > 0 {
 		each := int(b.at.confirmed-was.confirmed)/rows + 1 // bytes of WAL a message
 		b.size = bytes / rows
+		if b.large++; b.size <= mostMessage {
+			b.large = 0
+		}
 		b.limit = min(max(leastCall, int(b.at.confirmed-b.at.restart)/each), max(callBytes/(b.size+1), 1))
 	}
 	// The copy stands behind the last record that the call has read: whatever has committed before is given.
@@ -272,7 +285,7 @@ func (s *Stream) get(ctx context.Context, upto change.LSN, limit int) (rows, byt
 		params = append(params, []byte(o))
 	}
 	late := time.AfterFunc(callPatience, func() {
-		ctx, cancel := context.WithTimeout(ctx, callPatience)
+		ctx, cancel := context.WithTimeout(ctx, postgres.WALSenderTimeout)
 		defer cancel()
 		_ = b.sql.CancelRequest(ctx)
 	})

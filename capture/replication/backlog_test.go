@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -45,7 +46,9 @@ type bench struct {
 	t    *testing.T
 	dsn  string
 	conn *pgx.Conn
-	log  bytes.Buffer
+
+	mu  sync.Mutex
+	log bytes.Buffer
 }
 
 func newBench(t *testing.T, major int) *bench {
@@ -108,22 +111,25 @@ func (b *bench) start(way string) *Stream {
 	must(b.t, err)
 	s, err := conn.Start(b.t.Context(), Reading{
 		Slot: b.slot(way), Publications: []string{"p"}, Confirmed: b.confirmed(way), Backlog: way == "sql",
-		Log: slog.New(slog.NewTextHandler(&lockedWriter{out: &b.log}, nil)),
+		Log: slog.New(slog.NewTextHandler(b, nil)),
 	})
 	must(b.t, err)
 	b.t.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
-type lockedWriter struct {
-	mu  sync.Mutex
-	out *bytes.Buffer
+// Write is for the log.
+func (b *bench) Write(line []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.log.Write(line)
 }
 
-func (w *lockedWriter) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.out.Write(b)
+// said gives what was logged.
+func (b *bench) said() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.log.String()
 }
 
 // read takes messages up to the one that says end, confirms each transaction when it is whole, and gives the messages.
@@ -177,7 +183,7 @@ func (b *bench) read(s *Stream, way, end string, each func()) []string {
 		case <-s.Ready():
 		case <-time.After(100 * time.Millisecond): // keepalives wake nobody
 		case <-deadline:
-			b.t.Fatalf("the stream stands still after %d messages, catching up %t: %s", len(out), s.CatchingUp(), b.log.String())
+			b.t.Fatalf("the stream stands still after %d messages, catching up %t: %s", len(out), s.CatchingUp(), b.said())
 		}
 	}
 }
@@ -194,7 +200,7 @@ func TestBacklogIsTheWalsendersStream(t *testing.T) {
 		began := b.confirmed("sql")
 		s := b.start("sql")
 		if !s.CatchingUp() {
-			t.Fatalf("%d: the backlog is not fetched by SQL: %s", major, b.log.String())
+			t.Fatalf("%d: the backlog is not fetched by SQL: %s", major, b.said())
 		}
 		more := 0
 		each := func() {
@@ -236,25 +242,88 @@ func shorter[T any](t *testing.T, what *T, value T) {
 }
 
 // handedOver reads up to the end, and fails unless that is so many messages, of which the walsender has sent the last, and the log
-// says why.
-func (b *bench) handedOver(least int, why string) {
+// says why; "": nothing says that SQL has not reached its end.
+func (b *bench) handedOver(least int, end, why string) {
 	b.t.Helper()
+	before := len(b.said())
 	s := b.start("sql")
-	if got := b.read(s, "sql", "end", func() {}); len(got) < least || s.CatchingUp() {
-		b.t.Errorf("%d messages, catching up %t", len(got), s.CatchingUp())
+	caughtUp := s.CatchingUp()
+	if got := b.read(s, "sql", end, func() {}); len(got) < least || !caughtUp {
+		b.t.Errorf("%d messages, fetched by SQL first %t: %s", len(got), caughtUp, b.said())
 	}
-	if !strings.Contains(b.log.String(), why) {
-		b.t.Errorf("nothing says why: %s", b.log.String())
+	must(b.t, s.Close())
+	if got := b.said()[before:]; strings.Contains(got, "goes on instead of SQL") != (why != "") || !strings.Contains(got, why) {
+		b.t.Errorf("it is not said why: %s", got)
 	}
 }
 
-// Where a call may not have the temporary file that it needs, the walsender goes on, in the same stream.
+// Where a call may not have the temporary file that it needs, the walsender goes on, in the same stream: neither what the server's
+// administrator allows is passed nor, where our role may set it, what we allow. Where it may not, it is fetched all the same.
 func TestBacklogWithoutTemporaryFile(t *testing.T) {
 	b := newBench(t, 0)
-	b.exec(fmt.Sprintf(`alter database %s set temp_file_limit = '64kB'; alter database %[1]s set work_mem = '64kB'`, strings.TrimSuffix(b.slot(""), "_")))
-	b.exec(load[0])
-	b.exec(`select pg_logical_emit_message(true, 'app', 'end')`)
-	b.handedOver(300, "temp_file_limit")
+	database := strings.TrimSuffix(b.slot(""), "_")
+	b.exec(fmt.Sprintf(`alter database %s set work_mem = '64kB'`, database))
+	fill := func(end string) {
+		t.Helper()
+		b.exec(`truncate a`)
+		b.exec(load[0])
+		b.exec(fmt.Sprintf(`select pg_logical_emit_message(true, 'app', '%s')`, end))
+	}
+	fill("end-1")
+	shorter(t, &mostTemporary, "256kB")
+	b.handedOver(300, "end-1", "temp_file_limit")
+
+	shorter(t, &mostTemporary, "1GB")
+	b.exec(fmt.Sprintf(`alter database %s set temp_file_limit = '256kB'`, database))
+	fill("end-2")
+	b.handedOver(300, "end-2", "temp_file_limit")
+
+	b.exec(fmt.Sprintf(`alter database %s reset temp_file_limit`, database))
+	shorter(t, &mostTemporary, "256kB")
+	role := database + "_plain"
+	b.exec(fmt.Sprintf(`create role %s login replication password 'p'; grant connect on database %s to %[1]s`, role, database))
+	t.Cleanup(func() {
+		_, err := b.conn.Exec(context.Background(), fmt.Sprintf(`drop owned by %s; drop role %[1]s`, role))
+		must(t, err)
+	})
+	fill("end-3")
+	dsn, err := url.Parse(b.dsn)
+	must(t, err)
+	dsn.User = url.UserPassword(role, "p")
+	shorter(t, &b.dsn, dsn.String())
+	b.handedOver(300, "end-3", "")
+}
+
+// Where each call would read much WAL again, or one does not come to its first row, the walsender goes on, in the same stream.
+func TestBacklogIsLeftToTheWalsender(t *testing.T) {
+	b := newBench(t, 0)
+	fill := func(end string) {
+		t.Helper()
+		b.exec(load[1])
+		b.exec(fmt.Sprintf(`select pg_logical_emit_message(true, 'app', '%s')`, end))
+	}
+	fill("end-1")
+	was := mostReread
+	mostReread = 0
+	b.handedOver(50, "end-1", "read much WAL again")
+	mostReread = was
+
+	shorter(t, &callPatience, 100*time.Millisecond)
+	fill("end-2")
+	lock, err := b.conn.Begin(t.Context()) // pgoutput waits for it at the first row
+	must(t, err)
+	_, err = lock.Exec(t.Context(), `lock table pg_publication in access exclusive mode`)
+	must(t, err)
+	s := b.start("sql")
+	for deadline := time.Now().Add(pgtest.Patience); s.CatchingUp(); b.confirmed("sql") {
+		if time.Now().After(deadline) {
+			t.Fatalf("a call that gives nothing is not cancelled: %s", b.said())
+		}
+	}
+	must(t, lock.Rollback(t.Context()))
+	if got := b.read(s, "sql", "end-2", func() {}); len(got) < 50 || !strings.Contains(b.said(), "canceling statement") {
+		t.Errorf("%d messages: %s", len(got), b.said())
+	}
 }
 
 // A call whose messages nobody takes is given up: its snapshot keeps VACUUM at the source from its work. And a reader
@@ -271,7 +340,7 @@ func TestBacklogIsGivenUp(t *testing.T) {
 		select {
 		case <-s.received:
 		case <-time.After(pgtest.Patience):
-			t.Fatalf("the stream stands still, catching up %t: %s", s.CatchingUp(), b.log.String())
+			t.Fatalf("the stream stands still, catching up %t: %s", s.CatchingUp(), b.said())
 		}
 		if s.err == nil || !strings.Contains(s.err.Error(), why) || !s.CatchingUp() {
 			t.Errorf("the stream ends with %v", s.err)
@@ -327,19 +396,29 @@ func TestBacklogReleasesWAL(t *testing.T) {
 			}
 		})
 		if !released || len(got) != 8*(10000+2)+1 {
-			t.Errorf("%d: WAL released %t, %d messages: %s", major, released, len(got), b.log.String())
+			t.Errorf("%d: WAL released %t, %d messages: %s", major, released, len(got), b.said())
 		}
 	}
 }
 
-// Of large rows the walsender sends more a second: it goes on after the first call that has met them, in the same stream.
+// Of large rows the walsender sends more a second: it goes on after two calls in turn that have met them, in the same stream. One
+// large transaction among small rows does not make it.
 func TestBacklogOfLargeRows(t *testing.T) {
-	shorter(t, &leastCall, 400)
+	shorter(t, &leastCall, 400) // less than each transaction: each is a call
 	b := newBench(t, 0)
 	b.exec(load[0])
-	b.exec(load[1])
-	b.exec(`select pg_logical_emit_message(true, 'app', 'end')`)
-	b.handedOver(370, "large rows")
+	b.exec(`insert into b select i, 'n' from generate_series(1, 1000) i`)
+	b.exec(`update a set name = 'y', big = big || 'z'`)
+	b.exec(`insert into b select i, 'n' from generate_series(1, 1000) i`)
+	b.exec(`select pg_logical_emit_message(true, 'app', 'end-1')`)
+	b.handedOver(2600, "end-1", "")
+	b = newBench(t, 0)
+	b.exec(load[0])
+	b.exec(`update a set name = 'y', big = big || 'z'`)
+	b.exec(`update a set name = 'z', big = big || 'z'`)
+	b.exec(`insert into b select i, 'n' from generate_series(1, 1000) i`)
+	b.exec(`select pg_logical_emit_message(true, 'app', 'end-2')`)
+	b.handedOver(1900, "end-2", "large rows")
 }
 
 // A server without a slot for the copy leaves everything to the walsender.
@@ -353,7 +432,7 @@ func TestBacklogWithoutFreeSlot(t *testing.T) {
 	if got := b.read(s, "sql", "end", func() {}); len(got) < 300 || s.CatchingUp() {
 		t.Errorf("%d messages, catching up %t", len(got), s.CatchingUp())
 	}
-	if got := b.log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "max_replication_slots") {
+	if got := b.said(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "max_replication_slots") {
 		t.Errorf("what is said: %s", got)
 	}
 }
