@@ -159,6 +159,7 @@ var (
 	banned = regexp.MustCompile(`(?i)\b(simply|just|easy|easily)\b`)
 	runBy  = regexp.MustCompile(`^run by (Test[A-Za-z0-9]+)`)
 	tests  = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
+	linked = regexp.MustCompile("\\[`(Test[A-Za-z0-9]+)`\\]\\(([^)]+)\\)")
 )
 
 func TestLinksResolve(t *testing.T) {
@@ -199,6 +200,12 @@ func TestNamedThingsExist(t *testing.T) {
 		for _, m := range tests.FindAllStringSubmatch(p.Text, -1) {
 			if !known[m[1]] {
 				t.Errorf("%s names %s, which is no test", name, m[1])
+			}
+		}
+		for _, m := range linked.FindAllStringSubmatch(p.Text, -1) {
+			content, err := os.ReadFile(filepath.Join(top, path.Dir(name), m[2]))
+			if err != nil || !strings.Contains(string(content), "\nfunc "+m[1]+"(") {
+				t.Errorf("%s: %s is not in %s (%v)", name, m[1], m[2], err)
 			}
 		}
 		for _, b := range p.Blocks {
