@@ -54,6 +54,11 @@ type tableSnapshot struct {
 	// notBefore: a read that did not count is repeated a little later, so that waiting for a transaction to become
 	// visible does not keep the source busy; and one that is to take its time goes on when its rate allows it.
 	notBefore time.Time
+	// What the status tells: since when it is read, how many rows were there before, how often a chunk was read again, who asked.
+	began   time.Time
+	had     int64
+	rereads int
+	by      string
 }
 
 // window is one range being read.
@@ -200,6 +205,7 @@ func (s *session) want(t *table, after uint32, reload bool) {
 	if t.progress.Done || t.progress.Rows == 0 && t.progress.Ranges == nil {
 		t.progress.Done, t.progress.Rows, t.progress.Ranges = false, 0, nil
 	}
+	t.snapshot.began, t.snapshot.had = time.Now(), t.progress.Rows
 	for _, r := range t.progress.Ranges {
 		t.snapshot.ranges = append(t.snapshot.ranges, snapshot.Range{At: r.At, After: r.After, Up: r.Up})
 		t.snapshot.split = true
@@ -303,6 +309,7 @@ const rereadPause = 50 * time.Millisecond
 
 func (s *session) again(snap *tableSnapshot) {
 	s.meter.chunks.WithLabelValues(chunkReread).Inc()
+	snap.rereads++
 	snap.notBefore = time.Now().Add(rereadPause)
 }
 
@@ -349,6 +356,7 @@ func (snap *tableSnapshot) left() []snapshot.Range {
 }
 
 func (s *session) snapshotDone(t *table) {
+	t.read = t.snapshot.tell(t.progress.Rows, true)
 	t.snapshot = nil
 	t.progress.Done, t.progress.Reload, t.progress.Whole, t.progress.Ranges, t.progress.Rate = true, false, false, nil, 0
 	t.progress.DoneLSN = record.LSN(s.lastCommit)

@@ -3,6 +3,7 @@ package capture
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,9 +24,7 @@ func (st *Status) page() page.View {
 	if st.LagSeconds > freshness.Seconds() {
 		v.Late = service.FormatSeconds(st.LagSeconds)
 	}
-	if st.Snapshot.TablesDone < st.Snapshot.Tables {
-		v.Snapshot = st.snapshot()
-	}
+	v.Snapshot = st.snapshot()
 	v.Folds = []page.Fold{{Title: "Source and build", Facts: [][2]string{
 		{"system", st.SystemID},
 		{"timeline", fmt.Sprint(st.Timeline)},
@@ -171,16 +170,65 @@ func (t *TableStatus) rows() string {
 	return fmt.Sprintf("%s of ~%s rows", read, service.FormatCount(*t.ExpectedRows))
 }
 
+// snapshot tells of the tables that are read, and of those that were within a day, the newest first; nil where there are none.
 func (st *Status) snapshot() *page.Snapshot {
-	s := &page.Snapshot{Title: fmt.Sprintf("Snapshot: %d of %s done", st.Snapshot.TablesDone, service.Plural(st.Snapshot.Tables, "table"))}
+	var read []*TableStatus
 	for i := range st.Tables {
-		t := &st.Tables[i]
-		if t.State != service.StateSnapshotting {
-			continue
+		if t := &st.Tables[i]; t.Snapshot != nil {
+			read = append(read, t)
 		}
-		s.Rows = append(s.Rows, page.SnapshotRow{Name: t.Table, Bar: bar(t.SnapshotRows, t.ExpectedRows), Notes: []string{t.rows()}})
+	}
+	if len(read) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(read, func(a, b *TableStatus) int {
+		return cmp.Or(cmp.Compare(slices.Index(readOrder, a.Snapshot.State), slices.Index(readOrder, b.Snapshot.State)), b.Snapshot.EndedAt.Compare(a.Snapshot.EndedAt))
+	})
+	s := &page.Snapshot{Title: fmt.Sprintf("Snapshot: %d of %s done", st.Snapshot.TablesDone, service.Plural(st.Snapshot.Tables, "table"))}
+	if len(read) > maxReads {
+		s.Title += fmt.Sprintf(", %d are shown", maxReads)
+		read = read[:maxReads]
+	}
+	for _, t := range read {
+		s.Rows = append(s.Rows, page.SnapshotRow{Name: t.Table, Bar: bar(t.SnapshotRows, t.ExpectedRows), Notes: []string{t.read()}})
 	}
 	return s
+}
+
+// maxReads bounds how many reads the page tells of.
+const maxReads = 20
+
+// readOrder has what goes on first.
+var readOrder = []string{readFailed, readHolding, readReading, readWaiting, readDone}
+
+// read tells of a read in a line.
+func (t *TableStatus) read() string {
+	s := t.Snapshot
+	parts := []string{t.rows()}
+	if s.State == readDone {
+		parts[0] = service.FormatCount(t.SnapshotRows) + " rows"
+	}
+	if s.RowsPerSecond > 0 {
+		parts = append(parts, service.FormatRate(s.RowsPerSecond)+" /s")
+	}
+	if s.ETASeconds != nil {
+		parts = append(parts, service.FormatLeft(seconds(*s.ETASeconds)))
+	}
+	switch {
+	case s.State == readHolding:
+		parts = append(parts, "its changes wait for them")
+	case s.State == readDone:
+		parts = append(parts, "done "+service.FormatDuration(time.Since(s.EndedAt))+" ago")
+	case s.State != readReading:
+		parts = append(parts, s.State)
+	}
+	if s.Rereads > 0 {
+		parts = append(parts, service.Plural(s.Rereads, "chunk")+" read again")
+	}
+	if s.By != "" {
+		parts = append(parts, "asked by "+s.By)
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (st *Status) tables() page.Table {

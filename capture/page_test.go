@@ -89,8 +89,8 @@ func TestUnknownIsNotZero(t *testing.T) {
 	st := Status{
 		Snapshot: SnapshotStatus{Tables: 2, Rows: 1204},
 		Tables: []TableStatus{
-			{Table: "public.a", State: service.StateSnapshotting, SnapshotRows: 1204},
-			{Table: "public.b", State: service.StateSnapshotting, SnapshotRows: 1204, ExpectedRows: new(int64(1000))},
+			{Table: "public.a", State: service.StateSnapshotting, SnapshotRows: 1204, Snapshot: &TableSnapshot{State: readReading}},
+			{Table: "public.b", State: service.StateSnapshotting, SnapshotRows: 1204, ExpectedRows: new(int64(1000)), Snapshot: &TableSnapshot{State: readReading}},
 		},
 	}
 	v := st.page()

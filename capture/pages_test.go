@@ -225,7 +225,10 @@ var moments = map[string]func(at time.Time) *shown{
 		for i, of := range []*int64{new(int64(16_000_000)), new(int64(2_000_000)), nil} {
 			t := &s.st.Tables[2+i]
 			t.State, t.SnapshotRows, t.ExpectedRows = service.StateSnapshotting, 2_118_004, of
+			t.Snapshot = &TableSnapshot{State: []string{readReading, readHolding, readWaiting}[i], RowsPerSecond: []float64{14_200, 14_000, 0}[i], Rereads: 2 * i, BeganAt: at.Add(-150 * time.Second).UTC()}
 		}
+		s.st.Tables[2].Snapshot.ETASeconds, s.st.Tables[2].Snapshot.By = new(978.0), "ada"
+		s.st.Tables[0].Snapshot = &TableSnapshot{State: readDone, RowsPerSecond: 9000, EndedAt: at.Add(-20 * time.Minute).UTC()}
 		return s
 	},
 	"held": func(at time.Time) *shown {

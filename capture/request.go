@@ -27,7 +27,9 @@ type signal struct {
 //	SELECT pg_logical_emit_message(true, 'tributary', '{"snapshot": {"tables": ["public.orders"]}}');
 type SnapshotRequest struct {
 	// ID is told in the progress of the tables; "" where nobody wants to know.
-	ID     string   `json:"id,omitempty"`
+	ID string `json:"id,omitempty"`
+	// By is who asks, for the status.
+	By     string   `json:"by,omitempty"`
 	Tables []string `json:"tables"`          // patterns, as in source.tables
 	Where  string   `json:"where,omitempty"` // a condition in SQL; "" reads all rows
 	// Columns are read besides the key, and no others: for one that readers of the topic have not taken before. Rows that a
@@ -197,6 +199,7 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 	s.log.Info("table is read again", "table", t.pub.Relation.QualifiedName(), "request", q.ID, "where", where, "columns", columns, "rate", rate, "reload", reload)
 	t.progress.Done = true // what was read before does not count
 	s.want(t, after, reload)
+	t.snapshot.by = q.By
 	t.progress.Asked, t.progress.Where, t.progress.Columns, t.progress.Whole = q.ID, where, columns, whole
 	t.progress.Rate, t.progress.GivenUp = rate, false
 	s.alarms.clear(trouble.SnapshotFailed, subject(t.name()))

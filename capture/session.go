@@ -100,6 +100,7 @@ type table struct {
 	seenAt   change.LSN       // commit LSN of the row that told of it; 0 where none has
 	altered  *alteration      // what the watcher has found changed, until the stream is there
 	snapshot *tableSnapshot   // nil when there is nothing to be read
+	read     *TableSnapshot   // the read that has ended last; nil where none has
 
 	counters  *counters
 	txOrdinal uint64     // events of the table in the current transaction

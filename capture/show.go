@@ -69,6 +69,7 @@ type Reading struct {
 	Table        string `json:"table"`
 	Rows         int64  `json:"rows"`
 	RowsExpected *int64 `json:"rows_expected"` // estimate; null: there is none
+	TableSnapshot
 }
 
 // Reading lists the tables that are being read.
@@ -76,7 +77,11 @@ func (r *Report) Reading() []Reading {
 	all := []Reading{}
 	for i := range r.Tables {
 		if t := &r.Tables[i]; t.State == service.StateSnapshotting {
-			all = append(all, Reading{t.Table, t.SnapshotRows, t.ExpectedRows})
+			one := Reading{Table: t.Table, Rows: t.SnapshotRows, RowsExpected: t.ExpectedRows}
+			if t.Snapshot != nil {
+				one.TableSnapshot = *t.Snapshot
+			}
+			all = append(all, one)
 		}
 	}
 	return all
@@ -86,17 +91,14 @@ func (r *Report) Reading() []Reading {
 func (r *Report) Bars() []terminal.Progress {
 	var all []terminal.Progress
 	for _, one := range r.Reading() {
-		bar := terminal.Progress{Name: "snapshot " + one.Table, Done: one.Rows, Unit: "rows", Estimated: true}
+		bar := terminal.Progress{Name: "snapshot " + one.Table, Done: one.Rows, Unit: "rows", Estimated: true, Rate: one.RowsPerSecond}
 		if one.RowsExpected != nil {
 			bar.Total = *one.RowsExpected
 		}
-		all = append(all, bar)
-	}
-	if len(all) == 1 {
-		all[0].Rate = r.Snapshot.RowsPerSecond
-		if r.Snapshot.ETASeconds != nil {
-			all[0].Left = seconds(*r.Snapshot.ETASeconds)
+		if one.ETASeconds != nil {
+			bar.Left = seconds(*one.ETASeconds)
 		}
+		all = append(all, bar)
 	}
 	return all
 }

@@ -122,8 +122,34 @@ type TableStatus struct {
 	SchemaID         int       `json:"schema_id,omitempty"`  // of the version that is published, in the registry
 	HeldLSN          string    `json:"held_lsn,omitempty"`
 
+	// Snapshot is of the read that is under way or has ended within a day; null: there is none.
+	Snapshot *TableSnapshot `json:"snapshot"`
+
 	States []service.Turn `json:"states,omitempty"` // the newest first; only where one table is asked of
 }
+
+// TableSnapshot is the read of the rows of one table. How many there are, and how many are expected, its table says.
+type TableSnapshot struct {
+	State         string    `json:"state"`             // waiting, reading, holding (the table's changes meanwhile), failed, done
+	RowsPerSecond float64   `json:"rows_per_second"`   // over the last minute; of one that is done from its begin to its end
+	ETASeconds    *float64  `json:"eta_seconds"`       // null: not known
+	Rereads       int       `json:"chunks_read_again"` // as not all that was published before was visible to them
+	By            string    `json:"asked_by,omitempty"`
+	BeganAt       time.Time `json:"began_at,omitzero"`
+	EndedAt       time.Time `json:"ended_at,omitzero"`
+}
+
+// States of a TableSnapshot.
+const (
+	readWaiting = "waiting"
+	readReading = "reading"
+	readHolding = "holding"
+	readFailed  = "failed"
+	readDone    = "done"
+)
+
+// reads says whether rows of the table are still to be read, and nothing keeps them from being so.
+func (t *TableSnapshot) reads() bool { return t != nil && t.State != readFailed && t.State != readDone }
 
 // TroubleStatus is a trouble as the status tells it.
 type TroubleStatus struct {
@@ -253,8 +279,12 @@ func (c *Capture) publishStatus(s *session) {
 			st.Snapshot.TablesWaiting++
 		case t.progress.Held != nil && !t.progress.Done:
 			st.Snapshot.TablesFailed++
+			one.Snapshot = &TableSnapshot{State: readFailed}
+		default:
+			one.Snapshot = t.read
 		}
 		if t.snapshot != nil {
+			one.Snapshot = t.snapshot.tell(t.progress.Rows, false)
 			one.State, one.ExpectedRows = "snapshotting", estimate(t.catalog.EstimatedRows)
 		}
 		one.Key = keyColumns(t.relation())
@@ -263,6 +293,23 @@ func (c *Capture) publishStatus(s *session) {
 	}
 	slices.SortFunc(st.Tables, func(a, b TableStatus) int { return cmp.Compare(a.Table, b.Table) })
 	c.status.Store(st)
+}
+
+// tell gives how the read is, with so many rows published; how fast it is only once it is done.
+func (snap *tableSnapshot) tell(rows int64, done bool) *TableSnapshot {
+	told := &TableSnapshot{State: readWaiting, Rereads: snap.rereads, By: snap.by, BeganAt: snap.began.UTC()}
+	switch {
+	case done:
+		told.State, told.EndedAt = readDone, time.Now().UTC()
+		if took := told.EndedAt.Sub(told.BeganAt).Seconds(); took > 0 {
+			told.RowsPerSecond = float64(rows-snap.had) / took
+		}
+	case snap.hold != nil:
+		told.State = readHolding
+	case snap.split || len(snap.windows) > 0:
+		told.State = readReading
+	}
+	return told
 }
 
 func snapshotOf(h *record.Health) SnapshotStatus {

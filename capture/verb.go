@@ -50,7 +50,7 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 			Means: "nothing was changed", Hint: "capture run reads all tables when it first starts",
 		}
 	}
-	q.ID = rand.Text()
+	q.ID, q.By = rand.Text(), cat.User()
 	text, err := json.Marshal(signal{Snapshot: &q})
 	if err != nil {
 		return fmt.Errorf("write the request: %w", err)

@@ -34,6 +34,48 @@ type vitals struct {
 type tableVitals struct {
 	changes service.Pace // published
 	states  service.Turns
+	rows    *service.Pace // of the read that is under way; nil: there is none
+	read    TableSnapshot // that one, or the last; zero: there was none
+}
+
+// keptRead is how long a read that has ended is told of.
+const keptRead = 24 * time.Hour
+
+// follow takes how the read of t's rows is, which has t.Snapshot of its session; a session that is new knows of none before.
+func (v *tableVitals) follow(now time.Time, t *TableStatus) {
+	switch s := t.Snapshot; {
+	case s.reads():
+		if v.rows == nil || !s.BeganAt.Equal(v.read.BeganAt) {
+			v.rows = &service.Pace{}
+		}
+		v.rows.Sample(now, float64(t.SnapshotRows))
+		v.read = *s
+	default:
+		if v.rows = nil; s != nil {
+			v.read = *s
+		}
+	}
+}
+
+// tellRead puts what is known of the read of t's rows into t.
+func (v *tableVitals) tellRead(t *TableStatus) {
+	if t.Snapshot == nil && v.read.State == readDone {
+		t.Snapshot = &v.read
+	}
+	if t.Snapshot == nil {
+		return
+	}
+	told := *t.Snapshot
+	t.Snapshot = &told
+	if told.reads() && v.rows != nil && told.BeganAt.Equal(v.read.BeganAt) {
+		told.RowsPerSecond = max(v.rows.PerSecond(), 0)
+		if told.RowsPerSecond > 0 && t.ExpectedRows != nil && *t.ExpectedRows > t.SnapshotRows {
+			told.ETASeconds = new(float64(*t.ExpectedRows-t.SnapshotRows) / told.RowsPerSecond)
+		}
+	}
+	if !told.EndedAt.IsZero() && time.Since(told.EndedAt) > keptRead {
+		t.Snapshot = nil
+	}
 }
 
 func newVitals() *vitals {
@@ -106,7 +148,11 @@ func (c *Capture) sample(now time.Time) {
 	v.mu.Unlock()
 	st := c.Status()
 	for i := range st.Tables {
-		v.table(st.Tables[i].Table).states.See(now, st.Tables[i].State)
+		known := v.table(st.Tables[i].Table)
+		known.states.See(now, st.Tables[i].State)
+		v.mu.Lock()
+		known.follow(now, &st.Tables[i])
+		v.mu.Unlock()
 	}
 	p50, p99 := math.NaN(), math.NaN()
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
@@ -165,6 +211,7 @@ func (v *vitals) tell(st *Status) {
 			if moved := known.changes.Moved(); !moved.IsZero() {
 				t.LastChange = moved.UTC()
 			}
+			known.tellRead(t)
 		}
 	}
 }

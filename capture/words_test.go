@@ -79,6 +79,8 @@ func TestStatusText(t *testing.T) {
 		late.Snapshot = SnapshotStatus{TablesDone: 1, Tables: 3, Rows: 14_021_224, RowsExpected: new(int64(25_800_000)), RowsPerSecond: 28200, ETASeconds: number(550)}
 		late.Tables[0] = table("public.rental", "snapshotting", 98, 11_903_220, 16_000_000)
 		late.Tables[1] = table("public.payment", "snapshotting", 1210, 2_118_004, 9_800_000)
+		late.Tables[0].Snapshot = &TableSnapshot{State: readReading, RowsPerSecond: 14_200, ETASeconds: number(289)}
+		late.Tables[1].Snapshot = &TableSnapshot{State: readReading, RowsPerSecond: 14_000, ETASeconds: number(550)}
 		event := table("public.event", "streaming", 28, 48112, 48112)
 		event.Level, event.Reason, event.Help = "insert", "it has no key", "ALTER TABLE public.event REPLICA IDENTITY FULL;"
 		late.Tables = append(late.Tables, event)

@@ -66,6 +66,9 @@ func Unreachable(op, subject string, err error) error {
 	return e
 }
 
+// User is the role that asks.
+func (c *Catalog) User() string { return c.conn.Config().User }
+
 // Close ends the connection.
 func (c *Catalog) Close(ctx context.Context) error { return c.conn.Close(ctx) }
 

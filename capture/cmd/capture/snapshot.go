@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"github.com/tributary-cdc/tributary/capture"
@@ -101,13 +103,35 @@ func snapshotList() *cobra.Command {
 			if out.JSON {
 				return out.Document(map[string]any{"schema": "tributary.capture.snapshots/1", "snapshot": r.Snapshot, "tables": list})
 			}
-			t := &terminal.Table{Columns: []terminal.Column{{Title: "table"}, {Title: "rows sent", Number: true}, {Title: "of about", Number: true}}, Empty: "no table is being read"}
+			t := &terminal.Table{Empty: "no table is being read", Columns: []terminal.Column{
+				{Title: "table"},
+				{Title: "state"},
+				{Title: "rows sent", Number: true},
+				{Title: "of about", Number: true},
+				{Title: "rows/s", Number: true},
+				{Title: "left"},
+				{Title: "read again", Number: true, Wide: true},
+				{Title: "asked by", Wide: true},
+			}}
 			for _, one := range list {
 				of := terminal.Number("–", "")
 				if one.RowsExpected != nil {
 					of = terminal.Number(service.FormatCount(*one.RowsExpected), *one.RowsExpected)
 				}
-				t.Rows = append(t.Rows, []terminal.Cell{{Text: one.Table}, terminal.Number(service.FormatCount(one.Rows), one.Rows), of})
+				left := terminal.Cell{Text: "–"}
+				if one.ETASeconds != nil {
+					left = terminal.Number(service.FormatLeft(time.Duration(*one.ETASeconds*float64(time.Second))), *one.ETASeconds)
+				}
+				t.Rows = append(t.Rows, []terminal.Cell{
+					{Text: one.Table},
+					{Text: one.State},
+					terminal.Number(service.FormatCount(one.Rows), one.Rows),
+					of,
+					terminal.Number(service.FormatRate(one.RowsPerSecond), one.RowsPerSecond),
+					left,
+					terminal.Number(service.FormatCount(int64(one.Rereads)), one.Rereads),
+					{Text: one.By},
+				})
 			}
 			return out.Table(t)
 		},
