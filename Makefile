@@ -125,7 +125,7 @@ docs:
 
 ## pictures: of the status pages, for README, by the machine's chromium; look at them before they are committed
 pictures:
-	@command -v chromium || command -v chromium-browser || command -v google-chrome || { echo "pictures: skipped, there is no chromium on this machine"; exit 1; }
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { echo "pictures: there is no chromium on this machine, none was taken" >&2; exit 1; }
 	@for m in capture sink; do (cd $$m && GOWORK=off go test . -run '^TestPictures$$' -count=1 -pictures $(CURDIR)/docs/pictures) || exit; done
 	@cd deploy && GOWORK=off go run ./cmd/docs -pictures
 
@@ -137,5 +137,6 @@ man: $(BIN)/capture $(BIN)/sink
 vendor:
 	@node pkg/service/page/vendor.mjs
 
+## clean: what was built, and the data of demo, bin/local broker and make databases; .cache stays: tools, and reports of nemesis and soak
 clean:
-	rm -rf $(BIN) .demo
+	rm -rf $(BIN) $(CACHE)/release .demo broker databases
