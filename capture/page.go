@@ -14,7 +14,7 @@ import (
 // page lays the status out for a browser. What is not in the status is not on the page.
 func (st *Status) page() page.View {
 	v := page.View{
-		Program: "capture", Name: st.Source, State: st.State, Headline: st.Source + " " + st.Headline, Needs: st.Needs,
+		Program: "capture", Name: st.Source, State: st.State, Headline: st.Source + " " + st.Headline, Needs: st.Needs, Wants: strings.HasPrefix(st.Headline, service.NeedsYou),
 		Tiles: st.tiles(), Stages: seen(st.Stages), Ends: st.ends(), Events: st.Events, Build: st.Build, Tables: []page.Table{st.tables()},
 	}
 	if st.ServerVersion != "" {

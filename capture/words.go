@@ -159,14 +159,20 @@ func seen(stages []service.StageState) []service.StageState {
 	return stages
 }
 
-// headline is the one sentence that says it all.
+// headline is the one sentence that says it all. A table that is held is told before what else there is, but for what is worse.
 func (st *Status) headline() string {
+	n := st.held()
+	if n == 0 || service.Look(st.State).Colour == "red" {
+		return st.goes()
+	}
+	return fmt.Sprintf("%s%s %s held. Otherwise it %s", service.NeedsYou, service.Plural(n, "table"), service.Agree(n, "is", "are"), st.goes())
+}
+
+// goes says how all goes that is not held.
+func (st *Status) goes() string {
 	behind := service.FormatSeconds(st.LagSeconds)
 	switch st.State {
 	case service.StateUpToDate:
-		if n := st.held(); n > 0 {
-			return fmt.Sprintf("publishes, %s behind, but for %s that cannot go on.", behind, service.Plural(n, "table"))
-		}
 		if st.ChangesPerSecond >= 1 {
 			behind += fmt.Sprintf(" behind, %s changes/s", service.FormatCount(int64(math.Round(st.ChangesPerSecond))))
 		} else {

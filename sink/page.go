@@ -21,7 +21,7 @@ func (st *Status) page() page.View {
 	v := page.View{
 		Program: "sink", Name: st.Group, About: []string{"this sink " + st.Instance}, State: st.State, Headline: st.Group + " " + st.Headline,
 		Needs: st.Needs, Tiles: st.tiles(), Stages: st.Stages, Events: st.Events, Build: st.Build,
-		Tables: []page.Table{st.sources(), st.tables(), st.members()}, Wants: strings.HasPrefix(st.Headline, needsYouPrefix),
+		Tables: []page.Table{st.sources(), st.tables(), st.members()}, Wants: strings.HasPrefix(st.Headline, service.NeedsYou),
 	}
 	if worst := st.worst(); worst != nil && worst.late() > 1 {
 		v.Late = service.FormatSeconds(*worst.BehindSeconds)

@@ -22,7 +22,11 @@ func TestEveryTroubleIsTold(t *testing.T) {
 			Waiting: []Waiting{{For: "warehouse", Since: at, Tries: 7, Code: string(code), Error: "refused"}},
 		}
 		st.summarise()
-		if !strings.HasPrefix(st.Headline, "needs you: 1 table is quarantined") || len(st.Needs) != 2 {
+		headline := "needs you: 1 table is quarantined."
+		if held.stops() {
+			headline = "needs you: 1 table has stopped."
+		}
+		if st.Headline != headline || len(st.Needs) != 2 {
 			t.Fatalf("%s: %q, %+v", code, st.Headline, st.Needs)
 		}
 		for _, n := range st.Needs {

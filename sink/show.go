@@ -82,7 +82,7 @@ func askService(ctx context.Context, cfg Config, whom service.Whom) (*Status, er
 // Well says that nothing needs a person: the exit code of the verb.
 func (r *Report) Well() bool {
 	urgent := slices.ContainsFunc(r.Needs, func(n service.Need) bool { return n.Urgent })
-	return !urgent && !strings.HasPrefix(r.Headline, needsYouPrefix) && service.Look(r.State).Colour != "red"
+	return !urgent && !strings.HasPrefix(r.Headline, service.NeedsYou) && service.Look(r.State).Colour != "red"
 }
 
 // Until gives what --wait of the verb waits for, of one source or of all ("").

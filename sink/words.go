@@ -15,14 +15,14 @@ import (
 // for page, terminal and JSON alike. It gives false if nothing needs anybody at once.
 func (st *Status) summarise() bool {
 	st.State = service.StateUpToDate
-	bad, parked := 0, int64(0)
+	bad, parked := map[string]int{}, int64(0) // tables by state
 	for i := range st.Tables {
 		if !service.Accepts(st.accept, trouble.Parked, st.Tables[i].name()) {
 			parked += st.Tables[i].Parked
 		}
 		st.State = service.WorseState(st.State, st.Tables[i].State)
-		if state := st.Tables[i].State; state == service.StateQuarantined || state == service.StateStopped {
-			bad++
+		if state := st.Tables[i].State; service.Look(state).Colour == "red" {
+			bad[state]++
 		}
 	}
 	for i := range st.Sources {
@@ -31,7 +31,7 @@ func (st *Status) summarise() bool {
 		}
 	}
 	st.Needs, st.Accepted = service.Accepted(service.Needs(st.needs()), st.accept)
-	if bad > 0 || parked > 0 {
+	if len(bad) > 0 || parked > 0 {
 		st.Headline = needsYou(bad, len(st.Tables), parked)
 		return true
 	}
@@ -319,23 +319,29 @@ func (w *Waiting) whom() string {
 	return w.For
 }
 
-const needsYouPrefix = "needs you: "
-
-// needsYou is the sentence about quarantined tables and parked records.
-func needsYou(bad, tables int, parked int64) string {
+// needsYou is the sentence about tables that do not go on by themselves, of each such state so many, and parked records.
+func needsYou(bad map[string]int, tables int, parked int64) string {
 	var what []string
-	if bad > 0 {
-		what = append(what, fmt.Sprintf("%s %s quarantined", service.Plural(bad, "table"), service.Agree(bad, "is", "are")))
+	all := 0
+	for _, one := range []struct{ state, is, are string }{
+		{service.StateStopped, "has stopped", "have stopped"},
+		{service.StateStuck, "is stuck", "are stuck"},
+		{service.StateQuarantined, "is quarantined", "are quarantined"},
+	} {
+		if n := bad[one.state]; n > 0 {
+			all += n
+			what = append(what, service.Plural(n, "table")+" "+service.Agree(n, one.is, one.are))
+		}
 	}
 	if parked > 0 {
 		what = append(what, fmt.Sprintf("%s %s parked", service.Plural(parked, "row"), service.Agree(parked, "is", "are")))
 	}
 	rest := ""
 	switch {
-	case bad == 0:
+	case all == 0:
 		rest = " All tables go on."
-	case bad < tables:
-		rest = " " + service.Agree(tables-bad, "The other one goes on.", fmt.Sprintf("The other %d go on.", tables-bad))
+	case all < tables:
+		rest = " " + service.Agree(tables-all, "The other one goes on.", fmt.Sprintf("The other %d go on.", tables-all))
 	}
-	return needsYouPrefix + strings.Join(what, ", ") + "." + rest
+	return service.NeedsYou + strings.Join(what, ", ") + "." + rest
 }

@@ -22,6 +22,9 @@ type Need struct {
 	See     string       `json:"see"` // where the service answers with the runbook
 }
 
+// NeedsYou begins the sentence of a service that wants a person, however well the rest of it goes.
+const NeedsYou = "needs you: "
+
 // Step is one thing to do. A step without a command is said by its note alone.
 type Step struct {
 	Command string `json:"command,omitempty"`

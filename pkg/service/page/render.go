@@ -111,7 +111,10 @@ func (s *shown) Colour() string {
 // Look is how the state is shown.
 func (s *shown) Look() service.Appearance {
 	look := service.Look(s.State)
-	if s.Wants && look.Colour == "green" {
+	switch {
+	case s.Wants && s.Urgent > 0 && look.Colour != "red":
+		look = service.Appearance{Sign: "‼", Word: "needs you", Colour: "red"}
+	case s.Wants && look.Colour == "green":
 		look = service.Appearance{Sign: "◷", Word: "needs you", Colour: "amber"}
 	}
 	return look
