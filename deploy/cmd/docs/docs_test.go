@@ -37,6 +37,11 @@ func TestGeneratedPagesAreFresh(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(top, securityFile)); err != nil || string(got) != page {
 		t.Errorf("%s is stale: make docs (%v)", securityFile, err)
 	}
+	service, err := unit(top)
+	must(t, err)
+	if got, err := os.ReadFile(filepath.Join(top, sinkUnit)); err != nil || string(got) != service {
+		t.Errorf("%s is stale: make docs (%v)", sinkUnit, err)
+	}
 	books, err := runbooks(top)
 	must(t, err)
 	if got, err := os.ReadFile(filepath.Join(top, runbooksFile)); err != nil || string(got) != books {

@@ -1,5 +1,5 @@
 // Command docs writes what of docs/reference is derived from the code: a page and a JSON Schema for each configuration
-// file, the metrics, and the alerts, also as a manifest. The rest of docs is written by people; the tests here hold it against the code.
+// file, the metrics, and the alerts, also as a manifest; and the unit of sinks from that of captures. The rest of docs is written by people; the tests here hold it against the code.
 package main
 
 import (
@@ -52,6 +52,9 @@ func main() {
 	all[runbooksFile] = books
 	if all[cliFile], err = cli(root); err == nil {
 		all[securityFile], err = security(root)
+	}
+	if err == nil {
+		all[sinkUnit], err = unit(root)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error: write reference:", err)
@@ -137,6 +140,24 @@ func cli(top string) (string, error) {
 
 // securityFile is written by people but for the SQL of the roles, which init --role prints.
 const securityFile = "docs/security.md"
+
+// sinkUnit is written by people up to what the service may do, which is as for captures.
+const sinkUnit = "deploy/systemd/tributary-sink@.service"
+
+// unit gives it with what the unit of captures says.
+func unit(top string) (string, error) {
+	ours, err := os.ReadFile(filepath.Join(top, sinkUnit))
+	if err != nil {
+		return "", err
+	}
+	captures, err := os.ReadFile(filepath.Join(top, "deploy/systemd/tributary-capture@.service"))
+	if err != nil {
+		return "", err
+	}
+	head, _, _ := strings.Cut(string(ours), "[Service]\n")
+	_, service, _ := strings.Cut(string(captures), "[Service]\n")
+	return head + "[Service]\n" + strings.NewReplacer("capture", "sink", "SOURCE_DSN", "WAREHOUSE_DSN").Replace(service), nil
+}
 
 // security gives the page with that SQL.
 func security(top string) (string, error) {
