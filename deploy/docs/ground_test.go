@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ import (
 //	busy shop    the ground that this page shares with others and with the runbooks: running, with more tables and rules, see
 //	             busyTables. A page leaves it as it was
 //	own source   the source is a server of its own, which the page may turn off and on
+//	small disk   the warehouse is on a disk of 64 MiB, in disk of the page's directory: only root can make one
 //	no broker    the page starts one
 //	minutes      it takes long, and is only run on request
 type ground struct {
@@ -99,7 +101,13 @@ func newGround(t *testing.T, p *Page) *ground {
 		g.startBroker()
 		t.Cleanup(g.stopBroker)
 	}
-	g.databases(p)
+	if slices.Contains(p.Needs, "small disk") {
+		use := g.makeDisk()
+		g.databases(p)
+		use()
+	} else {
+		g.databases(p)
+	}
 	g.addresses()
 
 	// The page's commands are bin/capture or capture; both find what was built, with ports that are free here.
@@ -380,6 +388,10 @@ func (g *ground) do(at string, b Block) {
 		must(g.t, g.warehouse.Stop())
 	case "start warehouse":
 		must(g.t, g.warehouse.Restart(g.t.Context()))
+	case "lose schemas":
+		g.moveSchemas("schemas.log", "backup")
+	case "restore schemas":
+		g.moveSchemas("backup", "schemas.log")
 	case "kill source":
 		must(g.t, g.source.Kill())
 	case "make standby":
@@ -399,6 +411,42 @@ func (g *ground) do(at string, b Block) {
 	default:
 		g.t.Fatalf("%s: what is %q?", at, b.Info)
 	}
+}
+
+// moveSchemas replaces what the registry has kept.
+func (g *ground) moveSchemas(from, to string) {
+	g.t.Helper()
+	g.stopBroker()
+	must(g.t, os.Rename(filepath.Join(g.brokerAt.Dir, from), filepath.Join(g.brokerAt.Dir, to)))
+	g.startBroker()
+}
+
+// makeDisk makes a small disk, and gives what moves the warehouse there. The server's WAL, and what else it keeps, stays where
+// it is.
+func (g *ground) makeDisk() (use func()) {
+	g.t.Helper()
+	disk := filepath.Join(g.dir, "disk")
+	must(g.t, os.Mkdir(disk, 0o755))
+	server, err := os.Stat(g.warehouse.DataDir())
+	must(g.t, err)
+	owner := server.Sys().(*syscall.Stat_t).Uid
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=64m,uid=%d", owner), "tmpfs", disk).CombinedOutput(); err != nil {
+		g.t.Skipf("only root can make a small disk, and not in every container: mount: %v: %s", err, out)
+	}
+	g.t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-l", disk).CombinedOutput(); err != nil {
+			g.t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	execute := func(sql string) {
+		g.admin(g.warehouse, func(conn *pgx.Conn) {
+			_, err := conn.Exec(context.WithoutCancel(g.t.Context()), sql)
+			must(g.t, err)
+		})
+	}
+	execute(`CREATE TABLESPACE disk LOCATION '` + disk + `'`)
+	g.t.Cleanup(func() { execute(`DROP TABLESPACE disk`) })
+	return func() { execute(`ALTER DATABASE dwh SET TABLESPACE disk`) }
 }
 
 // spoil writes a record into a topic that is none of capture's.
