@@ -201,15 +201,16 @@ func TestAlteredTables(t *testing.T) {
 			name  string
 			later bool // the source is altered while no capture runs
 		}{{"while it runs", false}, {"while it is away", true}} {
-			t.Run(fmt.Sprintf("pg%d/%s", major, c.name), func(t *testing.T) { alterTables(t, major, c.later) })
+			t.Run(fmt.Sprintf("pg%d/%s", major, c.name), func(t *testing.T) { alterTables(t, kafkatest.Fake(t), kafkatest.Registry(t), major, c.later) })
 		}
 	}
+	t.Run("on Kafka 3 with Apicurio", func(t *testing.T) {
+		alterTables(t, kafkatest.Older(t), kafkatest.Apicurio(t), pgtest.DefaultMajor, false)
+	})
 }
 
-func alterTables(t *testing.T, major int, later bool) {
+func alterTables(t *testing.T, kafka kafkatest.Cluster, registry string, major int, later bool) {
 	alterations := slices.DeleteFunc(slices.Clone(alterations), func(a alteration) bool { return major < a.min })
-	kafka := kafkatest.Fake(t)
-	registry := kafkatest.Registry(t)
 	cluster := pgtest.Shared(t, major)
 	dsn, warehouse := pgtest.Database(t, cluster), pgtest.Database(t, cluster)
 	owner, role := leastSource(t, dsn, fmt.Sprintf("owner_%d_%t", major, later))

@@ -29,11 +29,15 @@ type Cluster interface {
 	Resume() error
 }
 
-// Each runs test once on a fake ("kfake") and once on Apache Kafka ("kafka"), which is skipped where Real is.
+// Each runs test once on a fake ("kfake") and once on Apache Kafka ("kafka"), which is skipped where Real is; with
+// TRIBUTARY_KAFKA=all also on an older one.
 func Each(t *testing.T, test func(t *testing.T, c Cluster)) {
 	t.Helper()
 	t.Run("kfake", func(t *testing.T) { test(t, Fake(t)) })
 	t.Run("kafka", func(t *testing.T) { test(t, Real(t)) })
+	if wantsAll() {
+		t.Run("kafka-"+olderVersion, func(t *testing.T) { test(t, Older(t)) })
+	}
 }
 
 var names atomic.Int64

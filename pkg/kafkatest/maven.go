@@ -18,11 +18,21 @@ var ErrNoJava = errors.New("no java, or no mvn, on the PATH")
 func skipUnwanted(t testing.TB) {
 	t.Helper()
 	switch wish := os.Getenv("TRIBUTARY_KAFKA"); wish {
-	case "", "on":
+	case "", "on", "all":
 	case "off":
 		t.Skip("TRIBUTARY_KAFKA=off: not tested on Apache Kafka")
 	default:
-		t.Fatalf("TRIBUTARY_KAFKA: %q is neither on nor off", wish)
+		t.Fatalf("TRIBUTARY_KAFKA: %q is not on, off or all", wish)
+	}
+}
+
+func wantsAll() bool { return os.Getenv("TRIBUTARY_KAFKA") == "all" }
+
+// skipUnlessAll skips the test unless TRIBUTARY_KAFKA=all.
+func skipUnlessAll(t testing.TB, what string) {
+	t.Helper()
+	if !wantsAll() {
+		t.Skipf("not tested on %s: TRIBUTARY_KAFKA=all asks for it", what)
 	}
 }
 

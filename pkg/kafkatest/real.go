@@ -1,6 +1,7 @@
 package kafkatest
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -22,8 +23,11 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/internal/process"
 )
 
-// Version is the Apache Kafka that is started.
-const Version = "4.3.0"
+// Versions of Apache Kafka.
+const (
+	Version      = "4.3.0" // that is started
+	olderVersion = "3.9.1" // by Older
+)
 
 //go:embed kafka
 var kafkaFiles embed.FS
@@ -47,6 +51,7 @@ var (
 // RealCluster is one Apache Kafka broker (KRaft, its own controller) in a process of its own. Its methods are safe
 // for concurrent use, one after the other.
 type RealCluster struct {
+	version string
 	dir     string
 	libs    string
 	port    int
@@ -61,7 +66,7 @@ type RealCluster struct {
 
 var (
 	realMu     sync.Mutex
-	realShared *RealCluster
+	realShared = map[string]*RealCluster{} // by version
 )
 
 // Real gives the Apache Kafka that all tests of this process share; it goes with the process. It runs when Real
@@ -71,31 +76,47 @@ var (
 // error.
 func Real(t testing.TB) *RealCluster {
 	t.Helper()
+	return sharedReal(t, Version)
+}
+
+// Older is Real with the last Apache Kafka before 4.0, which ends and fences transactions by other rules (KIP-890). It is
+// skipped unless TRIBUTARY_KAFKA=all.
+func Older(t testing.TB) *RealCluster {
+	t.Helper()
+	skipUnlessAll(t, "Apache Kafka "+olderVersion)
+	return sharedReal(t, olderVersion)
+}
+
+func sharedReal(t testing.TB, version string) *RealCluster {
+	t.Helper()
 	skipUnwanted(t)
 	realMu.Lock()
 	defer realMu.Unlock()
 	ctx := context.WithoutCancel(t.Context()) // the cluster outlives the test
-	if realShared == nil {
-		c, err := startReal(ctx, jvmQuick, nil)
+	c := realShared[version]
+	if c == nil {
+		c, err := startReal(ctx, version, jvmQuick, nil)
 		failOrSkip(t, err)
-		realShared = c
+		realShared[version] = c
 		return c
 	}
-	if !realShared.running() {
-		if err := realShared.Restart(ctx); err != nil {
+	if !c.running() {
+		if err := c.Restart(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return realShared
+	return c
 }
 
-// StartReal starts an Apache Kafka, as its own start script would, with a temporary directory, which goes with Remove or with this process. The first
-// one fetches Kafka from Maven Central into the cache (TRIBUTARY_CACHE, or the user's cache directory). The error is
+// StartReal starts an Apache Kafka, as its own start script would, with a temporary directory, which goes with Remove or with
+// this process. The first one fetches Kafka from Maven Central into the cache (TRIBUTARY_CACHE, or the user's cache directory). The error is
 // ErrNoJava where it cannot run.
-func StartReal(ctx context.Context) (*RealCluster, error) { return startReal(ctx, jvmShipped, nil) }
+func StartReal(ctx context.Context) (*RealCluster, error) {
+	return startReal(ctx, Version, jvmShipped, nil)
+}
 
-func startReal(ctx context.Context, jvm []string, secure *secured) (*RealCluster, error) {
-	c := &RealCluster{jvm: jvm, secure: secure}
+func startReal(ctx context.Context, version string, jvm []string, secure *secured) (*RealCluster, error) {
+	c := &RealCluster{version: version, jvm: jvm, secure: secure}
 	if err := c.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("start Apache Kafka: %w", err)
 	}
@@ -109,10 +130,10 @@ func (c *RealCluster) prepare(ctx context.Context) (err error) {
 	if _, err := exec.LookPath("java"); err != nil {
 		return fmt.Errorf("%w: %w", ErrNoJava, err)
 	}
-	if c.libs, err = process.Cached(ctx, "kafka/"+Version, fetchKafka); err != nil {
+	if c.libs, err = process.Cached(ctx, "kafka/"+c.version, c.fetch); err != nil {
 		return err
 	}
-	formatted, err := process.Cached(ctx, "kafka-data/"+Version, func(ctx context.Context, dir string) error {
+	formatted, err := process.Cached(ctx, "kafka-data/"+c.version, func(ctx context.Context, dir string) error {
 		plain := &RealCluster{libs: c.libs}
 		return plain.format(ctx, dir)
 	})
@@ -137,12 +158,12 @@ func (c *RealCluster) prepare(ctx context.Context) (err error) {
 	return nil
 }
 
-func fetchKafka(ctx context.Context, dir string) error {
+func (c *RealCluster) fetch(ctx context.Context, dir string) error {
 	pom, err := kafkaFiles.ReadFile("kafka/pom.xml")
 	if err != nil {
-		return fmt.Errorf("fetch Kafka %s: %w", Version, err)
+		return fmt.Errorf("fetch Kafka %s: %w", c.version, err)
 	}
-	return mavenLibraries(ctx, dir, pom)
+	return mavenLibraries(ctx, dir, bytes.ReplaceAll(pom, []byte("${version}"), []byte(c.version)))
 }
 
 // configure chooses the ports and writes the configuration into dir.

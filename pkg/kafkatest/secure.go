@@ -53,7 +53,7 @@ func Secure(t testing.TB, authority *certtest.Authority) *SecureCluster {
 			t.Fatal(err)
 		}
 	}
-	c, err := startReal(t.Context(), jvmQuick, s)
+	c, err := startReal(t.Context(), Version, jvmQuick, s)
 	failOrSkip(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -18,7 +18,7 @@ import (
 var (
 	seed       = flag.Uint64("seed", 0, "seed of TestLong, 0 takes one from the clock; and of TestShort instead of its own")
 	minutes    = flag.Float64("minutes", 0, "how long TestLong lets faults come; 0 leaves it out")
-	broker     = flag.String("broker", "kafka", "broker of TestLong: kafka or kfake")
+	broker     = flag.String("broker", "kafka", "broker of TestLong: kafka, kafka-3 (with TRIBUTARY_KAFKA=all) or kfake")
 	delivery   = flag.String("delivery", "", "how the captures of TestShort and TestLong write; empty for exactly-once")
 	faulty     = flag.String("faults", "", "the kinds of faults of TestLong, separated by commas; all if empty")
 	keepAll    = flag.Bool("keep", false, "keep the logs of a run that found nothing, too")
@@ -205,7 +205,7 @@ func TestShort(t *testing.T) {
 	for _, c := range []struct {
 		broker string
 		seed   uint64
-	}{{"kfake", 1}, {"kafka", 3}} {
+	}{{"kfake", 1}, {"kafka", 3}, {"kafka-3", 3}} {
 		t.Run(c.broker, func(t *testing.T) {
 			if *seed != 0 {
 				c.seed = *seed
@@ -222,10 +222,12 @@ func cluster(t *testing.T, broker string) kafkatest.Cluster {
 	switch broker {
 	case "kafka":
 		return kafkatest.Real(t)
+	case "kafka-3":
+		return kafkatest.Older(t)
 	case "kfake":
 		return kafkatest.Fake(t)
 	}
-	t.Fatalf("-broker is %q, neither kafka nor kfake", broker)
+	t.Fatalf("-broker is %q, not kafka, kafka-3 or kfake", broker)
 	return nil
 }
 
