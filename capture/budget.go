@@ -124,6 +124,7 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 	default:
 	}
 	c.looks <- look{began, l} // there is room: only this goroutine sends
+	c.fallsBehind(slot)
 	now := time.Now()
 	if b := c.budget; slot != nil && now.Sub(b.blockersAt) >= blockersEvery*c.config.Source.Refresh {
 		if b.blockers, err = (*cat).Blockers(ctx, 0); err != nil {

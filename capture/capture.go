@@ -57,14 +57,13 @@ type Capture struct {
 	instance string
 	active   atomic.Bool // this instance is the one that publishes, or tries to
 	wrote    uint64      // number of the newest progress record that a session of ours has seen or written
-	// sqlFailed is when catching up by SQL has failed last.
-	sqlFailed time.Time
-	stream    atomic.Pointer[replication.Stream] // of the session that runs
-	refused   publish.Refusals
-	ready     func(missing ...string) // tells /readyz what is missing
-	streamed  bool                    // a session has been up
-	stays     func(error)             // not nil: what no retry mends is told to it, and does not end Run
-	tracer    *tracing.Tracer         // nil: no traces
+	behind   behind
+	stream   atomic.Pointer[replication.Stream] // of the session that runs
+	refused  publish.Refusals
+	ready    func(missing ...string) // tells /readyz what is missing
+	streamed bool                    // a session has been up
+	stays    func(error)             // not nil: what no retry mends is told to it, and does not end Run
+	tracer   *tracing.Tracer         // nil: no traces
 }
 
 // Options are what the command line says beyond the configuration.
@@ -168,6 +167,11 @@ func (c *Capture) sessions(ctx context.Context) error {
 	}
 	for try := 1; ; try++ {
 		err := c.session(ctx, fenced)
+		if errors.Is(err, errBehind) && ctx.Err() == nil {
+			c.log.Info("the walsender has fallen behind: what has gathered is fetched by SQL")
+			try = 0
+			continue
+		}
 		if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 			return ended()
 		}

@@ -90,7 +90,8 @@ func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Loo
 	}
 }
 
-// rest is between two transactions: it stands still while a pause holds, and leaves where ctx has ended. The session goes on
+// rest is between two transactions: it stands still while a pause holds, and leaves where ctx has ended, or SQL is to take the
+// walsender's place. The session goes on
 // telling how it is, and learns of tables.
 func (s *session) rest(ctx context.Context) (ended bool, err error) {
 	if s.inTx {
@@ -103,6 +104,12 @@ func (s *session) rest(ctx context.Context) (ended bool, err error) {
 	}
 	if ctx.Err() != nil {
 		return true, s.leave(ctx)
+	}
+	if s.tooSlow() {
+		if err := s.commit(ctx, true); err != nil {
+			return false, err
+		}
+		return false, errBehind
 	}
 	return false, nil
 }

@@ -86,6 +86,7 @@ type session struct {
 	publishStatus  func(*session)
 	statusDue      bool                  // the status is older than what is worth telling at once
 	paused         func() *catalog.Pause // nil: it is not
+	tooSlow        func() bool           // the walsender has fallen behind
 }
 
 // table is a captured table.

@@ -102,6 +102,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version, passage: passage{tracer: c.tracer},
 		livelyAt: time.Now(),
 	}
+	s.tooSlow = func() bool { return !server.InRecovery && c.behind.tooSlow(s.stream) }
 	if c.tracer != nil {
 		pub.SetTrace(s.passage.begin)
 	}
@@ -146,7 +147,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	err = c.runSession(ctx, s, dsn, tables)
 	s.passage.end(err)
 	if s.streamEnded && s.stream.CatchingUp() {
-		c.sqlFailed = time.Now()
+		c.behind.fails()
 	}
 	return err
 }
@@ -364,20 +365,10 @@ func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.
 		Slot: name, Publications: []string{pubs.Full, pubs.Insert}, Confirmed: confirmed, Log: c.log,
 		Backlog: slot != nil && !server.InRecovery && c.catchesUp(slot),
 	}
-	return c.startStream(ctx, conn, cat, name, alter, func() (*replication.Stream, error) { return conn.Start(ctx, reading) })
-}
-
-// walsenderFor is how long the walsender alone is used after catching up by SQL has failed: whatever made it fail, the
-// session that begins anew must get past it.
-const walsenderFor = 10 * time.Minute
-
-// catchesUp says whether what is before slot is worth to be fetched by SQL.
-func (c *Capture) catchesUp(slot *catalog.Slot) bool {
-	least := int64(c.config.Source.CatchUp)
-	if c.config.Publish.direct() {
-		return false // between calls the slot is free, and an older instance may still be sent something: see session.settled
+	if reading.Backlog {
+		c.behind.begins()
 	}
-	return least > 0 && slot.ToPublishBytes >= least && time.Since(c.sqlFailed) > walsenderFor
+	return c.startStream(ctx, conn, cat, name, alter, func() (*replication.Stream, error) { return conn.Start(ctx, reading) })
 }
 
 // standAt sets where the session stands before the stream's first message.
