@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"log/slog"
@@ -319,6 +320,9 @@ func TestPages(t *testing.T) {
 			must(t, err)
 			if name == "catching_up" { // which is pictured
 				browsertest.Agree(t, string(html), map[string]string{"Behind": "Behind", "Changes/s": "Rate, 1 min", "WAL kept": "WAL kept", "Latency": "Latency, 5 min"})
+			}
+			if bytes.Contains(html, []byte("<li>capture ")) || bytes.Contains(html, []byte("<li>sink ")) {
+				t.Errorf("%s: a command cannot be copied", name)
 			}
 			golden(t, filepath.Join("..", "pages", name+".html"), html)
 		}

@@ -94,21 +94,23 @@ func (st *Status) tiles() []page.Tile {
 	fresh.Lines = append(fresh.Lines, "target "+service.FormatSeconds(target))
 
 	complete := page.Tile{Name: "Complete up to", Value: "–", Lines: []string{"a source is not known to be complete up to any commit"}}
-	if at, age, ok := st.complete(); ok {
-		complete.Time, complete.Lines = at, []string{service.FormatSeconds(age) + " ago, of the source that is furthest behind"}
-		if age > st.FreshnessSeconds {
+	if last := st.complete(); last != nil {
+		complete.Time, complete.Lines = *last.CompleteAt, []string{service.FormatSeconds(*last.AgeSeconds) + " ago: " + last.holds()}
+		if others := st.others(last); others != "" {
+			complete.Lines = append(complete.Lines, others)
+		}
+		if *last.AgeSeconds > st.FreshnessSeconds {
 			complete.State = service.StateBehind
 		}
 	} else if len(st.Sources) == 0 {
 		complete.Lines = []string{"no source has reported yet"}
 	}
-	parked, records := int64(0), int64(0)
+	records := int64(0)
 	for i := range st.Tables {
-		parked += st.Tables[i].Parked
 		records += value(st.Tables[i].Records)
 	}
-	if parked > 0 {
-		complete.Lines = append(complete.Lines, "except "+service.Plural(parked, "parked row"))
+	if except := st.except(); except != "" {
+		complete.Lines = append(complete.Lines, except)
 	}
 
 	applied := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(st.RowsPerSec) + " /s", Lines: []string{"changes, by this sink"}}
@@ -128,8 +130,11 @@ func (st *Status) tiles() []page.Tile {
 		waiting.Bar = &page.Bar{Part: float64(min(st.BufferBytes, st.BufferLimit)), Whole: float64(st.BufferLimit), Text: memory}
 	}
 	members := page.Tile{Name: "Members", Value: service.FormatCount(int64(max(len(st.Members), 1))), Lines: []string{
-		service.Plural(st.Partitions, "partition") + " here", service.Plural(st.Rebalances, "rebalance"),
+		service.Plural(st.Partitions, "partition") + " here",
 	}}
+	if rebalance := st.rebalance(); rebalance != "" {
+		members.Lines = append(members.Lines, rebalance)
+	}
 	return []page.Tile{fresh, complete, applied, latency, waiting, members}
 }
 

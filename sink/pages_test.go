@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"log/slog"
@@ -33,7 +34,7 @@ type shown struct {
 func calm(at time.Time) *shown {
 	s := &shown{at: at, topic: true, st: &Status{
 		Schema: statusSchema, Group: "warehouse", Instance: "sink-0", Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), WarehouseUp: true,
-		Partitions: 22, Rebalances: 1, BufferBytes: 38 << 20, BufferLimit: 256 << 20, LatencyP50: new(0.31), LatencyP99: new(0.94),
+		Partitions: 22, Rebalances: 1, RebalancedAt: new(at.Add(-3 * time.Hour).UTC()), BufferBytes: 38 << 20, BufferLimit: 256 << 20, LatencyP50: new(0.31), LatencyP99: new(0.94),
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Unmatched: []string{"billing.public.draft"}, FreshnessSeconds: 60,
 		Stages:  []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", Workers: 4, BusyShare: 0.41}, {Name: "sweep"}},
 		Events:  []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new topic, topic shop_us.public.orders"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "sink begins, instance sink-0"}},
@@ -291,6 +292,9 @@ func TestPages(t *testing.T) {
 			}
 			if name == "quarantined" { // which is pictured
 				browsertest.Agree(t, string(html), map[string]string{"Worst behind": "Freshness", "Changes applied/s": "Applied, 1 min", "Records waiting": "Waiting", "Latency": "Latency, 5 min"})
+			}
+			if bytes.Contains(html, []byte("<li>capture ")) || bytes.Contains(html, []byte("<li>sink ")) {
+				t.Errorf("%s: a command cannot be copied", name)
 			}
 			golden(t, filepath.Join("..", "pages", name+".html"), html)
 		}

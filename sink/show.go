@@ -175,8 +175,14 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 func (r *Report) facts() []terminal.Fact {
 	var all []terminal.Fact
 	add := func(name, value, note string) { all = append(all, terminal.Fact{Name: name, Value: value, Note: note}) }
-	if at, age, ok := r.complete(); ok {
-		add("complete", "up to "+terminal.Clock(at), service.FormatSeconds(age)+" ago, of the source that is furthest behind")
+	if last := r.complete(); last != nil {
+		note := service.FormatSeconds(*last.AgeSeconds) + " ago: " + last.holds()
+		for _, more := range []string{r.others(last), r.except()} {
+			if more != "" {
+				note += "; " + more
+			}
+		}
+		add("complete", "up to "+terminal.Clock(*last.CompleteAt), note)
 	}
 	records := int64(0)
 	for i := range r.Tables {
@@ -211,6 +217,9 @@ func (r *Report) facts() []terminal.Fact {
 		names := make([]string, len(r.Members))
 		for i, m := range r.Members {
 			names[i] = fmt.Sprintf("%s (%s)", m.Instance, service.Plural(m.Partitions, "partition"))
+		}
+		if rebalance := r.rebalance(); rebalance != "" {
+			names = append(names, rebalance)
 		}
 		add("members", service.Plural(len(r.Members), "sink"), strings.Join(names, ", "))
 	}

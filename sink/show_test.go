@@ -109,6 +109,7 @@ func TestStatusText(t *testing.T) {
 		bad.LatencyP50, bad.LatencyP99, bad.RowsPerSecHour = number(0.62), number(131), number(12470)
 		bad.Stages = []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", BusyShare: 0.88}}
 		bad.Members = []Member{{"sink-0", 53, &now}, {"sink-1", 53, &now}}
+		bad.RebalancedAt = new(now.Add(-3 * 24 * time.Hour))
 		show("quarantined.txt", bad, person, terminal.Look{})
 		show("source.txt", bad.Of("tenant_b"), person, terminal.Look{})
 		bad.Of("")

@@ -22,28 +22,30 @@ const statusSchema = "tributary.sink.status/1"
 
 // Status is what /status shows. Times are UTC, durations seconds, sizes bytes. Fields are added, never renamed or removed.
 type Status struct {
-	Schema      string               `json:"schema"`
-	Group       string               `json:"group"`
-	Instance    string               `json:"instance"`
-	Build       service.Build        `json:"build"`
-	Since       time.Time            `json:"since"`
-	State       string               `json:"state"`
-	Step        string               `json:"step,omitempty"` // of the start
-	Headline    string               `json:"headline"`
-	WarehouseUp bool                 `json:"warehouse_up"`
-	Version     string               `json:"server_version,omitempty"` // of the warehouse
-	Partitions  int                  `json:"partitions"`
-	Rebalances  int64                `json:"rebalances"`
-	BufferBytes int64                `json:"buffer_bytes"`
-	BufferLimit int64                `json:"buffer_limit_bytes"`
-	RowsPerSec  float64              `json:"rows_per_second"` // changes applied, last minute
-	LatencyP50  *float64             `json:"latency_p50_seconds"`
-	LatencyP99  *float64             `json:"latency_p99_seconds"`
-	Waiting     []Waiting            `json:"waiting"`
-	Sources     []SourceStatus       `json:"sources"`
-	Tables      []TableStatus        `json:"tables"`
-	Unmatched   []string             `json:"unmatched_topics"` // no rule wants them
-	Stages      []service.StageState `json:"stages"`
+	Schema      string        `json:"schema"`
+	Group       string        `json:"group"`
+	Instance    string        `json:"instance"`
+	Build       service.Build `json:"build"`
+	Since       time.Time     `json:"since"`
+	State       string        `json:"state"`
+	Step        string        `json:"step,omitempty"` // of the start
+	Headline    string        `json:"headline"`
+	WarehouseUp bool          `json:"warehouse_up"`
+	Version     string        `json:"server_version,omitempty"` // of the warehouse
+	Partitions  int           `json:"partitions"`
+	Rebalances  int64         `json:"rebalances"`
+	// RebalancedAt is when this sink got its partitions, or lost some, last; within a second.
+	RebalancedAt *time.Time           `json:"rebalanced_at,omitempty"`
+	BufferBytes  int64                `json:"buffer_bytes"`
+	BufferLimit  int64                `json:"buffer_limit_bytes"`
+	RowsPerSec   float64              `json:"rows_per_second"` // changes applied, last minute
+	LatencyP50   *float64             `json:"latency_p50_seconds"`
+	LatencyP99   *float64             `json:"latency_p99_seconds"`
+	Waiting      []Waiting            `json:"waiting"`
+	Sources      []SourceStatus       `json:"sources"`
+	Tables       []TableStatus        `json:"tables"`
+	Unmatched    []string             `json:"unmatched_topics"` // no rule wants them
+	Stages       []service.StageState `json:"stages"`
 
 	Needs            []service.Need  `json:"needs_you"`
 	Accepted         []service.Need  `json:"accepted"` // warnings that the configuration accepts
@@ -181,6 +183,7 @@ func (s *Sink) Status() *Status {
 		Events: s.vitals.events.Newest(), Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.applied.HourMean(),
 		accept: s.cfg.accepted(),
 	}
+	st.RebalancedAt = s.vitals.rebalanced.Load()
 	if p50, p99, ok := s.Latency(); ok {
 		a, b := p50.Seconds(), p99.Seconds()
 		st.LatencyP50, st.LatencyP99 = &a, &b

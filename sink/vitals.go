@@ -20,6 +20,9 @@ type vitals struct {
 	events  service.Events
 	history *page.History
 	applied service.Pace // changes, of all tables
+
+	rebalances int64 // as of the last look
+	rebalanced atomic.Pointer[time.Time]
 }
 
 func newVitals() *vitals { return &vitals{history: page.NewHistory(charts...)} }
@@ -78,6 +81,10 @@ func (s *Sink) sample(now time.Time) {
 	s.vitals.applied.Sample(now, float64(applied))
 
 	st := s.Status()
+	if st.Rebalances != s.vitals.rebalances {
+		s.vitals.rebalances = st.Rebalances
+		s.vitals.rebalanced.Store(new(now.UTC()))
+	}
 	records := int64(0)
 	for i := range st.Tables {
 		records += value(st.Tables[i].Records)

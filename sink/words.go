@@ -117,28 +117,70 @@ func (st *Status) furthest() string {
 	return text
 }
 
-// complete gives up to which commit all sources are complete, and how old that is in seconds. ok is false where one is not
-// known to be.
-func (st *Status) complete() (at time.Time, age float64, ok bool) {
+// complete gives the source that is furthest behind: up to its commit all are complete. It is nil where one is not known to be.
+func (st *Status) complete() (last *SourceStatus) {
 	for i := range st.Sources {
 		src := &st.Sources[i]
 		if src.CompleteAt == nil || src.AgeSeconds == nil {
-			return at, age, false
+			return nil
 		}
-		if !ok || *src.AgeSeconds > age {
-			at, age, ok = *src.CompleteAt, *src.AgeSeconds, true
+		if last == nil || *src.AgeSeconds > *last.AgeSeconds {
+			last = src
 		}
 	}
-	return at, age, ok
+	return last
+}
+
+// holds names a source that is furthest behind, with what holds it back.
+func (src *SourceStatus) holds() string {
+	switch look := service.Look(src.State); {
+	case look.Colour == "red", src.State == service.StatePaused:
+		return fmt.Sprintf("%s, held back by a table that is %s", src.Name, look.Word)
+	}
+	return src.Name
+}
+
+// others says up to when all other sources are complete; "" where there are none.
+func (st *Status) others(last *SourceStatus) string {
+	var next *SourceStatus
+	for i := range st.Sources {
+		if src := &st.Sources[i]; src.Name != last.Name && (next == nil || *src.AgeSeconds > *next.AgeSeconds) {
+			next = src
+		}
+	}
+	if next == nil {
+		return ""
+	}
+	return "all others " + service.FormatSeconds(*next.AgeSeconds) + " ago"
+}
+
+// except tells of the rows that what is complete lacks.
+func (st *Status) except() string {
+	parked := int64(0)
+	for i := range st.Tables {
+		parked += st.Tables[i].Parked
+	}
+	if parked == 0 {
+		return ""
+	}
+	return "except " + service.Plural(parked, "parked row")
+}
+
+// rebalance says how long the members have had what they have; "" where that is not known.
+func (st *Status) rebalance() string {
+	if st.RebalancedAt == nil {
+		return ""
+	}
+	return "no rebalance for " + service.FormatDuration(time.Since(*st.RebalancedAt))
 }
 
 // completeTo says up to where, behind a text; "" where it is not known.
 func (st *Status) completeTo(behind string) string {
-	at, age, ok := st.complete()
-	if !ok {
+	last := st.complete()
+	if last == nil {
 		return ""
 	}
-	return fmt.Sprintf("%scomplete up to %s (%s ago)", behind, at.UTC().Format(time.TimeOnly+" UTC"), service.FormatSeconds(age))
+	return fmt.Sprintf("%scomplete up to %s (%s ago)", behind, last.CompleteAt.UTC().Format(time.TimeOnly+" UTC"), service.FormatSeconds(*last.AgeSeconds))
 }
 
 // needs tells what needs somebody.

@@ -68,11 +68,15 @@ func Needs(list []Need) []Need {
 	return out
 }
 
+const verbsOfBoth = `check|config (?:check|reference|schema|show)|explain|healthcheck|init|manpage|run|status|support-bundle|tail|version`
+
 var (
 	// command is a verb of ours with what looks like its arguments, up to the end of the line, a mark, or a note three
-	// spaces further on; "capture run reads all tables" is none.
-	command = regexp.MustCompile(`\b((?:capture (?:run|check|status|snapshot|slot \w+)|sink (?:run|check|status|resume|pause|(?:parked|rules|tenant) \w+))` +
-		`(?: (?:--?[\w=-]+|[^\s;,']*[/.*][^\s;,']*|'(?:[^']|'\\'')*'))*)(?:$|[;,)]|\s{3,})`)
+	// spaces further on; "capture run reads all tables" is none. The verbs are all that the programs have: see terminal.Examples.
+	command = regexp.MustCompile(`\b((?:` +
+		`capture (?:pause|resume|slot (?:show|drop)|snapshot(?: list| cancel)?|topics (?:list|set)|` + verbsOfBoth + `)|` +
+		`sink (?:pause|resume|parked (?:discard|list|retry|show)|retention (?:plan|run)|rules (?:explain|match|scaffold|test)|tenant (?:list|pause|rebuild|remove|resume)|` + verbsOfBoth + `))` +
+		`(?: (?:--?[\w=-]+|[^\s;,']*[/.*\d_][^\s;,']*|[a-z]+(?:-[a-z]+)+|[A-Z]{3,}|'(?:[^']|'\\'')*'))*)(?:$|[;,)]|\s{3,})`)
 	// sqlLine is SQL, perhaps with a note; sqlWithin is SQL at the end of a sentence.
 	sqlLine = regexp.MustCompile(`^((?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW|SET)\b[^\n]*?;)(?:\s{3,}([^\n]*))?$`)
 	// kafkaLine is a command of Kafka's own.
@@ -122,15 +126,9 @@ func Steps(hint string) []Step {
 
 // IsCommand says whether a line of a hint begins with a command, which is copied as it is.
 func IsCommand(line string) bool {
-	if withFlags.MatchString(line) {
-		return true
-	}
 	steps := Steps(line)
 	return len(steps) > 0 && steps[0].Command != "" && strings.HasPrefix(strings.TrimSpace(line), steps[0].Command)
 }
-
-// withFlags is a verb of ours that is not among those of command, where it has a flag.
-var withFlags = regexp.MustCompile(`^(?:capture|sink) [a-z]+ .*--[a-z]`)
 
 // Quote gives an argument of a command as a shell wants it: names come from databases, and may hold anything.
 func Quote(arg string) string {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
 )
 
 // Examples says what is wrong with the help of a program's verbs: each has a sentence, and two examples that can be typed
@@ -23,6 +25,9 @@ func Examples(root *cobra.Command) []string {
 		}
 		if cmd.HasSubCommands() && cmd.Example == "" {
 			continue // a noun
+		}
+		if !service.IsCommand(cmd.CommandPath()) {
+			wrong = append(wrong, cmd.CommandPath()+" in a hint is not taken for a command")
 		}
 		lines := strings.FieldsFunc(cmd.Example, func(r rune) bool { return r == '\n' })
 		if cmd.Short == "" || len(lines) < 2 && cmd.Name() != "version" {
