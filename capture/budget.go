@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,6 +42,7 @@ type standing struct {
 	confirmed, server change.LSN
 	toPublish         int64
 	active, missing   bool          // somebody streams from the slot; it is gone
+	holder            string        // who does
 	oldest            time.Duration // age of the oldest open transaction that has written
 }
 
@@ -132,6 +134,9 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 		}
 		b.blockersAt = now
 	}
+	if slot != nil {
+		c.oldest.Store(openTransaction(c.budget.blockers, c.budget.blockersAt))
+	}
 	old := slices.Clone(c.budget.blockers)
 	for i := range old {
 		old[i].Age += now.Sub(c.budget.blockersAt)
@@ -186,7 +191,7 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocke
 	}
 	before := b.seen
 	b.seen = standing{
-		at: now, confirmed: slot.ConfirmedFlushLSN, toPublish: slot.ToPublishBytes, active: slot.Active,
+		at: now, confirmed: slot.ConfirmedFlushLSN, toPublish: slot.ToPublishBytes, active: slot.Active, holder: holderOf(slot),
 		server: slot.ConfirmedFlushLSN + change.LSN(slot.ToPublishBytes), //nolint:gosec // it is not negative
 	}
 	if len(old) > 0 {
@@ -209,6 +214,14 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocke
 		b.wal.FullInSeconds = &seconds
 	}
 	b.raise(slot, why)
+}
+
+// holderOf says who streams from the slot.
+func holderOf(slot *catalog.Slot) string {
+	if !slot.Active {
+		return ""
+	}
+	return strings.TrimSpace(fmt.Sprintf("pid %d, %s", slot.ActivePID, slot.Holder))
 }
 
 // growth gives bytes a second over the window, 0 while it is not known.

@@ -53,6 +53,8 @@ type Capture struct {
 	status   atomic.Pointer[Status]
 	trouble  atomic.Pointer[trouble.Error] // of the last attempt; nil while a session runs
 	troubled atomic.Int64                  // since when attempts end with it, microseconds since 1970
+	again    atomic.Pointer[again]         // the next attempt; nil while there has been none that failed
+	oldest   atomic.Pointer[OpenTransaction]
 	vitals   *vitals
 	instance string
 	active   atomic.Bool // this instance is the one that publishes, or tries to
@@ -165,8 +167,12 @@ func (c *Capture) sessions(ctx context.Context) error {
 		}
 		return nil
 	}
+	failed := 0 // attempts in a row
 	for try := 1; ; try++ {
 		err := c.session(ctx, fenced)
+		if c.again.Load() == nil {
+			failed = 0 // it has streamed
+		}
 		if errors.Is(err, errBehind) && ctx.Err() == nil {
 			c.log.Info("the walsender has fallen behind: what has gathered is fetched by SQL")
 			try = 0
@@ -223,6 +229,8 @@ func (c *Capture) sessions(ctx context.Context) error {
 			c.log.Warn("session ended, trying again", "wait", wait, "try", try, service.Err(err))
 			c.meter.reconnect.WithLabelValues(peer(trouble.CodeOf(err))).Inc()
 		}
+		failed++
+		c.again.Store(&again{failed, time.Now().Add(wait).UTC()})
 		done := c.stage.Wait(waitRetry)
 		select {
 		case <-ctx.Done():
@@ -231,6 +239,12 @@ func (c *Capture) sessions(ctx context.Context) error {
 		done()
 		began = time.Now()
 	}
+}
+
+// again is the next of several attempts.
+type again struct {
+	tries int // that have failed
+	next  time.Time
 }
 
 // stoppedBackoff is between looks whether somebody has mended what capture has stopped by: at first as soon as something that starts

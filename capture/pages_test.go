@@ -195,6 +195,7 @@ var moments = map[string]func(at time.Time) *shown{
 		s.st.State, s.st.Tables, s.st.Snapshot, s.st.WAL.AsOf, s.st.LatencyP50 = service.StateStarting, []TableStatus{}, SnapshotStatus{}, time.Time{}, nil
 		s.st.SeenAt, s.st.ChangesPerSecondHour, s.st.ChangesPerSecond, s.st.PublishedBytesPerSecond = time.Time{}, nil, 0, 0
 		s.st.Stages = waits(goes(0, 0, 0, 0), stageRead, waitOld, at.Add(-8*time.Minute))
+		s.st.Oldest = &OpenTransaction{PID: 4711, Application: "psql", User: "ada", Since: at.Add(-2 * time.Hour).UTC()}
 		return s
 	},
 	"standby": func(at time.Time) *shown {
@@ -212,6 +213,7 @@ var moments = map[string]func(at time.Time) *shown{
 		s := calm(at)
 		s.st.WAL.AsOf = at.Add(-41 * time.Second).UTC()
 		s.st.Trouble = troubled(trouble.SourceUnreachable, "connect to", "the source", "dial tcp 10.0.0.5:5432: connection refused", at.Add(-41*time.Second))
+		s.st.Trouble.Tries, s.st.Trouble.NextTry = 7, at.Add(8*time.Second).UTC()
 		return s
 	},
 	"waiting_kafka": func(at time.Time) *shown {

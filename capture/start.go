@@ -164,6 +164,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	watched := make(chan facts, 1)
 	s.watched = watched
 	c.trouble.Store(nil)
+	c.again.Store(nil)
 	c.active.Store(true)
 	c.publishStatus(s) // before the goroutine that owns s runs
 	c.ready()
@@ -484,6 +485,8 @@ func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *c
 	defer tick.Stop()
 	done := c.others.read.Wait(waitOld)
 	defer done()
+	defer c.oldest.Store(nil)
+	told := 0 // the process that is waited for
 	for {
 		select {
 		case r := <-result:
@@ -498,7 +501,14 @@ func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *c
 				<-result
 				return 0, err
 			}
-			for _, b := range blockers {
+			c.oldest.Store(openTransaction(blockers, time.Now()))
+			for i, b := range blockers {
+				if i == 0 && b.PID == told { // the status says how long it takes
+					break
+				}
+				if i == 0 {
+					told = b.PID
+				}
 				c.log.Warn("creating the slot waits for an open transaction", "slot", name, "pid", b.PID, "application", b.Application,
 					"open_for", b.Age.Round(time.Second), "code", trouble.SlotWaits, "hint", fmt.Sprintf("wait, or SELECT pg_terminate_backend(%d);", b.PID))
 			}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
@@ -32,9 +33,11 @@ type Status struct {
 	Since         time.Time     `json:"since,omitzero"` // start of the service
 	ServerVersion string        `json:"server_version,omitempty"`
 	SeenAt        time.Time     `json:"seen_at,omitzero"` // when the session looked at itself last; the numbers of tables are of then
-	WaitingOn     string        `json:"waiting_on,omitempty"`
-	WaitingSince  time.Time     `json:"waiting_since,omitzero"`
-	Paused        *PauseStatus  `json:"paused"` // null: it is not
+	// Oldest is the oldest open transaction at the source that has written; null: none is known.
+	Oldest       *OpenTransaction `json:"oldest_transaction"`
+	WaitingOn    string           `json:"waiting_on,omitempty"`
+	WaitingSince time.Time        `json:"waiting_since,omitzero"`
+	Paused       *PauseStatus     `json:"paused"` // null: it is not
 
 	LagSeconds    float64   `json:"lag_seconds"` // age of the newest published commit while more is known; 0 when all is published
 	ToPublish     int64     `json:"to_publish_bytes"`
@@ -80,6 +83,24 @@ type WAL struct {
 	FullInSeconds        *float64 `json:"full_in_seconds"` // until the budget is used up at this rate; null: it does not grow
 	// AsOf is when the source said so; it is older where the source does not answer.
 	AsOf time.Time `json:"as_of,omitzero"`
+}
+
+// OpenTransaction is one that has written at the source and has not ended: a new slot waits for it, and the server keeps WAL from its
+// beginning on.
+type OpenTransaction struct {
+	PID         int       `json:"pid"`
+	Application string    `json:"application"`
+	User        string    `json:"user"`
+	Since       time.Time `json:"since"`
+}
+
+// openTransaction gives the oldest of blockers, nil if there is none.
+func openTransaction(blockers []catalog.Blocker, at time.Time) *OpenTransaction {
+	if len(blockers) == 0 {
+		return nil
+	}
+	b := blockers[0]
+	return &OpenTransaction{PID: b.PID, Application: b.Application, User: b.User, Since: at.Add(-b.Age).UTC()}
 }
 
 // SnapshotStatus sums up what is still to be read.
@@ -160,6 +181,9 @@ type TroubleStatus struct {
 	Means   string       `json:"means"`
 	Hint    string       `json:"hint"`
 	Since   time.Time    `json:"since,omitzero"`
+	// Tries is how often that has ended what was tried, NextTry when it is tried next; 0 and none where nothing is tried again.
+	Tries   int       `json:"tries,omitempty"`
+	NextTry time.Time `json:"next_try,omitzero"`
 }
 
 // Status gives the newest status. It is safe to call at any time.
@@ -177,6 +201,10 @@ func (c *Capture) Status() Status {
 			st.LagSeconds = max(now.Sub(st.PublishedTime).Seconds(), 0)
 		}
 	}
+	st.Oldest = c.oldest.Load()
+	if holder := c.budget.standing().holder; st.Holder == "" && c.stream.Load() == nil && !strings.Contains(holder, c.instance) {
+		st.Holder = holder
+	}
 	c.vitals.tell(&st)
 	st.Falling = c.vitals.toPublish.PerSecond() > 0 && now.Sub(c.vitals.started) > service.StuckAfter
 	if p50, p99, ok := c.meter.latency.Quantiles(); ok {
@@ -186,6 +214,9 @@ func (c *Capture) Status() Status {
 	if t := c.trouble.Load(); t != nil {
 		told := tell(t)
 		told.Since = time.UnixMicro(c.troubled.Load()).UTC()
+		if again := c.again.Load(); again != nil {
+			told.Tries, told.NextTry = again.tries, again.next
+		}
 		st.Trouble = &told
 	}
 	st.accept = c.config.accepted()

@@ -121,9 +121,44 @@ func TestSlotInUse(t *testing.T) {
 		t.Errorf("%v, hint %q: want the holder and how to end it", e, e.Hint)
 	}
 	c, ended := other.stays(trouble.SlotInUse)
+	eventually(t, "who holds the slot is told, and the next try", func() bool {
+		st := c.Status()
+		return strings.HasPrefix(st.Holder, "pid ") && strings.Contains(st.Holder, "tributary capture") && st.Trouble.Tries > 1 && !st.Trouble.NextTry.IsZero() &&
+			strings.Contains(st.Needs[0].Why, "tried ")
+	})
 	must(t, stop())
 	eventually(t, "it goes on when the slot is free", func() bool { st := c.Status(); return st.State == service.StateUpToDate && st.Trouble == nil })
 	must(t, ended())
+}
+
+// A slot cannot be made while a transaction is open that has written: whose it is, and how to end it, is told before anybody asks the server.
+func TestSlotWaitsForTransaction(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	dsn := r.dsn + map[bool]string{true: "&", false: "?"}[strings.Contains(r.dsn, "?")] + "application_name=report"
+	open, err := pgx.Connect(t.Context(), dsn)
+	must(t, err)
+	defer open.Close(context.Background())
+	_, err = open.Exec(t.Context(), "begin; insert into item (id) values (1)")
+	must(t, err)
+	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	pid := open.PgConn().PID()
+	eventually(t, "the status names it", func() bool {
+		st := c.Status()
+		return st.State == service.StateStarting && strings.Contains(st.Headline, fmt.Sprintf("waits for the transaction of pid %d (report, user ", pid))
+	})
+	st := c.Status()
+	st.judge(time.Now().Add(service.WaitingAfter), 0)
+	if len(st.Needs) != 1 || st.Needs[0].Code != trouble.SlotWaits || st.Needs[0].Do[0].Command != fmt.Sprintf("SELECT pg_terminate_backend(%d);", pid) {
+		t.Fatalf("%+v", st.Needs)
+	}
+	r.exec(st.Needs[0].Do[0].Command)
+	eventually(t, "it goes on", func() bool { st := c.Status(); return st.State == service.StateUpToDate && st.WaitingOn == "" })
+	cancel()
+	must(t, <-done)
 }
 
 // stays runs a capture as its program does until it has stopped with a trouble of this code. ended ends it and gives its error.

@@ -67,12 +67,20 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 			Why: t.Cause, Means: cmp.Or(t.Means, st.means(t.Code)), Do: service.Steps(t.Hint),
 		})
 	}
-	if st.Trouble != nil {
-		add(st.Trouble, st.State == service.StateStopped || st.State == service.StateNotRunning)
+	if t := st.Trouble; t != nil {
+		add(t, st.State == service.StateStopped || st.State == service.StateNotRunning)
+		if left := t.NextTry.Sub(now); t.Tries > 0 && left >= time.Second {
+			all[0].Why += fmt.Sprintf("; tried %s, next in %s", service.Plural(t.Tries, "time"), service.FormatDuration(left))
+		} else if t.Tries > 0 {
+			all[0].Why += fmt.Sprintf("; tried %s", service.Plural(t.Tries, "time"))
+		}
 	}
 	if code, ok := whose[st.WaitingOn]; ok && st.Trouble == nil && (st.State == service.StateWaiting || now.Sub(st.WaitingSince) >= service.WaitingAfter) {
-		n := service.Need{Code: code, Subject: st.Source, Since: st.WaitingSince, What: "waiting for " + whom(st.WaitingOn), Means: st.means(code)}
-		if code == trouble.SlotWaits { // the runbook ends a session, which wants somebody who has looked at it
+		n := service.Need{Code: code, Subject: st.Source, Since: st.WaitingSince, What: "waiting for " + st.whom(), Means: st.means(code)}
+		switch {
+		case code == trouble.SlotWaits && st.Oldest != nil:
+			n.Do = st.Oldest.end()
+		case code == trouble.SlotWaits: // the runbook ends a session, which wants somebody who has looked at it
 			n.Do = service.Steps("SELECT pid, application_name, state, now() - xact_start AS open_for FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start;   " +
 				"says whose they are: wait, or end the oldest with pg_terminate_backend")
 		}
@@ -216,14 +224,14 @@ func (st *Status) goes() string {
 		return fmt.Sprintf("is stuck: %s of WAL to publish, and nothing moves.", service.FormatBytes(st.ToPublish))
 	case service.StateStarting:
 		if st.WaitingOn != "" {
-			return fmt.Sprintf("is starting: waits for %s, for %s.", whom(st.WaitingOn), ago(st.WaitingSince))
+			return fmt.Sprintf("is starting: waits for %s, for %s.", st.whom(), ago(st.WaitingSince))
 		}
 		return "is starting."
 	case service.StateWaiting:
 		if st.Trouble != nil {
 			return fmt.Sprintf("waits: cannot %s %s.", st.Trouble.Op, st.Trouble.Subject)
 		}
-		text := fmt.Sprintf("waits for %s, for %s", whom(st.WaitingOn), ago(st.WaitingSince))
+		text := fmt.Sprintf("waits for %s, for %s", st.whom(), ago(st.WaitingSince))
 		if st.ToPublish > 0 {
 			text += fmt.Sprintf(": %s of WAL to publish, %s behind", service.FormatBytes(st.ToPublish), behind)
 		}
@@ -237,6 +245,34 @@ func ago(at time.Time) string { return service.FormatDuration(time.Since(at)) }
 // whose are the troubles of those who keep capture waiting, and have not refused anything. A slot becomes free, or a trouble, within
 // seconds.
 var whose = map[string]trouble.Code{waitKafka: trouble.KafkaUnreachable, waitRegistry: trouble.RegistryUnreachable, waitOld: trouble.SlotWaits}
+
+// whom names whom is waited for, by process and program where these are known.
+func (st *Status) whom() string {
+	switch {
+	case st.WaitingOn == waitOld && st.Oldest != nil:
+		return "the transaction of " + st.Oldest.whose()
+	case st.WaitingOn == waitSlot && st.Holder != "":
+		return "the slot, which is held (" + st.Holder + ")"
+	}
+	return whom(st.WaitingOn)
+}
+
+// whose names the session that has a transaction open, and since when.
+func (o *OpenTransaction) whose() string {
+	who := fmt.Sprintf("pid %d", o.PID)
+	switch {
+	case o.Application != "" && o.User != "":
+		who += fmt.Sprintf(" (%s, user %s)", o.Application, o.User)
+	case o.Application != "" || o.User != "":
+		who += fmt.Sprintf(" (%s)", cmp.Or(o.Application, "user "+o.User))
+	}
+	return who + ", open for " + ago(o.Since)
+}
+
+// end says how to be rid of it.
+func (o *OpenTransaction) end() []service.Step {
+	return []service.Step{{Command: fmt.Sprintf("SELECT pg_terminate_backend(%d);", o.PID), Note: "ends that session and rolls back what it did; or wait until it is done"}}
+}
 
 // whom names whom a stage waits for.
 func whom(on string) string {

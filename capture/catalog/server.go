@@ -60,6 +60,7 @@ func (c *Catalog) Server(ctx context.Context) (*Server, error) {
 type Blocker struct {
 	PID         int
 	Application string
+	User        string // "" where it is the server's own
 	Age         time.Duration
 }
 
@@ -68,10 +69,10 @@ func (c *Catalog) Blockers(ctx context.Context, olderThan time.Duration) ([]Bloc
 	return query(ctx, c.conn, "list open transactions", func(row pgx.CollectableRow) (Blocker, error) {
 		var b Blocker
 		var seconds float64
-		err := row.Scan(&b.PID, &b.Application, &seconds)
+		err := row.Scan(&b.PID, &b.Application, &b.User, &seconds)
 		b.Age = time.Duration(seconds * float64(time.Second))
 		return b, err
-	}, `select pid, coalesce(application_name, ''), extract(epoch from clock_timestamp() - xact_start)::float8
+	}, `select pid, coalesce(application_name, ''), coalesce(usename::text, ''), extract(epoch from clock_timestamp() - xact_start)::float8
 	      from pg_stat_activity
 	     where backend_xid is not null and pid <> pg_backend_pid() and backend_type <> 'walsender'
 	       and xact_start < clock_timestamp() - make_interval(secs => $1)
