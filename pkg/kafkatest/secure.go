@@ -2,6 +2,7 @@ package kafkatest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -25,8 +26,8 @@ type SecureCluster struct {
 }
 
 type secured struct {
-	dir          string // of keystore and truststore
-	sasl, mutual int
+	dir                   string // of keystores and truststore
+	sasl, mutual, expired int
 }
 
 // Secure starts one for a test, with a certificate of the authority for the name localhost. It has no users: SetUser makes
@@ -35,23 +36,13 @@ func Secure(t testing.TB, authority *certtest.Authority) *SecureCluster {
 	t.Helper()
 	skipUnwanted(t)
 	s := &secured{dir: t.TempDir()}
-	pair := authority.Issue(t, "kafka", "localhost")
-	var keystore []byte
-	for _, file := range []string{pair.Key, pair.Cert} {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		keystore = append(keystore, content...)
-	}
 	trusted, err := os.ReadFile(authority.File)
+	if err == nil {
+		err = errors.Join(os.WriteFile(filepath.Join(s.dir, "truststore.pem"), trusted, 0o600),
+			s.keep("keystore.pem", authority.Issue(t, "kafka", "localhost")), s.keep("expired.pem", authority.Expired(t, "kafka", "localhost")))
+	}
 	if err != nil {
 		t.Fatal(err)
-	}
-	for name, content := range map[string][]byte{"keystore.pem": keystore, "truststore.pem": trusted} {
-		if err := os.WriteFile(filepath.Join(s.dir, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 	c, err := startReal(t.Context(), Version, jvmQuick, s)
 	failOrSkip(t, err)
@@ -71,27 +62,37 @@ func Secure(t testing.TB, authority *certtest.Authority) *SecureCluster {
 	return &SecureCluster{c, kadm.NewClient(client)}
 }
 
+// keep writes a certificate with its key as a keystore.
+func (s *secured) keep(name string, pair certtest.Pair) error {
+	key, err1 := os.ReadFile(pair.Key)
+	cert, err2 := os.ReadFile(pair.Cert)
+	return errors.Join(err1, err2, os.WriteFile(filepath.Join(s.dir, name), append(key, cert...), 0o600))
+}
+
 // properties chooses the ports and gives what stands behind server.properties.
 func (s *secured) properties(port, controller int) (string, error) {
-	var err1, err2 error
-	s.sasl, err1 = process.FreePort()
-	s.mutual, err2 = process.FreePort()
-	if err1 != nil || err2 != nil {
-		return "", fmt.Errorf("choose ports: %w %w", err1, err2)
+	for _, chosen := range []*int{&s.sasl, &s.mutual, &s.expired} {
+		var err error
+		if *chosen, err = process.FreePort(); err != nil {
+			return "", fmt.Errorf("choose ports: %w", err)
+		}
 	}
 	text, err := kafkaFiles.ReadFile("kafka/secure.properties")
 	if err != nil {
 		return "", err
 	}
 	values := map[string]string{
-		"port": strconv.Itoa(port), "controller": strconv.Itoa(controller), "sasl": strconv.Itoa(s.sasl), "mutual": strconv.Itoa(s.mutual),
-		"keystore": filepath.Join(s.dir, "keystore.pem"), "truststore": filepath.Join(s.dir, "truststore.pem"),
+		"port": strconv.Itoa(port), "controller": strconv.Itoa(controller), "sasl": strconv.Itoa(s.sasl), "mutual": strconv.Itoa(s.mutual), "expired": strconv.Itoa(s.expired),
+		"keystore": filepath.Join(s.dir, "keystore.pem"), "expiredkeystore": filepath.Join(s.dir, "expired.pem"), "truststore": filepath.Join(s.dir, "truststore.pem"),
 	}
 	return os.Expand(string(text), func(name string) string { return values[name] }), nil
 }
 
 // SASL gives the addresses that want TLS and a login.
 func (c *SecureCluster) SASL() []string { return localhost(c.secure.sasl) }
+
+// Expired gives the addresses that want a login, and show a certificate that has expired.
+func (c *SecureCluster) Expired() []string { return localhost(c.secure.expired) }
 
 // Mutual gives the addresses that want TLS and a client's certificate.
 func (c *SecureCluster) Mutual() []string { return localhost(c.secure.mutual) }

@@ -16,6 +16,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/pkg/certtest"
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
@@ -115,6 +116,15 @@ http: {listen: "127.0.0.1:0"}
 		}), trouble.KafkaAuth, "tls", "kafka.tls.cert")
 	}
 
+	untrusted := func(what string, change func(*kafka.Config), cause, hint string) {
+		t.Helper()
+		w.refused("capture: "+what, w.runCapture(func(c *capture.Config) { change(&c.Kafka) }), trouble.KafkaAuth, cause, hint)
+		w.refused("sink: "+what, w.runSink(func(c *sink.Config) { change(&c.Kafka) }), trouble.KafkaAuth, cause, hint)
+	}
+	untrusted("another authority", func(c *kafka.Config) { c.TLS.CA = certtest.New(t).File }, "unknown authority", "kafka.tls.ca")
+	untrusted("another host name", func(c *kafka.Config) { c.TLS.ServerName = "elsewhere" }, "elsewhere", "kafka.tls.server_name")
+	untrusted("expired certificate", func(c *kafka.Config) { c.Brokers = broker.Expired() }, "expired", "renewed")
+
 	// What the errors say is pasted, until nothing is wrong.
 	pasted := map[string]bool{}
 	paste := func(text string) (n int) {
@@ -142,12 +152,13 @@ http: {listen: "127.0.0.1:0"}
 		}
 		cancel()
 	}
-	defer func() {
+	end := func() {
 		stop()
 		if err := <-ended; err != nil {
 			t.Errorf("capture ended: %v", err)
 		}
-	}()
+	}
+	defer func() { end() }()
 	for tries := 0; ; tries++ {
 		out := &strings.Builder{}
 		if err := sink.Check(t.Context(), w.sink, terminal.NewCheck("sink", out)); err != nil {
@@ -201,6 +212,21 @@ http: {listen: "127.0.0.1:0"}
 	w.sink = mutual
 	run(t, "other sink", func(ctx context.Context) error { return w.runSink(func(*sink.Config) {})(ctx) })
 	arrives(t, postgres.DSN("copy"), count, "2")
+
+	// So does the capture, as another user.
+	end()
+	end = func() {}
+	pair = authority.Issue(t, "other-capture")
+	w.capture.Kafka.Brokers, w.capture.Kafka.SASL = broker.Mutual(), kafka.SASL{}
+	w.capture.Kafka.TLS.Cert, w.capture.Kafka.TLS.Key = pair.Cert, pair.Key
+	for command := range documented {
+		if strings.Contains(command, "User:capture ") {
+			grant(t, broker, strings.Replace(command, "User:capture ", "User:CN=other-capture ", 1))
+		}
+	}
+	run(t, "other capture", w.runCapture(func(*capture.Config) {}))
+	execute(t, postgres.DSN("shop"), `insert into orders values (3)`)
+	arrives(t, postgres.DSN("copy"), count, "3")
 	w.noSecrets(false)
 }
 
