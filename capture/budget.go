@@ -34,6 +34,8 @@ type budget struct {
 	seen    standing
 	level   int // index into budgetLevels of the alarm that is on, -1 for none
 	alarm   *trouble.Error
+	passed  passed
+	ahead   *time.Duration // of the source's clock before ours; nil: not known
 }
 
 // standing is where the slot stood when it was looked at; zero before.
@@ -41,6 +43,7 @@ type standing struct {
 	at                time.Time
 	confirmed, server change.LSN
 	toPublish         int64
+	until             time.Time     // all that was committed before is confirmed; zero: not known
 	active, missing   bool          // somebody streams from the slot; it is gone
 	holder            string        // who does
 	oldest            time.Duration // age of the oldest open transaction that has written
@@ -61,12 +64,14 @@ type keptSample struct {
 
 const (
 	// growthWindow is how far back growth is measured.
-	growthWindow = 10 * time.Minute
+	growthWindow = 15 * time.Minute
 	// hysteresis keeps an alarm from going on and off around its level.
 	hysteresis = 0.05
 	// blockersEvery is at which look at the slot the server's sessions are looked at, too: of a server with many databases there
 	// are many, and each has a capture that asks.
 	blockersEvery = 5
+	// skewShown is from where on clocks that differ are told of.
+	skewShown = time.Second
 	// oldTransaction is how long a transaction must be open to be called the cause.
 	oldTransaction = time.Minute
 )
@@ -121,6 +126,7 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 		return err
 	}
 	slot := l.Slot
+	c.budget.clock(began, l.Now)
 	select {
 	case <-c.looks: // nobody has taken it
 	default:
@@ -143,6 +149,17 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 	}
 	c.budget.observe(now, slot, old, c.holdsUp(slot, old))
 	return nil
+}
+
+// clock takes what the source's clock said when it was asked between began and now.
+func (b *budget) clock(began, source time.Time) {
+	took := time.Since(began)
+	if source.IsZero() || took > skewShown {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ahead = new(source.Sub(began.Add(took / 2)))
 }
 
 // reason is why WAL is kept, and what to do about it.
@@ -194,6 +211,9 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocke
 		at: now, confirmed: slot.ConfirmedFlushLSN, toPublish: slot.ToPublishBytes, active: slot.Active, holder: holderOf(slot),
 		server: slot.ConfirmedFlushLSN + change.LSN(slot.ToPublishBytes), //nolint:gosec // it is not negative
 	}
+	b.passed.see(now, b.seen.server)
+	b.passed.reach(b.seen.confirmed)
+	b.seen.until = b.passed.until
 	if len(old) > 0 {
 		b.seen.oldest = old[0].Age
 	}
@@ -311,6 +331,9 @@ func (b *budget) tell(st *Status) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st.WAL = b.wal
+	if b.ahead != nil {
+		st.ClockAheadSeconds = new(b.ahead.Seconds())
+	}
 	if b.alarm != nil {
 		st.Alarms = append([]TroubleStatus{tell(b.alarm)}, st.Alarms...)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/schema/change"
 )
 
 // busySeconds gives the metric of a capture, by stage.
@@ -44,7 +45,7 @@ func busySeconds(t *testing.T, c *Capture) map[string]float64 {
 func TestLimitIsNamed(t *testing.T) {
 	fake := kafkatest.Fake(t)
 	r := newRig(t, 0, fake, `create table item (id int primary key, name text)`)
-	r.config.Publish.Bytes = 64 << 10
+	r.config.Publish.Bytes, r.config.Source.Heartbeat = 64<<10, 0
 	_, stop := r.start()
 	r.fence()
 	must(t, stop())
@@ -102,14 +103,25 @@ func TestLimitIsNamed(t *testing.T) {
 		eventually(t, "the walsender streams", func() bool {
 			return r.conn.QueryRow(t.Context(), `select active_pid from pg_replication_slots where slot_name = $1 and active_pid is not null`, r.config.Source.slot()).Scan(&pid) == nil
 		})
-		eventually(t, "all is published", func() bool { return c.Status().ToPublish == 0 })
+		eventually(t, "all is published since a while", func() bool {
+			st := c.Status()
+			return st.ServerLSN != change.LSN(0).String() && st.ToPublish == 0 && time.Since(st.PublishedTime) > 2*time.Second
+		})
 		walsender, err := os.FindProcess(pid)
 		must(t, err)
 		must(t, walsender.Signal(syscall.SIGSTOP))
 		goOn := func() { _ = walsender.Signal(syscall.SIGCONT) }
 		t.Cleanup(goOn)
+		came := time.Now()
 		r.exec(`insert into item (id) values (10000)`)
-		return goOn
+		return func() {
+			// It is as late as this change is old, not as the one before it is.
+			st, most := c.Status(), time.Since(came)+time.Second
+			if st.LagSeconds <= 0 || st.LagSeconds > most.Seconds() || time.Since(st.PublishedTime) < most {
+				t.Errorf("%v s behind, the change is less than %s old, the one before was made at %s", st.LagSeconds, most, st.PublishedTime)
+			}
+			goOn()
+		}
 	})
 }
 

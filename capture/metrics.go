@@ -224,7 +224,7 @@ var (
 	descInfo     = desc("info", "What is captured; always 1.", "source", "slot", "server_version", "system_id", "timeline", "era")
 	descState    = desc("state", "1 for the state that the source is in.", "source", "state")
 	descActive   = desc("active", "1 if this instance is the one that publishes; 0 on standby, when it has stopped, and until it has begun.", sourceLabel...)
-	descLag      = desc("lag_seconds", "How far the newest published commit is behind while more is known.", sourceLabel...)
+	descLag      = desc("lag_seconds", "Age of the oldest commit that is not in Kafka; while it is not read yet, at most that.", sourceLabel...)
 	descLagBytes = desc("lag_bytes", "WAL still to be published.", sourceLabel...)
 	descCaughtUp = desc("caught_up_in_seconds", "Time until all is published at the present rate; infinite while it does not become less.", sourceLabel...)
 	descKept     = desc("wal_retained_bytes", "WAL that the source keeps for the slot.", sourceLabel...)

@@ -72,6 +72,9 @@ func (st *Status) tiles() []page.Tile {
 	if quiet := time.Since(st.PublishedTime); st.LagSeconds == 0 && !st.PublishedTime.IsZero() && quiet > 10*time.Minute {
 		behind.Lines = []string{"quiet for " + service.FormatDuration(quiet)}
 	}
+	if skew := st.skew(); skew != "" {
+		behind.Lines = append(behind.Lines, skew)
+	}
 	publish := page.Tile{Name: "To publish", Value: service.FormatBytes(st.ToPublish)}
 	switch {
 	case st.ETASeconds != nil && st.LagSeconds > freshness.Seconds():
@@ -88,6 +91,9 @@ func (st *Status) tiles() []page.Tile {
 	latency := page.Tile{Name: "Latency, 5 min", Value: "–", Lines: []string{"fewer than 20 commits to tell by"}}
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
 		latency.Value, latency.Lines = "p50 "+service.FormatSeconds(*st.LatencyP50), []string{"p99 " + service.FormatSeconds(*st.LatencyP99), "commit to Kafka"}
+		if st.LatencyUsual != nil {
+			latency.Lines = append(latency.Lines, "usually "+service.FormatSeconds(*st.LatencyUsual))
+		}
 	}
 	return []page.Tile{behind, publish, rate, st.walTile(), latency, st.snapshotTile()}
 }

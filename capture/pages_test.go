@@ -74,7 +74,7 @@ func calm(at time.Time) *shown {
 		Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), ServerVersion: "16.9", SeenAt: at.UTC(), LagSeconds: 0.04,
 		WAL:          WAL{RetainedBytes: 300 << 20, BudgetBytes: 50 << 30, SlotStatus: "reserved", AsOf: at.UTC()},
 		PublishedLSN: "16/B2F01A20", ServerLSN: "16/B2F01A20", PublishedTime: at.Add(-time.Second).UTC(), ChangesPerSecond: 6130, ChangesPerSecondHour: new(5284.0),
-		PublishedBytesPerSecond: 6.7 * 1024 * 1024, SourceBytesPerSecond: 6.7 * 1024 * 1024, LatencyP50: new(0.04), LatencyP99: new(0.21),
+		PublishedBytesPerSecond: 6.7 * 1024 * 1024, SourceBytesPerSecond: 6.7 * 1024 * 1024, LatencyP50: new(0.04), LatencyP99: new(0.21), LatencyUsual: new(0.04),
 		Snapshot: SnapshotStatus{TablesDone: 5, Tables: 5, Rows: 14_021_224, RowsExpected: new(int64(14_021_224)), EndedAt: at.Add(-2 * time.Hour).UTC()},
 		Tables:   []TableStatus{}, Alarms: []TroubleStatus{},
 		Stages: goes(0.12, 0.31, 0, 0.22),

@@ -76,7 +76,9 @@ type session struct {
 	passage     passage
 	refused     publish.Refusals
 	oldest      int64 // commit time of the first change since the last Kafka commit, microseconds; 0 for none
+	newest      int64 // commit time that the last committed progress record says
 	facts       facts // newest from the watcher
+	passed      passed
 	watched     <-chan facts
 
 	streamEnded    bool   // by itself, with an error
@@ -433,7 +435,7 @@ func (s *session) commit(ctx context.Context, last bool) error {
 		s.passage.end(nil, slog.String("tributary.source", s.config.Source.Name), slog.String("tributary.commit_lsn", change.LSN(pr.CommitLSN).String()),
 			slog.Int64("tributary.bytes", bytes), slog.Int64("tributary.progress", int64(pr.N))) //nolint:gosec // it counts
 	}
-	s.progressEnd, s.progressAt = change.LSN(pr.EndLSN), time.Now()
+	s.progressEnd, s.progressAt, s.newest = change.LSN(pr.EndLSN), time.Now(), pr.CommitTime
 	clear(s.changed)
 	s.fences = nil
 	s.meter.commits.WithLabelValues(resultCommit).Inc()

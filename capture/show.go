@@ -217,6 +217,9 @@ func (r *Report) facts() []terminal.Fact {
 		case r.LagSeconds == 0 && !r.PublishedTime.IsZero() && quiet > 10*time.Minute:
 			note = "quiet for " + service.FormatDuration(quiet)
 		}
+		if skew := r.skew(); skew != "" {
+			note = strings.TrimPrefix(note+"; "+skew, "; ")
+		}
 		add("behind", service.FormatSeconds(r.LagSeconds), note)
 	}
 	switch {
@@ -236,7 +239,11 @@ func (r *Report) facts() []terminal.Fact {
 		}
 		add("rate", service.FormatRate(r.ChangesPerSecond)+" changes/s", note)
 		if r.LatencyP50 != nil && r.LatencyP99 != nil {
-			add("latency", "p50 "+service.FormatSeconds(*r.LatencyP50), "p99 "+service.FormatSeconds(*r.LatencyP99)+", commit to Kafka, last 5 min")
+			note := "p99 " + service.FormatSeconds(*r.LatencyP99) + ", commit to Kafka, last 5 min"
+			if r.LatencyUsual != nil {
+				note += " (usually " + service.FormatSeconds(*r.LatencyUsual) + ")"
+			}
+			add("latency", "p50 "+service.FormatSeconds(*r.LatencyP50), note)
 		}
 	}
 	if unseen && r.WAL.AsOf.IsZero() {

@@ -385,7 +385,8 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 		s.lastCommit = confirmed - 1
 		return
 	}
-	s.era, s.before, s.resumed, s.reached, s.commitTime = pr.Era, pr, state.Newest, publish.Reached(pr), pr.CommitTime
+	s.era, s.before, s.resumed, s.reached = pr.Era, pr, state.Newest, publish.Reached(pr)
+	s.commitTime, s.newest = pr.CommitTime, pr.CommitTime
 	s.lastCommit, s.snapshotSeq = change.LSN(pr.CommitLSN), 0
 	if pr.SnapshotSeq > 0 {
 		s.snapshotSeq = pr.SnapshotSeq - 1

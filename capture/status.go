@@ -39,7 +39,12 @@ type Status struct {
 	WaitingSince time.Time        `json:"waiting_since,omitzero"`
 	Paused       *PauseStatus     `json:"paused"` // null: it is not
 
-	LagSeconds    float64   `json:"lag_seconds"` // age of the newest published commit while more is known; 0 when all is published
+	// LagSeconds is the age of the oldest commit that is not in Kafka; while it is not read yet, at most that: the age of the newest
+	// published one, or the time since all that there was was published. 0 when all is.
+	LagSeconds float64 `json:"lag_seconds"`
+	// ClockAheadSeconds is how far the source's clock is ahead of this host's; null: not known. Ages are told by both.
+	ClockAheadSeconds *float64 `json:"clock_ahead_seconds"`
+
 	ToPublish     int64     `json:"to_publish_bytes"`
 	WAL           WAL       `json:"wal"`
 	PublishedLSN  string    `json:"published_lsn"`
@@ -57,6 +62,8 @@ type Status struct {
 	// minutes; null while there are too few to tell.
 	LatencyP50 *float64 `json:"latency_p50_seconds"`
 	LatencyP99 *float64 `json:"latency_p99_seconds"`
+	// LatencyUsual is what LatencyP50 was over the last hour; null in its first ten minutes.
+	LatencyUsual *float64 `json:"latency_usual_seconds"`
 
 	Snapshot SnapshotStatus       `json:"snapshot"`
 	Tables   []TableStatus        `json:"tables"`
@@ -78,7 +85,7 @@ type WAL struct {
 	SlotStatus    string `json:"slot_status"`
 	// Standbys are those of synchronized_standby_slots that are away: the server sends nothing without them.
 	Standbys string `json:"standbys_away,omitempty"`
-	// GrowthBytesPerSecond is over the last ten minutes; negative while less is kept.
+	// GrowthBytesPerSecond is over the last quarter of an hour; negative while less is kept.
 	GrowthBytesPerSecond float64  `json:"growth_bytes_per_second"`
 	FullInSeconds        *float64 `json:"full_in_seconds"` // until the budget is used up at this rate; null: it does not grow
 	// AsOf is when the source said so; it is older where the source does not answer.
@@ -197,8 +204,8 @@ func (c *Capture) Status() Status {
 	if look := c.budget.standing(); !look.at.IsZero() && !st.SeenAt.IsZero() && now.Sub(st.SeenAt) > staleAfter {
 		// The session does not say any more how far behind it is, which grows.
 		st.ToPublish, st.ServerLSN = look.toPublish, look.server.String()
-		if st.LagSeconds = 0; st.ToPublish > 0 && !st.PublishedTime.IsZero() {
-			st.LagSeconds = max(now.Sub(st.PublishedTime).Seconds(), 0)
+		if st.LagSeconds = 0; st.ToPublish > 0 {
+			st.LagSeconds = lateness(now, time.Time{}, st.PublishedTime, look.until).Seconds()
 		}
 	}
 	st.Oldest = c.oldest.Load()
@@ -210,6 +217,9 @@ func (c *Capture) Status() Status {
 	if p50, p99, ok := c.meter.latency.Quantiles(); ok {
 		a, b := p50.Seconds(), p99.Seconds()
 		st.LatencyP50, st.LatencyP99 = &a, &b
+	}
+	if usual, ok := c.meter.latency.Usual(); ok {
+		st.LatencyUsual = new(usual.Seconds())
 	}
 	if t := c.trouble.Load(); t != nil {
 		told := tell(t)
@@ -288,8 +298,8 @@ func (c *Capture) publishStatus(s *session) {
 	for _, t := range s.alarms {
 		st.Alarms = append(st.Alarms, tell(t))
 	}
-	if s.commitTime != 0 {
-		st.PublishedTime = time.UnixMicro(s.commitTime).UTC()
+	if s.newest != 0 {
+		st.PublishedTime = micros(s.newest).UTC()
 	}
 	for _, t := range s.tables {
 		if t.relation() == nil {
@@ -404,9 +414,9 @@ func (s *session) health() record.Health {
 	}
 	if s.facts.wal > s.streamed {
 		h.ToPublish = int64(s.facts.wal - s.streamed)
-		if age := time.Since(time.UnixMicro(s.commitTime)); s.commitTime != 0 && age > 0 {
-			h.BehindSeconds = age.Seconds()
-		}
+	}
+	if s.passed.reach(s.streamed); s.lags() || s.oldest != 0 {
+		h.BehindSeconds = lateness(time.Now(), micros(s.oldest), micros(s.newest), s.passed.until).Seconds()
 	}
 	switch {
 	case s.paused() != nil:

@@ -18,6 +18,7 @@ import (
 
 // facts is what the watcher has seen.
 type facts struct {
+	at     time.Time // when the source was asked
 	slot   *catalog.Slot
 	wal    change.LSN           // the server's flushed WAL end
 	rows   map[schema.OID]int64 // the planner's estimates, which change when tables are analyzed
@@ -74,6 +75,7 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 	defer late.Stop()
 	for {
 		var l *catalog.Look
+		var at time.Time
 		select {
 		case <-ctx.Done():
 			return nil
@@ -87,8 +89,9 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 			if seen.began.Before(began) {
 				continue // the slot may be another one since
 			}
-			l = seen.Look
+			at, l = seen.began, seen.Look
 		case <-late.C:
+			at = time.Now()
 			if l, err = cat.Look(ctx, w.config.Source.slot(), w.config.Source.publications()); err != nil {
 				return err
 			}
@@ -97,7 +100,7 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 			w.slots = l.Slot.Neighbours
 		}
 		late.Reset(lookPatience * w.config.Source.Refresh)
-		f, err := w.learn(ctx, cat, l)
+		f, err := w.learn(ctx, cat, look{at, l})
 		if err != nil {
 			return err
 		}
@@ -119,8 +122,8 @@ func (w *watcher) tell(f facts) {
 }
 
 // learn makes facts of a look. Where that says that the catalog is another one since, it is read.
-func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l *catalog.Look) (facts, error) {
-	f := facts{slot: l.Slot, wal: l.WAL, rows: w.rows}
+func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (facts, error) {
+	f := facts{at: l.began, slot: l.Slot, wal: l.WAL, rows: w.rows}
 	if l.Version == w.version {
 		return f, nil
 	}
@@ -176,6 +179,7 @@ func fingerprint(tables []*catalog.Table) string {
 // learn takes the watcher's facts.
 func (s *session) learn(ctx context.Context, f facts) error {
 	s.facts = f
+	s.passed.see(f.at, f.wal)
 	for oid, t := range s.tables {
 		if rows, known := f.rows[oid]; known && t.catalog != nil {
 			t.catalog.EstimatedRows = rows

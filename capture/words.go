@@ -55,6 +55,18 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 	st.Headline = st.headline()
 }
 
+// skew says that the clocks differ; "" where they do not much. Then what is told by both is wrong by as much.
+func (st *Status) skew() string {
+	switch ahead := st.ClockAheadSeconds; {
+	case ahead == nil || math.Abs(*ahead) < skewShown.Seconds():
+		return ""
+	case *ahead > 0:
+		return "the source's clock is " + service.FormatSeconds(*ahead) + " ahead of this host's"
+	default:
+		return "the source's clock is " + service.FormatSeconds(-*ahead) + " behind this host's"
+	}
+}
+
 // idleShare is what a stage without work may be busy with looking for some.
 const idleShare = 0.05
 

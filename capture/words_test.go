@@ -73,7 +73,7 @@ func TestStatusText(t *testing.T) {
 		late := base()
 		late.LagSeconds, late.ToPublish, late.ETASeconds, late.ServerLSN = 161, 4<<30, number(360), "17/B2F01A20"
 		late.PublishedBytesPerSecond, late.SourceBytesPerSecond, late.ChangesPerSecond, late.ChangesPerSecondHour = 18.4*1024*1024, 6.7*1024*1024, 61300, number(22840)
-		late.LatencyP50, late.LatencyP99 = number(164), number(398)
+		late.LatencyP50, late.LatencyP99, late.LatencyUsual = number(164), number(398), number(0.04)
 		late.WAL.RetainedBytes, late.WAL.GrowthBytesPerSecond = 10307921510, -1
 		late.Stages = goes(0.05, 0.21, 0.01, 0.71)
 		late.Snapshot = SnapshotStatus{TablesDone: 1, Tables: 3, Rows: 14_021_224, RowsExpected: new(int64(25_800_000)), RowsPerSecond: 28200, ETASeconds: number(550)}

@@ -17,6 +17,9 @@ type Latency struct {
 	ring [latencyCapacity]observation
 	next int // where the next one goes
 	held int
+
+	medians minutes // of Quantiles, one a minute
+	noted   time.Time
 }
 
 type observation struct {
@@ -32,6 +35,8 @@ const (
 	latencyCapacity = 4096
 	// latencyLeast is how many observations quantiles need to mean anything.
 	latencyLeast = 20
+	// usualLeast is how many minutes must be known before one can tell what is usual.
+	usualLeast = 10
 )
 
 // newLatency gives an empty one, of histograms named by opts with these labels.
@@ -69,5 +74,24 @@ func (l *Latency) Quantiles() (p50, p99 time.Duration, ok bool) {
 	slices.Sort(took)
 	// The smallest observation that at least this share does not exceed.
 	at := func(percent int) time.Duration { return took[(len(took)*percent+99)/100-1] }
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); now.Sub(l.noted) >= time.Minute {
+		l.noted = now
+		l.medians.push(float32(at(50).Seconds()))
+	}
 	return at(50), at(99), true
+}
+
+// Usual gives the median of what Quantiles gave as such over the last hour, if it was asked all the time. ok is false where that is
+// too little to tell.
+func (l *Latency) Usual() (p50 time.Duration, ok bool) {
+	l.mu.Lock()
+	all := l.medians.all()
+	l.mu.Unlock()
+	if len(all) < usualLeast {
+		return 0, false
+	}
+	slices.Sort(all)
+	return time.Duration(float64(all[(len(all)-1)/2]) * float64(time.Second)), true
 }

@@ -12,6 +12,8 @@ type Pace struct {
 	samples [paceSamples]paceSample
 	taken   int
 	moved   time.Time
+	shrinks float64       // what the measure lost a second, over longer than the window; 0 while it does not shrink
+	since   time.Duration // for how long it has
 	minutes minutes
 	began   time.Time // of the current minute
 	first   float64   // its first sample
@@ -26,6 +28,8 @@ const (
 	paceSamples = 61
 	// etaAfter is how much must have been seen before a guess means anything.
 	etaAfter = 30 * time.Second
+	// etaOver is over how much of the past a guess is smoothed.
+	etaOver = 5 * time.Minute
 )
 
 // Sample takes the value of now.
@@ -37,6 +41,7 @@ func (p *Pace) Sample(now time.Time, value float64) {
 	}
 	p.samples[p.taken%paceSamples] = paceSample{now, value}
 	p.taken++
+	p.smooth()
 	if p.began.IsZero() {
 		p.began, p.first = now, value
 	}
@@ -44,6 +49,23 @@ func (p *Pace) Sample(now time.Time, value float64) {
 		p.minutes.push(float32((value - p.first) / took.Seconds()))
 		p.began, p.first = now, value
 	}
+}
+
+// smooth follows how fast the measure shrinks: the mean of what the window says, since it began to, and of no more than etaOver.
+func (p *Pace) smooth() {
+	oldest, newest, ok := p.window()
+	took := newest.at.Sub(oldest.at)
+	if !ok || took < etaAfter {
+		return
+	}
+	speed := (oldest.value - newest.value) / took.Seconds()
+	if speed <= 0 {
+		p.shrinks, p.since = 0, 0
+		return
+	}
+	step := newest.at.Sub(p.samples[(p.taken-2)%paceSamples].at)
+	p.since = min(p.since+step, etaOver)
+	p.shrinks += (speed - p.shrinks) * min(step.Seconds()/max(p.since.Seconds(), 1e-9), 1)
 }
 
 // window gives the oldest and the newest sample of the last minute.
@@ -96,17 +118,16 @@ func (p *Pace) HourMean() *float64 {
 	return &mean
 }
 
-// UntilZero gives when a measure that shrinks will be at zero, at the speed of the last minute. ok is false while it does
-// not shrink, or was not looked at for long enough.
+// UntilZero gives when a measure that shrinks will be at zero, at the speed of the last minutes. ok is false while it did
+// not shrink over the last one, or was not looked at for long enough.
 func (p *Pace) UntilZero() (left time.Duration, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	oldest, newest, ok := p.window()
-	took := newest.at.Sub(oldest.at)
-	if !ok || took < etaAfter || newest.value >= oldest.value || newest.value <= 0 {
+	_, newest, ok := p.window()
+	if !ok || p.shrinks <= 0 || newest.value <= 0 {
 		return 0, false
 	}
-	seconds := newest.value / ((oldest.value - newest.value) / took.Seconds())
+	seconds := newest.value / p.shrinks
 	const most = float64(1<<63-1) / float64(time.Second) / 2
 	return time.Duration(min(seconds, most) * float64(time.Second)), true
 }

@@ -194,5 +194,28 @@ func TestLatency(t *testing.T) {
 			l.ObserveDuration(time.Second)
 		}
 		quantiles(time.Second, time.Second, true)
+
+		// What is usual is not what an outage of some minutes makes of it.
+		usual := func(want time.Duration, wantOK bool) {
+			t.Helper()
+			if p50, ok := l.Usual(); p50.Round(time.Millisecond) != want || ok != wantOK {
+				t.Errorf("usual is %v, %v; want %v, %v", p50, ok, want, wantOK)
+			}
+		}
+		minutes := func(n int, took time.Duration) {
+			for range 60 * n {
+				l.ObserveDuration(took)
+				l.Quantiles()
+				time.Sleep(time.Second)
+			}
+		}
+		usual(0, false)
+		minutes(25, 40*time.Millisecond)
+		usual(40*time.Millisecond, true)
+		minutes(15, time.Minute)
+		usual(40*time.Millisecond, true)
+		if p50, _, ok := l.Quantiles(); p50 != time.Minute || !ok {
+			t.Errorf("the median is %s", p50)
+		}
 	})
 }

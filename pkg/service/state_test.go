@@ -158,6 +158,39 @@ func TestPace(t *testing.T) {
 	if left, ok := falls.UntilZero(); !ok || left != 61*time.Second {
 		t.Errorf("%s, %v", left, ok)
 	}
+
+	// A guess does not jump with each minute; and one that begins to shrink is not judged by what it did before.
+	var saws Pace
+	value, at := 1e6, now
+	run := func(seconds int, perSecond float64) {
+		for range seconds {
+			at, value = at.Add(time.Second), value+perSecond
+			saws.Sample(at, value)
+		}
+	}
+	run(600, 100)
+	run(60, 100)
+	if _, ok := saws.UntilZero(); ok {
+		t.Error("what grows has an end")
+	}
+	run(300, -100)
+	least, most := 1e18, 0.0
+	for i := range 300 {
+		run(1, []float64{-50, -150}[i/60%2])
+		left, ok := saws.UntilZero()
+		if !ok {
+			t.Fatal("what shrinks has no end")
+		}
+		speed := value / left.Seconds()
+		least, most = min(least, speed), max(most, speed)
+	}
+	if least < 75 || most > 125 {
+		t.Errorf("a guess by speeds between %v and %v, of 50 and 150", least, most)
+	}
+	run(61, 0)
+	if _, ok := saws.UntilZero(); ok {
+		t.Error("what does not shrink has an end")
+	}
 }
 
 func TestLine(t *testing.T) {
