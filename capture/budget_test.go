@@ -83,7 +83,7 @@ func TestBudgetAlarmWhileKafkaIsAway(t *testing.T) {
 	eventually(t, "the alarm goes on", func() bool {
 		r.exec(`insert into item select i, repeat('x', 1000) from generate_series(1, 2000) i; delete from item`)
 		a := alarm()
-		return a != nil && a.Means != "" && a.Hint != "" && strings.Contains(a.Cause, "kafka")
+		return a != nil && a.Means != "" && a.Hint != "" && strings.Contains(strings.ToLower(a.Cause), "kafka")
 	})
 	must(t, kafka.Restart(t.Context()))
 	eventually(t, "the alarm goes off", func() bool {
