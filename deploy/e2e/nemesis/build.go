@@ -34,20 +34,24 @@ func (m *machine) build(ctx context.Context) error {
 		return err
 	}
 	m.load = &load{
-		dsn: m.source.DSN("postgres"), seed: m.Seed, rows: m.Rows, pace: m.Pace, large: m.Large, largeEvery: m.LargeEvery,
+		dsn: as(m.source, owner), seed: m.Seed, rows: m.Rows, pace: m.Pace, large: m.Large, largeEvery: m.LargeEvery,
 		failed: func(err error) { m.tell("load: %v", postgres.Describe(err)) },
 	}
 	m.load.nextLarge.Store(time.Now().Add(m.LargeEvery).UnixNano()) // the first rows are still to be read
 	return m.configure()
 }
 
-// startServers starts both servers, each with a proxy, and the checker that looks at them.
+// startServers starts both servers, each with its roles and a proxy, and the checker that looks at them.
 func (m *machine) startServers(ctx context.Context, source, warehouse map[string]string) (err error) {
 	if m.source, err = pgtest.Start(ctx, pgtest.Options{Settings: source}); err != nil {
 		return err
 	}
 	if m.warehouse, err = pgtest.Start(ctx, pgtest.Options{Settings: warehouse}); err != nil {
 		return err
+	}
+	err = errors.Join(execute(ctx, m.source.DSN("postgres"), sourceRoles), execute(ctx, m.warehouse.DSN("postgres"), warehouseRole))
+	if err != nil {
+		return fmt.Errorf("make roles: %w", err)
 	}
 	if m.sourceNet, err = newProxy(net.JoinHostPort("127.0.0.1", strconv.Itoa(m.source.Port()))); err != nil {
 		return fmt.Errorf("start proxy: %w", err)
@@ -60,19 +64,40 @@ func (m *machine) startServers(ctx context.Context, source, warehouse map[string
 }
 
 func (m *machine) createTables(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, m.source.DSN("postgres"))
-	if err != nil {
-		return fmt.Errorf("connect to source: %w", err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	script := ledgerSQL + schemaSQL + transferSQL
 	for i := range tables {
 		script += tables[i].createSQL(m.Rows) + tables[i].triggerSQL()
 	}
-	if _, err := conn.Exec(ctx, script, pgx.QueryExecModeSimpleProtocol); err != nil {
+	if err := execute(ctx, as(m.source, owner), script); err != nil {
 		return fmt.Errorf("make tables: %w", err)
 	}
 	return nil
+}
+
+// The services have no more rights than docs/security.md gives them, and the application, which owns the tables, is none of
+// a superuser either. What disturbs and what compares may do everything.
+const (
+	owner       = "shop_owner"
+	ofCapture   = "tributary_capture"
+	ofSink      = "tributary_sink"
+	sourceRoles = `CREATE ROLE shop_owner LOGIN; ALTER DATABASE postgres OWNER TO shop_owner;
+		CREATE ROLE tributary_capture LOGIN REPLICATION; GRANT CONNECT, CREATE ON DATABASE postgres TO tributary_capture; GRANT shop_owner TO tributary_capture`
+	warehouseRole = `CREATE ROLE tributary_sink LOGIN; GRANT CONNECT, CREATE, TEMPORARY ON DATABASE postgres TO tributary_sink`
+)
+
+// as gives the address of a server for a role.
+func as(c *pgtest.Cluster, role string) string {
+	return strings.Replace(c.DSN("postgres"), "postgres@", role+"@", 1)
+}
+
+func execute(ctx context.Context, dsn, sql string) error {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+	return err
 }
 
 // exactlyOnce is what Options.Delivery is by default.
@@ -94,7 +119,7 @@ kafka: {brokers: [%s]}
 topics: {overrides: [%s]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
-`, sourceName, through(m.source, m.sourceNet), walBudget, cmp.Or(m.Delivery, exactlyOnce), cmp.Or(m.Linger, 50*time.Millisecond), brokers, strings.Join(overrides, ", "), m.Registry)
+`, sourceName, through(m.source, m.sourceNet, ofCapture), walBudget, cmp.Or(m.Delivery, exactlyOnce), cmp.Or(m.Linger, 50*time.Millisecond), brokers, strings.Join(overrides, ", "), m.Registry)
 	configs := map[string]string{"capture": capture}
 	for i, name := range []string{"sink", "whole", "kept"} {
 		rules := fmt.Sprintf(`{from: "public.*", to: "%s.{table}"}`, targets[i].schema)
@@ -112,7 +137,7 @@ session: %s
 http: {listen: "127.0.0.1:0"}
 tables: [%s]
 sources: [{name: %s, consistency: %s}]
-`, targets[i].group, through(m.warehouse, m.warehouseNet), brokers, m.Registry, sinkSession, rules, sourceName, []string{"table", "source", "table"}[i])
+`, targets[i].group, through(m.warehouse, m.warehouseNet, ofSink), brokers, m.Registry, sinkSession, rules, sourceName, []string{"table", "source", "table"}[i])
 	}
 	return m.prepare(configs, "capture-a", "capture-b", "sink-a", "sink-b", "sink-c", "whole-a", "whole-b", "kept-a", "kept-b")
 }
@@ -136,9 +161,9 @@ func (m *machine) prepare(configs map[string]string, names ...string) error {
 	return nil
 }
 
-// through gives the address of a server by way of its proxy.
-func through(c *pgtest.Cluster, p *proxy) string {
-	return strings.Replace(c.DSN("postgres"), net.JoinHostPort("127.0.0.1", strconv.Itoa(c.Port())), p.addr(), 1)
+// through gives the address of a server for a role, by way of its proxy.
+func through(c *pgtest.Cluster, p *proxy, role string) string {
+	return strings.Replace(as(c, role), net.JoinHostPort("127.0.0.1", strconv.Itoa(c.Port())), p.addr(), 1)
 }
 
 // tearDown stops everything that build and the run have started, and keeps the servers' logs.

@@ -67,9 +67,9 @@ func Memory(ctx context.Context, o MemoryOptions) (found []Footprint, err error)
 	}
 	brokers := strings.Join(m.Broker.Addrs(), ", ")
 	capture := fmt.Sprintf("source: {name: %s, dsn: %q, tables: [\"public.*\"]}\nkafka: {brokers: [%s]}\nregistry: {url: %q}\nhttp: {listen: \"127.0.0.1:0\"}\n",
-		sourceName, through(m.source, m.sourceNet), brokers, m.Registry)
+		sourceName, through(m.source, m.sourceNet, ofCapture), brokers, m.Registry)
 	sink := fmt.Sprintf("group: %s\nwarehouse: {dsn: %q}\nkafka: {brokers: [%s]}\nregistry: {url: %q}\nhttp: {listen: \"127.0.0.1:0\"}\ntables: [{from: \"public.*\", to: \"dwh.{table}\"}]\n",
-		m.targets[0].group, through(m.warehouse, m.warehouseNet), brokers, m.Registry)
+		m.targets[0].group, through(m.warehouse, m.warehouseNet, ofSink), brokers, m.Registry)
 	if err := m.prepare(map[string]string{"capture": capture, "sink": sink}, "capture-a", "sink-a"); err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (m *machine) outage(ctx context.Context, lasts time.Duration, rate int) (in
 	errs := make([]error, memoryWriters)
 	for w := range memoryWriters {
 		writers.Go(func() {
-			conn, err := pgx.Connect(ctx, m.source.DSN("postgres"))
+			conn, err := pgx.Connect(ctx, as(m.source, owner))
 			if err != nil {
 				errs[w] = err
 				return
@@ -191,11 +191,5 @@ func insertItems(first, last int64) string {
 }
 
 func (m *machine) sourceExec(ctx context.Context, sql string) error {
-	conn, err := pgx.Connect(ctx, m.source.DSN("postgres"))
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	_, err = conn.Exec(ctx, sql)
-	return err
+	return execute(ctx, as(m.source, owner), sql)
 }

@@ -135,10 +135,10 @@ func (s *soak) start(ctx context.Context) error {
 	common := fmt.Sprintf("kafka: {brokers: [%s]}\nregistry: {url: %q}\nhttp: {listen: \"127.0.0.1:0\"}\n", brokers, s.Registry)
 	sink := func(t target, consistency string) string {
 		return common + fmt.Sprintf("group: %s\nwarehouse: {dsn: %q}\nsession: %s\ntables: [{from: \"public.*\", to: \"%s.{table}\"}]\nsources: [{name: %s, consistency: %s}]\n",
-			t.group, through(s.warehouse, s.warehouseNet), sinkSession, t.schema, sourceName, consistency)
+			t.group, through(s.warehouse, s.warehouseNet, ofSink), sinkSession, t.schema, sourceName, consistency)
 	}
 	err := s.prepare(map[string]string{
-		"capture": common + fmt.Sprintf("source: {name: %s, dsn: %q, tables: [\"public.*\"], wal_budget: %d}\n", sourceName, through(s.source, s.sourceNet), walBudget),
+		"capture": common + fmt.Sprintf("source: {name: %s, dsn: %q, tables: [\"public.*\"], wal_budget: %d}\n", sourceName, through(s.source, s.sourceNet, ofCapture), walBudget),
 		"sink":    sink(s.targets[0], "table"), "whole": sink(s.targets[1], "source"),
 	}, "capture-a", "sink-a", "sink-b", "whole-a")
 	if err != nil {
@@ -269,7 +269,7 @@ INSERT INTO event SELECT 1 - i, 'placed' FROM generate_series(1, %[3]d) i;`, cus
 // the rate.
 func (s *soak) write(ctx context.Context, random *rand.Rand) error {
 	whole := context.WithoutCancel(ctx)
-	conn, err := pgx.Connect(whole, s.source.DSN("postgres"))
+	conn, err := pgx.Connect(whole, as(s.source, owner))
 	if err != nil {
 		return err
 	}
@@ -341,7 +341,7 @@ func (s *soak) transact(ctx context.Context, conn *pgx.Conn, steps []string, com
 
 // once runs a transaction on a connection of its own.
 func (s *soak) once(ctx context.Context, steps ...string) error {
-	conn, err := pgx.Connect(ctx, s.source.DSN("postgres"))
+	conn, err := pgx.Connect(ctx, as(s.source, owner))
 	if err != nil {
 		return err
 	}
