@@ -2,11 +2,13 @@ package sink_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -309,6 +311,12 @@ func TestRepeatsAreDropped(t *testing.T) {
 	w.complete(shop)
 	w.rows(`SELECT * FROM public.t ORDER BY id`, "1|b", "2|c")
 	w.eventually(int64(2), func() any { return s.Status().Tables[0].Duplicates })
+	// What the time has gone into is told, COMMIT by itself.
+	for _, name := range []string{"fetch", "decode and fold", "apply", "commit"} {
+		if !slices.ContainsFunc(s.Status().Stages, func(st service.StageState) bool { return st.Name == name && st.Busy > 0 }) {
+			t.Errorf("stage %s was never busy: %+v", name, s.Status().Stages)
+		}
+	}
 }
 
 // TestForeignRecords: a topic of another tool has no positions; offsets alone keep it exactly-once.

@@ -22,6 +22,7 @@ type worker struct {
 	session *warehouse.Session
 	decode  *service.Stage
 	apply   *service.Stage
+	commit  *service.Stage
 	*versions
 	folds   []*batch.Fold // for reuse
 	parked  map[*consume.Partition]*warehouse.Parked
@@ -40,6 +41,7 @@ func newWorker(s *Sink, lane int) *worker {
 		s: s, lane: lane, session: s.writer(lane),
 		decode:   s.stages.Stage("decode and fold", waitRegistry),
 		apply:    s.stages.Stage("apply", waitWarehouse, waitProgress),
+		commit:   s.stages.Stage("commit"),
 		versions: newVersions(s.registry, s.rules),
 		parked:   map[*consume.Partition]*warehouse.Parked{},
 		probes:   map[*consume.Partition]*probe{},
@@ -323,6 +325,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, read ahea
 		looked <- w.next
 	}
 	w.apply.Busy()
+	f.Committing = func() { w.apply.Idle(); w.commit.Busy() }
 	begin := time.Now()
 	timing := &warehouse.Timing{}
 	if w.s.tracer != nil {
@@ -333,6 +336,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, read ahea
 		effects, err = w.resolve(applying, f, err)
 	}
 	w.apply.Idle()
+	w.commit.Idle()
 	enough()
 	if w.next = <-looked; err != nil {
 		w.forget(&w.next)

@@ -27,6 +27,8 @@ type Flush struct {
 	// Impatient says not to wait for the first progress record of a source: what only it could explain is trouble.
 	Impatient bool
 	Timing    *Timing // filled by Apply, where it is not nil
+	// Committing is called by Apply when all is written and only the COMMIT is missing; nil: nobody wants to know.
+	Committing func()
 }
 
 // Timing is when the parts of a flush were done; of those that were not, zero.
@@ -138,6 +140,9 @@ func (s *Session) Apply(ctx context.Context, f *Flush) ([]Effect, error) {
 	}
 	if f.Timing != nil {
 		f.Timing.Answered = time.Now()
+	}
+	if f.Committing != nil {
+		f.Committing()
 	}
 	if err := s.commit(ctx); err != nil {
 		return nil, err
