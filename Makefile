@@ -30,9 +30,9 @@ databases: $(BIN)/local
 test:
 	@set -e; for m in $(MODULES); do echo "== $$m"; (cd $$m && GOWORK=off go test $(RACE) -timeout 20m ./...); done
 
-## test-all: the same, every test on all five major versions of PostgreSQL, on Apache Kafka 3 too and with Apicurio's registry, and the pages of docs that take minutes
+## test-all: the same, every test on all five major versions of PostgreSQL, on Apache Kafka 3 too and with Apicurio's registry, and the pages of docs and measures of bench that take minutes
 test-all:
-	@TRIBUTARY_PG=all TRIBUTARY_DOCS=all TRIBUTARY_KAFKA=all $(MAKE) test
+	@TRIBUTARY_PG=all TRIBUTARY_DOCS=all TRIBUTARY_KAFKA=all TRIBUTARY_BENCH=all $(MAKE) test
 
 ## extensions: PostGIS and pgvector for the tests of types, from Debian's packages (as root)
 extensions:

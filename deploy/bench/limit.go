@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -78,16 +80,25 @@ func copyIn(ctx context.Context, w *world, src *database, table, create string) 
 	return in, pipe, err
 }
 
-// receiver finds pg_recvlogical: in the path, or where Debian's packages put it.
-func receiver() (path string, found bool) {
-	if path, err := exec.LookPath("pg_recvlogical"); err == nil {
-		return path, true
+// receiver finds pg_recvlogical where Debian's packages put it, that of the server's version or the newest, or in the path, where
+// theirs is a script that takes its time to start. who says which one.
+func receiver(ctx context.Context, d *database) (path, who string, found bool) {
+	const name = "pg_recvlogical"
+	major, _, _ := strings.Cut(d.PgConn().ParameterStatus("server_version"), ".")
+	newest, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name) // the pattern is a good one
+	slices.Reverse(newest)
+	for _, file := range append(append([]string{"/usr/lib/postgresql/" + major + "/bin/" + name}, newest...), name) {
+		version, err := exec.CommandContext(ctx, file, "--version").Output() // pg_recvlogical (PostgreSQL) 17.6
+		words := strings.Fields(string(version))
+		if err != nil || len(words) < 3 {
+			continue
+		}
+		if its, _, _ := strings.Cut(words[2], "."); its != major {
+			return file, name + " of PostgreSQL " + its, true
+		}
+		return file, name, true
 	}
-	paths, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_recvlogical") // the pattern is a good one
-	if len(paths) == 0 {
-		return "", false
-	}
-	return paths[len(paths)-1], true
+	return "", "", false
 }
 
 // drain reads everything that a slot has up to the present to nowhere, and gives how long it took and who did it:
@@ -98,14 +109,14 @@ func drain(ctx context.Context, d *database, slot, publication string) (took tim
 	if err := d.QueryRow(ctx, `select (l - '0/0')::int8, l::text from pg_current_wal_flush_lsn() l`).Scan(&end, &lsn); err != nil {
 		return 0, "", err
 	}
-	if path, found := receiver(); found {
+	if path, who, found := receiver(ctx, d); found {
 		cmd := exec.CommandContext(ctx, path, "--dbname", d.dsn, "--slot", slot, "--start", "--endpos", lsn, "--file", os.DevNull, "--no-loop",
 			"--option", "proto_version=1", "--option", "publication_names="+publication)
 		began := time.Now()
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return 0, "", fmt.Errorf("%s: %w\n%s", path, err, out)
 		}
-		return time.Since(began), "pg_recvlogical", nil
+		return time.Since(began), who, nil
 	}
 	took, err = receive(ctx, d.dsn, slot, publication, uint64(end))
 	return took, "a bare receiver (pg_recvlogical is not installed)", err
