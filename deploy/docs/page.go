@@ -24,8 +24,6 @@ type Page struct {
 	// Anchors are those of the headings, as GitHub makes them; Links what links, pictures and HTML attributes point to.
 	Anchors []string
 	Links   []string
-	// Spans are the pieces of code within sentences.
-	Spans []string
 }
 
 // Block is a fenced block, or what a comment gives in its place:
@@ -120,8 +118,6 @@ func Read(file string) (*Page, error) {
 			p.Links = append(p.Links, string(n.Destination))
 		case *ast.RawHTML:
 			p.html(string(n.Segments.Value(source)))
-		case *ast.CodeSpan:
-			p.Spans = append(p.Spans, plain(n, source))
 		case *ast.HTMLBlock:
 			raw := string(n.Lines().Value(source))
 			if n.HasClosure() {

@@ -61,51 +61,56 @@ func example(cmd *cobra.Command, line string) error {
 	return cmd.Args(cmd, flags.Args())
 }
 
-// Documented says what is wrong with the commands of a program in a page of Markdown: lines of its blocks of kind sh and
-// console that begin with the program's name. Tests ask.
+// Documented says what is wrong with the commands of a program in a page of Markdown: with lines of its blocks of kind sh and
+// console that begin with the program's name, and with code within sentences that does. Tests ask.
 func Documented(root *cobra.Command, page string) []string {
 	var wrong []string
-	inBlock, prompt, line := false, "", ""
+	look := func(text string, check func(*cobra.Command, string) error) {
+		if rest, ours := strings.CutPrefix(strings.TrimPrefix(text, "bin/"), root.Name()+" "); ours {
+			if err := check(root, rest); err != nil {
+				wrong = append(wrong, fmt.Sprintf("%q: %v", text, err))
+			}
+		}
+	}
+	fenced, commands, prompt, line := false, false, "", ""
 	for part := range strings.Lines(page) {
+		part = strings.TrimSpace(part)
 		if fence, ok := strings.CutPrefix(part, "```"); ok {
+			fenced = !fenced
 			prompt = ""
 			if strings.HasPrefix(fence, "console") {
 				prompt = "$ "
 			}
-			inBlock = !inBlock && (prompt != "" || strings.HasPrefix(fence, "sh"))
+			commands = fenced && (prompt != "" || strings.HasPrefix(fence, "sh"))
 			continue
 		}
-		part = strings.TrimSpace(part)
-		if before, more := strings.CutSuffix(part, "\\"); inBlock && more {
+		if !fenced {
+			for _, span := range span.FindAllStringSubmatch(part, -1) {
+				look(span[1], named)
+			}
+			continue
+		}
+		if before, more := strings.CutSuffix(part, "\\"); commands && more {
 			line += before
 			continue
 		}
-		line += part
-		typed, isTyped := strings.CutPrefix(line, prompt)
-		if rest, ours := strings.CutPrefix(strings.TrimPrefix(typed, "bin/"), root.Name()+" "); inBlock && isTyped && ours {
-			if err := typable(root, rest); err != nil {
-				wrong = append(wrong, fmt.Sprintf("%q: %v", line, err))
-			}
+		if typed, isTyped := strings.CutPrefix(line+part, prompt); commands && isTyped {
+			look(typed, typable)
 		}
 		line = ""
 	}
 	return wrong
 }
 
+// span is a piece of code within a sentence.
+var span = regexp.MustCompile("`([^`]+)`")
+
 // typable says why a command cannot be typed, given what stands behind the program's name.
 func typable(root *cobra.Command, rest string) error {
-	for _, end := range []string{" > ", " >> ", " 2> ", " 2>> ", " | ", " && ", " & ", "; ", " #"} {
-		rest, _, _ = strings.Cut(rest, end)
-	}
-	cmd, args, err := root.Find(words(strings.TrimSuffix(rest, " &")))
+	cmd, args, err := parse(root, rest)
 	if err != nil {
 		return err
 	}
-	cmd.Flags().VisitAll(func(f *pflag.Flag) { f.Changed = false })
-	if err := cmd.ParseFlags(args); err != nil {
-		return err
-	}
-	args = cmd.Flags().Args()
 	if cmd.Args != nil {
 		return cmd.Args(cmd, args)
 	}
@@ -120,6 +125,39 @@ func typable(root *cobra.Command, rest string) error {
 		return fmt.Errorf("it wants %s", cmd.Use)
 	}
 	return nil
+}
+
+// named says why a sentence cannot speak of a command: that may do without arguments, and without the value of its last flag.
+func named(root *cobra.Command, rest string) error {
+	rest = placeholder.ReplaceAllString(rest, "1")
+	_, _, err := parse(root, rest)
+	if err != nil && strings.Contains(err.Error(), "flag needs an argument") {
+		_, _, err = parse(root, rest+" 1")
+	}
+	return err
+}
+
+// placeholder stands for what a reader has.
+var placeholder = regexp.MustCompile(`\b[A-Z]{2,}\b`)
+
+// parse finds the verb and takes its flags off.
+func parse(root *cobra.Command, rest string) (*cobra.Command, []string, error) {
+	for _, end := range []string{" > ", " >> ", " 2> ", " 2>> ", " | ", " && ", " & ", "; ", " #"} {
+		rest, _, _ = strings.Cut(rest, end)
+	}
+	cmd, args, err := root.Find(words(strings.TrimSuffix(rest, " &")))
+	if err != nil {
+		return nil, nil, err
+	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { f.Changed = false })
+	if err := cmd.ParseFlags(args); err != nil {
+		return nil, nil, err
+	}
+	args = cmd.Flags().Args()
+	if cmd.HasSubCommands() && len(args) > 0 {
+		return nil, nil, fmt.Errorf("%s has no %q", cmd.CommandPath(), args[0])
+	}
+	return cmd, args, nil
 }
 
 // word is one of a command: in quotes, between them, or without.

@@ -24,6 +24,9 @@ func TestDocumented(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, page := range pages {
+			if page == "docs/differences.md" {
+				continue // it names what there is not
+			}
 			text, err := fs.ReadFile(top, page)
 			if err != nil {
 				t.Fatal(err)
