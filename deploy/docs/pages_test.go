@@ -30,8 +30,8 @@ const top = "../.."
 // TestPages does what the pages say, each page from its top to its end, with the real programs on empty databases. What a
 // block does is in its kind:
 //
-//	console   lines with $ are run, in one shell for the whole page; below each is what it says. "console service": it
-//	          stays running, and has said so within two minutes. "console repeat": until it says so
+//	console   lines with $ are run, in one shell for the whole page; below each is what it says: where it fails, an error.
+//	          "console service": it stays running, and has said so within two minutes. "console repeat": until it says so
 //	sh        is run, and no command of it fails
 //	yaml      is a configuration, as its first line says; with title=FILE it is also written to that file
 //	sql       with "source", its "standby", its successor "new", or "warehouse" is run there, or in the database that a
@@ -41,8 +41,8 @@ const top = "../.."
 //	text      is read by people
 //	world     in a comment only: does to the machines what the page speaks of, see ground.do
 //
-// A block of another kind, or of none, is an error. Blocks that nothing runs are listed in the file untested, with the reason;
-// "run by TestX" is none.
+// A block of another kind, or of none, is an error. Blocks that are not run here are listed in the file untested, with the
+// reason, which may be that another test does.
 func TestPages(t *testing.T) {
 	var untested []string
 	var together []*Page
@@ -54,7 +54,7 @@ func TestPages(t *testing.T) {
 			switch {
 			case !slices.Contains([]string{"console", "sh", "yaml", "sql", "json", "text", "world"}, b.Kind()):
 				t.Errorf("%s:%d: a block of kind %q", name, b.Line, b.Info)
-			case !isRun(b) || strings.HasPrefix(b.Skip, "run by Test"):
+			case !isRun(b):
 			case b.Skip != "":
 				untested = append(untested, name+": "+b.Skip)
 			case b.Kind() == "sql" && !slices.Contains([]string{"source", "standby", "new", "warehouse"}, b.Word(1)):
@@ -179,7 +179,7 @@ func (g *ground) follow(p *Page) {
 
 var (
 	asks    = regexp.MustCompile(`(?m)^((?:sink|capture) (?:pause|resume|parked (?:retry|discard)|tenant (?:pause|resume|remove|rebuild)|slot drop|snapshot|topics set)\b.*)$`)
-	reports = regexp.MustCompile(`(?m)^((?:sink|capture) status\b.*)$`)
+	reports = regexp.MustCompile(`(?m)^((?:bin/)?(?:sink|capture) status\b.*)$`)
 )
 
 // asReader gives commands as a reader runs them, who sits at a terminal and agrees, and to whom a status is one also where
@@ -191,8 +191,13 @@ func asReader(commands string) string {
 		}
 		return line + " --yes"
 	})
-	return reports.ReplaceAllString(commands, "$1 || [ $$? = 1 ]")
+	return asStatus(commands)
 }
+
+func asStatus(commands string) string { return reports.ReplaceAllString(commands, "$1 || [ $$? = 1 ]") }
+
+// failure is how a page shows that a command failed.
+var failure = regexp.MustCompile(`(?m)^error: |\bFAIL\b`)
 
 // console runs the commands of a block, compares what each says, and gives the block as it would be right.
 func (g *ground) console(at string, b Block, text string) (right string) {
@@ -214,6 +219,7 @@ func (g *ground) console(at string, b Block, text string) (right string) {
 	}
 	for _, c := range commands {
 		var said string
+		succeeds := true
 		service := b.Word(1) == "service" || b.Attribute("service") != ""
 		switch {
 		case service:
@@ -226,11 +232,14 @@ func (g *ground) console(at string, b Block, text string) (right string) {
 			c.shown += "...\n"
 		case b.Word(1) == "repeat":
 			eventually(func() bool {
-				said, _ = g.shell.run(c.line)
+				said, succeeds = g.shell.run(asStatus(c.line))
 				return fits(c.shown, said) || *update && g.quiet(said)
 			})
 		default:
-			said, _ = g.shell.run(c.line)
+			said, succeeds = g.shell.run(asStatus(c.line))
+		}
+		if !succeeds && !failure.MatchString(c.shown) {
+			g.t.Fatalf("%s: $ %s--- fails, and the page shows no error:\n%s", at, c.line, said)
 		}
 		ok := fits(c.shown, said)
 		if service {
