@@ -223,8 +223,28 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		}
 	}
 	if len(unmatched) > 0 {
-		c.Warn(trouble.NoTopics, "unmatched", fmt.Sprintf("%s match no rule: %s", service.Plural(len(unmatched), "topic"), shortened(unmatched)), `say {from: "…", skip: true} if that is meant`)
+		c.Warn(trouble.NoTopics, "unmatched", fmt.Sprintf("%s %s no rule: %s", service.Plural(len(unmatched), "topic"), service.Agree(len(unmatched), "matches", "match"), shortened(unmatched)), s.unmatched(unmatched))
 	}
+}
+
+// unmatched says what is to be done about topics that no rule wants: a rule is only asked of a source that is named.
+func (s *Sink) unmatched(topics []string) string {
+	named, unnamed := false, ""
+	for _, topic := range topics {
+		if _, ok := s.rules.Source(sourceOf(topic)); ok {
+			named = true
+		} else if unnamed == "" {
+			unnamed = sourceOf(topic)
+		}
+	}
+	var hints []string
+	if named {
+		hints = append(hints, `say {from: "…", skip: true} if that is meant`)
+	}
+	if unnamed != "" {
+		hints = append(hints, fmt.Sprintf("sources does not name %q: name it there, if it is to be written", unnamed))
+	}
+	return strings.Join(hints, "; ")
 }
 
 func shortened(names []string) string {

@@ -804,7 +804,7 @@ func TestCheck(t *testing.T) {
 			}
 		}
 	}
-	want(0, "ok    version        PostgreSQL", fmt.Sprintf("will be created with version %d", warehouse.Version), "unmatched      1 topic match no rule: shop.public.odd",
+	want(0, "ok    version        PostgreSQL", fmt.Sprintf("will be created with version %d", warehouse.Version), "unmatched      1 topic matches no rule: shop.public.odd",
 		`will run: CREATE TABLE IF NOT EXISTS "sales"."t"`, "Nothing was changed.")
 	w.rows(`SELECT to_regnamespace('tributary'), to_regnamespace('sales')`, "∅|∅")
 	w.exec(`CREATE TABLE public.bad (id integer, note integer)`)

@@ -325,9 +325,9 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		set(descTables, 1, t.Source, t.State)
 		all.Most(descQuarantine, service.Bool(t.Trouble != nil), st.Group, t.Source, table)
 		all.Most(descPaused, service.Bool(t.PausedSince != nil), st.Group, t.Source, table)
-		set(descParked, float64(parked[t.Topic][""]), t.Source, table, "")
+		set(descParked, float64(parked[t.Topic][""].Records), t.Source, table, "")
 		for _, code := range parkableCodes {
-			set(descParked, float64(parked[t.Topic][code]), t.Source, table, string(code))
+			set(descParked, float64(parked[t.Topic][code].Records), t.Source, table, string(code))
 		}
 		if t.Keep != "" { // of several feeds the one that is behind
 			cutoff := 0.0

@@ -368,9 +368,10 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		}
 		out := TableStatus{
 			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: service.StateUpToDate,
-			LastCommit: t.LastCommit, Parked: parked.Of(t.Topic), FreshnessSeconds: route.Freshness(cfg.Freshness).Seconds(), Trouble: troubleOf(o.rules, quarantined, t.Topic),
+			LastCommit: t.LastCommit, FreshnessSeconds: route.Freshness(cfg.Freshness).Seconds(), Trouble: troubleOf(o.rules, quarantined, t.Topic),
 			LastHour: []float32{}, Mode: route.Mode(), Topic: t.Topic, Rule: fmt.Sprintf("tables[%d]", route.Rule), ReloadSince: t.Reload, Snapshot: t.Reload != nil,
 		}
+		out.aside(parked[t.Topic])
 		out.expired(route, retained)
 		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses), Snapshot: out.Snapshot}
 		if out.State = f.State(); out.State == service.StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -139,6 +140,34 @@ func TestSilence(t *testing.T) {
 		src := SourceStatus{State: service.StateUpToDate, ReportedAt: at}
 		if src.hush(looked); src.State != want {
 			t.Errorf("looked at %s: %s", looked, src.State)
+		}
+	}
+}
+
+// What is said of topics that no rule wants depends on whether their source is named.
+func TestUnmatched(t *testing.T) {
+	var cfg Config
+	if err := config.Decode("sink.yaml", []byte(`
+warehouse: {dsn: "x"}
+kafka: {brokers: [a:1]}
+registry: {url: "http://a"}
+sources: [{name: "shop_*"}]
+tables: [{from: "public.a"}]
+`), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	rules, err := cfg.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Sink{rules: rules}
+	for want, topics := range map[string][]string{
+		`say {from: "…", skip: true} if that is meant`:                                                                      {"shop_eu.public.b"},
+		`sources does not name "bank": name it there, if it is to be written`:                                               {"bank.public.a", "bank.public.b"},
+		`say {from: "…", skip: true} if that is meant; sources does not name "bank": name it there, if it is to be written`: {"bank.public.a", "shop_eu.public.b"},
+	} {
+		if got := s.unmatched(topics); got != want {
+			t.Errorf("%q: %s, want %s", topics, got, want)
 		}
 	}
 }

@@ -16,7 +16,9 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 var pictures = flag.String("pictures", "", "directory for the pictures of the documentation, which are taken anew")
@@ -99,6 +101,14 @@ func was(st *Status, step int) []float64 {
 	return []float64{behind, st.FreshnessSeconds, applied(st, step), math.Round(waiting), p50, p99}
 }
 
+// aside is what is put aside of a table, for two reasons.
+func aside(at time.Time) map[trouble.Code]warehouse.ParkedCount {
+	first, last := at.Add(-16*time.Minute), at.Add(-2*time.Minute)
+	return map[trouble.Code]warehouse.ParkedCount{
+		trouble.ValueOutOfRange: {Records: 1, Oldest: first, Newest: first}, trouble.ConstraintViolation: {Records: 2, Oldest: first, Newest: last},
+	}
+}
+
 // poisoned is one in which a table is quarantined, and rows of another are parked.
 func poisoned(at time.Time) *shown {
 	s := calm(at)
@@ -111,7 +121,7 @@ func poisoned(at time.Time) *shown {
 		Message: `write to table "sales.stock", topic "shop_eu.public.stock" partition 0 offset 88120, key (id): new row for relation "stock" violates check constraint "stock_price_check" (SQLSTATE 23514), column "price"`,
 		Hint:    "drop the constraint from the target, or mend its rows; then sink resume SOURCE/TABLE\nor put the row aside: sink resume SOURCE/TABLE --park",
 	}
-	orders.Parked = 3
+	orders.aside(aside(at))
 	s.st.Sources[0].State, s.st.Sources[0].CompleteAt, s.st.Sources[0].AgeSeconds = service.StateQuarantined, stock.LastCommit, new(2575.0)
 	return s
 }
@@ -192,7 +202,7 @@ var moments = map[string]func(at time.Time) *shown{
 		}
 		return s
 	},
-	"parked": func(at time.Time) *shown { s := calm(at); s.st.Tables[5].Parked = 3; return s },
+	"parked": func(at time.Time) *shown { s := calm(at); s.st.Tables[5].aside(aside(at)); return s },
 	"lock": func(at time.Time) *shown { // and one whose holder this role may see little of
 		s := calm(at)
 		s.st.Locks = []Lock{
@@ -227,7 +237,7 @@ var moments = map[string]func(at time.Time) *shown{
 	},
 	"accepted": func(at time.Time) *shown {
 		s := calm(at)
-		s.st.Tables[5].Parked = 3
+		s.st.Tables[5].aside(aside(at))
 		s.st.accept = []service.Accept{{Code: "parked", Subject: "shop_us/*"}}
 		return s
 	},

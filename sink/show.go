@@ -10,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -89,8 +90,8 @@ func (r *Report) Well() bool {
 func (o *Operator) Until(ctx context.Context, cfg Config, name, source string) (terminal.Missing, error) {
 	if name == "caught-up" {
 		missing, err := o.applied(ctx, cfg, source)
-		if trouble.CodeOf(err) == trouble.TargetMissing {
-			err = nil // the sink that has just been started makes them
+		if trouble.CodeOf(err) == trouble.TargetMissing || retry.Transient(err) {
+			err = nil // the sink that has just been started makes them; or who was asked comes back
 		}
 		return func(terminal.Status) string {
 			if missing == nil {

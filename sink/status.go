@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -126,6 +127,7 @@ type TableStatus struct {
 	Position         string     `json:"position,omitempty"`
 	Partitions       int        `json:"partitions"` // of this sink; 0: the table is another member's
 	Parked           int64      `json:"parked"`     // records put aside
+	ParkedBy         []ParkedBy `json:"parked_by,omitempty"`
 	PausedSince      *time.Time `json:"paused_since,omitempty"`
 	PausedReason     string     `json:"paused_reason,omitempty"`
 	Trouble          *Trouble   `json:"trouble,omitempty"`
@@ -159,6 +161,23 @@ func value[T int64 | float64](number *T) (v T) {
 		v = *number
 	}
 	return v
+}
+
+// ParkedBy is how many records are put aside for one reason.
+type ParkedBy struct {
+	Code    string    `json:"code"` // "" of those that wait behind another one of their key
+	Records int64     `json:"records"`
+	Oldest  time.Time `json:"oldest"` // when the first was put aside
+	Newest  time.Time `json:"newest"`
+}
+
+// aside notes what is put aside of the table.
+func (t *TableStatus) aside(counts map[trouble.Code]warehouse.ParkedCount) {
+	for _, code := range slices.Sorted(maps.Keys(counts)) {
+		n := counts[code]
+		t.Parked += n.Records
+		t.ParkedBy = append(t.ParkedBy, ParkedBy{string(code), n.Records, n.Oldest.UTC(), n.Newest.UTC()})
+	}
 }
 
 // Trouble is an error that holds a table.
@@ -492,7 +511,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	}
 	now := time.Now()
 	s.mu.Lock()
-	out.Parked = s.parked.Of(topic)
+	out.aside(s.parked[topic])
 	out.expired(route, s.retained)
 	paused := out.pausedBy(s.pauses)
 	out.reloads(topic, s.reloads)
@@ -579,6 +598,6 @@ func (s *Sink) notice() {
 	}
 	s.mu.Unlock()
 	if len(fresh) > 0 {
-		s.log.Warn("topics match no rule and are not written", "topics", len(fresh), "first", fresh[0], "hint", "say skip: true if that is meant")
+		s.log.Warn("topics match no rule and are not written", "topics", len(fresh), "first", fresh[0], "hint", s.unmatched(fresh))
 	}
 }

@@ -194,13 +194,7 @@ func (st *Status) needs() []service.Need {
 			told[t.Trouble] = true // the tables of a source that is written as a whole have one
 			all = append(all, st.quarantined(t))
 		}
-		if t.Parked > 0 {
-			what := service.Quote(t.name())
-			all = append(all, service.Need{
-				Code: trouble.Parked, Subject: t.name(), What: fmt.Sprintf("%s of %s %s parked", service.Plural(t.Parked, "row"), t.name(), service.Agree(t.Parked, "is", "are")),
-				Do: []service.Step{{Command: "sink parked show " + what}, {Command: "sink parked retry " + what, Note: "when what was wrong is mended"}},
-			})
-		}
+		all = append(all, t.parked()...)
 		switch t.State {
 		case service.StateStuck:
 			all = append(all, service.Need{
@@ -237,6 +231,52 @@ func (st *Status) needs() []service.Need {
 			}
 			all = append(all, service.Need{Code: trouble.CaptureSilent, Subject: src.Name, Since: src.ReportedAt, What: what})
 		}
+	}
+	return all
+}
+
+// parked tells of the rows that are put aside, for each reason.
+func (t *TableStatus) parked() []service.Need {
+	if t.Parked == 0 {
+		return nil
+	}
+	need := func(rows int64, of string) service.Need {
+		what := service.Quote(t.name()) + of
+		return service.Need{
+			Code: trouble.Parked, Subject: t.name(), What: fmt.Sprintf("%s of %s %s parked", service.Plural(rows, "row"), t.name(), service.Agree(rows, "is", "are")),
+			Do: []service.Step{
+				{Command: "sink parked show " + what},
+				{Command: "sink parked retry " + what, Note: "when what was wrong is mended"},
+				{Command: "sink parked discard " + what, Note: "gives them up: the warehouse lacks them, Kafka keeps them"},
+			},
+		}
+	}
+	var all []service.Need
+	behind := int64(0)
+	reasons := slices.DeleteFunc(slices.Clone(t.ParkedBy), func(by ParkedBy) bool {
+		if by.Code == "" {
+			behind = by.Records
+		}
+		return by.Code == ""
+	})
+	for i := range reasons {
+		by, of := &reasons[i], ""
+		if len(reasons) > 1 {
+			of = " --code " + by.Code
+		}
+		n := need(by.Records, of)
+		n.Since = by.Oldest
+		n.What += ": " + by.Code
+		if by.Newest.After(by.Oldest) {
+			n.What += ", the newest at " + by.Newest.Format(time.DateTime+" UTC")
+		}
+		all = append(all, n)
+	}
+	switch {
+	case len(all) == 0: // what they waited behind is gone, or a sink of before tells
+		all = append(all, need(t.Parked, ""))
+	case behind > 0:
+		all[0].What += fmt.Sprintf("; %s more of the same keys %s behind", service.FormatCount(behind), service.Agree(behind, "waits", "wait"))
 	}
 	return all
 }

@@ -126,7 +126,7 @@ func (l *Look) await(ctx context.Context, out *Output, ask func(context.Context)
 		switch {
 		case ctx.Err() != nil: // which until tells
 			return lacks, nil
-		case err != nil && said == "":
+		case err != nil && said == "" && !retry.Transient(err):
 			return "", err
 		case err != nil:
 			if said != unasked {

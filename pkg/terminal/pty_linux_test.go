@@ -1,14 +1,20 @@
 package terminal
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // pty gives both ends of a terminal of 100 columns.
@@ -79,5 +85,26 @@ func TestDumb(t *testing.T) {
 		if !strings.Contains(said, "quarantined") || strings.ContainsRune(said, '\x1b') == dumb {
 			t.Errorf("dumb %v: %q", dumb, said)
 		}
+	}
+}
+
+// TestWaitAsksAgain: --wait goes on where who is asked is away, the first time too; what no waiting mends ends it.
+func TestWaitAsksAgain(t *testing.T) {
+	asked := 0
+	var said bytes.Buffer
+	out := &Output{Out: io.Discard, Err: &said}
+	look := Look{wait: "caught-up", timeout: time.Minute}
+	err := look.await(t.Context(), out, func(context.Context) (Status, error) {
+		if asked++; asked == 1 {
+			return nil, &trouble.Error{Code: trouble.WarehouseUnreachable, Op: "read", Cause: errors.New("gone")}
+		}
+		return well{}, nil
+	}, func(Status) string { return "" })
+	if err != nil || asked != 2 || strings.Count(said.String(), unasked) != 1 {
+		t.Errorf("asked %d times, %v: %s", asked, err, said.String())
+	}
+	refused := &trouble.Error{Code: trouble.WarehouseRights, Op: "read", Cause: errors.New("no")}
+	if err := look.await(t.Context(), out, func(context.Context) (Status, error) { return nil, refused }, nil); !errors.Is(err, refused) {
+		t.Errorf("got %v", err)
 	}
 }

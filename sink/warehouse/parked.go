@@ -233,14 +233,12 @@ func (s *Session) ListParked(ctx context.Context, sel Selection, limit int) ([]P
 }
 
 // ParkedCounts is how many records are put aside, by topic and by why: the code, "" for those that wait behind another.
-type ParkedCounts map[string]map[trouble.Code]int64
+type ParkedCounts map[string]map[trouble.Code]ParkedCount
 
-// Of gives the number of a topic.
-func (p ParkedCounts) Of(topic string) (sum int64) {
-	for _, n := range p[topic] {
-		sum += n
-	}
-	return sum
+// ParkedCount is how many records are put aside, and when the first and the last of them were.
+type ParkedCount struct {
+	Records        int64
+	Oldest, Newest time.Time
 }
 
 // CountParked gives how many records of the group are put aside.
@@ -248,16 +246,16 @@ func (s *Session) CountParked(ctx context.Context) (ParkedCounts, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := s.conn.Query(ctx, `SELECT topic, code, count(*) FROM tributary.parked WHERE grp = $1 GROUP BY 1, 2`, s.w.cfg.Group)
+	rows, err := s.conn.Query(ctx, `SELECT topic, code, count(*), min(parked_at), max(parked_at) FROM tributary.parked WHERE grp = $1 GROUP BY 1, 2`, s.w.cfg.Group)
 	if err != nil {
 		return nil, s.broken("read", "tributary.parked", err)
 	}
 	out := ParkedCounts{}
 	var topic, code string
-	var n int64
-	if _, err = pgx.ForEachRow(rows, []any{&topic, &code, &n}, func() error {
+	var n ParkedCount
+	if _, err = pgx.ForEachRow(rows, []any{&topic, &code, &n.Records, &n.Oldest, &n.Newest}, func() error {
 		if out[topic] == nil {
-			out[topic] = map[trouble.Code]int64{}
+			out[topic] = map[trouble.Code]ParkedCount{}
 		}
 		out[topic][trouble.Code(code)] = n
 		return nil
