@@ -69,6 +69,30 @@ func TestWALLevelReplica(t *testing.T) {
 	}
 }
 
+func TestSlotsExhausted(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	cluster := pgtest.New(t, pgtest.Options{Settings: map[string]string{"max_replication_slots": "1"}})
+	conn, err := pgx.Connect(t.Context(), cluster.DSN("postgres"))
+	must(t, err)
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(t.Context(), "select pg_create_physical_replication_slot('a_standby')")
+	must(t, err)
+	r.config.Source.DSN = config.Secret(cluster.DSN("postgres"))
+	if e := r.fails(trouble.SlotsExhausted); !strings.Contains(e.Error(), "1 of 1 slots are in use") {
+		t.Error(e)
+	}
+}
+
+// Somebody else's publication can break the application's own UPDATEs. A check tells of it.
+func TestPublicationBreaksApplication(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), "create table keyless (v int); create publication theirs for table keyless")
+	var out strings.Builder
+	if err := r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)); trouble.CodeOf(err) != trouble.PublicationBreaksApp ||
+		!strings.Contains(out.String(), `public.keyless has no replica identity, and publication "theirs" publishes its UPDATE`) {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
 func TestMissingRights(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
 	role := fmt.Sprintf("poor_%d", time.Now().UnixNano())

@@ -303,6 +303,28 @@ func TestQuarantineIsTriedAgainAfterARestart(t *testing.T) {
 	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
 }
 
+// A warehouse that takes no writes for a while, as in a failover, is waited for.
+func TestWarehouseReadOnly(t *testing.T) {
+	w := newWorld(t)
+	shop, item := w.source("shop"), relation("item", "id integer key")
+	s := w.start(w.cfg)
+	shop.tx(ins(item, 1))
+	w.complete(shop)
+	database := w.query(`SELECT quote_ident(current_database())`)[0]
+	set := func(how string) {
+		w.exec(`ALTER DATABASE ` + database + how)
+		w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+	}
+	set(" SET default_transaction_read_only = on")
+	shop.tx(ins(item, 2))
+	w.eventually(true, func() any {
+		return slices.ContainsFunc(s.Status().Waiting, func(wait sink.Waiting) bool { return wait.Code == string(trouble.WarehouseReadOnly) })
+	})
+	set(" RESET default_transaction_read_only")
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.item ORDER BY id`, "1", "2")
+}
+
 func TestWarehouseAway(t *testing.T) {
 	w := newWorld(t)
 	cluster := pgtest.New(t, pgtest.Options{})
