@@ -226,6 +226,22 @@ func TestNamedThingsExist(t *testing.T) {
 	}
 }
 
+// Each release begins with what its reader has to do, as docs/operations/upgrade.md promises.
+func TestChangelog(t *testing.T) {
+	content, err := os.ReadFile(filepath.Join(top, "CHANGELOG.md"))
+	must(t, err)
+	releases := strings.Split(string(content), "\n## ")[1:]
+	if len(releases) == 0 {
+		t.Fatal("there is no release, not even one to come")
+	}
+	for _, release := range releases {
+		name, rest, _ := strings.Cut(release, "\n")
+		if !strings.HasPrefix(rest, "\n### Before you upgrade\n") {
+			t.Errorf("%s does not begin with what comes before an upgrade", name)
+		}
+	}
+}
+
 // A configuration in a page must be one that the services take. The first line of a block says which it is.
 func TestConfigurationsAreValid(t *testing.T) {
 	seen := 0
