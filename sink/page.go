@@ -193,7 +193,7 @@ func (st *Status) sources() page.Table {
 
 func (st *Status) tables() page.Table {
 	out := page.Table{
-		ID: "tables", Title: "Tables", Main: true, Pages: true, Group: []string{"target", "source"}, Empty: "No topic matches the rules yet. Start the capture, or compare with sink check.",
+		ID: "tables", Title: "Tables", Main: true, Pages: true, Group: []string{"target", "source"}, Sum: st.sum, Empty: "No topic matches the rules yet. Start the capture, or compare with sink check.",
 		Columns: []page.Column{
 			{Key: "table", Title: "table"},
 			{Key: "state", Title: "state"},
@@ -233,6 +233,37 @@ func (st *Status) tables() page.Table {
 		out.Rows = append(out.Rows, row)
 	}
 	return out
+}
+
+// sum says what tables come to: modes, the worst of how far they are behind, and how fast they go, as far as that is known.
+func (st *Status) sum(names []string) string {
+	wanted := map[string]bool{}
+	for _, name := range names {
+		wanted[name] = true
+	}
+	var modes []string
+	var worst, rate *float64
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if !wanted[t.name()] {
+			continue
+		}
+		if t.Mode != "" && !slices.Contains(modes, t.Mode) {
+			modes = append(modes, t.Mode)
+		}
+		if t.BehindSeconds != nil {
+			worst = new(max(value(worst), *t.BehindSeconds))
+		}
+		if t.RowsPerSec != nil {
+			rate = new(value(rate) + *t.RowsPerSec)
+		}
+	}
+	slices.Sort(modes)
+	parts := []string{strings.Join(modes, " and ")}
+	if worst != nil && rate != nil {
+		parts = append(parts, "worst "+service.FormatSeconds(*worst)+" behind", service.FormatRate(*rate)+" changes/s")
+	}
+	return strings.Join(parts, ", ")
 }
 
 // elsewhere says why this sink does not know how far the table is.

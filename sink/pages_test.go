@@ -139,6 +139,7 @@ var moments = map[string]func(at time.Time) *shown{
 		return s
 	},
 	"table_missing": func(at time.Time) *shown { s := calm(at); s.table = "shop_eu/public.stok"; return s },
+	"grouped":       func(at time.Time) *shown { s := poisoned(at); s.query = "group=target"; return s },
 	"filtered":      func(at time.Time) *shown { s := calm(at); s.query = "q=public.ordres"; return s },
 	"silent": func(at time.Time) *shown {
 		s := calm(at)

@@ -145,20 +145,22 @@ func (s *shownTable) cut(rows []Row, grouped int) {
 	for i, r := range rows[from:to] {
 		if grouped >= 0 && (i == 0 || r.Groups[grouped] != group) {
 			group = r.Groups[grouped]
-			s.Shown = append(s.Shown, heading(group, grouped, rows))
+			s.Shown = append(s.Shown, heading(group, grouped, rows, s.Sum))
 		}
 		s.Shown = append(s.Shown, shownRow{Row: r})
 	}
 }
 
 // heading sums up the rows of a group.
-func heading(group string, grouped int, rows []Row) shownRow {
+func heading(group string, grouped int, rows []Row, sum func(keys []string) string) shownRow {
 	out := shownRow{Heading: group, Worst: service.StateLeftOut}
 	counts, order := map[string]int{}, []string{}
+	var keys []string
 	for i := range rows {
 		if rows[i].Groups[grouped] != group {
 			continue
 		}
+		keys = append(keys, rows[i].Key)
 		state := rows[i].State
 		if counts[state] == 0 {
 			order = append(order, state)
@@ -172,6 +174,9 @@ func heading(group string, grouped int, rows []Row) shownRow {
 		parts = append(parts, strconv.Itoa(counts[state])+" "+service.Look(state).Word)
 	}
 	out.Counts = strings.Join(parts, ", ")
+	if sum != nil {
+		out.Counts = sum(keys) + ": " + out.Counts
+	}
 	return out
 }
 

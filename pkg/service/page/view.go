@@ -82,7 +82,9 @@ type Table struct {
 	Main    bool     // it can be filtered and sorted, and is told in parts; at most one of a page
 	Pages   bool     // each row has a page of its own, by its key
 	Group   []string // titles of what Row.Groups are, where rows can be grouped
-	Empty   string   // what to say where there are no rows at all
+	// Sum says what the rows of a group with these keys come to, besides how many are in which state; nil: nothing.
+	Sum   func(keys []string) string
+	Empty string // what to say where there are no rows at all
 }
 
 // Column is one column.
