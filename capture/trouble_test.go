@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -181,6 +182,20 @@ func TestSlotWaitsForTransaction(t *testing.T) {
 	}
 	r.exec(st.Needs[0].Do[0].Command)
 	eventually(t, "it goes on", func() bool { st := c.Status(); return st.State == service.StateUpToDate && st.WaitingOn == "" })
+	// Later it keeps WAL, and is told when it is old.
+	r.exec("begin; insert into item (id) values (2)")
+	pid = r.conn.PgConn().PID()
+	eventually(t, "the status knows it", func() bool { st = c.Status(); return st.Oldest != nil && st.Oldest.PID == int(pid) })
+	old := func(n service.Need) bool { return n.Code == trouble.OldTransaction }
+	if slices.ContainsFunc(st.Needs, old) {
+		t.Errorf("told while it is young: %+v", st.Needs)
+	}
+	st.judge(time.Now().Add(oldTransactionTold), 0)
+	if i := slices.IndexFunc(st.Needs, old); i < 0 || st.Needs[i].Urgent || st.Needs[i].Do[0].Command != fmt.Sprintf("SELECT pg_terminate_backend(%d);", pid) {
+		t.Errorf("%+v", st.Needs)
+	}
+	r.exec("commit")
+	eventually(t, "it is over", func() bool { return c.Status().Oldest == nil })
 	cancel()
 	must(t, <-done)
 }

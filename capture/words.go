@@ -67,6 +67,9 @@ func (st *Status) skew() string {
 	}
 }
 
+// oldTransactionTold is from which age on a transaction wants somebody, however little WAL it keeps yet; its alert has the same.
+const oldTransactionTold = time.Hour
+
 // idleShare is what a stage without work may be busy with looking for some.
 const idleShare = 0.05
 
@@ -97,6 +100,13 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 				"says whose they are: wait, or end the oldest with pg_terminate_backend")
 		}
 		all = append(all, n)
+	}
+	if o := st.Oldest; o != nil && now.Sub(o.Since) >= oldTransactionTold && st.WaitingOn != waitOld {
+		all = append(all, service.Need{
+			Code: trouble.OldTransaction, Subject: st.Source, Since: o.Since, What: "a transaction keeps WAL: " + o.whose(),
+			Means: fmt.Sprintf("the source keeps WAL from its beginning on, though all that has ended is published: %s of %s", service.FormatBytes(st.WAL.RetainedBytes), service.FormatBytes(st.WAL.BudgetBytes)),
+			Do:    o.end(),
+		})
 	}
 	if st.State == service.StateStuck {
 		all = append(all, service.Need{

@@ -21,6 +21,7 @@ var raisers = map[trouble.Code]string{
 	trouble.SlotMissing:            "capture TestSlotGoneOrAdvancedIsAGap",
 	trouble.SlotLost:               "docs/operations/slot-lost.md",
 	trouble.SlotWaits:              "capture TestSlotWaitsForTransaction",
+	trouble.OldTransaction:         "capture TestSlotWaitsForTransaction",
 	trouble.SlotsExhausted:         "capture TestSlotsExhausted",
 	trouble.Gap:                    "capture TestSlotGoneOrAdvancedIsAGap",
 	trouble.WrongSystem:            "capture TestFailover",

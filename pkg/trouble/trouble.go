@@ -21,6 +21,7 @@ const (
 	SlotMissing            Code = "slot-missing"
 	SlotLost               Code = "slot-lost"
 	SlotWaits              Code = "slot-waits-for-transaction"
+	OldTransaction         Code = "old-transaction"
 	SlotsExhausted         Code = "slots-exhausted"
 	Gap                    Code = "gap"
 	WrongSystem            Code = "wrong-system"
