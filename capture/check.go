@@ -112,14 +112,18 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 		r.Failed("slot", err)
 	case slot == nil:
 		r.OK("slot", fmt.Sprintf("%s is to be made", c.config.Source.slot()))
-		c.checkOpen(ctx, r, cat, time.Minute, "creating the slot waits until it ends")
+		c.checkOpen(ctx, r, cat, trouble.SlotWaits, time.Minute, "creating the slot waits until it ends")
 	case slot.Active:
 		r.Warn(trouble.SlotInUse, "slot", fmt.Sprintf("%s is in use by pid %d: %s", slot.Name, slot.ActivePID, slot.Holder))
 	default:
 		r.OK("slot", fmt.Sprintf("%s stands at %s, keeps %s of WAL, %s", slot.Name, slot.ConfirmedFlushLSN, service.FormatBytes(slot.KeptBytes), slot.WALStatus))
 	}
+	if slot != nil && slot.Standbys != "" {
+		r.Warn(trouble.WALBudget, "standbys", fmt.Sprintf("the standby of slot %s is away: the server sends nothing without it (synchronized_standby_slots), and keeps its WAL", slot.Standbys),
+			"let it come back, or take its slot out of synchronized_standby_slots")
+	}
 	if slot != nil {
-		c.checkOpen(ctx, r, cat, time.Hour, "the WAL since it began is kept, and a table that joins is read when it has ended")
+		c.checkOpen(ctx, r, cat, trouble.OldTransaction, oldTransactionTold, "the WAL since it began is kept, and a table that joins is read when it has ended")
 	}
 }
 
@@ -144,13 +148,13 @@ func (c *Capture) checkRole(ctx context.Context, r *terminal.Check, cat *catalog
 }
 
 // checkOpen tells of transactions that are open for long; means is what that does.
-func (c *Capture) checkOpen(ctx context.Context, r *terminal.Check, cat *catalog.Catalog, olderThan time.Duration, means string) {
+func (c *Capture) checkOpen(ctx context.Context, r *terminal.Check, cat *catalog.Catalog, code trouble.Code, olderThan time.Duration, means string) {
 	blockers, err := cat.Blockers(ctx, olderThan)
 	if err != nil {
 		r.Failed("transactions", err)
 	}
 	for _, b := range blockers {
-		r.Warn(trouble.SlotWaits, "transaction", fmt.Sprintf("pid %d, app %q, open for %s: %s", b.PID, b.Application, service.FormatDuration(b.Age), means),
+		r.Warn(code, "transaction", fmt.Sprintf("pid %d, app %q, open for %s: %s", b.PID, b.Application, service.FormatDuration(b.Age), means),
 			fmt.Sprintf("SELECT pg_terminate_backend(%d);   or wait", b.PID))
 	}
 	prepared, err := cat.Prepared(ctx, olderThan)
@@ -158,7 +162,7 @@ func (c *Capture) checkOpen(ctx context.Context, r *terminal.Check, cat *catalog
 		r.Failed("transactions", err)
 	}
 	for _, p := range prepared {
-		r.Warn(trouble.SlotWaits, "transaction", fmt.Sprintf("prepared as %q %s ago, and not ended: %s", p.GID, service.FormatDuration(p.Age), means),
+		r.Warn(code, "transaction", fmt.Sprintf("prepared as %q %s ago, and not ended: %s", p.GID, service.FormatDuration(p.Age), means),
 			fmt.Sprintf("COMMIT PREPARED %[1]s;   or ROLLBACK PREPARED %[1]s;", postgres.Literal(p.GID)))
 	}
 }

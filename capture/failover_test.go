@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +15,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -108,6 +110,11 @@ func TestFailover(t *testing.T) {
 						r.exec(`alter system set synchronized_standby_slots = '` + name + `'`)
 						r.exec(`select pg_reload_conf()`)
 						eventually(t, "the status says which standby the server waits for", func() bool { return c.Status().WAL.Standbys == name })
+						var out strings.Builder
+						_ = r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out))
+						if told := strings.Contains(out.String(), "the standby of slot standby is away"); told != (name != "") {
+							t.Errorf("a check does not say it:\n%s", out.String())
+						}
 					}
 				}
 				r.exec(`update item set name = 'c' where id <= 50`)

@@ -167,7 +167,7 @@ func TestTablesWithoutWAL(t *testing.T) {
 	out.Reset()
 	open := terminal.NewCheck("capture", &out)
 	open.Part("Server", "")
-	r.verbs().checkOpen(t.Context(), open, cat, 0, "it is waited for")
+	r.verbs().checkOpen(t.Context(), open, cat, trouble.SlotWaits, 0, "it is waited for")
 	r.config.Source.Name, r.config.Topics.Replication = "another", 3
 	if err := r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)); err == nil || !strings.Contains(out.String(), "REPLICATION") {
 		t.Errorf("three replicas on one broker: %v\n%s", err, out.String())
