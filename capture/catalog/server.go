@@ -196,15 +196,15 @@ var slotSQL = fmt.Sprintf(`with now as (select case when pg_is_in_recovery() the
 	       (select count(*) from pg_replication_slots where active),
 	       coalesce(case when (to_jsonb(s)->>'failover')::bool then (
 	           select string_agg(name, ', ')
-	             from regexp_split_to_table(replace(current_setting('synchronized_standby_slots', true), '"', ''), '\s*,\s*') name
-	            where name <> '' and not exists (select from pg_replication_slots p where p.slot_name = name and p.active)) end, '')
+	             from %s name
+	            where not exists (select from pg_replication_slots p where p.slot_name = name and p.active)) end, '')
 	  from now, pg_replication_slots s
 	 cross join lateral (
 	       select case when s.active then s.active_pid else (
 	              select l.pid from pg_locks l join pg_database d on d.oid = l.database and d.datname = s.database
 	               where l.locktype = 'advisory' and l.classid = %d and l.objid = hashtext(s.slot_name::text) and l.objsubid = 2 and l.granted
 	               limit 1) end as pid) holder
-	 where s.slot_name = $1`, replication.ReaderLock)
+	 where s.slot_name = $1`, replication.StandbysSQL, replication.ReaderLock)
 
 // WALPosition gives the end of the WAL that the server has flushed.
 func (c *Catalog) WALPosition(ctx context.Context) (at change.LSN, err error) {

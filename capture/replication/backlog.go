@@ -187,12 +187,15 @@ func (b *backlog) query(ctx context.Context, sql string, params ...string) ([][]
 	return r.Rows[0], nil
 }
 
+// StandbysSQL are the names in synchronized_standby_slots, as a table of one column; a slot's name has neither space nor quote.
+const StandbysSQL = `unnest(string_to_array(translate(current_setting('synchronized_standby_slots', true), ' "', ''), ','))`
+
 // look gives where the copy stands, and up to where calls may read. What synchronized_standby_slots wants standbys to have
 // before a reader gets it, the server holds back from slots with failover alone, which the copy has not.
 func (b *backlog) look(ctx context.Context) (at place, err error) {
 	row, err := b.query(ctx, `select s.confirmed_flush_lsn, s.restart_lsn, pg_current_wal_flush_lsn(), (
 		select min(coalesce(p.restart_lsn, '0/0'))
-		  from pg_replication_slots m, unnest(string_to_array(translate(current_setting('synchronized_standby_slots', true), ' "', ''), ',')) standby
+		  from pg_replication_slots m, `+StandbysSQL+` standby
 		  left join pg_replication_slots p on p.slot_name = standby
 		 where m.slot_name = $2 and (to_jsonb(m)->>'failover')::bool)
 		from pg_replication_slots s where s.slot_name = $1`, b.copy, b.slot)
