@@ -116,7 +116,7 @@ func safeMessage(pg *pgconn.PgError) string {
 	switch {
 	case pg.Routine == "exec_stmt_raise" || strings.HasPrefix(pg.Code, "P0"):
 		return "error raised by a function or trigger (its text is withheld: it may hold values)"
-	case strings.HasPrefix(pg.Code, "22") && pg.Code != badCopyFileFormat:
+	case strings.HasPrefix(pg.Code, "22") && pg.Code != badCopyFileFormat && pg.Routine != standbySlots:
 		return maskQuoted(pg.Message)
 	}
 	return pg.Message
@@ -124,6 +124,9 @@ func safeMessage(pg *pgconn.PgError) string {
 
 // badCopyFileFormat (22P04) names columns and never quotes a value.
 const badCopyFileFormat = "22P04"
+
+// standbySlots is where the server says which slot of synchronized_standby_slots it waits for: names alone, with a code of class 22.
+const standbySlots = "StandbySlotsHaveCaughtup"
 
 // quotes are the marks that Postgres' translations put around a value, and what begins the bytes of
 // "invalid byte sequence for encoding".

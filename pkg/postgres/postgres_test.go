@@ -203,6 +203,11 @@ func TestMaskQuoted(t *testing.T) {
 	masked(`"`, `…`)
 	masked(`0x`, `…`)
 	masked(`a "b" c "d"`, `a …`)
+	// Of which slot a walsender waits for names alone are told, with the code of a wrong value.
+	away := &pgconn.PgError{Code: "22023", Routine: "StandbySlotsHaveCaughtup", Message: `replication slot "db2" specified in parameter "synchronized_standby_slots" does not exist`}
+	if got := safeMessage(away); got != away.Message {
+		t.Errorf("got %q", got)
+	}
 	masked(``, ``)
 }
 
