@@ -178,8 +178,8 @@ func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Tab
 			terminal.Number(service.FormatCount(one.SnapshotRows), one.SnapshotRows),
 			{Text: one.Key},
 			{Text: one.Topic},
-			{Text: fmt.Sprint(one.Partitions)},
-			{Text: fmt.Sprint(one.SchemaID)},
+			numbered(one.Partitions),
+			numbered(one.SchemaID),
 			{Text: note},
 		})
 	}
@@ -187,6 +187,14 @@ func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Tab
 		return nil, 0, look.None(known)
 	}
 	return t, rest, nil
+}
+
+// numbered is a cell for a number that is never 0, "-" where it is: who asks the source and Kafka alone is not told it.
+func numbered(n int) terminal.Cell {
+	if n == 0 {
+		return terminal.Number("-", "")
+	}
+	return terminal.Number(fmt.Sprint(n), n)
 }
 
 // note says what stands beside the state of a table.

@@ -110,6 +110,10 @@ func TestStatusText(t *testing.T) {
 		down.State, down.Asked = service.StateNotRunning, "the source and Kafka: http://127.0.0.1:9191 does not answer: connection refused"
 		down.WAL.RetainedBytes, down.WAL.GrowthBytesPerSecond, down.WAL.FullInSeconds, down.ToPublish = 6<<30, 6.7*1024*1024, number(6720), 5<<30
 		show("down.txt", down, person, terminal.Look{})
+		for i := range down.Tables {
+			down.Tables[i].Partitions, down.Tables[i].SchemaID = 0, 0 // the progress record does not say
+		}
+		show("down.tsv", down, terminal.Output{}, terminal.Look{})
 
 		paused := base()
 		paused.WAL.RetainedBytes, paused.WAL.GrowthBytesPerSecond, paused.ToPublish, paused.LagSeconds = 6<<30, 6.7*1024*1024, 5<<30, 750
