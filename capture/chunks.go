@@ -293,6 +293,9 @@ func (s *session) settle(ctx context.Context, t *table) error {
 		if w.chunk.Last != nil {
 			snap.ranges = append([]snapshot.Range{{After: w.chunk.Last, Up: w.rng.Up}}, snap.ranges...)
 		}
+		if err := s.dispatch(ctx); err != nil { // its reader goes on meanwhile
+			return err
+		}
 		if err := s.publishRows(ctx, t, w.chunk.Rows); err != nil {
 			return err
 		}
