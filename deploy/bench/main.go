@@ -65,7 +65,13 @@ func run(ctx context.Context, o options, r *report) error {
 		}
 		measuring, died := context.WithCancelCause(ctx)
 		w.died = died
-		if err = w.measure(measuring, o.only, r); err != nil {
+		if broker == brokerKafka {
+			err = w.warmUp(measuring)
+		}
+		if err == nil {
+			err = w.measure(measuring, o.only, r)
+		}
+		if err != nil {
 			err = cmp.Or(context.Cause(measuring), err)
 		}
 		died(nil)

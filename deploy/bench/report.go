@@ -202,7 +202,7 @@ func (r *report) machine() string {
 	if err != nil {
 		commit = []byte("an unknown commit")
 	}
-	return fmt.Sprintf("%s: PostgreSQL %d, Apache Kafka %s (JVM flags of its start script), %s, %s/%s, %s, commit %s, `bench %s`, %s in all",
+	return fmt.Sprintf("%s: PostgreSQL %d, Apache Kafka %s (heap 1 GiB, G1, C1), %s, %s/%s, %s, commit %s, `bench %s`, %s in all",
 		r.began.Format("2006-01-02"), r.major, kafkatest.Version, hardware(), runtime.GOOS, runtime.GOARCH, runtime.Version(), bytes.TrimSpace(commit), strings.Join(r.flags, " "), time.Since(r.began).Round(time.Second))
 }
 

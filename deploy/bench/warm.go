@@ -3,52 +3,35 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// warmUp gives the broker something to do for a while: it has run for days where people use it, and one that has just started
-// compiles its code while it answers, which takes a core and holds transactions up for tenths of a second.
+// warmUp gives the broker to do what it will have to do, for a moment that does not count: many small transactions, then large
+// ones. One that has just started compiles its code while it answers, and its heap has still to grow.
 func (w *world) warmUp(ctx context.Context) error {
-	const (
-		topic  = "warm-up"
-		batch  = 20_000 // records of the large transactions
-		record = 150    // bytes
-	)
-	lasts := time.Duration(float64(40*time.Second) * min(1, w.scale))
-	client, err := kgo.NewClient(kgo.SeedBrokers(w.kafka.Addrs()...), kgo.TransactionalID(topic), kgo.DefaultProduceTopic(topic), kgo.MetadataMinAge(100*time.Millisecond),
-		kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	const source = "warm_up"
+	src, err := w.create(ctx, w.source, latTable)
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	if _, err := kadm.NewClient(client).CreateTopic(ctx, 2, 1, nil, topic); err != nil {
-		return err
+	dst, err := w.create(ctx, w.warehouse)
+	if err != nil {
+		return errors.Join(err, src.leave(ctx))
 	}
-	reading, stop := context.WithCancel(ctx)
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		for reading.Err() == nil {
-			client.PollFetches(reading)
-		}
-	}()
-	defer func() { stop(); <-read }()
-	until := time.Now().Add(lasts)
-	for n := 0; err == nil && time.Now().Before(until); n++ {
-		records := 1
-		if n%200 == 0 {
-			records = batch
-		}
-		if err = client.BeginTransaction(); err != nil {
-			break
-		}
-		for range records {
-			client.Produce(ctx, &kgo.Record{Value: make([]byte, record)}, nil)
-		}
-		err = errors.Join(client.Flush(ctx), client.EndTransaction(ctx, kgo.TryCommit))
+	running, err := w.startBoth(ctx, source, src, dst, "")
+	if err != nil {
+		return errors.Join(err, src.leave(ctx), dst.Close(ctx))
 	}
-	return err
+	half := time.Duration(float64(10*time.Second) * min(1, w.scale))
+	_, err = steady(ctx, []*database{src}, pace{2000, 1}, half)
+	for n, until := 0, time.Now().Add(half); err == nil && time.Now().Before(until); n++ {
+		for _, sql := range []string{`update lat set v = v + 1`, `insert into lat select 1000000 + i, 1, md5(i::text) from generate_series(1, 200000) i`, `delete from lat where id > 1000000`} {
+			err = firstOf(err, src.exec(ctx, sql))
+		}
+		fence := fmt.Sprintf("again_%d", n)
+		err = firstOf(err, src.fence(ctx, fence), dst.applied(ctx, source, fence, 1))
+	}
+	_, _, stopErr := running.stop()
+	return errors.Join(err, stopErr, src.leave(context.WithoutCancel(ctx)), dst.Close(context.WithoutCancel(ctx)))
 }

@@ -93,9 +93,6 @@ func newWorld(ctx context.Context, broker string, scale float64) (w *world, err 
 		}
 		w.kafka = kafka
 		w.closers = append(w.closers, func() { _ = kafka.Remove() })
-		if err := w.warmUp(ctx); err != nil {
-			return nil, fmt.Errorf("warm up %s: %w", broker, err)
-		}
 	} else {
 		kafka, err := kafkatest.StartFake(w.dir)
 		if err != nil {
