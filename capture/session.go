@@ -66,6 +66,7 @@ type session struct {
 	// What the last committed progress record says.
 	progressEnd change.LSN
 	progressAt  time.Time
+	last        committed           // its Kafka transaction
 	askedAt     time.Time           // when Kafka was asked for nothing but an answer
 	livelyAt    time.Time           // when something was published last, or the server asked
 	changed     map[schema.OID]bool // tables whose progress has changed since
@@ -138,6 +139,10 @@ const (
 	// that whoever has written, and waits for the server's position, waits for a second. Each time is a Kafka transaction, and a server
 	// may have hundreds of databases in which something happens now and then.
 	lively = 2 * idleAdvance
+	// A Kafka transaction that has held bulkBytes makes one that begins right behind it gather for bulkLinger. At the pace of
+	// small transactions so much is 10 MB/s.
+	bulkBytes  = 64 << 10
+	bulkLinger = 20 * time.Millisecond
 	// longestOpen bounds a Kafka transaction within one huge source transaction.
 	longestOpen = 10 * time.Second
 )
@@ -224,9 +229,12 @@ func (s *session) lags() bool { return s.facts.wal > s.streamed }
 // they say that the stream is, it is looked often. A source that does nothing is one of hundreds.
 func (s *session) nothingFor() time.Duration {
 	open, began, _ := s.pub.Open()
+	left, gathers := s.gathers()
 	switch {
 	case s.inTx:
 		return progressInterval
+	case gathers:
+		return max(left, time.Millisecond)
 	case open && s.config.Publish.direct():
 		return max(time.Until(began.Add(s.config.Publish.Linger)), min(lookEvery, s.config.Publish.Linger))
 	case open, len(s.chunks.queue) > 0, len(s.altered) > 0, time.Since(s.livelyAt) < lively, s.stream.CatchingUp(), s.lags():
@@ -237,6 +245,28 @@ func (s *session) nothingFor() time.Duration {
 		ask = s.askedAt.Add(askInterval)
 	}
 	return max(min(time.Until(due), time.Until(ask)), lookEvery)
+}
+
+// gathers says whether the Kafka transaction gathers changes though everything that has arrived is in it, and how long it still
+// does.
+func (s *session) gathers() (left time.Duration, yes bool) {
+	open, began, bytes := s.pub.Open()
+	if !open || s.config.Publish.direct() || bytes >= int64(s.config.Publish.Bytes) || !s.last.bulk(began) {
+		return 0, false
+	}
+	return time.Until(began.Add(min(bulkLinger, s.config.Publish.Linger))), true
+}
+
+// committed is what is known of a Kafka transaction that has ended.
+type committed struct {
+	at    time.Time
+	bytes int64
+}
+
+// bulk says whether one that began then gathers changes: where much comes there is more within moments, and a broker works as long
+// for a transaction as for a thousand rows.
+func (c committed) bulk(began time.Time) bool {
+	return c.bytes >= bulkBytes && began.Sub(c.at) < bulkLinger
 }
 
 // leave commits what is whole, at the end of a life in order.
@@ -382,8 +412,11 @@ func (s *session) idle(ctx context.Context) (over <-chan struct{}, err error) {
 	}
 	open, began, _ := s.pub.Open()
 	since := time.Since(s.progressAt)
+	left, _ := s.gathers()
 	switch {
 	case open && time.Since(began) >= s.config.Publish.Linger:
+	case left > 0:
+		return nil, nil
 	case open && s.pub.Hidden():
 		select {
 		case <-s.pub.Over():
@@ -436,6 +469,7 @@ func (s *session) commit(ctx context.Context, last bool) error {
 			slog.Int64("tributary.bytes", bytes), slog.Int64("tributary.progress", int64(pr.N))) //nolint:gosec // it counts
 	}
 	s.progressEnd, s.progressAt, s.newest = change.LSN(pr.EndLSN), time.Now(), pr.CommitTime
+	s.last = committed{s.progressAt, bytes}
 	clear(s.changed)
 	s.fences = nil
 	s.meter.commits.WithLabelValues(resultCommit).Inc()

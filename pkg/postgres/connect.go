@@ -121,6 +121,14 @@ func ConnectReplication(ctx context.Context, dsn, application string, onNotice f
 			onNotice(Notice{Severity: n.SeverityUnlocalized, SQLState: n.Code, Message: safeMessage((*pgconn.PgError)(n))})
 		}
 	}
+	dial := cfg.DialFunc
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &patient{Conn: conn, sleep: time.Sleep}, nil
+	}
 	conn, err := pgconn.ConnectConfig(ctx, &cfg.Config)
 	if err != nil {
 		return nil, connectError(dsn, err)
