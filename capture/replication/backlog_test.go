@@ -199,6 +199,7 @@ func TestBacklogIsTheWalsendersStream(t *testing.T) {
 		}
 		began := b.confirmed("sql")
 		s := b.start("sql")
+		copies := 0
 		if !s.CatchingUp() {
 			t.Fatalf("%d: the backlog is not fetched by SQL: %s", major, b.said())
 		}
@@ -210,6 +211,7 @@ func TestBacklogIsTheWalsendersStream(t *testing.T) {
 		}
 		got := b.read(s, "sql", "end-1", func() {
 			each()
+			copies = max(copies, b.copies())
 			if !s.CatchingUp() {
 				b.exec(`select pg_logical_emit_message(true, 'app', 'end-1')`)
 				each = func() {}
@@ -218,6 +220,9 @@ func TestBacklogIsTheWalsendersStream(t *testing.T) {
 		if b.confirmed("sql") < began {
 			t.Errorf("%d: the slot has gone back", major)
 		}
+		if copies != 2 {
+			t.Errorf("%d: there were %d copies of the slot at most, two take turns: %s", major, copies, b.said())
+		}
 		must(t, s.Close())
 		want := b.read(b.start("walsender"), "walsender", "end-1", func() {})
 		for i := range max(len(got), len(want)) {
@@ -225,6 +230,54 @@ func TestBacklogIsTheWalsendersStream(t *testing.T) {
 				t.Fatalf("%d: message %d of %d by SQL, of %d by the walsender, differs: %.80q and %.80q", major, i, len(got), len(want), at(got, i), at(want, i))
 			}
 		}
+	}
+}
+
+// copies counts the temporary slots.
+func (b *bench) copies() (n int) {
+	b.t.Helper()
+	must(b.t, b.conn.QueryRow(b.t.Context(), `select count(*) from pg_replication_slots where temporary and database = current_database()`).Scan(&n))
+	return n
+}
+
+// Where there is no slot for a second copy, or what was fetched ahead was not taken for long, one reader does it alone.
+func TestBacklogOfOneReader(t *testing.T) {
+	shorter(t, &leastCall, 400)
+	shorter(t, &mostMessage, 1<<20)
+	b := newBench(t, 0)
+	fill := func(end string) {
+		t.Helper()
+		for range 10 {
+			b.exec(`insert into b select i, 'n' from generate_series(1, 500) i`)
+		}
+		b.exec(fmt.Sprintf(`select pg_logical_emit_message(true, 'app', '%s')`, end))
+	}
+	alone := func(end, why string) {
+		t.Helper()
+		b.handedOver(5000, end, "")
+		if !strings.Contains(b.said(), "each call waits for the one before it") || !strings.Contains(b.said(), why) {
+			t.Errorf("it is not said why one does it alone: %s", b.said())
+		}
+	}
+	fill("end-1")
+	patience := drainPatience
+	drainPatience = time.Nanosecond
+	alone("end-1", "was not taken")
+	drainPatience = patience
+
+	b = newBench(t, 0)
+	fill("end-2")
+	release := b.fillSlots(1)
+	defer release()
+	alone("end-2", "max_replication_slots")
+}
+
+// fillSlots leaves so many slots of the server free.
+func (b *bench) fillSlots(free int) (release func()) {
+	b.t.Helper()
+	b.exec(fmt.Sprintf(`select pg_create_physical_replication_slot('filler_' || i) from generate_series(1, current_setting('max_replication_slots')::int - %d - (select count(*)::int from pg_replication_slots)) i`, free))
+	return func() {
+		b.exec(`select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'filler%'`)
 	}
 }
 
@@ -426,8 +479,7 @@ func TestBacklogWithoutFreeSlot(t *testing.T) {
 	b := newBench(t, 0)
 	b.exec(load[0])
 	b.exec(`select pg_logical_emit_message(true, 'app', 'end')`)
-	b.exec(`select pg_create_physical_replication_slot('filler_' || i) from generate_series(1, current_setting('max_replication_slots')::int - (select count(*)::int from pg_replication_slots)) i`)
-	defer b.exec(`select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'filler%'`)
+	defer b.fillSlots(0)()
 	s := b.start("sql")
 	if got := b.read(s, "sql", "end", func() {}); len(got) < 300 || s.CatchingUp() {
 		t.Errorf("%d messages, catching up %t", len(got), s.CatchingUp())

@@ -244,11 +244,7 @@ func (c *Conn) Start(ctx context.Context, r Reading) (*Stream, error) {
 	if r.Backlog {
 		var err error
 		if s.backlog, err = c.openBacklog(ctx, r); err != nil {
-			hint := ""
-			if postgres.SQLState(err) == "53400" {
-				hint = "raise max_replication_slots: one more is needed while a backlog is fetched"
-			}
-			r.Log.Warn("the walsender streams from the start: the backlog cannot be fetched by SQL", "slot", r.Slot, service.Err(err), "hint", hint)
+			r.Log.Warn("the walsender streams from the start: the backlog cannot be fetched by SQL", "slot", r.Slot, service.Err(err), "hint", slotsHint(err))
 		}
 	}
 	if s.backlog == nil {
