@@ -108,51 +108,72 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 		ON CONFLICT DO NOTHING`, w.cfg.Group, topics, numbers, ids); err != nil {
 		return nil, err
 	}
-	// One row at a time and in the order of the key: a flush takes its locks in the same order.
-	var claims []Claim
+	// One row at a time and in the order of the key: a flush takes its locks in the same order. All of them in one round trip.
+	var all pgx.Batch
 	for _, p := range parts {
-		c := Claim{Partition: p}
-		var id string
-		var era int32
-		var lsn string
-		var seq int64
-		err := tx.QueryRow(ctx, `
+		all.Queue(`
 			UPDATE tributary.checkpoint c
 			   SET owner_epoch = owner_epoch + 1, owner = $4, owner_pid = NULL, owner_backend_start = NULL
 			 WHERE grp = $1 AND topic = $2 AND partition = $3
 			RETURNING owner_epoch, next_offset, era, lsn::text, seq,
 			          coalesce((extract(epoch FROM last_commit_ts) * 1000000)::bigint, 0), topic_id`,
-			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance).Scan(&c.Epoch, &c.Next, &era, &lsn, &seq, &c.CommitTime, &id)
+			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance)
+		all.Queue(`
+			SELECT attempt, park AND q.next_offset = c.next_offset, skip AND q.next_offset = c.next_offset, code, message
+			  FROM tributary.quarantine q JOIN tributary.checkpoint c USING (grp, topic, partition)
+			 WHERE grp = $1 AND topic = $2 AND partition = $3`, w.cfg.Group, p.Topic, p.Number)
+	}
+	answers := tx.SendBatch(ctx, &all)
+	claims, err := readClaims(answers, parts)
+	if closed := answers.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i := range claims {
+		c := &claims[i]
+		if id := c.TopicID; id != parts[i].TopicID {
+			c.TopicID = parts[i].TopicID
+			c.Err = &trouble.Error{
+				Code: trouble.TopicRecreated, Op: "go on with", Subject: partitionName(c.Topic, c.Number),
+				Cause: fmt.Errorf("the topic has the id %s, the checkpoint was made for %s", c.TopicID, id),
+				Means: "the topic was deleted and made anew, or this is another Kafka cluster; nothing of it is applied",
+				Hint: fmt.Sprintf("to take the new topic from its beginning: DELETE FROM tributary.checkpoint WHERE grp = %s AND topic = %s;\nthen sink resume SOURCE/TABLE; what the old one held is not in it, so read the table anew: docs/reload.md",
+					postgres.Literal(w.cfg.Group), postgres.Literal(c.Topic)),
+			}
+		}
+	}
+	return claims, tx.Commit(ctx)
+}
+
+// readClaims reads what claim has asked for; TopicID is that of the checkpoint.
+func readClaims(answers pgx.BatchResults, parts []Partition) ([]Claim, error) {
+	claims := make([]Claim, len(parts))
+	for i, p := range parts {
+		c := &claims[i]
+		c.Partition = p
+		var era int32
+		var lsn string
+		var seq int64
+		err := answers.QueryRow().Scan(&c.Epoch, &c.Next, &era, &lsn, &seq, &c.CommitTime, &c.TopicID)
 		if err != nil {
+			return nil, err
+		}
+		if c.Position, err = position(era, lsn, seq); err != nil {
 			return nil, err
 		}
 		var park bool
 		var why Reason
-		err = tx.QueryRow(ctx, `
-			SELECT attempt, park AND next_offset = $4, skip AND next_offset = $4, code, message FROM tributary.quarantine
-			 WHERE grp = $1 AND topic = $2 AND partition = $3`, w.cfg.Group, p.Topic, p.Number, c.Next).
-			Scan(&c.Attempt, &park, &c.Skip, &why.Code, &why.Message)
+		err = answers.QueryRow().Scan(&c.Attempt, &park, &c.Skip, &why.Code, &why.Message)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return nil, err
 		}
 		if park {
 			c.Park = &why
 		}
-		if c.Position, err = position(era, lsn, seq); err != nil {
-			return nil, err
-		}
-		if id != p.TopicID {
-			c.Err = &trouble.Error{
-				Code: trouble.TopicRecreated, Op: "go on with", Subject: partitionName(p.Topic, p.Number),
-				Cause: fmt.Errorf("the topic has the id %s, the checkpoint was made for %s", p.TopicID, id),
-				Means: "the topic was deleted and made anew, or this is another Kafka cluster; nothing of it is applied",
-				Hint: fmt.Sprintf("to take the new topic from its beginning: DELETE FROM tributary.checkpoint WHERE grp = %s AND topic = %s;\nthen sink resume SOURCE/TABLE; what the old one held is not in it, so read the table anew: docs/reload.md",
-					postgres.Literal(w.cfg.Group), postgres.Literal(p.Topic)),
-			}
-		}
-		claims = append(claims, c)
 	}
-	return claims, tx.Commit(ctx)
+	return claims, nil
 }
 
 func arrays(parts []Partition) (topics []string, numbers []int32, ids []string) {
