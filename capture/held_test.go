@@ -114,7 +114,7 @@ func TestRowTooLargeHoldsItsTable(t *testing.T) {
 			t.Errorf("%v changes are counted as not published, want 3", n)
 		}
 
-		r.reads(c, "", "for 1 table that cannot go on", "public.item", "held", "key (id): it takes 200", "capture snapshot --table public.item --reload", "record-too-large: runbook")
+		r.reads(c, "", "needs you: 1 table is held", "public.item", "held", "key (id): it takes 200", "capture snapshot --table public.item --reload", "record-too-large: runbook")
 		r.reads(c, "table=public.item", "public.item is held: record-too-large", "capture snapshot --table public.item --reload")
 
 		// Rows without those that are gone would be wrong.
