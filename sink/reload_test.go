@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -124,6 +126,53 @@ func TestReload(t *testing.T) {
 	w.rows(`SELECT tributary.wait_for('shop', '`+change.LSN(shop.last.EndLSN).String()+`', '30 s', 'rebuilt')`, "t")
 	w.swept()
 	w.rows(`(TABLE public.t EXCEPT TABLE rebuilt.t) UNION ALL (TABLE rebuilt.t EXCEPT TABLE public.t)`)
+}
+
+// TestReloadTakesNothingBack: a source that does nothing is read anew at the commit that it is complete at. While what is gone is
+// still to be removed, it is as complete as it was.
+func TestReloadTakesNothingBack(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	shop.snapshot(r, true)
+	shop.tx(ins(r, 1, "stays"), ins(r, 2, "goes"))
+	w.start(w.cfg)
+	w.complete(shop)
+	complete := w.query(`SELECT complete_lsn FROM tributary.progress`)
+	together := func(done bool, events ...event) {
+		t.Helper()
+		shop.snapshot(r, done)
+		shop.tables[0].DoneLSN = record.LSN(shop.lsn)
+		if err := shop.client.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		shop.publish(shop.lsn, shop.now(), events...)
+		shop.progress()
+		if err := shop.client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	together(false, event{op: change.Truncate, rel: r, reload: true}, snap(r, 1, "new"))
+	w.rows(`SELECT v FROM public.t ORDER BY id`, "new", "goes")
+	lock := w.connect(w.dsn)
+	tx, err := lock.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `LOCK TABLE public.t IN SHARE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	together(true)
+	w.rows(`SELECT n, tables->'shop.public.t'->>'done' FROM tributary.source`, "3|true")
+	if got := w.query(`SELECT count(*), min(complete_lsn::text) FROM tributary.progress, tributary.reload`); got[0] != "1|"+complete[0] {
+		t.Errorf("complete up to %v while the reload ends, it was %v", got, complete)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.swept()
+	w.complete(shop)
+	w.rows(`SELECT v FROM public.t`, "new")
 }
 
 // TestReloadOfOneBatch: what came before the mark has not come again, even if it comes in the same batch; and rows few

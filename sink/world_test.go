@@ -377,7 +377,7 @@ func (s *source) publish(lsn change.LSN, at time.Time, events ...event) {
 	for i, e := range events {
 		enc := s.table(e.rel, 1)
 		pos := change.Position{Era: s.era, CommitLSN: lsn, Seq: uint64(2 * (i + 1))}
-		if e.op == change.Read {
+		if e.op == change.Read || e.reload {
 			pos.Seq += change.SnapshotSeq
 		}
 		if e.rekey && e.op == change.Create {

@@ -32,7 +32,7 @@ func (s *Session) NextCut(ctx context.Context, source string, records []Progress
 		return 0, nil, s.broken("read progress of", fmt.Sprintf("source %q", source), err)
 	}
 	for i := range records {
-		at.add(records[i].Progress)
+		at.add(&records[i])
 		switch {
 		case records[i].Inside != 0:
 			continue

@@ -37,14 +37,17 @@ type standing struct {
 type tableState struct {
 	Done    bool       `json:"done"`
 	DoneLSN record.LSN `json:"done_lsn"` // the snapshot was complete at this commit, or before
-	Rows    int64      `json:"rows"`
-	Level   string     `json:"level"`
+	// DoneOffset is that of the first progress record that said so. One before it may have the same commit: a source that
+	// does nothing is read anew without another one.
+	DoneOffset int64  `json:"done_offset,omitempty"`
+	Rows       int64  `json:"rows"`
+	Level      string `json:"level"`
 
 	Held *record.Held `json:"held,omitempty"`
 }
 
 // add takes a record in. It gives false for one that was taken in before.
-func (s *standing) add(p *record.Progress) bool {
+func (s *standing) add(p *ProgressRecord) bool {
 	if p.Era < s.era || p.Era == s.era && p.N <= s.n {
 		return false
 	}
@@ -80,12 +83,16 @@ func (s *standing) add(p *record.Progress) bool {
 		}
 		now := tableState{Done: t.Done, Rows: t.Rows, Level: t.Level, Held: t.Held}
 		if t.Done {
-			now.DoneLSN = p.CommitLSN
-			if before := s.tables[topic]; before.Done {
+			before := s.tables[topic]
+			now.DoneLSN, now.DoneOffset = p.CommitLSN, p.Offset
+			if before.Done {
 				now.DoneLSN = before.DoneLSN
 			}
 			if t.DoneLSN != 0 {
 				now.DoneLSN = t.DoneLSN // capture knows of reads that no record was in between
+			}
+			if before.Done && before.DoneLSN == now.DoneLSN {
+				now.DoneOffset = before.DoneOffset
 			}
 		}
 		tables[topic] = now
@@ -142,7 +149,7 @@ func (s *Session) note(ctx context.Context, source string, records []ProgressRec
 	var newest *ProgressRecord
 	fences := map[string]int64{} // offset of the last record that has it: somebody may have sent one twice
 	for i := range records {
-		if !at.add(records[i].Progress) {
+		if !at.add(&records[i]) {
 			continue
 		}
 		newest = &records[i]

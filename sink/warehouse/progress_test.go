@@ -21,7 +21,7 @@ func TestStanding(t *testing.T) {
 		t.Helper()
 		p.Source = "shop"
 		p.CommitLSN = record.LSN(p.N * 10)
-		if got := s.add(&p); got != taken || s.known != known {
+		if got := s.add(&ProgressRecord{int64(p.N), &p}); got != taken || s.known != known {
 			t.Fatalf("record %d: taken %v, known %v", p.N, got, s.known)
 		}
 		if !known {
@@ -30,7 +30,8 @@ func TestStanding(t *testing.T) {
 		if v := s.vector["x"]; len(v) != 2 || v[1] != offset {
 			t.Errorf("record %d: vector %v", p.N, s.vector)
 		}
-		if got := s.tables[topic]; got.Done != (doneLSN > 0) || got.DoneLSN != record.LSN(doneLSN) || s.tablesLSN != change.LSN(upTo) {
+		if got := s.tables[topic]; got.Done != (doneLSN > 0) || got.DoneLSN != record.LSN(doneLSN) || s.tablesLSN != change.LSN(upTo) ||
+			got.DoneOffset != int64(doneLSN/10) { // that of the record that said so first
 			t.Errorf("record %d: table %+v up to %s", p.N, got, s.tablesLSN)
 		}
 	}
@@ -47,12 +48,12 @@ func TestStanding(t *testing.T) {
 
 	// It was read again between two records.
 	again := record.TableProgress{Schema: "public", Table: "t", Done: true, DoneLSN: 15}
-	if !s.add(&record.Progress{Source: "shop", N: 2, Era: 1, CommitLSN: 20, Tables: []record.TableProgress{again}}) || s.tables[topic].DoneLSN != 15 {
+	if !s.add(&ProgressRecord{102, &record.Progress{Source: "shop", N: 2, Era: 1, CommitLSN: 20, Tables: []record.TableProgress{again}}}) || s.tables[topic].DoneLSN != 15 {
 		t.Errorf("a table that was read again: %+v", s.tables[topic])
 	}
 
 	held := record.TableProgress{Schema: "public", Table: "t", Done: true, Held: &record.Held{Code: "record-too-large"}}
-	if !s.add(&record.Progress{Source: "shop", N: 3, Era: 1, Tables: []record.TableProgress{held}}) || s.tables[topic].Held == nil {
+	if !s.add(&ProgressRecord{103, &record.Progress{Source: "shop", N: 3, Era: 1, Tables: []record.TableProgress{held}}}) || s.tables[topic].Held == nil {
 		t.Errorf("a table that capture holds: %+v", s.tables[topic])
 	}
 }
