@@ -166,8 +166,16 @@ func (s *session) run(ctx context.Context) error {
 				return err
 			}
 		}
-		if len(batch.Items) > 0 {
-			s.stage.Busy() // still: a stream that never pauses is not one that stands still
+		if len(batch.Items) > 0 { // a stream that never pauses is not one that stands still, and its tables change too
+			s.stage.Busy()
+			select {
+			case f := <-s.watched:
+				if err := s.learn(ctx, f); err != nil {
+					return err
+				}
+			default:
+			}
+			s.tellDue()
 			continue
 		}
 		if ended, err := s.rest(ctx); ended || err != nil {
@@ -184,10 +192,7 @@ func (s *session) run(ctx context.Context) error {
 		if s.chunks.more && !s.inTx {
 			continue
 		}
-		if s.statusDue {
-			s.statusDue = false
-			s.publishStatus(s)
-		}
+		s.tellDue()
 		s.stage.Idle()
 		turn := s.turn(over != nil)
 		turn.Busy()
@@ -207,6 +212,14 @@ func (s *session) run(ctx context.Context) error {
 		}
 		turn.Idle()
 		s.stage.Busy()
+	}
+}
+
+// tellDue publishes the status, where something has happened that is worth telling at once.
+func (s *session) tellDue() {
+	if s.statusDue {
+		s.statusDue = false
+		s.publishStatus(s)
 	}
 }
 
