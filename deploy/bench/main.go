@@ -65,13 +65,7 @@ func run(ctx context.Context, o options, r *report) error {
 		}
 		measuring, died := context.WithCancelCause(ctx)
 		w.died = died
-		if broker == brokerKafka {
-			err = w.warmUp(measuring)
-		}
-		if err == nil {
-			err = w.measure(measuring, o.only, r)
-		}
-		if err != nil {
+		if err = w.measure(measuring, o.only, r); err != nil {
 			err = cmp.Or(context.Cause(measuring), err)
 		}
 		died(nil)

@@ -95,14 +95,14 @@ func (r *report) rate(w *world, path string, n int, took time.Duration, l limit,
 	fmt.Fprintf(os.Stderr, "\n  %s: %s, %.2f", path, f.text, f.ratio())
 }
 
-// times adds latencies, in order, of a load that lasted.
-func (r *report) times(w *world, path string, found []time.Duration, goal string, lasted time.Duration, c costs) {
+// times adds latencies, in order.
+func (r *report) times(w *world, path string, found []time.Duration, goal string, c costs) {
 	row := r.row(w, path)
 	row.goal = goal
 	at := func(q float64) string {
 		return fmt.Sprintf("%.1f", float64(found[min(len(found)-1, int(q*float64(len(found))))].Microseconds())/1000)
 	}
-	f := figure{text: fmt.Sprintf("p50 %s, p99 %s, max %s ms", at(0.5), at(0.99), at(1)), n: len(found), costs: c, cores: c.cores(lasted), on: c.shares()}
+	f := figure{text: fmt.Sprintf("p50 %s, p99 %s, max %s ms", at(0.5), at(0.99), at(1)), n: len(found), costs: c, cores: c.cores(c.lasted), on: c.shares()}
 	row.on[w.broker] = append(row.on[w.broker], f)
 	fmt.Fprintf(os.Stderr, "\n  %s: %s", path, f.text)
 }

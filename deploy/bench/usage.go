@@ -32,8 +32,12 @@ func usedBy(state *os.ProcessState, peak int64) used {
 	return u
 }
 
-// costs are what a measure took, by who took it.
-type costs struct{ capture, sink, broker, source, warehouse used }
+// costs are what a measure took, by who took it, and how long it was looked at.
+type costs struct {
+	capture, sink, broker, source, warehouse used
+
+	lasted time.Duration
+}
 
 // cores gives how many cores were busy with it for a time.
 func (c costs) cores(took time.Duration) float64 {
@@ -43,6 +47,7 @@ func (c costs) cores(took time.Duration) float64 {
 // meter measures what the servers take from a moment on.
 type meter struct {
 	w      *world
+	at     time.Time
 	began  costs
 	stop   chan struct{}
 	peaked chan costs // the memory, once it was stopped
@@ -50,7 +55,7 @@ type meter struct {
 
 // meter begins one. It looks at the memory until it is read or ctx ends.
 func (w *world) meter(ctx context.Context) *meter {
-	m := &meter{w, w.servers(), make(chan struct{}), make(chan costs, 1)}
+	m := &meter{w, time.Now(), w.servers(), make(chan struct{}), make(chan costs, 1)}
 	go func() {
 		tick := time.NewTicker(2 * time.Second)
 		defer tick.Stop()
@@ -87,9 +92,10 @@ func (w *world) servers() costs {
 
 // read gives what the servers have taken since, beside the programs given.
 func (m *meter) read(capture, sink used) costs {
-	now := m.w.servers()
+	now, lasted := m.w.servers(), time.Since(m.at)
 	close(m.stop)
 	c := <-m.peaked
+	c.lasted = lasted
 	c.capture, c.sink = capture, sink
 	c.broker.cpu = now.broker.cpu - m.began.broker.cpu
 	c.source.cpu = now.source.cpu - m.began.source.cpu

@@ -365,7 +365,11 @@ func (w *world) measure(ctx context.Context, only *regexp.Regexp, r *report) err
 		}
 		began := time.Now()
 		fmt.Fprintf(os.Stderr, "%s: %s …", w.broker, m.name)
-		if err := m.run(ctx, w, r); err != nil {
+		err := w.warmUp(ctx)
+		if err == nil {
+			err = m.run(ctx, w, r)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
 		}
 		fmt.Fprintf(os.Stderr, " %.0f s\n", time.Since(began).Seconds())
