@@ -13,8 +13,8 @@ type patient struct {
 	net.Conn
 	sleep func(time.Duration)
 
-	drained int       // reads that have left nothing, since began
-	began   time.Time //
+	drained int       // reads in turn that have left nothing
+	began   time.Time // of them
 	busy    bool      // so many of them came within moments
 	empty   bool      // the read before has left nothing
 }
