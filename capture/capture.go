@@ -11,9 +11,9 @@
 // This package wires them: Run keeps a session alive, and session is the one goroutine through which every event
 // passes in order.
 //
-//	before the first event        start.go: the order of a start, and what is a gap; fence.go, standby.go: whose source it is
+//	before the first event        start.go: the order of a start; gap.go: what refuses it; adopt.go: its tables; fence.go, standby.go: whose source it is
 //	events                        session.go, rows.go, alter.go: from a message to what is published, and Kafka's commits
-//	rows that are there already   chunks.go, request.go; of a table without key keyless.go
+//	rows that are there already   chunks.go, visibility.go, request.go; of a table without key keyless.go
 //	a table that cannot go on     held.go
 //	beside the session            watch.go: the catalog; budget.go: the WAL that is kept; pause.go
 //	what it tells of itself       status.go, report.go, show.go, words.go, page.go, tablepage.go, metrics.go, vitals.go

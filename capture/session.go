@@ -66,7 +66,7 @@ type session struct {
 	// What the last committed progress record says.
 	progressEnd change.LSN
 	progressAt  time.Time
-	last        committed           // its Kafka transaction
+	lastBytes   int64               // of its Kafka transaction
 	askedAt     time.Time           // when Kafka was asked for nothing but an answer
 	livelyAt    time.Time           // when something was published last, or the server asked
 	changed     map[schema.OID]bool // tables whose progress has changed since
@@ -194,8 +194,10 @@ func (s *session) run(ctx context.Context) error {
 		}
 		s.tellDue()
 		s.stage.Idle()
-		turn := s.turn(over != nil)
-		turn.Busy()
+		theirs := s.waitsFor(over != nil)
+		if theirs != nil {
+			theirs.Busy()
+		}
 		again.Reset(s.nothingFor())
 		select {
 		case <-ctx.Done():
@@ -210,7 +212,9 @@ func (s *session) run(ctx context.Context) error {
 		case <-over:
 		case <-again.C:
 		}
-		turn.Idle()
+		if theirs != nil {
+			theirs.Idle()
+		}
 		s.stage.Busy()
 	}
 }
@@ -223,16 +227,16 @@ func (s *session) tellDue() {
 	}
 }
 
-// turn gives the stage that is waited for where nothing is left to be done here: that which reads, while the source is known to have
-// more. hidden says that Kafka has not ended the transaction before yet.
-func (s *session) turn(hidden bool) *service.Stage {
+// waitsFor gives the stage whose turn it is where nothing is left to be done here: that which reads, while the source is known to have
+// more; nil where nobody has anything to do. hidden says that Kafka has not ended the transaction before yet.
+func (s *session) waitsFor(hidden bool) *service.Stage {
 	switch {
 	case hidden:
 		return s.others.kafka
 	case s.inTx || s.lags():
 		return s.others.read
 	}
-	return &service.Stage{} // nobody's
+	return nil
 }
 
 // lags says whether the source had more when it was looked at last than it has sent.
@@ -264,22 +268,16 @@ func (s *session) nothingFor() time.Duration {
 // does.
 func (s *session) gathers() (left time.Duration, yes bool) {
 	open, began, bytes := s.pub.Open()
-	if !open || s.config.Publish.direct() || bytes >= int64(s.config.Publish.Bytes) || !s.last.bulk(began) {
+	if !open || s.config.Publish.direct() || bytes >= int64(s.config.Publish.Bytes) || !behindBulk(s.lastBytes, began.Sub(s.progressAt)) {
 		return 0, false
 	}
 	return time.Until(began.Add(min(bulkLinger, s.config.Publish.Linger))), true
 }
 
-// committed is what is known of a Kafka transaction that has ended.
-type committed struct {
-	at    time.Time
-	bytes int64
-}
-
-// bulk says whether one that began then gathers changes: where much comes there is more within moments, and a broker works as long
-// for a transaction as for a thousand rows.
-func (c committed) bulk(began time.Time) bool {
-	return c.bytes >= bulkBytes && began.Sub(c.at) < bulkLinger
+// behindBulk says whether a Kafka transaction that begins so long after one of so many bytes gathers changes: where much comes there is
+// more within moments, and a broker works as long for a transaction as for a thousand rows.
+func behindBulk(bytes int64, pause time.Duration) bool {
+	return bytes >= bulkBytes && pause < bulkLinger
 }
 
 // leave commits what is whole, at the end of a life in order.
@@ -482,7 +480,7 @@ func (s *session) commit(ctx context.Context, last bool) error {
 			slog.Int64("tributary.bytes", bytes), slog.Int64("tributary.progress", int64(pr.N))) //nolint:gosec // it counts
 	}
 	s.progressEnd, s.progressAt, s.newest = change.LSN(pr.EndLSN), time.Now(), pr.CommitTime
-	s.last = committed{s.progressAt, bytes}
+	s.lastBytes = bytes
 	clear(s.changed)
 	s.fences = nil
 	s.meter.commits.WithLabelValues(resultCommit).Inc()

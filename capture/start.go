@@ -2,9 +2,7 @@ package capture
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -221,90 +219,6 @@ func (c *Capture) askWhy(ctx context.Context, pub *publish.Publisher) {
 	}
 }
 
-// usable refuses a server that cannot be captured.
-func usable(s *catalog.Server) error {
-	switch {
-	case s.Major() < 14:
-		return &trouble.Error{
-			Code: trouble.ServerVersion, Op: "start", Subject: fmt.Sprintf("source %q", s.Database), Cause: fmt.Errorf("the server is PostgreSQL %s", s.Version),
-			Means: "nothing was changed", Hint: "PostgreSQL 14 or later is needed",
-		}
-	case s.WALLevel != "logical":
-		return &trouble.Error{
-			Code: trouble.WALLevel, Op: "start", Subject: fmt.Sprintf("source %q", s.Database), Cause: fmt.Errorf("wal_level is %s", s.WALLevel),
-			Means: "the server writes no WAL from which rows can be read; nothing was changed",
-			Hint:  "ALTER SYSTEM SET wal_level = 'logical';   then restart the server",
-		}
-	case !s.Replication:
-		return &trouble.Error{
-			Code: trouble.SourceRights, Op: "start", Subject: fmt.Sprintf("source %q", s.Database), Cause: fmt.Errorf("role %q has no REPLICATION", s.Role),
-			Means: "nothing was changed", Hint: fmt.Sprintf("ALTER ROLE %s REPLICATION;", postgres.Ident(s.Role)),
-		}
-	}
-	return nil
-}
-
-// stillStopped looks, and takes the source over from nobody, for what a capture that has stopped would be refused by again: it must not
-// fence an instance that somebody has just started, with leave to jump the gap.
-func (c *Capture) stillStopped(ctx context.Context, cat *catalog.Catalog, server *catalog.Server) error {
-	slot, err := cat.Slot(ctx, c.config.Source.slot())
-	if err != nil {
-		return err
-	}
-	pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log) // behind the slot, which is made behind a claim
-	if err != nil {
-		return err
-	}
-	if !c.options.Standby && c.wrote > 0 && c.claimedByAnother(pr) {
-		return takenOver(pr)
-	}
-	if c.options.OnGap == GapResnapshot {
-		return nil
-	}
-	return c.refusal(ctx, server, slot, pr)
-}
-
-// refusal gives the trouble by which a start is refused, as far as can be told of a server, its slot and the newest progress; nil
-// where there is none.
-func (c *Capture) refusal(ctx context.Context, server *catalog.Server, slot *catalog.Slot, pr *record.Progress) error {
-	if err := usable(server); err != nil {
-		return err
-	}
-	dsn, err := c.dsn()
-	if err != nil {
-		return err
-	}
-	conn, err := replication.Open(ctx, dsn, "tributary look "+c.instance, c.notice)
-	if err != nil {
-		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
-	system, err := conn.Identify(ctx)
-	if err != nil {
-		return catalog.Unreachable("identify", "source", err)
-	}
-	history, err := historyOf(ctx, conn, system, pr)
-	if err != nil {
-		return err
-	}
-	if gap := findGap(&publish.State{Progress: pr}, slot, system, history, c.config.Source.slot()); gap != nil {
-		return gap
-	}
-	return nil
-}
-
-// historyOf gives where the server left the timeline of what is published, if it has.
-func historyOf(ctx context.Context, conn *replication.Conn, system replication.System, pr *record.Progress) (replication.History, error) {
-	if pr == nil || pr.SystemID != system.ID || pr.Timeline >= system.Timeline {
-		return nil, nil
-	}
-	history, err := conn.History(ctx, system.Timeline)
-	if err != nil {
-		return nil, catalog.Unreachable("ask the timelines of", "source", err)
-	}
-	return history, nil
-}
-
 // openStream makes publications and slot, compares what there is with what was published, and starts to stream.
 func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, state *publish.State, tables []*catalog.Table) (*replication.Stream, error) {
 	name, pubs := c.config.Source.slot(), c.config.Source.publications()
@@ -402,64 +316,6 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 	s.maxXID = pr.MaxXID
 	// What was published before this session may still be invisible, and is not in the list of recent transactions.
 	s.chunks.mustFinish(pr.MaxXID)
-}
-
-// findGap compares the slot with what is published: nil if the slot can give everything that is not yet, and the
-// server has everything that is. history says where the server left its earlier timelines.
-func findGap(state *publish.State, slot *catalog.Slot, system replication.System, history replication.History, name string) *trouble.Error {
-	pr := state.Progress
-	e := &trouble.Error{
-		Op: "start", Subject: fmt.Sprintf("slot %q", name), Code: trouble.Gap,
-		Means: "changes in between are not in the topics; nothing was skipped silently, nothing was written",
-		Hint:  "capture run --on-gap=resnapshot     reads all tables again; rows gone at the source go downstream too",
-	}
-	switch {
-	case slot != nil && slot.WALStatus == "lost":
-		e.Code, e.Cause = trouble.SlotLost, errors.New("the server dropped the WAL that the slot needed (wal_status is lost)")
-	case slot != nil && !ours(slot, system):
-		e.Code, e.Cause = trouble.Gap, fmt.Errorf("it is not a slot of ours: plugin %q, two_phase %t, database %q", slot.Plugin, slot.TwoPhase, slot.Database)
-		e.Hint = "choose another name with source.slot, or drop that slot"
-	case pr == nil:
-		return nil
-	case pr.SystemID != system.ID:
-		e.Code, e.Cause = trouble.WrongSystem, fmt.Errorf("the topics are of system %s, this server is %s: a restore, an upgrade, or another server", pr.SystemID, system.ID)
-		e.Means = "positions of two servers cannot be compared; nothing was written"
-		e.Hint = "look at source.dsn: is this the server that is meant? If so:\n" + e.Hint
-	case pr.Timeline != system.Timeline && !passedOn(state, system, history):
-		e.Code, e.Cause = trouble.WrongSystem, fmt.Errorf("the topics are of timeline %d, this server is on %d: a failover or a restore", pr.Timeline, system.Timeline)
-		if at, was := history.Left(pr.Timeline); was {
-			e.Cause = fmt.Errorf("this server left timeline %d at %s, and transactions after that are published: a failover lost them", pr.Timeline, at)
-		}
-		e.Means = "what is published and this server's data differ; nothing was written"
-	case slot == nil:
-		e.Code, e.Cause = trouble.SlotMissing, fmt.Errorf("it is gone; published is everything up to %s", change.LSN(pr.EndLSN))
-	case slot.ConfirmedFlushLSN > change.LSN(pr.EndLSN):
-		e.Cause = fmt.Errorf("it stands at %s, published is everything up to %s: somebody advanced or re-made it", slot.ConfirmedFlushLSN, change.LSN(pr.EndLSN))
-	case state.Lacking != "":
-		e.Subject = fmt.Sprintf("source %q", pr.Source)
-		e.Cause = fmt.Errorf("%s: Kafka has lost it, or left its transaction without an end", state.Lacking)
-		e.Means = "changes that were published do not arrive; nothing was skipped silently, nothing was written"
-	default:
-		return nil
-	}
-	return e
-}
-
-// passedOn says whether everything that is published belongs to the past of a server that has been promoted: it has all
-// of it, and its own changes come behind.
-func passedOn(state *publish.State, system replication.System, history replication.History) bool {
-	pr := state.Progress
-	at, was := history.Left(pr.Timeline)
-	if !was || system.Timeline < pr.Timeline || change.LSN(pr.EndLSN) > at {
-		return false
-	}
-	// Of a transaction that is not published whole the record of its commit must be there; records are whole before at.
-	return change.LSN(pr.CommitLSN) < at && (state.Newest.Era != pr.Era || state.Newest.CommitLSN < at)
-}
-
-// ours says whether a slot can be one that this program made in this database.
-func ours(slot *catalog.Slot, system replication.System) bool {
-	return slot.Plugin == "pgoutput" && !slot.TwoPhase && slot.Database == system.Database
 }
 
 // createSlot makes the slot and, while the server waits for transactions to end, says for which.
@@ -575,96 +431,4 @@ func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *
 			done()
 		}
 	}
-}
-
-// takeUp makes the session's tables out of the catalog and of what the progress says of each.
-func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*catalog.Table, asOf change.LSN) error {
-	before := map[uint32]record.TableProgress{}
-	names := map[[2]string]bool{}
-	if pr != nil {
-		for _, t := range pr.Tables {
-			before[t.OID], names[[2]string{t.Schema, t.Table}] = t, true
-		}
-	}
-	newEra := pr != nil && pr.Era != s.era
-	for _, known := range tables {
-		was, isKnown := before[uint32(known.Relation.OID)]
-		if err := s.adopt(ctx, known, was, isKnown && !newEra, names[[2]string{known.Relation.Schema, known.Relation.Name}], s.joined, asOf); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// adopt makes known a captured table. was is its progress if isKnown; hadRows says that its topic may hold rows of an
-// earlier life, which a snapshot must void. The catalog was read before asOf.
-func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.TableProgress, isKnown, hadRows bool, after uint32, asOf change.LSN) error {
-	if known.Level == catalog.LeftOut {
-		s.log.Warn("table is left out", "table", known.Relation.QualifiedName(), "reason", known.Reason)
-		return nil
-	}
-	if known.Level == catalog.InsertOnly {
-		level := slog.LevelWarn
-		if service.Accepts(s.config.accepted(), trouble.TableWithoutIdentity, known.Relation.QualifiedName()) {
-			level = slog.LevelInfo
-		}
-		s.log.Log(ctx, level, "only INSERT and TRUNCATE of this table are captured; its UPDATE and DELETE go on working, but do not arrive",
-			"table", known.Relation.QualifiedName(), "reason", known.Reason, "code", trouble.TableWithoutIdentity, "hint", known.Help)
-	}
-	t := s.tables[known.Relation.OID]
-	if t == nil {
-		t = &table{}
-		s.tables[known.Relation.OID] = t
-	}
-	t.catalog = known
-	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
-		s.log.Info("table was renamed: it is read anew, into a topic of its new name", "table", known.Relation.QualifiedName(), "was", was.Schema+"."+was.Table)
-		isKnown = false
-	}
-	if !isKnown {
-		was = record.TableProgress{}
-	}
-	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
-	fresh := newProgress(known)
-	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
-	if t.progress = fresh; isKnown {
-		t.progress = was
-	}
-	if t.progress.Held != nil {
-		s.changed[known.Relation.OID] = true
-		s.tellHeld(t)
-		return nil
-	}
-	if err := s.setCatalog(ctx, t, known); err != nil {
-		return s.setAside(t, err)
-	}
-	t.progress = fresh
-	if err := s.beginVersion(ctx, t, was); err != nil {
-		return err
-	}
-	was.SchemaID, was.Files = t.progress.SchemaID, t.progress.Files
-	switch {
-	case isKnown && was.Done && !raised:
-		t.progress = was
-	case s.config.Snapshot.Mode == "never" && was.Asked == "":
-		t.progress.Done = true
-		s.changed[known.Relation.OID] = true
-		if single := singles(was.Ranges); isKnown && len(single) > 0 {
-			t.progress.Done, t.progress.Ranges = false, single
-			s.want(t, after, false)
-		}
-	case isKnown && !raised:
-		t.progress = was
-		s.want(t, after, was.Reload || len(known.Relation.Key) == 0)
-	default:
-		s.want(t, after, hadRows || raised)
-	}
-	s.foresee(t, known, asOf)
-	s.partitions(t)
-	return nil
-}
-
-// singles gives those of ranges that are single keys.
-func singles(ranges []record.RangeProgress) []record.RangeProgress {
-	return slices.DeleteFunc(slices.Clone(ranges), func(r record.RangeProgress) bool { return r.At == nil })
 }

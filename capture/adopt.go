@@ -1,0 +1,105 @@
+package capture
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// takeUp makes the session's tables out of the catalog and of what the progress says of each.
+func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*catalog.Table, asOf change.LSN) error {
+	before := map[uint32]record.TableProgress{}
+	names := map[[2]string]bool{}
+	if pr != nil {
+		for _, t := range pr.Tables {
+			before[t.OID], names[[2]string{t.Schema, t.Table}] = t, true
+		}
+	}
+	newEra := pr != nil && pr.Era != s.era
+	for _, known := range tables {
+		was, isKnown := before[uint32(known.Relation.OID)]
+		if err := s.adopt(ctx, known, was, isKnown && !newEra, names[[2]string{known.Relation.Schema, known.Relation.Name}], s.joined, asOf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adopt makes known a captured table. was is its progress if isKnown; hadRows says that its topic may hold rows of an
+// earlier life, which a snapshot must void. The catalog was read before asOf.
+func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.TableProgress, isKnown, hadRows bool, after uint32, asOf change.LSN) error {
+	if known.Level == catalog.LeftOut {
+		s.log.Warn("table is left out", "table", known.Relation.QualifiedName(), "reason", known.Reason)
+		return nil
+	}
+	if known.Level == catalog.InsertOnly {
+		level := slog.LevelWarn
+		if service.Accepts(s.config.accepted(), trouble.TableWithoutIdentity, known.Relation.QualifiedName()) {
+			level = slog.LevelInfo
+		}
+		s.log.Log(ctx, level, "only INSERT and TRUNCATE of this table are captured; its UPDATE and DELETE go on working, but do not arrive",
+			"table", known.Relation.QualifiedName(), "reason", known.Reason, "code", trouble.TableWithoutIdentity, "hint", known.Help)
+	}
+	t := s.tables[known.Relation.OID]
+	if t == nil {
+		t = &table{}
+		s.tables[known.Relation.OID] = t
+	}
+	t.catalog = known
+	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
+		s.log.Info("table was renamed: it is read anew, into a topic of its new name", "table", known.Relation.QualifiedName(), "was", was.Schema+"."+was.Table)
+		isKnown = false
+	}
+	if !isKnown {
+		was = record.TableProgress{}
+	}
+	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
+	fresh := newProgress(known)
+	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
+	if t.progress = fresh; isKnown {
+		t.progress = was
+	}
+	if t.progress.Held != nil {
+		s.changed[known.Relation.OID] = true
+		s.tellHeld(t)
+		return nil
+	}
+	if err := s.setCatalog(ctx, t, known); err != nil {
+		return s.setAside(t, err)
+	}
+	t.progress = fresh
+	if err := s.beginVersion(ctx, t, was); err != nil {
+		return err
+	}
+	was.SchemaID, was.Files = t.progress.SchemaID, t.progress.Files
+	switch {
+	case isKnown && was.Done && !raised:
+		t.progress = was
+	case s.config.Snapshot.Mode == "never" && was.Asked == "":
+		t.progress.Done = true
+		s.changed[known.Relation.OID] = true
+		if single := singles(was.Ranges); isKnown && len(single) > 0 {
+			t.progress.Done, t.progress.Ranges = false, single
+			s.want(t, after, false)
+		}
+	case isKnown && !raised:
+		t.progress = was
+		s.want(t, after, was.Reload || len(known.Relation.Key) == 0)
+	default:
+		s.want(t, after, hadRows || raised)
+	}
+	s.foresee(t, known, asOf)
+	s.partitions(t)
+	return nil
+}
+
+// singles gives those of ranges that are single keys.
+func singles(ranges []record.RangeProgress) []record.RangeProgress {
+	return slices.DeleteFunc(slices.Clone(ranges), func(r record.RangeProgress) bool { return r.At == nil })
+}
