@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -311,7 +313,7 @@ func (b *bench) handedOver(least int, end, why string) {
 }
 
 // Where a call may not have the temporary file that it needs, the walsender goes on, in the same stream: neither what the server's
-// administrator allows is passed nor, where our role may set it, what we allow. Where it may not, it is fetched all the same.
+// administrator allows is passed nor, where our role may set it, what we allow.
 func TestBacklogWithoutTemporaryFile(t *testing.T) {
 	b := newBench(t, 0)
 	database := strings.TrimSuffix(b.slot(""), "_")
@@ -330,21 +332,46 @@ func TestBacklogWithoutTemporaryFile(t *testing.T) {
 	b.exec(fmt.Sprintf(`alter database %s set temp_file_limit = '256kB'`, database))
 	fill("end-2")
 	b.handedOver(300, "end-2", "temp_file_limit")
+}
 
-	b.exec(fmt.Sprintf(`alter database %s reset temp_file_limit`, database))
+// A role that may not set the limit fetches all the same, and leaves no error in the server's log; one that was granted it sets it.
+func TestBacklogOfAPlainRole(t *testing.T) {
 	shorter(t, &mostTemporary, "256kB")
-	role := database + "_plain"
-	b.exec(fmt.Sprintf(`create role %s login replication password 'p'; grant connect on database %s to %[1]s`, role, database))
-	t.Cleanup(func() {
-		_, err := b.conn.Exec(context.Background(), fmt.Sprintf(`drop owned by %s; drop role %[1]s`, role))
+	for _, major := range slices.Compact(append([]int{14}, pgtest.Majors(t)...)) {
+		b := newBench(t, major)
+		database := strings.TrimSuffix(b.slot(""), "_")
+		role := database + "_plain"
+		b.exec(fmt.Sprintf(`alter database %s set work_mem = '64kB'`, database))
+		b.exec(fmt.Sprintf(`create role %s login replication password 'p'; grant connect on database %s to %[1]s`, role, database))
+		t.Cleanup(func() {
+			_, err := b.conn.Exec(context.Background(), fmt.Sprintf(`drop owned by %s; drop role %[1]s`, role))
+			must(t, err)
+		})
+		dsn, err := url.Parse(b.dsn)
 		must(t, err)
-	})
-	fill("end-3")
-	dsn, err := url.Parse(b.dsn)
-	must(t, err)
-	dsn.User = url.UserPassword(role, "p")
-	shorter(t, &b.dsn, dsn.String())
-	b.handedOver(300, "end-3", "")
+		dsn.User = url.UserPassword(role, "p")
+		shorter(t, &b.dsn, dsn.String())
+		log := pgtest.Shared(t, major).Log()
+		before, err := os.ReadFile(log)
+		must(t, err)
+		for _, why := range []string{"", "temp_file_limit"} {
+			if why != "" {
+				if major < 15 {
+					continue
+				}
+				b.exec(fmt.Sprintf(`grant set on parameter temp_file_limit to %s`, role))
+			}
+			b.exec(`truncate a`)
+			b.exec(load[0])
+			b.exec(fmt.Sprintf(`select pg_logical_emit_message(true, 'app', 'end%s')`, why))
+			b.handedOver(300, "end"+why, why)
+		}
+		after, err := os.ReadFile(log)
+		must(t, err)
+		if said := string(after[len(before):]); strings.Contains(said, "permission denied") {
+			t.Errorf("%d: its log has: %s", major, said)
+		}
+	}
 }
 
 // Where each call would read much WAL again, or one does not come to its first row, the walsender goes on, in the same stream.
