@@ -313,9 +313,10 @@ func (b *backlog) byItself(why error) {
 	b.log.Info("each call waits for the one before it", "slot", b.slot, "why", why, "hint", slotsHint(why))
 }
 
-// slotsHint is what helps where a server has no slot left; "" where that is not it.
+// slotsHint is what helps where a server has no slot left; "" where that is not it: the code is of other limits, too, and the words
+// are in the server's language.
 func slotsHint(err error) string {
-	if postgres.SQLState(err) != "53400" {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "53400" || pg.Routine != "ReplicationSlotCreate" {
 		return ""
 	}
 	return "raise max_replication_slots: one more is needed while a backlog is fetched, better two"

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -370,6 +371,20 @@ func TestBacklogOfAPlainRole(t *testing.T) {
 		must(t, err)
 		if said := string(after[len(before):]); strings.Contains(said, "permission denied") {
 			t.Errorf("%d: its log has: %s", major, said)
+		}
+	}
+}
+
+// That no slot is free is told by where the server says so, as other limits have the same code.
+func TestSlotsHint(t *testing.T) {
+	b := newBench(t, 0)
+	b.exec(`set work_mem = '64kB'; set temp_file_limit = '64kB'`)
+	_, limit := b.conn.Exec(t.Context(), `select count(*) from (select i from generate_series(1, 100000) i order by i desc offset 1) s`)
+	defer b.fillSlots(0)()
+	_, slots := b.conn.Exec(t.Context(), `select pg_create_physical_replication_slot('one_more')`)
+	for hinted, err := range map[bool]error{false: limit, true: slots} {
+		if postgres.SQLState(err) != "53400" || (slotsHint(err) != "") != hinted {
+			t.Errorf("%v: hint %q", err, slotsHint(err))
 		}
 	}
 }
