@@ -22,7 +22,6 @@ import (
 // Root makes the command of a program, with the flags of all its verbs.
 func Root(name, short string, verbs ...*cobra.Command) *cobra.Command {
 	root := Group(name, short, verbs...)
-	root.SilenceErrors, root.SilenceUsage = true, true
 	root.PersistentFlags().StringP("config", "c", "", fmt.Sprintf("configuration (else TRIBUTARY_CONFIG, ./%s.yaml, /etc/tributary/%s.yaml)", name, name))
 	root.PersistentFlags().String("log-format", "", "form of log lines on standard error: "+strings.Join(logFormats, " or ")+" (else log.format)")
 	root.PersistentFlags().String("log-level", "", "least important log lines: "+strings.Join(logLevels, ", ")+" (else log.level)")
@@ -31,10 +30,17 @@ func Root(name, short string, verbs ...*cobra.Command) *cobra.Command {
 	}
 	root.PersistentFlags().Bool("no-color", false, "no colours; NO_COLOR and TERM=dumb say so too")
 	root.PersistentFlags().BoolP("quiet", "q", false, "only results: no hints, no progress")
+	Finish(root)
+	return root
+}
+
+// Finish gives a program the help and the errors that ours have, where its verbs do not have the flags of Root. The verbs are
+// whole, with their flags.
+func Finish(root *cobra.Command) {
+	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(help)
 	spell(root)
-	return root
 }
 
 // spell has the usage of each verb name its flags, as a manual does; those of every verb are told elsewhere.

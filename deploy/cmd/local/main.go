@@ -34,26 +34,18 @@ func main() {
 }
 
 func command() *cobra.Command {
-	root := &cobra.Command{
-		Use:           "local",
-		Short:         "Run Tributary, or what it needs, on one machine",
-		SilenceErrors: true, SilenceUsage: true,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return terminal.Usage(err) })
-	root.AddCommand(demoCommand(), runCommand(), brokerCommand(), databasesCommand(), psqlCommand(), &cobra.Command{
-		Use: "version", Short: "Print the version", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			b := service.ThisBuild()
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "local %s %s %s\n", b.Version, b.Revision, b.GoVersion)
-			return err
-		},
-	})
+	root := terminal.Group("local", "Run Tributary, or what it needs, on one machine",
+		demoCommand(), runCommand(), brokerCommand(), databasesCommand(), psqlCommand(), &cobra.Command{
+			Use: "version", Short: "Print the version", Args: terminal.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				b := service.ThisBuild()
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "local %s %s %s\n", b.Version, b.Revision, b.GoVersion)
+				return err
+			},
+		})
+	terminal.Finish(root)
 	return root
 }
-
-func noArgs(cmd *cobra.Command, args []string) error { return terminal.Usage(cobra.NoArgs(cmd, args)) }
 
 // demoDir gives where the demo lives: DEMO_DIR, else .demo here.
 func demoDir() string { return cmp.Or(os.Getenv("DEMO_DIR"), reachable(".demo", "tributary-demo")) }
@@ -77,7 +69,7 @@ func reachable(here, elsewhere string) string {
 
 func demoCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "demo", Short: "Consolidate two living film-rental shops into a warehouse, and show it", Args: noArgs,
+		Use: "demo", Short: "Consolidate two living film-rental shops into a warehouse, and show it", Args: terminal.NoArgs,
 		Long: "Consolidate two living film-rental shops into a warehouse, and show it.\n\n" +
 			"DEMO_DIR      where it keeps its data (.demo)\n" +
 			"DEMO_SECONDS  how long the load runs; then both sides are compared, and the exit status is the verdict",
@@ -99,7 +91,7 @@ func runCommand() *cobra.Command {
 	var dir, warehouse string
 	var sources []string
 	cmd := &cobra.Command{
-		Use: "run", Short: "Run captures and a sink in this process, on an embedded broker, until SIGTERM", Args: noArgs,
+		Use: "run", Short: "Run captures and a sink in this process, on an embedded broker, until SIGTERM", Args: terminal.NoArgs,
 		Long: "Run captures and a sink in this process, on an embedded broker, until SIGTERM.\n\n" +
 			"The brokers and the registry that the configurations name are not used.",
 		Example: "  local run --capture capture.yaml --sink sink.yaml",
@@ -144,7 +136,7 @@ func runCommand() *cobra.Command {
 func brokerCommand() *cobra.Command {
 	cfg := local.BrokerConfig{}
 	cmd := &cobra.Command{
-		Use: "broker", Short: "Run the embedded broker and schema registry until Ctrl-C", Args: noArgs,
+		Use: "broker", Short: "Run the embedded broker and schema registry until Ctrl-C", Args: terminal.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			broker, err := local.StartBroker(cfg)
 			if err != nil {
@@ -167,7 +159,7 @@ func databasesCommand() *cobra.Command {
 	var dir string
 	var major, port int
 	cmd := &cobra.Command{
-		Use: "databases", Short: "Run two PostgreSQL servers, for a source and a warehouse, until Ctrl-C", Args: noArgs,
+		Use: "databases", Short: "Run two PostgreSQL servers, for a source and a warehouse, until Ctrl-C", Args: terminal.NoArgs,
 		Long: "Run two PostgreSQL servers, for a source and a warehouse, until Ctrl-C.\n\n" +
 			"Started again they have the same rows, and the same addresses.",
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
@@ -207,7 +199,7 @@ func psqlCommand() *cobra.Command {
 		Use: "psql [DATABASE | URL]", Short: "Open a SQL prompt: psql where it is installed, else a small one of its own",
 		Long: "Open a SQL prompt: psql where it is installed, else a small one of its own.\n\n" +
 			"DATABASE is one of the running demo's: dwh (the default), rental_eu, rental_us.",
-		Args: func(cmd *cobra.Command, args []string) error { return terminal.Usage(cobra.MaximumNArgs(1)(cmd, args)) },
+		Args: terminal.MaxArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dsn := ""
 			if len(args) > 0 {
