@@ -22,6 +22,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/browsertest"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // tab is a page in a headless browser, with what it complained of.
@@ -258,6 +259,46 @@ func TestBrowserKeys(t *testing.T) {
 	eval[bool](b, `document.activeElement.blur(); true`)
 	b.run(chromedp.KeyEvent("?"))
 	b.await(`document.querySelector("#keys").open`)
+	b.quiet(url)
+}
+
+// The first screen answers: what needs somebody, and the numbers, however many cards there are. A folded one says the rest on
+// request, and stays as the reader left it while the page goes on.
+func TestBrowserFirstScreen(t *testing.T) {
+	since := time.Now().Add(-time.Hour)
+	need := func(code trouble.Code, subject string, urgent bool) service.Need {
+		return service.Need{
+			Code: code, Urgent: urgent, Subject: subject, Since: since, See: "/explain/" + string(code), What: subject + " is as it should not be",
+			Why:   "write to table \"sales.stock\", topic \"shop.public.stock\" partition 0 offset 88120: it violates check constraint \"stock_price_check\" (SQLSTATE 23514), column \"price\"",
+			Means: "1,204 records wait in Kafka; all other tables go on; the source is complete only up to 21:07:51 UTC",
+			Do:    []service.Step{{Note: "mend it"}, {Command: "sink resume " + subject}, {Command: "sink resume " + subject + " --park", Note: "or put the row aside"}},
+		}
+	}
+	var beat atomic.Int64
+	url := serve(t, func() View {
+		v := full("shop")
+		v.Headline = fmt.Sprintf("shop needs you %d", beat.Load())
+		v.Needs = []service.Need{
+			need("constraint-violation", "shop/public.stock", true), need("parked", "shop/public.orders", false), need("parked", "shop/public.orders", false),
+			need("parked", "shop/public.payment", false), need("missing-index", "sales.orders", false),
+		}
+		return v
+	}, testHistory())
+	b := openTab(t, url+"/")
+	call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 1280, Height: 800, DeviceScaleFactor: 1})
+	b.await(`document.querySelector("#live")?.textContent.startsWith("live ")`)
+	if bottom := eval[float64](b, `document.querySelector(".tiles").getBoundingClientRect().bottom`); bottom > 800 {
+		t.Errorf("the numbers end %.0f px below the top of a screen of 800", bottom)
+	}
+	eval[bool](b, `document.querySelectorAll(".need summary")[1].click(); true`)
+	const copies = `[...document.querySelectorAll(".need .copy")].filter(c => c.checkVisibility({contentVisibilityAuto: true, visibilityProperty: true})).length`
+	b.await(copies + ` === 4`) // two of the urgent one, two of that
+	beat.Store(1)
+	b.await(`document.querySelector("h1").textContent.includes("needs you 1") && ` + copies + ` === 4`)
+	for range 2 {
+		b.run(chromedp.KeyEvent("n"))
+	}
+	b.await(`document.activeElement === document.querySelectorAll(".need")[1] && document.activeElement.querySelector("details").open`)
 	b.quiet(url)
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"embed"
 	"fmt"
+	"hash/fnv"
 	"html/template"
 	"math"
 	"net/url"
@@ -41,14 +42,36 @@ type shown struct {
 	query   query
 }
 
-// maxNeeds is how many are told whole.
+// maxNeeds is how many cards are there without being asked for.
 const maxNeeds = 5
 
-// Whole gives the needs that are told whole, More those that are only named.
-func (s *shown) Whole() []service.Need { return s.Needs[:min(len(s.Needs), maxNeeds)] }
+// card is something that needs somebody, as the page shows it.
+type card struct {
+	service.Need
+	ID     string // the same as long as it is there
+	Folded bool   // its first line is told, the rest on request
+}
+
+// cards gives all of them. Those that are not urgent are folded behind the first, so that the numbers stay on the first screen.
+func (s *shown) cards() []card {
+	list, same := make([]card, len(s.Needs)), map[string]int{}
+	for i, n := range s.Needs {
+		sum := fnv.New32a()
+		fmt.Fprintf(sum, "%s %s", n.Code, n.Subject)
+		id := fmt.Sprintf("need-%x", sum.Sum32())
+		if same[id]++; same[id] > 1 {
+			id = fmt.Sprintf("%s-%d", id, same[id])
+		}
+		list[i] = card{Need: n, ID: id, Folded: i > 0 && !n.Urgent}
+	}
+	return list
+}
+
+// Whole gives the first of those that need somebody.
+func (s *shown) Whole() []card { return s.cards()[:min(len(s.Needs), maxNeeds)] }
 
 // More gives the rest.
-func (s *shown) More() []service.Need { return s.Needs[len(s.Whole()):] }
+func (s *shown) More() []card { return s.cards()[min(len(s.Needs), maxNeeds):] }
 
 // Window gives the address of a view of the charts.
 func (s *shown) Window(window string) string {

@@ -202,7 +202,11 @@
     if (e.key === "n") {
       const all = [...document.querySelectorAll(".need")];
       const next = all[(all.indexOf(document.activeElement) + 1) % all.length];
-      if (next) { next.focus(); next.scrollIntoView({block: "nearest"}); }
+      if (next) {
+        for (const fold of next.querySelectorAll("details")) fold.open = true;
+        next.focus();
+        next.scrollIntoView({block: "nearest"});
+      }
     }
   });
 
