@@ -37,7 +37,7 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 		return &trouble.Error{
 			Code: trouble.StreamBroken, Op: "decode", Subject: fmt.Sprintf("a row of the transaction that commits at %s", s.tx.CommitLSN),
 			Cause: fmt.Errorf("no Relation message came for OID %d", oid), Means: "nothing after it is published; the source keeps its WAL",
-			Hint: "this is a defect: please report it",
+			Hint: trouble.Report("capture"),
 		}
 	}
 	if t.progress.Held != nil {

@@ -304,7 +304,7 @@ func (s *session) item(ctx context.Context, item *replication.Item) error {
 		return &trouble.Error{
 			Code: trouble.StreamBroken, Op: "decode", Subject: fmt.Sprintf("a message of the transaction that commits at %s", s.tx.CommitLSN), Cause: err,
 			Means: "nothing after it is published; the source keeps its WAL",
-			Hint:  "this is a defect of Tributary or of what lies between it and the server: please report it",
+			Hint:  trouble.Report("capture"),
 		}
 	}
 	switch kind {

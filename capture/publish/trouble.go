@@ -70,7 +70,7 @@ func notEncoded(what, subject string, err error) error {
 	return &OneTable{&trouble.Error{
 		Code: trouble.RecordInvalid, Op: "encode " + what, Subject: subject, Cause: err,
 		Means: "nothing after it is published; the source keeps its WAL",
-		Hint:  "this is a defect of Tributary: please report it",
+		Hint:  trouble.Report("capture"),
 	}}
 }
 

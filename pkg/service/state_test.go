@@ -86,6 +86,7 @@ func TestSteps(t *testing.T) {
 		Step{"sink resume a/b.c", "to try again"}, Step{"sink resume 'a/b c' --park", "to put it aside"})
 	f("capture run reads all tables when it first starts", Step{Note: "capture run reads all tables when it first starts"})
 	f("ask again: capture snapshot --table schema.table", Step{"capture snapshot --table schema.table", "ask again"})
+	f(trouble.Report("capture"), Step{"capture support-bundle", "this is a defect of Tributary: report it at " + trouble.Issues + " with the file that this writes"})
 	f("sinks are no cause", Step{Note: "sinks are no cause"})
 }
 

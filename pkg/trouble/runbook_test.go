@@ -1,6 +1,9 @@
 package trouble
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestRunbook(t *testing.T) {
 	b := parseRunbook("# gap\n\n**You see** x\n\n**Why** Somebody `moved`\nthe [slot](a.md).\n\n**It means** Nothing.\n\nMore.\n\n**Do** First look:\n" +
@@ -10,5 +13,18 @@ func TestRunbook(t *testing.T) {
 	}
 	if _, ok := RunbookOf("no-such-code"); ok {
 		t.Error("there is a runbook of a code that is none")
+	}
+}
+
+// What is said of where defects are reported is one address, in runbooks and in hints.
+func TestIssues(t *testing.T) {
+	for _, code := range Codes() {
+		book, _ := RunbookOf(code)
+		if strings.Count(book.Text, "/issues") != strings.Count(book.Text, "<"+Issues+">") {
+			t.Errorf("the runbook of %s names another address than %s", code, Issues)
+		}
+	}
+	if hint := Report("capture"); !strings.Contains(hint, Issues+" ") || !strings.HasSuffix(hint, ": capture support-bundle") {
+		t.Errorf("%q", hint)
 	}
 }

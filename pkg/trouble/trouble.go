@@ -71,6 +71,14 @@ const (
 	Internal               Code = "internal"
 )
 
+// Issues is where defects are reported.
+const Issues = "https://github.com/tributary-cdc/tributary/issues"
+
+// Report is the hint of a trouble that is a defect of a program of ours, "capture" or "sink".
+func Report(program string) string {
+	return "this is a defect of Tributary: report it at " + Issues + " with the file that this writes: " + program + " support-bundle"
+}
+
 // Error is one trouble. Op and Cause are always set.
 type Error struct {
 	Code    Code
