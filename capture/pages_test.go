@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"log/slog"
 	"math"
 	"path/filepath"
@@ -12,8 +13,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/tributary-cdc/tributary/pkg/browsertest"
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -220,6 +224,14 @@ var moments = map[string]func(at time.Time) *shown{
 		s := late(at)
 		s.st.Stages = waits(goes(0, 0.02, 0, 0.93), stageEncode, waitKafka, at.Add(-20*time.Second))
 		s.unmoved = 20 * time.Second
+		return s
+	},
+	"waiting_replicas": func(at time.Time) *shown { // which it has learnt from a broker
+		s := late(at)
+		s.st.Stages = waits(goes(0, 0.02, 0, 0.93), stageEncode, waitKafka, at.Add(-41*time.Second))
+		refused := kafka.Trouble("publish to", `topic "shop.public.orders" partition 2`, fmt.Errorf("broker 10.0.0.3:9092: %w", kerr.NotEnoughReplicas))
+		s.st.Trouble, s.unmoved = new(tell(refused)), 41*time.Second
+		s.st.Trouble.Since = at.Add(-36 * time.Second).UTC()
 		return s
 	},
 	"snapshotting": func(at time.Time) *shown {

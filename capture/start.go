@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -79,6 +80,12 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		if open, _, _ := pub.Open(); open {
 			c.meter.commits.WithLabelValues(resultAbort).Inc()
 		}
+	}()
+	why := service.NewGroup(ctx)
+	why.Go("why Kafka is waited for", func(ctx context.Context) error { c.askWhy(ctx, pub); return nil })
+	defer func() {
+		why.Stop()
+		err = cmp.Or(err, why.Wait())
 	}()
 	state, err := c.claim(ctx, pub)
 	if err != nil {
@@ -176,7 +183,6 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	}
 	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, looks: c.looks, out: watched, known: fingerprint(tables)}
 	group.Go("catalog watcher", func(ctx context.Context) error { return w.run(ctx, dsn, "tributary watcher "+c.instance) })
-	group.Go("login", func(ctx context.Context) error { c.askWhy(ctx, s.pub); return nil })
 	group.Go("stream", func(ctx context.Context) error {
 		err := s.run(ctx)
 		if err == nil {
@@ -187,8 +193,8 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	return group.Wait()
 }
 
-// askWhy asks the brokers, while Kafka is waited for, whether it is the login that they refuse: the client tries again for ever, and
-// tells that to the log alone. The status says so until they are not waited for any more.
+// askWhy asks, while Kafka is waited for, for a reason that the client tells to the log at most, as it tries again for ever: that the
+// brokers refuse the login, or that a topic has too few replicas. The status says so until they are not waited for any more.
 func (c *Capture) askWhy(ctx context.Context, pub *publish.Publisher) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -203,14 +209,17 @@ func (c *Capture) askWhy(ctx context.Context, pub *publish.Publisher) {
 			return st.WaitingOn == waitKafka && time.Since(st.Since) >= service.WaitingAfter
 		})
 		switch {
-		case !waits && told != nil:
-			c.trouble.CompareAndSwap(told, nil)
-			told = nil
-		case waits && told == nil:
+		case !waits:
+			pub.Hush()
+			if told != nil {
+				c.trouble.CompareAndSwap(told, nil)
+				told = nil
+			}
+		case told == nil:
 			ctx, cancel := context.WithTimeout(ctx, service.WaitingAfter)
-			err := pub.Ping(ctx)
+			err := pub.Why(ctx)
 			cancel()
-			if trouble.CodeOf(err) == trouble.KafkaAuth {
+			if code := trouble.CodeOf(err); code == trouble.KafkaAuth || code == trouble.KafkaNotEnoughReplicas {
 				c.log.Warn("waiting, and trying again", "for", waitKafka, service.Err(err))
 				c.note(err)
 				told = c.trouble.Load()

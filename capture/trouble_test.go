@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -440,6 +442,41 @@ func TestKafkaHangs(t *testing.T) {
 	}
 	must(t, fake.Resume())
 	eventually(t, "it goes on", func() bool { st := c.Status(); return st.State == service.StateUpToDate && len(st.Needs) == 0 })
+}
+
+// A broker that takes no record of a topic, as that has too few replicas in sync, is waited for. The client sends again and again, and
+// says so nowhere; capture does: which topic, which broker, what it means, what to do. It goes on by itself. Brokers of a cluster of one
+// never lack any: they want no more replicas than there are.
+func TestNotEnoughReplicas(t *testing.T) {
+	for _, refuses := range []*kerr.Error{kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend} {
+		t.Run(refuses.Message, func(t *testing.T) {
+			fake := kafkatest.Fake(t)
+			r := newRig(t, 17, fake, `create table t (id int primary key)`)
+			c, stop := r.start()
+			r.fence()
+			topic := r.config.Source.Name + ".public.t"
+			lack := fake.Kfake().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: topic, Err: refuses, Count: -1})
+			r.exec("insert into t values (1)")
+			eventually(t, "it is told", func() bool {
+				st := c.Status()
+				return st.Trouble != nil && st.Trouble.Code == trouble.KafkaNotEnoughReplicas
+			})
+			st := c.Status()
+			if st.State != service.StateWaiting || !strings.HasPrefix(st.Headline, "waits for more in-sync replicas, for ") || len(st.Needs) != 1 {
+				t.Fatalf("%s: %q; %+v", st.State, st.Headline, st.Needs)
+			}
+			n, broker := st.Needs[0], fake.Addrs()[0]
+			if n.Urgent || n.What != fmt.Sprintf("cannot publish to topic %q partition 0", topic) || !strings.HasPrefix(n.Why, "broker "+broker+": "+refuses.Message+":") ||
+				!strings.HasPrefix(n.Means, "nothing is lost: the source keeps its WAL, ") ||
+				n.Do[len(n.Do)-1].Command != "kafka-topics.sh --bootstrap-server "+broker+" --describe --under-min-isr-partitions" {
+				t.Errorf("%+v", n)
+			}
+			lack.Remove()
+			eventually(t, "it goes on", func() bool { st := c.Status(); return st.State == service.StateUpToDate && len(st.Needs) == 0 })
+			r.same("public", "t")
+			must(t, stop())
+		})
+	}
 }
 
 // A capture that starts waits for a topic that it has written to and nobody lists. It says at once for which, and what to do.

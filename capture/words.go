@@ -43,6 +43,9 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 		// All that has come is published. A server sends nothing of a large transaction until it has read its end.
 		f.Waits, st.WaitingOn, st.WaitingSince = unmoved, "the source, which sends nothing of what it has", now.Add(-unmoved).UTC()
 	}
+	if t := st.Trouble; t != nil && t.Code == trouble.KafkaNotEnoughReplicas {
+		st.WaitingOn, st.WaitingSince = "more in-sync replicas", t.Since
+	}
 	switch st.State {
 	case service.StateNotRunning, service.StateElsewhere: // told by others
 	default:
@@ -145,7 +148,12 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 
 // means says what the source keeps while somebody is away without whom nothing is published; "" leaves it to the runbook.
 func (st *Status) means(code trouble.Code) string {
-	if st.WAL.AsOf.IsZero() || code != trouble.KafkaUnreachable && code != trouble.RegistryUnreachable {
+	switch code {
+	case trouble.KafkaUnreachable, trouble.KafkaNotEnoughReplicas, trouble.RegistryUnreachable:
+	default:
+		return ""
+	}
+	if st.WAL.AsOf.IsZero() {
 		return ""
 	}
 	text := fmt.Sprintf("nothing is lost: the source keeps its WAL, %s of %s", service.FormatBytes(st.WAL.RetainedBytes), service.FormatBytes(st.WAL.BudgetBytes))
@@ -250,7 +258,7 @@ func (st *Status) goes() string {
 		}
 		return "is starting."
 	case service.StateWaiting:
-		if st.Trouble != nil {
+		if st.Trouble != nil && st.Trouble.Code != trouble.KafkaNotEnoughReplicas {
 			return fmt.Sprintf("waits: cannot %s %s.", st.Trouble.Op, st.Trouble.Subject)
 		}
 		text := fmt.Sprintf("waits for %s, for %s", st.whom(), ago(st.WaitingSince))

@@ -60,6 +60,7 @@ type Publisher struct {
 	visible time.Time // when readers had the first of what the last Commit was about
 
 	interruption interruption
+	retries      *kafka.Retries
 
 	trace func(at time.Time) *tracing.Trace // begins one; nil: no traces
 	mark  *mark                             // of what is produced until the next Commit; nil before the first record, and without traces
@@ -77,8 +78,17 @@ type Publisher struct {
 	acked time.Time  // when the first record since the last Commit that goes without a transaction was acknowledged
 }
 
-// Ping says whether the brokers answer, and take the login. Safe beside a Commit.
-func (p *Publisher) Ping(ctx context.Context) error { return kafka.Ping(ctx, p.client) }
+// Why says why the brokers do not take what is published, as far as they do: they refuse the login, or some topic has too few replicas; nil
+// where nothing is known. It is to be asked again and again while they are waited for, and Hush called after that. Both are safe beside a Commit.
+func (p *Publisher) Why(ctx context.Context) error {
+	if heard := p.retries.Why(); heard != nil {
+		return heard
+	}
+	return kafka.Ping(ctx, p.client)
+}
+
+// Hush ends what Why has begun.
+func (p *Publisher) Hush() { p.retries.Hush() }
 
 // Options say where to publish.
 type Options struct {
@@ -134,8 +144,8 @@ func Open(ctx context.Context, o Options) (*Publisher, error) {
 		refused: o.Refused, waits: o.Waits, covers: o.Covers, salt: o.Salt, known: map[string]*topic{}, limit: o.TransactionTimeout,
 	}
 	p.sound, p.spoil = context.WithCancelCause(context.Background())
-	p.tell = p.promise
-	producing = append(producing, kgo.WithHooks(&p.interruption))
+	p.tell, p.retries = p.promise, o.Kafka.Retries(o.Log)
+	producing = append(append(producing, kgo.WithHooks(&p.interruption)), p.retries.Options()...)
 	client, err := kgo.NewClient(append(slices.Clone(producing),
 		kgo.TransactionalID(TransactionalID(o.Source)),
 		kgo.TransactionTimeout(o.TransactionTimeout),

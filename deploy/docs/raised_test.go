@@ -35,6 +35,7 @@ var raisers = map[trouble.Code]string{
 	trouble.KafkaUnreachable:       "capture TestUnreachable",
 	trouble.KafkaAuth:              "deploy/cmd/docs TestSecured",
 	trouble.KafkaNotAuthorised:     "deploy/cmd/docs TestACLsOfSecurityPage",
+	trouble.KafkaNotEnoughReplicas: "capture TestNotEnoughReplicas",
 	trouble.KafkaProduce:           "capture/publish TestHangingOfAnother",
 	trouble.TopicPartitionsChanged: "capture TestChangedPartitionsHoldTheirTable",
 	trouble.TopicName:              "capture TestTableWithoutTopicIsHeld",

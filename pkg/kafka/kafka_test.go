@@ -262,6 +262,8 @@ func TestTroubleCodes(t *testing.T) {
 	coded(&kgo.ErrDataLoss{}, trouble.TopicTruncated)
 	coded(kerr.LeaderNotAvailable, trouble.KafkaUnreachable)
 	coded(kerr.InvalidReplicationFactor, trouble.KafkaUnreachable)
+	coded(kerr.NotEnoughReplicas, trouble.KafkaNotEnoughReplicas)
+	coded(kerr.NotEnoughReplicasAfterAppend, trouble.KafkaNotEnoughReplicas)
 	coded(&net.OpError{Op: "dial", Err: errors.New("refused")}, trouble.KafkaUnreachable)
 	coded(kerr.InvalidRecord, trouble.KafkaProduce)
 	coded(kgo.ErrMaxBuffered, trouble.KafkaProduce)

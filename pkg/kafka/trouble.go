@@ -43,6 +43,11 @@ var kinds = []struct {
 		errors: []error{kerr.InvalidReplicationFactor},
 	},
 	{
+		code:   trouble.KafkaNotEnoughReplicas,
+		hint:   "start the brokers that are down, or wait until their replicas have caught up: it goes on by itself",
+		errors: []error{kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend},
+	},
+	{
 		code:   trouble.RecordTooLarge,
 		hint:   "raise max.message.bytes of the topic",
 		errors: []error{kerr.MessageTooLarge, kerr.RecordListTooLarge},

@@ -36,6 +36,7 @@ const (
 	KafkaUnreachable       Code = "kafka-unreachable"
 	KafkaAuth              Code = "kafka-auth"
 	KafkaNotAuthorised     Code = "kafka-not-authorised"
+	KafkaNotEnoughReplicas Code = "kafka-not-enough-replicas"
 	KafkaProduce           Code = "kafka-produce"
 	TopicPartitionsChanged Code = "topic-partitions-changed"
 	TopicName              Code = "topic-name"
