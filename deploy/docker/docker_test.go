@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/compose-spec/compose-go/v2/cli"
+	compose "github.com/compose-spec/compose-go/v2/types"
+
 	"github.com/jackc/pgx/v5"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/deploy/local"
@@ -141,61 +143,56 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
-// composed is what the test reads of docker-compose.yml.
-type composed struct {
-	Services map[string]struct {
-		Image       string
-		Build       *struct{ Target string }
-		DependsOn   map[string]struct{ Condition string } `yaml:"depends_on"`
-		Healthcheck *struct{ Test []string }
-		Ports       []string
-		Volumes     []string
-		ReadOnly    bool     `yaml:"read_only"`
-		CapDrop     []string `yaml:"cap_drop"`
-		Profiles    []string
-	}
-}
-
-// Everything waits for what it needs to be healthy, says itself when it is, and is open to this machine alone.
+// Compose's own loader, which is strict, takes the file; everything waits for what it needs to be healthy, says itself when it is, and is
+// open to this machine alone.
 func TestCompose(t *testing.T) {
-	text, err := os.ReadFile("../../docker-compose.yml")
-	must(t, err)
-	var c composed
-	must(t, yaml.Unmarshal(text, &c))
+	load := func(profiles ...string) *compose.Project {
+		options, err := cli.NewProjectOptions([]string{"../../docker-compose.yml"}, cli.WithProfiles(profiles), cli.WithResolvedPaths(true))
+		must(t, err)
+		project, err := options.LoadProject(t.Context())
+		must(t, err)
+		return project
+	}
+	p := load()
 	for _, name := range []string{"source", "warehouse", "kafka", "registry", "capture", "sink"} {
-		s, ok := c.Services[name]
-		if !ok || len(s.Profiles) > 0 {
+		s, ok := p.Services[name]
+		if !ok {
 			t.Fatalf("%s is not started by docker compose up", name)
 		}
-		if s.Healthcheck == nil || len(s.Healthcheck.Test) < 2 {
+		if s.HealthCheck == nil || len(s.HealthCheck.Test) < 2 {
 			t.Errorf("%s does not say whether it is healthy", name)
 		}
 	}
 	for name, needs := range map[string][]string{"registry": {"kafka"}, "capture": {"source", "kafka", "registry"}, "sink": {"warehouse", "kafka", "registry"}} {
 		for _, other := range needs {
-			if c.Services[name].DependsOn[other].Condition != "service_healthy" {
+			if p.Services[name].DependsOn[other].Condition != compose.ServiceConditionHealthy {
 				t.Errorf("%s does not wait for %s", name, other)
 			}
 		}
 	}
-	for name, s := range c.Services {
+	more := load("monitoring")
+	if len(more.Services) <= len(p.Services) {
+		t.Error("the profile monitoring starts nothing")
+	}
+	for name, s := range more.Services {
 		for _, port := range s.Ports {
-			if !strings.HasPrefix(port, "127.0.0.1:") {
-				t.Errorf("%s is open to others: %s", name, port)
+			if port.HostIP != "127.0.0.1" {
+				t.Errorf("%s is open to others: %+v", name, port)
 			}
 		}
 		for _, volume := range s.Volumes {
-			if file, _, _ := strings.Cut(volume, ":"); strings.HasPrefix(file, "./") {
-				if _, err := os.Stat("../../" + file); err != nil {
-					t.Errorf("%s mounts what is not there: %v", name, err)
-				}
+			if volume.Type != compose.VolumeTypeBind {
+				continue
+			}
+			if _, err := os.Stat(volume.Source); err != nil {
+				t.Errorf("%s mounts what is not there: %v", name, err)
 			}
 		}
 		if s.Build == nil {
 			continue
 		}
 		ready := "/" + name + " healthcheck --ready" // up --wait ends when it works, not when it lives
-		if s.Build.Target != name || s.Image != "tributary/"+name || !s.ReadOnly || len(s.CapDrop) != 1 || strings.Join(s.Healthcheck.Test[1:], " ") != ready {
+		if s.Build.Target != name || s.Image != "tributary/"+name || !s.ReadOnly || len(s.CapDrop) != 1 || strings.Join(s.HealthCheck.Test[1:], " ") != ready {
 			t.Errorf("%s is %+v", name, s)
 		}
 	}
