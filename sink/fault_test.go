@@ -144,7 +144,7 @@ func (w *world) warehouse(instance string) *warehouse.Warehouse {
 	wh := warehouse.New(warehouse.Config{
 		DSN: func() (string, error) { return w.dsn, nil }, Group: "g", Instance: instance, Log: slog.New(slog.DiscardHandler),
 	})
-	if err := wh.Migrate(w.t.Context()); err != nil {
+	if err := wh.Migrate(w.t.Context(), warehouse.LockPatience); err != nil {
 		w.t.Fatal(err)
 	}
 	return wh

@@ -97,7 +97,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	vitals := newVitals()
 	log = vitals.events.Log(log)
 	s := &Sink{
-		vitals: vitals, cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: "connecting to the warehouse", started: time.Now(),
+		vitals: vitals, cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: stepConnecting, started: time.Now(),
 		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[waiter]*wait{}, unlisted: map[string]bool{}, writers: map[int]*warehouse.Session{},
 	}
 	if s.registry, err = registry.New(cfg.Registry); err != nil {
@@ -248,7 +248,16 @@ func (s *Sink) Run(ctx context.Context) error {
 
 func (s *Sink) work(ctx context.Context) error {
 	defer s.consumer.Close()
-	err := retry.Do(ctx, backoff, s.warehouse.Migrate, func(err error, _ int, _ time.Duration) { s.retrying("warehouse", err) })
+	patience := warehouse.LockPatience
+	err := retry.Do(ctx, backoff, func(ctx context.Context) error { return s.warehouse.Migrate(ctx, patience) }, func(err error, _ int, _ time.Duration) {
+		step := stepConnecting
+		if trouble.CodeOf(err) == trouble.LockWait {
+			step, patience = "creating its own tables waits for "+waitedLock(err), min(2*patience, mostPatience)
+		}
+		s.setStep(step)
+		s.retrying("warehouse", err)
+		s.notice()
+	})
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -291,6 +300,13 @@ func (s *Sink) work(ctx context.Context) error {
 	}
 	return group.Wait()
 }
+
+// stepConnecting is the first step of the start.
+const stepConnecting = "connecting to the warehouse"
+
+// mostPatience is the longest wait for a lock on own tables: longer than a wait_for has them, so that those who wait one
+// after the other do not keep a sink from starting.
+const mostPatience = time.Minute
 
 // backoff is between tries of anything that can only be waited for.
 var backoff = retry.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second}

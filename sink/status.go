@@ -90,6 +90,7 @@ type Waiting struct {
 	Error string    `json:"error"`
 
 	hint string
+	lock string // that is waited for; "": it is something else
 }
 
 // SourceStatus is one source, from tributary.progress.
@@ -210,19 +211,15 @@ func (s *Sink) Status() *Status {
 	s.mu.Lock()
 	st.Step = s.step
 	for at, w := range s.waiting {
-		what := at.what
-		one := Waiting{For: what, Since: w.since.UTC(), Tries: w.tries, Code: string(trouble.CodeOf(w.err)), Error: w.err.Error()}
-		if t, ok := errors.AsType[*trouble.Error](w.err); ok {
-			one.hint = t.Hint
-		}
+		one := w.tell(at.what)
 		st.Waiting = append(st.Waiting, one)
-		if what == "warehouse" || what == "supervision" {
+		if (at.what == "warehouse" || at.what == "supervision") && one.lock == "" {
 			st.WarehouseUp = false
 		}
 	}
 	st.owed(overview.Asked)
 	st.Version = s.version
-	st.WarehouseUp = st.WarehouseUp && st.Step != "connecting to the warehouse"
+	st.WarehouseUp = st.WarehouseUp && st.Step != stepConnecting
 	sources, lookedAt, heard := slices.Clone(s.sources), s.lookedAt, s.heard
 	for i := range sources {
 		if src := &sources[i]; src.Lag != nil { // as of the look; it may be the warehouse that does not answer

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // summarise gives the group's state as far as its tables tell, the sentence that says it, and what needs somebody: once,
@@ -46,7 +48,7 @@ func (st *Status) tell(topics, looked, waits bool) {
 		return
 	}
 	switch {
-	case st.Step != "" && !waits && topics:
+	case st.Step != "" && !waits && (topics || !looked):
 		st.State, st.Headline = service.StateStarting, "is starting: "+st.Step
 	case waits:
 		w := &st.Waiting[0]
@@ -281,15 +283,20 @@ func (t *TableStatus) parked() []service.Need {
 	return all
 }
 
+// holder is the lock as the warehouse has told of it.
+func (l *Lock) holder() *warehouse.Lock {
+	return &warehouse.Lock{PID: l.PID, Application: l.Application}
+}
+
 // whose names the lock by its holder.
-func (l *Lock) whose() string {
-	switch {
-	case l.PID == 0:
-		return "a lock of a prepared transaction"
-	case l.Application == "":
-		return fmt.Sprintf("a lock held by pid %d", l.PID)
+func (l *Lock) whose() string { return l.holder().Whose() }
+
+// waitedLock names the lock that has been waited for in vain.
+func waitedLock(err error) string {
+	if locked, ok := errors.AsType[*warehouse.LockedError](err); ok {
+		return locked.Whose()
 	}
-	return fmt.Sprintf("a lock held by pid %d (%s)", l.PID, l.Application)
+	return "a lock"
 }
 
 // need tells of a lock that is waited for.
@@ -297,10 +304,9 @@ func (l *Lock) need() service.Need {
 	table := cmp.Or(l.Table, "the warehouse")
 	n := service.Need{
 		Code: trouble.LockWait, Subject: table, Since: l.Since, What: fmt.Sprintf("writing to %s waits for %s", table, l.whose()),
-		Do: []service.Step{{Command: fmt.Sprintf("SELECT pg_terminate_backend(%d);", l.PID), Note: "ends that session and rolls back what it did; or wait until it is done"}},
+		Do: service.Steps(l.holder().Release()),
 	}
 	if l.PID == 0 {
-		n.Do = []service.Step{{Command: "SELECT gid, owner, prepared FROM pg_prepared_xacts ORDER BY prepared;", Note: "then COMMIT PREPARED or ROLLBACK PREPARED what nobody wants any more"}}
 		return n
 	}
 	n.Why = "the session of " + cmp.Or(l.User, "the server itself")
@@ -368,11 +374,23 @@ func (st *Status) limit() string {
 // name tells the table from those of other sources, as verbs want it.
 func (t *TableStatus) name() string { return t.Source + "/" + t.Table }
 
+// tell gives what is waited for as the status tells it.
+func (w *wait) tell(what string) Waiting {
+	told := Waiting{For: what, Since: w.since.UTC(), Tries: w.tries, Code: string(trouble.CodeOf(w.err)), Error: w.err.Error()}
+	if t, ok := errors.AsType[*trouble.Error](w.err); ok {
+		told.hint = t.Hint
+	}
+	if told.Code == string(trouble.LockWait) {
+		told.lock = waitedLock(w.err)
+	}
+	return told
+}
+
 // do says what is to be done where somebody refuses, which the error knows best: whether it is a login, a certificate or a right.
 // For what else keeps a sink waiting it is the runbook that says it.
 func (w *Waiting) do() []service.Step {
 	switch trouble.Code(w.Code) {
-	case trouble.WarehouseRights, trouble.KafkaAuth, trouble.RegistryAuth:
+	case trouble.WarehouseRights, trouble.KafkaAuth, trouble.RegistryAuth, trouble.LockWait:
 		return service.Steps(w.hint)
 	}
 	return nil
@@ -387,6 +405,8 @@ func (w *Waiting) whom() string {
 		return "the registry"
 	case trouble.WarehouseUnreachable:
 		return "the warehouse"
+	case trouble.LockWait:
+		return w.lock
 	}
 	switch w.For {
 	case "kafka":

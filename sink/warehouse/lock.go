@@ -2,6 +2,7 @@ package warehouse
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,7 +32,17 @@ func (s *Session) Locks(ctx context.Context) ([]Lock, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := s.conn.Query(ctx, `
+	locks, err := waits(ctx, s.conn, `a.datname = current_database() AND a.usename = current_user AND a.application_name = left($1, 63)
+		   AND w.since < clock_timestamp() - make_interval(secs => $2) AND b.application_name IS DISTINCT FROM a.application_name`, s.w.application(), LockPatience.Seconds())
+	if err != nil {
+		return nil, s.broken("read", "pg_stat_activity", err)
+	}
+	return locks, nil
+}
+
+// waits tells of the locks that backends wait for: a, since w.since, for one of b.
+func waits(ctx context.Context, conn *pgx.Conn, which string, args ...any) ([]Lock, error) {
+	rows, err := conn.Query(ctx, `
 		SELECT a.pid, coalesce(t.name, ''), extract(epoch FROM clock_timestamp() - w.since)::float8,
 		       holder.pid, coalesce(b.application_name, ''), coalesce(b.usename, ''), coalesce(b.state, ''),
 		       extract(epoch FROM clock_timestamp() - b.xact_start)::float8, coalesce(upper(substring(b.query FROM '^\s*([A-Za-z]+)')), '')
@@ -43,15 +54,14 @@ func (s *Session) Locks(ctx context.Context) ([]Lock, error) {
 		        WHERE l.pid = a.pid AND (NOT l.granted OR l.locktype = 'tuple') LIMIT 1) t ON true
 		 CROSS JOIN LATERAL unnest(pg_blocking_pids(a.pid)) AS holder(pid)
 		  LEFT JOIN pg_stat_activity b ON b.pid = holder.pid
-		 WHERE a.datname = current_database() AND a.usename = current_user AND a.application_name = left($1, 63) AND a.wait_event_type = 'Lock'
-		   AND w.since < clock_timestamp() - make_interval(secs => $2) AND b.application_name IS DISTINCT FROM a.application_name
-		 ORDER BY w.since LIMIT 20`, s.w.application(), LockPatience.Seconds())
+		 WHERE a.wait_event_type = 'Lock' AND `+which+`
+		 ORDER BY w.since LIMIT 20`, args...)
 	if err != nil {
-		return nil, s.broken("read", "pg_stat_activity", err)
+		return nil, err
 	}
 	now := time.Now()
 	ago := func(seconds float64) time.Time { return now.Add(-time.Duration(seconds * float64(time.Second))) } // the server's clock may differ
-	locks, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l Lock, err error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (l Lock, err error) {
 		var waited float64
 		var open *float64
 		err = row.Scan(&l.Waiter, &l.Table, &waited, &l.PID, &l.Application, &l.User, &l.State, &open, &l.Statement)
@@ -60,8 +70,43 @@ func (s *Session) Locks(ctx context.Context) ([]Lock, error) {
 		}
 		return l, err
 	})
-	if err != nil {
-		return nil, s.broken("read", "pg_stat_activity", err)
+}
+
+// Whose names a lock by its holder.
+func (l *Lock) Whose() string {
+	switch {
+	case l.PID == 0:
+		return "a lock of a prepared transaction"
+	case l.Application == "":
+		return fmt.Sprintf("a lock held by pid %d", l.PID)
 	}
-	return locks, nil
+	return fmt.Sprintf("a lock held by pid %d (%s)", l.PID, l.Application)
+}
+
+// Release is what gives it up, as a hint.
+func (l *Lock) Release() string {
+	if l.PID == 0 {
+		return "SELECT gid, owner, prepared FROM pg_prepared_xacts ORDER BY prepared;   then COMMIT PREPARED or ROLLBACK PREPARED what nobody wants any more"
+	}
+	return fmt.Sprintf("SELECT pg_terminate_backend(%d);   ends that session and rolls back what it did; or wait until it is done", l.PID)
+}
+
+// holder asks, every while until done, for whom the backend pid waits, and gives what was found last; nil if it has never waited.
+func (w *Warehouse) holder(ctx context.Context, pid uint32, while time.Duration, done <-chan struct{}) (last *Lock, err error) {
+	tick := time.NewTicker(while)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return last, err
+		case <-tick.C:
+		}
+		err = w.with(ctx, func(conn *pgx.Conn) error {
+			locks, err := waits(ctx, conn, `a.pid = $1`, int32(pid)) //nolint:gosec // as the server has it
+			if err == nil && len(locks) > 0 {
+				last = &locks[0]
+			}
+			return err
+		})
+	}
 }

@@ -3,11 +3,15 @@ package warehouse
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -47,41 +51,86 @@ var Version = len(migrations)
 // migrationLock serialises the sinks that start together.
 const migrationLock = 0x747269627574 // "tribut"
 
-// Migrate creates the schema tributary, or brings it to Version. Sinks may do so at the same time.
-func (w *Warehouse) Migrate(ctx context.Context) error {
+// LockedError says that own tables are not made yet, as somebody else has held a lock for too long.
+type LockedError struct{ Lock }
+
+func (e *LockedError) Error() string {
+	if e.Table == "" {
+		return e.Whose() + " is in the way"
+	}
+	return fmt.Sprintf("%s, on %s, is in the way", e.Whose(), e.Table)
+}
+
+// Migrate creates the schema tributary, or brings it to Version. Sinks may do so at the same time. It waits for a lock no longer
+// than patience, as who works with those tables waits behind it, and then says whose it is: a LockedError, within a trouble that
+// is worth another try. A warehouse that is busy may need more patience the next time.
+func (w *Warehouse) Migrate(ctx context.Context, patience time.Duration) error {
 	return w.with(ctx, func(conn *pgx.Conn) error {
-		if have, err := schemaVersion(ctx, conn); err == nil && have == Version {
-			return nil // no rights to create anything are needed
+		done := make(chan struct{})
+		var lock *Lock
+		var asked error
+		var asking sync.WaitGroup
+		asking.Go(func() { lock, asked = w.holder(ctx, conn.PgConn().PID(), patience/2, done) })
+		err := w.migrate(ctx, conn, patience)
+		close(done)
+		asking.Wait()
+		t, ok := errors.AsType[*trouble.Error](err)
+		if !ok || !lockedOut(err) {
+			return err
 		}
-		tx, err := conn.Begin(ctx)
-		if err != nil {
-			return w.troubled("create own tables", "schema tributary", err)
+		t.Code, t.Hint = trouble.LockWait, "see who holds a lock on tables of the schema tributary: sink explain lock-wait"
+		t.Means = "nothing is written before they are there; Kafka keeps the changes, and the sink goes on by itself"
+		switch {
+		case lock != nil:
+			t.Cause, t.Hint = fmt.Errorf("%w: %w", &LockedError{*lock}, t.Cause), lock.Release()
+		case asked != nil:
+			t.Cause = fmt.Errorf("%w; nor is it known who holds it: %w", t.Cause, postgres.Describe(asked))
 		}
-		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
-			return w.troubled("create own tables", "schema tributary", err)
-		}
-		have, err := schemaVersion(ctx, tx)
-		if err != nil {
-			return w.troubled("read version of own tables", "schema tributary", err)
-		}
-		if have > Version {
-			return &trouble.Error{
-				Code: trouble.ServerVersion, Op: "use own tables", Subject: "schema tributary",
-				Cause: fmt.Errorf("they have version %d, this sink knows up to %d", have, Version),
-				Means: "a newer sink has been here; nothing was changed",
-				Hint:  "run the newer version",
-			}
-		}
-		// At once: a warehouse may be far away.
-		if _, err := tx.Exec(ctx, steps(have)); err != nil {
-			return w.troubled("create own tables", fmt.Sprintf("schema tributary, from version %d to %d", have, Version), err)
-		}
-		if err := tx.Commit(ctx); err != nil {
-			return w.troubled("create own tables", "schema tributary", err)
-		}
-		return nil
+		return t
 	})
+}
+
+// lockedOut says that lock_timeout has ended a statement.
+func lockedOut(err error) bool { return postgres.SQLState(err) == "55P03" }
+
+// migrate is a try of Migrate, in one transaction. The advisory lock is waited for like any other.
+func (w *Warehouse) migrate(ctx context.Context, conn *pgx.Conn, patience time.Duration) error {
+	if _, err := conn.Exec(ctx, fmt.Sprintf(`SET lock_timeout = %d`, patience.Milliseconds())); err != nil {
+		return w.troubled("create own tables", "schema tributary", err)
+	}
+	if have, err := schemaVersion(ctx, conn); err == nil && have == Version {
+		return nil // no rights to create anything are needed
+	} else if lockedOut(err) {
+		return w.troubled("read version of own tables", "schema tributary", err)
+	}
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return w.troubled("create own tables", "schema tributary", err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock)); err != nil {
+		return w.troubled("create own tables", "schema tributary", err)
+	}
+	have, err := schemaVersion(ctx, tx)
+	if err != nil {
+		return w.troubled("read version of own tables", "schema tributary", err)
+	}
+	if have > Version {
+		return &trouble.Error{
+			Code: trouble.ServerVersion, Op: "use own tables", Subject: "schema tributary",
+			Cause: fmt.Errorf("they have version %d, this sink knows up to %d", have, Version),
+			Means: "a newer sink has been here; nothing was changed",
+			Hint:  "run the newer version",
+		}
+	}
+	// At once: a warehouse may be far away.
+	if _, err := tx.Exec(ctx, steps(have)); err != nil {
+		return w.troubled("create own tables", fmt.Sprintf("schema tributary, from version %d to %d", have, Version), err)
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return w.troubled("create own tables", "schema tributary", err)
+	}
+	return nil
 }
 
 // steps are the statements that lead from a version to Version.

@@ -60,7 +60,7 @@ func TestVerbs(t *testing.T) {
 	run("no sink has run in this database yet", "parked", "list")
 	cfg := sink.Default()
 	w := warehouse.New(warehouse.Config{DSN: func() (string, error) { return dsn, nil }, Group: cfg.Group})
-	if err := w.Migrate(t.Context()); err != nil {
+	if err := w.Migrate(t.Context(), warehouse.LockPatience); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conn.Exec(t.Context(), `
