@@ -8,6 +8,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // view is what the page shows now.
@@ -193,7 +194,7 @@ func (st *Status) sources() page.Table {
 
 func (st *Status) tables() page.Table {
 	out := page.Table{
-		ID: "tables", Title: "Tables", Main: true, Pages: true, Group: []string{"target", "source"}, Sum: st.sum, Empty: "No topic matches the rules yet. Start the capture, or compare with sink check.",
+		ID: "tables", Title: "Tables", Main: true, Pages: true, Group: []string{"target", "source"}, Sum: st.sum(), Empty: "No topic matches the rules yet. Start the capture, or compare with sink check.",
 		Columns: []page.Column{
 			{Key: "table", Title: "table"},
 			{Key: "state", Title: "state"},
@@ -218,7 +219,7 @@ func (st *Status) tables() page.Table {
 		if t.RowsPerSec != nil {
 			rate = page.Cell{Text: service.FormatRate(*t.RowsPerSec), Order: *t.RowsPerSec}
 		}
-		row := page.Row{Key: t.name(), State: t.State, Groups: []string{t.Target, t.Source}, Cells: []page.Cell{
+		row := page.Row{Key: t.name(), State: t.State, Wants: t.Parked > 0 && !service.Accepts(st.accept, trouble.Parked, t.name()), Groups: []string{t.Target, t.Source}, Cells: []page.Cell{
 			{Text: t.name()},
 			{State: t.State, Text: t.note()},
 			behind, records, rate,
@@ -235,35 +236,39 @@ func (st *Status) tables() page.Table {
 	return out
 }
 
-// sum says what tables come to: modes, the worst of how far they are behind, and how fast they go, as far as that is known.
-func (st *Status) sum(names []string) string {
-	wanted := map[string]bool{}
-	for _, name := range names {
-		wanted[name] = true
-	}
-	var modes []string
-	var worst, rate *float64
+// sum gives what says what tables come to: modes, the worst of how far they are behind, and how fast they go, as far as that is known.
+func (st *Status) sum() func(names []string) []string {
+	of := make(map[string]*TableStatus, len(st.Tables))
 	for i := range st.Tables {
-		t := &st.Tables[i]
-		if !wanted[t.name()] {
-			continue
-		}
-		if t.Mode != "" && !slices.Contains(modes, t.Mode) {
-			modes = append(modes, t.Mode)
-		}
-		if t.BehindSeconds != nil {
-			worst = new(max(value(worst), *t.BehindSeconds))
-		}
-		if t.RowsPerSec != nil {
-			rate = new(value(rate) + *t.RowsPerSec)
-		}
+		of[st.Tables[i].name()] = &st.Tables[i]
 	}
-	slices.Sort(modes)
-	parts := []string{strings.Join(modes, " and ")}
-	if worst != nil && rate != nil {
-		parts = append(parts, "worst "+service.FormatSeconds(*worst)+" behind", service.FormatRate(*rate)+" changes/s")
+	return func(names []string) []string {
+		var modes []string
+		var worst, rate *float64
+		parked := int64(0)
+		for _, name := range names {
+			t := of[name]
+			if t.Mode != "" && !slices.Contains(modes, t.Mode) {
+				modes = append(modes, t.Mode)
+			}
+			if t.BehindSeconds != nil {
+				worst = new(max(value(worst), *t.BehindSeconds))
+			}
+			if t.RowsPerSec != nil {
+				rate = new(value(rate) + *t.RowsPerSec)
+			}
+			parked += t.Parked
+		}
+		slices.Sort(modes)
+		sums := []string{strings.Join(modes, " and "), "", ""}
+		if worst != nil && rate != nil {
+			sums[1], sums[2] = "worst "+service.FormatSeconds(*worst)+" behind", service.FormatRate(*rate)+" changes/s"
+		}
+		if parked > 0 {
+			sums[2] = strings.TrimPrefix(sums[2]+", "+service.Plural(parked, "row")+" parked", ", ")
+		}
+		return sums
 	}
-	return strings.Join(parts, ", ")
 }
 
 // elsewhere says why this sink does not know how far the table is.

@@ -2,8 +2,10 @@ package sink
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"log/slog"
 	"math"
 	"path/filepath"
@@ -317,6 +319,40 @@ func TestPages(t *testing.T) {
 	for _, state := range append(slices.Clone(service.TableStates), service.StateSilent, service.StateStarting) {
 		if moments[state] == nil {
 			t.Errorf("no page is of state %s", state)
+		}
+	}
+}
+
+// A page is as large as one of fifty rows, whatever there is: what is well is counted, and lists go on on further pages.
+func TestPageOfManyTenants(t *testing.T) {
+	s := calm(time.Now())
+	source, table := s.st.Sources[0], s.st.Tables[1]
+	s.st.Sources, s.st.Tables = nil, nil
+	for i := range 200 {
+		source.Name = fmt.Sprintf("tenant_%03d", i)
+		s.st.Sources = append(s.st.Sources, source)
+		for j := range 10 {
+			one := table
+			one.Source, one.Table, one.Target = source.Name, fmt.Sprintf("public.t%d", j), fmt.Sprintf("sales.t%d", j)
+			s.st.Tables = append(s.st.Tables, one)
+		}
+	}
+	paused, catching := &s.st.Tables[13], &s.st.Tables[23]
+	paused.State, catching.State, catching.BehindSeconds = service.StatePaused, service.StateCatchingUp, new(130.0)
+	for _, query := range []string{"", "group=source", "group=none", "open=sales.t1&open=sales.t2", "in=sales.t3", "q=tenant_1", "group=source&q=t", "rest=2"} {
+		html, err := s.config(t, 60).Main(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var zipped bytes.Buffer
+		z := gzip.NewWriter(&zipped)
+		_, _ = z.Write(html)
+		_ = z.Close()
+		if len(html) > 180<<10 || zipped.Len() > 20<<10 {
+			t.Errorf("?%s: %d bytes, %d zipped", query, len(html), zipped.Len())
+		}
+		if line := "<span>clone</span> <span>worst 2 min 10 s behind</span> <span>428,000 changes/s</span> <span class=\"note\">1 paused, 1 catching up, 198 up to date</span>"; query == "" && !bytes.Contains(html, []byte(line)) {
+			t.Errorf("no line says %s", line)
 		}
 	}
 }

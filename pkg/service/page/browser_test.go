@@ -196,12 +196,23 @@ func TestBrowserFits(t *testing.T) {
 	const name = "public.a_name_of_a_table_that_is_as_long_as_postgres_takes_63_bytes"
 	url := serve(t, func() View {
 		v := full(name)
+		folded := grouped(60, 1).Rows
+		for i := range folded {
+			folded[i].Groups[0], folded[i].Cells = name+"_", []Cell{{Text: name}, {}, {}, {}, {}}
+		}
+		v.Tables[1].Rows = append(v.Tables[1].Rows, folded...)
+		v.Tables[1].Sum = func([]string) []string {
+			return []string{"history", "worst 42 min 55 s behind", "184,220,871 changes/s"}
+		}
 		for i := range v.Tables {
 			for j := range v.Tables[i].Columns {
 				v.Tables[i].Columns[j].Title = "last change"
 			}
 			for j := range v.Tables[i].Rows {
 				r := &v.Tables[i].Rows[j] // the two tables share them
+				if r.Groups[0] != name {
+					continue
+				}
 				r.State, r.Cells[1].State, r.Cells[2].Text = service.StateQuarantined, service.StateQuarantined, "184,220,871"
 			}
 		}
@@ -241,6 +252,58 @@ func TestBrowserSaysWhenNobodyAnswers(t *testing.T) {
 	b.await(`document.querySelector("#live")?.textContent.startsWith("live ")`)
 	eval[bool](b, `dispatchEvent(new Event("pagehide")); true`) // ends the stream, as a broken connection would
 	b.await(`document.body.classList.contains("stale") && document.querySelector("#live").textContent.startsWith("no answer for ") && document.title.startsWith("? ")`)
+}
+
+// Folds of groups stay as the reader has them while the page is renewed; a large group's rows come when it is opened; what gets into
+// trouble is opened; and all of it is in the address.
+func TestBrowserFoldsGroups(t *testing.T) {
+	var n, paused atomic.Int64
+	url := serve(t, func() View {
+		v := full("shop")
+		v.Headline, v.Tables = fmt.Sprintf("update %d", n.Add(1)), []Table{grouped(60, 4)}
+		for i := range paused.Load() {
+			v.Tables[0].Rows[i].State = service.StatePaused // of to.t0
+		}
+		return v
+	}, testHistory())
+	b := openTab(t, url+"/")
+	group := func(i int) string { return fmt.Sprintf(`document.querySelector('.group[data-name="to.t%d"]')`, i) }
+	renewed := func() {
+		first := n.Load()
+		b.await(fmt.Sprintf(`+document.querySelector("h1").textContent.match(/update (\d+)/)?.[1] > %d`, first+2))
+	}
+	b.await(`document.querySelector("#live")?.textContent.startsWith("live ")`)
+	if !eval[bool](b, `document.querySelectorAll(".group").length === 4 && !document.querySelector(".group[open], .group tbody")`) {
+		t.Error("a healthy group is open, or has its rows in the page")
+	}
+	eval[bool](b, group(1)+`.querySelector("summary").focus(); true`)
+	b.run(chromedp.KeyEvent("\r"))
+	b.await(`location.search === "?open=to.t1" && ` + group(1) + `.querySelectorAll("tbody tr").length === 50 && ` + group(1) + `.querySelector(".more").textContent === "10 more, all up to date"`)
+	eval[bool](b, group(2)+`.querySelector("summary").click(); true`)
+	b.await(`location.search === "?open=to.t1&open=to.t2" && ` + group(2) + `.querySelectorAll("tbody tr").length === 25`)
+	eval[bool](b, group(1)+`.querySelector("summary").click(); true`)
+	b.await(`location.search === "?open=to.t2" && ` + group(2) + `.querySelectorAll("tbody tr").length === 50`)
+	renewed()
+	if !eval[bool](b, group(2)+`.open && !`+group(1)+`.open && document.activeElement === `+group(1)+`.querySelector("summary")`) {
+		t.Error("a renewal has folded or opened a group, or taken the focus")
+	}
+	paused.Store(1)
+	b.await(group(0) + `.open && ` + group(0) + `.querySelectorAll("tbody tr").length === 1`)
+	eval[bool](b, group(0)+`.querySelector("summary").click(); true`) // the reader has seen it
+	renewed()
+	if !eval[bool](b, `!`+group(0)+`.open && location.search === "?open=to.t2"`) {
+		t.Error("a renewal has opened what the reader has closed")
+	}
+	paused.Store(0)
+	renewed()
+	eval[bool](b, `document.querySelector("#q").focus(); true`)
+	b.run(chromedp.KeyEvent("s00"))
+	b.await(`location.search === "?q=s00" && document.querySelectorAll(".group[open]").length === 4`)
+	b.run(chromedp.KeyEvent("\x1b"))
+	b.await(`location.search === "" && document.querySelectorAll(".group").length === 4 && document.querySelectorAll(".group[open]").length === 0`)
+	b.run(chromedp.Navigate(url + "/?open=to.t3"))
+	b.await(group(3) + `.open && ` + group(3) + `.querySelectorAll("tbody tr").length === 50`)
+	b.quiet(url)
 }
 
 // Keys lead where the list says.

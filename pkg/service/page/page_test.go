@@ -303,14 +303,14 @@ func TestHistoryIsBounded(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	table := Table{Main: true, Columns: []Column{{Key: "name"}, {Key: "rate", Number: true}}, Group: []string{"target"}}
+	table := Table{Main: true, Columns: []Column{{Key: "name"}, {Key: "rate", Number: true}}}
 	for i := range 120 {
 		state := service.StateUpToDate
 		if i == 70 {
 			state = service.StateStopped
 		}
 		name := "shop/public.t" + string(rune('a'+i%26)) + string(rune('a'+i/26))
-		table.Rows = append(table.Rows, Row{Key: name, State: state, Groups: []string{"g" + string(rune('0'+i%3))}, Cells: []Cell{{Text: name}, {Text: "x", Order: float64(i)}}})
+		table.Rows = append(table.Rows, Row{Key: name, State: state, Cells: []Cell{{Text: name}, {Text: "x", Order: float64(i)}}})
 	}
 	f := func(raw string, of, shown int, first string) shownTable {
 		t.Helper()
@@ -336,10 +336,6 @@ func TestTable(t *testing.T) {
 	}
 	if s := f("q=publik.taa", 0, 0, ""); s.Near != "shop/public.taa" {
 		t.Errorf("near %q", s.Near)
-	}
-	g := parseQuery("group=target").apply(table)
-	if g.Shown[0].Heading != "g0" || g.Shown[0].Counts != "40 up to date" || g.Shown[41].Heading != "g1" || g.Shown[41].Worst != service.StateStopped {
-		t.Errorf("%+v", g.Shown[0])
 	}
 	parseQuery("q=" + strings.Repeat("x", 1000)).apply(table) // is taken for none
 }

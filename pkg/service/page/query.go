@@ -3,6 +3,7 @@ package page
 import (
 	"cmp"
 	"hash/fnv"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -32,10 +33,13 @@ func parseQuery(raw string) query {
 		values = url.Values{}
 	}
 	kept := url.Values{}
-	for _, name := range []string{"q", "state", "sort", "dir", "group", "page", "window", "table"} {
+	for _, name := range []string{"q", "state", "sort", "dir", "group", "in", "page", "rest", "window", "table"} {
 		if v := values.Get(name); v != "" {
 			kept.Set(name, v)
 		}
+	}
+	if open := values["open"]; len(open) > 0 {
+		kept["open"] = open
 	}
 	return query{kept}
 }
@@ -45,10 +49,7 @@ func (q query) get(name string) string { return q.values.Get(name) }
 // with gives the address with some parameters changed, as name, value pairs; a value "" takes one away. Another order or
 // filter begins at the first page.
 func (q query) with(pairs ...string) string {
-	next := url.Values{}
-	for name, v := range q.values {
-		next[name] = v
-	}
+	next := maps.Clone(q.values)
 	next.Del("page")
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if pairs[i+1] == "" {
@@ -57,57 +58,77 @@ func (q query) with(pairs ...string) string {
 			next.Set(pairs[i], pairs[i+1])
 		}
 	}
-	if len(next) == 0 {
+	return address(next)
+}
+
+func address(values url.Values) string {
+	if len(values) == 0 {
 		return "/"
 	}
-	return "/?" + next.Encode()
+	return "/?" + values.Encode()
 }
 
 // shownTable is a table with what the query leaves of it.
 type shownTable struct {
 	Table
-	Shown  []shownRow
-	Rest   []shownRow // folded away: all of them are well
-	Of     int        // rows that fit the filter
-	From   int        // number of the first one shown
-	Prev   string     // addresses; "" where there is none
+	Shown  []Row
+	Groups []*shownGroup // instead of Shown
+	In     *shownGroup   // the one that rows are limited to; nil: to none
+	Rest   *rest
+	Of     int    // rows, or groups, that fit the filter
+	From   int    // number of the first one shown
+	Prev   string // addresses; "" where there is none
 	Next   string
 	States []string // that occur, for the choice
 	Near   string   // where the filter finds nothing: the name that is nearest
+	by     int      // which of Table.Group rows are grouped by; -1: none
 	query  query
 }
 
-// shownRow is a row, or, with Heading, what stands above a group.
-type shownRow struct {
-	Row
-	Heading string
-	Worst   string
-	Counts  string
+// rest are the rows of a table beside the main one that are folded away.
+type rest struct {
+	Rows       []Row
+	Of, From   int
+	Prev, Next string
+	Open       bool
+	Well       bool // all of them
 }
 
+// Unit is what is counted by Of.
+func (*rest) Unit() string { return "" }
+
 // RowID gives what tells a row from all others of the page.
-func (s *shownTable) RowID(r shownRow) string {
+func (s *shownTable) RowID(key string) string {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(r.Key + "\x00" + r.Heading))
+	_, _ = h.Write([]byte(key + "\x00"))
 	return s.ID + "-" + strconv.FormatUint(h.Sum64(), 36)
 }
 
-// sideRows is how many rows a table beside the main one shows before those that are well are folded away.
+// sideRows is how many rows a table beside the main one, or a group that is open since it has trouble, shows before those that are
+// well are left to be asked for.
 const sideRows = 8
 
+// worstFirst is the order that rows have as long as nobody asks for another.
+func worstFirst(a, b Row) int {
+	return cmp.Or(trueFirst(a.trouble(), b.trouble()), cmp.Compare(service.StateRank(a.State), service.StateRank(b.State)), trueFirst(a.Wants, b.Wants))
+}
+
+func trueFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
 func (q query) apply(t Table) shownTable {
-	s := shownTable{Table: t, query: q}
+	s := shownTable{Table: t, by: -1, query: q}
 	rows := slices.Clone(t.Rows)
-	slices.SortStableFunc(rows, func(a, b Row) int { return cmp.Compare(service.StateRank(a.State), service.StateRank(b.State)) })
+	slices.SortStableFunc(rows, worstFirst)
 	if !t.Main {
-		s.Of = len(rows)
-		for _, r := range rows {
-			if len(rows) > sideRows && service.Look(r.State).Colour == "green" {
-				s.Rest = append(s.Rest, shownRow{Row: r})
-			} else {
-				s.Shown = append(s.Shown, shownRow{Row: r})
-			}
-		}
+		s.aside(rows)
 		return s
 	}
 	for i := range rows {
@@ -119,79 +140,88 @@ func (q query) apply(t Table) shownTable {
 	if len(rows) == 0 && len(t.Rows) > 0 {
 		s.Near = nearest(q.get("q"), t.Rows)
 	}
-	q.sort(rows, t.Columns)
-	s.Of = len(rows)
-	grouped := slices.Index(t.Group, q.get("group"))
-	if grouped >= 0 {
-		slices.SortStableFunc(rows, func(a, b Row) int { return strings.Compare(a.Groups[grouped], b.Groups[grouped]) })
+	by := q.groupedBy(t.Group)
+	if in := q.get("in"); in != "" && by >= 0 {
+		rows = slices.DeleteFunc(rows, func(r Row) bool { return r.Groups[by] != in })
+		if len(rows) > 0 {
+			s.In = s.sumUp(in, rows)
+		}
 	}
-	s.cut(rows, grouped)
+	if sorted := q.sort(rows, t.Columns); !sorted && s.In == nil && by >= 0 {
+		if groups := s.group(rows, by); len(groups) < len(rows) {
+			s.by = by
+			from, to := s.cut(len(groups))
+			s.Groups = s.fill(groups[from:to])
+			return s
+		}
+	}
+	from, to := s.cut(len(rows))
+	s.Shown = rows[from:to]
 	return s
 }
 
-// cut takes the rows of the page that is asked for, each group with a heading.
-func (s *shownTable) cut(rows []Row, grouped int) {
-	page, _ := strconv.Atoi(s.query.get("page"))
-	page = min(max(page, 1), max((len(rows)+pageRows-1)/pageRows, 1))
-	from, to := (page-1)*pageRows, min(page*pageRows, len(rows))
-	s.From = from + 1
-	if page > 1 {
-		s.Prev = s.query.with("page", strconv.Itoa(page-1))
-	}
-	if to < len(rows) {
-		s.Next = s.query.with("page", strconv.Itoa(page+1))
-	}
-	group := ""
-	for i, r := range rows[from:to] {
-		if grouped >= 0 && (i == 0 || r.Groups[grouped] != group) {
-			group = r.Groups[grouped]
-			s.Shown = append(s.Shown, heading(group, grouped, rows, s.Sum))
+// aside shows the rows of a table beside the main one: those that are well, where there are many, and those that are too many, are
+// folded away.
+func (s *shownTable) aside(rows []Row) {
+	s.Of = len(rows)
+	n := len(rows)
+	if n > sideRows {
+		n = slices.IndexFunc(rows, func(r Row) bool { return !r.trouble() })
+		if n < 0 {
+			n = len(rows)
 		}
-		s.Shown = append(s.Shown, shownRow{Row: r})
+		n = min(n, pageRows)
 	}
+	s.Shown = rows[:n]
+	if rows = rows[n:]; len(rows) == 0 {
+		return
+	}
+	at := pageOf(s.query.get("rest"), len(rows))
+	s.Rest = &rest{Rows: rows[at.from:at.to], Of: len(rows), From: at.from + 1, Open: s.query.get("rest") != "", Well: !slices.ContainsFunc(rows, Row.trouble)}
+	s.Rest.Prev, s.Rest.Next = at.addresses(s.query, "rest")
 }
 
-// heading sums up the rows of a group.
-func heading(group string, grouped int, rows []Row, sum func(keys []string) string) shownRow {
-	out := shownRow{Heading: group, Worst: service.StateLeftOut}
-	counts, order := map[string]int{}, []string{}
-	var keys []string
-	for i := range rows {
-		if rows[i].Groups[grouped] != group {
-			continue
-		}
-		keys = append(keys, rows[i].Key)
-		state := rows[i].State
-		if counts[state] == 0 {
-			order = append(order, state)
-		}
-		counts[state]++
-		out.Worst = service.WorseState(out.Worst, state)
+// cut takes from so many things those of the page that is asked for.
+func (s *shownTable) cut(of int) (from, to int) {
+	at := pageOf(s.query.get("page"), of)
+	s.Of, s.From = of, at.from+1
+	s.Prev, s.Next = at.addresses(s.query, "page")
+	return at.from, at.to
+}
+
+// paged is a page of a list.
+type paged struct{ page, from, to, of int }
+
+func pageOf(asked string, of int) paged {
+	page, _ := strconv.Atoi(asked)
+	page = min(max(page, 1), max((of+pageRows-1)/pageRows, 1))
+	return paged{page, (page - 1) * pageRows, min(page*pageRows, of), of}
+}
+
+// addresses gives those of the page before and the one behind; "" where there is none.
+func (p paged) addresses(q query, parameter string) (prev, next string) {
+	if p.page > 1 {
+		prev = q.with(parameter, strconv.Itoa(p.page-1))
 	}
-	slices.SortFunc(order, func(a, b string) int { return cmp.Compare(service.StateRank(a), service.StateRank(b)) })
-	var parts []string
-	for _, state := range order {
-		parts = append(parts, strconv.Itoa(counts[state])+" "+service.Look(state).Word)
+	if p.to < p.of {
+		next = q.with(parameter, strconv.Itoa(p.page+1))
 	}
-	out.Counts = strings.Join(parts, ", ")
-	if sum != nil {
-		out.Counts = sum(keys) + ": " + out.Counts
-	}
-	return out
+	return prev, next
 }
 
 func (q query) filter(rows []Row) []Row {
 	text, state := strings.ToLower(q.get("q")), q.get("state")
 	return slices.DeleteFunc(rows, func(r Row) bool {
-		return state != "" && r.State != state || text != "" && !strings.Contains(strings.ToLower(r.Key), text)
+		found := func(name string) bool { return strings.Contains(strings.ToLower(name), text) }
+		return state != "" && r.State != state || text != "" && !found(r.Key) && !slices.ContainsFunc(r.Groups, found)
 	})
 }
 
-// sort puts rows in the order that is asked for; without one they stay worst first.
-func (q query) sort(rows []Row, columns []Column) {
+// sort puts rows in the order that is asked for; without one they stay worst first, and sorted is false.
+func (q query) sort(rows []Row, columns []Column) (sorted bool) {
 	at := slices.IndexFunc(columns, func(c Column) bool { return c.Key == q.get("sort") })
 	if at < 0 {
-		return
+		return false
 	}
 	slices.SortStableFunc(rows, func(a, b Row) int {
 		x, y := &a.Cells[at], &b.Cells[at]
@@ -211,6 +241,7 @@ func (q query) sort(rows []Row, columns []Column) {
 		}
 		return n
 	})
+	return true
 }
 
 // SortLink is where the title of a column leads: numbers are first sorted with the greatest on top.

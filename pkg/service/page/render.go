@@ -157,7 +157,7 @@ func (s *shownTable) StateFilter() string { return s.query.get("state") }
 // Kept gives the parameters that the filter's form must not lose.
 func (s *shownTable) Kept() [][2]string {
 	var out [][2]string
-	for _, name := range []string{"sort", "dir", "group", "window"} {
+	for _, name := range []string{"sort", "dir", "group", "in", "window"} {
 		if v := s.query.get(name); v != "" {
 			out = append(out, [2]string{name, v})
 		}
@@ -165,15 +165,49 @@ func (s *shownTable) Kept() [][2]string {
 	return out
 }
 
-// Grouped gives the address that groups the rows, and whether they are grouped so.
-func (s *shownTable) Grouped(by string) string { return s.query.with("group", by) }
+// choice is an order that can be chosen.
+type choice struct {
+	Title, Address string
+	Chosen         bool
+}
 
-// IsGrouped says whether rows are grouped by something.
-func (s *shownTable) IsGrouped(by string) bool { return s.query.get("group") == by }
+// Choices are the orders of the main table, besides those by a column.
+func (s *shownTable) Choices() []choice {
+	plain := func(group string) string {
+		return s.query.with("q", "", "state", "", "sort", "", "dir", "", "in", "", "open", "", "group", group)
+	}
+	if len(s.Group) == 0 {
+		return []choice{{Title: "trouble first", Address: plain(""), Chosen: s.query.get("sort") == ""}}
+	}
+	var out []choice
+	for i, title := range s.Group {
+		group := title
+		if i == 0 {
+			group = ""
+		}
+		out = append(out, choice{"by " + title, plain(group), s.by == i})
+	}
+	return append(out, choice{"one by one", plain(ungrouped), s.query.get("group") == ungrouped && s.query.get("sort") == ""})
+}
 
-// Plain gives the address without filter, order and groups.
-func (s *shownTable) Plain() string {
-	return s.query.with("q", "", "state", "", "sort", "", "dir", "", "group", "")
+// Unit is what is counted by Of.
+func (s *shownTable) Unit() string {
+	if s.by < 0 {
+		return ""
+	}
+	return " " + s.Group[s.by] + "s"
+}
+
+// grid is a table of HTML.
+type grid struct {
+	ID   string
+	Head []gridHead
+	Rows []toldRow
+}
+
+type gridHead struct {
+	Column
+	Link, Sorted string
 }
 
 // toldRow is a row with its columns.
@@ -189,18 +223,38 @@ type toldCell struct {
 	Page   string // address of the row's own page, of its first cell
 }
 
-// Told puts the columns to the cells of a row.
-func (s *shownTable) Told(r shownRow) toldRow {
-	out := toldRow{ID: s.RowID(r)}
-	for i, c := range r.Cells {
-		cell := toldCell{Cell: c, Column: s.Columns[i], First: i == 0}
-		if cell.First && s.Pages {
-			cell.Page = tablePage(r.Key)
+// Grid puts heads and cells to rows. The main table's can be sorted by its heads.
+func (s *shownTable) Grid(id string, rows []Row) grid {
+	out := grid{ID: id}
+	for _, c := range s.Columns {
+		if s.told(c) {
+			continue
 		}
-		out.Cells = append(out.Cells, cell)
+		head := gridHead{Column: c}
+		if s.Main {
+			head.Link, head.Sorted = s.SortLink(c), s.Sorted(c)
+		}
+		out.Head = append(out.Head, head)
+	}
+	for _, r := range rows {
+		one := toldRow{ID: s.RowID(r.Key)}
+		for i, c := range r.Cells {
+			if s.told(s.Columns[i]) {
+				continue
+			}
+			cell := toldCell{Cell: c, Column: s.Columns[i], First: i == 0}
+			if cell.First && s.Pages {
+				cell.Page = tablePage(r.Key)
+			}
+			one.Cells = append(one.Cells, cell)
+		}
+		out.Rows = append(out.Rows, one)
 	}
 	return out
 }
+
+// told says whether a column says what stands above its rows.
+func (s *shownTable) told(c Column) bool { return s.by >= 0 && c.Key == s.Group[s.by] }
 
 // shownChart is a chart with what stands above it: that is also what is read aloud.
 type shownChart struct {

@@ -79,11 +79,14 @@ type Table struct {
 	Title   string
 	Columns []Column
 	Rows    []Row
-	Main    bool     // it can be filtered and sorted, and is told in parts; at most one of a page
-	Pages   bool     // each row has a page of its own, by its key
-	Group   []string // titles of what Row.Groups are, where rows can be grouped
-	// Sum says what the rows of a group with these keys come to, besides how many are in which state; nil: nothing.
-	Sum   func(keys []string) string
+	Main    bool // it can be filtered, grouped and sorted, and is told in parts; at most one of a page
+	Pages   bool // each row has a page of its own, by its key
+	// Group are titles of what Row.Groups are. As long as nobody asks for an order, rows are grouped by the first; a column of that
+	// key says nothing then, and is left out.
+	Group []string
+	// Sum says what the rows of a group with these keys come to, besides how many are in which state: as many texts for each group,
+	// "" for what is not known. nil: nothing.
+	Sum   func(keys []string) []string
 	Empty string // what to say where there are no rows at all
 }
 
@@ -97,6 +100,7 @@ type Column struct {
 type Row struct {
 	Key    string // tells it from all others
 	State  string
+	Wants  bool // it needs somebody, however well it goes on
 	Groups []string
 	Cells  []Cell // one for each column
 }

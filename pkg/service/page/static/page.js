@@ -37,6 +37,11 @@
     const next = new DOMParser().parseFromString(html, "text/html").getElementById("main");
     if (next.dataset.boot !== boot) return location.reload();
     local(next);
+    // A fold stays as the reader has it until the service has another reason to have it open, or has that no more.
+    for (const fold of next.querySelectorAll("details.group")) {
+      const old = document.getElementById(fold.id);
+      if (old && old.dataset.open !== fold.dataset.open) old.open = fold.open;
+    }
     Idiomorph.morph(main(), next, {ignoreActiveValue: true, callbacks});
     tell();
   }
@@ -156,9 +161,22 @@
     });
     changes.addEventListener("end", e => { changes.close(); say(`ended: ${e.data}. Closed and opened again, it goes on.`); });
   }
-  document.addEventListener("toggle", e => { if (e.target.id === "changes") follow(); }, true);
+  // What is shown goes into the address, and comes from there.
+  function address(query) {
+    history.replaceState(null, "", query.size ? `/?${query}` : "/");
+    open();
+  }
+  // So does which groups the reader has opened; the rows of a large one come only then.
+  document.addEventListener("toggle", e => {
+    const fold = e.target;
+    if (fold.id === "changes") follow();
+    if (!fold.classList.contains("group") || fold.open === ("open" in fold.dataset)) return;
+    const query = new URLSearchParams(location.search), others = query.getAll("open").filter(name => name !== fold.dataset.name);
+    query.delete("open");
+    for (const name of fold.open ? [...others, fold.dataset.name] : others) query.append("open", name);
+    if (fold.open || query.size !== new URLSearchParams(location.search).size) address(query);
+  }, true);
 
-  // What the filter says goes into the address as it is typed.
   let typing;
   document.addEventListener("input", e => {
     if (e.target.id !== "q" && e.target.id !== "state") return;
@@ -166,8 +184,7 @@
     typing = setTimeout(() => {
       const query = new URLSearchParams(new FormData(e.target.form));
       for (const [name, v] of [...query]) if (!v) query.delete(name);
-      history.replaceState(null, "", query.size ? `/?${query}` : "/");
-      open();
+      address(query);
     }, 200);
   });
 
