@@ -59,6 +59,7 @@ type tableSnapshot struct {
 	had     int64
 	rereads int
 	by      string
+	unseen  unseen
 }
 
 // window is one range being read.

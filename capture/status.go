@@ -158,13 +158,18 @@ type TableStatus struct {
 
 // TableSnapshot is the read of the rows of one table. How many there are, and how many are expected, its table says.
 type TableSnapshot struct {
-	State         string    `json:"state"`             // waiting, reading, holding (the table's changes meanwhile), failed, done
-	RowsPerSecond float64   `json:"rows_per_second"`   // over the last minute; of one that is done from its begin to its end
-	ETASeconds    *float64  `json:"eta_seconds"`       // null: not known
-	Rereads       int       `json:"chunks_read_again"` // as not all that was published before was visible to them
-	By            string    `json:"asked_by,omitempty"`
-	BeganAt       time.Time `json:"began_at,omitzero"`
-	EndedAt       time.Time `json:"ended_at,omitzero"`
+	State         string   `json:"state"`             // waiting, reading, holding (the table's changes meanwhile), failed, done
+	RowsPerSecond float64  `json:"rows_per_second"`   // over the last minute; of one that is done from its begin to its end
+	ETASeconds    *float64 `json:"eta_seconds"`       // null: not known
+	Rereads       int      `json:"chunks_read_again"` // as not all that was published before was visible to them
+	// Unseen is how many of these were in a row, and are the newest ones; UnseenSince when the first was, UnseenCommitted that what the
+	// newest lacked has committed, and is published. Else it is still open, as far as is known.
+	Unseen          int       `json:"unseen_reads,omitempty"`
+	UnseenSince     time.Time `json:"unseen_since,omitzero"`
+	UnseenCommitted bool      `json:"unseen_committed,omitempty"`
+	By              string    `json:"asked_by,omitempty"`
+	BeganAt         time.Time `json:"began_at,omitzero"`
+	EndedAt         time.Time `json:"ended_at,omitzero"`
 }
 
 // States of a TableSnapshot.
@@ -339,6 +344,9 @@ func (c *Capture) publishStatus(s *session) {
 // tell gives how the read is, with so many rows published; how fast it is only once it is done.
 func (snap *tableSnapshot) tell(rows int64, done bool) *TableSnapshot {
 	told := &TableSnapshot{State: readWaiting, Rereads: snap.rereads, By: snap.by, BeganAt: snap.began.UTC()}
+	if u := &snap.unseen; u.reads > 0 && !done {
+		told.Unseen, told.UnseenSince, told.UnseenCommitted = u.reads, u.since.UTC(), u.committed
+	}
 	switch {
 	case done:
 		told.State, told.EndedAt = readDone, time.Now().UTC()

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"slices"
+	"time"
 
 	"github.com/tributary-cdc/tributary/capture/snapshot"
 )
@@ -54,16 +55,26 @@ func (c *chunks) mustFinish(xid uint32) {
 	}
 }
 
-// counts says whether a read under seen may be published (rule 3).
+// unseen are reads in a row that did not count, as a transaction that they must have seen was not visible to them.
+type unseen struct {
+	reads     int
+	since     time.Time
+	committed bool // the newest lacked one whose commit is published: it is not visible before a standby has it, say
+}
+
+// counts says whether a read under seen may be published (rule 3), and notes in a row how many may not.
 func (s *session) counts(seen *snapshot.Visibility, opened uint64, snap *tableSnapshot) bool {
 	if mutant(mutantNoChunkRule) {
 		return true
 	}
-	if s.chunks.any && !seen.Finished(s.chunks.finished) {
-		return false
+	sees := s.recent.seenBy(seen, opened)
+	if sees && (!s.chunks.any || seen.Finished(s.chunks.finished)) && (snap.after == 0 || seen.Finished(snap.after)) {
+		snap.unseen = unseen{}
+		return true
 	}
-	if snap.after != 0 && !seen.Finished(snap.after) {
-		return false
+	if snap.unseen.reads == 0 {
+		snap.unseen.since = time.Now()
 	}
-	return s.recent.seenBy(seen, opened)
+	snap.unseen.reads, snap.unseen.committed = snap.unseen.reads+1, !sees
+	return false
 }

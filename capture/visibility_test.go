@@ -13,6 +13,8 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // own gives the rig a server of its own, with these settings.
@@ -73,6 +75,14 @@ func TestChunkDoesNotOvertakeInvisibleCommit(t *testing.T) {
 		if last := got.events[len(got.events)-1]; strings.HasPrefix(last, "r ") != stale {
 			t.Errorf("while the commit waits, the topic of b ends with %q", last)
 		}
+		if !stale {
+			eventually(t, "it is told that chunks are read again and again", func() bool { return rereads(c, "public.b") != nil })
+			if n := rereads(c, "public.b"); n.Urgent || !strings.Contains(n.Why, "synchronous standby") || len(n.Do) != 1 || !strings.HasSuffix(n.Do[0].Command, " FROM pg_stat_replication;") {
+				t.Errorf("%+v", n)
+			} else {
+				r.exec(n.Do[0].Command)
+			}
+		}
 		select {
 		case err := <-written:
 			t.Fatalf("the commit did not wait: %v", err)
@@ -92,9 +102,47 @@ func TestChunkDoesNotOvertakeInvisibleCommit(t *testing.T) {
 		} else {
 			r.same("public", "b")
 			r.same("public", "c")
+			eventually(t, "it is over", func() bool { return rereads(c, "public.b") == nil })
 		}
 		must(t, stop())
 	}
+}
+
+// A table that joins while a transaction is open is read again and again, until that is over: it is told whose it is.
+func TestRereadsForAnOpenTransaction(t *testing.T) {
+	if mutated {
+		t.Skip("with the rule dropped every read counts")
+	}
+	r := newRig(t, 0, kafkatest.Fake(t), `create table a (id int primary key)`)
+	c, stop := r.start()
+	r.fence()
+	open, err := r.connect().Begin(t.Context())
+	must(t, err)
+	_, err = open.Exec(t.Context(), `insert into a values (1)`)
+	must(t, err)
+	var pid int
+	must(t, open.QueryRow(t.Context(), `select pg_backend_pid()`).Scan(&pid))
+	r.exec(`create table b (id int primary key); insert into b values (1)`)
+	eventually(t, "it is told that chunks are read again and again", func() bool { return rereads(c, "public.b") != nil })
+	n := rereads(c, "public.b")
+	if n.Code != trouble.SnapshotRereads || n.Urgent || !strings.Contains(n.Why, fmt.Sprintf("is not over: pid %d", pid)) || n.Do[0].Command != fmt.Sprintf("SELECT pg_terminate_backend(%d);", pid) {
+		t.Errorf("%+v", n)
+	}
+	must(t, open.Commit(t.Context()))
+	eventually(t, "it is over", func() bool { return rereads(c, "public.b") == nil && r.tableProgress("public.b").Done })
+	r.same("public", "b")
+	must(t, stop())
+}
+
+// rereads gives what the status tells of chunks of a table that are read again and again.
+func rereads(c *Capture, table string) *service.Need {
+	st := c.Status()
+	for i := range st.Needs {
+		if n := &st.Needs[i]; n.Code == trouble.SnapshotRereads && n.Subject == table {
+			return n
+		}
+	}
+	return nil
 }
 
 // While a table without key was read again and again, because a transaction that was published before was not visible yet,

@@ -135,6 +135,9 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 		if t.Held != nil && !told[t.Held.Subject] {
 			add(t.Held, true)
 		}
+		if snap := t.Snapshot; snap.reads() && snap.Unseen >= rereadsTold && now.Sub(snap.UnseenSince) >= service.WaitingAfter {
+			all = append(all, st.rereads(t))
+		}
 		if t.Level == string(catalog.InsertOnly) && t.Reason != "" {
 			all = append(all, service.Need{
 				Code: trouble.TableWithoutIdentity, Subject: t.Table, What: t.Table + ": only INSERT and TRUNCATE arrive",
@@ -144,6 +147,31 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 		}
 	}
 	return service.Needs(all)
+}
+
+// rereadsTold is from how many reads in a row on that do not count somebody is told. With a standby that answers it is one or two.
+const rereadsTold = 5
+
+// rereads tells of a table whose rows are read again and again, and whose transaction that is for.
+func (st *Status) rereads(t *TableStatus) service.Need {
+	n := service.Need{
+		Code: trouble.SnapshotRereads, Subject: t.Table, Since: t.Snapshot.UnseenSince,
+		What: fmt.Sprintf("a chunk of %s was read %s, and none counts", t.Table, service.Plural(t.Snapshot.Unseen, "time")),
+	}
+	switch {
+	case t.Snapshot.UnseenCommitted:
+		n.Why = "a commit that is published already stays invisible to reads: it waits for a synchronous standby"
+		n.Do = service.Steps("mend the standby that does not answer, or take it out of synchronous_standby_names; who answers, and how late: " +
+			"SELECT application_name, client_addr, state, sync_state, flush_lag, replay_lag FROM pg_stat_replication;")
+	case st.Oldest != nil:
+		n.Why = "a transaction that began before is not over: " + st.Oldest.whose()
+		n.Do = st.Oldest.end()
+	default:
+		n.Why = "a transaction that began before is not over"
+		n.Do = service.Steps("wait, or end it with pg_terminate_backend; whose it is, where SyncRep waits for a standby: " +
+			"SELECT pid, application_name, state, wait_event, xact_start FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start;")
+	}
+	return n
 }
 
 // means says what the source keeps while somebody is away without whom nothing is published; "" leaves it to the runbook.

@@ -30,6 +30,7 @@ var raisers = map[trouble.Code]string{
 	trouble.PublicationBreaksApp:   "capture TestPublicationBreaksApplication",
 	trouble.Publication:            "capture TestPause",
 	trouble.SnapshotFailed:         "capture TestSnapshotIsGivenUp",
+	trouble.SnapshotRereads:        "capture TestRereadsForAnOpenTransaction",
 	trouble.RecordTooLarge:         "capture TestRowTooLargeForTheBroker",
 	trouble.RecordInvalid:          "sink TestBadRecordsHoldOneTable",
 	trouble.KafkaUnreachable:       "capture TestUnreachable",

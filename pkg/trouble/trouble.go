@@ -31,6 +31,7 @@ const (
 	Publication            Code = "publication"
 	StreamBroken           Code = "stream-broken"
 	SnapshotFailed         Code = "snapshot-failed"
+	SnapshotRereads        Code = "snapshot-rereads"
 	RecordTooLarge         Code = "record-too-large"
 	RecordInvalid          Code = "record-invalid"
 	KafkaUnreachable       Code = "kafka-unreachable"
