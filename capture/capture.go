@@ -94,6 +94,7 @@ const (
 	waitKafka    = "kafka"
 	waitRegistry = "registry"
 	waitSnapshot = "snapshot"
+	waitStandby  = "standby"
 	waitRetry    = "retry"
 	waitResume   = "resume"
 )
@@ -124,7 +125,7 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 		ready: func(...string) {}, refused: publish.Refusals{}, looks: make(chan look, 1),
 	}
 	c.log = c.vitals.events.Log(log.With("source", config.Source.Name))
-	c.others.read = c.stages.Stage(stageRead, waitSource, waitSlot, waitOld)
+	c.others.read = c.stages.Stage(stageRead, waitSource, waitSlot, waitOld, waitStandby)
 	c.stage = c.stages.Stage(stageEncode, waitSource, waitKafka, waitRegistry, waitSnapshot, waitRetry, waitResume)
 	c.others.registry = c.stages.Stage(stageRegistry, waitRegistry)
 	c.others.kafka = c.stages.Stage(stageKafka, waitKafka)

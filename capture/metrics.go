@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -61,7 +62,7 @@ const (
 )
 
 var (
-	peers        = []string{"source", "kafka", "registry"}
+	peers        = []string{waitSource, waitKafka, waitRegistry}
 	slotStatuses = []string{"reserved", "extended", "unreserved", "lost", slotMissing}
 	opNames      = []string{"insert", "update", "delete", "truncate", "read"}
 	schemaKinds  = []string{"column_added", "column_dropped", "column_renamed", "column_type", "key", "renamed", "other"}
@@ -92,7 +93,7 @@ func newMeter(source string, perTable bool) *meter {
 
 // Collectors gives the metrics, to be registered.
 func (c *Capture) Collectors() []prometheus.Collector {
-	return append(slices.Clone(c.meter.All), c.stages.Collector(namespace, c.meter.Labels), &gauges{c})
+	return append(slices.Clone(c.meter.All), c.stages.Collector(namespace, c.meter.Labels, c.waits), &gauges{c})
 }
 
 // label gives a table as metrics name it.
@@ -169,6 +170,21 @@ func peer(code trouble.Code) string {
 		return peers[2]
 	}
 	return peers[0]
+}
+
+// waits gives for whom capture waits by its status, as stages name it, and since when; "" for nobody. What is tried again is waited for
+// since it failed first.
+func (c *Capture) waits() (on string, since time.Time) {
+	st := c.Status()
+	switch {
+	case st.State != service.StateWaiting || st.Trouble == nil:
+		return st.on, st.WaitingSince
+	case st.Trouble.Code == trouble.Internal: // nobody's
+		return waitRetry, st.Trouble.Since
+	case st.Trouble.Code == trouble.SlotInUse:
+		return waitSlot, st.Trouble.Since
+	}
+	return peer(st.Trouble.Code), st.Trouble.Since
 }
 
 // schemaKind says what is new in a version of a table: of several things the first in the order of schemaKinds.

@@ -1,27 +1,24 @@
 package capture
 
 import (
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 )
 
 // Every series is there before anything has happened: an empty graph is not the same as no error.
 func TestMetricsFromTheStart(t *testing.T) {
-	var cfg Config
-	must(t, config.Decode("test.yaml", []byte(`
-source: {name: shop, dsn: "postgres://nobody@127.0.0.1:1/nothing"}
-kafka: {brokers: ["127.0.0.1:1"]}
-registry: {url: "http://127.0.0.1:1"}
-`), &cfg))
-	c, err := New(cfg, Options{}, slog.New(slog.DiscardHandler))
-	must(t, err)
+	c := unconnected(t)
 	c.meter.table("public.orders")
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(c.Collectors()...)
@@ -42,7 +39,7 @@ registry: {url: "http://127.0.0.1:1"}
 		"oldest_transaction_seconds": 1, "changes_total": 5, "skipped_changes_total": 3, "transactions_total": 1, "published_bytes_total": 1,
 		"kafka_transactions_total": 2, "kafka_transaction_duration_seconds": 1, "kafka_transaction_size_bytes": 1, "heartbeat_latency_seconds": 1,
 		"last_commit_timestamp_seconds": 1, "snapshot_tables": 4, "snapshot_rows_total": 1, "snapshot_remaining_seconds": 1, "snapshot_chunks_total": 2,
-		"snapshot_chunk_duration_seconds": 1, "stage_busy_seconds_total": 4, "waiting_since_timestamp_seconds": 8, "reconnects_total": 3,
+		"snapshot_chunk_duration_seconds": 1, "stage_busy_seconds_total": 4, "waiting_since_timestamp_seconds": 9, "reconnects_total": 3,
 		"schema_changes_total": 7, "fenced_total": 1, "held_tables": 1,
 	} {
 		if series[name] != want {
@@ -51,6 +48,49 @@ registry: {url: "http://127.0.0.1:1"}
 	}
 	if series["errors_total"] < 40 {
 		t.Errorf("errors_total has %d series, want one for each code", series["errors_total"])
+	}
+}
+
+// unconnected gives a capture of which nobody is reached.
+func unconnected(t *testing.T) *Capture {
+	t.Helper()
+	var cfg Config
+	must(t, config.Decode("test.yaml", []byte(`
+source: {name: shop, dsn: "postgres://nobody@127.0.0.1:1/nothing"}
+kafka: {brokers: ["127.0.0.1:1"]}
+registry: {url: "http://127.0.0.1:1"}
+`), &cfg))
+	c, err := New(cfg, Options{}, slog.New(slog.DiscardHandler))
+	must(t, err)
+	return c
+}
+
+// Whom capture waits for is told for as long as that has failed, however often it was tried.
+func TestWaitsInMetrics(t *testing.T) {
+	for code, want := range map[trouble.Code]string{
+		trouble.SourceUnreachable: waitSource, trouble.KafkaUnreachable: waitKafka, trouble.RegistryUnreachable: waitRegistry, trouble.Internal: waitRetry,
+		trouble.SlotInUse: waitSlot,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := unconnected(t)
+			if on, _ := c.waits(); on != "" {
+				t.Errorf("before anything was tried it waits for %q", on)
+			}
+			began := time.Now()
+			for range 3 {
+				c.note(&trouble.Error{Code: code, Op: "try", Subject: "it", Cause: errors.New("no answer")})
+				done := c.stage.Wait(waitRetry)
+				time.Sleep(10 * time.Second)
+				done()
+			}
+			if on, since := c.waits(); on != want || !since.Equal(began) {
+				t.Errorf("%s: waits for %q since %s, want %q since %s", code, on, since, want, began)
+			}
+			c.setStopped(true)
+			if on, _ := c.waits(); on != "" {
+				t.Errorf("%s: it has stopped, and waits for %q", code, on)
+			}
+		})
 	}
 }
 

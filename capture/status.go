@@ -75,6 +75,7 @@ type Status struct {
 	Events   []service.Event      `json:"events"`   // the newest first
 
 	accept []service.Accept
+	on     string // whom WaitingOn is, as stages name it
 }
 
 // WAL is what the source keeps for us.

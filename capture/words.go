@@ -31,7 +31,7 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 		busy = busy || stage.Name == stageEncode && stage.BusyShare > idleShare // with the others somebody else is
 		if stage.WaitingOn != "" && stage.WaitingOn != waitRetry && stage.WaitingOn != waitResume {
 			if waits := now.Sub(stage.Since); waits > f.Waits {
-				f.Waits, st.WaitingOn, st.WaitingSince = waits, stage.WaitingOn, stage.Since.UTC()
+				f.Waits, st.WaitingOn, st.WaitingSince, st.on = waits, stage.WaitingOn, stage.Since.UTC(), stage.WaitingOn
 			}
 		}
 	}
@@ -39,9 +39,11 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 	case f.Waits > 0 || busy:
 	case st.WAL.Standbys != "" && unmoved >= service.WaitingAfter:
 		f.Waits, st.WaitingOn, st.WaitingSince = unmoved, "the standby of slot "+st.WAL.Standbys+" (synchronized_standby_slots)", now.Add(-unmoved).UTC()
+		st.on = waitStandby
 	case unmoved >= service.StuckAfter:
 		// All that has come is published. A server sends nothing of a large transaction until it has read its end.
 		f.Waits, st.WaitingOn, st.WaitingSince = unmoved, "the source, which sends nothing of what it has", now.Add(-unmoved).UTC()
+		st.on = waitSource
 	}
 	if t := st.Trouble; t != nil && t.Code == trouble.KafkaNotEnoughReplicas {
 		st.WaitingOn, st.WaitingSince = "more in-sync replicas", t.Since
@@ -52,7 +54,7 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 		st.State = f.State()
 	}
 	if st.State != service.StateWaiting && st.State != service.StateStarting {
-		st.WaitingOn, st.WaitingSince = "", time.Time{}
+		st.WaitingOn, st.WaitingSince, st.on = "", time.Time{}, ""
 	}
 	st.Needs, st.Accepted = service.Accepted(st.needs(now, unmoved), st.accept)
 	st.Headline = st.headline()

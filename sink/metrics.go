@@ -91,7 +91,7 @@ func newMetrics(s *Sink) *metrics {
 		latency: f.Latency("end_to_end_latency_seconds",
 			"Time from the commit at the source to the commit in the warehouse, of the oldest change of each transaction and partition.", "source"),
 	}
-	m.all = append(f.All, s.stages.Collector(namespace, f.Labels), &gauges{s: s})
+	m.all = append(f.All, s.stages.Collector(namespace, f.Labels, nil), &gauges{s: s})
 	return m
 }
 

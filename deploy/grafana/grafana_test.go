@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/VictoriaMetrics/metricsql"
 )
 
 func must(t testing.TB, err error) {
@@ -50,8 +52,8 @@ func TestAlerts(t *testing.T) {
 				t.Errorf("%s has no %s", a.Name, name)
 			}
 		}
-		if _, err := os.Stat(filepath.Join("../../docs", a.Runbook())); err != nil {
-			t.Errorf("%s: its runbook %q is not there", a.Name, a.Runbook())
+		if a.Runbook() != "runbooks/alerts/"+a.Name+".md" {
+			t.Errorf("%s: its runbook is %q, and not of its name", a.Name, a.Runbook())
 		}
 		// Both ways: that it fires, and that it does not.
 		fires := regexp.MustCompile(`alertname="` + a.Name + `", alertstate="firing"\}'\n\s+eval_time: \w+\n\s+exp_samples: \[\{`).MatchString(text)
@@ -62,28 +64,95 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// Every page below docs/runbooks/alerts is that of an alert.
-func TestNoRunbookWithoutAlert(t *testing.T) {
+// Each alert has a page of its name below docs/runbooks/alerts, no page is of none, and each says when its alert fires: it was
+// written for the one who is woken by that.
+func TestAlertPages(t *testing.T) {
 	alerts, err := Alerts()
 	must(t, err)
 	pages, err := filepath.Glob("../../docs/runbooks/alerts/*.md")
 	must(t, err)
 	for _, page := range pages {
 		name := strings.TrimSuffix(filepath.Base(page), ".md")
-		if !slices.ContainsFunc(alerts, func(a Alert) bool { return a.Name == name && a.Runbook() == "runbooks/alerts/"+name+".md" }) {
+		if !slices.ContainsFunc(alerts, func(a Alert) bool { return a.Name == name }) {
 			t.Errorf("%s is of no alert", page)
 		}
-		text, err := os.ReadFile(page)
-		must(t, err)
-		last := 0
-		for _, part := range []string{"# " + name + "\n", "**Meaning**", "**Impact**", "**Look**", "**Do**", "**Afterwards**"} {
-			at := strings.Index(string(text), part)
+	}
+	for i := range alerts {
+		a := &alerts[i]
+		content, err := os.ReadFile("../../docs/runbooks/alerts/" + a.Name + ".md")
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		text, last := string(content), 0
+		for _, part := range []string{"# " + a.Name + "\n", "**Meaning**", "**Impact**", "**Look**", "**Do**", "**Afterwards**"} {
+			at := strings.Index(text, part)
 			if at < last {
-				t.Errorf("%s: %q is missing or out of order", page, strings.TrimSpace(part))
+				t.Errorf("%s: %q is missing or out of order", a.Name, strings.TrimSpace(part))
 			}
 			last = at
 		}
+		meaning, _, _ := strings.Cut(text, "**Impact**")
+		for _, words := range limits(t, a) {
+			if !regexp.MustCompile(`(^|[\s(])` + regexp.QuoteMeta(words) + `\b`).MatchString(strings.ReplaceAll(meaning, "%", "percent")) {
+				t.Errorf("%s fires by %q, which its page does not say as its meaning", a.Name, words)
+			}
+		}
 	}
+}
+
+// limits gives what a rule fires by, as its page says it: for how long, over which time, and from which number on.
+func limits(t *testing.T, a *Alert) (words []string) {
+	t.Helper()
+	say := func(seconds float64) {
+		switch n := int(seconds); {
+		case n%86400 == 0:
+			words = append(words, fmt.Sprint(n/86400, " d"))
+		case n%3600 == 0:
+			words = append(words, fmt.Sprint(n/3600, " h"))
+		default:
+			words = append(words, fmt.Sprint(n/60, " min"))
+		}
+	}
+	if a.For != "" {
+		d, err := time.ParseDuration(a.For)
+		must(t, err)
+		say(d.Seconds())
+	}
+	expr, err := metricsql.Parse(a.Expr)
+	must(t, err)
+	metricsql.VisitAll(expr, func(n metricsql.Expr) {
+		switch n := n.(type) {
+		case *metricsql.RollupExpr:
+			if n.Window != nil {
+				d, err := time.ParseDuration(strings.Replace(string(n.Window.AppendString(nil)), "1d", "24h", 1))
+				must(t, err)
+				say(d.Seconds())
+			}
+		case *metricsql.FuncExpr:
+			if n.Name == "predict_linear" {
+				say(n.Args[1].(*metricsql.NumberExpr).N)
+			}
+		case *metricsql.BinaryOpExpr:
+			if times, ok := n.Left.(*metricsql.NumberExpr); ok && n.Op == "*" {
+				words = append(words, fmt.Sprintf("%g times", times.N))
+			}
+			limit, ok := n.Right.(*metricsql.NumberExpr)
+			if !ok || limit.N == 0 || n.Op != ">" && n.Op != "<" {
+				break
+			}
+			left := string(n.Left.AppendString(nil))
+			switch {
+			case strings.Contains(left, "_seconds"):
+				say(limit.N)
+			case strings.Contains(left, " / "):
+				words = append(words, fmt.Sprintf("%g percent", 100*limit.N))
+			default:
+				words = append(words, fmt.Sprintf("more than %g", limit.N))
+			}
+		}
+	})
+	return words
 }
 
 func TestDashboards(t *testing.T) {

@@ -111,7 +111,7 @@ func sorted(faults []Fault) []Fault {
 func Nearest(name string, known []string) string {
 	best, bestDistance := "", 3
 	for _, k := range known {
-		if d := distance(strings.ToLower(name), k); d < bestDistance && d < len(k) {
+		if d := distance(strings.ToLower(name), strings.ToLower(k)); d < bestDistance && d < len(k) {
 			best, bestDistance = k, d
 		}
 	}

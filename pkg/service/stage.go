@@ -222,19 +222,21 @@ func (s *Stages) read() (states []StageState, waiting map[string]time.Time) {
 }
 
 // Collector gives the metrics <namespace>_stage_busy_seconds_total{stage} and
-// <namespace>_waiting_since_timestamp_seconds{on} (0: nobody waits for it), with labels added to each.
-func (s *Stages) Collector(namespace string, labels prometheus.Labels) prometheus.Collector {
+// <namespace>_waiting_since_timestamp_seconds{on} (0: nobody waits for it), with labels added to each. known, which may be nil, gives
+// who is waited for as the whole service knows it, "" for nobody: a stage that tries again waits anew each time.
+func (s *Stages) Collector(namespace string, labels prometheus.Labels, known func() (on string, since time.Time)) prometheus.Collector {
 	return &stagesCollector{
-		stages: s,
+		stages: s, known: known,
 		busy: prometheus.NewDesc(namespace+"_stage_busy_seconds_total",
 			"Time that a stage was busy. While one waits for another, it is the other that is.", []string{"stage"}, labels),
 		waiting: prometheus.NewDesc(namespace+"_waiting_since_timestamp_seconds",
-			"Since when a stage waits for something, 0 if none does.", []string{"on"}, labels),
+			"Since when this is waited for, 0 while it is not.", []string{"on"}, labels),
 	}
 }
 
 type stagesCollector struct {
 	stages        *Stages
+	known         func() (on string, since time.Time)
 	busy, waiting *prometheus.Desc
 }
 
@@ -247,6 +249,11 @@ func (c *stagesCollector) Collect(out chan<- prometheus.Metric) {
 	states, waiting := c.stages.read()
 	for _, state := range states {
 		out <- prometheus.MustNewConstMetric(c.busy, prometheus.CounterValue, state.Busy, state.Name)
+	}
+	if c.known != nil {
+		if on, since := c.known(); on != "" && (waiting[on].IsZero() || since.Before(waiting[on])) {
+			waiting[on] = since
+		}
 	}
 	for on, since := range waiting {
 		value := 0.0

@@ -84,19 +84,28 @@ func TestStageMetrics(t *testing.T) {
 			defer st.Wait("kafka")()
 			time.Sleep(time.Second)
 		}
-		collector := stages.Collector("tributary_capture", prometheus.Labels{"source": "shop"})
+		collector := stages.Collector("tributary_capture", prometheus.Labels{"source": "shop"}, nil)
 		// synctest's clock begins at 2000-01-01T00:00:00Z.
 		want := `
 # HELP tributary_capture_stage_busy_seconds_total Time that a stage was busy. While one waits for another, it is the other that is.
 # TYPE tributary_capture_stage_busy_seconds_total counter
 tributary_capture_stage_busy_seconds_total{source="shop",stage="publish"} 4
-# HELP tributary_capture_waiting_since_timestamp_seconds Since when a stage waits for something, 0 if none does.
+# HELP tributary_capture_waiting_since_timestamp_seconds Since when this is waited for, 0 while it is not.
 # TYPE tributary_capture_waiting_since_timestamp_seconds gauge
 tributary_capture_waiting_since_timestamp_seconds{on="kafka",source="shop"} 9.46684802e+08
 tributary_capture_waiting_since_timestamp_seconds{on="registry",source="shop"} 0
 `
 		if err := testutil.CollectAndCompare(collector, strings.NewReader(want)); err != nil {
 			t.Error(err)
+		}
+		// What the service knows counts where it has been so for longer than for any stage.
+		for since, told := range map[int64]string{946684801: "9.46684801e+08", 946684805: "9.46684802e+08"} {
+			known := func() (string, time.Time) { return "kafka", time.Unix(since, 0) }
+			_, part, _ := strings.Cut(strings.Replace(want, "9.46684802e+08", told, 1), "} 4\n")
+			collector := stages.Collector("tributary_capture", prometheus.Labels{"source": "shop"}, known)
+			if err := testutil.CollectAndCompare(collector, strings.NewReader(part), "tributary_capture_waiting_since_timestamp_seconds"); err != nil {
+				t.Error(err)
+			}
 		}
 		if problems, err := testutil.CollectAndLint(collector); err != nil || len(problems) > 0 {
 			t.Errorf("%v %v", problems, err)

@@ -14,24 +14,40 @@ import (
 //go:embed runbooks.txt
 var runbooks string
 
-// Runbook is what is written about a code.
+// alerts are those of docs/runbooks/alerts.
+//
+//go:embed alerts.txt
+var alerts string
+
+// Runbook is what is written about a code, or an alert.
 type Runbook struct {
 	Text     string // Markdown
-	Why      string
-	Means    string
+	Why      string // of an alert: what it means that it fires
+	Means    string // of an alert: its impact
 	Do       string
 	Commands []string // of Do
 }
 
-var books = sync.OnceValue(func() map[Code]Runbook {
-	all := map[Code]Runbook{}
-	for text := range strings.SplitSeq("\n"+strings.TrimSpace(runbooks), "\n# ") {
-		if code, _, ok := strings.Cut(text, "\n"); ok {
-			all[Code(code)] = parseRunbook("# " + strings.TrimSpace(text) + "\n")
+// The sections that Why and Means are from.
+var (
+	ofCodes  = [2]string{"Why", "It means"}
+	ofAlerts = [2]string{"Meaning", "Impact"}
+)
+
+var (
+	books      = sync.OnceValue(func() map[Code]Runbook { return parseRunbooks[Code](runbooks, ofCodes) })
+	alertBooks = sync.OnceValue(func() map[string]Runbook { return parseRunbooks[string](alerts, ofAlerts) })
+)
+
+func parseRunbooks[Name ~string](file string, sections [2]string) map[Name]Runbook {
+	all := map[Name]Runbook{}
+	for text := range strings.SplitSeq("\n"+strings.TrimSpace(file), "\n# ") {
+		if name, _, ok := strings.Cut(text, "\n"); ok {
+			all[Name(name)] = parseRunbook("# "+strings.TrimSpace(text)+"\n", sections)
 		}
 	}
 	return all
-})
+}
 
 // RunbookOf gives the runbook of a code; ok is false where there is none.
 func RunbookOf(code Code) (b Runbook, ok bool) {
@@ -42,14 +58,23 @@ func RunbookOf(code Code) (b Runbook, ok bool) {
 // Codes lists the codes that have a runbook, which are all that are ever raised.
 func Codes() []Code { return slices.Sorted(maps.Keys(books())) }
 
-func parseRunbook(text string) Runbook {
+// AlertRunbookOf gives the runbook of an alert; ok is false where there is no such alert.
+func AlertRunbookOf(name string) (b Runbook, ok bool) {
+	b, ok = alertBooks()[name]
+	return b, ok
+}
+
+// Alerts lists the alerts, each of which has a runbook.
+func Alerts() []string { return slices.Sorted(maps.Keys(alertBooks())) }
+
+func parseRunbook(text string, sections [2]string) Runbook {
 	b := Runbook{Text: text}
 	section := func(name string) string {
 		_, rest, _ := strings.Cut(text, "**"+name+"**")
 		rest, _, _ = strings.Cut(rest, "\n**")
 		return strings.TrimSpace(rest)
 	}
-	b.Why, b.Means = sentences(section("Why")), sentences(section("It means"))
+	b.Why, b.Means = sentences(section(sections[0])), sentences(section(sections[1]))
 	do := section("Do")
 	b.Do = sentences(do)
 	for i, part := range strings.Split(do, "\n```") {

@@ -6,13 +6,17 @@ import (
 )
 
 func TestRunbook(t *testing.T) {
-	b := parseRunbook("# gap\n\n**You see** x\n\n**Why** Somebody `moved`\nthe [slot](a.md).\n\n**It means** Nothing.\n\nMore.\n\n**Do** First look:\n" +
-		"```sql\nSELECT 1;\n```\nThen:\n```sh\ncapture run\n```\nor\n```sh\ncapture snapshot --table …\n```\n\n**Good when** y\n")
+	b := parseRunbook("# gap\n\n**You see** x\n\n**Why** Somebody `moved`\nthe [slot](a.md).\n\n**It means** Nothing.\n\nMore.\n\n**Do** First look:\n"+
+		"```sql\nSELECT 1;\n```\nThen:\n```sh\ncapture run\n```\nor\n```sh\ncapture snapshot --table …\n```\n\n**Good when** y\n", ofCodes)
 	if b.Why != "Somebody moved the slot." || b.Means != "Nothing." || b.Do != "First look:" || len(b.Commands) != 2 || b.Commands[1] != "capture run" {
 		t.Errorf("%+v", b)
 	}
 	if _, ok := RunbookOf("no-such-code"); ok {
 		t.Error("there is a runbook of a code that is none")
+	}
+	b = parseRunbook("# TributaryX\n\n**Meaning** For 2 min.\n\n**Impact** None.\n\n**Look**\n```sh\ncapture status\n```\n\n**Do**\n1. Wait.\n\n**Afterwards** y\n", ofAlerts)
+	if b.Why != "For 2 min." || b.Means != "None." || b.Do != "1. Wait." || len(b.Commands) != 0 {
+		t.Errorf("%+v", b)
 	}
 }
 

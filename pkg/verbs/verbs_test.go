@@ -165,12 +165,17 @@ func TestConfigVerbs(t *testing.T) {
 func TestExplain(t *testing.T) {
 	w := newWorld(t)
 	out, _ := w.run("", "explain")
-	w.says(out, "CODE\tWHY\n", "slot-lost\t")
+	w.says(out, "CODE\tWHY\n", "slot-lost\t", "TributaryCaptureStuck\t")
 	out, _ = w.run("", "explain", "slot-lost")
 	w.says(out, "# slot-lost\n", "**Do**")
 	w.run("did you mean slot-lost?", "explain", "slot-lots")
 	out, _ = w.run("", "explain", "slot-lost", "--json")
-	w.says(out, `"schema": "tributary.explain/1"`, `"code": "slot-lost"`)
+	w.says(out, `"schema": "tributary.explain/1"`, `"code": "slot-lost"`, `"alerts": []`)
+	out, _ = w.run("", "explain", "TributaryWalBudgetHalfUsed")
+	w.says(out, "# TributaryWalBudgetHalfUsed\n", "**Impact**", "**Do**")
+	w.run("did you mean TributaryCaptureStuck?", "explain", "TributaryCaptureStuk")
+	out, _ = w.run("", "explain", "TributaryWalBudgetHalfUsed", "--json")
+	w.says(out, `"codes": []`, `"alert": "TributaryWalBudgetHalfUsed"`, `"why": "For 10 min the source has kept more than 50 %`)
 }
 
 func TestHealthCheck(t *testing.T) {
@@ -277,7 +282,7 @@ func TestCompletion(t *testing.T) {
 	}
 	expect(ask("some", ""), "public.orders")
 	expect(ask("some", "--source", ""), "shop", "eu")
-	if got := ask("explain", ""); !slices.Contains(got, "slot-lost") {
+	if got := ask("explain", ""); !slices.Contains(got, "slot-lost") || !slices.Contains(got, "TributarySlotLost") {
 		t.Errorf("got %q", got)
 	}
 	// A service that is silent is not waited for.

@@ -39,18 +39,17 @@ func main() {
 		}
 		return
 	}
-	books, err := runbooks(root)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "error: read runbooks:", err)
-		os.Exit(1)
-	}
 	all, err := pages()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error: write reference:", err)
 		os.Exit(1)
 	}
-	all[runbooksFile] = books
-	if all[cliFile], err = cli(root); err == nil {
+	books, err := runbooks(root)
+	if err == nil {
+		maps.Copy(all, books)
+		all[cliFile], err = cli(root)
+	}
+	if err == nil {
 		all[securityFile], err = security(root)
 	}
 	if err == nil {
@@ -95,28 +94,35 @@ func pages() (map[string]string, error) {
 	}, nil
 }
 
-// runbooksFile is where the services have the runbooks from: what is embedded must lie beside the code.
-const runbooksFile = "pkg/trouble/runbooks.txt"
+// embedded are the files that the services have the runbooks from, with whose each is: what is embedded must lie beside the code.
+var embedded = map[string]string{
+	"pkg/trouble/runbooks.txt": "docs/runbooks/*.md",
+	"pkg/trouble/alerts.txt":   "docs/runbooks/alerts/*.md",
+}
 
 // forTests are the blocks by which tests raise a trouble and end it.
 var forTests = regexp.MustCompile(`(?s)<!-- test: .*?-->\n`)
 
-// runbooks gives all files of docs/runbooks as one.
-func runbooks(top string) (string, error) {
-	files, err := filepath.Glob(filepath.Join(top, "docs/runbooks/*.md"))
-	if err != nil {
-		return "", err
-	}
-	var b strings.Builder
-	for _, file := range files {
-		text, err := os.ReadFile(file)
+// runbooks gives those files, each with all of its runbooks.
+func runbooks(top string) (map[string]string, error) {
+	out := map[string]string{}
+	for name, pattern := range embedded {
+		files, err := filepath.Glob(filepath.Join(top, pattern))
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		b.Write(forTests.ReplaceAll(text, nil))
-		b.WriteByte('\n')
+		var b strings.Builder
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			b.Write(forTests.ReplaceAll(text, nil))
+			b.WriteByte('\n')
+		}
+		out[name] = b.String()
 	}
-	return b.String(), nil
+	return out, nil
 }
 
 // cliFile is the page of all verbs. Tests of the programs hold it against them.

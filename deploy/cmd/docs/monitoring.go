@@ -133,7 +133,8 @@ func alertsPage() (string, error) {
 	b.WriteString(`# Alerts
 
 The rules of [alerts.yaml](../../deploy/grafana/alerts.yaml), for Prometheus: critical wakes somebody, warning is for working hours, info is for
-nobody in particular. Each has a test in [deploy/grafana](../../deploy/grafana/), for ` + "`promtool test rules`" + `.
+nobody in particular. Each has a test in [deploy/grafana](../../deploy/grafana/), for ` + "`promtool test rules`" + `, and a runbook of its name, which ` + "`capture explain NAME` and `sink explain NAME`" + `
+print, too.
 
 What one alert implies need not be told by another; in Alertmanager, as ` + "`inhibit_rules`" + `:
 
@@ -144,17 +145,13 @@ What one alert implies need not be told by another; in Alertmanager, as ` + "`in
 
 An autoscaler of sinks takes the sum of ` + "`tributary_sink_lag_records`" + ` in its namespace ([install](../operations/install.md#kubernetes)); more sinks than partitions have nothing to do.
 
-| alert | severity | fires when this holds | for | read |
-|---|---|---|---|---|
+| alert and its runbook | severity | fires when this holds | for |
+|---|---|---|---|
 `)
 	for i := range alerts {
 		a := &alerts[i]
 		expr := strings.NewReplacer("|", "\\|", "\n", " ").Replace(a.Expr)
-		read := strings.TrimSuffix(a.Runbook()[strings.LastIndex(a.Runbook(), "/")+1:], ".md")
-		if read == a.Name {
-			read = "its runbook"
-		}
-		fmt.Fprintf(&b, "| %s | %s | `%s` | %s | [%s](../%s) |\n", a.Name, a.Severity(), expr, cmp.Or(a.For, "0"), read, a.Runbook())
+		fmt.Fprintf(&b, "| [%s](../%s) | %s | `%s` | %s |\n", a.Name, a.Runbook(), a.Severity(), expr, cmp.Or(a.For, "0"))
 	}
 	b.WriteString("\nThis page is written by `make docs`.\n")
 	return b.String(), nil
