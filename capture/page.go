@@ -63,7 +63,7 @@ func at(t time.Time) string {
 
 func (st *Status) tiles() []page.Tile {
 	behind := page.Tile{Name: "Behind", Value: service.FormatSeconds(st.LagSeconds), Lines: []string{"oldest change not in Kafka"}}
-	if st.SeenAt.IsZero() && st.State != service.StateStopped {
+	if !st.looked() {
 		behind.Value, behind.Lines = "–", []string{"nobody has looked yet"}
 	}
 	if st.LagSeconds > freshness.Seconds() {
@@ -77,6 +77,8 @@ func (st *Status) tiles() []page.Tile {
 	}
 	publish := page.Tile{Name: "To publish", Value: service.FormatBytes(st.ToPublish)}
 	switch {
+	case !st.looked():
+		publish.Value = "–"
 	case st.ETASeconds != nil && st.LagSeconds > freshness.Seconds():
 		publish.Lines = []string{service.FormatLeft(seconds(*st.ETASeconds))}
 	case st.Falling && st.LagSeconds > freshness.Seconds():

@@ -323,6 +323,12 @@ func (s *shown) was(st *Status, step int) []float64 {
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
 		p50, p99 = *st.LatencyP50*browsertest.Waver("p50", 0.2, step), *st.LatencyP99*browsertest.Waver("p99", 0.3, step)
 	}
+	if !st.looked() {
+		behind = math.NaN()
+	}
+	if st.WAL.AsOf.IsZero() {
+		kept = math.NaN()
+	}
 	if o, ago := s.outage, float64(10*step); o != nil {
 		before := calm(s.at).st
 		behind, kept = max(o.behind(ago), before.LagSeconds), float64(before.WAL.RetainedBytes)+o.backlog(ago)

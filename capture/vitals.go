@@ -158,11 +158,14 @@ func (c *Capture) sample(now time.Time) {
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
 		p50, p99 = *st.LatencyP50, *st.LatencyP99
 	}
-	kept := math.NaN()
+	behind, kept := math.NaN(), math.NaN()
+	if st.looked() {
+		behind = st.LagSeconds
+	}
 	if !look.at.IsZero() {
 		kept = float64(st.WAL.RetainedBytes)
 	}
-	v.history.Sample(now, st.LagSeconds, st.ChangesPerSecond, st.Snapshot.RowsPerSecond, kept, float64(st.WAL.BudgetBytes), p50, p99)
+	v.history.Sample(now, behind, st.ChangesPerSecond, st.Snapshot.RowsPerSecond, kept, float64(st.WAL.BudgetBytes), p50, p99)
 }
 
 // unmoved gives for how long nothing of what is known was published, 0 while there is nothing.
