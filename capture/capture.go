@@ -57,6 +57,7 @@ type Capture struct {
 	oldest   atomic.Pointer[OpenTransaction]
 	vitals   *vitals
 	instance string
+	shown    string      // the configuration, where it may be
 	active   atomic.Bool // this instance is the one that publishes, or tries to
 	wrote    uint64      // number of the newest progress record that a session of ours has seen or written
 	behind   behind
@@ -121,7 +122,7 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 		return nil, err
 	}
 	c := &Capture{
-		config: config, options: options, registry: client, instance: service.Instance(), vitals: newVitals(),
+		config: config, shown: config.HTTP.Shown(config), options: options, registry: client, instance: service.Instance(), vitals: newVitals(),
 		ready: func(...string) {}, refused: publish.Refusals{}, looks: make(chan look, 1),
 	}
 	c.log = c.vitals.events.Log(log.With("source", config.Source.Name))

@@ -25,20 +25,17 @@ func (st *Status) page() page.View {
 		v.Late = service.FormatSeconds(st.LagSeconds)
 	}
 	v.Snapshot = st.snapshot()
-	v.Folds = []page.Fold{{Title: "Source and build", Facts: [][2]string{
+	v.Folds = []page.Fold{page.Running("Source, configuration, build", [][2]string{
 		{"system", st.SystemID},
 		{"timeline", fmt.Sprint(st.Timeline)},
 		{"era", fmt.Sprint(st.Era)},
+		{"publications", strings.Join(st.Publications, ", ")},
 		{"slot", strings.TrimSpace(st.Slot + " " + st.WAL.SlotStatus)},
 		{"published up to", st.PublishedLSN},
 		{"commit of that", at(st.PublishedTime)},
 		{"the server's WAL end", st.ServerLSN},
 		{"instance", st.Instance},
-		{"running since", at(st.Since)},
-		{"version", st.Build.Version},
-		{"revision", st.Build.Revision},
-		{"Go", st.Build.GoVersion},
-	}}}
+	}, st.Build, st.Since, st.MemoryBytes, st.Configuration)}
 	if len(st.Accepted) > 0 {
 		v.Folds = append([]page.Fold{page.Accepted(st.Accepted)}, v.Folds...)
 	}

@@ -2,10 +2,12 @@ package capture
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -137,5 +139,28 @@ func TestHeldTableIsTold(t *testing.T) {
 	st.Alarms = []TroubleStatus{*one.Held}
 	if st.judge(time.Now(), 0); len(st.Needs) != 1 {
 		t.Errorf("it is told %d times", len(st.Needs))
+	}
+}
+
+// The page has the configuration as config show prints it, without the passwords that are in it; who asks of a table does not get it.
+func TestPageHasTheConfiguration(t *testing.T) {
+	var cfg Config
+	must(t, config.Decode("test.yaml", []byte(`
+source: {name: shop, dsn: "postgres://nobody:geheim@127.0.0.1:1/nothing"}
+kafka: {brokers: ["127.0.0.1:1"]}
+registry: {url: "http://127.0.0.1:1"}
+`), &cfg))
+	c, err := New(cfg, Options{}, slog.New(slog.DiscardHandler))
+	must(t, err)
+	st := c.StatusOf(service.Asked{})
+	if text := config.Show(cfg); st.Configuration != text || strings.Contains(text, "geheim") || !strings.Contains(text, "dsn: '***'") {
+		t.Errorf("%s", st.Configuration)
+	}
+	if text := c.StatusOf(service.Asked{Table: "public.orders"}).Configuration; text != "" {
+		t.Error(text)
+	}
+	fold := st.page().Folds[0]
+	if fold.Title != "Source, configuration, build" || fold.Text != st.Configuration || fold.Facts[3][1] != "tributary_shop, tributary_shop_insert" {
+		t.Errorf("%+v", fold)
 	}
 }

@@ -74,7 +74,7 @@ func (o *outage) latency(ago, calm, part float64) float64 {
 // calm is a moment in which all is well.
 func calm(at time.Time) *shown {
 	s := &shown{at: at, st: &Status{
-		Schema: statusSchema, Source: "shop", Instance: "db1-4711-9f3a", State: service.StateUpToDate, Slot: "tributary_shop", SystemID: "7361", Timeline: 1, Era: 1,
+		Schema: statusSchema, Source: "shop", Instance: "db1-4711-9f3a", State: service.StateUpToDate, Slot: "tributary_shop", Publications: []string{"tributary_shop", "tributary_shop_insert"}, MemoryBytes: 84 << 20, SystemID: "7361", Timeline: 1, Era: 1,
 		Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), ServerVersion: "16.9", SeenAt: at.UTC(), LagSeconds: 0.04,
 		WAL:          WAL{RetainedBytes: 300 << 20, BudgetBytes: 50 << 30, SlotStatus: "reserved", AsOf: at.UTC()},
 		PublishedLSN: "16/B2F01A20", ServerLSN: "16/B2F01A20", PublishedTime: at.Add(-time.Second).UTC(), ChangesPerSecond: 6130, ChangesPerSecondHour: new(5284.0),
@@ -175,7 +175,11 @@ func troubled(code trouble.Code, op, subject, cause string, since time.Time) *Tr
 
 // moments have a page for each state that a capture or a table may be in, and for what is empty or broken.
 var moments = map[string]func(at time.Time) *shown{
-	"up_to_date":  calm,
+	"up_to_date": func(at time.Time) *shown { // on this host alone, or with a token
+		s := calm(at)
+		s.st.Configuration = "source:\n    dsn: '***'\n"
+		return s
+	},
 	"catching_up": late,
 	"quiet": func(at time.Time) *shown {
 		s := calm(at)

@@ -74,6 +74,12 @@ type Status struct {
 	Accepted []service.Need       `json:"accepted"` // warnings that the configuration accepts
 	Events   []service.Event      `json:"events"`   // the newest first
 
+	Publications []string `json:"publications,omitempty"`
+	MemoryBytes  int64    `json:"memory_bytes,omitempty"` // that the process holds, in whole MiB
+	// Configuration is what capture config show prints, secrets as ***; "" where one table is asked of, or where it would be shown to
+	// somebody who is on another host and needs no token.
+	Configuration string `json:"configuration,omitempty"`
+
 	accept []service.Accept
 	on     string // whom WaitingOn is, as stages name it
 }
@@ -205,6 +211,8 @@ func (c *Capture) Status() Status {
 	st := *c.status.Load()
 	st.Tables, st.Alarms = slices.Clone(st.Tables), slices.Clone(st.Alarms)
 	st.Build, st.Stages = service.ThisBuild(), c.stages.Snapshot()
+	names := c.config.Source.publications()
+	st.Publications, st.MemoryBytes, st.Configuration = []string{names.Full, names.Insert}, service.Memory(), c.shown
 	c.budget.tell(&st)
 	st.BySQL, st.Paused = c.bySQL(), tellPause(c.pausing.holds(), c.pausing.limit.Load())
 	if look := c.budget.standing(); !look.at.IsZero() && !st.SeenAt.IsZero() && now.Sub(st.SeenAt) > staleAfter {
@@ -272,6 +280,9 @@ func (st *Status) Sentence() string { return st.Source + " " + st.Headline }
 func (c *Capture) StatusOf(asked service.Asked) *Status {
 	st := c.Status()
 	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return !asked.Takes(st.Source, t.State, t.Table) })
+	if asked != (service.Asked{}) {
+		st.Configuration = ""
+	}
 	if asked.Table != "" && len(st.Tables) == 1 {
 		st.Tables[0].States = c.vitals.table(st.Tables[0].Table).states.Newest()
 	}

@@ -41,16 +41,12 @@ func (st *Status) page() page.View {
 	if len(st.Unmatched) > 0 {
 		v.Folds = append(v.Folds, unmatched)
 	}
-	v.Folds = append(v.Folds, page.Fold{Title: "This sink", Facts: [][2]string{
+	v.Folds = append(v.Folds, page.Running("Configuration, build", [][2]string{
 		{"instance", st.Instance},
-		{"running since", st.Since.Format(time.DateTime) + " UTC"},
 		{"partitions", fmt.Sprint(st.Partitions)},
 		{"rebalances", fmt.Sprint(st.Rebalances)},
 		{"freshness", service.FormatSeconds(st.FreshnessSeconds)},
-		{"version", st.Build.Version},
-		{"revision", st.Build.Revision},
-		{"Go", st.Build.GoVersion},
-	}})
+	}, st.Build, st.Since, st.MemoryBytes, st.Configuration))
 	return v
 }
 

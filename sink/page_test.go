@@ -8,6 +8,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -169,5 +170,21 @@ tables: [{from: "public.a"}]
 		if got := s.unmatched(topics); got != want {
 			t.Errorf("%q: %s, want %s", topics, got, want)
 		}
+	}
+}
+
+// The page has the configuration as config show prints it, without the passwords that are in it; who asks of a table does not get it.
+func TestPageHasTheConfiguration(t *testing.T) {
+	s := idle(t, true)
+	s.cfg.Warehouse.DSN = "postgres://nobody:geheim@127.0.0.1:1/nothing" //nolint:gosec // to be looked for
+	if text := config.Show(s.cfg); s.StatusOf(service.Asked{}).Configuration != text || strings.Contains(text, "geheim") || !strings.Contains(text, "from: public.orders") {
+		t.Errorf("%s", s.Status().Configuration)
+	}
+	if text := s.StatusOf(service.Asked{Table: "shop/public.orders"}).Configuration; text != "" {
+		t.Error(text)
+	}
+	html, err := page.Config{View: s.view, History: s.vitals.history, Log: s.log}.Main("")
+	if err != nil || !strings.Contains(string(html), "dsn: &#39;***&#39;") || !strings.Contains(string(html), "from: public.orders") {
+		t.Errorf("%v: %s", err, html)
 	}
 }

@@ -37,7 +37,7 @@ type shown struct {
 // calm is a moment in which five tables of two sources are well.
 func calm(at time.Time) *shown {
 	s := &shown{at: at, topic: true, st: &Status{
-		Schema: statusSchema, Group: "warehouse", Instance: "sink-0", Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), WarehouseUp: true,
+		Schema: statusSchema, Group: "warehouse", Instance: "sink-0", Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), MemoryBytes: 84 << 20, WarehouseUp: true,
 		Partitions: 22, Rebalances: 1, RebalancedAt: new(at.Add(-3 * time.Hour).UTC()), BufferBytes: 38 << 20, BufferLimit: 256 << 20, LatencyP50: new(0.31), LatencyP99: new(0.94),
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Unmatched: []string{"billing.public.draft"}, FreshnessSeconds: 60,
 		Stages:  []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", Workers: 4, BusyShare: 0.41}, {Name: "sweep"}},
@@ -130,7 +130,11 @@ func poisoned(at time.Time) *shown {
 
 // moments have a page for each state that a table, a source or a group may be in, and for what is empty or broken.
 var moments = map[string]func(at time.Time) *shown{
-	"up_to_date":  calm,
+	"up_to_date": func(at time.Time) *shown { // on this host alone, or with a token
+		s := calm(at)
+		s.st.Configuration = "warehouse:\n    dsn: '***'\n"
+		return s
+	},
 	"quarantined": poisoned,
 	"table": func(at time.Time) *shown {
 		s := poisoned(at)

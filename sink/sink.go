@@ -42,6 +42,7 @@ type Sink struct {
 	cfg       Config
 	log       *slog.Logger
 	instance  string
+	shown     string // the configuration, where it may be
 	rules     *rule.Set
 	registry  *registry.Client
 	warehouse *warehouse.Warehouse
@@ -97,7 +98,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	vitals := newVitals()
 	log = vitals.events.Log(log)
 	s := &Sink{
-		vitals: vitals, cfg: cfg, log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: stepConnecting, started: time.Now(),
+		vitals: vitals, cfg: cfg, shown: cfg.HTTP.Shown(cfg), log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: stepConnecting, started: time.Now(),
 		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[waiter]*wait{}, unlisted: map[string]bool{}, writers: map[int]*warehouse.Session{},
 	}
 	if s.registry, err = registry.New(cfg.Registry); err != nil {

@@ -56,6 +56,11 @@ type Status struct {
 	FreshnessSeconds float64         `json:"freshness_seconds"`
 	RowsPerSecHour   *float64        `json:"rows_per_second_hour"` // over the last hour; null in the first minute
 
+	MemoryBytes int64 `json:"memory_bytes,omitempty"` // that the process of this sink holds, in whole MiB
+	// Configuration is what sink config show prints of this sink, secrets as ***; "" where tables or sources are asked of, or where it
+	// would be shown to somebody who is on another host and needs no token.
+	Configuration string `json:"configuration,omitempty"`
+
 	accept []service.Accept
 }
 
@@ -201,7 +206,7 @@ func (s *Sink) Status() *Status {
 		WarehouseUp: true, Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
 		Events: s.vitals.events.Newest(), Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.applied.HourMean(),
-		accept: s.cfg.accepted(),
+		accept: s.cfg.accepted(), MemoryBytes: service.Memory(), Configuration: s.shown,
 	}
 	st.RebalancedAt = s.vitals.rebalanced.Load()
 	if p50, p99, ok := s.Latency(); ok {
@@ -340,6 +345,9 @@ func (st *Status) Sentence() string { return st.Group + " " + st.Headline }
 // StatusOf gives the status with those of the tables and sources that are asked of; one table alone with its states and its plan.
 func (s *Sink) StatusOf(asked service.Asked) *Status {
 	st := s.Status()
+	if asked != (service.Asked{}) {
+		st.Configuration = ""
+	}
 	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return !asked.Takes(t.Source, t.State, t.name(), t.Table) })
 	st.Sources = slices.DeleteFunc(st.Sources, func(src SourceStatus) bool { return asked.Source != "" && asked.Source != src.Name })
 	st.Locks = slices.DeleteFunc(st.Locks, func(l Lock) bool {

@@ -109,6 +109,17 @@ func (h HTTP) shows() bool { return h.Show == "keys" || h.Show == "values" }
 // ShowsValues says whether all values of a row may be.
 func (h HTTP) ShowsValues() bool { return h.Show == "values" && h.Token != "" }
 
+// Shown gives what pages and /status show of the configuration v that h is of: what Show gives, to whoever has the token, or, where
+// there is none, to this host alone; "" else. A name in Hosts means that others get there, too.
+func (h HTTP) Shown(v any) string {
+	host, _, _ := net.SplitHostPort(h.Listen) // Check has split it
+	ip := net.ParseIP(host)
+	if h.Token == "" && (len(h.Hosts) > 0 || host != "localhost" && (ip == nil || !ip.IsLoopback())) {
+		return ""
+	}
+	return Show(v)
+}
+
 // ServeTLS is the certificate of a server; the zero value is "no TLS".
 type ServeTLS struct {
 	Cert string `mapstructure:"cert" default:"" doc:"PEM file with the certificate, those of authorities in between behind it; read again at each handshake."`

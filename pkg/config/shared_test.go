@@ -159,3 +159,29 @@ func TestSharedChecks(t *testing.T) {
 	faulty(ServeTLS{Cert: "a", Key: "b"}, "")
 	faulty(ServeTLS{Key: "b"}, "cert")
 }
+
+// The configuration is shown without its secrets, and only to who has the token or is on this host.
+func TestConfigurationIsShownToFew(t *testing.T) {
+	type settings struct {
+		DSN  Secret `mapstructure:"dsn" required:"true" doc:"."`
+		HTTP HTTP   `mapstructure:"http" doc:"."`
+	}
+	for _, one := range []struct {
+		http HTTP
+		want bool
+	}{
+		{HTTP{Listen: "127.0.0.1:9191"}, true},
+		{HTTP{Listen: "[::1]:9191"}, true},
+		{HTTP{Listen: "localhost:0"}, true},
+		{HTTP{Listen: "127.0.0.1:9191", Hosts: []string{"tributary.example"}}, false}, // a proxy stands before it
+		{HTTP{Listen: ":9191"}, false},
+		{HTTP{Listen: "0.0.0.0:9191"}, false},
+		{HTTP{Listen: "db1:9191"}, false},
+		{HTTP{Listen: "0.0.0.0:9191", Token: "geheim"}, true},
+	} {
+		got := one.http.Shown(&settings{DSN: "postgres://u:geheim@h/d", HTTP: one.http})
+		if (got != "") != one.want || strings.Contains(got, "geheim") || one.want && !strings.Contains(got, "dsn: '***'") {
+			t.Errorf("%+v: %q", one.http, got)
+		}
+	}
+}

@@ -413,6 +413,9 @@ func (w *secured) answers(token string) {
 			}
 		}
 	}
+	if shown := strings.Count(w.said.String(), "dsn: &#39;***&#39;"); shown != 2 {
+		w.t.Errorf("%d of two pages show the configuration", shown)
+	}
 }
 
 // needs waits until a service's status says that somebody has to look, for this reason, and what the refusal itself advises.

@@ -129,6 +129,22 @@ func Accepted(needs []service.Need) Fold {
 	return f
 }
 
+// Running folds away what a service is: facts about it, what runs since when, and its configuration; "" where it is not shown to
+// whoever reads the page.
+func Running(title string, facts [][2]string, build service.Build, since time.Time, memory int64, configuration string) Fold {
+	facts = append(facts, [][2]string{
+		{"running since", fmt.Sprintf("%s UTC, for %s", since.UTC().Format(time.DateTime), service.FormatDuration(time.Since(since)))},
+		{"memory", service.FormatBytes(memory)},
+		{"version", build.Version},
+		{"revision", build.Revision},
+		{"Go", build.GoVersion},
+	}...)
+	if configuration == "" {
+		facts = append(facts, [2]string{"configuration", "shown to who has http.token, and on a loopback address; the verb config show prints it"})
+	}
+	return Fold{Title: title, Facts: facts, Text: configuration}
+}
+
 // States folds away the states that something has been in.
 func States(turns []service.Turn) Fold {
 	f := Fold{Title: "States"}
