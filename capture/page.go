@@ -238,7 +238,7 @@ func (t *TableStatus) read() string {
 
 func (st *Status) tables() page.Table {
 	out := page.Table{
-		ID: "tables", Title: "Tables", Main: true, Pages: true, Empty: "No table is captured yet: source.tables matches none. capture check lists what there is.",
+		ID: "tables", Title: "Tables", Main: true, Pages: true, Empty: fmt.Sprintf("No table is captured yet: source.tables is %q, which none is like. capture check lists what there is.", st.Wanted),
 		Columns: []page.Column{
 			{Key: "table", Title: "table"},
 			{Key: "state", Title: "state"},
@@ -255,7 +255,7 @@ func (st *Status) tables() page.Table {
 	case service.StateStarting:
 		out.Empty = "Tables are known as soon as capture has begun."
 	case service.StateStandby:
-		out.Empty = fmt.Sprintf("%s captures the tables; this one takes them over when it is gone.", cmp.Or(st.Holder, "Another capture"))
+		out.Empty = fmt.Sprintf("%s captures the tables from slot %s, up to %s; this one goes on from there when it has been gone for %s.", cmp.Or(st.Holder, "Another capture"), st.Slot, cmp.Or(st.PublishedLSN, "–"), service.FormatDuration(standbyPatience))
 	}
 	for i := range st.Tables {
 		t := &st.Tables[i]

@@ -74,7 +74,7 @@ func (o *outage) latency(ago, calm, part float64) float64 {
 // calm is a moment in which all is well.
 func calm(at time.Time) *shown {
 	s := &shown{at: at, st: &Status{
-		Schema: statusSchema, Source: "shop", Instance: "db1-4711-9f3a", State: service.StateUpToDate, Slot: "tributary_shop", Publications: []string{"tributary_shop", "tributary_shop_insert"}, MemoryBytes: 84 << 20, SystemID: "7361", Timeline: 1, Era: 1,
+		Schema: statusSchema, Source: "shop", Instance: "db1-4711-9f3a", State: service.StateUpToDate, Slot: "tributary_shop", Wanted: []string{"public.*", "!public.audit_*"}, Publications: []string{"tributary_shop", "tributary_shop_insert"}, MemoryBytes: 84 << 20, SystemID: "7361", Timeline: 1, Era: 1,
 		Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), ServerVersion: "16.9", SeenAt: at.UTC(), LagSeconds: 0.04,
 		WAL:          WAL{RetainedBytes: 300 << 20, BudgetBytes: 50 << 30, SlotStatus: "reserved", AsOf: at.UTC()},
 		PublishedLSN: "16/B2F01A20", ServerLSN: "16/B2F01A20", PublishedTime: at.Add(-time.Second).UTC(), ChangesPerSecond: 6130, ChangesPerSecondHour: new(5284.0),
@@ -208,6 +208,7 @@ var moments = map[string]func(at time.Time) *shown{
 	},
 	"standby": func(at time.Time) *shown {
 		s := calm(at)
+		s.st.HolderSince = at.Add(-2 * time.Hour).UTC()
 		s.st.State, s.st.Holder, s.st.Tables, s.st.SeenAt, s.st.ChangesPerSecond = service.StateStandby, "db2-17-11aa", []TableStatus{}, time.Time{}, 0
 		return s
 	},

@@ -23,7 +23,7 @@ func (c *Capture) standBy(ctx context.Context, cat *catalog.Catalog, fenced bool
 	c.active.Store(false)
 	done := c.others.read.Wait(waitSlot)
 	defer done()
-	holder, freeSince, patience := -1, time.Now(), standbyPatience
+	holder, since, freeSince, patience := -1, time.Time{}, time.Now(), standbyPatience
 	if fenced {
 		patience = fencedPatience
 	}
@@ -37,14 +37,15 @@ func (c *Capture) standBy(ctx context.Context, cat *catalog.Catalog, fenced bool
 			pid, freeSince, patience = slot.ActivePID, time.Now(), standbyPatience
 		}
 		if pid != holder {
-			holder = pid
+			holder, since = pid, time.Time{}
 			if pid != 0 {
+				since = time.Now()
 				c.log.Info("standing by: another instance streams", "slot", name, "pid", pid, "holder", slot.Holder)
 			} else {
 				c.log.Info("standing by: nobody streams", "slot", name)
 			}
 		}
-		c.standing(slot)
+		c.standing(slot, since)
 		if time.Since(freeSince) >= patience {
 			return nil
 		}
@@ -56,15 +57,15 @@ func (c *Capture) standBy(ctx context.Context, cat *catalog.Catalog, fenced bool
 	}
 }
 
-// standing makes a standby's state visible.
-func (c *Capture) standing(slot *catalog.Slot) {
+// standing makes a standby's state visible, and since when somebody else streams.
+func (c *Capture) standing(slot *catalog.Slot, since time.Time) {
 	if c.isStopped() && (slot == nil || !slot.Active) {
 		return // nobody else is well either
 	}
 	c.trouble.Store(nil)
 	st := &Status{
 		Schema: statusSchema, Source: c.config.Source.Name, Instance: c.instance, State: "standby", Slot: c.config.Source.slot(),
-		Tables: []TableStatus{}, Alarms: []TroubleStatus{},
+		Tables: []TableStatus{}, Alarms: []TroubleStatus{}, HolderSince: since.UTC(),
 	}
 	if slot != nil {
 		st.PublishedLSN, st.Holder = slot.ConfirmedFlushLSN.String(), slot.Holder

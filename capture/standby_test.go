@@ -35,7 +35,9 @@ func TestStandbyTakesOver(t *testing.T) {
 	first := begin()
 	eventually(t, "the first streams", is(first, "up_to_date"))
 	second := begin()
-	eventually(t, "the second stands by", func() bool { return is(second, "standby")() && second.Status().Holder != "" })
+	eventually(t, "the second stands by", func() bool {
+		return is(second, "standby")() && second.Status().Holder != "" && !second.Status().HolderSince.IsZero()
+	})
 	r.exec(`update item set name = 'b' where id <= 100`)
 	r.fence()
 	if st := first.Status(); st.State != "up_to_date" || st.Trouble != nil {

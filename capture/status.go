@@ -24,10 +24,12 @@ type Status struct {
 	Headline string `json:"headline"` // one sentence; its subject is the source
 	Slot     string `json:"slot"`
 	Holder   string `json:"holder,omitempty"` // who streams from the slot, where it is not this instance
-	BySQL    bool   `json:"by_sql,omitempty"` // changes are fetched by SQL, as there are many, not streamed by a walsender
-	SystemID string `json:"system_id,omitempty"`
-	Timeline uint32 `json:"timeline,omitempty"`
-	Era      uint16 `json:"era,omitempty"`
+	// HolderSince is since when a standby has seen it do so.
+	HolderSince time.Time `json:"holder_since,omitzero"`
+	BySQL       bool      `json:"by_sql,omitempty"` // changes are fetched by SQL, as there are many, not streamed by a walsender
+	SystemID    string    `json:"system_id,omitempty"`
+	Timeline    uint32    `json:"timeline,omitempty"`
+	Era         uint16    `json:"era,omitempty"`
 
 	Build         service.Build `json:"build"`
 	Since         time.Time     `json:"since,omitzero"` // start of the service
@@ -74,6 +76,7 @@ type Status struct {
 	Accepted []service.Need       `json:"accepted"` // warnings that the configuration accepts
 	Events   []service.Event      `json:"events"`   // the newest first
 
+	Wanted       []string `json:"wanted_tables,omitempty"` // source.tables
 	Publications []string `json:"publications,omitempty"`
 	MemoryBytes  int64    `json:"memory_bytes,omitempty"` // that the process holds, in whole MiB
 	// Configuration is what capture config show prints, secrets as ***; "" where one table is asked of, or where it would be shown to
@@ -212,7 +215,7 @@ func (c *Capture) Status() Status {
 	st.Tables, st.Alarms = slices.Clone(st.Tables), slices.Clone(st.Alarms)
 	st.Build, st.Stages = service.ThisBuild(), c.stages.Snapshot()
 	names := c.config.Source.publications()
-	st.Publications, st.MemoryBytes, st.Configuration = []string{names.Full, names.Insert}, service.Memory(), c.shown
+	st.Wanted, st.Publications, st.MemoryBytes, st.Configuration = c.config.Source.Tables, []string{names.Full, names.Insert}, service.Memory(), c.shown
 	c.budget.tell(&st)
 	st.BySQL, st.Paused = c.bySQL(), tellPause(c.pausing.holds(), c.pausing.limit.Load())
 	if look := c.budget.standing(); !look.at.IsZero() && !st.SeenAt.IsZero() && now.Sub(st.SeenAt) > staleAfter {

@@ -264,6 +264,9 @@ func (st *Status) goes() string {
 		}
 		return text + "; the source keeps its WAL: " + service.FormatBytes(st.WAL.RetainedBytes) + " of " + service.FormatBytes(st.WAL.BudgetBytes) + "."
 	case service.StateStandby:
+		if !st.HolderSince.IsZero() {
+			return fmt.Sprintf("is on standby: %s streams, for %s at least.", cmp.Or(st.Holder, "another"), ago(st.HolderSince))
+		}
 		return fmt.Sprintf("is on standby: %s streams.", cmp.Or(st.Holder, "nobody"))
 	case service.StateElsewhere:
 		return fmt.Sprintf("is captured by %s.", cmp.Or(st.Holder, "another process"))

@@ -47,6 +47,22 @@ func (c *Config) accepted() []service.Accept {
 	return all
 }
 
+// wants gives the tables that the rules are of, as SOURCE/schema.table where a rule is not of all sources.
+func (c *Config) wants() []string {
+	var all []string
+	for i := range c.Tables {
+		of := &c.Tables[i]
+		switch {
+		case of.Skip:
+		case of.Source == "" || of.Source == "*":
+			all = append(all, of.From)
+		default:
+			all = append(all, of.Source+"/"+of.From)
+		}
+	}
+	return all
+}
+
 // Warehouse says where to write.
 type Warehouse struct {
 	DSN         config.Secret `mapstructure:"dsn" required:"true" doc:"Connection string of the warehouse; file:/path or env:NAME to keep it elsewhere."`

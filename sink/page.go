@@ -190,7 +190,7 @@ func (st *Status) sources() page.Table {
 
 func (st *Status) tables() page.Table {
 	out := page.Table{
-		ID: "tables", Title: "Tables", Main: true, Pages: true, Group: []string{"target", "source"}, Sum: st.sum(), Empty: "No topic matches the rules yet. Start the capture, or compare with sink check.",
+		ID: "tables", Title: "Tables", Main: true, Pages: true, Group: []string{"target", "source"}, Sum: st.sum(), Empty: "No topic matches the rules yet. Start the capture; sink rules match says which topics are there, and which rule wants them.",
 		Columns: []page.Column{
 			{Key: "table", Title: "table"},
 			{Key: "state", Title: "state"},

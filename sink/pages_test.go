@@ -266,7 +266,7 @@ func (s *shown) config(t *testing.T, points int) page.Config {
 	if err := json.Unmarshal(text, st); err != nil {
 		t.Fatal(err)
 	}
-	st.accept = s.st.accept
+	st.accept, st.wants = s.st.accept, []string{"public.orders", "shop_*/public.*"}
 	for i := range st.Sources {
 		for j := range st.Tables {
 			if src := &st.Sources[i]; st.Tables[j].Source == src.Name {

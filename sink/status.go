@@ -62,6 +62,7 @@ type Status struct {
 	Configuration string `json:"configuration,omitempty"`
 
 	accept []service.Accept
+	wants  []string // tables that rules are of
 }
 
 // Member is a sink of the group.
@@ -206,7 +207,7 @@ func (s *Sink) Status() *Status {
 		WarehouseUp: true, Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
 		Events: s.vitals.events.Newest(), Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.applied.HourMean(),
-		accept: s.cfg.accepted(), MemoryBytes: service.Memory(), Configuration: s.shown,
+		accept: s.cfg.accepted(), wants: s.cfg.wants(), MemoryBytes: service.Memory(), Configuration: s.shown,
 	}
 	st.RebalancedAt = s.vitals.rebalanced.Load()
 	if p50, p99, ok := s.Latency(); ok {

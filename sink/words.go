@@ -58,7 +58,7 @@ func (st *Status) tell(topics, looked, waits bool) {
 		st.Headline = "is waiting for topics: none matches the rules"
 		st.Needs = service.Needs(append(st.Needs, service.Need{
 			Code: trouble.NoTopics, Subject: st.Group, What: "no topic matches the rules yet",
-			Why: fmt.Sprintf("%s %s there that no rule wants", service.Plural(len(st.Unmatched), "topic"), service.Agree(len(st.Unmatched), "is", "are")),
+			Why: fmt.Sprintf("the rules want %s; %s %s there that no rule wants", shortened(st.wants), service.Plural(len(st.Unmatched), "topic"), service.Agree(len(st.Unmatched), "is", "are")),
 		}))
 	}
 }

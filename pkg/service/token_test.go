@@ -94,8 +94,8 @@ func TestServerTokenIsReplaced(t *testing.T) {
 			t.Fatal("the new token is not taken up")
 		}
 	}
-	if code, _ := get(t, s, "/status", bearer("first")); code != 401 {
-		t.Errorf("the old token: %d", code)
+	if code, body := get(t, s, "/status", bearer("first")); code != 401 || body != "This page wants a token. Any user name, the token as password. It is configured as http.token.\n" {
+		t.Errorf("the old token: %d, %q", code, body)
 	}
 }
 

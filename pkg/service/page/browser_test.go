@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/tributary-cdc/tributary/pkg/browsertest"
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -254,6 +256,34 @@ func TestBrowserSaysWhenNobodyAnswers(t *testing.T) {
 	b.await(`document.body.classList.contains("stale") && document.querySelector("#live").textContent.startsWith("no answer for ") && document.title.startsWith("? ")`)
 }
 
+// A page whose service has come back as another process, of another version maybe, is loaded anew.
+func TestBrowserLoadsAnotherVersion(t *testing.T) {
+	begin := func(listen, says string) (addr string, end func()) {
+		server := service.NewServer("capture", config.HTTP{Listen: listen}, slog.New(slog.DiscardHandler), func(service.Asked) any { return nil })
+		Handle(server, Config{View: func() View { v := full("shop"); v.Headline = says; return v }, History: testHistory(), Log: slog.New(slog.DiscardHandler)})
+		if err := server.Listen(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- server.Run(ctx) }()
+		return server.Addr(), func() {
+			stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	addr, end := begin("127.0.0.1:0", "the one before")
+	b := openTab(t, "http://"+addr+"/")
+	b.await(`document.querySelector("#live")?.textContent.startsWith("live ")`)
+	eval[bool](b, `document.before = true`)
+	end()
+	_, end = begin(addr, "the next one")
+	defer end()
+	b.await(`!document.before && document.querySelector("h1")?.textContent.includes("the next one")`)
+}
+
 // Folds of groups stay as the reader has them while the page is renewed; a large group's rows come when it is opened; what gets into
 // trouble is opened; and all of it is in the address.
 func TestBrowserFoldsGroups(t *testing.T) {
@@ -316,7 +346,7 @@ func TestBrowserKeys(t *testing.T) {
 	b.run(chromedp.KeyEvent("/"))
 	b.await(`document.activeElement.id === "q"`)
 	b.run(chromedp.KeyEvent("zzz"))
-	b.await(`document.querySelector("#main").textContent.includes("No row matches")`)
+	b.await(`document.querySelector("#main").textContent.includes("None of 3 ")`)
 	b.run(chromedp.KeyEvent("\x1b"))
 	b.await(`document.querySelector("#q").value === "" && document.querySelectorAll("#tables tbody tr").length > 0`)
 	eval[bool](b, `document.activeElement.blur(); true`)

@@ -19,7 +19,7 @@ import (
 var templateFiles embed.FS
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"look": service.Look, "tablepage": tablePage, "asset": asset, "spark": sparkPoints, "left": func(at time.Time) string { return service.FormatDuration(time.Since(at)) },
+	"look": service.Look, "tablepage": tablePage, "asset": asset, "spark": sparkPoints, "lower": strings.ToLower, "left": func(at time.Time) string { return service.FormatDuration(time.Since(at)) },
 	"count": func(n int) string { return service.FormatCount(int64(n)) }, "percent": func(f float64) string { return fmt.Sprintf("%.0f %%", 100*f) },
 	"long": func(since time.Time) bool { return time.Since(since) >= time.Second }, "add": func(a, b int) int { return a + b }, "stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"clock": func(t time.Time) string { return t.UTC().Format(time.TimeOnly) }, "date": func(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" },
@@ -164,6 +164,9 @@ func (s *shownTable) Kept() [][2]string {
 	}
 	return out
 }
+
+// NearLink is the address that filters by what may have been meant.
+func (s *shownTable) NearLink() string { return s.query.with("q", s.Near, "state", "", "in", "") }
 
 // choice is an order that can be chosen.
 type choice struct {
