@@ -164,7 +164,7 @@ func (m *meter) trouble(code trouble.Code) { m.errors.WithLabelValues(string(cod
 // peer says whom a session could not reach that ended with code.
 func peer(code trouble.Code) string {
 	switch {
-	case strings.HasPrefix(string(code), "kafka") || code == trouble.TransactionTimeout || code == trouble.Fenced:
+	case strings.HasPrefix(string(code), "kafka") || code == trouble.IdentityUnreachable || code == trouble.TransactionTimeout || code == trouble.Fenced:
 		return peers[1]
 	case code == trouble.RegistryUnreachable || code == trouble.RegistryAuth:
 		return peers[2]

@@ -194,7 +194,8 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 }
 
 // askWhy asks, while Kafka is waited for, for a reason that the client tells to the log at most, as it tries again for ever: that the
-// brokers refuse the login, or that a topic has too few replicas. The status says so until they are not waited for any more.
+// brokers refuse the login, that nobody gives the token for it, or that a topic has too few replicas. The status says so until they are
+// not waited for any more.
 func (c *Capture) askWhy(ctx context.Context, pub *publish.Publisher) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -219,7 +220,8 @@ func (c *Capture) askWhy(ctx context.Context, pub *publish.Publisher) {
 			ctx, cancel := context.WithTimeout(ctx, service.WaitingAfter)
 			err := pub.Why(ctx)
 			cancel()
-			if code := trouble.CodeOf(err); code == trouble.KafkaAuth || code == trouble.KafkaNotEnoughReplicas {
+			switch trouble.CodeOf(err) {
+			case trouble.KafkaAuth, trouble.KafkaNotEnoughReplicas, trouble.IdentityUnreachable:
 				c.log.Warn("waiting, and trying again", "for", waitKafka, service.Err(err))
 				c.note(err)
 				told = c.trouble.Load()

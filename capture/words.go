@@ -179,7 +179,7 @@ func (st *Status) rereads(t *TableStatus) service.Need {
 // means says what the source keeps while somebody is away without whom nothing is published; "" leaves it to the runbook.
 func (st *Status) means(code trouble.Code) string {
 	switch code {
-	case trouble.KafkaUnreachable, trouble.KafkaNotEnoughReplicas, trouble.RegistryUnreachable:
+	case trouble.KafkaUnreachable, trouble.KafkaNotEnoughReplicas, trouble.RegistryUnreachable, trouble.IdentityUnreachable:
 	default:
 		return ""
 	}

@@ -390,7 +390,7 @@ func (w *wait) tell(what string) Waiting {
 // For what else keeps a sink waiting it is the runbook that says it.
 func (w *Waiting) do() []service.Step {
 	switch trouble.Code(w.Code) {
-	case trouble.WarehouseRights, trouble.KafkaAuth, trouble.RegistryAuth, trouble.LockWait:
+	case trouble.WarehouseRights, trouble.KafkaAuth, trouble.RegistryAuth, trouble.IdentityUnreachable, trouble.LockWait:
 		return service.Steps(w.hint)
 	}
 	return nil
@@ -403,6 +403,8 @@ func (w *Waiting) whom() string {
 		return "Kafka"
 	case trouble.RegistryUnreachable, trouble.RegistryAuth:
 		return "the registry"
+	case trouble.IdentityUnreachable:
+		return "the identity provider"
 	case trouble.WarehouseUnreachable:
 		return "the warehouse"
 	case trouble.LockWait:

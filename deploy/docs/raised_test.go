@@ -38,6 +38,7 @@ var raisers = map[trouble.Code]string{
 	trouble.KafkaNotAuthorised:     "deploy/cmd/docs TestACLsOfSecurityPage",
 	trouble.KafkaNotEnoughReplicas: "capture TestNotEnoughReplicas",
 	trouble.KafkaProduce:           "capture/publish TestHangingOfAnother",
+	trouble.IdentityUnreachable:    "deploy/cmd/docs TestTokens",
 	trouble.TopicPartitionsChanged: "capture TestChangedPartitionsHoldTheirTable",
 	trouble.TopicName:              "capture TestTableWithoutTopicIsHeld",
 	trouble.TopicTruncated:         "sink TestTopicTruncated",

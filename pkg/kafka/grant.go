@@ -83,6 +83,9 @@ func (c Config) user() string {
 	if c.SASL.Username != "" {
 		return c.SASL.Username
 	}
+	if c.SASL.Mechanism == oauthbearer {
+		return c.SASL.subject()
+	}
 	if c.TLS.Cert != "" {
 		if pair, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key); err == nil && pair.Leaf != nil {
 			return pair.Leaf.Subject.String()

@@ -11,9 +11,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/sasl"
-	"github.com/twmb/franz-go/pkg/sasl/plain"
-	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -27,13 +24,6 @@ type Config struct {
 	SASL     SASL       `mapstructure:"sasl" doc:"Login at the brokers."`
 }
 
-// SASL is a login at the brokers; with mechanism "" there is none.
-type SASL struct {
-	Mechanism string        `mapstructure:"mechanism" default:"" oneof:",plain,scram-sha-256,scram-sha-512" doc:"How to log in; empty: not at all. plain shows the password to whoever reads the connection: use it with TLS."`
-	Username  string        `mapstructure:"username" default:"" doc:"User."`
-	Password  config.Secret `mapstructure:"password" default:"" doc:"Password; file:/path or env:NAME to keep it elsewhere. Read at each login, so that a changed one is taken up."`
-}
-
 // Check wants host:port of each broker.
 func (c Config) Check() []config.Fault {
 	var faults []config.Fault
@@ -45,17 +35,6 @@ func (c Config) Check() []config.Fault {
 		}
 	}
 	return faults
-}
-
-// Check wants user and password exactly where there is a mechanism.
-func (s SASL) Check() []config.Fault {
-	switch {
-	case s.Mechanism != "" && (s.Username == "" || s.Password == ""):
-		return []config.Fault{{Path: "mechanism", Message: "needs username and password"}}
-	case s.Mechanism == "" && (s.Username != "" || s.Password != ""):
-		return []config.Fault{{Path: "mechanism", Message: "missing, so username and password have no effect; write scram-sha-512"}}
-	}
-	return nil
 }
 
 // Options gives what every client of ours has in common; the caller adds what its client is for and closes it. What
@@ -77,9 +56,6 @@ func (c Config) Options(log *slog.Logger) ([]kgo.Opt, error) {
 		opts = append(opts, kgo.DialTLSConfig(transport))
 	}
 	if c.SASL.Mechanism != "" {
-		if _, err := c.SASL.Password.Reveal(); err != nil {
-			return nil, fmt.Errorf("configure login at Kafka: %w", err)
-		}
 		mechanism, err := c.SASL.mechanism()
 		if err != nil {
 			return nil, err
@@ -94,25 +70,6 @@ const maxReadBytes = 1 << 30
 
 // dialTimeout is how long one attempt to connect to one broker may take.
 const dialTimeout = 10 * time.Second
-
-func (s SASL) mechanism() (sasl.Mechanism, error) {
-	asScram := func(context.Context) (scram.Auth, error) {
-		password, err := s.Password.Reveal()
-		return scram.Auth{User: s.Username, Pass: password}, err
-	}
-	switch s.Mechanism {
-	case "plain":
-		return plain.Plain(func(context.Context) (plain.Auth, error) {
-			password, err := s.Password.Reveal()
-			return plain.Auth{User: s.Username, Pass: password}, err
-		}), nil
-	case "scram-sha-256":
-		return scram.Sha256(asScram), nil
-	case "scram-sha-512":
-		return scram.Sha512(asScram), nil
-	}
-	return nil, fmt.Errorf("configure login at Kafka: unknown mechanism %q", s.Mechanism)
-}
 
 // logger hands franz-go's warnings and errors on. Its informational lines are one for each request and group change.
 type logger struct{ log *slog.Logger }

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/certtest"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -52,7 +53,22 @@ func TestConfigStruct(t *testing.T) {
 	faulty("brokers: [localhost]", `brokers[0]: "localhost"`)
 	faulty("brokers: [a:1]\nsasl: {mechanism: plain}", "needs username and password")
 	faulty("brokers: [a:1]\nsasl: {username: u, password: p}", "have no effect")
-	faulty("brokers: [a:1]\nsasl: {mechanism: scram-sha512}", `not one of plain, scram-sha-256, scram-sha-512; did you mean "scram-sha-512"?`)
+	faulty("brokers: [a:1]\nsasl: {mechanism: OAUTHBEARER}", `did you mean "oauthbearer"?`)
+	const grant = "oauth: {token_url: 'https://id/token', client_id: a, client_secret: b}"
+	faulty("brokers: [a:1]\nsasl: {mechanism: oauthbearer, token: 'file:/t', extensions: [logicalCluster=lkc-1, identityPoolId=pool=1]}", "")
+	faulty("brokers: [a:1]\nsasl: {mechanism: oauthbearer, "+grant+"}", "")
+	faulty("brokers: [a:1]\nsasl: {mechanism: oauthbearer}", "sasl.mechanism  needs token: file:/path, or oauth with token_url")
+	faulty("brokers: [a:1]\nsasl: {mechanism: oauthbearer, username: u, password: p}", "username and password have no effect")
+	faulty("brokers: [a:1]\nsasl: {mechanism: oauthbearer, token: t, username: u}", "username and password have no effect")
+	faulty("brokers: [a:1]\nsasl: {mechanism: oauthbearer, token: t, "+grant+"}", "sasl.token  stands beside oauth.token_url")
+	faulty("brokers: [a:1]\nsasl: {mechanism: plain, username: u, password: p, token: t}", "token, oauth and extensions have no effect; write oauthbearer")
+	faulty("brokers: [a:1]\nsasl: {"+grant+"}", "sasl.mechanism  uses no token")
+	faulty("brokers: [a:1]\nsasl: {mechanism: oauthbearer, oauth: {client_id: a}}", "sasl.oauth.token_url  missing")
+	for _, extension := range []string{"logicalCluster", "=a", "a=", "auth=b", "a b=c", "a=é"} {
+		faulty("brokers: [a:1]\nsasl: {mechanism: oauthbearer, token: t, extensions: [x=y, \""+extension+"\"]}", "sasl.extensions[1]")
+	}
+	faulty("brokers: [a:1]\nsasl: {mechanism: oauthbearer, token: t, extensions: [a=b, a=c]}", "sasl.extensions[1]: \"a=c\"  not name=value")
+	faulty("brokers: [a:1]\nsasl: {mechanism: scram-sha512}", `not one of plain, scram-sha-256, scram-sha-512, oauthbearer; did you mean "scram-sha-512"?`)
 }
 
 // TestSASL logs in by every mechanism, is refused with a wrong password, and takes up a rotated one.
@@ -85,6 +101,70 @@ func TestSASL(t *testing.T) {
 		if err := Ping(ctx, client); err != nil {
 			t.Errorf("%s: %v", mechanism, err)
 		}
+	}
+}
+
+// TestOAuthBearer logs in at Apache Kafka with a token from a file, is refused with one that the broker does not take, and with
+// one that has expired; and takes up the next one where it is asked to log in again.
+func TestOAuthBearer(t *testing.T) {
+	authority := certtest.New(t)
+	cluster := kafkatest.Secure(t, authority)
+	file := filepath.Join(t.TempDir(), "token")
+	cfg := Config{
+		Brokers: cluster.OAuth(), ClientID: "test", TLS: config.TLS{Enabled: true, CA: authority.File},
+		SASL: SASL{Mechanism: "oauthbearer", Token: config.Secret("file:" + file), Extensions: []string{"logicalCluster=lkc-1"}},
+	}
+	if _, err := cfg.Options(slog.Default()); trouble.CodeOf(err) != trouble.KafkaAuth || !strings.Contains(err.Error(), file) {
+		t.Errorf("token file absent: got %v", err)
+	}
+	write := func(token string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	refused := func(what, token, cause, hint string) {
+		t.Helper()
+		write(token)
+		client := newClient(t, cfg)
+		defer client.Close()
+		err := Ping(ctx, client)
+		e, ok := errors.AsType[*trouble.Error](err)
+		if !ok || e.Code != trouble.KafkaAuth || !strings.Contains(e.Error(), cause) || !strings.Contains(e.Hint, hint) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	good := func(life time.Duration) string { return cluster.Token(t, "somebody", life, nil) }
+	forged := good(time.Hour)
+	refused("for another broker", cluster.Token(t, "somebody", time.Hour, map[string]any{"aud": "elsewhere"}), "invalid_token", "audience")
+	refused("signed by nobody", forged[:strings.LastIndexByte(forged, '.')]+"."+strings.Repeat("A", 342), "invalid_token", "signature")
+	refused("up just now", good(-time.Second), "invalid_token", "time")
+	write(good(time.Hour))
+	if _, err := cfg.Options(slog.Default()); err != nil {
+		t.Fatal(err)
+	}
+	write(good(5 * time.Second))
+	client := newClient(t, cfg)
+	if err := Ping(ctx, client); err != nil {
+		t.Fatal(err)
+	}
+	// The broker wants another login before the token's end, on the connection that is there.
+	write(good(-time.Hour))
+	var err error
+	for ; err == nil; time.Sleep(20 * time.Millisecond) {
+		err = Ping(ctx, client)
+	}
+	if trouble.CodeOf(err) != trouble.KafkaAuth || !strings.Contains(err.Error(), "read kafka.sasl.token: the token has expired") {
+		t.Errorf("another login: %v", err)
+	}
+	write(good(time.Hour))
+	if err := Ping(ctx, client); err != nil {
+		t.Errorf("with another token: %v", err)
+	}
+	if user := cfg.user(); user != "somebody" {
+		t.Errorf("hints give rights to %q", user)
 	}
 }
 

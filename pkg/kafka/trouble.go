@@ -26,7 +26,7 @@ var kinds = []struct {
 	},
 	{
 		code:   trouble.KafkaAuth,
-		hint:   "check kafka.sasl and kafka.tls, and that the user exists at the broker",
+		hint:   "check kafka.sasl and kafka.tls, and that the user exists at the broker; of a token that it refuses the broker's log says why: its issuer, audience, signature or time",
 		errors: []error{kerr.SaslAuthenticationFailed, kerr.UnsupportedSaslMechanism, kerr.IllegalSaslState},
 	},
 	{

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -17,8 +18,8 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/internal/process"
 )
 
-// SecureCluster is an Apache Kafka as in production: one listener wants TLS and a login, one wants TLS with a client's
-// certificate, whose subject (CN=name) is the user; and whatever no ACL allows is refused. Addrs is a listener for the test
+// SecureCluster is an Apache Kafka as in production: one listener wants TLS and a login, one wants TLS and a token,
+// one wants TLS with a client's certificate, whose subject (CN=name) is the user; and whatever no ACL allows is refused. Addrs is a listener for the test
 // itself, who may do everything there.
 type SecureCluster struct {
 	*RealCluster
@@ -26,8 +27,9 @@ type SecureCluster struct {
 }
 
 type secured struct {
-	dir                   string // of keystores and truststore
-	sasl, mutual, expired int
+	dir                          string // of keystores and truststore
+	issuer                       *issuer
+	sasl, oauth, mutual, expired int
 }
 
 // Secure starts one for a test, with a certificate of the authority for the name localhost. It has no users: SetUser makes
@@ -44,7 +46,10 @@ func Secure(t testing.TB, authority *certtest.Authority) *SecureCluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := startReal(t.Context(), Version, jvmQuick, s)
+	if s.issuer, err = newIssuer(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	c, err := startReal(t.Context(), Version, slices.Concat(jvmQuick, []string{"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://" + s.issuer.file}), s)
 	failOrSkip(t, err)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -71,7 +76,7 @@ func (s *secured) keep(name string, pair certtest.Pair) error {
 
 // properties chooses the ports and gives what stands behind server.properties.
 func (s *secured) properties(port, controller int) (string, error) {
-	for _, chosen := range []*int{&s.sasl, &s.mutual, &s.expired} {
+	for _, chosen := range []*int{&s.sasl, &s.oauth, &s.mutual, &s.expired} {
 		var err error
 		if *chosen, err = process.FreePort(); err != nil {
 			return "", fmt.Errorf("choose ports: %w", err)
@@ -82,14 +87,18 @@ func (s *secured) properties(port, controller int) (string, error) {
 		return "", err
 	}
 	values := map[string]string{
-		"port": strconv.Itoa(port), "controller": strconv.Itoa(controller), "sasl": strconv.Itoa(s.sasl), "mutual": strconv.Itoa(s.mutual), "expired": strconv.Itoa(s.expired),
+		"port": strconv.Itoa(port), "controller": strconv.Itoa(controller), "sasl": strconv.Itoa(s.sasl), "oauth": strconv.Itoa(s.oauth), "mutual": strconv.Itoa(s.mutual), "expired": strconv.Itoa(s.expired),
 		"keystore": filepath.Join(s.dir, "keystore.pem"), "expiredkeystore": filepath.Join(s.dir, "expired.pem"), "truststore": filepath.Join(s.dir, "truststore.pem"),
+		"jwks": "file://" + s.issuer.file, "issuer": issuerName, "audience": tokenAudience,
 	}
 	return os.Expand(string(text), func(name string) string { return values[name] }), nil
 }
 
 // SASL gives the addresses that want TLS and a login.
 func (c *SecureCluster) SASL() []string { return localhost(c.secure.sasl) }
+
+// OAuth gives the addresses that want TLS and a token, see Token.
+func (c *SecureCluster) OAuth() []string { return localhost(c.secure.oauth) }
 
 // Expired gives the addresses that want a login, and show a certificate that has expired.
 func (c *SecureCluster) Expired() []string { return localhost(c.secure.expired) }

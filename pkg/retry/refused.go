@@ -27,7 +27,8 @@ func Refused(err error) bool {
 			return true
 		}
 	}
-	if trouble.CodeOf(err) == trouble.RegistryAuth {
+	switch trouble.CodeOf(err) {
+	case trouble.KafkaAuth, trouble.RegistryAuth:
 		return true
 	}
 	return tlsFault(err) != trusted

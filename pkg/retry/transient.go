@@ -125,7 +125,7 @@ func transientNetwork(err error) bool {
 // transientTrouble judges what is already known by a code and has no cause that tells more.
 func transientTrouble(err error) bool {
 	switch trouble.CodeOf(err) {
-	case trouble.SourceUnreachable, trouble.WarehouseUnreachable, trouble.KafkaUnreachable, trouble.RegistryUnreachable,
+	case trouble.SourceUnreachable, trouble.WarehouseUnreachable, trouble.KafkaUnreachable, trouble.RegistryUnreachable, trouble.IdentityUnreachable,
 		trouble.TransactionTimeout, // another transaction has another timeout
 		trouble.WarehouseReadOnly,  // until the failover is done
 		trouble.WarehouseFull:      // until somebody frees space

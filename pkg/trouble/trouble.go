@@ -39,6 +39,7 @@ const (
 	KafkaNotAuthorised     Code = "kafka-not-authorised"
 	KafkaNotEnoughReplicas Code = "kafka-not-enough-replicas"
 	KafkaProduce           Code = "kafka-produce"
+	IdentityUnreachable    Code = "identity-unreachable"
 	TopicPartitionsChanged Code = "topic-partitions-changed"
 	TopicName              Code = "topic-name"
 	TopicTruncated         Code = "topic-truncated"

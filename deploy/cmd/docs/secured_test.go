@@ -508,6 +508,7 @@ func (w *secured) verbs() {
 func (w *secured) plain() capture.Config {
 	plain := w.capture
 	plain.Source.DSN, plain.Salt, plain.HTTP.Token = config.Secret(w.dsn("shop", "tributary_capture", w.secrets["source1"])), config.Secret(w.secrets["salt6"]), config.Secret(w.secrets["token5"])
+	plain.Kafka.SASL.Token, plain.Kafka.SASL.OAuth.ClientSecret = config.Secret(w.secrets["token5"]), config.Secret(w.secrets["kafka3"])
 	plain.Kafka.SASL.Password, plain.Registry.Password = config.Secret(w.secrets["kafka3"]), config.Secret(w.secrets["registry4"])
 	return plain
 }
