@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -122,8 +123,13 @@ func (k *key) scalarNode(v reflect.Value) *yaml.Node {
 		}
 		n.Value = fmt.Sprint(value)
 	}
+	if strings.ContainsFunc(n.Value, unprintable) {
+		n.Style = yaml.DoubleQuotedStyle // where a terminal's writing out of it means the same
+	}
 	return n
 }
+
+func unprintable(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
 
 // Secrets gives the secrets in a configuration v (a struct or a pointer to one) that are set.
 func Secrets(v any) []Secret {

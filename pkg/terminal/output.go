@@ -77,6 +77,12 @@ func (o *Output) Printf(format string, args ...any) {
 	_, _ = fmt.Fprintf(o.Out, format, clean(args)...)
 }
 
+// Text writes whole lines, cleaned.
+func (o *Output) Text(lines string) error {
+	_, err := io.WriteString(o.Out, cleanLines(lines))
+	return err
+}
+
 // Note writes what is not a result, such as a hint or how far something is: to standard error, and not where nobody wants
 // to hear.
 func (o *Output) Note(format string, args ...any) {

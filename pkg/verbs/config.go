@@ -58,8 +58,7 @@ func (p Program[C]) show() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = io.WriteString(terminal.Of(cmd).Out, text)
-			return err
+			return terminal.Of(cmd).Text(text)
 		},
 	}
 	p.examples(cmd, "config show", "config show --origin", "config show --defaults")

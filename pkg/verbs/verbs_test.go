@@ -30,6 +30,7 @@ import (
 type testConfig struct {
 	DSN  config.Secret `mapstructure:"dsn" required:"true" doc:"Where."`
 	Salt config.Secret `mapstructure:"salt" default:"" doc:"Salt."`
+	Name string        `mapstructure:"name" default:"" doc:"Name."`
 	HTTP config.HTTP   `mapstructure:"http" doc:"Answers."`
 	Log  config.Log    `mapstructure:"log" doc:"Lines."`
 	List []struct {
@@ -386,5 +387,34 @@ func TestReady(t *testing.T) {
 	root.SetArgs([]string{"check", "-c", filepath.Join(w.dir, "test.yaml")})
 	if err := root.ExecuteContext(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
+	}
+}
+
+// TestConfigShowPaintsNothing: what could paint a terminal, or turn the direction of what is behind it, is written out, also in a file's
+// name, and what config show prints is still that configuration.
+func TestConfigShowPaintsNothing(t *testing.T) {
+	w := newWorld(t)
+	const name = "a\u202eb\x1b[31m\nc \U000e0001\u00ad'\"\\"
+	quoted, err := json.Marshal(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("\u202etest.yaml", "dsn: x\nname: "+string(quoted)+"\n")
+	for _, args := range [][]string{{"config", "show"}, {"config", "show", "--origin"}} {
+		root := w.root()
+		var out bytes.Buffer
+		root.SetOut(&out)
+		root.SetArgs(append(args, "-c", filepath.Join(w.dir, "\u202etest.yaml")))
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		text := out.String()
+		if strings.ContainsAny(text, "\u202e\x1b\u00ad\U000e0001") {
+			t.Errorf("%s: %q", args, text)
+		}
+		var again testConfig
+		if err := config.Decode("again", []byte(text), &again); err != nil || again.Name != name {
+			t.Errorf("%s: %v, %q in\n%s", args, err, again.Name, text)
+		}
 	}
 }
