@@ -51,9 +51,6 @@ type ground struct {
 	here      *strings.Replacer // addresses of the page to those of this run
 	there     *strings.Replacer // back again
 	shell     *shell
-
-	last  string // what quiet has seen
-	since time.Time
 }
 
 // programs builds the programs, once, by the command that the pages tell.
@@ -502,10 +499,13 @@ func (g *ground) makeStandby() {
 	}
 }
 
-// quiet says whether an answer has looked the same for some seconds, which is when -update takes it.
-func (g *ground) quiet(said string) bool {
-	if said = shape(said); said != g.last {
-		g.last, g.since = said, time.Now()
+// quiet gives what says whether an answer has looked the same for some seconds, which is when -update takes it.
+func quiet() func(said string) bool {
+	last, since := "", time.Now()
+	return func(said string) bool {
+		if said = shape(said); said != last {
+			last, since = said, time.Now()
+		}
+		return time.Since(since) > 5*time.Second
 	}
-	return time.Since(g.since) > 5*time.Second
 }

@@ -219,7 +219,7 @@ func (g *ground) console(at string, b Block, text string) (right string) {
 	}
 	for _, c := range commands {
 		var said string
-		succeeds := true
+		succeeds, still := true, quiet()
 		service := b.Word(1) == "service" || b.Attribute("service") != ""
 		switch {
 		case service:
@@ -227,13 +227,13 @@ func (g *ground) console(at string, b Block, text string) (right string) {
 			log := g.shell.serve(name, strings.TrimSpace(c.line))
 			eventually(func() bool {
 				said = g.shell.read(log)
-				return fits(c.shown+"...\n", said) || *update && g.quiet(said)
+				return fits(c.shown+"...\n", said) || *update && said != "" && still(said)
 			})
 			c.shown += "...\n"
 		case b.Word(1) == "repeat":
 			eventually(func() bool {
 				said, succeeds = g.shell.run(asStatus(c.line))
-				return fits(c.shown, said) || *update && g.quiet(said)
+				return fits(c.shown, said) || *update && still(said)
 			})
 		default:
 			said, succeeds = g.shell.run(asStatus(c.line))
@@ -304,9 +304,10 @@ func (g *ground) sql(at string, b Block, text string, result *Block) (said strin
 		}
 		return ""
 	}
+	still := quiet()
 	if eventually(func() bool {
 		_ = run()
-		return fits(result.Text, said) || *update && result.Text == "?\n" && g.quiet(said)
+		return fits(result.Text, said) || *update && result.Text == "?\n" && still(said)
 	}) {
 		if fits(result.Text, said) {
 			return result.Text

@@ -157,3 +157,22 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// TestUpdateOfServices: with -update a block of a service that begins slowly stays as it is, and gets what it says where that is
+// something else.
+func TestUpdateOfServices(t *testing.T) {
+	was := *update
+	*update = true
+	t.Cleanup(func() { *update = was })
+	g := &ground{t: t, there: strings.NewReplacer(), shell: newShell(t, t.TempDir(), os.Environ())}
+	const service = "$ sh -c 'sleep 1; echo ready after 31 ms; sleep 1; echo and more'\n"
+	for shown, want := range map[string]string{
+		"":                     "",
+		"ready after 20 ms\n":  "ready after 20 ms\n",
+		"steady after 20 ms\n": "ready after 31 ms\nand more\n",
+	} {
+		if got := g.console("here", Block{Info: "console service"}, service+shown); got != service+want {
+			t.Errorf("%q becomes %q", shown, got)
+		}
+	}
+}
