@@ -34,15 +34,15 @@ type shown struct {
 	topic bool // there is one
 }
 
-// calm is a moment in which five tables of two sources are well.
+// calm is a moment in which eight tables of two sources are well. Their topics have four partitions each, and with those of progress two sinks share them.
 func calm(at time.Time) *shown {
 	s := &shown{at: at, topic: true, st: &Status{
 		Schema: statusSchema, Group: "warehouse", Instance: "sink-0", Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), MemoryBytes: 84 << 20, WarehouseUp: true,
-		Partitions: 22, Rebalances: 1, RebalancedAt: new(at.Add(-3 * time.Hour).UTC()), BufferBytes: 38 << 20, BufferLimit: 256 << 20, LatencyP50: new(0.31), LatencyP99: new(0.94),
+		Partitions: 17, Rebalances: 1, RebalancedAt: new(at.Add(-3 * time.Hour).UTC()), BufferBytes: 38 << 20, BufferLimit: 256 << 20, LatencyP50: new(0.31), LatencyP99: new(0.94),
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Unmatched: []string{"billing.public.draft"}, FreshnessSeconds: 60,
 		Stages:  []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", Workers: 4, BusyShare: 0.41}, {Name: "sweep"}},
 		Events:  []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new topic, topic shop_us.public.orders"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "sink begins, instance sink-0"}},
-		Members: []Member{{"sink-0", 22, new(at.UTC())}, {"sink-1", 20, new(at.UTC())}},
+		Members: []Member{{"sink-0", 17, new(at.UTC())}, {"sink-1", 17, new(at.UTC())}},
 	}}
 	for _, source := range []string{"shop_eu", "shop_us"} {
 		s.st.Sources = append(s.st.Sources, SourceStatus{
@@ -59,7 +59,7 @@ func calm(at time.Time) *shown {
 			s.st.Tables = append(s.st.Tables, TableStatus{
 				Source: source, Table: table, Target: "sales." + table[len("public."):], State: service.StateUpToDate, BehindSeconds: new(0.3), Records: new(int64(0)), FreshnessSeconds: 60, RowsPerSec: new(of.rate), Applied: int64(of.rate * 3 * 3600),
 				LastHour: hour(func(step int) float64 { return 0.3 * browsertest.Waver(table, 0.5, step) }), LastCommit: new(at.Add(-time.Duration(i) * time.Second).UTC()), Position: "0001.16/A8810F20.3",
-				Partitions: 4, Mode: []string{"history", "clone"}[min(i, 1)], Topic: source + "." + table, Rule: "tables[1]",
+				Partitions: 2, Mode: []string{"history", "clone"}[min(i, 1)], Topic: source + "." + table, Rule: "tables[1]",
 			})
 		}
 		s.st.RowsPerSec += src.RowsPerSec
@@ -291,6 +291,24 @@ func (s *shown) config(t *testing.T, points int) page.Config {
 		}
 		return one.tablePage(), true
 	}}
+}
+
+// TestCalmAddsUp: what the pictures show can be so.
+func TestCalmAddsUp(t *testing.T) {
+	st := calm(time.Now()).st
+	here, all := 0, 0
+	for i := range st.Tables {
+		here += st.Tables[i].Partitions
+		all += 4
+	}
+	all += len(st.Sources) // of progress
+	members := 0
+	for _, m := range st.Members {
+		members += m.Partitions
+	}
+	if here+1 != st.Partitions || st.Members[0].Partitions != st.Partitions || members != all {
+		t.Errorf("%d partitions here, tables have %d of them, members %d of %d", st.Partitions, here, members, all)
+	}
 }
 
 // TestPages: what the page says in each state, without a browser. go test -update writes it anew.
