@@ -254,7 +254,7 @@ var (
 	descFreshness  = desc("freshness_target_seconds", "How far behind a table may be.", tableLabels...)
 	descLag        = desc("lag_seconds", "Age of the oldest change known and not applied.", tableLabels...)
 	descRecords    = desc("lag_records", "Records between checkpoint and end of the topic, commit markers included.", tableLabels...)
-	descHeadroom   = desc("retention_headroom_seconds", "Time until Kafka deletes the oldest record that is not applied; infinite where none waits, or it keeps them for ever.", tableLabels...)
+	descHeadroom   = desc("retention_headroom_seconds", "Time until Kafka deletes the oldest record that is not applied; infinite where none waits for longer than it may, or it keeps them for ever.", tableLabels...)
 	descBarrier    = desc("barrier_waiting_since_timestamp_seconds", "Since when a partition of the table waits for the others at a TRUNCATE, 0 if none does.", tableLabels...)
 	descQuarantine = desc("table_quarantined", "1 if a partition of the table is held by an error.", tableLabels...)
 	descPaused     = desc("table_paused", "1 if somebody paused the table.", tableLabels...)
@@ -381,6 +381,9 @@ func (g *gauges) own(all *service.Samples, st *Status) {
 			default:
 				headroom = min(headroom, (v.Retention - age).Seconds())
 			}
+		}
+		if behind <= t.FreshnessSeconds {
+			headroom = math.Inf(1)
 		}
 		if at, waits := barriers[t.Topic]; waits {
 			since = float64(at.UnixMilli()) / 1000

@@ -165,6 +165,16 @@ var moments = map[string]func(at time.Time) *shown{
 		t.State, t.Records, t.PausedSince, t.PausedReason = service.StatePaused, new(int64(3100)), new(at.Add(-time.Hour).UTC()), "index is being built"
 		return s
 	},
+	"headroom": func(at time.Time) *shown { // of one that somebody has paused, and of one that is too slow
+		s := calm(at)
+		for i, state := range []string{service.StatePaused, service.StateBehind} {
+			t := &s.st.Tables[1+i]
+			t.State, t.Records, t.BehindSeconds = state, new(int64(310_000)), new(6.6*24*3600)
+			t.endangered(7 * 24 * time.Hour)
+		}
+		s.st.Tables[1].PausedSince = new(at.Add(-158 * time.Hour).UTC())
+		return s
+	},
 	"starting": func(at time.Time) *shown {
 		s := calm(at)
 		s.st.Step, s.st.Members, s.st.LatencyP50, s.st.LatencyP99, s.st.RowsPerSecHour = "joining the group", []Member{}, nil, nil, nil

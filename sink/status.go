@@ -143,9 +143,12 @@ type TableStatus struct {
 	Expired          int64      `json:"expired,omitempty"`     // rows removed so, by all sinks
 	ExpiredAt        *time.Time `json:"expired_at,omitempty"`  // end of the last run
 	ETASeconds       *float64   `json:"eta_seconds,omitempty"` // until nothing waits; absent: it does not become less, or is not known yet
-	LastHour         []float32  `json:"last_hour"`             // seconds behind, the most of each minute, the newest last
-	Snapshot         bool       `json:"snapshot,omitempty"`    // rows that were there before are still to come
-	SnapshotRows     int64      `json:"snapshot_rows,omitempty"`
+	// HeadroomSeconds is until Kafka deletes the oldest record that is not applied; absent: it keeps that for ever, how long is not known, or
+	// none waits for longer than it may.
+	HeadroomSeconds *float64  `json:"retention_headroom_seconds,omitempty"`
+	LastHour        []float32 `json:"last_hour"`          // seconds behind, the most of each minute, the newest last
+	Snapshot        bool      `json:"snapshot,omitempty"` // rows that were there before are still to come
+	SnapshotRows    int64     `json:"snapshot_rows,omitempty"`
 	// ReloadSince is when all rows began to come again; until the end of that, rows that are gone at the source are still there.
 	// ReloadDue says that all have come and those are being removed.
 	ReloadSince *time.Time `json:"reload_since,omitempty"`
@@ -292,6 +295,7 @@ func (s *Sink) Status() *Status {
 			if t.Partitions == 0 && t.State == service.StateUpToDate && late(t.Source).Seconds() > t.FreshnessSeconds {
 				t.State = service.StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
+			t.endangered(overview.Retention[topic])
 			st.Tables = append(st.Tables, t)
 			st.RowsPerSec += value(t.RowsPerSec)
 		}

@@ -197,6 +197,9 @@ func (st *Status) needs() []service.Need {
 			all = append(all, st.quarantined(t))
 		}
 		all = append(all, t.parked()...)
+		if n, ok := t.headroom(); ok {
+			all = append(all, n)
+		}
 		switch t.State {
 		case service.StateStuck:
 			all = append(all, service.Need{

@@ -69,6 +69,7 @@ const (
 	NoTopics               Code = "no-topics"
 	CaptureSilent          Code = "capture-silent"
 	FallingBehind          Code = "falling-behind"
+	RetentionHeadroom      Code = "retention-headroom"
 	Parked                 Code = "parked"
 	Stuck                  Code = "stuck"
 	Internal               Code = "internal"

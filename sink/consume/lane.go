@@ -320,13 +320,14 @@ type Overview struct {
 	Bytes      int64     // of records held
 	Limit      int64
 	Rebalances int64
+	Retention  map[string]time.Duration // how long Kafka keeps records of each topic, where that is known; KeptForEver
 }
 
-// Overview gives it.
+// Overview gives it. Retention is not to be changed.
 func (c *Consumer) Overview() Overview {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o := Overview{Ready: c.ready, Asked: c.asked, Unrouted: slices.Clone(c.unrouted), Bytes: c.bytes, Limit: c.cfg.Memory, Rebalances: c.moves}
+	o := Overview{Ready: c.ready, Asked: c.asked, Unrouted: slices.Clone(c.unrouted), Bytes: c.bytes, Limit: c.cfg.Memory, Rebalances: c.moves, Retention: c.retained}
 	for name := range c.topics {
 		o.Topics = append(o.Topics, name)
 	}
