@@ -11,6 +11,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/pgoutput"
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/capture/replication"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -532,7 +533,15 @@ func (s *session) progressRecord(full bool) *record.Progress {
 // endBefore gives what may be confirmed while a transaction is under way: not a byte of it.
 func (s *session) endBefore() change.LSN { return max(s.endLSN, s.progressEnd) }
 
-// streamTrouble says what the end of the stream means.
+// streamTrouble says what the end of the stream means. A server that fails within itself does so again at the same place: mostly
+// it cannot make a text of a row, as no buffer of it holds more than 1 GiB, and a bytea takes twice its length.
 func streamTrouble(slot string, err error) error {
+	if state := postgres.SQLState(err); state == "XX000" || state == "54000" {
+		return &trouble.Error{
+			Code: trouble.StreamBroken, Op: "read WAL from", Subject: fmt.Sprintf("slot %q", slot), Cause: postgres.Describe(err),
+			Means: "nothing after that point is published; the source keeps its WAL, and a restart comes to the same place",
+			Hint:  "invalid memory alloc request size, or a buffer that cannot be enlarged: a row whose text is longer than 1 GiB, which no server of Postgres can send. Shorten it at the source, then capture slot drop, and capture run --on-gap=resnapshot",
+		}
+	}
 	return catalog.Unreachable("read WAL from", fmt.Sprintf("slot %q", slot), err)
 }
