@@ -305,7 +305,7 @@ func (s *session) snapshotDone(t *table) {
 	s.changed[t.pub.Relation.OID] = true
 	s.chunks.queue = without(s.chunks.queue, t)
 	s.statusDue = true
-	s.log.Info("snapshot of table is complete", "table", t.pub.Relation.QualifiedName(), "rows", t.progress.Rows)
+	s.log.Info("snapshot of table is complete", "table", t.pub.Relation.QualifiedName(), "rows", t.progress.Rows, "still_to_read", len(s.chunks.queue))
 }
 
 // publishRows puts rows at the boundary, above everything there.

@@ -312,6 +312,7 @@ func (s *shown) config(t *testing.T, points int) page.Config {
 	for step := points - 1; step >= 0; step-- {
 		history.Sample(s.at.Add(-10*time.Second*time.Duration(step)), s.was(st, step)...)
 	}
+	history.Mark(st.Events)
 	return page.Config{View: st.page, History: history, Log: slog.New(slog.DiscardHandler), Table: func(name string) (v page.View, ok bool) {
 		one := *st
 		one.Tables, one.Needs = slices.Clone(st.Tables), slices.Clone(st.Needs)
@@ -340,7 +341,12 @@ func (s *shown) was(st *Status, step int) []float64 {
 		p50 = o.latency(ago, *before.LatencyP50*browsertest.Waver("p50", 0.2, step), 0.5)
 		p99 = o.latency(ago, *before.LatencyP99*browsertest.Waver("p99", 0.3, step), 0.99)
 	}
-	return []float64{behind, s.changes("all", st.ChangesPerSecond, step), st.Snapshot.RowsPerSecond, kept, float64(st.WAL.BudgetBytes), p50, p99}
+	rows := math.NaN()
+	if st.Snapshot.TablesDone < st.Snapshot.Tables {
+		rows = st.Snapshot.RowsPerSecond
+	}
+	_, limit := st.WAL.chart()
+	return []float64{behind, s.changes("all", st.ChangesPerSecond, step), rows, kept, float64(st.WAL.BudgetBytes), limit, p50, p99}
 }
 
 // TestPages: what the page says in each state, without a browser. go test -update writes it anew.

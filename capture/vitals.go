@@ -98,7 +98,7 @@ func (v *vitals) table(name string) *tableVitals {
 var charts = []page.Chart{
 	{Title: "Behind", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "behind"}}},
 	{Title: "Changes", Kind: page.Rate, Lines: []page.ChartLine{{Name: "changes"}, {Name: "snapshot rows"}}},
-	{Title: "WAL kept", Kind: page.Bytes, Lines: []page.ChartLine{{Name: "kept"}, {Name: "budget", Limit: true}}},
+	{Title: "WAL kept", Kind: page.Bytes, Lines: []page.ChartLine{{Name: "kept"}, {Name: "budget", Limit: true}, {Name: "server's limit", Limit: true}}},
 	{Title: "Latency", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "p50"}, {Name: "p99"}}},
 }
 
@@ -158,14 +158,28 @@ func (c *Capture) sample(now time.Time) {
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
 		p50, p99 = *st.LatencyP50, *st.LatencyP99
 	}
-	behind, kept := math.NaN(), math.NaN()
+	behind, rows := math.NaN(), math.NaN() // nobody has looked yet; no snapshot runs
 	if st.looked() {
 		behind = st.LagSeconds
 	}
-	if !look.at.IsZero() {
-		kept = float64(st.WAL.RetainedBytes)
+	if reading {
+		rows = st.Snapshot.RowsPerSecond
 	}
-	v.history.Sample(now, behind, st.ChangesPerSecond, st.Snapshot.RowsPerSecond, kept, float64(st.WAL.BudgetBytes), p50, p99)
+	kept, limit := st.WAL.chart()
+	v.history.Sample(now, behind, st.ChangesPerSecond, rows, kept, float64(st.WAL.BudgetBytes), limit, p50, p99)
+	v.history.Mark(st.Events)
+}
+
+// chart gives what is kept, and at how much the server gives the slot up; NaN for what is not known, or is without limit.
+func (w *WAL) chart() (kept, limit float64) {
+	kept, limit = math.NaN(), math.NaN()
+	if !w.AsOf.IsZero() {
+		kept = float64(w.RetainedBytes)
+		if w.SafeBytes != nil {
+			limit = float64(w.RetainedBytes + *w.SafeBytes)
+		}
+	}
+	return kept, limit
 }
 
 // unmoved gives for how long nothing of what is known was published, 0 while there is nothing.

@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,7 +25,7 @@ type metrics struct {
 	changes   *prometheus.CounterVec
 	rows      *prometheus.CounterVec
 	commits   *prometheus.CounterVec
-	duration  *prometheus.HistogramVec
+	duration  *service.Latency
 	batchRows *prometheus.HistogramVec
 	batchSize *prometheus.HistogramVec
 	errors    *prometheus.CounterVec
@@ -33,6 +34,7 @@ type metrics struct {
 	retries   *prometheus.CounterVec
 	expired   *prometheus.CounterVec
 	schemas   *prometheus.CounterVec
+	skipped   atomic.Int64 // changes that a rule ignores or filters, of all tables
 
 	all []prometheus.Collector
 }
@@ -79,7 +81,7 @@ func newMetrics(s *Sink) *metrics {
 		changes:   f.Counters("changes_total", "Changes by what became of them.", "source", "table", "op", "outcome"),
 		rows:      f.Counters("rows_total", "Rows written to targets.", "target", "effect"),
 		commits:   service.Each(f.Counters("commits_total", "Transactions in the warehouse.", "result"), resultCommitted, resultFenced, resultFailed, resultUnknown),
-		duration:  f.Histogram("apply_duration_seconds", "Duration of the transactions in the warehouse.", service.SecondsBuckets),
+		duration:  f.Latency("apply_duration_seconds", "Duration of the transactions in the warehouse."),
 		batchRows: f.Histogram("batch_rows", "Changes in a transaction.", service.RowsBuckets),
 		batchSize: f.Histogram("batch_size_bytes", "Bytes of the records in a transaction.", service.BytesBuckets),
 		errors:    service.Codes(f.Counters("errors_total", "Troubles, by code.", "code")),
@@ -150,7 +152,7 @@ func (m *metrics) trouble(topic string, code trouble.Code) {
 
 // applied counts one call of Apply.
 func (m *metrics) applied(s *Sink, o *outcome, effects []warehouse.Effect, rows int, took time.Duration, err error) {
-	m.duration.WithLabelValues().Observe(took.Seconds())
+	m.duration.ObserveDuration(took)
 	if err != nil {
 		if !errors.Is(err, warehouse.ErrFenced) { // counted where it is found out what it means
 			m.commits.WithLabelValues(resultFailed).Inc()
@@ -178,6 +180,7 @@ func (m *metrics) applied(s *Sink, o *outcome, effects []warehouse.Effect, rows 
 func (m *metrics) written(plan *rule.Plan, counts batch.Counts, e warehouse.Effect) {
 	table := m.label(plan.Schema + "." + plan.Table)
 	for op, name := range opNames {
+		m.skipped.Add(counts.Ignored[op] + counts.Left[op])
 		for outcome, n := range map[string]int64{outcomeApplied: counts.Applied[op], outcomeIgnored: counts.Ignored[op], outcomeFiltered: counts.Left[op]} {
 			if n > 0 {
 				m.changes.WithLabelValues(plan.Source, table, name, outcome).Add(float64(n))
@@ -203,7 +206,7 @@ func (m *metrics) written(plan *rule.Plan, counts batch.Counts, e warehouse.Effe
 
 // whole counts a cut.
 func (m *metrics) whole(s *Sink, source string, w *wholeCut, took time.Duration) {
-	m.duration.WithLabelValues().Observe(took.Seconds())
+	m.duration.ObserveDuration(took)
 	m.commits.WithLabelValues(resultCommitted).Inc()
 	rows := int64(0)
 	for k, move := range w.moved {

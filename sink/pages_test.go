@@ -38,7 +38,7 @@ type shown struct {
 func calm(at time.Time) *shown {
 	s := &shown{at: at, topic: true, st: &Status{
 		Schema: statusSchema, Group: "warehouse", Instance: "sink-0", Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), MemoryBytes: 84 << 20, WarehouseUp: true,
-		Partitions: 17, Rebalances: 1, RebalancedAt: new(at.Add(-3 * time.Hour).UTC()), BufferBytes: 38 << 20, BufferLimit: 256 << 20, LatencyP50: new(0.31), LatencyP99: new(0.94),
+		Partitions: 17, Rebalances: 1, RebalancedAt: new(at.Add(-3 * time.Hour).UTC()), BufferBytes: 38 << 20, BufferLimit: 256 << 20, LatencyP50: new(0.31), LatencyP99: new(0.94), ApplyP99: new(0.12), SkippedPerSec: 240,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Unmatched: []string{"billing.public.draft"}, FreshnessSeconds: 60,
 		Stages:  []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", Workers: 4, BusyShare: 0.41}, {Name: "sweep"}},
 		Events:  []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new topic, topic shop_us.public.orders"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "sink begins, instance sink-0"}},
@@ -88,7 +88,8 @@ func applied(st *Status, step int) float64 {
 // was gives what the charts had so many steps of ten seconds ago, so that they end with what the tiles say: a table that is late
 // stands since then, and what waits has come since.
 func was(st *Status, step int) []float64 {
-	ago, behind, waiting, p50, p99 := float64(10*step), 0.0, 0.0, math.NaN(), math.NaN()
+	ago, behind, waiting := float64(10*step), 0.0, 0.0
+	skipped, p50, p99, apply := math.NaN(), math.NaN(), math.NaN(), math.NaN()
 	for i := range st.Tables {
 		t := &st.Tables[i]
 		if t.BehindSeconds == nil || t.Records == nil {
@@ -100,7 +101,13 @@ func was(st *Status, step int) []float64 {
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
 		p50, p99 = *st.LatencyP50*browsertest.Waver("p50", 0.2, step), *st.LatencyP99*browsertest.Waver("p99", 0.3, step)
 	}
-	return []float64{behind, st.FreshnessSeconds, applied(st, step), math.Round(waiting), p50, p99}
+	if st.ApplyP99 != nil {
+		apply = *st.ApplyP99 * browsertest.Waver("apply", 0.3, step)
+	}
+	if st.SkippedPerSec > 0 {
+		skipped = st.SkippedPerSec * browsertest.Waver("skipped", 0.2, step)
+	}
+	return []float64{behind, st.FreshnessSeconds, applied(st, step), skipped, math.Round(waiting), p50, p99, apply}
 }
 
 // aside is what is put aside of a table, for two reasons.
@@ -293,6 +300,7 @@ func (s *shown) config(t *testing.T, points int) page.Config {
 	for step := points - 1; step >= 0; step-- {
 		history.Sample(s.at.Add(-10*time.Second*time.Duration(step)), was(st, step)...)
 	}
+	history.Mark(st.Events)
 	return page.Config{View: st.page, History: history, Log: slog.New(slog.DiscardHandler), Table: func(name string) (v page.View, ok bool) {
 		one := *st
 		one.Tables, one.Needs, one.Sources = slices.Clone(st.Tables), slices.Clone(st.Needs), slices.Clone(st.Sources)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -76,6 +77,50 @@ func TestRules(t *testing.T) {
 		w.complete(shop)
 		w.rows(`SELECT a, count(*) FROM public.log GROUP BY 1 ORDER BY 1`, append(map[bool][]string{true: {fmt.Sprintf("1|%d", odd-1)}}[odd > 1], "2|1")...)
 	})
+}
+
+// TestCharts: the charts have what rules leave out, how long applying takes, and what happened.
+func TestCharts(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", Filter: "a > 0", Ignore: []string{"delete"}})
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "a integer")
+	s := w.start(w.cfg)
+	// line gives the last value of a line of the charts, "none" where it has none.
+	line := func(name string) any {
+		var series struct {
+			Charts []struct {
+				Lines []string
+				Data  [][]*float64
+			}
+			Marks []page.Mark
+		}
+		_, body := s.get("/series")
+		if err := json.Unmarshal([]byte(body), &series); err != nil {
+			t.Fatal(err)
+		}
+		if len(series.Marks) == 0 || !strings.HasPrefix(series.Marks[0].Events[0].Text, "sink starts") {
+			return "no mark"
+		}
+		for _, c := range series.Charts {
+			if i := slices.Index(c.Lines, name); i >= 0 && c.Data[i][len(c.Data[i])-1] != nil {
+				return *c.Data[i][len(c.Data[i])-1] > 0
+			}
+		}
+		return "none"
+	}
+	shop.tx(ins(r, 1, 1))
+	w.complete(shop)
+	w.eventually("none", func() any { return line("ignored or filtered") })
+	for i := range 20 {
+		shop.tx(ins(r, 10+i, -1), ins(r, 100+i, 1), del(r, 1))
+		w.complete(shop)
+	}
+	for _, name := range []string{"applied", "ignored or filtered", "p99 of applying"} {
+		w.eventually(true, func() any { return line(name) })
+	}
+	if st := s.Status(); st.SkippedPerSec <= 0 || st.SkippedPerSec >= st.RowsPerSec || st.ApplyP99 == nil || *st.ApplyP99 <= 0 {
+		t.Errorf("the status has %v of %v changes/s, %v", st.SkippedPerSec, st.RowsPerSec, st.ApplyP99)
+	}
 }
 
 // TestRuleErrors: an expression without a result holds its table before the row, and nothing of the row is told.

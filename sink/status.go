@@ -55,6 +55,8 @@ type Status struct {
 	Locks            []Lock          `json:"locks"`    // that the group has been waiting for for some seconds
 	FreshnessSeconds float64         `json:"freshness_seconds"`
 	RowsPerSecHour   *float64        `json:"rows_per_second_hour"` // over the last hour; null in the first minute
+	SkippedPerSec    float64         `json:"skipped_per_second"`   // of the changes applied in the last minute, those that rules ignore or filter
+	ApplyP99         *float64        `json:"apply_p99_seconds"`    // of the transactions in the warehouse in the last five minutes; null below 20
 
 	MemoryBytes int64 `json:"memory_bytes,omitempty"` // that the process of this sink holds, in whole MiB
 	// Configuration is what sink config show prints of this sink, secrets as ***; "" where tables or sources are asked of, or where it
@@ -209,14 +211,10 @@ func (s *Sink) Status() *Status {
 		Schema: statusSchema, Group: s.cfg.Group, Instance: s.instance, Build: service.ThisBuild(), Since: s.started.UTC(),
 		WarehouseUp: true, Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
-		Events: s.vitals.events.Newest(), Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: s.cfg.Freshness.Seconds(), RowsPerSecHour: s.vitals.applied.HourMean(),
+		Events: s.vitals.events.Newest(), Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: s.cfg.Freshness.Seconds(),
 		accept: s.cfg.accepted(), wants: s.cfg.wants(), MemoryBytes: service.Memory(), Configuration: s.shown,
 	}
-	st.RebalancedAt = s.vitals.rebalanced.Load()
-	if p50, p99, ok := s.Latency(); ok {
-		a, b := p50.Seconds(), p99.Seconds()
-		st.LatencyP50, st.LatencyP99 = &a, &b
-	}
+	s.tellVitals(st)
 	s.mu.Lock()
 	st.Step = s.step
 	for at, w := range s.waiting {

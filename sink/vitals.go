@@ -20,6 +20,7 @@ type vitals struct {
 	events  service.Events
 	history *page.History
 	applied service.Pace // changes, of all tables
+	skipped service.Pace // of these, those that rules ignore or filter
 
 	rebalances int64 // as of the last look
 	rebalanced atomic.Pointer[time.Time]
@@ -30,9 +31,9 @@ func newVitals() *vitals { return &vitals{history: page.NewHistory(charts...)} }
 // charts are those of the page. The values of their lines come from sample, in this order.
 var charts = []page.Chart{
 	{Title: "Worst behind", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "behind"}, {Name: "freshness", Limit: true}}},
-	{Title: "Changes applied", Kind: page.Rate, Lines: []page.ChartLine{{Name: "applied"}}},
+	{Title: "Changes applied", Kind: page.Rate, Lines: []page.ChartLine{{Name: "applied"}, {Name: "ignored or filtered"}}},
 	{Title: "Records waiting", Kind: page.Count, Lines: []page.ChartLine{{Name: "waiting"}}},
-	{Title: "Latency", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "p50"}, {Name: "p99"}}},
+	{Title: "Latency", Kind: page.Seconds, Lines: []page.ChartLine{{Name: "p50"}, {Name: "p99"}, {Name: "p99 of applying"}}},
 }
 
 // watchVitals samples until ctx ends. It asks nobody: it goes on while the warehouse is away.
@@ -79,6 +80,7 @@ func (s *Sink) sample(now time.Time) {
 		applied += t.sample(now, at)
 	}
 	s.vitals.applied.Sample(now, float64(applied))
+	s.vitals.skipped.Sample(now, float64(s.metrics.skipped.Load()))
 
 	st := s.Status()
 	if st.Rebalances != s.vitals.rebalances {
@@ -98,11 +100,32 @@ func (s *Sink) sample(now time.Time) {
 	if st.blind() {
 		behind, waiting = math.NaN(), math.NaN()
 	}
-	p50, p99 := math.NaN(), math.NaN()
-	if st.LatencyP50 != nil && st.LatencyP99 != nil {
-		p50, p99 = *st.LatencyP50, *st.LatencyP99
+	skipped := math.NaN() // where no rule leaves out anything
+	if s.metrics.skipped.Load() > 0 {
+		skipped = st.SkippedPerSec
 	}
-	s.vitals.history.Sample(now, behind, fresh, s.vitals.applied.PerSecond(), waiting, p50, p99)
+	s.vitals.history.Sample(now, behind, fresh, s.vitals.applied.PerSecond(), skipped, waiting, known(st.LatencyP50), known(st.LatencyP99), known(st.ApplyP99))
+	s.vitals.history.Mark(st.Events)
+}
+
+// tellVitals puts into st how fast it goes.
+func (s *Sink) tellVitals(st *Status) {
+	st.RebalancedAt = s.vitals.rebalanced.Load()
+	st.RowsPerSecHour, st.SkippedPerSec = s.vitals.applied.HourMean(), s.vitals.skipped.PerSecond()
+	if p50, p99, ok := s.Latency(); ok {
+		st.LatencyP50, st.LatencyP99 = new(p50.Seconds()), new(p99.Seconds())
+	}
+	if _, p99, ok := s.metrics.duration.Quantiles(); ok {
+		st.ApplyP99 = new(p99.Seconds())
+	}
+}
+
+// known is a number for a chart.
+func known(number *float64) float64 {
+	if number == nil {
+		return math.NaN()
+	}
+	return *number
 }
 
 // standing is where the partitions of a topic are, taken together.

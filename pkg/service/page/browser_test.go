@@ -20,6 +20,7 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"github.com/tributary-cdc/tributary/pkg/browsertest"
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -245,6 +246,38 @@ func TestBrowserFits(t *testing.T) {
 		}
 	}
 	b.quiet(url)
+}
+
+// What happened is a line in each chart. Its text is there for who points at it, who comes to it by keys, and who hears the page;
+// and in the table.
+func TestBrowserMarks(t *testing.T) {
+	history := testHistory()
+	b := openTab(t, serve(t, func() View { return full("shop") }, history)+"/")
+	b.await(`document.querySelectorAll(".plot .mark").length === 4`)
+	const shown = `getComputedStyle(document.activeElement, "::after").content !== "none" && document.activeElement.ariaLabel`
+	for what, expression := range map[string]string{
+		"the text":       `document.querySelector(".mark").ariaLabel.match(/^\d\d:06:08 session ended, trying again, wait 1s\n\d\d:06:11 streaming, slot tributary_shop$/)`,
+		"no script":      `document.querySelectorAll(".mark")[1].ariaLabel.includes("<script>")`,
+		"the place":      `Math.abs(document.querySelector(".mark").getBoundingClientRect().x + 4 - document.querySelector(".u-over").getBoundingClientRect().x - document.querySelector(".u-over").clientWidth * 123 / 590) < 4`,
+		"one stop":       `document.querySelectorAll("#plot-0 .mark[tabindex='0']").length === 1`,
+		"nothing unseen": `getComputedStyle(document.querySelector(".mark"), "::after").content === "none"`,
+		"the table":      `document.querySelector("#table-1").textContent.includes("streaming, slot tributary_shop")`,
+		"a known line":   `!document.querySelector("#chart-1").textContent.includes("unlimited")`,
+	} {
+		if !eval[bool](b, "!!("+expression+")") {
+			t.Errorf("not so: %s: %s", what, eval[string](b, `document.querySelector("#chart-0").outerHTML`))
+		}
+	}
+	call(b, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
+	eval[bool](b, `document.querySelector("#plot-0 .mark[tabindex='0']").focus(); true`)
+	b.await(shown + `?.includes("table has a new version")`)
+	b.run(chromedp.KeyEvent(kb.ArrowLeft))
+	b.await(shown + `?.includes("session ended")`)
+	history.Mark([]service.Event{{At: at.Add(9*time.Minute + 30*time.Second), Text: "stopped"}}) // it is in the next points
+	b.await(`document.querySelectorAll("#plot-0 .mark").length === 3 && ` + shown + `?.includes("session ended")`)
+	b.run(chromedp.KeyEvent("\x1b"))
+	b.await(`document.activeElement === document.body`)
+	b.quiet(strings.TrimSuffix(eval[string](b, `location.href`), "/"))
 }
 
 // A page whose service has gone says so, and one that has come back as another process is loaded anew.

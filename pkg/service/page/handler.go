@@ -231,12 +231,13 @@ type chartColumns struct {
 }
 
 func (p *pages) columns(day bool) []byte {
-	since, times, columns := p.cfg.History.read(day)
+	since, times, columns, marks := p.cfg.History.read(day)
 	answer := struct {
 		Since  time.Time      `json:"since,omitzero"`
 		Times  []int64        `json:"times"`
 		Charts []chartColumns `json:"charts"`
-	}{Since: since.UTC(), Times: append([]int64{}, times...), Charts: []chartColumns{}}
+		Marks  []Mark         `json:"marks"`
+	}{Since: since.UTC(), Times: append([]int64{}, times...), Charts: []chartColumns{}, Marks: append([]Mark{}, marks...)}
 	at := 0
 	for _, c := range p.cfg.History.charts {
 		one := chartColumns{Title: c.Title, Kind: c.Kind}

@@ -2,8 +2,11 @@ package page
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
 )
 
 // History keeps a few numbers of the last day, in memory of a fixed size: a point each ten seconds for an hour, one each
@@ -11,10 +14,11 @@ import (
 type History struct {
 	charts []Chart
 
-	mu    sync.Mutex
-	since time.Time
-	hour  ring
-	day   ring
+	mu     sync.Mutex
+	since  time.Time
+	hour   ring
+	day    ring
+	marked time.Time // of the newest event that is a mark
 }
 
 // Chart is one picture of the last hour.
@@ -67,6 +71,22 @@ func (h *History) Sample(now time.Time, values ...float64) {
 	h.day.add(now, values)
 }
 
+// Mark takes what happened, the newest first, and leaves out what it was given before. Each event is told in the charts, at the
+// line of its time.
+func (h *History) Mark(events []service.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before := h.marked
+	for _, e := range slices.Backward(events) {
+		if !e.At.After(before) {
+			continue
+		}
+		h.marked = e.At
+		h.hour.marks.add(e, h.hour.span())
+		h.day.marks.add(e, h.day.span())
+	}
+}
+
 // ring is the newest points. Each is the greatest value of its time: what was short is still seen.
 type ring struct {
 	step    time.Duration
@@ -74,6 +94,7 @@ type ring struct {
 	times   []int64     // seconds since 1970 of the beginning of the time of each point
 	next    int
 	filled  int
+	marks   marks
 }
 
 func newRing(step time.Duration, points, columns int) ring {
@@ -103,6 +124,9 @@ func (r *ring) add(now time.Time, values []float64) {
 	r.filled = min(r.filled+1, len(r.times))
 }
 
+// span is how long the ring goes back.
+func (r *ring) span() time.Duration { return r.step * time.Duration(len(r.times)) }
+
 // window gives the points, oldest first, with a point that is not known wherever nothing was seen for a while.
 func (r *ring) window() (times []int64, columns [][]float64) {
 	columns = make([][]float64, len(r.columns))
@@ -123,14 +147,14 @@ func (r *ring) window() (times []int64, columns [][]float64) {
 	return times, columns
 }
 
-// read gives the last hour, or the last day, and since when there is any.
-func (h *History) read(day bool) (since time.Time, times []int64, columns [][]float64) {
+// read gives the last hour, or the last day: since when there is any, its points, and what happened in it.
+func (h *History) read(day bool) (since time.Time, times []int64, columns [][]float64, marks []Mark) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	r := &h.hour
 	if day {
-		times, columns = h.day.window()
-	} else {
-		times, columns = h.hour.window()
+		r = &h.day
 	}
-	return h.since, times, columns
+	times, columns = r.window()
+	return h.since, times, columns, r.marks.since(times, r.step)
 }

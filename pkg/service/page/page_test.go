@@ -67,15 +67,24 @@ func full(name string) View {
 }
 
 func testHistory() *History {
-	h := NewHistory(Chart{"Behind", Seconds, []ChartLine{{"behind", false}, {"freshness", true}}}, Chart{"WAL kept", Bytes, []ChartLine{{"kept", false}}})
+	h := NewHistory(Chart{"Behind", Seconds, []ChartLine{{"behind", false}, {"freshness", true}}}, Chart{"WAL kept", Bytes, []ChartLine{{"kept", false}, {"unlimited", true}}})
 	for i := range 60 {
 		value := float64(i)
 		if i == 30 {
 			value = math.NaN()
 		}
-		h.Sample(at.Add(time.Duration(i)*10*time.Second), value, 60, 1<<30)
+		h.Sample(at.Add(time.Duration(i)*10*time.Second), value, 60, 1<<30, math.NaN())
 	}
+	h.Mark(happened)
 	return h
+}
+
+// happened are two events of one line, one of another, and one that is too old, the newest first.
+var happened = []service.Event{
+	{At: at.Add(7 * time.Minute), Text: "table has a new version, table " + hostile},
+	{At: at.Add(126 * time.Second), Text: "streaming, slot tributary_shop"},
+	{At: at.Add(123 * time.Second), Text: "session ended, trying again, wait 1s"},
+	{At: at.Add(-time.Minute), Text: "too old"},
 }
 
 // serve runs a server with the page of a view.
@@ -84,6 +93,7 @@ func serve(t *testing.T, view func() View, history *History) string {
 	server := service.NewServer("capture", config.HTTP{Listen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(service.Asked) any { return map[string]string{} })
 	Handle(server, Config{View: view, Table: func(name string) (View, bool) {
 		v := view()
+		v.Events = append([]service.Event{{At: time.Now().Add(-90 * time.Second), Text: "of the last hour"}}, v.Events...)
 		v.Tables, v.Hour = nil, &Hour{Title: name, Kind: Seconds, Points: []float32{1, 4, 2}}
 		return v, strings.HasPrefix(name, v.Name)
 	}, Tail: func(ctx context.Context, name string, ready func(), each func(Change) error) error {
@@ -152,7 +162,7 @@ func TestTablePage(t *testing.T) {
 	url := serve(t, func() View { return full("a/b.c") }, testHistory())
 	for _, path := range []string{"/table/a/b.c", "/table/a%2Fb.c"} {
 		resp, body := get(t, url+path)
-		for _, want := range []string{`data-stream="/stream?table=a%2Fb.c"`, `<a href="/">`, "<b>2.0 s</b> in the last minute, max 4.0 s", "<title>‼ 1 · a/b.c</title>"} {
+		for _, want := range []string{`data-stream="/stream?table=a%2Fb.c"`, `<a href="/">`, "<b>2.0 s</b> in the last minute, max 4.0 s", "<title>‼ 1 · a/b.c</title>", `<path class="ticks" d="M`, "of the last hour</li></ol></td>"} {
 			if resp.status != http.StatusOK || !strings.Contains(body, want) {
 				t.Errorf("%s: %d, no %s in %s", path, resp.status, want, body)
 			}
@@ -278,12 +288,45 @@ func TestSeries(t *testing.T) {
 	var got struct {
 		Times  []int64
 		Charts []chartColumns
+		Marks  []Mark
 	}
 	if err := json.Unmarshal([]byte(body), &got); err != nil {
 		t.Fatal(err)
 	}
 	if len(got.Times) != 60 || len(got.Charts) != 2 || got.Charts[0].Data[0][30] != nil || *got.Charts[0].Data[0][31] != 31 {
 		t.Errorf("%s", body)
+	}
+	if m := got.Marks; len(m) != 2 || len(m[0].Events) != 2 || m[0].Events[0] != happened[2] || m[0].More != 0 || m[1].Events[0].At != happened[0].At || strings.Contains(m[1].Events[0].Text, "\u202e") {
+		t.Errorf("marks %+v", got.Marks)
+	}
+}
+
+// However much happens, there are few lines, each tells little, and none tells an event twice.
+func TestMarksAreBounded(t *testing.T) {
+	h := NewHistory(Chart{"a", Count, []ChartLine{{"a", false}}})
+	var list []service.Event
+	for i := range 25 * 360 { // an event each ten seconds, for a day and an hour
+		now := at.Add(time.Duration(i) * 10 * time.Second)
+		list = append([]service.Event{{At: now, Text: strings.Repeat("ä", 1000)}}, list[:min(len(list), 199)]...)
+		h.Sample(now, 1)
+		h.Mark(list)
+	}
+	if len(h.hour.marks) > maxMarks || len(h.day.marks) > maxMarks {
+		t.Errorf("%d and %d are kept", len(h.hour.marks), len(h.day.marks))
+	}
+	for day, width := range map[bool]time.Duration{false: 150 * time.Second, true: time.Hour} {
+		_, times, _, marks := h.read(day)
+		if len(marks) < maxMarks-1 || len(marks) > maxMarks || marks[0].At().Before(time.Unix(times[0], 0).Add(-2*time.Minute)) {
+			t.Errorf("%v: %d marks from %s", day, len(marks), marks[0].At())
+		}
+		for i, m := range marks[:len(marks)-1] {
+			if n := len(m.Events) + m.More; n != int(width/(10*time.Second)) || len(m.Events) != markEvents {
+				t.Errorf("%v: mark %d tells %d of %d events", day, i, len(m.Events), n)
+			}
+		}
+		if text := marks[0].Events[0].Text; text != strings.Repeat("ä", markText-1)+"…" {
+			t.Errorf("%q", text)
+		}
 	}
 }
 
@@ -294,10 +337,10 @@ func TestHistoryIsBounded(t *testing.T) {
 		h.Sample(at.Add(time.Duration(i)*10*time.Second), float64(i))
 	}
 	h.Sample(at.Add(4*24*time.Hour), 1)
-	if _, times, _ := h.read(false); len(times) != hourPoints+1 {
+	if _, times, _, _ := h.read(false); len(times) != hourPoints+1 {
 		t.Errorf("%d points of an hour", len(times))
 	}
-	if _, times, columns := h.read(true); len(times) != dayPoints+1 || !math.IsNaN(columns[0][dayPoints-1]) {
+	if _, times, columns, _ := h.read(true); len(times) != dayPoints+1 || !math.IsNaN(columns[0][dayPoints-1]) {
 		t.Errorf("%d points of a day, %v before the last", len(times), columns[0][dayPoints-1])
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"html/template"
 	"math"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,7 +104,8 @@ func (s *shown) HourChart() *shownChart {
 	for i, v := range s.Hour.Points {
 		column[i], times[i] = float64(v), s.Now.Add(time.Duration(i-len(times))*time.Minute).Unix()
 	}
-	c := Chart{Title: s.Hour.Title, Kind: s.Hour.Kind, Lines: []ChartLine{{Name: s.Hour.Title}}}.shown(times, [][]float64{column})
+	marks := marksOf(s.Events, time.Unix(times[0], 0), time.Hour)
+	c := Chart{Title: s.Hour.Title, Kind: s.Hour.Kind, Lines: []ChartLine{{Name: s.Hour.Title}}}.shown(times, [][]float64{column}, marks)
 	return &c
 }
 
@@ -262,15 +264,24 @@ func (s *shownTable) told(c Column) bool { return s.by >= 0 && c.Key == s.Group[
 // shownChart is a chart with what stands above it: that is also what is read aloud.
 type shownChart struct {
 	Chart
+	Known     []knownLine // of its lines
 	Now, Most string
 	MostAt    time.Time
 	Rows      []chartRow // five minutes each
 	Paths     []string   // points of each line, for where there is no JavaScript
+	Marks     string     // lines of what happened, likewise
+}
+
+// knownLine is a line of which anything is known: of one that never was there is nothing to say.
+type knownLine struct {
+	ChartLine
+	At int // among all of the chart
 }
 
 type chartRow struct {
 	At     time.Time
-	Values []string
+	Values []string // of the known lines
+	Marks  []Mark
 }
 
 func (k Kind) format(v float64) string {
@@ -297,16 +308,16 @@ func (k Kind) unit() string {
 }
 
 func (h *History) shown(day bool) (since time.Time, out []shownChart) {
-	since, times, columns := h.read(day)
+	since, times, columns, marks := h.read(day)
 	at := 0
 	for _, c := range h.charts {
-		out = append(out, c.shown(times, columns[at:at+len(c.Lines)]))
+		out = append(out, c.shown(times, columns[at:at+len(c.Lines)], marks))
 		at += len(c.Lines)
 	}
 	return since, out
 }
 
-func (c Chart) shown(times []int64, columns [][]float64) shownChart {
+func (c Chart) shown(times []int64, columns [][]float64, marks []Mark) shownChart {
 	s := shownChart{Chart: c, Now: "–", Most: "–"}
 	s.Title += c.Kind.unit()
 	top := 0.0
@@ -335,18 +346,22 @@ func (c Chart) shown(times []int64, columns [][]float64) shownChart {
 			top = max(top, highest[i])
 		}
 	}
-	for _, column := range columns {
+	var known [][]float64
+	for i, column := range columns {
 		s.Paths = append(s.Paths, trace(times, column, top))
+		if i == 0 || slices.ContainsFunc(column, func(v float64) bool { return !math.IsNaN(v) }) {
+			known, s.Known = append(known, column), append(s.Known, knownLine{c.Lines[i], i})
+		}
 	}
-	s.Rows = c.rows(times, columns)
+	s.Rows, s.Marks = c.rows(times, known, marks), ticks(times, marks)
 	return s
 }
 
 // limitInSight is how many times a line's greatest value a limit may be to be in the picture; page.js has the same.
 const limitInSight = 4
 
-// rows gives the greatest value of each of twelve parts of the time.
-func (c Chart) rows(times []int64, columns [][]float64) []chartRow {
+// rows gives the greatest value of each of twelve parts of the time, and what happened in it.
+func (c Chart) rows(times []int64, columns [][]float64, marks []Mark) []chartRow {
 	const parts = 12
 	if len(times) == 0 {
 		return nil
@@ -364,6 +379,10 @@ func (c Chart) rows(times []int64, columns [][]float64) []chartRow {
 				}
 			}
 			row.Values = append(row.Values, c.Kind.format(most))
+		}
+		before := slices.IndexFunc(marks, func(m Mark) bool { return m.At().Unix() >= from || from <= times[0] })
+		if before >= 0 {
+			row.Marks, marks = marks[before:], marks[:before]
 		}
 		out = append(out, row)
 	}
@@ -385,6 +404,20 @@ func trace(times []int64, column []float64, top float64) string {
 		}
 		fmt.Fprintf(&b, "%s%.0f %.1f", pen, 300*(float64(times[i])-first)/span, 100-98*v/top)
 		pen = "L"
+	}
+	return b.String()
+}
+
+// ticks gives vertical lines in the same picture.
+func ticks(times []int64, marks []Mark) string {
+	if len(times) < 2 {
+		return ""
+	}
+	first, last := float64(times[0]), float64(times[len(times)-1])
+	var b strings.Builder
+	for _, m := range marks {
+		at := min(max(float64(m.At().Unix()), first), last)
+		fmt.Fprintf(&b, "M%.0f 0V102", 300*(at-first)/(last-first))
 	}
 	return b.String()
 }

@@ -9,10 +9,11 @@
 
   // Times are shown in the reader's zone, with UTC in the tooltip.
   const two = n => String(n).padStart(2, "0");
+  const minute = d => `${two(d.getHours())}:${two(d.getMinutes())}`, clock = d => `${minute(d)}:${two(d.getSeconds())}`;
   function local(root) {
     for (const t of root.querySelectorAll("time")) {
-      const d = new Date(t.dateTime), clock = `${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}`;
-      t.textContent = "clock" in t.dataset ? clock : `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())} ${clock}`;
+      const d = new Date(t.dateTime);
+      t.textContent = "clock" in t.dataset ? clock(d) : `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())} ${clock(d)}`;
     }
     for (const b of root.querySelectorAll(".copy[hidden]")) b.hidden = false;
   }
@@ -64,13 +65,30 @@
     probe.remove();
     return c;
   }
-  const hour = t => { const d = new Date(t * 1000); return `${two(d.getHours())}:${two(d.getMinutes())}`; };
+  const hour = t => minute(new Date(t * 1000));
 
   // A limit that is far away would make a flat line of what matters: it is in the picture from a quarter of it on.
   function top(data, c) {
     const highest = c.lines.map((_, j) => data[j + 1].reduce((a, b) => Math.max(a, b ?? 0), 0));
     const most = Math.max(...highest.filter((_, j) => !c.limit[j]));
     return Math.max(most, ...highest.filter((h, j) => c.limit[j] && h <= 4 * most));
+  }
+
+  // What happened is an element over the chart, that is pointed at, or reached by Tab and the arrows; the table below has it, too.
+  function mark(u) {
+    const was = new Map([...u.over.querySelectorAll(".mark")].map(m => [m.dataset.at, m])), {min, max} = u.scales.x;
+    series.marks.forEach(({events, more}, i, all) => {
+      const at = events[0].at, m = was.get(at) || u.over.appendChild(document.createElement("span"));
+      was.delete(at);
+      m.className = "mark";
+      m.dataset.at = at;
+      m.title = ""; // that of the chart would hide the text
+      m.tabIndex = i === all.length - 1 ? 0 : -1;
+      m.setAttribute("role", "img");
+      m.setAttribute("aria-label", events.map(e => `${clock(new Date(e.at))} ${e.text}`).join("\n") + (more ? `\nand ${more} more: see Events` : ""));
+      m.style.marginLeft = `${u.valToPos(Math.min(Math.max(Date.parse(at) / 1000, min), max), "x") - 4}px`;
+    });
+    for (const m of was.values()) m.remove();
   }
 
   function draw() {
@@ -95,9 +113,9 @@
           {stroke: ink, grid: {stroke: edge, width: 1}, ticks: {show: false}, size: 56, font: "11px system-ui", incrs: steps[c.kind], values: (u, ticks) => ticks.map(form), space: 28},
         ],
         series: [{}, ...c.lines.map((name, j) => ({label: name, stroke: strokes[j % 3], width: 1.5, points: {show: false}, dash: c.limit[j] ? [4, 3] : undefined, spanGaps: false}))],
-        hooks: {setCursor: [u => {
+        hooks: {draw: [mark], setCursor: [u => {
           const at = u.cursor.idx;
-          box.title = at == null ? "" : `${hour(data[0][at])}  ` + c.lines.map((name, j) => `${name} ${u.data[j + 1][at] == null ? "–" : form(u.data[j + 1][at])}`).join(", ");
+          box.title = at == null ? "" : `${hour(u.data[0][at])}  ` + c.lines.map((name, j) => u.data[j + 1].some(v => v != null) && `${name} ${u.data[j + 1][at] == null ? "–" : form(u.data[j + 1][at])}`).filter(Boolean).join(", ");
         }]},
       }, data, box);
       new ResizeObserver(() => plots[i].setSize({width: box.clientWidth, height: box.clientHeight})).observe(box);
@@ -120,8 +138,7 @@
     source.addEventListener("series", e => { hear(); series = JSON.parse(e.data); draw(); });
     source.addEventListener("now", e => {
       hear();
-      const d = new Date(e.data);
-      shownAt = `${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}`;
+      shownAt = clock(new Date(e.data));
       live.textContent = `live ${shownAt}`;
     });
     source.onerror = () => { if (source.readyState === EventSource.CLOSED) setTimeout(open, 2000); };
@@ -207,6 +224,11 @@
   try { on.checked = localStorage.getItem("keys") !== "off"; } catch {}
   on.addEventListener("change", () => { try { localStorage.setItem("keys", on.checked ? "on" : "off"); } catch {} });
   document.addEventListener("keydown", e => {
+    if (e.target.className === "mark") {
+      const next = {ArrowLeft: e.target.previousSibling, ArrowRight: e.target.nextSibling}[e.key];
+      if (next && next.className === "mark") { next.focus(); e.preventDefault(); }
+      if (e.key === "Escape") e.target.blur();
+    }
     const q = document.getElementById("q"), within = e.target.closest("input, select, textarea, dialog");
     if (e.key === "Escape" && e.target === q && q.value) {
       q.value = "";
