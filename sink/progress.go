@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/retry"
@@ -29,23 +30,19 @@ const progressPause = 50 * time.Millisecond
 
 func (f *follower) run(ctx context.Context) error {
 	defer f.session.Close(context.WithoutCancel(ctx))
-	f.s.eachPartition(ctx, f.s.progressLane(), f.stage, progressPause, f.partition)
+	f.s.eachRound(ctx, f.s.progressLane(), f.stage, progressPause, f.round)
 	return nil
 }
 
-// eachPartition has apply deal with what is ready in a lane, one partition after the other, until ctx ends. Each round is
-// followed by a pause.
-func (s *Sink) eachPartition(ctx context.Context, lane int, stage *service.Stage, pause time.Duration, apply func(context.Context, consume.Batch)) {
+// eachRound has apply deal with what is ready in a lane until ctx ends. Each round is followed by a pause.
+func (s *Sink) eachRound(ctx context.Context, lane int, stage *service.Stage, pause time.Duration, apply func(context.Context, []consume.Batch)) {
 	for {
 		batches := s.consumer.Take(ctx, lane, s.cfg.Batch.Rows, int64(s.cfg.Batch.Bytes))
 		if batches == nil {
 			return
 		}
 		stage.Busy()
-		for _, b := range batches {
-			apply(ctx, b)
-			s.gaveUp(b.Partition)
-		}
+		apply(ctx, batches)
 		stage.Idle()
 		select {
 		case <-ctx.Done():
@@ -54,51 +51,88 @@ func (s *Sink) eachPartition(ctx context.Context, lane int, stage *service.Stage
 	}
 }
 
-// partition applies the records of one source.
-func (f *follower) partition(ctx context.Context, b consume.Batch) {
+// told is what a source says, as it was read.
+type told struct {
+	warehouse.Following
+	of   *consume.Partition
+	read int   // records, markers included
+	stop error // of the first that is none; those before it are taken in
+}
+
+// round applies what is ready of all sources: together, and where that fails one source after the other, so that none holds up
+// another.
+func (f *follower) round(ctx context.Context, batches []consume.Batch) {
+	all := make([]told, len(batches))
+	var together []warehouse.Following
+	for i, b := range batches {
+		if all[i] = tell(b); all[i].read > 0 && !f.s.consumer.Gone(b.Partition) {
+			together = append(together, all[i].Following)
+		}
+	}
+	done := len(together) > 1 && f.follow(ctx, together) == nil
+	for i := range all {
+		t := &all[i]
+		f.finish(ctx, t, done && slices.ContainsFunc(together, func(w warehouse.Following) bool { return w.Topic == t.Topic && w.Partition == t.Partition }))
+		f.s.gaveUp(t.of)
+	}
+}
+
+// tell reads the records of one source.
+func tell(b consume.Batch) told {
 	p := b.Partition
 	source, ok := record.ParseProgressTopic(p.Topic)
-	adv := warehouse.Advance{
+	t := told{of: p, Following: warehouse.Following{Source: source, Advance: warehouse.Advance{
 		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
-	}
-	var records []warehouse.ProgressRecord
-	var stop error
-	read := 0
+	}}}
 	for _, r := range b.Records {
 		if !r.Attrs.IsControl() && r.Value != nil {
 			progress, err := record.ParseProgress(r.Value)
 			if err != nil || !ok {
-				stop = invalid(r, err)
+				t.stop = invalid(r, err)
 				break
 			}
-			records = append(records, warehouse.ProgressRecord{Offset: r.Offset, Progress: progress})
-			adv.Rows++
+			t.Records = append(t.Records, warehouse.ProgressRecord{Offset: r.Offset, Progress: progress})
+			t.Rows++
 		}
-		adv.Next = r.Offset + 1
-		read++
+		t.Next = r.Offset + 1
+		t.read++
 	}
+	return t
+}
+
+func (f *follower) follow(ctx context.Context, all []warehouse.Following) error {
+	err := f.session.Follow(ctx, all, f.s.consumed)
+	if errors.Is(err, warehouse.ErrUnknownOutcome) {
+		advances := make([]warehouse.Advance, len(all))
+		for i := range all {
+			advances[i] = all[i].Advance
+		}
+		return resolve(ctx, f.session, err, advances...)
+	}
+	return err
+}
+
+// finish takes in what one source has said, unless that is done, and gives its partition back.
+func (f *follower) finish(ctx context.Context, t *told, done bool) {
+	p := t.of
 	var err error
-	if read > 0 {
+	if t.read > 0 && !done {
 		err = retry.Keep(ctx, backoff, func(ctx context.Context) error {
 			if f.s.consumer.Gone(p) {
 				return warehouse.ErrFenced
 			}
-			err := f.session.Follow(ctx, adv, source, records, f.s.consumed)
-			if errors.Is(err, warehouse.ErrUnknownOutcome) {
-				return resolve(ctx, f.session, adv, err)
-			}
-			return err
+			return f.follow(ctx, []warehouse.Following{t.Following})
 		}, func(err error, _ int, _ time.Duration) { f.s.retryingBy(p, "warehouse", err) })
 	}
 	switch {
 	case err == nil:
-		if read > 0 {
+		if t.read > 0 {
 			f.s.retryingBy(p, "warehouse", nil)
 		}
-		if stop != nil {
-			f.s.hold(ctx, f.session, p, adv.Next, stop)
+		if t.stop != nil {
+			f.s.hold(ctx, f.session, p, t.Next, t.stop)
 		}
-		f.s.consumer.Finish(p, consume.Done{Records: read, Next: adv.Next, Position: adv.Position})
+		f.s.consumer.Finish(p, consume.Done{Records: t.read, Next: t.Next, Position: t.Position})
 		return
 	case ctx.Err() != nil:
 	case errors.Is(err, warehouse.ErrFenced):
@@ -109,9 +143,9 @@ func (f *follower) partition(ctx context.Context, b consume.Batch) {
 	f.s.consumer.Finish(p, consume.Nothing(p))
 }
 
-// resolve finds out whether the transaction of one advance was committed whose COMMIT was not answered.
-func resolve(ctx context.Context, session *warehouse.Session, adv warehouse.Advance, unknown error) error {
-	standings, err := session.Standings(ctx, []warehouse.Advance{adv})
+// resolve finds out whether the transaction of advances was committed whose COMMIT was not answered.
+func resolve(ctx context.Context, session *warehouse.Session, unknown error, advances ...warehouse.Advance) error {
+	standings, err := session.Standings(ctx, advances)
 	if err != nil {
 		return err
 	}

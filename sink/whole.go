@@ -63,7 +63,12 @@ func (g *whole) run(ctx context.Context) error {
 	}
 	defer reader.Close()
 	g.reader = reader
-	g.s.eachPartition(ctx, g.s.wholeLane(), g.stage, 0, g.partition)
+	g.s.eachRound(ctx, g.s.wholeLane(), g.stage, 0, func(ctx context.Context, batches []consume.Batch) {
+		for _, b := range batches {
+			g.partition(ctx, b)
+			g.s.gaveUp(b.Partition)
+		}
+	})
 	return nil
 }
 
@@ -182,7 +187,7 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 	begin := time.Now()
 	err = w.apply(applying, progress, source, records[:n])
 	if errors.Is(err, warehouse.ErrUnknownOutcome) {
-		err = resolve(applying, g.session, progress, err) // all of it is one transaction
+		err = resolve(applying, g.session, err, progress) // all of it is one transaction
 	}
 	g.s.tracedWhole(source, w, begin, err)
 	if err != nil {

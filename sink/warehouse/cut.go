@@ -27,10 +27,11 @@ func (s *Session) NextCut(ctx context.Context, source string, records []Progress
 	if err := s.open(ctx); err != nil {
 		return 0, nil, err
 	}
-	at, err := s.standing(ctx, source)
+	standings, err := s.standings(ctx, source)
 	if err != nil {
 		return 0, nil, s.broken("read progress of", fmt.Sprintf("source %q", source), err)
 	}
+	at := standings[source]
 	for i := range records {
 		at.add(&records[i])
 		switch {

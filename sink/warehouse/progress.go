@@ -108,13 +108,20 @@ const (
 	maxFences     = 100
 )
 
-// Follow takes in records of the progress topic of one source, in their order, and moves the checkpoint of the topic.
-// consumed says which topics this group's rules write: the others hold nothing up. Errors are those of Apply.
-func (s *Session) Follow(ctx context.Context, adv Advance, source string, records []ProgressRecord, consumed func(topic string) bool) error {
+// Following are records of the progress topic of one source, in their order, with the checkpoint of the topic behind them.
+type Following struct {
+	Advance
+	Source  string
+	Records []ProgressRecord
+}
+
+// Follow takes in what sources say, in one transaction, and moves the checkpoints of their topics: four round trips, of however many
+// sources. consumed says which topics this group's rules write: the others hold nothing up. Errors are those of Apply, and of all.
+func (s *Session) Follow(ctx context.Context, all []Following, consumed func(topic string) bool) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	err := s.follow(ctx, adv, source, records, consumed)
+	err := s.follow(ctx, all, consumed)
 	if err == nil {
 		return s.commit(ctx)
 	}
@@ -122,37 +129,64 @@ func (s *Session) Follow(ctx context.Context, adv Advance, source string, record
 	if errors.Is(err, ErrFenced) {
 		return ErrFenced
 	}
-	return s.broken("write progress of", fmt.Sprintf("source %q", source), err)
+	subject := fmt.Sprintf("source %q", all[0].Source)
+	if len(all) > 1 {
+		subject = fmt.Sprintf("%d sources", len(all))
+	}
+	return s.broken("write progress of", subject, err)
 }
 
-func (s *Session) follow(ctx context.Context, adv Advance, source string, records []ProgressRecord, consumed func(topic string) bool) error {
-	if err := s.run(ctx, []statement{{unit: -1, sql: "BEGIN"}, s.w.advance([]Advance{adv})}); err != nil {
+func (s *Session) follow(ctx context.Context, all []Following, consumed func(topic string) bool) error {
+	advances := make([]Advance, len(all))
+	for i := range all {
+		advances[i] = all[i].Advance
+	}
+	if err := s.run(ctx, []statement{{unit: -1, sql: "BEGIN"}, s.w.advance(advances)}); err != nil {
 		return err
 	}
-	return s.note(ctx, source, records, consumed)
+	return s.note(ctx, all, consumed)
 }
 
-// followIn is follow in a transaction that is open.
+// followIn is follow of one source in a transaction that is open.
 func (s *Session) followIn(ctx context.Context, adv Advance, source string, records []ProgressRecord, consumed func(topic string) bool) error {
 	if err := s.run(ctx, []statement{s.w.advance([]Advance{adv})}); err != nil {
 		return err
 	}
-	return s.note(ctx, source, records, consumed)
+	return s.note(ctx, []Following{{adv, source, records}}, consumed)
 }
 
-// note takes records in. There is one every few seconds of each of hundreds of idle sources: what is written is one round trip.
-func (s *Session) note(ctx context.Context, source string, records []ProgressRecord, consumed func(topic string) bool) error {
-	at, err := s.standing(ctx, source)
+// note takes records in. There is one every few seconds of each of hundreds of idle sources: what is read is one round trip, and so
+// is what is written.
+func (s *Session) note(ctx context.Context, all []Following, consumed func(topic string) bool) error {
+	sources := make([]string, len(all))
+	for i := range all {
+		sources[i] = all[i].Source
+	}
+	standings, err := s.standings(ctx, sources...)
 	if err != nil {
 		return err
 	}
+	var batch pgx.Batch
+	for i := range all {
+		if err := s.noteOf(&batch, standings[all[i].Source], &all[i], consumed); err != nil {
+			return err
+		}
+	}
+	if batch.Len() == 0 {
+		return nil
+	}
+	return s.conn.SendBatch(ctx, &batch).Close()
+}
+
+// noteOf takes in what one source says.
+func (s *Session) noteOf(batch *pgx.Batch, at *standing, f *Following, consumed func(topic string) bool) error {
 	var newest *ProgressRecord
 	fences := map[string]int64{} // offset of the last record that has it: somebody may have sent one twice
-	for i := range records {
-		if !at.add(&records[i]) {
+	for i := range f.Records {
+		if !at.add(&f.Records[i]) {
 			continue
 		}
-		newest = &records[i]
+		newest = &f.Records[i]
 		for _, fence := range newest.Fences {
 			fences[fence] = newest.Offset
 		}
@@ -160,46 +194,50 @@ func (s *Session) note(ctx context.Context, source string, records []ProgressRec
 	if newest == nil {
 		return nil
 	}
-	var batch pgx.Batch
-	if err := s.writeStanding(&batch, source, at, newest); err != nil {
+	if err := s.writeStanding(batch, f.Source, at, newest); err != nil {
 		return err
 	}
 	if len(fences) > 0 {
 		batch.Queue(`
 			INSERT INTO tributary.fence SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[])
 			ON CONFLICT (grp, source, id) DO UPDATE SET progress_offset = excluded.progress_offset`,
-			s.w.cfg.Group, source, slices.Collect(maps.Keys(fences)), slices.Collect(maps.Values(fences)))
+			s.w.cfg.Group, f.Source, slices.Collect(maps.Keys(fences)), slices.Collect(maps.Values(fences)))
 	}
 	if at.known {
-		s.milestone(&batch, source, at, newest, consumed)
+		s.milestone(batch, f.Source, at, newest, consumed)
 	}
-	s.prune(&batch, source, len(fences) > 0)
-	return s.conn.SendBatch(ctx, &batch).Close()
+	s.prune(batch, f.Source, len(fences) > 0)
+	return nil
 }
 
-func (s *Session) standing(ctx context.Context, source string) (*standing, error) {
-	at := &standing{vector: map[string][]int64{}, tables: map[string]tableState{}}
-	var era int32
-	var n int64
-	var vector, tables []byte
-	var commitLSN, tablesLSN string
-	err := s.conn.QueryRow(ctx, `
-		SELECT system_id, era, n, known, vector::text, commit_lsn::text, tables::text, tables_lsn::text
-		  FROM tributary.source WHERE grp = $1 AND source = $2 FOR UPDATE`, s.w.cfg.Group, source).
-		Scan(&at.systemID, &era, &n, &at.known, &vector, &commitLSN, &tables, &tablesLSN)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return at, nil
+// standings gives those of sources, which are locked in the order of their names; an empty one of a source that has none yet.
+func (s *Session) standings(ctx context.Context, sources ...string) (map[string]*standing, error) {
+	found := map[string]*standing{}
+	for _, name := range sources {
+		found[name] = &standing{vector: map[string][]int64{}, tables: map[string]tableState{}}
 	}
+	rows, err := s.conn.Query(ctx, `
+		SELECT source, system_id, era, n, known, vector::text, commit_lsn::text, tables::text, tables_lsn::text
+		  FROM tributary.source WHERE grp = $1 AND source = ANY ($2::text[]) ORDER BY source FOR UPDATE`, s.w.cfg.Group, sources)
 	if err != nil {
 		return nil, err
 	}
-	at.era, at.n = uint16(era), uint64(n)
-	var errs [4]error
-	errs[0] = json.Unmarshal(vector, &at.vector)
-	errs[1] = json.Unmarshal(tables, &at.tables)
-	at.commitLSN, errs[2] = change.ParseLSN(commitLSN)
-	at.tablesLSN, errs[3] = change.ParseLSN(tablesLSN)
-	return at, errors.Join(errs[:]...)
+	var source, systemID, commitLSN, tablesLSN string
+	var era int32
+	var n int64
+	var known bool
+	var vector, tables []byte
+	_, err = pgx.ForEachRow(rows, []any{&source, &systemID, &era, &n, &known, &vector, &commitLSN, &tables, &tablesLSN}, func() error {
+		at := found[source]
+		at.systemID, at.era, at.n, at.known = systemID, uint16(era), uint64(n), known
+		var errs [4]error
+		errs[0] = json.Unmarshal(vector, &at.vector)
+		errs[1] = json.Unmarshal(tables, &at.tables)
+		at.commitLSN, errs[2] = change.ParseLSN(commitLSN)
+		at.tablesLSN, errs[3] = change.ParseLSN(tablesLSN)
+		return errors.Join(errs[:]...)
+	})
+	return found, err
 }
 
 func (s *Session) writeStanding(batch *pgx.Batch, source string, at *standing, newest *ProgressRecord) error {
