@@ -164,3 +164,42 @@ registry: {url: "http://127.0.0.1:1"}
 		t.Errorf("%+v", fold)
 	}
 }
+
+// What changes for a moment is in the status, for alerts and scripts, but not on the page, nor for who watches; unless it is red.
+func TestPageIsSteady(t *testing.T) {
+	var cfg Config
+	must(t, config.Decode("test.yaml", []byte(`
+source: {name: shop, dsn: "postgres://nobody@127.0.0.1:1/nothing"}
+kafka: {brokers: ["127.0.0.1:1"]}
+registry: {url: "http://127.0.0.1:1"}
+`), &cfg))
+	c, err := New(cfg, Options{}, slog.New(slog.DiscardHandler))
+	must(t, err)
+	began, table := time.Now(), TableStatus{Table: "public.orders", State: service.StateStreaming}
+	become := func(state, ofTable string) {
+		table.State = ofTable
+		c.status.Store(&Status{Source: "shop", State: state, Tables: []TableStatus{table}, SeenAt: began})
+	}
+	become(service.StateUpToDate, service.StateStreaming)
+	c.sample(began)
+	c.troubled.Store(began.UnixMicro())
+	c.trouble.Store(&trouble.Error{Code: trouble.KafkaUnreachable, Op: "publish to", Subject: "Kafka"})
+	become(service.StateUpToDate, service.StateSnapshotting)
+	for second := range 6 {
+		c.sample(began.Add(time.Duration(second) * time.Second))
+		want, ofTable := service.StateUpToDate, service.StateStreaming
+		if second >= 3 {
+			want, ofTable = service.StateWaiting, service.StateSnapshotting
+		}
+		st := c.StatusOf(service.Asked{Steady: true})
+		if st.State != want || st.Tables[0].State != ofTable || strings.Contains(st.Headline, "waits") != (second >= 3) || (len(st.Needs) > 0) != (second >= 3) {
+			t.Errorf("after %d s: %s, table %s, %q, %d cards", second, st.State, st.Tables[0].State, st.Headline, len(st.Needs))
+		}
+		if now := c.Status(); now.State != service.StateWaiting || now.Tables[0].State != service.StateSnapshotting {
+			t.Errorf("after %d s the status is %s", second, now.State)
+		}
+	}
+	if become(service.StateStopped, service.StateHeld); c.steady().State != service.StateStopped || c.steady().Tables[0].State != service.StateHeld {
+		t.Errorf("red is not told at once: %+v", c.steady())
+	}
+}

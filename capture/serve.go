@@ -47,7 +47,7 @@ func (c *Capture) Serve(ctx context.Context) error {
 	server.Watch(&c.stages, stageEncode)
 	page.Handle(server, page.Config{
 		View: func() page.View {
-			st := c.Status()
+			st := c.steady()
 			return st.page()
 		},
 		Table:   c.tableView,

@@ -210,6 +210,19 @@ type TroubleStatus struct {
 
 // Status gives the newest status. It is safe to call at any time.
 func (c *Capture) Status() Status {
+	return c.statusWith(func(t TableStatus) TableStatus { return t })
+}
+
+// steady gives the newest status for people who look at it again and again: what changes for a moment is not told.
+func (c *Capture) steady() Status {
+	now := time.Now()
+	st := c.statusWith(func(t TableStatus) TableStatus { return c.vitals.table(t.Table).shown.Shown(now, t.State, 0, t) })
+	c.vitals.shown.Shown(now, st.State, st.lasted(now), st.words()).put(&st)
+	return st
+}
+
+// statusWith gives the newest status, whose tables are as shown gives them.
+func (c *Capture) statusWith(shown func(TableStatus) TableStatus) Status {
 	now := time.Now()
 	st := *c.status.Load()
 	st.Tables, st.Alarms = slices.Clone(st.Tables), slices.Clone(st.Alarms)
@@ -250,6 +263,9 @@ func (c *Capture) Status() Status {
 	if !c.config.HTTP.ShowsKeys() {
 		st.hideKeys()
 	}
+	for i := range st.Tables {
+		st.Tables[i] = shown(st.Tables[i])
+	}
 	st.judge(now, c.vitals.unmoved(now))
 	return st
 }
@@ -282,12 +298,15 @@ func (st *Status) Sentence() string { return st.Source + " " + st.Headline }
 // StatusOf gives the status with those of the tables that are asked of; one alone with its states.
 func (c *Capture) StatusOf(asked service.Asked) *Status {
 	st := c.Status()
+	if asked.Steady {
+		st = c.steady()
+	}
 	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return !asked.Takes(st.Source, t.State, t.Table) })
-	if asked != (service.Asked{}) {
+	if !asked.All() {
 		st.Configuration = ""
 	}
 	if asked.Table != "" && len(st.Tables) == 1 {
-		st.Tables[0].States = c.vitals.table(st.Tables[0].Table).states.Newest()
+		st.Tables[0].States = c.vitals.table(st.Tables[0].Table).shown.Newest()
 	}
 	return &st
 }

@@ -13,11 +13,11 @@ import (
 
 // tableView is what the page of a table shows now; ok is false where there is none of that name.
 func (c *Capture) tableView(name string) (v page.View, ok bool) {
-	st := c.Status()
+	st := c.steady()
 	if !st.alone(name) {
 		return v, false
 	}
-	st.Tables[0].States = c.vitals.table(name).states.Newest()
+	st.Tables[0].States = c.vitals.table(name).shown.Newest()
 	return st.tablePage(), true
 }
 

@@ -23,6 +23,7 @@ type vitals struct {
 	confirmed service.Pace // LSN up to which all is published
 	server    service.Pace // LSN of the server's WAL end
 	toPublish service.Pace // bytes
+	shown     service.Steady[words]
 
 	mu       sync.Mutex
 	tables   map[string]*tableVitals
@@ -33,7 +34,7 @@ type vitals struct {
 
 type tableVitals struct {
 	changes service.Pace // published
-	states  service.Turns
+	shown   service.Steady[TableStatus]
 	rows    *service.Pace // of the read that is under way; nil: there is none
 	read    TableSnapshot // that one, or the last; zero: there was none
 }
@@ -147,9 +148,10 @@ func (c *Capture) sample(now time.Time) {
 	v.reading = reading
 	v.mu.Unlock()
 	st := c.Status()
+	v.shown.See(now, st.State, st.lasted(now), st.words())
 	for i := range st.Tables {
 		known := v.table(st.Tables[i].Table)
-		known.states.See(now, st.Tables[i].State)
+		known.shown.See(now, st.Tables[i].State, 0, st.Tables[i])
 		v.mu.Lock()
 		known.follow(now, &st.Tables[i])
 		v.mu.Unlock()

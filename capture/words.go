@@ -60,6 +60,34 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 	st.Headline = st.headline()
 }
 
+// words are what a status says in a state.
+type words struct {
+	state, headline, waitingOn string
+	waitingSince               time.Time
+	needs, accepted            []service.Need
+}
+
+// lasted gives for how long the state has been so, as far as it says.
+func (st *Status) lasted(now time.Time) time.Duration {
+	switch {
+	case st.State != service.StateWaiting:
+	case st.Trouble != nil && !st.Trouble.Since.IsZero():
+		return now.Sub(st.Trouble.Since)
+	case !st.WaitingSince.IsZero():
+		return now.Sub(st.WaitingSince)
+	}
+	return 0
+}
+
+func (st *Status) words() words {
+	return words{st.State, st.Headline, st.WaitingOn, st.WaitingSince, st.Needs, st.Accepted}
+}
+
+func (w words) put(st *Status) { //nolint:gocritic // it is copied into st
+	st.State, st.Headline, st.WaitingOn, st.WaitingSince = w.state, w.headline, w.waitingOn, w.waitingSince
+	st.Needs, st.Accepted = slices.Clone(w.needs), slices.Clone(w.accepted)
+}
+
 // skew says that the clocks differ; "" where they do not much. Then what is told by both is wrong by as much.
 func (st *Status) skew() string {
 	switch ahead := st.ClockAheadSeconds; {

@@ -14,7 +14,7 @@ import (
 // view is what the page shows now.
 func (s *Sink) view() page.View {
 	s.watched.Store(time.Now().Unix())
-	return s.Status().page()
+	return s.steady().page()
 }
 
 // page lays the status out for a browser. What is not in the status is not on the page.

@@ -188,3 +188,28 @@ func TestPageHasTheConfiguration(t *testing.T) {
 		t.Errorf("%v: %s", err, html)
 	}
 }
+
+// What changes for a moment is in the status, for alerts and scripts, but not on the page, nor for who watches; unless it is red.
+func TestPageIsSteady(t *testing.T) {
+	s, began := idle(t, true), time.Now()
+	s.sample(began)
+	s.step = "" // it has begun
+	for second := range 6 {
+		s.sample(began.Add(time.Duration(second) * time.Second))
+		want := service.StateStarting
+		if second >= 3 {
+			want = service.StateUpToDate
+		}
+		v, watched := s.view(), s.StatusOf(service.Asked{Steady: true})
+		if v.State != want || watched.State != want || strings.Contains(v.Headline, "is starting") != (second < 3) {
+			t.Errorf("after %d s: %s, %s, %q", second, v.State, watched.State, v.Headline)
+		}
+		if now := s.StatusOf(service.Asked{}); now.State != service.StateUpToDate {
+			t.Errorf("after %d s the status is %s", second, now.State)
+		}
+	}
+	s.waiting[waiter{what: "warehouse"}] = &wait{since: began.Add(-time.Minute), tries: 3, err: &trouble.Error{Code: trouble.WarehouseUnreachable, Op: "connect to", Subject: "the warehouse"}}
+	if v := s.view(); v.State != service.StateWaiting || len(v.Needs) != 1 {
+		t.Errorf("what has lasted is not told at once: %s, %q", v.State, v.Headline)
+	}
+}

@@ -205,6 +205,42 @@ type Trouble struct {
 
 // Status gives the state of the sink. It is safe to call at any time.
 func (s *Sink) Status() *Status {
+	return s.statusWith(func(t TableStatus) TableStatus { return t })
+}
+
+// steady gives the state of the sink for people who look at it again and again: what changes for a moment is not told.
+func (s *Sink) steady() *Status {
+	now := time.Now()
+	st := s.statusWith(func(t TableStatus) TableStatus { return s.table(t.Topic).shown.Shown(now, t.State, t.lasted(), t) })
+	s.vitals.shown.Shown(now, st.State, st.lasted(), st.words()).put(st)
+	return st
+}
+
+// lasted gives for how long what makes the table's state has lasted when it is one.
+func (t *TableStatus) lasted() time.Duration {
+	if t.State == service.StateWaiting && t.WaitingOn != waitBarrier {
+		return service.WaitingAfter
+	}
+	return 0
+}
+
+// lasted gives the same of the group's.
+func (st *Status) lasted() time.Duration {
+	long := len(st.Waiting) > 0 || slices.ContainsFunc(st.Tables, func(t TableStatus) bool { return t.lasted() > 0 })
+	switch {
+	case st.State == service.StateWaiting && long:
+		return service.WaitingAfter
+	case st.State == service.StateSilent:
+		return service.SilentAfter
+	}
+	return 0
+}
+
+// waitBarrier is what a table waits for without having done so for long.
+const waitBarrier = "the other partitions of a TRUNCATE"
+
+// statusWith gives the state of the sink whose tables are as shown gives them.
+func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 	overview := s.consumer.Overview()
 	views := s.consumer.Views()
 	st := &Status{
@@ -294,6 +330,7 @@ func (s *Sink) Status() *Status {
 				t.State = service.StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
 			t.endangered(overview.Retention[topic])
+			t = shown(t)
 			st.Tables = append(st.Tables, t)
 			st.RowsPerSec += value(t.RowsPerSec)
 		}
@@ -348,13 +385,16 @@ func (st *Status) Sentence() string { return st.Group + " " + st.Headline }
 // StatusOf gives the status with those of the tables and sources that are asked of; one table alone with its states and its plan.
 func (s *Sink) StatusOf(asked service.Asked) *Status {
 	st := s.Status()
-	if asked != (service.Asked{}) {
+	if asked.Steady {
+		st = s.steady()
+	}
+	if !asked.All() {
 		st.Configuration = ""
 	}
 	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return !asked.Takes(t.Source, t.State, t.name(), t.Table) })
 	st.Sources = slices.DeleteFunc(st.Sources, func(src SourceStatus) bool { return asked.Source != "" && asked.Source != src.Name })
 	st.Locks = slices.DeleteFunc(st.Locks, func(l Lock) bool {
-		return asked != service.Asked{} && !slices.ContainsFunc(st.Tables, func(t TableStatus) bool { return l.Table == t.Target || t.WaitingOn == l.whose() })
+		return !asked.All() && !slices.ContainsFunc(st.Tables, func(t TableStatus) bool { return l.Table == t.Target || t.WaitingOn == l.whose() })
 	})
 	if asked.Table != "" && len(st.Tables) == 1 {
 		s.detail(&st.Tables[0])
@@ -365,7 +405,7 @@ func (s *Sink) StatusOf(asked service.Asked) *Status {
 // detail tells of a table what is told of no more than one.
 func (s *Sink) detail(t *TableStatus) {
 	known := s.table(t.Topic)
-	t.States = known.states.Newest()
+	t.States = known.shown.Newest()
 	if plan := known.plan.Load(); plan != nil {
 		var b strings.Builder
 		_ = explainPlan(terminal.To(&b), plan) // a text can be written
@@ -571,7 +611,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	on, since := st.waitOf(lanes)
 	switch {
 	case barrier:
-		f.Barred, out.WaitingOn = true, "the other partitions of a TRUNCATE"
+		f.Barred, out.WaitingOn = true, waitBarrier
 	case f.Known && st.tried(false) != "":
 		f.Barred, out.WaitingOn = true, st.tried(false)
 	case out.Partitions == 0 && st.tried(true) != "": // which may be why it is nobody's

@@ -15,7 +15,7 @@ import (
 // tableView is what the page of a table shows now; ok is false where there is none of that name.
 func (s *Sink) tableView(name string) (v page.View, ok bool) {
 	s.watched.Store(time.Now().Unix())
-	st := s.Status()
+	st := s.steady()
 	if !st.alone(name) {
 		return v, false
 	}

@@ -22,6 +22,8 @@ type vitals struct {
 	applied service.Pace // changes, of all tables
 	skipped service.Pace // of these, those that rules ignore or filter
 
+	shown service.Steady[words]
+
 	rebalances int64 // as of the last look
 	rebalanced atomic.Pointer[time.Time]
 }
@@ -90,8 +92,10 @@ func (s *Sink) sample(now time.Time) {
 	records := int64(0)
 	for i := range st.Tables {
 		records += value(st.Tables[i].Records)
-		s.table(st.Tables[i].Topic).states.See(now, st.Tables[i].State)
+		t := &st.Tables[i]
+		s.table(t.Topic).shown.See(now, t.State, t.lasted(), *t)
 	}
+	s.vitals.shown.See(now, st.State, st.lasted(), st.words())
 	behind, fresh := 0.0, st.FreshnessSeconds
 	if worst := st.worst(); worst != nil {
 		behind, fresh = *worst.BehindSeconds, worst.FreshnessSeconds
@@ -148,7 +152,7 @@ type tableStats struct {
 	next    service.Pace
 	knownAt time.Time // since when records wait; zero: none does
 
-	states service.Turns
+	shown  service.Steady[TableStatus]
 	plan   atomic.Pointer[rule.Plan]        // by which it is written; nil as long as nothing of it was read
 	target atomic.Pointer[warehouse.Target] // likewise
 }

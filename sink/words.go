@@ -41,6 +41,18 @@ func (st *Status) summarise() bool {
 	return false
 }
 
+// words are what a status says in a state.
+type words struct {
+	state, headline string
+	needs, accepted []service.Need
+}
+
+func (st *Status) words() words { return words{st.State, st.Headline, st.Needs, st.Accepted} }
+
+func (w words) put(st *Status) {
+	st.State, st.Headline, st.Needs, st.Accepted = w.state, w.headline, slices.Clone(w.needs), slices.Clone(w.accepted)
+}
+
 // tell gives the sink's own state, and the sentence that says it. topics says that there are some that the rules want, as far
 // as was looked; waits that something is tried again and again.
 func (st *Status) tell(topics, looked, waits bool) {

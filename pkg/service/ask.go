@@ -50,6 +50,7 @@ type Whom struct {
 	URL       string // of another, or another address of the same; then the system's certificate authorities are trusted
 	Direct    bool   // none: a verb looks at what the service works on instead
 	SendToken bool   // the configuration's token goes to URL whoever answers there
+	Steady    bool   // what /status says is for somebody who looks at it again and again: see Steady
 }
 
 // Address is where it answers, as texts may name it.
@@ -135,6 +136,9 @@ func Ask(ctx context.Context, cfg config.HTTP, path string, out any) error {
 
 // Ask is Ask of the service that w names.
 func (w Whom) Ask(ctx context.Context, cfg config.HTTP, path string, out any) error {
+	if w.Steady {
+		path += "?steady=1"
+	}
 	answer, err := w.fetch(ctx, cfg, path)
 	if err != nil || out == nil {
 		return err

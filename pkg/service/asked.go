@@ -11,11 +11,15 @@ type Asked struct {
 	Table  string // with * and ? as wildcards
 	Source string
 	State  string
+	Steady bool // as pages show it: see Steady
 }
+
+// All says whether all is asked for.
+func (a Asked) All() bool { return a.Table == "" && a.Source == "" && a.State == "" }
 
 func askedBy(r *http.Request) Asked {
 	q := r.URL.Query()
-	return Asked{q.Get("table"), q.Get("source"), q.Get("state")}
+	return Asked{q.Get("table"), q.Get("source"), q.Get("state"), q.Get("steady") != ""}
 }
 
 // Takes says whether a table is among them. It may have more than one name.

@@ -27,7 +27,9 @@ import (
 // serve runs a server until the test ends, or until stop is called; that gives what Run returned.
 func serve(t *testing.T, cfg config.HTTP, prepare func(*Server)) (s *Server, stop func() error) {
 	t.Helper()
-	s = NewServer("capture", cfg, slog.New(slog.DiscardHandler), func(Asked) any { return map[string]string{"state": "streaming"} })
+	s = NewServer("capture", cfg, slog.New(slog.DiscardHandler), func(asked Asked) any {
+		return map[string]string{"state": "streaming", "steady": fmt.Sprint(asked.Steady)}
+	})
 	if prepare != nil {
 		prepare(s)
 	}
@@ -76,6 +78,17 @@ func get(t *testing.T, s *Server, path string, change func(*http.Request)) (int,
 	return response.StatusCode, string(body)
 }
 
+// Who looks once is told all, who looks on what lasts.
+func TestSteadyIsAskedFor(t *testing.T) {
+	s, _ := serve(t, config.HTTP{Listen: "127.0.0.1:0"}, nil)
+	for _, steady := range []bool{false, true} {
+		said := map[string]string{}
+		if err := (Whom{URL: s.URL(), Steady: steady}).Ask(t.Context(), config.HTTP{}, "/status", &said); err != nil || said["steady"] != fmt.Sprint(steady) {
+			t.Errorf("%t: %v, %v", steady, said, err)
+		}
+	}
+}
+
 // The status is sent when it has changed, and not again; a stream ends with the service.
 func TestStatusStream(t *testing.T) {
 	s, stop := serve(t, config.HTTP{Listen: "127.0.0.1:0"}, nil)
@@ -84,7 +97,7 @@ func TestStatusStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	const event = "event: status\ndata: {\"state\":\"streaming\"}\n\n"
+	const event = "event: status\ndata: {\"state\":\"streaming\",\"steady\":\"true\"}\n\n"
 	got := make([]byte, len(event))
 	if _, err := io.ReadFull(response.Body, got); err != nil || string(got) != event || response.Header.Get("Content-Type") != "text/event-stream" {
 		t.Errorf("%q: %v", got, err)

@@ -121,8 +121,10 @@ func (s *Server) streamStatus(r *http.Request, send func(event string, data []by
 	tick := time.NewTicker(streamEvery)
 	defer tick.Stop()
 	var last []byte
+	asked := askedBy(r)
+	asked.Steady = true
 	for {
-		now, err := json.Marshal(s.status(askedBy(r)))
+		now, err := json.Marshal(s.status(asked))
 		if err != nil {
 			s.log.Error("marshal status", Err(err))
 			return

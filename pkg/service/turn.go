@@ -25,7 +25,10 @@ const (
 )
 
 // See takes the state of now.
-func (t *Turns) See(now time.Time, state string) {
+func (t *Turns) See(now time.Time, state string) { t.see(now, state, 0) }
+
+// see takes the state of now, which has lasted for a while already.
+func (t *Turns) see(now time.Time, state string, lasted time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := len(t.list); n > 0 && t.list[n-1].State == state {
@@ -33,7 +36,7 @@ func (t *Turns) See(now time.Time, state string) {
 		return
 	}
 	if t.next.State != state {
-		t.next = Turn{now.UTC(), state}
+		t.next = Turn{now.Add(-lasted).UTC(), state}
 	}
 	if len(t.list) > 0 && Look(state).Colour != "red" && now.Sub(t.next.At) < turnAfter {
 		return
@@ -53,4 +56,45 @@ func (t *Turns) Newest() []Turn {
 		out = append(out, t.list[i])
 	}
 	return out
+}
+
+// counts says whether a state is the one of the newest turn, or there is none yet.
+func (t *Turns) counts(state string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(t.list)
+	return n == 0 || t.list[n-1].State == state
+}
+
+// Steady keeps what is to be shown of one thing to people who look at it: of a state that does not count yet (see Turns) nothing, but what
+// was said last in the one that does, all of it from one moment. The zero value is ready. Safe for use by many goroutines.
+type Steady[T any] struct {
+	Turns
+
+	said   sync.Mutex
+	last   T
+	lastAt time.Time // zero: nothing was said
+}
+
+// See takes the state of now, for how long it is known to have lasted, and what is said in it. It is to be called about once a second.
+func (s *Steady[T]) See(now time.Time, state string, lasted time.Duration, words T) {
+	s.see(now, state, lasted)
+	if s.counts(state) {
+		s.said.Lock()
+		defer s.said.Unlock()
+		s.last, s.lastAt = words, now
+	}
+}
+
+// Shown gives what is to be shown where now this state and these words would be. Nothing is held longer than a state takes to count.
+func (s *Steady[T]) Shown(now time.Time, state string, lasted time.Duration, words T) T {
+	if Look(state).Colour == "red" || lasted >= turnAfter || s.counts(state) {
+		return words
+	}
+	s.said.Lock()
+	defer s.said.Unlock()
+	if now.Sub(s.lastAt) > 2*turnAfter {
+		return words // nobody looks once a second
+	}
+	return s.last
 }

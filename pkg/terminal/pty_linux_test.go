@@ -62,6 +62,9 @@ func TestDumb(t *testing.T) {
 			defer cancel()
 			cmd.SetContext(ctx)
 			return look.Run(cmd, func(context.Context) (Status, error) {
+				if !look.Steady {
+					t.Error("who watches is told of what lasts for a moment")
+				}
 				if looks++; looks > 1 {
 					cancel()
 				}

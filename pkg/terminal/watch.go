@@ -27,6 +27,7 @@ const (
 func (l *Look) watching(cmd *cobra.Command, out *Output, ask func(context.Context) (Status, error)) error {
 	ctx, cancel := context.WithCancel(cmd.Context())
 	defer cancel()
+	l.Steady = true
 	if !out.Terminal || out.JSON {
 		return l.follow(ctx, out, ask)
 	}
