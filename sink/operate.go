@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/batch"
+	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -32,6 +34,7 @@ type Operator struct {
 	registry  *registry.Client
 	versions  *versions
 	rules     *rule.Set
+	outlook   *outlook
 }
 
 // NewOperator makes an operator. It does no I/O beyond reading files that the configuration names.
@@ -45,7 +48,7 @@ func NewOperator(cfg Config) (*Operator, error) {
 		return nil, err
 	}
 	w := warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: service.Instance(), Log: service.Log(cfg.Log)})
-	return &Operator{warehouse: w, session: w.Session(), registry: client, versions: newVersions(client, rules), rules: rules}, nil
+	return &Operator{warehouse: w, session: w.Session(), registry: client, versions: newVersions(client, rules), rules: rules, outlook: newOutlook("")}, nil
 }
 
 // Rules compiles the rules of a configuration.
@@ -61,6 +64,9 @@ func (c Config) Rules() (*rule.Set, error) {
 func (o *Operator) Close(ctx context.Context) {
 	o.session.Close(ctx)
 	o.registry.Close()
+	if o.outlook.looker != nil {
+		o.outlook.looker.Close()
+	}
 }
 
 // Parked lists what is parked, at most limit records (0: all), in order of table, partition and offset.
@@ -318,7 +324,8 @@ func (o *Operator) Resuming(g warehouse.Going, resumed []warehouse.Quarantine) f
 	}
 }
 
-// Status gives what the warehouse alone knows of the group, for when no sink answers.
+// Status gives what the warehouse and Kafka know of the group, for when no sink answers. How fast it goes is known when it is asked for
+// again.
 func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	st := &Status{
 		Schema: statusSchema, Group: cfg.Group, Build: service.ThisBuild(), State: service.StateUpToDate, WarehouseUp: true,
@@ -361,11 +368,14 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		quarantined[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
 	}
 	late := lateness(sources)
-	for _, t := range tables {
+	tables = slices.DeleteFunc(tables, func(t warehouse.Table) bool {
 		route, ok := matchTopic(o.rules, t.Topic)
-		if !ok || warehouse.Removed(pauses, route.Source) {
-			continue
-		}
+		return !ok || warehouse.Removed(pauses, route.Source)
+	})
+	o.lookOut(ctx, cfg, tables)
+	now := time.Now()
+	for _, t := range tables {
+		route, _ := matchTopic(o.rules, t.Topic)
 		out := TableStatus{
 			Source: route.Source, Table: route.Schema + "." + route.Table, Target: route.Target.String(), State: service.StateUpToDate,
 			LastCommit: t.LastCommit, FreshnessSeconds: route.Freshness(cfg.Freshness).Seconds(), Trouble: troubleOf(o.rules, quarantined, t.Topic),
@@ -373,15 +383,46 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		}
 		out.aside(parked[t.Topic])
 		out.expired(route, retained)
-		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses), Snapshot: out.Snapshot}
-		if out.State = f.State(); out.State == service.StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {
+		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses), Snapshot: out.Snapshot, Freshness: route.Freshness(cfg.Freshness)}
+		at := o.outlook.stand(t.Topic, nil)
+		if out.RowsPerSec, out.Unknown = at.rate, at.lost; out.Unknown == "" {
+			f.Behind = at.all.behind(now)
+			out.BehindSeconds, out.Records = new(f.Behind.Seconds()), &at.all.records
+		}
+		if !at.position.IsZero() {
+			out.Position = at.position.String()
+		}
+		if out.State = f.State(); out.Unknown != "" && out.State == service.StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {
 			out.State = service.StateCatchingUp // as far as the source's progress tells
 		}
 		st.Tables = append(st.Tables, out)
 	}
+	if members, ok := o.outlook.sinks(); ok {
+		st.Members = members
+	}
+	st.RowsPerSecGroup = st.groupRate()
 	st.addSources(sources)
 	st.summarise()
 	return st, nil
+}
+
+// lookOut looks how far tables are. What cannot be asked is told where the numbers would stand.
+func (o *Operator) lookOut(ctx context.Context, cfg Config, tables []warehouse.Table) {
+	if o.outlook.looker == nil { // Kafka's secrets are not read before they are needed
+		looker, err := consume.NewLooker(cfg.Kafka, service.Log(cfg.Log))
+		if err != nil {
+			o.outlook.fail("Kafka cannot be asked: " + err.Error())
+			return
+		}
+		o.outlook.looker = looker
+	}
+	var topics []string
+	for _, t := range tables {
+		topics = append(topics, t.Topic)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	_ = o.outlook.look(ctx, o.session, topics, nil, math.MaxInt) // it notes what failed
 }
 
 // applied gives what says what is missing until everything is applied that Kafka holds now, of the topics that the rules take,

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,7 +14,7 @@ import (
 
 // view is what the page shows now.
 func (s *Sink) view() page.View {
-	s.watched.Store(time.Now().Unix())
+	s.outlook.watch()
 	return s.steady().page()
 }
 
@@ -23,6 +24,9 @@ func (st *Status) page() page.View {
 		Program: "sink", Name: st.Group, About: []string{"this sink " + st.Instance}, State: st.State, Headline: st.Group + " " + st.Headline,
 		Needs: st.Needs, Tiles: st.tiles(), Stages: st.Stages, Events: st.Events, Build: st.Build,
 		Tables: []page.Table{st.sources(), st.tables(), st.members()}, Wants: strings.HasPrefix(st.Headline, service.NeedsYou),
+	}
+	if len(st.Members) > 1 {
+		v.Part = "this sink"
 	}
 	if worst := st.worst(); worst != nil && worst.late() > 1 {
 		v.Late = service.FormatSeconds(*worst.BehindSeconds)
@@ -71,9 +75,20 @@ func (st *Status) worst() (worst *TableStatus) {
 	return worst
 }
 
-// blind says that this sink knows of no table how far it is.
+// unknown counts the tables of which nobody who was asked knows how far they are, and gives why that is of one of them.
+func (st *Status) unknown() (tables int, why string) {
+	for i := range st.Tables {
+		if t := &st.Tables[i]; t.BehindSeconds == nil {
+			tables, why = tables+1, t.elsewhere()
+		}
+	}
+	return tables, why
+}
+
+// blind says that it is known of no table how far it is.
 func (st *Status) blind() bool {
-	return len(st.Tables) > 0 && !slices.ContainsFunc(st.Tables, func(t TableStatus) bool { return t.Partitions > 0 })
+	tables, _ := st.unknown()
+	return tables > 0 && tables == len(st.Tables)
 }
 
 func (st *Status) tiles() []page.Tile {
@@ -85,8 +100,12 @@ func (st *Status) tiles() []page.Tile {
 			fresh.Value, fresh.State = fmt.Sprintf("%.1f × late", worst.late()), service.StateBehind
 			fresh.Lines = append(fresh.Lines, service.FormatSeconds(*worst.BehindSeconds)+" behind")
 		}
-	} else if st.blind() {
-		fresh.Value, fresh.Lines = "–", []string{"not known here: this sink has no partition"}
+	} else if _, why := st.unknown(); st.blind() {
+		fresh.Value, fresh.Lines = "–", []string{"not known: " + why}
+	}
+	lacks, _ := st.unknown()
+	if lacks > 0 && !st.blind() {
+		fresh.Lines = append(fresh.Lines, "without "+service.Plural(lacks, "table")+" that "+service.Agree(lacks, "is", "are")+" not known")
 	}
 	fresh.Lines = append(fresh.Lines, "target "+service.FormatSeconds(target))
 
@@ -111,8 +130,11 @@ func (st *Status) tiles() []page.Tile {
 	}
 
 	applied := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(st.RowsPerSec) + " /s", Lines: []string{"changes, by this sink"}}
+	if all := st.RowsPerSecGroup; all != nil && len(st.Members) > 1 {
+		applied.Value, applied.Lines[0] = service.FormatRate(*all)+" /s", "changes, "+service.FormatRate(st.RowsPerSec)+" /s by this sink"
+	}
 	if st.RowsPerSecHour != nil {
-		applied.Lines = append(applied.Lines, service.FormatRate(*st.RowsPerSecHour)+" /s over the hour")
+		applied.Lines = append(applied.Lines, service.FormatRate(*st.RowsPerSecHour)+" /s over the hour, by this sink")
 	}
 	latency := page.Tile{Name: "Latency, 5 min", Value: "–", Lines: []string{"fewer than 20 transactions to tell by"}}
 	if st.LatencyP50 != nil && st.LatencyP99 != nil {
@@ -122,6 +144,8 @@ func (st *Status) tiles() []page.Tile {
 	waiting := page.Tile{Name: "Waiting", Value: service.Plural(records, "record"), Lines: []string{memory + " in memory"}}
 	if st.blind() {
 		waiting.Value = "–"
+	} else if lacks > 0 {
+		waiting.Lines = append(waiting.Lines, fmt.Sprintf("of %d of %s", len(st.Tables)-lacks, service.Plural(len(st.Tables), "table")))
 	}
 	if st.BufferLimit > 0 {
 		waiting.Bar = &page.Bar{Part: float64(min(st.BufferBytes, st.BufferLimit)), Whole: float64(st.BufferLimit), Text: memory}
@@ -149,6 +173,10 @@ func (st *Status) sources() page.Table {
 			{Key: "tables", Title: "tables", Number: true},
 		},
 	}
+	fenced := slices.ContainsFunc(st.Sources, func(src SourceStatus) bool { return len(src.Fences) > 0 })
+	if fenced {
+		out.Columns = append(out.Columns, page.Column{Key: "fence", Title: "last fence"})
+	}
 	for i := range st.Sources {
 		src := &st.Sources[i]
 		complete, age, wal, note := page.Cell{Text: "–"}, page.Cell{Text: "–"}, service.FormatBytes(src.Capture.WALKept), ""
@@ -175,7 +203,7 @@ func (st *Status) sources() page.Table {
 		if src.State != service.StateSilent {
 			note = ""
 		}
-		out.Rows = append(out.Rows, page.Row{Key: src.Name, State: src.State, Cells: []page.Cell{
+		row := page.Row{Key: src.Name, State: src.State, Cells: []page.Cell{
 			{Text: src.Name},
 			{State: src.State, Text: note},
 			complete, age,
@@ -183,9 +211,25 @@ func (st *Status) sources() page.Table {
 			capture,
 			{Text: wal},
 			{Text: service.FormatCount(int64(src.Tables))},
-		}})
+		}}
+		if fenced {
+			row.Cells = append(row.Cells, page.Cell{Text: src.fence()})
+		}
+		out.Rows = append(out.Rows, row)
 	}
 	return out
+}
+
+// fence names the last one that is reached, and how many others are.
+func (src *SourceStatus) fence() string {
+	switch n := len(src.Fences); n {
+	case 0:
+		return "–"
+	case 1:
+		return src.Fences[0]
+	default:
+		return fmt.Sprintf("%s, and %d before", src.Fences[n-1], n-1)
+	}
 }
 
 func (st *Status) tables() page.Table {
@@ -267,12 +311,12 @@ func (st *Status) sum() func(names []string) []string {
 	}
 }
 
-// elsewhere says why this sink does not know how far the table is.
+// elsewhere says why it is not known how far the table is.
 func (t *TableStatus) elsewhere() string {
 	if t.State == service.StateWaiting { // for Kafka, which has not given it to anybody
 		return "–"
 	}
-	return "another sink's"
+	return cmp.Or(t.Unknown, "another sink's")
 }
 
 // note says what stands beside the state of a table.
@@ -309,12 +353,17 @@ func (t *TableStatus) note() string {
 func (st *Status) members() page.Table {
 	out := page.Table{
 		ID: "members", Title: "Members", Empty: "Nobody has claimed a partition yet; or the warehouse has not been asked since this page was opened.",
-		Columns: []page.Column{{Key: "instance", Title: "instance"}, {Key: "partitions", Title: "partitions", Number: true}, {Key: "applied", Title: "wrote last"}},
+		Columns: []page.Column{
+			{Key: "instance", Title: "instance"}, {Key: "partitions", Title: "partitions", Number: true}, {Key: "rate", Title: "changes/s", Number: true}, {Key: "applied", Title: "wrote last"},
+		},
 	}
 	for _, m := range st.Members {
-		row := page.Row{Key: m.Instance, State: service.StateUpToDate, Cells: []page.Cell{{Text: m.Instance}, {Text: fmt.Sprint(m.Partitions), Order: float64(m.Partitions)}, {}}}
+		row := page.Row{Key: m.Instance, State: service.StateUpToDate, Cells: []page.Cell{{Text: m.Instance}, {Text: fmt.Sprint(m.Partitions), Order: float64(m.Partitions)}, {Text: "–"}, {}}}
+		if m.RowsPerSec != nil {
+			row.Cells[2] = page.Cell{Text: service.FormatRate(*m.RowsPerSec), Order: *m.RowsPerSec}
+		}
 		if m.AppliedAt != nil {
-			row.Cells[2].Time = *m.AppliedAt
+			row.Cells[3].Time = *m.AppliedAt
 		}
 		out.Rows = append(out.Rows, row)
 	}

@@ -42,7 +42,7 @@ func calm(at time.Time) *shown {
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Unmatched: []string{"billing.public.draft"}, FreshnessSeconds: 60,
 		Stages:  []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", Workers: 4, BusyShare: 0.41}, {Name: "sweep"}},
 		Events:  []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new topic, topic shop_us.public.orders"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "sink begins, instance sink-0"}},
-		Members: []Member{{"sink-0", 17, new(at.UTC())}, {"sink-1", 17, new(at.UTC())}},
+		Members: []Member{{"sink-0", 17, new(at.UTC()), new(8104.0)}, {"sink-1", 17, new(at.UTC()), new(4105.4)}},
 	}}
 	for _, source := range []string{"shop_eu", "shop_us"} {
 		s.st.Sources = append(s.st.Sources, SourceStatus{
@@ -62,8 +62,9 @@ func calm(at time.Time) *shown {
 				Partitions: 2, Mode: []string{"history", "clone"}[min(i, 1)], Topic: source + "." + table, Rule: "tables[1]",
 			})
 		}
-		s.st.RowsPerSec += src.RowsPerSec
+		s.st.RowsPerSecGroup = new(value(s.st.RowsPerSecGroup) + src.RowsPerSec)
 	}
+	s.st.RowsPerSec = *s.st.Members[0].RowsPerSec
 	sum := 0.0
 	for step := range 360 {
 		sum += applied(s.st, step)
@@ -182,12 +183,27 @@ var moments = map[string]func(at time.Time) *shown{
 		s.st.Tables[1].PausedSince = new(at.Add(-158 * time.Hour).UTC())
 		return s
 	},
+	"member": func(at time.Time) *shown { // of a group in which another one has half of the tables: what it could ask, and what not
+		s := calm(at)
+		for i := range s.st.Tables[4:] {
+			t := &s.st.Tables[4+i]
+			t.Partitions, t.Applied = 0, 0
+			t.LastHour = slices.Concat(t.LastHour[:20], hour(func(int) float64 { return math.NaN() })[:38], t.LastHour[58:])
+		}
+		t := &s.st.Tables[5]
+		t.State, t.BehindSeconds, t.Records, t.ETASeconds = service.StateCatchingUp, new(130.0), new(int64(372_400)), new(40.0)
+		lost := &s.st.Tables[7]
+		lost.BehindSeconds, lost.Records, lost.RowsPerSec, lost.Unknown, s.st.RowsPerSecGroup = nil, nil, nil, "what waits is not seen yet", nil
+		lost.LastHour = hour(func(int) float64 { return math.NaN() })
+		s.st.Sources[0].Fences = []string{"nightly-0711", "nightly-0712"}
+		return s
+	},
 	"starting": func(at time.Time) *shown {
 		s := calm(at)
 		s.st.Step, s.st.Members, s.st.LatencyP50, s.st.LatencyP99, s.st.RowsPerSecHour = "joining the group", []Member{}, nil, nil, nil
 		for i := range s.st.Tables {
 			t := &s.st.Tables[i]
-			t.LastHour, t.Partitions, t.BehindSeconds, t.Records, t.RowsPerSec = []float32{}, 0, nil, nil, nil
+			t.LastHour, t.Partitions, t.BehindSeconds, t.Records, t.RowsPerSec, t.Unknown = []float32{}, 0, nil, nil, nil, notLooked
 		}
 		return s
 	},

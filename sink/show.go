@@ -189,20 +189,25 @@ func (r *Report) facts() []terminal.Fact {
 	for i := range r.Tables {
 		records += value(r.Tables[i].Records)
 	}
-	if r.Instance != "" { // else only the warehouse was asked
-		note := "last minute, by this sink"
+	waiting := service.Plural(records, "record")
+	if r.blind() {
+		waiting = "-"
+	}
+	if r.Instance != "" { // else no sink was asked
+		rate, note := r.RowsPerSec, "last minute, by this sink"
+		if all := r.RowsPerSecGroup; all != nil && len(r.Members) > 1 {
+			rate, note = *all, "last minute, "+service.FormatRate(r.RowsPerSec)+" by this sink"
+		}
 		if r.RowsPerSecHour != nil {
 			note += "; " + service.FormatRate(*r.RowsPerSecHour) + " over the last hour"
 		}
-		add("applied", service.FormatRate(r.RowsPerSec)+" changes/s", note)
+		add("applied", service.FormatRate(rate)+" changes/s", note)
 		if r.LatencyP50 != nil && r.LatencyP99 != nil {
 			add("latency", "p50 "+service.FormatSeconds(*r.LatencyP50), "p99 "+service.FormatSeconds(*r.LatencyP99)+", commit at the source to commit here, last 5 min")
 		}
-		waiting := service.Plural(records, "record")
-		if r.blind() {
-			waiting = "-"
-		}
 		add("waiting", waiting, fmt.Sprintf("%s in memory, limit %s", service.FormatBytes(r.BufferBytes), service.FormatBytes(r.BufferLimit)))
+	} else if len(r.Tables) > 0 {
+		add("waiting", waiting, "in Kafka")
 	}
 	if goes, ok := service.TimeGoes(r.Stages); ok {
 		add("time goes", goes, "")
@@ -340,14 +345,7 @@ func (r *Report) beside(t *TableStatus) string {
 		all = append(all, note)
 	}
 	if t.BehindSeconds == nil && t.State != service.StateWaiting {
-		why := "another sink's"
-		switch {
-		case r.Instance == "":
-			why = "only a sink knows how far"
-		case r.Step != "":
-			why = "no sink has it yet"
-		}
-		all = append(all, why)
+		all = append(all, t.elsewhere())
 	}
 	switch {
 	case t.Keep == "":

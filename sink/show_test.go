@@ -108,7 +108,7 @@ func TestStatusText(t *testing.T) {
 		bad := base(stock, parked, table("tenant_b", "public.orders", service.StateUpToDate, 0.3, 0))
 		bad.LatencyP50, bad.LatencyP99, bad.RowsPerSecHour = number(0.62), number(131), number(12470)
 		bad.Stages = []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", BusyShare: 0.88}}
-		bad.Members = []Member{{"sink-0", 53, &now}, {"sink-1", 53, &now}}
+		bad.Members = []Member{{"sink-0", 53, &now, number(1236)}, {"sink-1", 53, &now, nil}}
 		bad.RebalancedAt = new(now.Add(-3 * 24 * time.Hour))
 		show("quarantined.txt", bad, person, terminal.Look{})
 		show("source.txt", bad.Of("tenant_b"), person, terminal.Look{})
@@ -116,7 +116,7 @@ func TestStatusText(t *testing.T) {
 
 		// What is another sink's is not known here; nor is anything where no sink is asked.
 		unknown := func(t TableStatus) TableStatus {
-			t.Partitions, t.BehindSeconds, t.Records, t.RowsPerSec = 0, nil, nil, nil
+			t.Partitions, t.BehindSeconds, t.Records, t.RowsPerSec, t.Unknown = 0, nil, nil, nil, notLooked
 			return t
 		}
 		two := base(table("tenant_b", "public.orders", service.StateCatchingUp, 130, 4200), unknown(table("shop_eu", "public.stock", service.StateCatchingUp, 0, 0)))
@@ -126,6 +126,7 @@ func TestStatusText(t *testing.T) {
 		starting.Step = "joining the group"
 		starting.tell(true, true, false)
 		down := base(unknown(table("tenant_b", "public.orders", service.StateUpToDate, 0, 0)), unknown(table("shop_eu", "public.stock", service.StateCatchingUp, 0, 0)))
+		down.Tables[1].BehindSeconds, down.Tables[1].Records, down.Tables[1].Unknown = new(2575.0), new(int64(1204)), ""
 		down.Instance, down.Asked = "", "the warehouse: no sink answers at http://127.0.0.1:9192: connection refused"
 		down.summarise()
 		down.notRunning()

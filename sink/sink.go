@@ -9,6 +9,7 @@
 //	progress                             progress.go: applies the progress topics
 //	sources written as a whole           whole.go: progress decides what becomes visible together
 //	supervisor                           supervise.go: quarantine, barriers, lost partitions, what /status shows
+//	outlook                              outlook.go: how far other sinks of the group are, while somebody looks
 //	retention                            retention.go: removes rows that are too old
 //	sweep                                sweep.go: removes what did not come again when a table was read anew
 package sink
@@ -21,7 +22,6 @@ import (
 	"maps"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
@@ -53,7 +53,7 @@ type Sink struct {
 	started   time.Time
 	vitals    *vitals
 	tracer    *tracing.Tracer // nil: no traces
-	watched   atomic.Int64    // when the page was looked at last, seconds since 1970
+	outlook   *outlook
 
 	mu       sync.Mutex
 	held     map[*consume.Partition]*hold
@@ -66,7 +66,7 @@ type Sink struct {
 	version  string // of the warehouse's server
 	reloads  []warehouse.OpenReload
 	retained map[string]warehouse.Expired // by topic
-	members  []warehouse.Member           // while the page is looked at
+	members  []warehouse.Member           // where this sink tells Prometheus of them
 	locks    []warehouse.Lock             // that the group waits for
 	writers  map[int]*warehouse.Session   // of each lane
 	lookedAt time.Time                    // when all this was read
@@ -114,6 +114,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "kafka", Cause: err}
 	}
+	s.outlook = newOutlook(s.instance)
 	s.server = service.NewServer("sink", cfg.HTTP, log, func(asked service.Asked) any { return s.StatusOf(asked) })
 	s.server.Watch(s.stages, "fetch")
 	s.metrics = newMetrics(s)
@@ -295,6 +296,7 @@ func (s *Sink) work(ctx context.Context) error {
 		group.Go("whole sources", newWhole(s).run)
 	}
 	group.Go("supervisor", newSupervisor(s).run)
+	group.Go("outlook", s.lookOut)
 	group.Go("sweep", newSweeper(s).run)
 	if s.rules.AnyKeep() || s.rules.AnyPartition() {
 		group.Go("retention", newRetainer(s).run)

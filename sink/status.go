@@ -12,7 +12,6 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
-	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -39,7 +38,7 @@ type Status struct {
 	RebalancedAt *time.Time           `json:"rebalanced_at,omitempty"`
 	BufferBytes  int64                `json:"buffer_bytes"`
 	BufferLimit  int64                `json:"buffer_limit_bytes"`
-	RowsPerSec   float64              `json:"rows_per_second"` // changes applied, last minute
+	RowsPerSec   float64              `json:"rows_per_second"` // changes applied by this sink, last minute
 	LatencyP50   *float64             `json:"latency_p50_seconds"`
 	LatencyP99   *float64             `json:"latency_p99_seconds"`
 	Waiting      []Waiting            `json:"waiting"`
@@ -54,9 +53,11 @@ type Status struct {
 	Members          []Member        `json:"members"`  // sinks that own a partition
 	Locks            []Lock          `json:"locks"`    // that the group has been waiting for for some seconds
 	FreshnessSeconds float64         `json:"freshness_seconds"`
-	RowsPerSecHour   *float64        `json:"rows_per_second_hour"` // over the last hour; null in the first minute
+	RowsPerSecHour   *float64        `json:"rows_per_second_hour"` // by this sink, over the last hour; null in the first minute
 	SkippedPerSec    float64         `json:"skipped_per_second"`   // of the changes applied in the last minute, those that rules ignore or filter
 	ApplyP99         *float64        `json:"apply_p99_seconds"`    // of the transactions in the warehouse in the last five minutes; null below 20
+	// RowsPerSecGroup is what all sinks apply, last minute; null where that is not known.
+	RowsPerSecGroup *float64 `json:"group_rows_per_second"`
 
 	MemoryBytes int64 `json:"memory_bytes,omitempty"` // that the process of this sink holds, in whole MiB
 	// Configuration is what sink config show prints of this sink, secrets as ***; "" where tables or sources are asked of, or where it
@@ -72,6 +73,8 @@ type Member struct {
 	Instance   string     `json:"instance"`
 	Partitions int        `json:"partitions"`
 	AppliedAt  *time.Time `json:"applied_at,omitempty"` // when it wrote last
+	// RowsPerSec is how many changes a second it applies, last minute; null where that was not looked at for two seconds yet.
+	RowsPerSec *float64 `json:"rows_per_second"`
 }
 
 // Lock is one in the warehouse that somebody else holds.
@@ -115,7 +118,7 @@ type SourceStatus struct {
 	// SilentSeconds is how long capture, which reports every few seconds, has said nothing; 0 below 15 s.
 	SilentSeconds float64 `json:"silent_seconds,omitempty"`
 	Held          int     `json:"held_tables,omitempty"` // that capture does not publish
-	RowsPerSec    float64 `json:"rows_per_second"`
+	RowsPerSec    float64 `json:"rows_per_second"`       // of its tables of which it is known
 }
 
 // TableStatus is one table of one source.
@@ -124,8 +127,9 @@ type TableStatus struct {
 	Table  string `json:"table"` // schema.table at the source
 	Target string `json:"target"`
 	State  string `json:"state"`
-	// BehindSeconds, Records and RowsPerSec are null where nobody who was asked knows them.
+	// BehindSeconds, Records and RowsPerSec are of all sinks, and null where nobody who was asked knows them. Unknown says why that is.
 	BehindSeconds *float64 `json:"behind_seconds"`
+	Unknown       string   `json:"unknown,omitempty"`
 	// FreshnessSeconds is how far behind it may be and still count as up to date.
 	FreshnessSeconds float64    `json:"freshness_seconds"`
 	Records          *int64     `json:"records_waiting"` // commit markers included
@@ -147,10 +151,11 @@ type TableStatus struct {
 	ETASeconds       *float64   `json:"eta_seconds,omitempty"` // until nothing waits; absent: it does not become less, or is not known yet
 	// HeadroomSeconds is until Kafka deletes the oldest record that is not applied; absent: it keeps that for ever, how long is not known, or
 	// none waits for longer than it may.
-	HeadroomSeconds *float64  `json:"retention_headroom_seconds,omitempty"`
-	LastHour        []float32 `json:"last_hour"`          // seconds behind, the most of each minute, the newest last
-	Snapshot        bool      `json:"snapshot,omitempty"` // rows that were there before are still to come
-	SnapshotRows    int64     `json:"snapshot_rows,omitempty"`
+	HeadroomSeconds *float64 `json:"retention_headroom_seconds,omitempty"`
+	// LastHour is seconds behind, the most that this sink saw in each minute, the newest last; null where it saw nothing.
+	LastHour     service.Points `json:"last_hour"`
+	Snapshot     bool           `json:"snapshot,omitempty"` // rows that were there before are still to come
+	SnapshotRows int64          `json:"snapshot_rows,omitempty"`
 	// ReloadSince is when all rows began to come again; until the end of that, rows that are gone at the source are still there.
 	// ReloadDue says that all have come and those are being removed.
 	ReloadSince *time.Time `json:"reload_since,omitempty"`
@@ -270,7 +275,7 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 		}
 	}
 	for _, m := range s.members {
-		st.Members = append(st.Members, Member{m.Instance, m.Partitions, m.AppliedAt})
+		st.Members = append(st.Members, Member{Instance: m.Instance, Partitions: m.Partitions, AppliedAt: utc(m.AppliedAt)})
 	}
 	for _, l := range s.locks {
 		one := Lock{Table: l.Table, Since: l.Since.UTC(), PID: l.PID, Application: l.Application, User: l.User, State: l.State, Began: utc(l.Began), Statement: l.Statement}
@@ -291,6 +296,9 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 		}
 	}
 	s.mu.Unlock()
+	if members, ok := s.outlook.sinks(); ok {
+		st.Members = members
+	}
 	slices.SortFunc(st.Waiting, func(a, b Waiting) int { return a.Since.Compare(b.Since) })
 	told := map[string]bool{} // of several that wait for the same the first has waited longest
 	st.Waiting = slices.DeleteFunc(st.Waiting, func(w Waiting) bool {
@@ -326,13 +334,13 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 	slices.Sort(topics)
 	for _, topic := range topics {
 		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], st); ok {
-			if t.Partitions == 0 && t.State == service.StateUpToDate && late(t.Source).Seconds() > t.FreshnessSeconds {
+			if t.BehindSeconds == nil && t.State == service.StateUpToDate && late(t.Source).Seconds() > t.FreshnessSeconds {
 				t.State = service.StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
 			t.endangered(overview.Retention[topic])
 			t = shown(t)
 			st.Tables = append(st.Tables, t)
-			st.RowsPerSec += value(t.RowsPerSec)
+			st.RowsPerSec += s.table(topic).applied.PerSecond()
 		}
 	}
 	for _, topic := range overview.Unrouted {
@@ -340,6 +348,7 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 			st.Unmatched = append(st.Unmatched, topic)
 		}
 	}
+	st.RowsPerSecGroup = st.groupRate()
 	st.addSources(sources)
 	for i := range st.Sources {
 		// Only what was read when its progress had been applied up to its end, and still is, says that capture is silent.
@@ -350,6 +359,19 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 	}
 	st.tell(len(overview.Topics) > 0, overview.Ready, waits)
 	return st
+}
+
+// groupRate sums up what all tables have; nil where that is not known of one.
+func (st *Status) groupRate() *float64 {
+	sum := 0.0
+	for i := range st.Tables {
+		rate := st.Tables[i].RowsPerSec
+		if rate == nil {
+			return nil
+		}
+		sum += *rate
+	}
+	return &sum
 }
 
 // owed notes that Kafka has not answered since asked, which is so before the first try has failed.
@@ -384,6 +406,7 @@ func (st *Status) Sentence() string { return st.Group + " " + st.Headline }
 
 // StatusOf gives the status with those of the tables and sources that are asked of; one table alone with its states and its plan.
 func (s *Sink) StatusOf(asked service.Asked) *Status {
+	s.outlook.watch()
 	st := s.Status()
 	if asked.Steady {
 		st = s.steady()
@@ -572,47 +595,47 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 		out.LastCommit = &at
 	}
 	stats.mu.Unlock()
-	rate := stats.applied.PerSecond()
+	at := s.outlook.stand(topic, views)
+	if commit := utc(at.lastCommit); commit != nil && (out.LastCommit == nil || commit.After(*out.LastCommit)) {
+		out.LastCommit = commit
+	}
+	rate := stats.applied.PerSecond() + value(at.rate)
 	out.LastHour = stats.behind.Hour()
 	if left, ok := stats.waiting.UntilZero(); ok {
 		seconds := left.Seconds()
 		out.ETASeconds = &seconds
 	}
 	f := service.Facts{
-		Paused: paused, Freshness: route.Freshness(s.cfg.Freshness), Snapshot: out.Snapshot, Unmoved: stats.unmoved(now),
-		Falling: rate == 0 || stats.waiting.PerSecond() > 0,
+		Paused: paused, Freshness: route.Freshness(s.cfg.Freshness), Snapshot: out.Snapshot, Behind: at.all.behind(now), Known: at.all.records > 0,
+		Falling: (at.rate != nil || len(views) > 0) && (rate == 0 || stats.waiting.PerSecond() > 0),
 	}
 	f.Stopped, f.Quarantined = t.stops(), t != nil
-	barrier := false
-	var newest change.Position
+	barrier := at.barred
 	var lanes []int
-	records := int64(0)
 	if s.rules.Whole(route.Source) {
 		lanes = append(lanes, s.wholeLane())
 	}
 	for _, v := range views {
-		out.Partitions++
 		lanes = append(lanes, v.Lane)
-		records += max(v.End-v.Next, 0)
-		if !v.Oldest.IsZero() {
-			f.Behind = max(f.Behind, now.Sub(v.Oldest))
-		}
-		if v.Position.Compare(newest) > 0 {
-			newest = v.Position
-		}
 		barrier = barrier || errors.Is(v.Held, errBarrier)
 	}
-	if !newest.IsZero() {
-		out.Position = newest.String()
+	if out.Partitions = at.own.partitions; out.Partitions > 0 { // else whoever writes it knows what it waits for
+		f.Unmoved = stats.unmoved(now)
 	}
-	if f.Known = records > 0; out.Partitions > 0 {
-		out.BehindSeconds, out.Records, out.RowsPerSec = new(f.Behind.Seconds()), &records, &rate
+	if !at.position.IsZero() {
+		out.Position = at.position.String()
+	}
+	if out.Unknown = at.lost; out.Unknown == "" {
+		out.BehindSeconds, out.Records = new(f.Behind.Seconds()), &at.all.records
+	}
+	if at.rate != nil {
+		out.RowsPerSec = &rate
 	}
 	on, since := st.waitOf(lanes)
 	switch {
 	case barrier:
 		f.Barred, out.WaitingOn = true, waitBarrier
-	case f.Known && st.tried(false) != "":
+	case f.Known && out.Partitions > 0 && st.tried(false) != "":
 		f.Barred, out.WaitingOn = true, st.tried(false)
 	case out.Partitions == 0 && st.tried(true) != "": // which may be why it is nobody's
 		f.Barred, out.WaitingOn = true, st.tried(true)

@@ -378,24 +378,21 @@ func (v *supervisor) locks(ctx context.Context) error {
 	return nil
 }
 
-// members gives the sinks of the group, as long as somebody looks at the page; now and then where this is the sink that
-// tells Prometheus of the group.
+// members gives the sinks of the group, asked now and then, where this is the sink that tells Prometheus of the group. Who looks at the page
+// sees the outlook's.
 func (v *supervisor) members(ctx context.Context, sources []warehouse.Source) ([]warehouse.Member, error) {
-	watched := time.Since(time.Unix(v.s.watched.Load(), 0)) <= watchedFor
-	if !watched && !v.s.leads(sources) {
+	if !v.s.leads(sources) {
 		return nil, nil
 	}
-	if !watched && time.Since(v.counted) < watchedFor {
+	if time.Since(v.counted) < watchedFor {
 		v.s.mu.Lock()
 		defer v.s.mu.Unlock()
 		return v.s.members, nil
 	}
 	v.counted = time.Now()
-	return v.session.Members(ctx)
+	all, err := v.session.Group(ctx)
+	return warehouse.Members(all), err
 }
-
-// watchedFor is how long after a look at the page it is taken for open.
-const watchedFor = 10 * time.Second
 
 // pause holds the partitions that somebody paused, and lets those go on whose pause is over. What is being written is
 // finished; nothing is written after it. The progress topics are read on: they say how far the source is.

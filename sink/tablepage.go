@@ -14,7 +14,7 @@ import (
 
 // tableView is what the page of a table shows now; ok is false where there is none of that name.
 func (s *Sink) tableView(name string) (v page.View, ok bool) {
-	s.watched.Store(time.Now().Unix())
+	s.outlook.watch()
 	st := s.steady()
 	if !st.alone(name) {
 		return v, false
@@ -92,13 +92,17 @@ func (st *Status) tablePage() page.View {
 		waiting.Lines = append(waiting.Lines, service.FormatLeft(time.Duration(*t.ETASeconds*float64(time.Second))))
 	}
 	if t.BehindSeconds == nil {
-		why := []string{"another sink has its partitions"}
+		why := []string{"not known: " + t.elsewhere()}
 		if t.State == service.StateWaiting {
 			why[0] = "not known while this sink waits for " + t.WaitingOn
 		}
 		behind.Value, behind.Lines, waiting.Value, waiting.Lines = "–", why, "–", why
 	}
-	rate := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(value(t.RowsPerSec)) + " /s", Lines: []string{service.FormatCount(t.Applied) + " changes since this sink began"}}
+	rate := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(value(t.RowsPerSec)) + " /s", Lines: []string{service.FormatCount(t.Applied) + " changes by this sink since it began"}}
+	if t.RowsPerSec == nil {
+		rate.Value = "–"
+		rate.Lines = append(rate.Lines, "what other sinks apply was not looked at for long enough")
+	}
 	commit := page.Tile{Name: "Last commit", Value: "–", Lines: []string{"nothing is applied yet"}}
 	if t.LastCommit != nil {
 		commit.Value, commit.Lines = service.FormatDuration(time.Since(*t.LastCommit))+" ago", []string{t.LastCommit.UTC().Format(time.DateTime) + " UTC, at the source"}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
+	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -54,18 +55,9 @@ func (s *Sink) watchVitals(ctx context.Context) error {
 
 func (s *Sink) sample(now time.Time) {
 	s.stages.Sample(now)
-	seen := map[string]*standing{}
+	views := map[string][]consume.View{}
 	for _, v := range s.consumer.Views() {
-		at := seen[v.Topic]
-		if at == nil {
-			at = &standing{}
-			seen[v.Topic] = at
-		}
-		at.next += v.Next
-		at.records += max(v.End-v.Next, 0)
-		if !v.Oldest.IsZero() {
-			at.behind = max(at.behind, now.Sub(v.Oldest).Seconds())
-		}
+		views[v.Topic] = append(views[v.Topic], v)
 	}
 	s.mu.Lock()
 	tables := make(map[string]*tableStats, len(s.tables))
@@ -73,13 +65,11 @@ func (s *Sink) sample(now time.Time) {
 		tables[topic] = t
 	}
 	s.mu.Unlock()
-	applied := int64(0)
+	applied, own := int64(0), map[string]extent{} // by topic
 	for topic, t := range tables {
-		at := seen[topic]
-		if at == nil {
-			at = &standing{}
-		}
-		applied += t.sample(now, at)
+		at := s.outlook.stand(topic, views[topic])
+		applied += t.sample(now, &at.all)
+		own[topic] = at.own
 	}
 	s.vitals.applied.Sample(now, float64(applied))
 	s.vitals.skipped.Sample(now, float64(s.metrics.skipped.Load()))
@@ -89,19 +79,21 @@ func (s *Sink) sample(now time.Time) {
 		s.vitals.rebalances = st.Rebalances
 		s.vitals.rebalanced.Store(new(now.UTC()))
 	}
-	records := int64(0)
+	// Whether or not somebody looks at the others: what this sink writes.
+	records, partitions, late := int64(0), 0, 0.0
+	behind, fresh := 0.0, st.FreshnessSeconds
 	for i := range st.Tables {
-		records += value(st.Tables[i].Records)
 		t := &st.Tables[i]
 		s.table(t.Topic).shown.See(now, t.State, t.lasted(), *t)
+		at := own[t.Topic]
+		records, partitions = records+at.records, partitions+at.partitions
+		if seconds := at.behind(now).Seconds(); t.FreshnessSeconds > 0 && seconds/t.FreshnessSeconds > late {
+			behind, fresh, late = seconds, t.FreshnessSeconds, seconds/t.FreshnessSeconds
+		}
 	}
 	s.vitals.shown.See(now, st.State, st.lasted(), st.words())
-	behind, fresh := 0.0, st.FreshnessSeconds
-	if worst := st.worst(); worst != nil {
-		behind, fresh = *worst.BehindSeconds, worst.FreshnessSeconds
-	}
 	waiting := float64(records)
-	if st.blind() {
+	if partitions == 0 && len(st.Tables) > 0 {
 		behind, waiting = math.NaN(), math.NaN()
 	}
 	skipped := math.NaN() // where no rule leaves out anything
@@ -132,12 +124,6 @@ func known(number *float64) float64 {
 	return *number
 }
 
-// standing is where the partitions of a topic are, taken together.
-type standing struct {
-	next, records int64
-	behind        float64 // seconds
-}
-
 // tableStats is what is counted of one topic.
 type tableStats struct {
 	mu         sync.Mutex
@@ -151,6 +137,7 @@ type tableStats struct {
 	behind  service.Line // seconds
 	next    service.Pace
 	knownAt time.Time // since when records wait; zero: none does
+	covers  int       // partitions of which waiting, behind and next are
 
 	shown  service.Steady[TableStatus]
 	plan   atomic.Pointer[rule.Plan]        // by which it is written; nil as long as nothing of it was read
@@ -192,9 +179,14 @@ func (t *tableStats) moved(a warehouse.Advance) {
 }
 
 // sample takes what is known now, and gives the changes applied.
-func (t *tableStats) sample(now time.Time, at *standing) int64 {
+func (t *tableStats) sample(now time.Time, at *extent) int64 {
 	t.mu.Lock()
 	changes := t.changes
+	if t.covers != at.partitions { // what is known of more, or fewer, has not moved because of that
+		t.covers, t.knownAt = at.partitions, time.Time{}
+		t.waiting.Restart()
+		t.next.Restart()
+	}
 	switch {
 	case at.records == 0:
 		t.knownAt = time.Time{}
@@ -203,9 +195,11 @@ func (t *tableStats) sample(now time.Time, at *standing) int64 {
 	}
 	t.mu.Unlock()
 	t.applied.Sample(now, float64(changes))
-	t.waiting.Sample(now, float64(at.records))
-	t.next.Sample(now, float64(at.next))
-	t.behind.Sample(now, at.behind)
+	t.behind.Sample(now, seconds(at.behind(now), at.partitions > 0))
+	if at.partitions > 0 {
+		t.waiting.Sample(now, float64(at.records))
+		t.next.Sample(now, float64(at.next))
+	}
 	return changes
 }
 

@@ -77,7 +77,7 @@ func (st *Status) tell(topics, looked, waits bool) {
 
 // notRunning tells that there is no sink of the group. What is quarantined, parked or paused needs somebody all the same.
 func (st *Status) notRunning() {
-	st.State, st.Headline = service.StateNotRunning, "is not running: no sink is in the group."
+	st.State, st.Headline, st.Members = service.StateNotRunning, "is not running: no sink is in the group.", []Member{} // those of before
 	if complete := st.completeTo(" The warehouse is "); complete != "" {
 		st.Headline += complete + "; Kafka keeps what comes."
 	}

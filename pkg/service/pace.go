@@ -51,6 +51,13 @@ func (p *Pace) Sample(now time.Time, value float64) {
 	}
 }
 
+// Restart forgets how it moved over the last minute, and when: from now on something else is measured.
+func (p *Pace) Restart() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taken, p.moved, p.shrinks, p.since, p.began = 0, time.Time{}, 0, 0, time.Time{}
+}
+
 // smooth follows how fast the measure shrinks: the mean of what the window says, since it began to, and of no more than etaOver.
 func (p *Pace) smooth() {
 	oldest, newest, ok := p.window()

@@ -1,8 +1,10 @@
 package service
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -202,6 +204,37 @@ func TestLine(t *testing.T) {
 	}
 	if hour := l.Hour(); len(hour) != 60 || hour[59] != 59 {
 		t.Errorf("%v", hour)
+	}
+	var gaps Line
+	for i := range 4*60 + 1 { // known in the first minute, and for a second of the third
+		value := math.NaN()
+		if i < 60 || i == 130 {
+			value = float64(i)
+		}
+		gaps.Sample(now.Add(time.Duration(i)*time.Second), value)
+	}
+	text, err := json.Marshal(gaps.Hour())
+	if err != nil || string(text) != "[59,null,130,null]" {
+		t.Errorf("%s, %v", text, err)
+	}
+	var read Points
+	if err := json.Unmarshal(text, &read); err != nil || fmt.Sprint(read) != "[59 NaN 130 NaN]" {
+		t.Errorf("%v, %v", read, err)
+	}
+	if empty, err := json.Marshal((&Line{}).Hour()); err != nil || string(empty) != "[]" {
+		t.Errorf("%s, %v", empty, err)
+	}
+}
+
+func TestPaceRestarts(t *testing.T) {
+	var p Pace
+	now := time.Now()
+	p.Sample(now, 1000)
+	p.Sample(now.Add(time.Second), 900)
+	p.Restart()
+	p.Sample(now.Add(2*time.Second), 5)
+	if rate := p.PerSecond(); rate != 0 || !p.Moved().IsZero() {
+		t.Errorf("it moved by %v a second at %s", rate, p.Moved())
 	}
 }
 

@@ -273,6 +273,7 @@ type View struct {
 	Partition *Partition
 	Topic     string
 	Number    int32
+	Count     int32 // partitions of the topic
 	Next      int64 // offset of the first record not applied
 	Position  change.Position
 	End       int64     // last stable offset seen, -1 before the first fetch
@@ -290,7 +291,7 @@ func (c *Consumer) Views() []View {
 	out := make([]View, 0, len(c.parts))
 	for _, p := range c.parts {
 		v := View{
-			Partition: p, Topic: p.Topic, Number: p.Number, Next: p.Next, Position: p.Position,
+			Partition: p, Topic: p.Topic, Number: p.Number, Count: p.Count, Next: p.Next, Position: p.Position,
 			End: p.end, Held: p.held, Epoch: p.Epoch, Lane: p.lane, Busy: p.busy, Retention: c.retained[p.Topic],
 		}
 		if len(p.queue) > 0 || p.held != nil && p.Next < p.end {

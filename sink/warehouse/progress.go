@@ -444,30 +444,3 @@ func (s *Session) Tables(ctx context.Context) ([]Table, error) {
 	}
 	return out, nil
 }
-
-// Member is a sink of the group, as the checkpoints know it.
-type Member struct {
-	Instance   string
-	Partitions int
-	AppliedAt  *time.Time // when it wrote last; nil if it never did
-}
-
-// Members lists the sinks that own a partition, by name.
-func (s *Session) Members(ctx context.Context) ([]Member, error) {
-	if err := s.open(ctx); err != nil {
-		return nil, err
-	}
-	rows, err := s.conn.Query(ctx, `SELECT owner, count(*), max(applied_at) FROM tributary.checkpoint
-		WHERE grp = $1 AND owner IS NOT NULL GROUP BY 1 ORDER BY 1`, s.w.cfg.Group)
-	if err != nil {
-		return nil, s.broken("read", "tributary.checkpoint", err)
-	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Member, err error) {
-		err = row.Scan(&m.Instance, &m.Partitions, &m.AppliedAt)
-		return m, err
-	})
-	if err != nil {
-		return nil, s.broken("read", "tributary.checkpoint", err)
-	}
-	return out, nil
-}

@@ -422,26 +422,51 @@ func ticks(times []int64, marks []Mark) string {
 	return b.String()
 }
 
-// sparkPoints gives the points of a small line of 60 by 16, and what is read aloud instead.
-func sparkPoints(s *Spark) (out struct{ Points, Label string }) {
-	if len(s.Points) == 0 {
+// sparkPoints gives the points of a small line of 60 by 16, of each piece between gaps, and what is read aloud instead.
+func sparkPoints(s *Spark) (out struct {
+	Pieces []string
+	Label  string
+},
+) {
+	top, known := float32(0), false
+	for _, v := range s.Points {
+		if v == v {
+			top, known = max(top, v), true
+		}
+	}
+	switch {
+	case len(s.Points) == 0:
 		out.Label = "no line yet: it has a point each minute"
 		return out
+	case !known:
+		out.Label = "no line: it was not known in the last hour"
+		return out
 	}
-	top := float32(0)
-	for _, v := range s.Points {
-		top = max(top, v)
-	}
-	var b strings.Builder
+	piece := ""
 	for i, v := range s.Points {
+		if v != v {
+			if piece != "" {
+				out.Pieces, piece = append(out.Pieces, piece), ""
+			}
+			continue
+		}
 		y := float32(15)
 		if top > 0 {
 			y = 15 - 14*v/top
 		}
-		fmt.Fprintf(&b, "%d,%.1f ", 60-len(s.Points)+i, y)
+		if piece != "" {
+			piece += " "
+		}
+		piece += fmt.Sprintf("%d,%.1f", 60-len(s.Points)+i, y)
 	}
-	out.Points = strings.TrimSpace(b.String())
-	out.Label = fmt.Sprintf("0 to %s in the last hour, %s last", s.Format(float64(top)), s.Format(float64(s.Points[len(s.Points)-1])))
+	if piece != "" {
+		out.Pieces = append(out.Pieces, piece)
+	}
+	last := "not known"
+	if v := s.Points[len(s.Points)-1]; v == v {
+		last = s.Format(float64(v))
+	}
+	out.Label = fmt.Sprintf("0 to %s in the last hour, %s last", s.Format(float64(top)), last)
 	return out
 }
 

@@ -25,6 +25,7 @@ type View struct {
 	Needs    []service.Need
 	Tiles    []Tile
 	Stages   []service.StageState
+	Part     string    // whose charts and stages are, where they are not of all that the page tells of: "this sink"
 	Ends     *Ends     // of the stages; nil: not told
 	Hour     *Hour     // of the table
 	Snapshot *Snapshot // nil: none runs
@@ -41,7 +42,7 @@ type Ends struct{ From, To string }
 type Hour struct {
 	Title  string
 	Kind   Kind
-	Points []float32 // one each minute, the newest last
+	Points []float32 // one each minute, the newest last; not a number where it is not known
 }
 
 // Tile is one of the few numbers on top.
@@ -114,7 +115,7 @@ type Cell struct {
 	Line  *Spark
 }
 
-// Spark is a line of the last hour, a point each minute.
+// Spark is a line of the last hour, a point each minute; not a number where it is not known.
 type Spark struct {
 	Points []float32
 	Format func(float64) string
