@@ -198,6 +198,16 @@ var moments = map[string]func(at time.Time) *shown{
 		s.st.Sources[0].Fences = []string{"nightly-0711", "nightly-0712"}
 		return s
 	},
+	"barrier": func(at time.Time) *shown {
+		s := calm(at)
+		t := &s.st.Tables[1]
+		t.State, t.Records, t.BehindSeconds, t.WaitingOn = service.StateWaiting, new(int64(3100)), new(41.0), "the other partitions of a TRUNCATE"
+		t.Barrier = &Barrier{
+			Position: "1:16/A8810F20.2", Since: at.Add(-41 * time.Second).UTC(), There: []int32{0},
+			Missing: []Missing{{Partition: 1, Code: "constraint-violation", Owner: "sink-0"}, {Partition: 2}, {Partition: 3, Owner: "sink-1"}},
+		}
+		return s
+	},
 	"starting": func(at time.Time) *shown {
 		s := calm(at)
 		s.st.Step, s.st.Members, s.st.LatencyP50, s.st.LatencyP99, s.st.RowsPerSecHour = "joining the group", []Member{}, nil, nil, nil

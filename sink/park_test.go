@@ -424,6 +424,39 @@ func TestRetentionHeadroom(t *testing.T) {
 	w.eventually(0, func() any { return len(told()) })
 }
 
+// TestBarrierWaits: a TRUNCATE that one of two partitions does not come to, as it is held before, is told of, with which it is and why, until
+// both have passed it.
+func TestBarrierWaits(t *testing.T) {
+	w := newWorld(t)
+	r := w.checked("t")
+	shop := w.source("shop")
+	shop.table(r, 2)
+	shop.tx(ins(r, 1, "poison"))
+	shop.tx(trunc(r))
+	one := w.start(w.cfg)
+	told := func() (needs []service.Need) {
+		for _, n := range one.Status().Needs {
+			if n.Code == trouble.BarrierWaiting {
+				needs = append(needs, n)
+			}
+		}
+		return needs
+	}
+	w.eventually(1, func() any { return len(told()) })
+	n, held := told()[0], w.query(`SELECT partition FROM tributary.quarantine`)[0]
+	there := map[string]string{"0": "1", "1": "0"}[held]
+	if n.Urgent || n.Subject != "shop/public.t" || !strings.HasSuffix(n.What, ": of 2 partitions "+there+" is there") || len(n.Do) != 1 || n.Do[0].Command != "sink resume shop/public.t" ||
+		n.Do[0].Note != "partition "+held+" is held by constraint-violation: mend that first" {
+		t.Errorf("partition %s is held: %+v", held, n)
+	}
+	w.exec(`ALTER TABLE public.t DROP CONSTRAINT fine`)
+	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.t"}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.eventually(0, func() any { return len(told()) })
+}
+
 func TestWait(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Sources = []rule.Source{{Name: "whole", Consistency: "source"}, {Name: "*"}}

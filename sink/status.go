@@ -144,6 +144,7 @@ type TableStatus struct {
 	PausedSince      *time.Time `json:"paused_since,omitempty"`
 	PausedReason     string     `json:"paused_reason,omitempty"`
 	Trouble          *Trouble   `json:"trouble,omitempty"`
+	Barrier          *Barrier   `json:"barrier,omitempty"` // where a partition of this sink waits at a TRUNCATE
 	WaitingOn        string     `json:"waiting_on,omitempty"`
 	Keep             string     `json:"keep,omitempty"`        // rows that are older are removed
 	Expired          int64      `json:"expired,omitempty"`     // rows removed so, by all sinks
@@ -586,6 +587,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	out.expired(route, s.retained)
 	paused := out.pausedBy(s.pauses)
 	out.reloads(topic, s.reloads)
+	out.Barrier = s.barrierOf(topic)
 	s.mu.Unlock()
 	stats := s.table(topic)
 	stats.mu.Lock()

@@ -21,11 +21,12 @@ type hold struct {
 	err     error
 	since   time.Time
 	next    int64
-	written bool            // it is in tributary.quarantine
-	barrier change.Position // it waits for the other partitions at this TRUNCATE; zero otherwise
-	fenced  bool            // somebody else claimed it
-	paused  bool            // somebody asked for it
-	moved   bool            // its checkpoint was moved from outside
+	written bool                // it is in tributary.quarantine
+	barrier change.Position     // it waits for the other partitions at this TRUNCATE; zero otherwise
+	peers   []warehouse.Barrier // of all partitions of the topic, as of the last look; of one that waits at a TRUNCATE
+	fenced  bool                // somebody else claimed it
+	paused  bool                // somebody asked for it
+	moved   bool                // its checkpoint was moved from outside
 
 	attempt int64            // that it was claimed for, see warehouse.Quarantine
 	remedy  warehouse.Remedy // that it was claimed with
@@ -244,8 +245,13 @@ func (v *supervisor) barriers(ctx context.Context) error {
 			return err
 		}
 		done, there := false, 0
+		v.s.mu.Lock()
+		if real := v.s.held[p]; real != nil {
+			real.peers = all
+		}
+		v.s.mu.Unlock()
 		for _, b := range all {
-			if b.Applied.Compare(h.barrier) >= 0 || b.Waiting.Compare(h.barrier) >= 0 {
+			if b.At(h.barrier) {
 				there++
 			}
 			if b.Partition == 0 && b.Applied.Compare(h.barrier) >= 0 {

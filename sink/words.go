@@ -209,8 +209,10 @@ func (st *Status) needs() []service.Need {
 			all = append(all, st.quarantined(t))
 		}
 		all = append(all, t.parked()...)
-		if n, ok := t.headroom(); ok {
-			all = append(all, n)
+		for _, told := range []func() (service.Need, bool){t.headroom, t.barrier} {
+			if n, ok := told(); ok {
+				all = append(all, n)
+			}
 		}
 		switch t.State {
 		case service.StateStuck:

@@ -67,6 +67,7 @@ var raisers = map[trouble.Code]string{
 	trouble.UnresolvedToast:        "sink TestUnresolvedToast",
 	trouble.NoTopics:               "sink TestCheck",
 	trouble.CaptureSilent:          "deploy/e2e TestPagesInTrouble",
+	trouble.BarrierWaiting:         "sink TestBarrierWaits",
 	trouble.RetentionHeadroom:      "sink TestRetentionHeadroom",
 	trouble.Parked:                 "sink TestPark",
 	trouble.Internal:               "sink TestTenantRebuild",

@@ -99,6 +99,12 @@ type Barrier struct {
 	Partition int32
 	Applied   change.Position // everything up to here is in
 	Waiting   change.Position // at this TRUNCATE; zero for none
+	Owner     string          // instance that claimed it last, "" for none
+}
+
+// At says whether the partition has come to a TRUNCATE, or is past it.
+func (b *Barrier) At(truncate change.Position) bool {
+	return b.Applied.Compare(truncate) >= 0 || b.Waiting.Compare(truncate) >= 0
 }
 
 // Barriers gives the partitions of a topic that any sink of the group has ever claimed, in order.
@@ -107,7 +113,7 @@ func (s *Session) Barriers(ctx context.Context, topic string) ([]Barrier, error)
 		return nil, err
 	}
 	rows, err := s.conn.Query(ctx, `
-		SELECT partition, era, lsn::text, seq, barrier_era, barrier_lsn::text, barrier_seq
+		SELECT partition, era, lsn::text, seq, barrier_era, barrier_lsn::text, barrier_seq, coalesce(owner, '')
 		  FROM tributary.checkpoint WHERE grp = $1 AND topic = $2 ORDER BY partition`, s.w.cfg.Group, topic)
 	if err == nil {
 		var out []Barrier
@@ -115,7 +121,7 @@ func (s *Session) Barriers(ctx context.Context, topic string) ([]Barrier, error)
 			var eras [2]int32
 			var lsns [2]string
 			var seqs [2]int64
-			if err := row.Scan(&b.Partition, &eras[0], &lsns[0], &seqs[0], &eras[1], &lsns[1], &seqs[1]); err != nil {
+			if err := row.Scan(&b.Partition, &eras[0], &lsns[0], &seqs[0], &eras[1], &lsns[1], &seqs[1], &b.Owner); err != nil {
 				return b, err
 			}
 			if b.Applied, err = position(eras[0], lsns[0], seqs[0]); err != nil {
