@@ -103,17 +103,19 @@ func (r *Report) Bars() []terminal.Progress {
 	return all
 }
 
-// Show writes the report: the sentence, and, where there is something to say, the rest; what needs a person is told whole.
+// Show writes the report: the sentence, and, where there is something to say, the rest; what needs a person is told whole. In a pipe the
+// table alone is the result.
 func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	tables, rest, err := r.shown(out, look)
 	if err != nil {
 		return err
 	}
-	out.Sentence(r.Sentence())
+	told := out.Beside()
+	told.Sentence(r.Sentence())
 	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0
 	if !quiet || look.All || len(look.Tables) > 0 || !out.Terminal {
-		out.Printf("\n")
-		out.Facts(r.facts())
+		told.Printf("\n")
+		told.Facts(r.facts())
 		if bars := r.Bars(); len(bars) > 0 && out.Terminal {
 			left := ""
 			if r.Snapshot.ETASeconds != nil {
@@ -129,8 +131,8 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 		if err := out.Counted(tables, rest, "table", "streaming"); err != nil {
 			return err
 		}
-		out.Needs(r.Needs, "capture")
-		out.Accepted(r.Accepted)
+		told.Needs(r.Needs, "capture")
+		told.Accepted(r.Accepted)
 	}
 	if !strings.HasPrefix(r.Asked, "the service") {
 		out.Note("(asked %s)\n", r.Asked)

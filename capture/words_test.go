@@ -61,10 +61,16 @@ func TestStatusText(t *testing.T) {
 		show := func(name string, r *Report, out terminal.Output, look terminal.Look) {
 			t.Helper()
 			r.judge(now, 0)
-			var b bytes.Buffer
+			var b, beside bytes.Buffer
 			out.Out, out.Err, out.Width = &b, &b, 120
+			if !out.Terminal {
+				out.Err = &beside
+			}
 			must(t, r.Show(&out, &look))
 			golden(t, name, b.Bytes())
+			if !out.Terminal {
+				golden(t, name+".err", beside.Bytes())
+			}
 		}
 		person := terminal.Output{Terminal: true}
 		show("well.txt", base(), person, terminal.Look{})

@@ -141,7 +141,8 @@ func (r *Report) Bars() []terminal.Progress {
 	return all
 }
 
-// Show writes the report: the sentence, and, where there is something to say, the rest; what needs a person is told whole.
+// Show writes the report: the sentence, and, where there is something to say, the rest; what needs a person is told whole. In a pipe the
+// tables alone are the result: that of sources and that of tables, or, where tables are asked for, the latter.
 func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	sources, wellSources, err := r.shownSources(out, look, r.source)
 	if err != nil {
@@ -151,21 +152,24 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	if err != nil {
 		return err
 	}
-	out.Sentence(r.Sentence())
+	told := out.Beside()
+	told.Sentence(r.Sentence())
 	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
 	if !quiet || look.All || r.source != "" || len(look.Tables) > 0 || !out.Terminal {
 		if facts := r.facts(); len(facts) > 0 { // the warehouse alone may know none
-			out.Printf("\n")
-			out.Facts(facts)
+			told.Printf("\n")
+			told.Facts(facts)
 		}
-		if err := out.Counted(sources, wellSources, "source", "up to date"); err != nil {
-			return err
+		if out.Terminal || len(look.Tables) == 0 {
+			if err := out.Counted(sources, wellSources, "source", "up to date"); err != nil {
+				return err
+			}
 		}
 		if err := out.Counted(tables, wellTables, "table", "up to date"); err != nil {
 			return err
 		}
-		out.Needs(r.Needs, "sink")
-		out.Accepted(r.Accepted)
+		told.Needs(r.Needs, "sink")
+		told.Accepted(r.Accepted)
 	}
 	if !strings.HasPrefix(r.Asked, "the sink") {
 		out.Note("(asked %s)\n", r.Asked)

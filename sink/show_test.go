@@ -83,12 +83,18 @@ func TestStatusText(t *testing.T) {
 			if tell {
 				r.summarise()
 			}
-			var b bytes.Buffer
+			var b, beside bytes.Buffer
 			out.Out, out.Err, out.Width = &b, &b, 130
+			if !out.Terminal {
+				out.Err = &beside
+			}
 			if err := r.Show(&out, &look); err != nil {
 				t.Fatal(err)
 			}
 			golden(t, name, b.Bytes())
+			if !out.Terminal {
+				golden(t, name+".err", beside.Bytes())
+			}
 		}
 		person := terminal.Output{Terminal: true}
 		well := func() *Report {
@@ -122,6 +128,8 @@ func TestStatusText(t *testing.T) {
 		two := base(table("tenant_b", "public.orders", service.StateCatchingUp, 130, 4200), unknown(table("shop_eu", "public.stock", service.StateCatchingUp, 0, 0)))
 		show("members.txt", two, person, terminal.Look{})
 		show("members.tsv", two, terminal.Output{}, terminal.Look{})
+		show("table.tsv", two, terminal.Output{}, terminal.Look{Tables: []string{"*"}})
+		show("quiet.tsv", two, terminal.Output{Quiet: true}, terminal.Look{Tables: []string{"shop_eu/*"}})
 		starting := base(unknown(table("tenant_b", "public.orders", service.StateUpToDate, 0, 0)))
 		starting.Step = "joining the group"
 		starting.tell(true, true, false)

@@ -26,7 +26,7 @@ type shell struct {
 // prelude is what blocks that the reader does not see use: stop is Ctrl-C in a service's terminal; raised waits until a
 // service's status names a code, well until it names nothing.
 const prelude = `
-raised() { until "$1" status -c "$1.yaml" | grep -q "explain $2\$"; do sleep 0.1; done; }
+raised() { until "$1" status -c "$1.yaml" 2>&1 | grep -q "explain $2\$"; do sleep 0.1; done; }
 well() { until sink status -c sink.yaml --wait caught-up --timeout 1m >/dev/null && sink status -c sink.yaml; do sleep 0.1; done; }
 stop() { kill -TERM "${!1}" && wait "${!1}"; }
 crash() { kill -KILL "${!1}"; wait "${!1}" || true; }

@@ -240,8 +240,18 @@ func (o *Output) Facts(facts []Fact) {
 	}
 }
 
-// Counted writes a table behind an empty line, and below it how many rows are only counted, as all of them are in one state.
+// Counted writes a table behind an empty line, and below it how many rows are only counted, as all of them are in one state. In a pipe
+// a table has its titles also where it has no rows, and the empty line is between tables alone.
 func (o *Output) Counted(t *Table, rest int, what, state string) error {
+	if !o.Terminal {
+		if o.tabled {
+			o.line("")
+		} else {
+			o.Beside().line("")
+		}
+		o.tabled = true
+		return o.Table(t)
+	}
 	if len(t.Rows) > 0 {
 		o.line("")
 		if err := o.Table(t); err != nil {

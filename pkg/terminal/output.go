@@ -17,7 +17,7 @@ import (
 )
 
 // Output is where a verb's results go. At a terminal they are for people: aligned, what is well only counted. Elsewhere
-// they are for programs: separated by tabs, with raw numbers, and complete.
+// they are for programs: separated by tabs, with raw numbers, and complete; what is told beside tables goes to standard error.
 type Output struct {
 	Out, Err io.Writer
 	Terminal bool // a person reads Out
@@ -27,6 +27,8 @@ type Output struct {
 	JSON     bool // one document is wanted instead of text
 	Wide     bool // every column is wanted
 	Explains bool // the program has the verb explain
+
+	tabled bool // a table was written by Counted
 }
 
 // Of gives the output of a verb, as its flags, the environment and the terminal want it.
@@ -37,6 +39,20 @@ func Of(cmd *cobra.Command) *Output {
 	o.Quiet, o.JSON, o.Wide = flag(cmd, "quiet"), flag(cmd, "json"), flag(cmd, "wide")
 	o.Explains = explains(cmd.Root())
 	return o
+}
+
+// Beside gives the output for what people are told beside tables. In a pipe, which has the tables alone, that is standard error, and not
+// where nobody wants to hear.
+func (o *Output) Beside() *Output {
+	if o.Terminal {
+		return o
+	}
+	beside := &Output{Out: o.Err, Err: o.Err, Explains: o.Explains}
+	beside.Width, beside.Terminal = size(o.Err)
+	if o.Quiet {
+		beside.Out = io.Discard
+	}
+	return beside
 }
 
 // To gives an output that writes texts to w, cleaned.

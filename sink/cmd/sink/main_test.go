@@ -32,12 +32,13 @@ func TestVerbs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(t.Context()) }()
+	said := "" // on standard error, by the last one
 	run := func(fails string, args ...string) string {
 		t.Helper()
-		var out bytes.Buffer
+		var out, beside bytes.Buffer
 		cmd := command()
 		cmd.SetOut(&out)
-		cmd.SetErr(&bytes.Buffer{})
+		cmd.SetErr(&beside)
 		cmd.SetArgs(append(args, "-c", file))
 		err := cmd.ExecuteContext(t.Context())
 		switch {
@@ -46,6 +47,7 @@ func TestVerbs(t *testing.T) {
 		case fails != "" && (err == nil || !strings.Contains(err.Error(), fails)):
 			t.Errorf("%v: error %v, want %q", args, err, fails)
 		}
+		said = beside.String()
 		return out.String()
 	}
 	want := func(got string, parts ...string) {
@@ -71,8 +73,9 @@ func TestVerbs(t *testing.T) {
 		VALUES ('warehouse', 'shop.public.t', 0, 3, 'shop', 'public.t', 'x', '{}', 'record-invalid', 'damaged')`); err != nil {
 		t.Fatal(err)
 	}
-	want(run("not well", "status"), "warehouse needs you: 1 table is quarantined, 1 row is parked.\n",
-		"shop/public.t\tquarantined", "partition 0, offset 7", "next   sink resume shop/public.t", "sink parked retry shop/public.t")
+	want(run("not well", "status"), "shop/public.t\tquarantined")
+	want(said, "warehouse needs you: 1 table is quarantined, 1 row is parked.\n",
+		"partition 0, offset 7", "next   sink resume shop/public.t", "sink parked retry shop/public.t")
 	run("did you mean shop/public.t?", "status", "--table", "shop/public.x")
 	run("either --direct or --url", "status", "--direct", "--url", "http://127.0.0.1:1")
 	run("write caught-up", "status", "--wait", "forever")
@@ -94,7 +97,8 @@ func TestVerbs(t *testing.T) {
 	want(run("", "pause", "shop", "--reason", "vacation", "--for", "1h", "--yes"), "for 1h0m0s", "paused")
 	want(run("is not done after 0.01 s: no sink of the group has come past offset 7 of shop/public.t, partition 0", "resume", "shop/public.t", "--yes", "--wait", "--timeout", "10ms"),
 		"1 partition is tried again")
-	want(run("", "status", "--direct"), "is paused: 1 table.", "vacation")
+	want(run("", "status", "--direct"), "vacation")
+	want(said, "is paused: 1 table.")
 	want(run("", "resume", "shop", "--yes"), "1 pause ended")
 	run("nothing to resume", "resume", "--yes")
 
