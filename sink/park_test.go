@@ -345,9 +345,18 @@ func TestPause(t *testing.T) {
 	w.eventually("paused index build", func() any { return state(one.Sink) })
 	shop.tx(ins(a, 2), ins(b, 2))
 	w.rows(`SELECT id FROM public.b ORDER BY 1`, "1", "2")
-	// A restart keeps it.
+	// A restart keeps it, and how long what waits has been waiting.
 	one.stop()
+	began := time.Now()
 	two := w.start(w.cfg)
+	w.eventually(true, func() any {
+		for _, table := range two.Status().Tables {
+			if table.Table == "public.a" && table.BehindSeconds != nil {
+				return *table.BehindSeconds > time.Since(began).Seconds() && *table.Records > 0
+			}
+		}
+		return "no table"
+	})
 	shop.tx(ins(a, 3), ins(b, 3))
 	w.rows(`SELECT id FROM public.b ORDER BY 1`, "1", "2", "3")
 	w.eventually("paused index build", func() any { return state(two.Sink) })
@@ -370,7 +379,6 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// TestWait: it ends when what is in Kafka is applied, and says what is not.
 // TestRetentionHeadroom: of a topic that keeps its records for an hour, a table that stands is in danger to lose what waits; one that does not
 // stand, and one whose topic keeps all, are not. It is told until the table goes on.
 func TestRetentionHeadroom(t *testing.T) {
@@ -457,6 +465,7 @@ func TestBarrierWaits(t *testing.T) {
 	w.eventually(0, func() any { return len(told()) })
 }
 
+// TestWait: it ends when what is in Kafka is applied, and says what is not.
 func TestWait(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Sources = []rule.Source{{Name: "whole", Consistency: "source"}, {Name: "*"}}

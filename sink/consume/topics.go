@@ -118,18 +118,44 @@ func (c *Consumer) askEnds(ctx context.Context) {
 		c.cfg.Log.Debug("how many records wait is not known", "error", err.Error())
 		return
 	}
+	var unseen []Range
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for k, p := range c.parts {
 		end, ok := ends.Lookup(k.topic, k.number)
 		if !ok || end.Err != nil || p.held == nil {
 			continue
 		}
 		if p.end <= p.Next && end.Offset > p.Next {
+			if p.end < 0 {
+				unseen = append(unseen, Range{k.topic, k.number, p.Next, end.Offset})
+			}
 			p.oldest = time.Now() // about: it was committed since the last look
 		}
 		p.end = max(p.end, end.Offset)
 	}
+	c.mu.Unlock()
+	c.askOldest(ctx, unseen)
+}
+
+// askOldest asks since when the records of held partitions have been waiting of which nothing was seen yet, as they were held when they were
+// claimed.
+func (c *Consumer) askOldest(ctx context.Context, unseen []Range) {
+	if len(unseen) == 0 {
+		return
+	}
+	looker, err := NewLooker(c.cfg.Kafka, c.cfg.Log)
+	if err != nil { // the consumer's client was made of the same
+		c.cfg.Log.Debug("since when records wait is not known", "error", err.Error())
+		return
+	}
+	defer looker.Close()
+	looker.Oldest(ctx, unseen, func(g Range, at time.Time) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if p := c.parts[key{g.Topic, g.Partition}]; p != nil && p.held != nil && p.Next == g.From && !at.IsZero() {
+			p.oldest = at
+		}
+	})
 }
 
 func (c *Consumer) found(topics kadm.TopicDetails) {
