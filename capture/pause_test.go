@@ -40,6 +40,7 @@ func TestPause(t *testing.T) {
 		t.Errorf("it is %s, and the topic has grown from %d to %d", pr.Health.State, before, r.ends(topic)[0])
 	}
 	eventually(t, "what waits is told", func() bool { return c.Status().ToPublish > 0 })
+	eventually(t, "and how far behind the source that is", func() bool { return r.progress().Health.BehindSeconds > 0 })
 	st := c.Status()
 	if p := st.Paused; p == nil || p.Reason != `Kafka's "move" \ now` || p.By == "" || p.EndsBytes == 0 || !strings.Contains(st.Headline, "is paused by "+p.By) {
 		t.Errorf("%+v: %s", p, st.Headline)

@@ -500,7 +500,7 @@ func (s *session) progressRecord(full bool) *record.Progress {
 	pr := &record.Progress{
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Era: s.era, Slot: s.config.Source.slot(), Full: full,
 		CommitLSN: record.LSN(s.lastCommit), EndLSN: record.LSN(max(s.streamed, s.progressEnd)), CommitTime: s.commitTime,
-		MaxXID: s.maxXID, Fences: s.fences, Health: s.health(),
+		MaxXID: s.maxXID, Fences: s.fences,
 	}
 	if s.inTx && s.tx.CommitLSN > s.lastCommit {
 		// done, not ordinal: the row that came last may still wait for a snapshot. Rows of a snapshot that were put
@@ -522,6 +522,7 @@ func (s *session) progressRecord(full bool) *record.Progress {
 	} else {
 		s.before = nil
 	}
+	pr.Health = s.health(0, pr.CommitTime) // as it is once the record is there: nothing that has been read waits any more
 	for oid, t := range s.tables {
 		if t.progress.OID != 0 && (full || s.changed[oid]) {
 			pr.Tables = append(pr.Tables, t.progress)

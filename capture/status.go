@@ -325,7 +325,7 @@ func tell(t *trouble.Error) TroubleStatus {
 
 // publishStatus makes the session's state visible; it is called by the session's goroutine.
 func (c *Capture) publishStatus(s *session) {
-	h := s.health()
+	h := s.health(s.oldest, s.newest)
 	st := &Status{
 		Schema: statusSchema, Source: c.config.Source.Name, Instance: c.instance, State: h.State, Slot: c.config.Source.slot(),
 		SystemID: s.system.ID, Timeline: s.system.Timeline, Era: s.era,
@@ -423,8 +423,9 @@ func keyColumns(rel *schema.Relation) string {
 	return "(" + strings.Join(names, ", ") + ")"
 }
 
-// health is what the progress record says of this instance.
-func (s *session) health() record.Health {
+// health is what the progress record says of this instance. oldest is the commit time of the first change that is not published, 0 for
+// none that has been read, newest that of the last one that is; microseconds.
+func (s *session) health(oldest, newest int64) record.Health {
 	h := record.Health{
 		State: "up_to_date", Instance: s.instance, Version: service.ThisBuild().Version, HTTP: s.http,
 		WALBudget: int64(s.config.Source.WALBudget),
@@ -457,8 +458,8 @@ func (s *session) health() record.Health {
 	if s.facts.wal > s.streamed {
 		h.ToPublish = int64(s.facts.wal - s.streamed)
 	}
-	if s.passed.reach(s.streamed); s.lags() || s.oldest != 0 {
-		h.BehindSeconds = lateness(time.Now(), micros(s.oldest), micros(s.newest), s.passed.until).Seconds()
+	if s.passed.reach(s.streamed); s.lags() || oldest != 0 {
+		h.BehindSeconds = lateness(time.Now(), micros(oldest), micros(newest), s.passed.until).Seconds()
 	}
 	switch {
 	case s.paused() != nil:

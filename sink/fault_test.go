@@ -651,6 +651,33 @@ func TestKeyChangeAcrossPartitions(t *testing.T) {
 	w.rows(`SELECT count(*), min(id), string_agg(DISTINCT v, ',') FROM public.t`, "20|100|b")
 }
 
+// TestBehindAsCapture: a warehouse that has all there is in Kafka is behind its source as capture is, be it that this is paused or that
+// it catches up.
+func TestBehindAsCapture(t *testing.T) {
+	w := newWorld(t)
+	shop, r := w.source("shop"), relation("t", "id integer key")
+	shop.tx(ins(r, 1))
+	s := w.start(w.cfg)
+	w.complete(shop)
+	age := func() any {
+		for _, src := range s.Status().Sources {
+			if src.AgeSeconds != nil {
+				return int(*src.AgeSeconds) / 60
+			}
+		}
+		return "unknown"
+	}
+	w.eventually(0, age)
+	shop.behind = 10*time.Minute + time.Second
+	shop.tx(ins(r, 2))
+	w.complete(shop)
+	w.rows(`SELECT lag > '10 min' AND lag < '11 min', complete_ts > now() - interval '1 min' FROM tributary.progress`, "t|t") // it has the commit of now
+	w.eventually(10, age)
+	shop.behind = 0
+	shop.tx(ins(r, 3))
+	w.eventually(0, age)
+}
+
 func TestProgressAndFences(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.t"})
 	shop := w.source("shop")

@@ -151,6 +151,10 @@ func (src *SourceStatus) holds() string {
 	case look.Colour == "red", src.State == service.StatePaused:
 		return fmt.Sprintf("%s, held back by a table that is %s", src.Name, look.Word)
 	}
+	switch src.Capture.State {
+	case service.StatePaused, service.StateCatchingUp:
+		return fmt.Sprintf("%s, whose capture is %s", src.Name, service.Look(src.Capture.State).Word)
+	}
 	return src.Name
 }
 

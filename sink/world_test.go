@@ -236,8 +236,9 @@ type source struct {
 	quiet   bool   // write no progress
 	inside  uint64 // what progress says of a source transaction that is not whole yet
 	padding string
-	damage  bool   // cut values off
-	key     []byte // of all records, instead of theirs
+	behind  time.Duration // of its capture
+	damage  bool          // cut values off
+	key     []byte        // of all records, instead of theirs
 	last    *record.Progress
 	now     func() time.Time // of commits
 }
@@ -457,7 +458,9 @@ func (s *source) progress(fences ...string) {
 	now := time.Now().UnixMicro()
 	p := &record.Progress{
 		Source: s.name, SystemID: "1", Timeline: 1, Era: s.era, Full: true, N: s.n, CommitLSN: record.LSN(s.lsn), EndLSN: record.LSN(s.lsn + 0x10),
-		CommitTime: now, WrittenAt: now, Vector: s.vector, Tables: s.tables, Fences: fences, Health: record.Health{State: "streaming", Instance: "test" + s.padding},
+		CommitTime: now, WrittenAt: now, Vector: s.vector, Tables: s.tables, Fences: fences, Health: record.Health{
+			State: "streaming", Instance: "test" + s.padding, BehindSeconds: s.behind.Seconds(),
+		},
 		Inside: s.inside,
 	}
 	b, err := p.Encode()

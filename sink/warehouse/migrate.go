@@ -42,8 +42,11 @@ var version8 string
 //go:embed schema_9.sql
 var version9 string
 
+//go:embed schema_10.sql
+var version10 string
+
 // migrations lead from one version of the schema tributary to the next. A released one is never changed.
-var migrations = []string{version1, version2, version3, version4, version5, version6, version7, version8, version9}
+var migrations = []string{version1, version2, version3, version4, version5, version6, version7, version8, version9, version10}
 
 // Version is the version of the schema tributary that this binary wants.
 var Version = len(migrations)
