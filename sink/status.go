@@ -341,7 +341,6 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 			t.endangered(overview.Retention[topic])
 			t = shown(t)
 			st.Tables = append(st.Tables, t)
-			st.RowsPerSec += s.table(topic).applied.PerSecond()
 		}
 	}
 	for _, topic := range overview.Unrouted {

@@ -107,7 +107,7 @@ func (s *Sink) sample(now time.Time) {
 // tellVitals puts into st how fast it goes.
 func (s *Sink) tellVitals(st *Status) {
 	st.RebalancedAt = s.vitals.rebalanced.Load()
-	st.RowsPerSecHour, st.SkippedPerSec = s.vitals.applied.HourMean(), s.vitals.skipped.PerSecond()
+	st.RowsPerSec, st.RowsPerSecHour, st.SkippedPerSec = s.vitals.applied.PerSecond(), s.vitals.applied.HourMean(), s.vitals.skipped.PerSecond()
 	if p50, p99, ok := s.Latency(); ok {
 		st.LatencyP50, st.LatencyP99 = new(p50.Seconds()), new(p99.Seconds())
 	}
