@@ -89,10 +89,16 @@ func (e exported) faults(promql string) (faults []string) {
 	return faults
 }
 
-// have says which of names a metric in n has not.
+// have says which of names a metric has not that is in what n gives: one behind "and" or "unless" is not.
 func (e exported) have(n metricsql.Expr, names []string) (faults []string) {
+	asked := map[metricsql.Expr]bool{}
 	metricsql.VisitAll(n, func(n metricsql.Expr) {
-		if m, ok := n.(*metricsql.MetricExpr); ok {
+		if b, ok := n.(*metricsql.BinaryOpExpr); ok && (b.Op == "and" || b.Op == "unless") {
+			metricsql.VisitAll(b.Right, func(n metricsql.Expr) { asked[n] = true })
+		}
+	})
+	metricsql.VisitAll(n, func(n metricsql.Expr) {
+		if m, ok := n.(*metricsql.MetricExpr); ok && !asked[n] {
 			for _, name := range names {
 				if metric := metricOf(m); e[metric] != nil && e[metric][name] == nil {
 					faults = append(faults, fmt.Sprintf("%s has no label %s", metric, name))
@@ -148,12 +154,13 @@ func checkMonitoring(t *testing.T, p *local.Pipeline) {
 		}
 	}
 	for promql, want := range map[string]string{ // that faults are found
-		`sum(rate(tributary_capture_changes_total[5m])`:      "unexpected token",
-		`tributary_capture_change_total`:                     "tributary_capture_change_total is told by nobody",
-		`sum by (topic) (tributary_sink_lag_seconds)`:        "tributary_sink_lag_seconds has no label topic",
-		`tributary_capture_state{state="stoped"} == 1`:       `tributary_capture_state is never told with state="stoped"`,
-		`tributary_sink_lag_seconds * on (code) go_threads`:  "tributary_sink_lag_seconds has no label code",
-		`tributary_sink_lag_seconds{partition=~"$anything"}`: "tributary_sink_lag_seconds has no label partition",
+		`sum(rate(tributary_capture_changes_total[5m])`:                                                 "unexpected token",
+		`tributary_capture_change_total`:                                                                "tributary_capture_change_total is told by nobody",
+		`sum by (topic) (tributary_sink_lag_seconds)`:                                                   "tributary_sink_lag_seconds has no label topic",
+		`tributary_capture_state{state="stoped"} == 1`:                                                  `tributary_capture_state is never told with state="stoped"`,
+		`tributary_sink_lag_seconds * on (code) go_threads`:                                             "tributary_sink_lag_seconds has no label code",
+		`tributary_sink_lag_seconds{partition=~"$anything"}`:                                            "tributary_sink_lag_seconds has no label partition",
+		`min by (table, state) (tributary_sink_lag_seconds unless on (source) tributary_capture_state)`: "tributary_sink_lag_seconds has no label state",
 	} {
 		if got := strings.Join(told.faults(promql), "; "); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", promql, got, want)
