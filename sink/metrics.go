@@ -351,6 +351,7 @@ func (g *gauges) own(all *service.Samples, st *Status) {
 	for _, v := range s.consumer.Views() {
 		views[v.Topic] = append(views[v.Topic], v)
 	}
+	kept := s.consumer.Overview().Retention
 	barriers := map[string]time.Time{}
 	s.mu.Lock()
 	for p, h := range s.held {
@@ -377,12 +378,12 @@ func (g *gauges) own(all *service.Samples, st *Status) {
 			}
 			age := now.Sub(v.Oldest)
 			behind = max(behind, age.Seconds())
-			switch v.Retention {
+			switch retention := kept[v.Topic]; retention {
 			case consume.KeptForEver:
 			case 0:
 				headroom = math.NaN()
 			default:
-				headroom = min(headroom, (v.Retention - age).Seconds())
+				headroom = min(headroom, (retention - age).Seconds())
 			}
 		}
 		if behind <= t.FreshnessSeconds {

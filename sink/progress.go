@@ -3,7 +3,6 @@ package sink
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/retry"
@@ -56,6 +55,7 @@ type told struct {
 	warehouse.Following
 	of   *consume.Partition
 	read int   // records, markers included
+	join bool  // it is taken in with those of others
 	stop error // of the first that is none; those before it are taken in
 }
 
@@ -65,14 +65,16 @@ func (f *follower) round(ctx context.Context, batches []consume.Batch) {
 	all := make([]told, len(batches))
 	var together []warehouse.Following
 	for i, b := range batches {
-		if all[i] = tell(b); all[i].read > 0 && !f.s.consumer.Gone(b.Partition) {
-			together = append(together, all[i].Following)
+		all[i] = tell(b)
+		if t := &all[i]; t.read > 0 && !f.s.consumer.Gone(b.Partition) {
+			t.join = true
+			together = append(together, t.Following)
 		}
 	}
 	done := len(together) > 1 && f.follow(ctx, together) == nil
 	for i := range all {
 		t := &all[i]
-		f.finish(ctx, t, done && slices.ContainsFunc(together, func(w warehouse.Following) bool { return w.Topic == t.Topic && w.Partition == t.Partition }))
+		f.finish(ctx, t, done && t.join)
 		f.s.gaveUp(t.of)
 	}
 }

@@ -11,9 +11,9 @@ type Turn struct {
 	State string    `json:"state"`
 }
 
-// Turns keeps the newest turns of one thing. A state counts when it has lasted for three seconds, a red one at once, so
+// turns keeps the newest turns of one thing. A state counts when it has lasted for three seconds, a red one at once, so
 // that nothing flickers. The zero value is ready. Safe for use by many goroutines.
-type Turns struct {
+type turns struct {
 	mu   sync.Mutex
 	list []Turn
 	next Turn // into a state that does not count yet
@@ -24,11 +24,8 @@ const (
 	turnAfter = 3 * time.Second
 )
 
-// See takes the state of now.
-func (t *Turns) See(now time.Time, state string) { t.see(now, state, 0) }
-
 // see takes the state of now, which has lasted for a while already.
-func (t *Turns) see(now time.Time, state string, lasted time.Duration) {
+func (t *turns) see(now time.Time, state string, lasted time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := len(t.list); n > 0 && t.list[n-1].State == state {
@@ -48,7 +45,7 @@ func (t *Turns) see(now time.Time, state string, lasted time.Duration) {
 }
 
 // Newest gives them, the newest first. The slice is the caller's.
-func (t *Turns) Newest() []Turn {
+func (t *turns) Newest() []Turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := make([]Turn, 0, len(t.list))
@@ -59,17 +56,17 @@ func (t *Turns) Newest() []Turn {
 }
 
 // counts says whether a state is the one of the newest turn, or there is none yet.
-func (t *Turns) counts(state string) bool {
+func (t *turns) counts(state string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := len(t.list)
 	return n == 0 || t.list[n-1].State == state
 }
 
-// Steady keeps what is to be shown of one thing to people who look at it: of a state that does not count yet (see Turns) nothing, but what
+// Steady keeps what is to be shown of one thing to people who look at it: of a state that does not count yet (see turns) nothing, but what
 // was said last in the one that does, all of it from one moment. The zero value is ready. Safe for use by many goroutines.
 type Steady[T any] struct {
-	Turns
+	turns
 
 	said   sync.Mutex
 	last   T

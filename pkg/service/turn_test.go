@@ -8,12 +8,12 @@ import (
 
 // What lasts for a moment is no state that anybody is told of, unless it needs somebody.
 func TestTurns(t *testing.T) {
-	var turns Turns
+	var turns turns
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for second, state := range []string{
 		StateStarting, StateUpToDate, StateCatchingUp, StateUpToDate, StateUpToDate, StateUpToDate, StateUpToDate, StateStuck, StateUpToDate, StateUpToDate, StateUpToDate, StateUpToDate,
 	} {
-		turns.See(at.Add(time.Duration(second)*time.Second), state)
+		turns.see(at.Add(time.Duration(second)*time.Second), state, 0)
 	}
 	got := ""
 	for _, turn := range turns.Newest() {
@@ -23,7 +23,7 @@ func TestTurns(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	for i := range 100 {
-		turns.See(at.Add(time.Duration(i)*time.Hour), []string{StateStopped, StateStuck}[i%2])
+		turns.see(at.Add(time.Duration(i)*time.Hour), []string{StateStopped, StateStuck}[i%2], 0)
 	}
 	if n := len(turns.Newest()); n != maxTurns {
 		t.Errorf("%d turns are kept", n)

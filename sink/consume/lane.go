@@ -281,8 +281,7 @@ type View struct {
 	Held      error
 	Epoch     int64
 	Lane      int
-	Busy      bool          // somebody has taken it: Next may be behind what is confirmed
-	Retention time.Duration // how long Kafka keeps records of the topic; KeptForEver; 0 where it is not known
+	Busy      bool // somebody has taken it: Next may be behind what is confirmed
 }
 
 // Views gives the assigned partitions in order of topic and number.
@@ -292,7 +291,7 @@ func (c *Consumer) Views() []View {
 	for _, p := range c.parts {
 		v := View{
 			Partition: p, Topic: p.Topic, Number: p.Number, Count: p.Count, Next: p.Next, Position: p.Position,
-			End: p.end, Held: p.held, Epoch: p.Epoch, Lane: p.lane, Busy: p.busy, Retention: c.retained[p.Topic],
+			End: p.end, Held: p.held, Epoch: p.Epoch, Lane: p.lane, Busy: p.busy,
 		}
 		if len(p.queue) > 0 || p.held != nil && p.Next < p.end {
 			v.Oldest = p.oldest

@@ -2,7 +2,6 @@ package consume
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -21,24 +20,14 @@ type Looker struct {
 
 // NewLooker makes one. It does no I/O beyond reading files that the configuration names.
 func NewLooker(cfg kafka.Config, log *slog.Logger) (*Looker, error) {
-	opts, err := cfg.Options(log)
+	client, err := outside(cfg, log, fetchBytes, lookBytes)
 	if err != nil {
 		return nil, err
-	}
-	client, err := kgo.NewClient(append(opts,
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.KeepControlRecords(),
-		// Of each partition one record is wanted; a broker gives no less than a batch of the first.
-		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(lookBytes), kgo.FetchMaxWait(fetchMaxWait),
-	)...)
-	if err != nil {
-		return nil, fmt.Errorf("make Kafka client: %w", err)
 	}
 	return &Looker{client: client, admin: kadm.NewClient(client)}, nil
 }
 
-// lookBytes of a partition are fetched to see its first record.
+// lookBytes of a partition are fetched to see its first record; a broker gives no less than the first batch.
 const lookBytes = 32 << 10
 
 // Close ends its connections.
@@ -86,27 +75,31 @@ func (l *Looker) Oldest(ctx context.Context, ranges []Range, tell func(Range, ti
 			if !ok || ctx.Err() != nil && fp.Err != nil {
 				return
 			}
-			if fp.Err != nil { // it is told by whoever reads it
-				delete(left, k)
-				found[k.topic] = append(found[k.topic], k.number)
+			first, seen := g.first(fp.Records)
+			if !seen && fp.Err == nil {
 				return
 			}
-			for _, r := range fp.Records {
-				var first time.Time
-				switch {
-				case r.Offset < g.From:
-					continue
-				case r.Offset < g.To && !r.Attrs.IsControl():
-					first = r.Timestamp
-				case r.Offset+1 < g.To:
-					continue
-				}
+			if fp.Err == nil { // else it is told by whoever reads it
 				tell(g, first)
-				delete(left, k)
-				found[k.topic] = append(found[k.topic], k.number)
-				return
 			}
+			delete(left, k)
+			found[k.topic] = append(found[k.topic], k.number)
 		})
 		l.client.RemoveConsumePartitions(found)
 	}
+}
+
+// first gives the timestamp of the first record of the range, zero where there are only commit markers; seen is false where records do not
+// tell yet.
+func (g Range) first(records []*kgo.Record) (at time.Time, seen bool) {
+	for _, r := range records {
+		switch {
+		case r.Offset < g.From:
+		case r.Offset < g.To && !r.Attrs.IsControl():
+			return r.Timestamp, true
+		case r.Offset+1 >= g.To:
+			return time.Time{}, true
+		}
+	}
+	return time.Time{}, false
 }

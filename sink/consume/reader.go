@@ -43,21 +43,31 @@ type Range struct {
 // NewReader makes a reader that hands out about chunk bytes at a time. It does no I/O beyond reading files that the
 // configuration names.
 func NewReader(cfg kafka.Config, chunk int64, log *slog.Logger) (*Reader, error) {
+	fetch := int32(min(max(chunk, 1<<20), 32<<20))
+	client, err := outside(cfg, log, fetch, max(fetch/4, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{client: client, admin: kadm.NewClient(client), tails: map[key]*tail{}, chunk: chunk}, nil
+}
+
+// outside makes a client that reads, outside of any group, what is committed, with commit markers: from where it is told, so many bytes
+// at once, of all partitions and of one.
+func outside(cfg kafka.Config, log *slog.Logger, most, each int32) (*kgo.Client, error) {
 	opts, err := cfg.Options(log)
 	if err != nil {
 		return nil, err
 	}
-	fetch := int32(min(max(chunk, 1<<20), 32<<20))
 	client, err := kgo.NewClient(append(opts,
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.KeepControlRecords(),
-		kgo.FetchMaxBytes(fetch), kgo.FetchMaxPartitionBytes(max(fetch/4, 1<<20)), kgo.FetchMaxWait(fetchMaxWait),
+		kgo.FetchMaxBytes(most), kgo.FetchMaxPartitionBytes(each), kgo.FetchMaxWait(fetchMaxWait),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("make Kafka client: %w", err)
 	}
-	return &Reader{client: client, admin: kadm.NewClient(client), tails: map[key]*tail{}, chunk: chunk}, nil
+	return client, nil
 }
 
 // Close ends its connections.
