@@ -31,7 +31,7 @@ type Config struct {
 
 // Accept is a warning that is meant so.
 type Accept struct {
-	Code  trouble.Code `mapstructure:"code" required:"true" oneof:"table-without-identity,wal-budget,falling-behind" doc:"Code of the warning. That the budget of wal-budget is used up cannot be accepted."`
+	Code  trouble.Code `mapstructure:"code" required:"true" oneof:"table-without-identity,wal-budget,falling-behind,snapshot-rereads" doc:"Code of the warning. That the budget of wal-budget is used up cannot be accepted."`
 	Table string       `mapstructure:"table" default:"*" doc:"Table that it is about, as schema.table with * and ? as wildcards; a warning that is not about a table needs none."`
 }
 

@@ -228,7 +228,7 @@ var moments = map[string]func(at time.Time) *shown{
 	"waiting_kafka": func(at time.Time) *shown {
 		s := late(at)
 		s.st.Stages = waits(goes(0, 0.02, 0, 0.93), stageEncode, waitKafka, at.Add(-20*time.Second))
-		s.unmoved = 20 * time.Second
+		s.unmoved, s.st.brokers = 20*time.Second, []string{"10.0.0.3:9092", "10.0.0.4:9092"}
 		return s
 	},
 	"waiting_replicas": func(at time.Time) *shown { // which it has learnt from a broker
@@ -302,7 +302,7 @@ func (s *shown) config(t *testing.T, points int) page.Config {
 	must(t, err)
 	st := &Status{}
 	must(t, json.Unmarshal(text, st))
-	st.accept = s.st.accept
+	st.accept, st.brokers = s.st.accept, s.st.brokers
 	st.judge(s.at, s.unmoved)
 	for i := range st.Tables {
 		t := &st.Tables[i]

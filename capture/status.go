@@ -83,8 +83,9 @@ type Status struct {
 	// somebody who is on another host and needs no token.
 	Configuration string `json:"configuration,omitempty"`
 
-	accept []service.Accept
-	on     string // whom WaitingOn is, as stages name it
+	accept  []service.Accept
+	brokers []string // as configured
+	on      string   // whom WaitingOn is, as stages name it
 }
 
 // WAL is what the source keeps for us.
@@ -259,7 +260,7 @@ func (c *Capture) statusWith(shown func(TableStatus) TableStatus) Status {
 		}
 		st.Trouble = &told
 	}
-	st.accept = c.config.accepted()
+	st.accept, st.brokers = c.config.accepted(), c.config.Kafka.Brokers
 	if !c.config.HTTP.ShowsKeys() {
 		st.hideKeys()
 	}

@@ -126,6 +126,8 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 	if code, ok := whose[st.WaitingOn]; ok && st.Trouble == nil && (st.State == service.StateWaiting || now.Sub(st.WaitingSince) >= service.WaitingAfter) {
 		n := service.Need{Code: code, Subject: st.Source, Since: st.WaitingSince, What: "waiting for " + st.whom(), Means: st.means(code)}
 		switch {
+		case code == trouble.KafkaUnreachable && len(st.brokers) > 0: // nothing has failed yet that would name one
+			n.Why = "no broker answers, or none is ready; kafka.brokers: " + strings.Join(st.brokers, ", ")
 		case code == trouble.SlotWaits && st.Oldest != nil:
 			n.Do = st.Oldest.end()
 		case code == trouble.SlotWaits: // the runbook ends a session, which wants somebody who has looked at it

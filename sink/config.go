@@ -34,7 +34,7 @@ type Config struct {
 
 // Accept is a warning that is meant so.
 type Accept struct {
-	Code  trouble.Code `mapstructure:"code" required:"true" oneof:"parked,falling-behind,capture-silent,missing-index" doc:"Code of the warning."`
+	Code  trouble.Code `mapstructure:"code" required:"true" oneof:"parked,falling-behind,capture-silent,missing-index,retention-headroom" doc:"Code of the warning. A retention-headroom of a table that is paused or held cannot be accepted."`
 	Table string       `mapstructure:"table" default:"*" doc:"Table that it is about, as source/schema.table with * and ? as wildcards; of capture-silent the source."`
 }
 

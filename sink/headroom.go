@@ -2,6 +2,7 @@ package sink
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -15,10 +16,21 @@ const headroomTold = 24 * time.Hour
 // endangered notes how long it is until Kafka deletes the oldest record of the table that is not applied. A table that is as fast as it
 // has to be loses nothing, however short its topic keeps records.
 func (t *TableStatus) endangered(retention time.Duration) {
-	if retention == 0 || retention == consume.KeptForEver || value(t.BehindSeconds) <= t.FreshnessSeconds {
-		return
+	if left := headroom(retention, value(t.BehindSeconds), t.FreshnessSeconds); !math.IsInf(left, 0) && !math.IsNaN(left) {
+		t.HeadroomSeconds = &left
 	}
-	t.HeadroomSeconds = new(retention.Seconds() - *t.BehindSeconds)
+}
+
+// headroom gives the seconds until Kafka deletes the oldest record that is not applied, of a topic that keeps its records for retention:
+// infinitely many where none waits for longer than it may or they are kept for ever, not a number where it is not known how long.
+func headroom(retention time.Duration, behind, freshness float64) float64 {
+	switch {
+	case behind <= freshness, retention == consume.KeptForEver:
+		return math.Inf(1)
+	case retention == 0:
+		return math.NaN()
+	}
+	return retention.Seconds() - behind
 }
 
 // headroom tells of a table of which Kafka is about to delete what is not applied; ok is false where it is not.

@@ -370,24 +370,12 @@ func (g *gauges) own(all *service.Samples, st *Status) {
 			continue // another sink's
 		}
 		labels := []string{st.Group, t.Source, s.metrics.label(t.Table)}
-		behind, records, headroom, since := 0.0, int64(0), math.Inf(1), 0.0
+		behind, records, since := 0.0, int64(0), 0.0
 		for _, v := range of {
 			records += max(v.End-v.Next, 0)
-			if v.Oldest.IsZero() {
-				continue
+			if !v.Oldest.IsZero() {
+				behind = max(behind, now.Sub(v.Oldest).Seconds())
 			}
-			age := now.Sub(v.Oldest)
-			behind = max(behind, age.Seconds())
-			switch retention := kept[v.Topic]; retention {
-			case consume.KeptForEver:
-			case 0:
-				headroom = math.NaN()
-			default:
-				headroom = min(headroom, (retention - age).Seconds())
-			}
-		}
-		if behind <= t.FreshnessSeconds {
-			headroom = math.Inf(1)
 		}
 		if at, waits := barriers[t.Topic]; waits {
 			since = float64(at.UnixMilli()) / 1000
@@ -395,7 +383,7 @@ func (g *gauges) own(all *service.Samples, st *Status) {
 		all.Most(descLag, behind, labels...)
 		all.Add(descRecords, prometheus.GaugeValue, float64(records), labels...)
 		all.Least(descFreshness, t.FreshnessSeconds, labels...)
-		all.Least(descHeadroom, headroom, labels...)
+		all.Least(descHeadroom, headroom(kept[of[0].Topic], behind, t.FreshnessSeconds), labels...)
 		all.Most(descBarrier, since, labels...)
 	}
 }

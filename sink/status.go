@@ -3,6 +3,7 @@ package sink
 import (
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -172,7 +173,7 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 			st.WarehouseUp = false
 		}
 	}
-	st.owed(overview.Asked)
+	st.owed(overview.Asked, s.cfg.Kafka.Brokers)
 	st.Version = s.version
 	st.WarehouseUp = st.WarehouseUp && st.Step != stepConnecting
 	sources, lookedAt, heard := slices.Clone(s.sources), s.lookedAt, s.heard
@@ -280,8 +281,8 @@ func (st *Status) groupRate() *float64 {
 	return &sum
 }
 
-// owed notes that Kafka has not answered since asked, which is so before the first try has failed.
-func (st *Status) owed(asked time.Time) {
+// owed notes that Kafka, of which brokers are configured, has not answered since asked, which is so before the first try has failed.
+func (st *Status) owed(asked time.Time, brokers []string) {
 	if asked.IsZero() || time.Since(asked) < service.WaitingAfter {
 		return
 	}
@@ -291,7 +292,9 @@ func (st *Status) owed(asked time.Time) {
 			return
 		}
 	}
-	st.Waiting = append(st.Waiting, Waiting{For: "kafka", Since: asked.UTC(), Tries: 1, Code: string(trouble.KafkaUnreachable), Error: "no broker has answered yet"})
+	st.Waiting = append(st.Waiting, Waiting{
+		For: "kafka", Since: asked.UTC(), Tries: 1, Code: string(trouble.KafkaUnreachable), Error: "no broker has answered yet; kafka.brokers: " + strings.Join(brokers, ", "),
+	})
 }
 
 // hideKeys takes keys of rows out of what errors and events say.
