@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -76,6 +78,40 @@ func TestOurModules(t *testing.T) {
 	}
 	if len(modules) < 30 || !strings.Contains(out.String(), "Apache-2.0") {
 		t.Errorf("%d modules: %s", len(modules), out.String())
+	}
+}
+
+// TestModulesAgree: each module builds by its own go.mod, tests too, and all have the same versions of what several use. So what
+// make test runs in the workspace is what is shipped, and nothing is compiled twice.
+func TestModulesAgree(t *testing.T) {
+	versions := map[string]map[string][]string{} // by path and version: modules of ours
+	for _, name := range []string{"schema", "pkg", "capture", "sink", "deploy"} {
+		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-test", "-f", `{{with .Module}}{{if and .Version (not .Replace)}}{{.Path}} {{.Version}}{{end}}{{end}}`, "./...")
+		cmd.Dir = filepath.Join("../../..", name)
+		cmd.Env = append(os.Environ(), "GOWORK=off")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		listed, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("list modules of %s: %v: %s", name, err, stderr.String())
+		}
+		for line := range strings.Lines(string(listed)) {
+			path, version, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if versions[path] == nil {
+				versions[path] = map[string][]string{}
+			}
+			if users := versions[path][version]; !slices.Contains(users, name) {
+				versions[path][version] = append(users, name)
+			}
+		}
+	}
+	if len(versions) < 30 {
+		t.Errorf("%d modules are used: they are not found any more", len(versions))
+	}
+	for path, users := range versions {
+		if len(users) > 1 {
+			t.Errorf("%s is used in several versions: %v", path, users)
+		}
 	}
 }
 
