@@ -36,11 +36,18 @@ func testMain(m *testing.M) int {
 // binary builds the program local, once, and gives its path. Other users can run it.
 var binary = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(binaries, "local")
-	if out, err := osexec.Command("go", "build", "-o", path, "../cmd/local").CombinedOutput(); err != nil {
+	if out, err := goBuild(path, "../cmd/local").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build local: %w\n%s", err, out)
 	}
 	return path, errors.Join(os.Chmod(binaries, 0o755), os.Chmod(path, 0o755))
 })
+
+// goBuild builds as make build does, so that what that has compiled is not compiled again.
+func goBuild(path, program string) *osexec.Cmd {
+	cmd := osexec.Command("go", "build", "-trimpath", "-o", path, program)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	return cmd
+}
 
 // newDir makes a directory that another user may enter, as Postgres has to for root; t.TempDir is closed to others. What
 // still runs below it at the end of the test is an error, and killed.

@@ -199,7 +199,7 @@ var captureBinary, sinkBinary = sync.OnceValues(building("capture")), sync.OnceV
 func building(program string) func() (string, error) {
 	return func() (string, error) {
 		path := filepath.Join(binaries, program)
-		cmd := osexec.Command("go", "build", "-o", path, "./cmd/"+program)
+		cmd := goBuild(path, "./cmd/"+program)
 		cmd.Dir = "../../" + program
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", errors.Join(err, errors.New(string(out)))

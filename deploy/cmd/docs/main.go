@@ -133,8 +133,9 @@ func cli(top string) (string, error) {
 	var b strings.Builder
 	b.WriteString("# Verbs\n\nEvery verb of both programs, as --help shows it. `manpage -o DIR` writes the same as manual pages. This page is written by\n`make docs`.\n\n")
 	for _, program := range []string{"capture", "sink"} {
-		cmd := exec.Command("go", "run", "./cmd/"+program, "manpage", "--markdown") //nolint:gosec // names of ours
+		cmd := exec.Command("go", "run", "-trimpath", "./cmd/"+program, "manpage", "--markdown") //nolint:gosec // names of ours
 		cmd.Dir, cmd.Stderr = filepath.Join(top, program), os.Stderr
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off") // as make build: most is compiled already
 		out, err := cmd.Output()
 		if err != nil {
 			return "", fmt.Errorf("ask %s for its verbs: %w", program, err)
