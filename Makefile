@@ -10,7 +10,14 @@ LDFLAGS := -s -w -X github.com/tributary-cdc/tributary/pkg/service.version=$(VER
 # The race detector needs a C compiler; without one the tests run all the same.
 RACE    := $(shell command -v cc >/dev/null 2>&1 && echo -race)
 GOLANGCI_VERSION := v2.15.0
-
+# Packages that are tested at a time: most of them wait most of their time for servers of theirs.
+P       := $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 2)
+# What takes longest is begun first.
+LONG    := $(addprefix ./,deploy/e2e sink capture deploy/docs deploy/e2e/nemesis)
+# Nothing in these goes on at a time, and the race detector makes them ten times as slow.
+CALM    := $(addprefix github.com/tributary-cdc/tributary/deploy/,cmd/audit cmd/release grafana kubernetes systemd)
+# All that is compiled without the race detector is compiled alike, once: programs, what tests run of them, and for lint.
+export GOFLAGS := $(strip -trimpath $(GOFLAGS))
 
 .PHONY: demo psql databases test test-all extensions nemesis nemesis-figures nemesis-memory nemesis-mutants soak soak-figures fuzz build release images lint fmt audit bench docs pictures man vendor clean
 
@@ -27,8 +34,10 @@ databases: $(BIN)/local
 	@$(BIN)/local databases
 
 ## test: everything, on PostgreSQL 14 to 18 where versions differ, on an embedded broker and, with Java, on Apache Kafka
+test: export GOWORK = $(CURDIR)/go.work
 test:
-	@set -e; for m in $(MODULES); do echo "== $$m"; (cd $$m && GOWORK=off go test $(RACE) -timeout 20m ./...); done
+	@CGO_ENABLED=0 go test -p $(P) -timeout 20m $(CALM)
+	@all=$$(go list $(MODULES:%=./%/...)) && go test $(RACE) -p $(P) -timeout 20m $(LONG) $$(echo "$$all" | grep -vxF $(CALM:%=-e %))
 
 ## test-all: the same, every test on all five major versions of PostgreSQL, on Apache Kafka 3 too and with Apicurio's registry, and the pages of docs and measures of bench that take minutes
 test-all:
@@ -64,7 +73,7 @@ images:
 
 ## lint: house rules
 lint: $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)
-	@set -e; for m in $(MODULES); do (cd $$m && $< run --config ../.golangci.yml ./...); done
+	@CGO_ENABLED=0 GOWORK=$(CURDIR)/go.work $< run $(MODULES:%=./%/...)
 
 ## fmt: gofumpt, as lint wants it
 fmt: $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)
@@ -72,7 +81,7 @@ fmt: $(CACHE)/golangci-lint-$(GOLANGCI_VERSION)
 
 $(CACHE)/golangci-lint-$(GOLANGCI_VERSION):
 	@mkdir -p $(CACHE)
-	GOBIN=$(CACHE) GOWORK=off go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	CGO_ENABLED=0 GOBIN=$(CACHE) GOWORK=off go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv $(CACHE)/golangci-lint $@
 
 ## audit: licences of all modules, and what is known against them (govulncheck)
