@@ -2,8 +2,11 @@ package capture
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -28,14 +31,46 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 			return err
 		}
 	}
+	s.tellLeftOut(tables)
 	return nil
+}
+
+// tellLeftOut makes visible which of tables are not captured since the role may not publish them, and that there are none.
+func (s *session) tellLeftOut(tables []*catalog.Table) {
+	told := s.foreign
+	s.foreign = map[string]bool{}
+	none := !slices.ContainsFunc(tables, func(t *catalog.Table) bool { return t.Level != catalog.LeftOut })
+	if s.alarms.clear(trouble.Config, "source.tables"); none {
+		s.raise(&trouble.Error{
+			Code: trouble.Config, Op: "capture", Subject: "source.tables", Cause: fmt.Errorf("no table fits %s", strings.Join(s.config.Source.Tables, ", ")),
+			Means: "nothing is captured", Hint: "mend source.tables (capture check says which tables there are), or make the table: it is taken up by itself",
+		})
+	}
+	for _, t := range tables {
+		name := t.Relation.QualifiedName()
+		if !t.Foreign {
+			continue
+		}
+		s.foreign[name] = true
+		s.raise(&trouble.Error{
+			Code: trouble.SourceRights, Op: "publish", Subject: subject(name), Cause: errors.New(t.Reason),
+			Means: "none of its rows is captured; all other tables are", Hint: t.Help + "\n\"!" + name + "\" in source.tables     if it is not to be captured",
+		})
+	}
+	for name := range told {
+		if !s.foreign[name] {
+			s.alarms.clear(trouble.SourceRights, subject(name))
+		}
+	}
 }
 
 // adopt makes known a captured table. was is its progress if isKnown; hadRows says that its topic may hold rows of an
 // earlier life, which a snapshot must void. The catalog was read before asOf.
 func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.TableProgress, isKnown, hadRows bool, after uint32, asOf change.LSN) error {
 	if known.Level == catalog.LeftOut {
-		s.log.Warn("table is left out", "table", known.Relation.QualifiedName(), "reason", known.Reason)
+		if !known.Foreign { // which tellLeftOut tells
+			s.log.Warn("table is left out", "table", known.Relation.QualifiedName(), "reason", known.Reason)
+		}
 		return nil
 	}
 	if known.Level == catalog.InsertOnly {

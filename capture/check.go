@@ -65,6 +65,15 @@ func (c *Capture) checkSource(ctx context.Context, r *terminal.Check, dsn string
 		r.Blocked("tables", err)
 		return nil
 	}
+	foreign, err := cat.LeaveOut(ctx, c.config.Source.publications(), tables)
+	if err != nil {
+		r.Blocked("owners", err)
+		return nil
+	}
+	if len(foreign) > 0 && !foreign[0].Foreign { // all that there are
+		r.Fail(trouble.SourceRights, "tables", fmt.Sprintf("%q has the rights of no owner of %s: publishing them takes these", server.Role, service.Plural(len(foreign), "table")),
+			"capture init DSN --role   prints the statements")
+	}
 	c.checkTables(ctx, r, cat, tables)
 	if n, err := cat.TemporaryTables(ctx); err != nil {
 		r.Failed("temporary", err)
@@ -113,6 +122,10 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 	case slot == nil:
 		r.OK("slot", fmt.Sprintf("%s is to be made", c.config.Source.slot()))
 		c.checkOpen(ctx, r, cat, trouble.SlotWaits, time.Minute, "creating the slot waits until it ends")
+	case slot.WALStatus == "lost":
+		r.Fail(trouble.SlotLost, "slot", slot.Name+" is lost: the server dropped the WAL that it needed", "capture run --on-gap=resnapshot   reads all tables again; rows gone at the source go downstream too")
+	case slot.Database != s.Database:
+		r.Failed("slot", alien(slot))
 	case slot.Active:
 		r.Warn(trouble.SlotInUse, "slot", fmt.Sprintf("%s is in use by pid %d: %s", slot.Name, slot.ActivePID, slot.Holder))
 	default:
@@ -178,9 +191,7 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 		}
 	}
 	r.Part("Tables", fmt.Sprintf("%d to capture, %d cannot be", captured, len(tables)-captured))
-	if captured == 0 {
-		r.Fail(trouble.Config, "none", fmt.Sprintf("no table matches source.tables: %s", strings.Join(c.config.Source.Tables, ", ")))
-	}
+	c.checkPatterns(ctx, r, cat, tables, captured)
 	if all > 0 {
 		r.OK(service.Plural(all, "table"), "with a usable replica identity; all operations are captured")
 	}
@@ -195,7 +206,11 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 		case catalog.InsertOnly:
 			r.WarnUnless(service.Accepts(c.config.accepted(), trouble.TableWithoutIdentity, name), trouble.TableWithoutIdentity, "1 table", name+": "+t.Reason+". INSERT and TRUNCATE only; the application's UPDATE and DELETE go on working, but do not arrive", t.Help)
 		case catalog.LeftOut:
-			r.Note("1 table", name+": "+t.Reason, t.Help)
+			if t.Foreign {
+				r.Warn(trouble.SourceRights, "1 table", name+": "+t.Reason, t.Help, fmt.Sprintf("or \"!%s\" in source.tables, if it is not to be captured", name))
+			} else {
+				r.Note("1 table", name+": "+t.Reason, t.Help)
+			}
 			continue
 		case catalog.All:
 			if t.Partitioned {
@@ -224,6 +239,33 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 	for _, b := range breaking {
 		r.Fail(trouble.PublicationBreaksApp, "1 table", fmt.Sprintf("%s.%s has no replica identity, and publication %q publishes its UPDATE and DELETE: the application's own UPDATE fails", b.Schema, b.Table, b.Publication),
 			fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s;", postgres.Ident(b.Publication), postgres.Ident(b.Schema, b.Table)))
+	}
+}
+
+// checkPatterns names what is in source.tables for nothing: a name that is wrong would be missed only when its rows are.
+func (c *Capture) checkPatterns(ctx context.Context, r *terminal.Check, cat *catalog.Catalog, tables []*catalog.Table, captured int) {
+	patterns, err := catalog.ParsePatterns(c.config.Source.Tables)
+	if err != nil {
+		return // which has been told
+	}
+	idle := patterns.Idle(tables)
+	var there []string
+	if len(idle) > 0 || captured == 0 {
+		every, err := catalog.ParsePatterns([]string{"*.*"})
+		if err == nil {
+			all, _ := cat.Tables(ctx, every)
+			for _, t := range all {
+				there = append(there, t.Relation.QualifiedName())
+			}
+		}
+	}
+	if captured == 0 {
+		r.Fail(trouble.Config, "none", fmt.Sprintf("no table matches source.tables: %s%s", strings.Join(c.config.Source.Tables, ", "), terminal.Meant(strings.Join(idle, ", "), there)),
+			"there are: "+strings.Join(there, ", "))
+		return
+	}
+	for _, name := range idle {
+		r.Warn(trouble.Config, "pattern", fmt.Sprintf("no table fits %s of source.tables%s", name, terminal.Meant(name, there)), "mend it, or leave it: a table that is made later is taken up")
 	}
 }
 

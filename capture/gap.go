@@ -98,6 +98,16 @@ func historyOf(ctx context.Context, conn *replication.Conn, system replication.S
 	return history, nil
 }
 
+// alien is the trouble of a slot that is not one of ours: another program's, or that of another database's capture.
+func alien(slot *catalog.Slot) *trouble.Error {
+	return &trouble.Error{
+		Op: "start", Subject: fmt.Sprintf("slot %q", slot.Name), Code: trouble.Gap,
+		Cause: fmt.Errorf("it is not a slot of ours: plugin %q, two_phase %t, database %q", slot.Plugin, slot.TwoPhase, slot.Database),
+		Means: "nothing was written; whoever reads that slot goes on as long as it is not dropped",
+		Hint:  "look at source.dsn and source.name: each database is a source of its own, with a name of its own. If it is another program's slot, choose a name with source.slot",
+	}
+}
+
 // findGap compares the slot with what is published: nil if the slot can give everything that is not yet, and the
 // server has everything that is. history says where the server left its earlier timelines.
 func findGap(state *publish.State, slot *catalog.Slot, system replication.System, history replication.History, name string) *trouble.Error {
@@ -111,8 +121,7 @@ func findGap(state *publish.State, slot *catalog.Slot, system replication.System
 	case slot != nil && slot.WALStatus == "lost":
 		e.Code, e.Cause = trouble.SlotLost, errors.New("the server dropped the WAL that the slot needed (wal_status is lost)")
 	case slot != nil && !ours(slot, system):
-		e.Code, e.Cause = trouble.Gap, fmt.Errorf("it is not a slot of ours: plugin %q, two_phase %t, database %q", slot.Plugin, slot.TwoPhase, slot.Database)
-		e.Hint = "choose another name with source.slot, or drop that slot"
+		return alien(slot)
 	case pr == nil:
 		return nil
 	case pr.SystemID != system.ID:

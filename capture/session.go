@@ -75,6 +75,7 @@ type session struct {
 	fences      []string            // reached since
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
+	foreign     map[string]bool // tables of which tellLeftOut has told
 	passage     passage
 	refused     publish.Refusals
 	oldest      int64 // commit time of the first change since the last Kafka commit, microseconds; 0 for none

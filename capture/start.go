@@ -120,6 +120,9 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		Name: c.config.Source.Name, Database: system.Database, Version: service.ThisBuild().Version, SystemID: system.ID, Timeline: system.Timeline,
 	})
 	tables, err := cat.Tables(ctx, s.patterns)
+	if err == nil {
+		_, err = cat.LeaveOut(ctx, c.config.Source.publications(), tables)
+	}
 	var asOf change.LSN
 	if err == nil {
 		asOf, err = cat.WALPosition(ctx)

@@ -130,6 +130,11 @@ func TestMissingRights(t *testing.T) {
 	if err := c.Check(t.Context(), terminal.NewCheck("capture", &out)); trouble.CodeOf(err) != trouble.SourceRights || !strings.Contains(out.String(), "GRANT CREATE ON DATABASE") {
 		t.Errorf("check: %v\n%s", err, out.String())
 	}
+	r.exec(`do $$ begin execute format('grant create on database %I to ` + role + `', current_database()); end $$`)
+	out.Reset()
+	if err := c.Check(t.Context(), terminal.NewCheck("capture", &out)); trouble.CodeOf(err) != trouble.SourceRights || !strings.Contains(out.String(), "has the rights of no owner") {
+		t.Errorf("check of a role that may publish no table: %v\n%s", err, out.String())
+	}
 }
 
 func TestSlotInUse(t *testing.T) {

@@ -131,6 +131,9 @@ func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (fact
 	if err != nil {
 		return f, err
 	}
+	if _, err := cat.LeaveOut(ctx, w.config.Source.publications(), tables); err != nil {
+		return f, err
+	}
 	f.rows = make(map[schema.OID]int64, len(tables))
 	for _, t := range tables {
 		f.rows[t.Relation.OID] = t.EstimatedRows
@@ -224,6 +227,7 @@ func (s *session) learn(ctx context.Context, f facts) error {
 			s.partitions(t)
 		}
 	}
+	s.tellLeftOut(f.tables)
 	for oid, t := range s.tables {
 		if t.catalog != nil && !there[oid] {
 			s.log.Warn("table is gone at the source", "table", t.catalog.Relation.QualifiedName())

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -15,6 +16,7 @@ type Patterns struct {
 }
 
 type pattern struct {
+	text          string
 	exclude       bool
 	schema, table string
 }
@@ -23,7 +25,7 @@ type pattern struct {
 func ParsePatterns(list []string) (Patterns, error) {
 	var p Patterns
 	for _, text := range list {
-		one := pattern{}
+		one := pattern{text: text}
 		rest, exclude := strings.CutPrefix(text, "!")
 		one.exclude = exclude
 		var both bool
@@ -61,6 +63,18 @@ func (p Patterns) Match(schema, table string) bool {
 		}
 	}
 	return chosen
+}
+
+// Idle gives those that choose tables and that none of these fits, as they were written.
+func (p Patterns) Idle(tables []*Table) (idle []string) {
+	for _, one := range p.list {
+		if !one.exclude && !slices.ContainsFunc(tables, func(t *Table) bool {
+			return config.Fits(one.schema, t.Relation.Schema) && config.Fits(one.table, t.Relation.Name)
+		}) {
+			idle = append(idle, one.text)
+		}
+	}
+	return idle
 }
 
 // Exact gives a half of a pattern that matches this name. Where it cannot be written, a ? stands for any character.

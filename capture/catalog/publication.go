@@ -206,7 +206,7 @@ func publicationTrouble(name string, err error) error {
 	}
 	if postgres.SQLState(err) == "42501" {
 		e.Code = trouble.SourceRights
-		e.Hint = "capture's role must own the tables and have CREATE on the database, see docs/security.md"
+		e.Hint = "capture's role must have CREATE on the database, and the rights of the tables' owner: capture init DSN --role prints the statements"
 	}
 	return e
 }

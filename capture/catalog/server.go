@@ -122,7 +122,7 @@ type Look struct {
 	WAL   change.LSN // end of what the server has flushed
 	Pause *Pause     // that is asked for; nil: none
 	Now   time.Time  // by the source's clock; zero without publications
-	// Version is another one whenever Tables may have another answer than before.
+	// Version is another one whenever Tables or LeaveOut may have another answer than before.
 	Version string
 }
 
@@ -147,7 +147,7 @@ func (c *Catalog) Look(ctx context.Context, slot string, p Publications) (*Look,
 	return &l, nil
 }
 
-// versionSQL sums up who wrote the rows of the catalogs that Tables reads, and what is written in place. Only what users have made
+// versionSQL sums up who wrote the rows of the catalogs that Tables and LeaveOut read, and what is written in place. Only what users have made
 // is looked at: a few rows, by the indexes on OIDs.
 const versionSQL = `
 	select concat_ws(' ',
@@ -156,6 +156,8 @@ const versionSQL = `
 	       (select sum(hash_record_extended(row(indexrelid, xmin), 0)) from pg_index where indrelid >= 16384),
 	       (select sum(hash_record_extended(row(oid, xmin), 0)) from pg_type where oid >= 16384),
 	       (select sum(hash_record_extended(row(inhrelid, inhparent, xmin), 0)) from pg_inherits),
+	       (select sum(hash_record_extended(row(oid, xmin), 0)) from pg_publication_rel),
+	       (select sum(hash_record_extended(row(roleid, member, xmin), 0)) from pg_auth_members where member >= 16384),
 	       (select sum(hash_record_extended(row(oid, xmin), 0)) from pg_namespace))`
 
 // Slot describes the slot called name, nil if there is none.

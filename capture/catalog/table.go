@@ -28,6 +28,7 @@ type Table struct {
 	Level         Level
 	Reason        string // why it is not All, for people
 	Help          string // SQL that would make it All, "" if there is none
+	Foreign       bool   // LeftOut, since the role may not publish it, see LeaveOut
 	Partitioned   bool
 	Leaves        []Leaf // of a partitioned table, as the catalog has them now
 	EstimatedRows int64  // the planner's estimate; 0: it has none, as nobody has analyzed the table

@@ -1,0 +1,161 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// member lets capture log in as a role that has the rights of the owner of all tables that there are, and no others.
+func (r *rig) member() (role, owner string) {
+	r.t.Helper()
+	admin := r.dsn
+	owner = fmt.Sprintf("owner_%d", time.Now().UnixNano())
+	role = owner + "_capture"
+	r.exec("create role " + owner + "; create role " + role + " login replication in role " + owner)
+	r.t.Cleanup(func() {
+		conn, err := pgx.Connect(context.Background(), admin)
+		must(r.t, err)
+		defer conn.Close(context.Background())
+		_, err = conn.Exec(context.Background(), fmt.Sprintf("reassign owned by %[1]s, %[2]s to postgres; drop owned by %[1]s, %[2]s; drop role %[1]s, %[2]s", role, owner))
+		must(r.t, err)
+	})
+	r.exec(`do $$ declare t regclass; begin
+		execute format('grant create on database %I to ` + role + `', current_database());
+		for t in select oid::regclass from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') loop
+			execute format('alter table %s owner to ` + owner + `', t);
+		end loop; end $$`)
+	dsn, err := pgx.ParseConfig(admin)
+	must(r.t, err)
+	r.config.Source.DSN = config.Secret(fmt.Sprintf("postgres://%s@%s:%d/%s", role, dsn.Host, dsn.Port, dsn.Database))
+	return role, owner
+}
+
+// alarmed says whether the status tells of this trouble of this table.
+func alarmed(c *Capture, code trouble.Code, subject string) *TroubleStatus {
+	for _, a := range c.Status().Alarms {
+		if a.Code == code && a.Subject == subject {
+			return &a
+		}
+	}
+	return nil
+}
+
+// A table that somebody else had made kept capture from starting, and from taking up any other, since publishing it takes the rights of
+// its owner.
+func TestTableOfAnotherOwner(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	role, owner := r.member()
+	r.exec("create table theirs (id int primary key); insert into theirs values (1)")
+	var out strings.Builder
+	must(t, r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)))
+	for _, want := range []string{`its owner is "`, "\"!public.theirs\"", "1 cannot be"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("check does not say %q:\n%s", want, out.String())
+		}
+	}
+	c, stop := r.start()
+	r.fence()
+	a := alarmed(c, trouble.SourceRights, `table "public.theirs"`)
+	if a == nil {
+		t.Fatalf("the status does not tell of it: %+v", c.Status().Alarms)
+	}
+	r.exec("create table later (id int primary key); alter table later owner to " + owner + "; insert into later values (1)")
+	r.exec("create table keyless_theirs (v int)")
+	eventually(t, "it is taken up", func() bool {
+		return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool { return one.Table == "public.later" })
+	})
+	r.fence()
+	r.same("public", "later")
+	eventually(t, "the other is told, too", func() bool { return alarmed(c, trouble.SourceRights, `table "public.keyless_theirs"`) != nil })
+
+	help, _, _ := strings.Cut(a.Hint, "\n\"!")
+	r.exec(help) // as it says
+	eventually(t, "it is captured", func() bool { return alarmed(c, trouble.SourceRights, a.Subject) == nil })
+	r.fence()
+	r.same("public", "theirs")
+	r.exec("alter table keyless_theirs owner to " + owner)
+	eventually(t, "none is left out", func() bool { return len(c.Status().Alarms) == 0 })
+	r.exec("revoke " + owner + " from " + role) // what is published already stays so
+	r.exec("insert into theirs values (2)")
+	r.fence()
+	r.same("public", "theirs")
+	must(t, stop())
+}
+
+// Membership is in no catalog of the database.
+func TestGrantIsNoticed(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	role, _ := r.member()
+	other := fmt.Sprintf("other_%d", time.Now().UnixNano())
+	r.exec("create role " + other + "; create table theirs (id int primary key); insert into theirs values (1); alter table theirs owner to " + other)
+	t.Cleanup(func() {
+		must(t, func() error {
+			_, err := r.conn.Exec(context.Background(), "drop table theirs; drop role "+other)
+			return err
+		}())
+	})
+	c, stop := r.start()
+	r.fence()
+	a := alarmed(c, trouble.SourceRights, `table "public.theirs"`)
+	if want := fmt.Sprintf("GRANT %q TO %q;", other, role); a == nil || !strings.HasPrefix(a.Hint, want) {
+		t.Fatalf("the status says %+v, want %s", a, want)
+	}
+	r.exec("grant " + other + " to " + role)
+	eventually(t, "it is captured", func() bool { return alarmed(c, trouble.SourceRights, a.Subject) == nil })
+	r.fence()
+	r.same("public", "theirs")
+	must(t, stop())
+}
+
+// A name in source.tables that was wrong was said by nobody.
+func TestPatternThatNothingFits(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), "create table invoices (id int primary key); create table other (id int primary key)")
+	check := func() (string, error) {
+		var out strings.Builder
+		err := r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out))
+		return strings.Join(strings.Fields(out.String()), " "), err
+	}
+	r.config.Source.Tables = []string{"public.other", "public.invoces", "!public.audit"}
+	if text, err := check(); err != nil || !strings.Contains(text, "warn pattern no table fits public.invoces of source.tables; did you mean public.invoices?") || strings.Contains(text, "audit") {
+		t.Errorf("%v\n%s", err, text)
+	}
+	r.config.Source.Tables = []string{"public.invoces"}
+	if text, err := check(); trouble.CodeOf(err) != trouble.Config || !strings.Contains(text, "did you mean public.invoices?") || !strings.Contains(text, "there are: public.invoices, public.other") {
+		t.Errorf("%v\n%s", err, text)
+	}
+	c, stop := r.start()
+	eventually(t, "the status says that there is nothing", func() bool { return alarmed(c, trouble.Config, "source.tables") != nil })
+	r.exec("create table invoces (id int primary key)")
+	eventually(t, "now there is", func() bool { return alarmed(c, trouble.Config, "source.tables") == nil })
+	must(t, stop())
+}
+
+// A check of a slot that was lost said ok, and advised to drop another source's.
+func TestCheckOfSlot(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	other := *r
+	neighbour := newRig(t, 0, r.kafka, tables)
+	other.config.Source.DSN = neighbour.config.Source.DSN
+	var out strings.Builder
+	err := other.verbs().Check(t.Context(), terminal.NewCheck("capture", &out))
+	if trouble.CodeOf(err) != trouble.Gap || !strings.Contains(out.String(), "source.name") || strings.Contains(out.String(), "or drop that slot") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	if e := other.fails(trouble.Gap); !strings.Contains(e.Hint, "source.name") {
+		t.Errorf("hint %q", e.Hint)
+	}
+}
