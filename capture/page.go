@@ -66,7 +66,7 @@ func (st *Status) tiles() []page.Tile {
 	if st.LagSeconds > freshness.Seconds() {
 		behind.State = st.State
 	}
-	if quiet := time.Since(st.PublishedTime); st.LagSeconds == 0 && !st.PublishedTime.IsZero() && quiet > 10*time.Minute {
+	if quiet := time.Since(st.PublishedTime); st.looked() && st.LagSeconds == 0 && !st.PublishedTime.IsZero() && quiet > 10*time.Minute {
 		behind.Lines = []string{"quiet for " + service.FormatDuration(quiet)}
 	}
 	if skew := st.skew(); skew != "" {
@@ -75,7 +75,7 @@ func (st *Status) tiles() []page.Tile {
 	publish := page.Tile{Name: "To publish", Value: service.FormatBytes(st.ToPublish)}
 	switch {
 	case !st.looked():
-		publish.Value = "–"
+		publish.Value, publish.Lines = behind.Value, behind.Lines
 	case st.ETASeconds != nil && st.LagSeconds > freshness.Seconds():
 		publish.Lines = []string{service.FormatLeft(seconds(*st.ETASeconds))}
 	case st.Falling && st.LagSeconds > freshness.Seconds():

@@ -67,7 +67,7 @@ func (st *Status) tell(topics, looked, waits bool) {
 		st.State, st.Headline = service.StateWaiting, fmt.Sprintf("is waiting for %s, for %s%s.", w.whom(), service.FormatDuration(time.Since(w.Since)), st.completeTo(": "))
 	case looked && !topics:
 		st.State = service.StateWaiting
-		st.Headline = "is waiting for topics: none matches the rules"
+		st.Headline = "is waiting for topics: none matches the rules."
 		st.Needs = service.Needs(append(st.Needs, service.Need{
 			Code: trouble.NoTopics, Subject: st.Group, What: "no topic matches the rules yet",
 			Why: fmt.Sprintf("the rules want %s; %s %s there that no rule wants", shortened(st.wants), service.Plural(len(st.Unmatched), "topic"), service.Agree(len(st.Unmatched), "is", "are")),
@@ -466,7 +466,7 @@ func needsYou(bad map[string]int, tables int, parked int64) string {
 	case all == 0:
 		rest = " All tables go on."
 	case all < tables:
-		rest = " " + service.Agree(tables-all, "The other one goes on.", fmt.Sprintf("The other %d go on.", tables-all))
+		rest = " " + service.Agree(tables-all, "The other one goes on.", "The other "+service.FormatCount(int64(tables-all))+" go on.")
 	}
 	return service.NeedsYou + strings.Join(what, ", ") + "." + rest
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -20,7 +21,6 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
-	"github.com/chromedp/chromedp/kb"
 
 	"github.com/tributary-cdc/tributary/pkg/browsertest"
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -100,23 +100,31 @@ func call[P, R any](b *tab, command cdp.Command[P, R], params P) {
 // eval gives the value of an expression; a promise is waited for.
 func eval[T any](b *tab, expression string) T {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b, time.Minute)
-	defer cancel()
-	out, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, func(p *runtime.EvaluateParams) { p.AwaitPromise = &yes }))
+	out, err := tryEval[T](b, expression)
 	if err != nil {
 		b.t.Fatalf("%s: %v", expression[:min(len(expression), 200)], err)
 	}
 	return out
 }
 
+func tryEval[T any](b *tab, expression string) (T, error) {
+	ctx, cancel := context.WithTimeout(b, time.Minute)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.Evaluate[T](expression, func(p *runtime.EvaluateParams) { p.AwaitPromise = &yes }))
+}
+
 var yes = true
 
-// await waits until an expression is true.
+// await waits until an expression is true. While the page is loaded anew it has no value.
 func (b *tab) await(expression string) {
 	b.t.Helper()
-	for begun := time.Now(); !eval[bool](b, "!!("+expression+")"); {
+	for begun := time.Now(); ; {
+		so, err := tryEval[bool](b, "!!("+expression+")")
+		if so {
+			return
+		}
 		if time.Since(begun) > time.Minute {
-			b.t.Fatalf("not so within a minute: %s", expression)
+			b.t.Fatalf("not so within a minute (%v): %s", err, expression)
 		}
 		select {
 		case <-b.Done():
@@ -161,7 +169,7 @@ func TestBrowserKeepsWhatTheReaderDoes(t *testing.T) {
 		"what is open":     `document.querySelector("#events").open`,
 		"the row itself":   `document.querySelector("#tables tbody tr").mine === true`,
 		"the charts":       `document.querySelectorAll(".plot .uplot").length === 2`,
-		"the copy buttons": `document.querySelectorAll(".copy[hidden]").length === 0`,
+		"the copy buttons": `document.querySelector(".copy").checkVisibility()`,
 		"the address":      `location.search === "?q=sho"`,
 		"the title":        `document.title === "‼ 1 · shop"`,
 	} {
@@ -248,49 +256,59 @@ func TestBrowserFits(t *testing.T) {
 	b.quiet(url)
 }
 
-// What happened is a line in each chart. Its text is there for who points at it, who comes to it by keys, and who hears the page;
-// and in the table.
+// What happened is a line in each chart. Its text is told where the reader points, and stands once below, for who does not point and
+// for who hears the page.
 func TestBrowserMarks(t *testing.T) {
 	history := testHistory()
-	b := openTab(t, serve(t, func() View { return full("shop") }, history)+"/")
-	b.await(`document.querySelectorAll(".plot .mark").length === 4`)
-	const shown = `getComputedStyle(document.activeElement, "::after").content !== "none" && document.activeElement.ariaLabel`
-	for what, expression := range map[string]string{
-		"the text":       `document.querySelector(".mark").ariaLabel.match(/^\d\d:06:08 session ended, trying again, wait 1s\n\d\d:06:11 streaming, slot tributary_shop$/)`,
-		"no script":      `document.querySelectorAll(".mark")[1].ariaLabel.includes("<script>")`,
-		"the place":      `Math.abs(document.querySelector(".mark").getBoundingClientRect().x + 4 - document.querySelector(".u-over").getBoundingClientRect().x - document.querySelector(".u-over").clientWidth * 123 / 590) < 4`,
-		"one stop":       `document.querySelectorAll("#plot-0 .mark[tabindex='0']").length === 1`,
-		"nothing unseen": `getComputedStyle(document.querySelector(".mark"), "::after").content === "none"`,
-		"the table":      `document.querySelector("#table-1").textContent.includes("streaming, slot tributary_shop")`,
-		"a known line":   `!document.querySelector("#chart-1").textContent.includes("unlimited")`,
-	} {
-		if !eval[bool](b, "!!("+expression+")") {
-			t.Errorf("not so: %s: %s", what, eval[string](b, `document.querySelector("#chart-0").outerHTML`))
+	url := serve(t, func() View { return full("shop") }, history)
+	b := openTab(t, url+"/")
+	b.await(`document.querySelectorAll(".plot .uplot").length === 2`)
+	// inked is how much of the picture's height is inked at a second of its 590, which begin 5 s before at.
+	const inked = `(at => { const from = document.querySelector("#plot-0 canvas"), of = from.getBoundingClientRect(), over = document.querySelector("#plot-0 .u-over").getBoundingClientRect();
+		const scale = from.width / of.width, {width, height} = from, pen = Object.assign(document.createElement("canvas"), {width, height}).getContext("2d", {willReadFrequently: true});
+		pen.drawImage(from, 0, 0);
+		const three = pen.getImageData(Math.round((over.x - of.x + over.width * at / 590) * scale) - 1, (over.y - of.y) * scale, 3, over.height * scale).data;
+		return three.filter((v, i) => i % 4 === 3 && v > 100).length / (three.length / 12); })`
+	// point moves the pointer to it, over the second chart, and gives what is told over the first.
+	const point = `(at => { const over = document.querySelector("#plot-1 .u-over"), r = over.getBoundingClientRect();
+		over.dispatchEvent(new MouseEvent("mousemove", {clientX: r.x + r.width * at / 590, clientY: r.y + 20, bubbles: true})); })`
+	const told = `getComputedStyle(document.querySelector("#plot-0"), "::after").content`
+	for _, at := range []string{"128", "425"} {
+		if n := eval[float64](b, inked+"("+at+")"); n < 0.25 {
+			t.Errorf("no line at %s s: %v", at, n)
 		}
 	}
-	call(b, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
-	eval[bool](b, `document.querySelector("#plot-0 .mark[tabindex='0']").focus(); true`)
-	b.await(shown + `?.includes("table has a new version")`)
-	b.run(chromedp.KeyEvent(kb.ArrowLeft))
-	b.await(shown + `?.includes("session ended")`)
-	history.Mark([]service.Event{{At: at.Add(9*time.Minute + 30*time.Second), Text: "stopped"}}) // it is in the next points
-	b.await(`document.querySelectorAll("#plot-0 .mark").length === 3 && ` + shown + `?.includes("session ended")`)
-	b.run(chromedp.KeyEvent("\x1b"))
-	b.await(`document.activeElement === document.body`)
-	b.quiet(strings.TrimSuffix(eval[string](b, `location.href`), "/"))
+	if n := eval[float64](b, inked+"(200)"); n > 0.2 {
+		t.Errorf("a line at 200 s: %v", n)
+	}
+	for at, want := range map[string]string{
+		"128": `06:08 session ended, trying again, wait 1s\\a \d\d:\d\d:11 streaming, slot tributary_shop"$`,
+		"425": `table has a new version, table .*<script>`,
+		"200": `^"\d\d:07: behind 20 s, freshness 60 s"$`,
+	} {
+		eval[bool](b, point+"("+at+"), true")
+		b.await(told + ".match(/" + want + "/)")
+	}
+	const list = `document.querySelector("#marks").textContent`
+	for what, expression := range map[string]string{
+		"the list":     list + `.includes("streaming, slot tributary_shop")`,
+		"told once":    `document.querySelector("#main").textContent.split("streaming, slot").length === 2`,
+		"where it is":  `[...document.querySelectorAll("figure")].every(f => document.getElementById(f.getAttribute("aria-details")).id === "marks")`,
+		"a known line": `!document.querySelector("#chart-1").textContent.includes("unlimited")`,
+	} {
+		if !eval[bool](b, "!!("+expression+")") {
+			t.Errorf("not so: %s: %s", what, eval[string](b, `document.querySelector("#h-hour").parentNode.parentNode.outerHTML`))
+		}
+	}
+	history.Mark([]service.Event{{At: at.Add(9*time.Minute + 30*time.Second), Text: "stopped"}})
+	history.Sample(at.Add(10*time.Minute), 60, 60, 1<<30, math.NaN())
+	b.await(list + `.includes("stopped")`) // and in the next points, of 600 s
+	b.await(inked + `(565) > 0.25`)
+	b.quiet(url)
 }
 
-// A page whose service has gone says so, and one that has come back as another process is loaded anew.
+// A page whose service has gone says so. One that has come back as another process, of another version maybe, is loaded anew.
 func TestBrowserSaysWhenNobodyAnswers(t *testing.T) {
-	url := serve(t, func() View { return full("shop") }, testHistory())
-	b := openTab(t, url+"/")
-	b.await(`document.querySelector("#live")?.textContent.startsWith("live ")`)
-	eval[bool](b, `dispatchEvent(new Event("pagehide")); true`) // ends the stream, as a broken connection would
-	b.await(`document.body.classList.contains("stale") && document.querySelector("#live").textContent.startsWith("no answer for ") && document.title.startsWith("? ")`)
-}
-
-// A page whose service has come back as another process, of another version maybe, is loaded anew.
-func TestBrowserLoadsAnotherVersion(t *testing.T) {
 	begin := func(listen, says string) (addr string, end func()) {
 		server := service.NewServer("capture", config.HTTP{Listen: listen}, slog.New(slog.DiscardHandler), func(service.Asked) any { return nil })
 		Handle(server, Config{View: func() View { v := full("shop"); v.Headline = says; return v }, History: testHistory(), Log: slog.New(slog.DiscardHandler)})
@@ -312,6 +330,7 @@ func TestBrowserLoadsAnotherVersion(t *testing.T) {
 	b.await(`document.querySelector("#live")?.textContent.startsWith("live ")`)
 	eval[bool](b, `document.before = true`)
 	end()
+	b.await(`document.body.classList.contains("stale") && document.querySelector("#live").textContent.startsWith("no answer for ") && document.title.startsWith("? ‼")`)
 	_, end = begin(addr, "the next one")
 	defer end()
 	b.await(`!document.before && document.querySelector("h1")?.textContent.includes("the next one")`)
@@ -384,7 +403,7 @@ func TestBrowserKeys(t *testing.T) {
 	b.await(`document.querySelector("#q").value === "" && document.querySelectorAll("#tables tbody tr").length > 0`)
 	eval[bool](b, `document.activeElement.blur(); true`)
 	b.run(chromedp.KeyEvent("?"))
-	b.await(`document.querySelector("#keys").open`)
+	b.await(`document.querySelector("#keys").matches(":popover-open")`)
 	b.quiet(url)
 }
 

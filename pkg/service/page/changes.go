@@ -39,19 +39,22 @@ var errEnough = errors.New("shown for 5 minutes")
 func (p *pages) changes(r *http.Request, send func(event string, data []byte) error) {
 	defer p.tails.Add(-1)
 	if p.tails.Add(1) > maxTails {
-		_ = send("end", []byte("too many look at changes already"))
+		_ = send("say", []byte("too many look at changes already"))
 		return
 	}
 	name := r.URL.Query().Get("table")
 	if _, ok := p.cfg.Table(name); !ok || p.cfg.Tail == nil { // a pattern is no table
-		_ = send("end", []byte("there is no such table"))
+		_ = send("say", []byte("there is no such table"))
+		return
+	}
+	if send("say", []byte("asking Kafka")) != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), changesFor, errEnough)
 	defer cancel()
 	var second int64
 	shown, passed := 0, 0
-	begin := func() { _ = send("begin", []byte("waiting for changes")) } // who is not there any more ends ctx
+	begin := func() { _ = send("say", []byte("as they come, the newest first; times are of the commit")) } // who is not there any more ends ctx
 	err := p.cfg.Tail(ctx, name, begin, func(c Change) error {
 		if now := time.Now().Unix(); now != second {
 			second, shown = now, 0
@@ -71,6 +74,6 @@ func (p *pages) changes(r *http.Request, send func(event string, data []byte) er
 		err = cause
 	}
 	if err != nil && r.Context().Err() == nil {
-		_ = send("end", oneLine(err.Error()))
+		_ = send("say", oneLine("ended: "+err.Error()+". Closed and opened again, it goes on."))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"html/template"
 	"io"
 	"log/slog"
 	"math"
@@ -100,6 +101,7 @@ func (p *pages) render(raw string) rendered {
 	s := p.shown(q, now)
 	r := rendered{at: now, missing: s.missing}
 	if r.main, r.err = render("main.html", s); r.err == nil {
+		s.Main = template.HTML(r.main) //nolint:gosec // a template has made it
 		r.whole, r.err = render("layout.html", s)
 	}
 	if r.err != nil {
@@ -113,10 +115,12 @@ func (p *pages) shown(q query, now time.Time) *shown {
 	s := &shown{Now: now, Boot: p.boot, Day: q.get("window") == "24h", query: q, tails: p.cfg.Tail != nil}
 	if name := q.get("table"); name != "" {
 		s.View, s.missing = p.tableView(name)
+		s.Hour, s.Marks = s.View.Hour.shown(now, s.Events)
 	} else {
 		s.View = p.cfg.View()
-		s.Since, s.Charts = p.cfg.History.shown(s.Day)
+		s.Since, s.Charts, s.Marks = p.cfg.History.shown(s.Day)
 	}
+	s.Whole, s.More = cards(s.Needs)
 	for _, t := range s.View.Tables {
 		s.Tables = append(s.Tables, q.apply(t))
 	}
@@ -173,15 +177,20 @@ func (p *pages) answer(w http.ResponseWriter, r *http.Request, query string) {
 	if done.missing {
 		status = http.StatusNotFound
 	}
+	give(w, r, status, done.whole)
+}
+
+// give answers with data, packed for whoever takes that.
+func give(w http.ResponseWriter, r *http.Request, status int, data []byte) {
 	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		w.WriteHeader(status)
-		_, _ = w.Write(done.whole)
+		_, _ = w.Write(data)
 		return
 	}
 	w.Header().Set("Content-Encoding", "gzip")
 	w.WriteHeader(status)
 	z := gzip.NewWriter(w)
-	_, _ = z.Write(done.whole)
+	_, _ = z.Write(data)
 	_ = z.Close() // the reader has gone
 }
 
@@ -193,8 +202,7 @@ func (p *pages) stream(r *http.Request, send func(event string, data []byte) err
 	defer tick.Stop()
 	var last []byte
 	var points time.Time
-	err := send("boot", []byte(p.boot))
-	for err == nil {
+	for err := error(nil); err == nil; {
 		done := p.render(r.URL.RawQuery)
 		if done.err == nil && !bytes.Equal(done.main, last) {
 			last = done.main
@@ -225,6 +233,9 @@ func (p *pages) series(w http.ResponseWriter, r *http.Request) {
 type chartColumns struct {
 	Title string       `json:"title"`
 	Kind  Kind         `json:"kind"`
+	Top   float64      `json:"top"`  // the greatest value that is to be seen
+	Unit  string       `json:"unit"` // in which its values are told
+	Per   float64      `json:"per"`  // how many of kind one of unit is
 	Lines []string     `json:"lines"`
 	Limit []bool       `json:"limit"`
 	Data  [][]*float64 `json:"data"` // of each line; null where it is not known
@@ -240,7 +251,9 @@ func (p *pages) columns(day bool) []byte {
 	}{Since: since.UTC(), Times: append([]int64{}, times...), Charts: []chartColumns{}, Marks: append([]Mark{}, marks...)}
 	at := 0
 	for _, c := range p.cfg.History.charts {
-		one := chartColumns{Title: c.Title, Kind: c.Kind}
+		one := chartColumns{Title: c.Title, Kind: c.Kind, Top: c.top(columns[at : at+len(c.Lines)])}
+		in := c.Kind.scale(one.Top)
+		one.Unit, one.Per = in.unit, in.per
 		for _, line := range c.Lines {
 			data := make([]*float64, len(times))
 			for i, v := range columns[at] {
@@ -322,5 +335,5 @@ func static(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	_, _ = w.Write(data)
+	give(w, r, http.StatusOK, data)
 }

@@ -45,6 +45,28 @@ const (
 	Bytes   Kind = "B"
 )
 
+// scales are the units in which an axis tells values, each with how many of its kind it has.
+var scales = map[Kind][]scale{
+	Seconds: {{"s", 1}, {"min", 60}, {"h", 3600}, {"d", 86400}},
+	Count:   {{"", 1}, {"k", 1e3}, {"M", 1e6}, {"G", 1e9}},
+	Rate:    {{"/s", 1}, {"k/s", 1e3}, {"M/s", 1e6}},
+	Bytes:   {{"B", 1}, {"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}},
+}
+
+type scale struct {
+	unit string
+	per  float64
+}
+
+// scale gives the greatest unit of which values up to top have two at least, else the least.
+func (k Kind) scale(top float64) scale {
+	of := scales[k]
+	for len(of) > 1 && top >= 2*of[1].per {
+		of = of[1:]
+	}
+	return of[0]
+}
+
 const (
 	hourStep, hourPoints = 10 * time.Second, 360
 	dayStep, dayPoints   = 2 * time.Minute, 720

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -162,7 +163,7 @@ func TestTablePage(t *testing.T) {
 	url := serve(t, func() View { return full("a/b.c") }, testHistory())
 	for _, path := range []string{"/table/a/b.c", "/table/a%2Fb.c"} {
 		resp, body := get(t, url+path)
-		for _, want := range []string{`data-stream="/stream?table=a%2Fb.c"`, `<a href="/">`, "<b>2.0 s</b> in the last minute, max 4.0 s", "<title>‼ 1 · a/b.c</title>", `<path class="ticks" d="M`, "of the last hour</li></ol></td>"} {
+		for _, want := range []string{`data-stream="/stream?table=a%2Fb.c"`, `<a href="/">`, "<b>2.0 s</b> in the last minute, max 4.0 s", "<title>‼ 1 · a/b.c</title>", `<path class="ticks" d="M`, "of the last hour</li></ol></details>"} {
 			if resp.status != http.StatusOK || !strings.Contains(body, want) {
 				t.Errorf("%s: %d, no %s in %s", path, resp.status, want, body)
 			}
@@ -259,12 +260,12 @@ func TestStream(t *testing.T) {
 	seen := map[string]bool{}
 	in := bufio.NewScanner(resp.Body)
 	in.Buffer(nil, 1<<20)
-	for len(seen) < 4 && in.Scan() {
+	for len(seen) < 3 && in.Scan() {
 		if event, ok := strings.CutPrefix(in.Text(), "event: "); ok {
 			seen[event] = true
 		}
 	}
-	if len(seen) != 4 {
+	if len(seen) != 3 {
 		t.Errorf("%v: %v", seen, in.Err())
 	}
 }
@@ -275,10 +276,10 @@ func TestChanges(t *testing.T) {
 	_, got := get(t, url+"/changes?table=a/b.c")
 	line := "event: change\ndata: 03:04:05.000 UTC  1.0/1.0  update  a/b.c, b\n\n"
 	n := strings.Count(got, line) // one more where a second ends between them
-	if want := "event: begin\ndata: waiting for changes\n\n" + strings.Repeat(line, n) + "event: end\ndata: that was\\nall\n\n"; got != want || n < changesEach || n > changesEach+1 {
+	if want := "event: say\ndata: asking Kafka\n\nevent: say\ndata: as they come, the newest first; times are of the commit\n\n" + strings.Repeat(line, n) + "event: say\ndata: ended: that was\\nall. Closed and opened again, it goes on.\n\n"; got != want || n < changesEach || n > changesEach+1 {
 		t.Errorf("%q", got)
 	}
-	if _, got := get(t, url+"/changes?table=*"); got != "event: end\ndata: there is no such table\n\n" {
+	if _, got := get(t, url+"/changes?table=*"); got != "event: say\ndata: there is no such table\n\n" {
 		t.Errorf("%q", got)
 	}
 }
@@ -381,6 +382,53 @@ func TestTable(t *testing.T) {
 		t.Errorf("near %q", s.Near)
 	}
 	parseQuery("q=" + strings.Repeat("x", 1000)).apply(table) // is taken for none
+}
+
+// What every reader's browser loads stays small, and readable as it is.
+func TestOwnFilesAreSmall(t *testing.T) {
+	const most = 8000 // bytes
+	for _, name := range []string{"page.js", "page.css"} {
+		resp, body := get(t, serve(t, func() View { return full("a") }, testHistory())+asset(name))
+		if resp.status != http.StatusOK || len(body) > most {
+			t.Errorf("%s: %d, %d bytes, at most %d", name, resp.status, len(body), most)
+		}
+	}
+}
+
+// What happened is told once, however many charts have a line of it; and so little of it that a page stays small.
+func TestMarksAreToldOnce(t *testing.T) {
+	charts, columns := []Chart{}, make([]float64, 4)
+	for _, title := range []string{"a", "b", "c", "d"} {
+		charts = append(charts, Chart{title, Count, []ChartLine{{title, false}}})
+	}
+	h, now := NewHistory(charts...), time.Now()
+	v := View{Program: "capture", Name: "shop", State: service.StateUpToDate, Headline: "well"}
+	for i := range 190 {
+		v.Events = append([]service.Event{{At: now.Add(time.Duration(i-190) * 19 * time.Second), Text: fmt.Sprintf("session %d ended, trying again, wait 1s", i)}}, v.Events...)
+	}
+	for i := range hourPoints {
+		h.Sample(now.Add(time.Duration(i-hourPoints)*10*time.Second), columns...)
+	}
+	h.Mark(v.Events)
+	resp, err := http.Get(serve(t, func() View { return v }, h) + "/") // packed, as browsers ask for it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, _, marks := h.read(false)
+	if n := strings.Count(string(body), marks[len(marks)/2].Events[0].Text); n != 2 { // and once under Events
+		t.Errorf("an event is told %d times", n)
+	}
+	if n := strings.Count(string(body), "<li>"); n > 190+4*maxMarks {
+		t.Errorf("%d lines of events", n)
+	}
+	if !resp.Uncompressed || len(body) > 70_000 {
+		t.Errorf("%d bytes, packed: %v", len(body), resp.Uncompressed)
+	}
 }
 
 // What is vendored is what vendor.json says.

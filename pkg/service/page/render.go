@@ -34,8 +34,13 @@ type shown struct {
 	Boot   string // another one after a restart
 	Charts []shownChart
 	Since  time.Time
-	Day    bool // of the charts; else an hour
+	Day    bool   // of the charts; else an hour
+	Marks  []Mark // what happened in the time of the charts, oldest first
+	Hour   *shownChart
 	Tables []shownTable
+	Whole  []card        // the first of those that need somebody
+	More   []card        // the rest
+	Main   template.HTML // what is renewed, once it is rendered
 	Urgent int
 
 	missing bool
@@ -53,10 +58,11 @@ type card struct {
 	Folded bool   // its first line is told, the rest on request
 }
 
-// cards gives all of them. Those that are not urgent are folded behind the first, so that the numbers stay on the first screen.
-func (s *shown) cards() []card {
-	list, same := make([]card, len(s.Needs)), map[string]int{}
-	for i, n := range s.Needs {
+// cards gives those of what needs somebody. Those that are not urgent are folded behind the first, so that the numbers stay on the
+// first screen.
+func cards(needs []service.Need) (whole, more []card) {
+	list, same := make([]card, len(needs)), map[string]int{}
+	for i, n := range needs {
 		sum := fnv.New32a()
 		fmt.Fprintf(sum, "%s %s", n.Code, n.Subject)
 		id := fmt.Sprintf("need-%x", sum.Sum32())
@@ -65,14 +71,9 @@ func (s *shown) cards() []card {
 		}
 		list[i] = card{Need: n, ID: id, Folded: i > 0 && !n.Urgent}
 	}
-	return list
+	first := min(len(list), maxNeeds)
+	return list[:first], list[first:]
 }
-
-// Whole gives the first of those that need somebody.
-func (s *shown) Whole() []card { return s.cards()[:min(len(s.Needs), maxNeeds)] }
-
-// More gives the rest.
-func (s *shown) More() []card { return s.cards()[min(len(s.Needs), maxNeeds):] }
 
 // Window gives the address of a view of the charts.
 func (s *shown) Window(window string) string {
@@ -95,18 +96,18 @@ func (s *shown) Live() string {
 	return "/changes?" + url.Values{"table": {s.Table}}.Encode()
 }
 
-// HourChart is the last hour of the table; nil where there is none yet.
-func (s *shown) HourChart() *shownChart {
-	if s.Hour == nil || len(s.Hour.Points) == 0 {
-		return nil
+// shown gives the last hour of a table, and what happened in it; nil where there is none yet.
+func (h *Hour) shown(now time.Time, events []service.Event) (*shownChart, []Mark) {
+	if h == nil || len(h.Points) == 0 {
+		return nil, nil
 	}
-	column, times := make([]float64, len(s.Hour.Points)), make([]int64, len(s.Hour.Points))
-	for i, v := range s.Hour.Points {
-		column[i], times[i] = float64(v), s.Now.Add(time.Duration(i-len(times))*time.Minute).Unix()
+	column, times := make([]float64, len(h.Points)), make([]int64, len(h.Points))
+	for i, v := range h.Points {
+		column[i], times[i] = float64(v), now.Add(time.Duration(i-len(times))*time.Minute).Unix()
 	}
-	marks := marksOf(s.Events, time.Unix(times[0], 0), time.Hour)
-	c := Chart{Title: s.Hour.Title, Kind: s.Hour.Kind, Lines: []ChartLine{{Name: s.Hour.Title}}}.shown(times, [][]float64{column}, marks)
-	return &c
+	marks := marksOf(events, time.Unix(times[0], 0), time.Hour)
+	c := Chart{Title: h.Title, Kind: h.Kind, Lines: []ChartLine{{Name: h.Title}}}.shown(times, [][]float64{column}, marks)
+	return &c, marks
 }
 
 // tablePage is the address of a table's page.
@@ -181,10 +182,13 @@ func (s *shownTable) Choices() []choice {
 	plain := func(group string) string {
 		return s.query.with("q", "", "state", "", "sort", "", "dir", "", "in", "", "open", "", "group", group)
 	}
-	if len(s.Group) == 0 {
-		return []choice{{Title: "trouble first", Address: plain(""), Chosen: s.query.get("sort") == ""}}
-	}
 	var out []choice
+	if len(s.Group) == 0 {
+		if s.query.get("sort") != "" {
+			out = append(out, choice{Title: "trouble first", Address: plain("")})
+		}
+		return out
+	}
 	for i, title := range s.Group {
 		group := title
 		if i == 0 {
@@ -269,7 +273,7 @@ type shownChart struct {
 	MostAt    time.Time
 	Rows      []chartRow // five minutes each
 	Paths     []string   // points of each line, for where there is no JavaScript
-	Marks     string     // lines of what happened, likewise
+	Ticks     string     // lines of what happened, likewise
 }
 
 // knownLine is a line of which anything is known: of one that never was there is nothing to say.
@@ -281,7 +285,6 @@ type knownLine struct {
 type chartRow struct {
 	At     time.Time
 	Values []string // of the known lines
-	Marks  []Mark
 }
 
 func (k Kind) format(v float64) string {
@@ -307,21 +310,20 @@ func (k Kind) unit() string {
 	return ""
 }
 
-func (h *History) shown(day bool) (since time.Time, out []shownChart) {
+func (h *History) shown(day bool) (since time.Time, out []shownChart, marks []Mark) {
 	since, times, columns, marks := h.read(day)
 	at := 0
 	for _, c := range h.charts {
 		out = append(out, c.shown(times, columns[at:at+len(c.Lines)], marks))
 		at += len(c.Lines)
 	}
-	return since, out
+	return since, out, marks
 }
 
 func (c Chart) shown(times []int64, columns [][]float64, marks []Mark) shownChart {
 	s := shownChart{Chart: c, Now: "–", Most: "–"}
 	s.Title += c.Kind.unit()
-	top := 0.0
-	most := math.NaN()
+	top, most := c.top(columns), math.NaN()
 	for i, v := range columns[0] {
 		if !math.IsNaN(v) && !(v <= most) {
 			most, s.MostAt = v, time.Unix(times[i], 0)
@@ -330,7 +332,24 @@ func (c Chart) shown(times []int64, columns [][]float64, marks []Mark) shownChar
 	if n := len(times); n > 0 {
 		s.Now, s.Most = c.Kind.format(columns[0][n-1]), c.Kind.format(most)
 	}
-	highest := make([]float64, len(columns))
+	var known [][]float64
+	for i, column := range columns {
+		s.Paths = append(s.Paths, trace(times, column, top))
+		if i == 0 || slices.ContainsFunc(column, func(v float64) bool { return !math.IsNaN(v) }) {
+			known, s.Known = append(known, column), append(s.Known, knownLine{c.Lines[i], i})
+		}
+	}
+	s.Rows, s.Ticks = c.rows(times, known), ticks(times, marks)
+	return s
+}
+
+// limitInSight is how many times a line's greatest value a limit may be to be in the picture: one that is far away would make a flat
+// line of what matters.
+const limitInSight = 4
+
+// top is the greatest value that is in the picture.
+func (c Chart) top(columns [][]float64) float64 {
+	top, highest := 0.0, make([]float64, len(columns))
 	for i, column := range columns {
 		for _, v := range column {
 			if !math.IsNaN(v) {
@@ -341,27 +360,17 @@ func (c Chart) shown(times []int64, columns [][]float64, marks []Mark) shownChar
 			top = max(top, highest[i])
 		}
 	}
-	for i := range columns { // a limit that is far away would make a flat line of what matters
-		if c.Lines[i].Limit && highest[i] <= limitInSight*top {
-			top = max(top, highest[i])
+	most := top
+	for i, h := range highest {
+		if c.Lines[i].Limit && h <= limitInSight*top {
+			most = max(most, h)
 		}
 	}
-	var known [][]float64
-	for i, column := range columns {
-		s.Paths = append(s.Paths, trace(times, column, top))
-		if i == 0 || slices.ContainsFunc(column, func(v float64) bool { return !math.IsNaN(v) }) {
-			known, s.Known = append(known, column), append(s.Known, knownLine{c.Lines[i], i})
-		}
-	}
-	s.Rows, s.Marks = c.rows(times, known, marks), ticks(times, marks)
-	return s
+	return most
 }
 
-// limitInSight is how many times a line's greatest value a limit may be to be in the picture; page.js has the same.
-const limitInSight = 4
-
-// rows gives the greatest value of each of twelve parts of the time, and what happened in it.
-func (c Chart) rows(times []int64, columns [][]float64, marks []Mark) []chartRow {
+// rows gives the greatest value of each of twelve parts of the time.
+func (c Chart) rows(times []int64, columns [][]float64) []chartRow {
 	const parts = 12
 	if len(times) == 0 {
 		return nil
@@ -379,10 +388,6 @@ func (c Chart) rows(times []int64, columns [][]float64, marks []Mark) []chartRow
 				}
 			}
 			row.Values = append(row.Values, c.Kind.format(most))
-		}
-		before := slices.IndexFunc(marks, func(m Mark) bool { return m.At().Unix() >= from || from <= times[0] })
-		if before >= 0 {
-			row.Marks, marks = marks[before:], marks[:before]
 		}
 		out = append(out, row)
 	}
