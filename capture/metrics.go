@@ -247,7 +247,7 @@ var (
 	descBudget   = desc("wal_budget_bytes", "WAL that the source may keep for the slot.", sourceLabel...)
 	descSafe     = desc("wal_safe_bytes", "WAL that may still be written before the server drops the slot; infinite without a limit.", sourceLabel...)
 	descSlot     = desc("slot_active", "1 if somebody streams from the slot, or fetches from it by SQL.", sourceLabel...)
-	descBySQL    = desc("by_sql", "1 while changes are fetched by SQL (source.catch_up), 0 while a walsender streams them.", sourceLabel...)
+	descBySQL    = desc("by_sql", "1 while changes are fetched by SQL (source.catch_up), 0 while they are not.", sourceLabel...)
 	descStatus   = desc("slot_status", "1 for the status of the slot, as the server tells it.", "source", "status")
 	descOldest   = desc("oldest_transaction_seconds", "Age of the oldest open transaction that has written: it keeps WAL, published or not.", sourceLabel...)
 	descCommit   = desc("last_commit_timestamp_seconds", "Commit time of the newest published transaction.", sourceLabel...)
@@ -277,34 +277,40 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	set := func(d *prometheus.Desc, value float64, labels ...string) {
 		all.Add(d, prometheus.GaugeValue, value, append([]string{st.Source}, labels...)...)
 	}
-	set(descInfo, 1, st.Slot, st.ServerVersion, st.SystemID, strconv.FormatUint(uint64(st.Timeline), 10), strconv.Itoa(int(st.Era)))
+	// What the session has seen of itself, and of the source's slot, is not known before.
+	begun, seen := !st.SeenAt.IsZero(), !st.WAL.AsOf.IsZero()
+	timeline, era := "", ""
+	if begun {
+		timeline, era = strconv.FormatUint(uint64(st.Timeline), 10), strconv.Itoa(int(st.Era))
+	}
+	set(descInfo, 1, st.Slot, st.ServerVersion, st.SystemID, timeline, era)
 	all.State(descState, service.CaptureStates, st.State, st.Source)
 	set(descActive, service.Bool(g.c.active.Load()))
-	set(descLag, st.LagSeconds)
-	set(descLagBytes, float64(st.ToPublish))
-	set(descCaughtUp, until(st.ETASeconds, st.ToPublish > 0))
-	set(descKept, float64(st.WAL.RetainedBytes))
+	set(descLag, service.Known(begun, st.LagSeconds))
+	set(descLagBytes, service.Known(begun, float64(st.ToPublish)))
+	set(descCaughtUp, service.Known(begun, until(st.ETASeconds, st.ToPublish > 0)))
+	set(descKept, service.Known(seen, float64(st.WAL.RetainedBytes)))
 	set(descBudget, float64(st.WAL.BudgetBytes))
 	safe := math.Inf(1)
 	if st.WAL.SafeBytes != nil {
 		safe = float64(*st.WAL.SafeBytes)
 	}
-	set(descSafe, safe)
-	set(descSlot, service.Bool(look.active))
+	set(descSafe, service.Known(seen, safe))
 	set(descBySQL, service.Bool(st.BySQL))
 	status := st.WAL.SlotStatus
 	if look.missing || st.Trouble != nil && st.Trouble.Code == trouble.SlotMissing { // before the first start there is none either
 		status = slotMissing
 	}
-	all.State(descStatus, slotStatuses, status, st.Source)
-	set(descOldest, look.oldest.Seconds())
-	commit := 0.0
-	if !st.PublishedTime.IsZero() {
-		commit = float64(st.PublishedTime.UnixMicro()) / 1e6
+	if status != "" {
+		all.State(descStatus, slotStatuses, status, st.Source)
 	}
-	set(descCommit, commit)
-	set(descHeld, float64(st.held()))
-	g.snapshot(&all, &st)
+	set(descSlot, service.Known(status != "", service.Bool(look.active)))
+	set(descOldest, service.Known(seen, look.oldest.Seconds()))
+	set(descCommit, service.Known(!st.PublishedTime.IsZero(), float64(st.PublishedTime.UnixMicro())/1e6))
+	set(descHeld, service.Known(begun, float64(st.held())))
+	if begun {
+		g.snapshot(&all, &st)
+	}
 	all.Send(out)
 }
 
@@ -320,14 +326,16 @@ func (g *gauges) snapshot(all *service.Samples, st *Status) {
 	all.Add(descLeft, prometheus.GaugeValue, until(st.Snapshot.ETASeconds, st.Snapshot.TablesDone < st.Snapshot.Tables), st.Source)
 	for i := range st.Tables {
 		t := &st.Tables[i]
-		expected, part := t.SnapshotRows, 1.0
-		if t.State == service.StateSnapshotting {
-			if part = 0; t.ExpectedRows != nil {
-				expected = max(expected, *t.ExpectedRows)
-				part = float64(t.SnapshotRows) / float64(max(expected, 1))
-			}
+		expected, part := float64(t.SnapshotRows), 1.0
+		switch reads := t.State == service.StateSnapshotting; {
+		case reads && t.ExpectedRows != nil:
+			rows := expected
+			expected = max(rows, float64(*t.ExpectedRows))
+			part = rows / max(expected, 1)
+		case reads || t.Snapshot != nil && t.Snapshot.State == readFailed:
+			expected, part = math.NaN(), math.NaN()
 		}
-		all.Add(descExpected, prometheus.GaugeValue, float64(expected), st.Source, g.c.meter.label(t.Table))
+		all.Add(descExpected, prometheus.GaugeValue, expected, st.Source, g.c.meter.label(t.Table))
 		all.Least(descProgress, part, st.Source, g.c.meter.label(t.Table))
 	}
 }

@@ -93,12 +93,26 @@ func newMetrics(s *Sink) *metrics {
 		latency: f.Latency("end_to_end_latency_seconds",
 			"Time from the commit at the source to the commit in the warehouse, of the oldest change of each transaction and partition.", "source"),
 	}
-	m.all = append(f.All, s.stages.Collector(namespace, f.Labels, nil), &gauges{s: s})
+	m.all = append(f.All, s.stages.Collector(namespace, f.Labels, s.waits), &gauges{s: s})
 	return m
 }
 
 // Collectors gives the metrics, which the sink's /metrics tells.
 func (s *Sink) Collectors() []prometheus.Collector { return s.metrics.all }
+
+// waits gives for whom the sink has been waiting longest, and since when; "" for nobody. What is tried again is waited for since it
+// failed first.
+func (s *Sink) waits() (on string, since time.Time) {
+	waiting := s.Status().Waiting
+	if len(waiting) == 0 {
+		return "", time.Time{}
+	}
+	w := &waiting[0] // the longest comes first
+	if on, since = w.whom(), w.Since; w.lock != "" {
+		on = waitLock
+	}
+	return on, since
+}
 
 // label gives a table as metrics name it.
 func (m *metrics) label(table string) string {
@@ -265,7 +279,7 @@ var (
 	descTables     = desc("tables", "Tables by state.", "group", "source", "state")
 	descComplete   = desc("complete_timestamp_seconds", "Commit time up to which the source is complete in the warehouse.", sourceLabels...)
 	descAge        = desc("complete_lag_seconds", "Age of the newest commit up to which the source is complete.", sourceLabels...)
-	descCutoff     = desc("retention_cutoff_timestamp_seconds", "Before when no row of the target is kept any more, as of the last run of retention; 0 before the first.", "group", "target")
+	descCutoff     = desc("retention_cutoff_timestamp_seconds", "Before when no row of the target is kept any more, as of the last run of retention.", "group", "target")
 	descMembers    = desc("group_members", "Sinks of the group that own a partition.", groupLabel...)
 )
 
@@ -306,7 +320,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		if followed[src.Name] = true; i == 0 {
 			set(descMembers, float64(len(st.Members)))
 		}
-		complete, age := 0.0, math.Inf(1) // nothing is known to be
+		complete, age := math.NaN(), math.Inf(1) // nothing is known to be
 		if src.CompleteAt != nil && src.AgeSeconds != nil {
 			complete, age = float64(src.CompleteAt.UnixMicro())/1e6, *src.AgeSeconds
 		}
@@ -333,11 +347,8 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 			set(descParked, float64(parked[t.Topic][code].Records), t.Source, table, string(code))
 		}
 		if t.Keep != "" { // of several feeds the one that is behind
-			cutoff := 0.0
-			if e, ok := retained[t.Topic]; ok {
-				cutoff = float64(e.Cutoff.Unix())
-			}
-			all.Least(descCutoff, cutoff, st.Group, t.Target)
+			e, ran := retained[t.Topic]
+			all.Least(descCutoff, service.Known(ran, float64(e.Cutoff.Unix())), st.Group, t.Target)
 		}
 	}
 	all.Send(out)

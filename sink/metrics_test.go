@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -81,6 +83,44 @@ tributary_sink_rule_errors_total{group="warehouse",source="shop",table=""} 0
 	}
 	if got := testutil.ToFloat64(s.metrics.changes.WithLabelValues("shop", "", anyOp, outcomeDuplicate)); got != 2 {
 		t.Errorf("%v duplicates, want 2", got)
+	}
+}
+
+// Whom the sink waits for is told for as long as that has failed, however often it was tried; of several the one that has longest.
+func TestWaitsInMetrics(t *testing.T) {
+	s := idle(t, true)
+	stage := s.stages.Stage("apply", waitWarehouse)
+	since := func() (told string) {
+		families, err := s.server.Registry().Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == namespace+"_waiting_since_timestamp_seconds" && m.GetGauge().GetValue() > 0 {
+					told += fmt.Sprintf("%s %.0f;", m.GetLabel()[1].GetValue(), time.Since(time.UnixMilli(int64(1000*m.GetGauge().GetValue()))).Seconds())
+				}
+			}
+		}
+		return told
+	}
+	for _, try := range []struct {
+		err  *trouble.Error
+		want string
+	}{
+		{nil, ""},
+		{&trouble.Error{Code: trouble.WarehouseUnreachable, Op: "connect to", Subject: "it"}, "the warehouse 60;"},
+		{&trouble.Error{Code: trouble.LockWait, Op: "write", Subject: "it"}, "a lock 60;"},
+		{&trouble.Error{Code: trouble.WarehouseFull, Op: "write", Subject: "it"}, "the warehouse 60;"},
+	} {
+		if clear(s.waiting); try.err != nil {
+			s.waiting[waiter{what: "kafka"}] = &wait{since: time.Now(), tries: 1, err: try.err}
+			s.waiting[waiter{what: "warehouse"}] = &wait{since: time.Now().Add(-time.Minute), tries: 3, err: try.err}
+			stage.Wait(waitWarehouse)() // and is tried again
+		}
+		if got := since(); got != try.want {
+			t.Errorf("%v: it waits for %q, want %q", try.err, got, try.want)
+		}
 	}
 }
 

@@ -152,6 +152,7 @@ const (
 	waitWarehouse = "the warehouse"
 	waitRegistry  = "the registry"
 	waitProgress  = "progress of the source"
+	waitLock      = "a lock"
 )
 
 // Lanes are one for each connection, one for progress, and one for the progress of sources that are written as a whole.

@@ -5,6 +5,7 @@ package docker
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,7 @@ func TestWhatComposeMounts(t *testing.T) {
 	must(t, config.Load("sink.yaml", &into))
 	// One more rule, so that there is something of retention to tell.
 	into.Tables = append([]rule.Table{{From: "public.orders", To: "{source}.{table}", Create: true, Keep: "90 days", By: "placed"}}, into.Tables...)
+	into.Retention.Every = time.Second
 	from.HTTP.Listen, into.HTTP.Listen = "127.0.0.1:0", "127.0.0.1:0"
 	broker, err := local.StartBroker(local.BrokerConfig{Dir: t.TempDir()})
 	must(t, err)
@@ -201,7 +203,8 @@ func TestCompose(t *testing.T) {
 // told says whether the sink knows of all that there is: then there is a series of everything.
 func told(p *local.Pipeline) bool {
 	st := p.Sink.Status()
-	return len(st.Tables) == 3 && len(st.Sources) == 1 && st.Sources[0].AgeSeconds != nil && len(st.Members) > 0
+	ran := slices.ContainsFunc(st.Tables, func(t sink.TableStatus) bool { return t.ExpiredAt != nil })
+	return len(st.Tables) == 3 && len(st.Sources) == 1 && st.Sources[0].AgeSeconds != nil && len(st.Members) > 0 && ran
 }
 
 func must(t testing.TB, err error) {

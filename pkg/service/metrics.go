@@ -2,6 +2,7 @@ package service
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -84,7 +85,8 @@ func Codes(v *prometheus.CounterVec) *prometheus.CounterVec {
 }
 
 // Samples gathers what a collector gives at one moment. Values that come under the same labels become one, which is how the
-// tables of a source are told as one where there are too many of them. The zero value is ready.
+// tables of a source are told as one where there are too many of them. A gauge that is not known, not a number, has no series, and
+// makes unknown what it would be a part of: 0 would say that all is well. The zero value is ready.
 type Samples struct {
 	list map[*prometheus.Desc]map[string]*sample
 }
@@ -142,9 +144,20 @@ func (s *Samples) put(d *prometheus.Desc, kind prometheus.ValueType, value float
 func (s *Samples) Send(out chan<- prometheus.Metric) {
 	for d, of := range s.list {
 		for one := range maps.Values(of) {
+			if math.IsNaN(one.value) {
+				continue
+			}
 			out <- prometheus.MustNewConstMetric(d, one.kind, one.value, one.labels...)
 		}
 	}
+}
+
+// Known gives value where it is known, and else what Samples has no series of.
+func Known(known bool, value float64) float64 {
+	if !known {
+		return math.NaN()
+	}
+	return value
 }
 
 // Bool gives 1 for true.

@@ -92,8 +92,9 @@ func metricsPage() (string, error) {
 	var b strings.Builder
 	b.WriteString(`# Metrics
 
-Each service answers at ` + "`/metrics`" + `, on the address that ` + "`http.listen`" + ` says. Every series is there from the start, at 0: an empty graph is
-not the same as no error. Those of a table begin when it is known. Units are seconds, bytes and shares from 0 to 1. Histograms are
+Each service answers at ` + "`/metrics`" + `, on the address that ` + "`http.listen`" + ` says. What is counted, and in which state a service is, has
+every series from the start, at 0: an empty graph is not the same as no error. What nobody knows has none, and not 0: how far behind a capture is before it has looked, what is kept for a slot that
+is gone. Series of a table begin when it is known. Units are seconds, bytes and shares from 0 to 1. Histograms are
 classic and native. No key, value, LSN, offset, SQL or text of an error is ever a label.
 
 A sink tells of its own partitions. What is read from the warehouse, and is the same for all sinks of a group, tells the one that applies the
@@ -104,7 +105,7 @@ With ` + "`metrics: {per_table: false}`" + ` the tables of a source are told tog
 
 Where ` + "`op`" + ` is empty the record was not decoded. Codes of errors are those of the [runbooks](../runbooks/), states those of the pages.
 Both services also tell ` + "`tributary_build_info`, `go_*` and `process_*`" + `. Dashboards and [alerts](alerts.md) are in
-[deploy/grafana](../../deploy/grafana/). What single transactions and flushes are made of tell [traces](traces.md).
+[deploy/grafana](../../deploy/grafana/); the dashboards need to know how often Prometheus asks: the data source's *scrape interval*, 15 s where it says nothing. What single transactions and flushes are made of tell [traces](traces.md).
 
 Left out on purpose: the Kafka client's own metrics, by broker and connection, of clients that come and go with each session (what they cost
 is in ` + "`waiting_since_timestamp_seconds`" + `, ` + "`stage_busy_seconds_total`" + ` and the traces); and the oldest row of each target, a query over it: ` + "`retention_cutoff_timestamp_seconds`" + `
