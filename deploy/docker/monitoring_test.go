@@ -89,10 +89,14 @@ func (e exported) faults(promql string) (faults []string) {
 	return faults
 }
 
-// have says which of names a metric has not that is in what n gives: one behind "and" or "unless" is not.
+// have says which of names a metric has not that is in what n gives: one behind "and" or "unless" is not, and what is joined from the
+// other side the many need not have.
 func (e exported) have(n metricsql.Expr, names []string) (faults []string) {
-	asked := map[metricsql.Expr]bool{}
+	asked, joined := map[metricsql.Expr]bool{}, map[metricsql.Expr][]string{}
 	metricsql.VisitAll(n, func(n metricsql.Expr) {
+		if b, ok := n.(*metricsql.BinaryOpExpr); ok && b.JoinModifier.Op == "group_left" {
+			metricsql.VisitAll(b.Left, func(n metricsql.Expr) { joined[n] = append(joined[n], b.JoinModifier.Args...) })
+		}
 		if b, ok := n.(*metricsql.BinaryOpExpr); ok && (b.Op == "and" || b.Op == "unless") {
 			metricsql.VisitAll(b.Right, func(n metricsql.Expr) { asked[n] = true })
 		}
@@ -100,7 +104,7 @@ func (e exported) have(n metricsql.Expr, names []string) (faults []string) {
 	metricsql.VisitAll(n, func(n metricsql.Expr) {
 		if m, ok := n.(*metricsql.MetricExpr); ok && !asked[n] {
 			for _, name := range names {
-				if metric := metricOf(m); e[metric] != nil && e[metric][name] == nil {
+				if metric := metricOf(m); e[metric] != nil && e[metric][name] == nil && !slices.Contains(joined[n], name) {
 					faults = append(faults, fmt.Sprintf("%s has no label %s", metric, name))
 				}
 			}
