@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -97,7 +98,7 @@ func (r *retainer) run(ctx context.Context) error {
 	defer r.session.Close(context.WithoutCancel(ctx))
 	tick := time.NewTicker(min(r.s.cfg.Retention.Every, time.Minute))
 	defer tick.Stop()
-	for {
+	for failures := 0; ; {
 		r.stage.Busy()
 		err := r.round(ctx)
 		r.stage.Idle()
@@ -106,9 +107,17 @@ func (r *retainer) run(ctx context.Context) error {
 		}
 		// An error that waiting does not mend is waited for, too: /status says what it is, and old rows stay meanwhile.
 		r.s.retrying("retention", err)
+		var again <-chan time.Time
+		if trouble.CodeOf(err) == trouble.WarehouseUnreachable { // or the sink would be said to wait for a server that is back
+			failures++
+			again = time.After(backoff.Wait(failures))
+		} else {
+			failures = 0
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-again:
 		case <-tick.C:
 		}
 	}

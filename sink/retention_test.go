@@ -2,12 +2,15 @@ package sink_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -64,6 +67,34 @@ func TestRetention(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// TestRetentionIsTriedSoon: a warehouse that was away when old rows were looked for is asked again soon. With the next look alone, a
+// sink was said to wait for the warehouse for minutes after it was back.
+func TestRetentionIsTriedSoon(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.tx", To: "fin.tx", Mode: "append", Keep: "90 days", By: "at"})
+	cluster := pgtest.New(t, pgtest.Options{})
+	if err := cluster.CreateDatabase(t.Context(), "dwh"); err != nil {
+		t.Fatal(err)
+	}
+	w.dsn = cluster.DSN("dwh")
+	w.cfg.Warehouse.DSN = config.Secret(w.dsn)
+	w.conn = w.connect(w.dsn)
+	w.cfg.Retention = sink.Retention{Every: 16 * time.Second, Rate: 1000} // seven looks take longer than is waited for here
+	shop := w.source("shop")
+	s := w.start(w.cfg)
+	shop.tx(ins(relation("tx", "id integer key", "at timestamp with time zone"), 1, ago(1)))
+	w.complete(shop)
+	if err := cluster.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(true, func() any {
+		return slices.ContainsFunc(s.Status().Waiting, func(wait sink.Waiting) bool { return wait.For == "retention" && wait.Tries >= 7 })
+	})
+	if err := cluster.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(0, func() any { return len(s.Status().Waiting) })
 }
 
 // TestRetentionOfModes: a history loses versions that ended long ago, never those that are valid; a log old changes.

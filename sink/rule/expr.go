@@ -321,7 +321,7 @@ func (s *scope) explain(x *expression, err error) string {
 	}
 	switch {
 	case errors.Is(err, errUnchanged):
-		return fmt.Sprintf("the change does not carry %s: it is large, and the UPDATE did not touch it", strings.Join(missing, " and "))
+		return fmt.Sprintf("the change does not carry %s: it is large, and the UPDATE did not touch it, or a snapshot of some columns (--columns) leaves it out", strings.Join(missing, " and "))
 	case strings.Contains(text, "cost limit"):
 		return fmt.Sprintf("it takes more than %d steps for this row", costLimit)
 	case strings.Contains(text, "no such overload"), strings.Contains(text, "no such key") && len(nulls) > 0:

@@ -66,13 +66,24 @@ func (p *Plan) Map(ev *change.Event, c *Change) error {
 			return err
 		}
 		var err error
-		if c.Is, err = p.passes(c, ev.After, old); err != nil {
-			return err
+		if c.Is = p.keepsItsPlace(ev); !c.Is {
+			if c.Is, err = p.passes(c, ev.After, old); err != nil {
+				return err
+			}
 		}
 		c.After, c.after, err = p.project(c, c.after[:0], ev.After, old, !c.Is)
 		return err
 	}
 	return nil
+}
+
+// keepsItsPlace says whether the new row of ev is one of a snapshot of some columns that lacks what the filter reads. Such a row
+// is as it was: where the target has it, it passes; where it has not, a row without all of its values is left out anyway. A log
+// has no place to tell by.
+func (p *Plan) keepsItsPlace(ev *change.Event) bool {
+	return p.filter != nil && ev.Op == change.Read && p.Mode != Log && slices.ContainsFunc(p.filter.inputs, func(in input) bool {
+		return ev.After[in.column].State == change.Unchanged
+	})
 }
 
 func (p *Plan) mapBefore(c *Change, row change.Tuple) (err error) {
