@@ -18,16 +18,15 @@ import (
 // takeUp makes the session's tables out of the catalog and of what the progress says of each.
 func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*catalog.Table, asOf change.LSN) error {
 	before := map[uint32]record.TableProgress{}
-	names := map[[2]string]bool{}
 	if pr != nil {
 		for _, t := range pr.Tables {
-			before[t.OID], names[[2]string{t.Schema, t.Table}] = t, true
+			before[t.OID] = t
 		}
 	}
 	newEra := pr != nil && pr.Era != s.era
 	for _, known := range tables {
 		was, isKnown := before[uint32(known.Relation.OID)]
-		if err := s.adopt(ctx, known, was, isKnown && !newEra, names[[2]string{known.Relation.Schema, known.Relation.Name}], s.joined, asOf); err != nil {
+		if err := s.adopt(ctx, known, was, isKnown && !newEra, s.joined, asOf); err != nil {
 			return err
 		}
 	}
@@ -64,9 +63,10 @@ func (s *session) tellLeftOut(tables []*catalog.Table) {
 	}
 }
 
-// adopt makes known a captured table. was is its progress if isKnown; hadRows says that its topic may hold rows of an
-// earlier life, which a snapshot must void. The catalog was read before asOf.
-func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.TableProgress, isKnown, hadRows bool, after uint32, asOf change.LSN) error {
+// adopt makes known a captured table. was is its progress if isKnown. Its topic may hold rows of an earlier life, which a
+// snapshot must void: of a table of its name that was dropped, renamed or moved to where it was not captured, however long
+// ago. The catalog was read before asOf.
+func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.TableProgress, isKnown bool, after uint32, asOf change.LSN) error {
 	if known.Level == catalog.LeftOut {
 		if !known.Foreign { // which tellLeftOut tells
 			s.log.Warn("table is left out", "table", known.Relation.QualifiedName(), "reason", known.Reason)
@@ -96,6 +96,9 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	}
 	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
 	fresh := newProgress(known)
+	if was.Level != fresh.Level {
+		was.Member = fresh.Member
+	}
 	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
 	if t.progress = fresh; isKnown {
 		t.progress = was
@@ -127,8 +130,12 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		t.progress = was
 		s.want(t, after, was.Reload || len(known.Relation.Key) == 0)
 	default:
-		s.want(t, after, hadRows || raised)
+		s.want(t, after, raised || s.pub.Holds(t.pub))
 	}
+	if t.snapshot != nil && t.progress.Reload {
+		t.snapshot.from = asOf
+	}
+	s.remember(t, after, asOf)
 	s.foresee(t, known, asOf)
 	s.partitions(t)
 	return nil

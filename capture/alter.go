@@ -34,10 +34,11 @@ type alteration struct {
 	asOf  change.LSN // the catalog was read before this
 }
 
-// foresee has the table compared with what the catalog has of it, once the stream is there. Where rows tell of it before,
-// nothing is left to do then. Without it, an alteration after which nobody writes would never be noticed.
+// foresee has the table compared with what the catalog has of it, once the stream is there: not before, as on the way it may have
+// another version that it has not any more. Where rows tell of it before, nothing is left to do then. Without it, an alteration
+// after which nobody writes would never be noticed.
 func (s *session) foresee(t *table, known *catalog.Table, asOf change.LSN) {
-	if t.pub == nil || t.seen == nil || t.seen.Equal(&known.Relation) {
+	if t.pub == nil && !t.missed || t.seen == nil {
 		return
 	}
 	if t.altered == nil {
@@ -55,13 +56,20 @@ func (s *session) alterations(ctx context.Context) error {
 		known, stale := t.altered.known, t.seenAt > t.altered.asOf
 		t.altered = nil
 		s.altered = without(s.altered, t)
-		if stale || t.progress.Held != nil || s.tables[known.Relation.OID] != t || t.seen.Equal(&known.Relation) {
+		if stale || t.progress.Held != nil || s.tables[known.Relation.OID] != t || t.seen.Equal(&known.Relation) && !t.missed {
+			continue
+		}
+		// It is altered again, perhaps, and the stream has told: then the watcher tells, too.
+		if fresh, err := s.catalog.Table(ctx, known.Relation.OID); err != nil {
+			return err
+		} else if fresh == nil || !fresh.Relation.Equal(&known.Relation) {
 			continue
 		}
 		if err := s.setAside(t, s.setCatalog(ctx, t, known)); err != nil {
 			return err
 		}
 		if t.progress.Held == nil {
+			s.comeBack(t)
 			s.follow(t, t.pub.Relation)
 		}
 	}
@@ -141,6 +149,82 @@ func (s *session) follow(t *table, now *schema.Relation) {
 	s.log.Info("table was altered: its rows are read again", "table", now.QualifiedName(), "reason", reason)
 	t.progress.Schema, t.progress.Table = now.Schema, now.Name
 	s.request(t, &SnapshotRequest{Reload: reload})
+}
+
+// miss notes that rows of t are left out, as it has a name that is not captured: it is read anew when it comes back, also in another
+// session.
+func (s *session) miss(t *table) {
+	s.abandon(t)
+	if t.catalog == nil {
+		return
+	}
+	t.missed = true
+	if s.config.Snapshot.Mode != "never" {
+		t.progress.Done, t.progress.Reload, t.progress.Rows, t.progress.Ranges = false, true, 0, nil
+		s.changed[t.catalog.Relation.OID] = true
+	}
+}
+
+// comeBack is called where t has a captured name, for what was missed under another.
+func (s *session) comeBack(t *table) {
+	if t.missed {
+		t.missed = false
+		s.makeUp(t, "it had a name that is not captured for a while")
+	}
+}
+
+// lookForMissed looks whether tables that have left the captured names have come back between two looks at the catalog, in which they
+// are as they were.
+func (s *session) lookForMissed(ctx context.Context) error {
+	for oid, t := range s.tables {
+		if !t.missed || t.altered != nil {
+			continue
+		}
+		known, err := s.catalog.Table(ctx, oid)
+		if err != nil {
+			return err
+		}
+		if known == nil || !s.patterns.Match(known.Relation.Schema, known.Relation.Name) {
+			continue
+		}
+		asOf, err := s.catalog.WALPosition(ctx)
+		if err != nil {
+			return err
+		}
+		s.foresee(t, known, asOf)
+	}
+	return nil
+}
+
+// makeUp has t, of which events are missing in its topic, loaded anew.
+func (s *session) makeUp(t *table, reason string) {
+	if s.config.Snapshot.Mode == "never" {
+		s.log.Warn("changes are missing, and the table is not read again: snapshot.mode is never",
+			"table", t.name(), "reason", reason, "hint", "capture snapshot --reload --table "+t.name())
+		return
+	}
+	s.log.Warn("changes are missing: the table is loaded anew", "table", t.name(), "reason", reason)
+	s.request(t, &SnapshotRequest{Reload: true})
+}
+
+// remember notes t's place in its publication. Where it is another one, of the same level, somebody else has taken the table out, or
+// had it published in part: changes are missing. Transactions up to after may have written to it before it was put in again.
+//
+// The read waits until the stream has come to where the catalog was read: before that the table may still have what was left of it.
+func (s *session) remember(t *table, after uint32, asOf change.LSN) {
+	was, is := t.progress.Member, t.catalog.Member
+	if was == is || is == 0 {
+		return
+	}
+	t.progress.Member = is
+	s.changed[t.catalog.Relation.OID] = true
+	if was == 0 || t.progress.Held != nil || t.pub == nil {
+		return
+	}
+	s.makeUp(t, "somebody has changed what its publication has of it")
+	if t.snapshot != nil {
+		t.snapshot.after, t.snapshot.from = after, asOf
+	}
 }
 
 // reread says why rows of a table that went from one version to the next may hold what was never sent, "" if they cannot.

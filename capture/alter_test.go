@@ -24,6 +24,9 @@ func TestStreamIsAheadOfTheCatalog(t *testing.T) {
 	})
 	must(t, err)
 	defer pub.Close()
+	cat, err := catalog.Open(t.Context(), r.dsn, "test")
+	must(t, err)
+	defer cat.Close(t.Context()) //nolint:errcheck // the server ends the session either way
 	pub.SetSource(record.Source{Name: r.config.Source.Name})
 	id := schema.Column{Name: "id", AttNum: 1, NotNull: true, Type: schema.Type{OID: schema.OIDInt4, Name: "integer"}}
 	later := schema.Column{Name: "later", AttNum: 2, Type: schema.Type{OID: schema.OIDText, Name: "text"}}
@@ -32,7 +35,7 @@ func TestStreamIsAheadOfTheCatalog(t *testing.T) {
 
 	f := func(seenAt, asOf change.LSN) {
 		t.Helper()
-		s := &session{config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, pub: pub, changed: map[schema.OID]bool{}}
+		s := &session{config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, catalog: cat, pub: pub, changed: map[schema.OID]bool{}}
 		one := &table{catalog: &catalog.Table{Relation: *now}, message: []byte("what said so"), seenAt: seenAt}
 		s.tables = map[schema.OID]*table{7: one}
 		must(t, s.setRelation(t.Context(), one, now))
@@ -44,7 +47,7 @@ func TestStreamIsAheadOfTheCatalog(t *testing.T) {
 		if !one.pub.Relation.Equal(now) && string(one.pending) != "what said so" {
 			t.Errorf("seen at %s, catalog as of %s: the next row would be read as one of %d columns", seenAt, asOf, len(one.pub.Relation.Columns))
 		}
-		if seenAt > asOf && !one.seen.Equal(now) {
+		if !one.seen.Equal(now) {
 			t.Errorf("seen at %s, catalog as of %s: the older version is taken for the newer", seenAt, asOf)
 		}
 	}

@@ -51,6 +51,9 @@ type tableSnapshot struct {
 	// not yet visible.
 	after uint32
 	hold  *hold
+	// from: where the stream has to be before anything is read. The truncate of a reload stands for what the table's name
+	// had before, and an earlier table of that name may have events up to here.
+	from change.LSN
 	// notBefore: a read that did not count is repeated a little later, so that waiting for a transaction to become
 	// visible does not keep the source busy; and one that is to take its time goes on when its rate allows it.
 	notBefore time.Time
@@ -378,7 +381,7 @@ func (s *session) dispatch(ctx context.Context) error {
 
 func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 	snap := t.snapshot
-	if time.Now().Before(snap.notBefore) {
+	if time.Now().Before(snap.notBefore) || s.streamed < snap.from {
 		return nil, nil
 	}
 	source := snapshot.Source{Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Where: t.progress.Where, Columns: t.progress.Columns}

@@ -80,8 +80,9 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 		return err
 	}
 	if !s.patterns.Match(rel.Schema, rel.Name) {
-		s.abandon(t) // it has been renamed to what is not captured; the watcher takes it out
+		s.miss(t) // it has been renamed to what is not captured; the watcher takes it out, if it stays so
 		t.pub, t.message, t.pending = nil, t.pending, nil
+		t.seenAt = s.tx.CommitLSN
 		return nil
 	}
 	if t.pub == nil || !t.pub.Relation.Equal(rel) {
@@ -94,6 +95,7 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	}
 	t.message, t.pending = t.pending, nil
 	t.seenAt = s.tx.CommitLSN
+	s.comeBack(t)
 	s.follow(t, rel)
 	return nil
 }
@@ -247,6 +249,6 @@ func levelOf(t *catalog.Table) string { return string(t.Level) }
 // newProgress is the progress of a table of which nothing was read yet.
 func newProgress(t *catalog.Table) record.TableProgress {
 	return record.TableProgress{
-		OID: uint32(t.Relation.OID), Schema: t.Relation.Schema, Table: t.Relation.Name, Level: levelOf(t), Leaves: leavesOf(t),
+		OID: uint32(t.Relation.OID), Schema: t.Relation.Schema, Table: t.Relation.Name, Level: levelOf(t), Leaves: leavesOf(t), Member: t.Member,
 	}
 }

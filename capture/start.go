@@ -236,7 +236,7 @@ func (c *Capture) askWhy(ctx context.Context, pub *publish.Publisher) {
 // openStream makes publications and slot, compares what there is with what was published, and starts to stream.
 func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, state *publish.State, tables []*catalog.Table) (*replication.Stream, error) {
 	name, pubs := c.config.Source.slot(), c.config.Source.publications()
-	if _, err := cat.Ensure(ctx, pubs, tables); err != nil {
+	if err := cat.Ensure(ctx, pubs, tables); err != nil {
 		return nil, err
 	}
 	slot, err := cat.Slot(ctx, name)

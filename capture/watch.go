@@ -139,18 +139,18 @@ func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (fact
 		f.rows[t.Relation.OID] = t.EstimatedRows
 	}
 	w.rows = f.rows
-	now := fingerprint(tables)
-	if now == w.known {
-		w.version = l.Version
-		return f, nil
-	}
-	if _, err := cat.Ensure(ctx, w.config.Source.publications(), tables); err != nil {
+	if err := cat.Ensure(ctx, w.config.Source.publications(), tables); err != nil {
 		var t *trouble.Error
 		if errors.As(err, &t) && t.Code != trouble.SourceUnreachable {
 			w.log.Warn("publications are not changed yet, trying again", service.Err(err))
 			return f, nil
 		}
 		return f, err
+	}
+	now := fingerprint(tables)
+	if now == w.known {
+		w.version = l.Version
+		return f, nil
 	}
 	if f.after, err = cat.NewestTransaction(ctx); err != nil {
 		return f, err
@@ -166,7 +166,7 @@ func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (fact
 func fingerprint(tables []*catalog.Table) string {
 	var b strings.Builder
 	for _, t := range tables {
-		fmt.Fprintf(&b, "%d %q %q %s %t %v", t.Relation.OID, t.Relation.Schema, t.Relation.Name, t.Level, t.FullLeaves, t.Relation.Key)
+		fmt.Fprintf(&b, "%d %q %q %s %t %d %v", t.Relation.OID, t.Relation.Schema, t.Relation.Name, t.Level, t.FullLeaves, t.Member, t.Relation.Key)
 		for _, l := range t.Leaves {
 			fmt.Fprintf(&b, " %d", l.OID)
 		}
@@ -197,7 +197,7 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		}
 	}
 	if f.tables == nil {
-		return nil
+		return s.lookForMissed(ctx)
 	}
 	there := map[schema.OID]bool{}
 	for _, known := range f.tables {
@@ -206,9 +206,8 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		t := s.tables[oid]
 		switch {
 		case t == nil || t.catalog == nil:
-			hadRows := s.topicHasRows(known)
 			s.log.Info("new table", "table", known.Relation.QualifiedName())
-			if err := s.adopt(ctx, known, record.TableProgress{}, false, hadRows, f.after, f.asOf); err != nil {
+			if err := s.adopt(ctx, known, record.TableProgress{}, false, f.after, f.asOf); err != nil {
 				return err
 			}
 		case t.progress.Level != levelOf(known) && known.Level != catalog.LeftOut:
@@ -218,11 +217,12 @@ func (s *session) learn(ctx context.Context, f facts) error {
 				s.abandon(t)
 				was.Done, was.Rows, was.Ranges = false, 0, nil
 			}
-			if err := s.adopt(ctx, known, was, known.Level == catalog.All || was.Done || was.Held != nil, true, f.after, f.asOf); err != nil {
+			if err := s.adopt(ctx, known, was, known.Level == catalog.All || was.Done || was.Held != nil, f.after, f.asOf); err != nil {
 				return err
 			}
 		default:
 			t.catalog = known
+			s.remember(t, f.after, f.asOf)
 			s.foresee(t, known, f.asOf)
 			s.partitions(t)
 		}
@@ -239,16 +239,6 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		}
 	}
 	return nil
-}
-
-// topicHasRows says whether another table of this name has been captured before.
-func (s *session) topicHasRows(known *catalog.Table) bool {
-	for _, t := range s.tables {
-		if t.catalog != nil && t.catalog.Relation.Schema == known.Relation.Schema && t.catalog.Relation.Name == known.Relation.Name {
-			return true
-		}
-	}
-	return false
 }
 
 // abandon gives up reading t; what its readers still bring is dropped.

@@ -9,8 +9,19 @@ import "github.com/tributary-cdc/tributary/schema"
 //	before: a, b        message: a, c        now: a, d, c
 //
 // c is the second column, which was called b and is called d: a column of before and now is in the message too.
+//
+//	before: a1          message: a, c        now: a1, c3
+//
+// c may be the third column, or the second, which is gone: there were two columns of that name in turn.
 func attnums(names []string, before, now []schema.Column) []int16 {
 	was, is := byName(before), byName(now)
+	if passed(before, now) {
+		for name := range is {
+			if was[name] == 0 {
+				is[name] = 0
+			}
+		}
+	}
 	out := make([]int16, len(names))
 	// Names that stand for the same column before and now part the message; between two of them lies what is to be found.
 	for i, name := range names {
@@ -44,6 +55,24 @@ func attnums(names []string, before, now []schema.Column) []int16 {
 		last = max(last, n)
 	}
 	return out
+}
+
+// passed says whether columns have come since before, and gone again.
+func passed(before, now []schema.Column) bool {
+	newest := func(columns []schema.Column) (n int16) {
+		for i := range columns {
+			n = max(n, columns[i].AttNum)
+		}
+		return n
+	}
+	last := newest(before)
+	fresh := 0
+	for i := range now {
+		if now[i].AttNum > last {
+			fresh++
+		}
+	}
+	return last > 0 && fresh > 0 && int(newest(now)-last) > fresh
 }
 
 // fill finds the attnums of a run of columns: forced are those that must be among them.

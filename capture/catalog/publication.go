@@ -28,17 +28,19 @@ type Publications struct{ Full, Insert string }
 type member struct {
 	oid          schema.OID
 	schema, name string
+	row          uint32 // OID of the membership: another one when the table was taken out and put in again
+	part         bool   // only some of its rows or columns are published
 }
 
 // plan says which tables belong into which publication.
 func plan(tables []*Table) (full, insert []member) {
 	for _, t := range tables {
-		root := member{t.Relation.OID, t.Relation.Schema, t.Relation.Name}
+		root := member{oid: t.Relation.OID, schema: t.Relation.Schema, name: t.Relation.Name}
 		switch {
 		case t.Level == All && t.FullLeaves:
 			insert = append(insert, root)
 			for _, l := range t.Leaves {
-				full = append(full, member{l.OID, l.Schema, l.Name})
+				full = append(full, member{oid: l.OID, schema: l.Schema, name: l.Name})
 			}
 		case t.Level == All:
 			full = append(full, root)
@@ -49,16 +51,17 @@ func plan(tables []*Table) (full, insert []member) {
 	return full, insert
 }
 
-// Ensure makes the publications publish exactly tables, as their levels say, and tells whether it had to change
-// anything. A table that moves from one to the other is in one transaction never in neither. It waits for no lock
-// longer than a few seconds: then it fails, to be tried again.
-func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) (changed bool, err error) {
+// Ensure makes the publications publish exactly tables, as their levels say, and sets Member of each. A table that
+// moves from one to the other is in one transaction never in neither; one that somebody has had published in part is put
+// in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again.
+func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) error {
 	full, insert := plan(tables)
 	tx, err := c.conn.Begin(ctx)
 	if err != nil {
-		return false, Unreachable("begin", "", err)
+		return Unreachable("begin", "", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after Commit it does nothing
+	rows := map[schema.OID]uint32{}
 	for _, one := range []struct {
 		name, operations string
 		want             []member
@@ -66,51 +69,62 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) (
 		{p.Full, allOperations, full},
 		{p.Insert, insertOperations, insert},
 	} {
-		did, err := ensureOne(ctx, tx, one.name, one.operations, one.want)
+		have, err := ensureOne(ctx, tx, one.name, one.operations, one.want)
 		if err != nil {
-			return false, err
+			return err
 		}
-		changed = changed || did
+		for _, m := range have {
+			rows[m.oid] = m.row
+		}
 	}
 	if err := tx.Commit(ctx); err != nil {
-		return false, publicationTrouble(p.Full, err)
+		return publicationTrouble(p.Full, err)
 	}
-	return changed, nil
+	for _, t := range tables {
+		if t.Member = rows[t.Relation.OID]; t.FullLeaves {
+			t.Member = 0 // it is in both, in parts
+		}
+	}
+	return nil
 }
 
-func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want []member) (bool, error) {
+// ensureOne gives the members that the publication then has.
+func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want []member) (have []member, err error) {
 	if _, err := tx.Exec(ctx, `set local lock_timeout = '3s'`); err != nil {
-		return false, publicationTrouble(name, err)
+		return nil, publicationTrouble(name, err)
 	}
-	var exists, fits, generated bool
-	err := tx.QueryRow(ctx, `
+	var exists, whole, fits, generated bool
+	err = tx.QueryRow(ctx, `
 		select count(*) > 0,
+		       coalesce(bool_and(pubviaroot and pubinsert and pubtruncate and pubupdate >= $2 and pubdelete >= $2), false),
 		       coalesce(bool_and(pubviaroot and pubinsert and pubtruncate and pubupdate = $2 and pubdelete = $2
 		                         and coalesce(to_jsonb(p)->>'pubgencols', 's') = 's'), false),
 		       current_setting('server_version_num')::int >= 180000
-		  from pg_publication p where pubname = $1`, name, strings.Contains(operations, "update")).Scan(&exists, &fits, &generated)
+		  from pg_publication p where pubname = $1`, name, strings.Contains(operations, "update")).Scan(&exists, &whole, &fits, &generated)
 	if err != nil {
-		return false, publicationTrouble(name, err)
+		return nil, publicationTrouble(name, err)
 	}
-	changed := false
 	options := publicationOptions(operations, generated)
 	switch {
 	case !exists:
-		changed = true
 		_, err = tx.Exec(ctx, `create publication `+postgres.Ident(name)+` with`+options)
 	case !fits:
-		changed = true
 		_, err = tx.Exec(ctx, `alter publication `+postgres.Ident(name)+` set`+options)
 	}
 	if err != nil {
-		return false, publicationTrouble(name, err)
+		return nil, publicationTrouble(name, err)
 	}
-	have, err := members(ctx, tx, name)
-	if err != nil {
-		return false, err
+	if have, err = members(ctx, tx, name); err != nil {
+		return nil, err
 	}
-	moved, err := alterMembers(ctx, tx, name, have, want)
-	return changed || moved, err
+	for i := range have {
+		have[i].part = have[i].part || !whole // somebody has had it leave out operations
+	}
+	changed, err := alterMembers(ctx, tx, name, have, want)
+	if err != nil || !changed {
+		return have, err
+	}
+	return members(ctx, tx, name)
 }
 
 // publicationOptions is what stands behind WITH, or SET.
@@ -147,10 +161,12 @@ const (
 )
 
 func alterMembers(ctx context.Context, tx pgx.Tx, name string, have, want []member) (changed bool, err error) {
+	whole := slices.DeleteFunc(slices.Clone(have), func(m member) bool { return m.part })
+	part := without(have, whole)
 	for _, step := range []struct {
 		verb string
 		list []member
-	}{{"add", without(want, have)}, {"drop", without(have, want)}} {
+	}{{"drop", part}, {"add", without(want, whole)}, {"drop", without(whole, want)}} {
 		if len(step.list) == 0 {
 			continue
 		}
@@ -180,7 +196,8 @@ func without(list, other []member) []member {
 
 func members(ctx context.Context, tx pgx.Tx, name string) ([]member, error) {
 	rows, err := tx.Query(ctx, `
-		select c.oid, n.nspname::text, c.relname::text
+		select c.oid, n.nspname::text, c.relname::text, r.oid,
+		       coalesce(to_jsonb(r)->>'prqual', to_jsonb(r)->>'prattrs') is not null
 		  from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
 		  join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
 		 where p.pubname = $1`, name)
@@ -189,7 +206,7 @@ func members(ctx context.Context, tx pgx.Tx, name string) ([]member, error) {
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (member, error) {
 		var m member
-		err := row.Scan((*uint32)(&m.oid), &m.schema, &m.name)
+		err := row.Scan((*uint32)(&m.oid), &m.schema, &m.name, &m.row, &m.part)
 		return m, err
 	})
 	if err != nil {

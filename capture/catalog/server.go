@@ -122,7 +122,7 @@ type Look struct {
 	WAL   change.LSN // end of what the server has flushed
 	Pause *Pause     // that is asked for; nil: none
 	Now   time.Time  // by the source's clock; zero without publications
-	// Version is another one whenever Tables or LeaveOut may have another answer than before.
+	// Version is another one whenever Tables or LeaveOut may have another answer than before, or Ensure something to do.
 	Version string
 }
 
@@ -140,14 +140,14 @@ func (c *Catalog) Look(ctx context.Context, slot string, p Publications) (*Look,
 		l.Pause, l.Now = parsePause(comment), now
 		return err
 	})
-	batch.Queue(versionSQL).QueryRow(func(row pgx.Row) error { return row.Scan(&l.Version) })
+	batch.Queue(versionSQL, p.Full, p.Insert).QueryRow(func(row pgx.Row) error { return row.Scan(&l.Version) })
 	if err := c.conn.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, Unreachable("look at", "source", err)
 	}
 	return &l, nil
 }
 
-// versionSQL sums up who wrote the rows of the catalogs that Tables and LeaveOut read, and what is written in place. Only what users have made
+// versionSQL sums up who wrote the rows of the catalogs that Tables, LeaveOut and Ensure read, and what is written in place. Only what users have made
 // is looked at: a few rows, by the indexes on OIDs.
 const versionSQL = `
 	select concat_ws(' ',
@@ -157,6 +157,7 @@ const versionSQL = `
 	       (select sum(hash_record_extended(row(oid, xmin), 0)) from pg_type where oid >= 16384),
 	       (select sum(hash_record_extended(row(inhrelid, inhparent, xmin), 0)) from pg_inherits),
 	       (select sum(hash_record_extended(row(oid, xmin), 0)) from pg_publication_rel),
+	       (select sum(hash_record_extended(row(oid, xmin), 0)) from pg_publication where pubname in ($1, $2)),
 	       (select sum(hash_record_extended(row(roleid, member, xmin), 0)) from pg_auth_members where member >= 16384),
 	       (select sum(hash_record_extended(row(oid, xmin), 0)) from pg_namespace))`
 

@@ -39,6 +39,9 @@ type Table struct {
 	Computed []int16
 	// Files is another number when the table has been written anew: the sum of the numbers of its files.
 	Files int64
+	// Member is another number when the table was taken out of its publication and put in again; 0: that is not known. Only
+	// Ensure finds it out.
+	Member uint32
 	// FullLeaves says that the partitions are published each by itself for UPDATE and DELETE, see Publications.
 	FullLeaves bool
 }
@@ -94,7 +97,7 @@ func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, erro
 	if err := c.findEmpty(ctx, leaves); err != nil {
 		return nil, err
 	}
-	var tables []*Table
+	tables := []*Table{} // none is an answer, too
 	for _, r := range relations {
 		if r.partition || !patterns.Match(r.schema, r.name) {
 			continue

@@ -277,6 +277,15 @@ func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, er
 	return &Table{Relation: source, cover: covered, encoder: enc, schemaID: valueID, topic: top, partitions: partitions}, nil
 }
 
+// Holds says whether anything was ever written to the topic of t. Where t is new, that is of an earlier table of its name.
+func (p *Publisher) Holds(t *Table) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	written := func(n int64) bool { return n > 0 }
+	top := t.topic
+	return slices.ContainsFunc(top.next, written) || slices.ContainsFunc(top.torn, written) || slices.ContainsFunc(top.sent, written)
+}
+
 // Publish produces ev, unless its partition already holds it, and says whether it did. The event's tuples may be
 // reused as soon as it returns. For a truncate, every partition gets the record.
 func (p *Publisher) Publish(ctx context.Context, t *Table, ev *change.Event, headers ...kgo.RecordHeader) (bool, error) {

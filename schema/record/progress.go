@@ -74,6 +74,8 @@ type TableProgress struct {
 	Files    int64 `json:"files,omitempty"` // another number when the server has written the table anew
 	// Leaves are the OIDs of the partitions that it had, of a partitioned table.
 	Leaves []uint32 `json:"leaves,omitempty"`
+	// Member is another number when the table was taken out of its publication and put in again, whoever did it.
+	Member uint32 `json:"member,omitempty"`
 	// Reload: a truncate is still to be published before the rows.
 	Reload bool `json:"reload,omitempty"`
 	// Where is the condition, in SQL, to which the rows that are read are limited; "" for none.
