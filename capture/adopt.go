@@ -115,7 +115,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if err := s.beginVersion(ctx, t, was); err != nil {
 		return err
 	}
-	was.SchemaID, was.Files = t.progress.SchemaID, t.progress.Files
+	was.SchemaID, was.Schemas, was.Files = t.progress.SchemaID, t.progress.Schemas, t.progress.Files
 	switch {
 	case isKnown && was.Done && !raised:
 		t.progress = was

@@ -2,17 +2,13 @@ package capture
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
-	"github.com/tributary-cdc/tributary/pkg/registry"
-	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
-	"github.com/tributary-cdc/tributary/schema/record"
 )
 
 // DDL is not in the stream. A Relation message says that a table has other columns from its place on, but only when a
@@ -78,49 +74,7 @@ func (s *session) alterations(ctx context.Context) error {
 
 // reach notes that the stream is at the version of t that is published.
 func (t *table) reach() {
-	t.seen, t.progress.SchemaID, t.progress.Files = t.pub.Relation, t.pub.SchemaID(), t.catalog.Files
-}
-
-// beginVersion takes up a table at the start of a session: was is its progress. The version at which the stream was is
-// known by its schema.
-func (s *session) beginVersion(ctx context.Context, t *table, was record.TableProgress) error {
-	t.reach()
-	if was.SchemaID == 0 || was.SchemaID == t.pub.SchemaID() {
-		return nil
-	}
-	done := s.stage.Hand(s.others.registry, waitRegistry)
-	text, err := s.registry.Schema(ctx, was.SchemaID)
-	done()
-	if errors.Is(err, registry.ErrUnknownSchema) && t.pub.SchemaID() < was.SchemaID { // it counts from the beginning again
-		return lostSchemas(t, err)
-	}
-	if errors.Is(err, registry.ErrUnknownSchema) {
-		s.log.Warn("the registry has lost the schema that a table had: alterations of it meanwhile are not noticed",
-			"table", t.name(), "schema_id", was.SchemaID, "hint", "if it was altered: capture snapshot --table "+t.name())
-		return nil
-	}
-	if err != nil {
-		return registry.Trouble("look up the version before of", fmt.Sprintf("table %q", t.name()), err)
-	}
-	decoder, err := record.NewDecoder(text)
-	if err != nil {
-		return lostSchemas(t, fmt.Errorf("schema %d, which it had: %w", was.SchemaID, err))
-	}
-	if seen := decoder.Relation(); seen.OID != t.catalog.Relation.OID {
-		return lostSchemas(t, fmt.Errorf("schema %d, which it had, is one of table %q", was.SchemaID, seen.QualifiedName()))
-	}
-	t.seen = decoder.Relation()
-	t.progress.SchemaID, t.progress.Files = was.SchemaID, was.Files
-	return nil
-}
-
-// lostSchemas is why nothing is published: the numbers that this registry gives mean other schemas in the topics.
-func lostSchemas(t *table, cause error) error {
-	return &trouble.Error{
-		Code: trouble.SchemaUnknown, Op: "look up the version before of", Subject: fmt.Sprintf("table %q", t.name()), Cause: cause,
-		Means: "the registry lost its schemas, or is another one: the numbers that it gives have another meaning in the topics; nothing was written",
-		Hint:  "restore the registry's schemas, or point registry.url to the one that has them; without either, begin anew under another source.name",
-	}
+	t.seen, t.progress.SchemaID, t.progress.Schemas, t.progress.Files = t.pub.Relation, t.pub.SchemaID(), t.pub.Schemas(), t.catalog.Files
 }
 
 // follow notes that the stream is at version now of t, which is set, and has the table read again where its rows may hold

@@ -15,7 +15,7 @@
 //	events                        session.go, rows.go, alter.go: from a message to what is published, and Kafka's commits
 //	rows that are there already   chunks.go, visibility.go, request.go; of a table without key keyless.go
 //	a table that cannot go on     held.go
-//	beside the session            watch.go: the catalog; budget.go: the WAL that is kept; pause.go
+//	beside the session            watch.go: the catalog; lost.go: the registry; budget.go: the WAL that is kept; pause.go
 //	what it tells of itself       status.go, report.go, show.go, words.go, page.go, tablepage.go, metrics.go, vitals.go
 //	verbs                         check.go, init.go, slot.go, tail.go, topics.go, verb.go
 package capture
@@ -53,6 +53,7 @@ type Capture struct {
 	status   atomic.Pointer[Status]
 	trouble  atomic.Pointer[trouble.Error] // of the last attempt; nil while a session runs
 	troubled atomic.Int64                  // since when attempts end with it, microseconds since 1970
+	lost     atomic.Pointer[trouble.Error] // that the registry has lost its schemas; nil where that is not known
 	again    atomic.Pointer[again]         // the next attempt; nil while there has been none that failed
 	oldest   atomic.Pointer[OpenTransaction]
 	vitals   *vitals

@@ -149,6 +149,9 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 			return err
 		}
 	}
+	if !c.streamed { // what the registry said to an attempt that failed counts only once it is known to have its schemas
+		c.registry.Forget()
+	}
 	if err := s.takeUp(ctx, state.Progress, tables, asOf); err != nil {
 		return err
 	}
@@ -185,6 +188,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 		})
 	}
 	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, looks: c.looks, out: watched, known: fingerprint(tables)}
+	group.Go("registry watcher", func(ctx context.Context) error { c.watchRegistry(ctx); return nil })
 	group.Go("catalog watcher", func(ctx context.Context) error { return w.run(ctx, dsn, "tributary watcher "+c.instance) })
 	group.Go("stream", func(ctx context.Context) error {
 		err := s.run(ctx)

@@ -260,6 +260,9 @@ func (c *Capture) statusWith(shown func(TableStatus) TableStatus) Status {
 		}
 		st.Trouble = &told
 	}
+	if lost := c.lost.Load(); lost != nil && (st.Trouble == nil || st.Trouble.Code != lost.Code) {
+		st.Alarms = append(st.Alarms, tell(lost))
+	}
 	st.accept, st.brokers = c.config.accepted(), c.config.Kafka.Brokers
 	if !c.config.HTTP.ShowsKeys() {
 		st.hideKeys()

@@ -343,24 +343,6 @@ func TestSlotGoneOrAdvancedIsAGap(t *testing.T) {
 	must(t, stop())
 }
 
-// TestRegistryLostItsSchemas: an emptied registry counts from the beginning again, so what is published with its numbers
-// reads as records of other tables.
-func TestRegistryLostItsSchemas(t *testing.T) {
-	r := newRig(t, 0, kafkatest.Fake(t), tables)
-	_, stop := r.start()
-	r.fence()
-	must(t, stop())
-	lost := kafkatest.Registry(t)
-	kept := r.config.Registry.URL
-	r.config.Registry.URL = lost
-	r.exec("alter table item add column added int; create table a_first (id int primary key)")
-	r.fails(trouble.SchemaUnknown)
-	r.config.Registry.URL = kept
-	_, stop = r.start()
-	r.fence()
-	must(t, stop())
-}
-
 func TestUnreachable(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

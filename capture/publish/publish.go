@@ -12,6 +12,8 @@ package publish
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -222,7 +224,8 @@ type Table struct {
 	Relation *schema.Relation // as the source has it
 	cover    *cover           // nil where all of it is published as it is
 	encoder  *record.Encoder
-	schemaID int // of the values
+	schemaID int    // of the values
+	schemas  string // fingerprint of those of key and values
 	topic    *topic
 	// partitions over which rows are spread. It is one where keys that are equal for Postgres may have different bytes: the
 	// delete of 'Abc' must not come after the insert of 'ABC'.
@@ -231,6 +234,9 @@ type Table struct {
 
 // SchemaID gives the registry's id of the schema that values have.
 func (t *Table) SchemaID() int { return t.schemaID }
+
+// Schemas gives a fingerprint of the schemas of key and values: that of another version is another one.
+func (t *Table) Schemas() string { return t.schemas }
 
 // Partitions gives over how many partitions rows are spread.
 func (t *Table) Partitions() int { return int(t.partitions) }
@@ -274,7 +280,12 @@ func (p *Publisher) Table(ctx context.Context, rel *schema.Relation) (*Table, er
 	if !rel.ByteEqualKey() {
 		partitions = 1
 	}
-	return &Table{Relation: source, cover: covered, encoder: enc, schemaID: valueID, topic: top, partitions: partitions}, nil
+	return &Table{Relation: source, cover: covered, encoder: enc, schemaID: valueID, schemas: fingerprint(enc), topic: top, partitions: partitions}, nil
+}
+
+func fingerprint(enc *record.Encoder) string {
+	sum := sha256.Sum256([]byte(enc.KeySchema() + "\n" + enc.ValueSchema()))
+	return hex.EncodeToString(sum[:8])
 }
 
 // Holds says whether anything was ever written to the topic of t. Where t is new, that is of an earlier table of its name.

@@ -116,5 +116,17 @@ func registryTrouble(rel *schema.Relation, err error) error {
 			Hint:  "set the compatibility of the subject to NONE in the registry: readers of ours use the schema that a record was written with",
 		}}
 	}
+	if errors.Is(err, registry.ErrLost) {
+		return LostSchemas("register the schemas of", fmt.Sprintf("table %q", rel.QualifiedName()), err)
+	}
 	return registry.Trouble("register the schemas of", fmt.Sprintf("table %q", rel.QualifiedName()), err)
+}
+
+// LostSchemas is why nothing is published with what a registry says: the numbers that it gives mean other schemas in the topics.
+func LostSchemas(op, subject string, cause error) *trouble.Error {
+	return &trouble.Error{
+		Code: trouble.SchemaUnknown, Op: op, Subject: subject, Cause: cause,
+		Means: "the registry lost its schemas, or is another one: the numbers that it gives have another meaning in the topics; nothing was written with them",
+		Hint:  "restore the registry's schemas, or point registry.url to the one that has them; without either, begin anew under another source.name",
+	}
 }

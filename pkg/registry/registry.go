@@ -29,6 +29,9 @@ var (
 	ErrUnknownSchema = errors.New("schema is not in the registry")
 	// ErrIncompatible says that the registry's compatibility rule for the subject forbids the schema.
 	ErrIncompatible = errors.New("schema is not compatible with those before it")
+	// ErrLost says that the registry has not what it had: it was emptied, or restored from an older copy, or it is another one. Numbers
+	// that it gives then may be those of other schemas.
+	ErrLost = errors.New("the registry has lost schemas that it had")
 	// ErrInvalidSchema says that the registry, or this client, cannot make sense of the schema.
 	ErrInvalidSchema = errors.New("schema is not valid")
 	// errRefused says that the registry does not take the login, or does not allow the user what was asked.
@@ -36,7 +39,7 @@ var (
 )
 
 // Client asks a registry and remembers what it said: neither the id of a registered schema nor the schema of an
-// id ever changes. It is safe for concurrent use.
+// id ever changes, as long as the registry keeps what it has; see Check and Forget. It is safe for concurrent use.
 type Client struct {
 	http *http.Client
 	sr   *sr.Client
@@ -44,6 +47,8 @@ type Client struct {
 	mu      sync.RWMutex
 	ids     map[registration]int
 	schemas map[int]string
+	newest  registration // that with the greatest id in ids
+	proof   registration // what newest was at the last Check; zero before
 }
 
 type registration struct{ subject, schema string }
@@ -89,9 +94,10 @@ func (c *Client) Ping(ctx context.Context) error {
 
 // Register gives the id of the Avro schema under subject, registering it if it is not yet there. Readers of ours use the
 // schema that a record was written with, so that no level of compatibility is needed; but a registry's default (Confluent's is
-// BACKWARD) refuses what happens to tables every day. A subject without a level of its own then gets NONE. Errors:
+// BACKWARD) refuses what happens to tables every day. A subject without a level of its own then gets NONE. After a first
+// Check nothing is registered with a registry that does not pass it. Errors:
 // ErrIncompatible where somebody has given the subject another level, or the registry does not let us set it;
-// ErrInvalidSchema.
+// ErrInvalidSchema; ErrLost.
 func (c *Client) Register(ctx context.Context, subject, schema string) (int, error) {
 	key := registration{subject, schema}
 	c.mu.RLock()
@@ -99,6 +105,9 @@ func (c *Client) Register(ctx context.Context, subject, schema string) (int, err
 	c.mu.RUnlock()
 	if ok {
 		return id, nil
+	}
+	if err := c.prove(ctx); err != nil {
+		return 0, fmt.Errorf("register schema of subject %q: %w", subject, err)
 	}
 	id, err := c.register(ctx, subject, schema)
 	if errors.Is(err, ErrIncompatible) {
@@ -113,9 +122,50 @@ func (c *Client) Register(ctx context.Context, subject, schema string) (int, err
 		return 0, fmt.Errorf("register schema of subject %q: %w", subject, err)
 	}
 	c.mu.Lock()
-	c.ids[key] = id
+	if c.ids[key] = id; id > c.ids[c.newest] {
+		c.newest = key
+	}
 	c.mu.Unlock()
 	return id, nil
+}
+
+// Check asks whether the registry still has the newest of the schemas that it has registered for this client, under the same id: what
+// was emptied lacks it, and so does what was restored from a copy that is older than it. One request; none where nothing was registered.
+// Errors: ErrLost.
+func (c *Client) Check(ctx context.Context) error {
+	c.mu.Lock()
+	c.proof = c.newest
+	c.mu.Unlock()
+	return c.prove(ctx)
+}
+
+func (c *Client) prove(ctx context.Context) error {
+	c.mu.RLock()
+	proof, id := c.proof, c.ids[c.proof]
+	c.mu.RUnlock()
+	if id == 0 {
+		return nil
+	}
+	// A subject that somebody has deleted for a while keeps the ids of its schemas.
+	found, err := c.sr.LookupSchema(sr.WithParams(ctx, sr.ShowDeleted), proof.subject, sr.Schema{Schema: proof.schema, Type: sr.TypeAvro})
+	switch err = classify(err); {
+	case errors.Is(err, ErrUnknownSchema):
+		return fmt.Errorf("%w: schema %d, of subject %q, is not there any more", ErrLost, id, proof.subject)
+	case err != nil:
+		return fmt.Errorf("look up schema %d of subject %q: %w", id, proof.subject, err)
+	case found.ID != id:
+		return fmt.Errorf("%w: schema %d, of subject %q, has the id %d now", ErrLost, id, proof.subject, found.ID)
+	}
+	return nil
+}
+
+// Forget makes c know nothing: what it was told was told by a registry that had lost its schemas.
+func (c *Client) Forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.ids)
+	clear(c.schemas)
+	c.newest, c.proof = registration{}, registration{}
 }
 
 func (c *Client) register(ctx context.Context, subject, schema string) (int, error) {

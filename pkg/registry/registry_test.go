@@ -311,3 +311,62 @@ func TestLevelOfSubjects(t *testing.T) {
 		})
 	}
 }
+
+// What a registry has lost is found out at once where something is registered, and whenever it is asked: it has the newest not any more,
+// or under another id. Where it does not answer, nothing is said of it.
+func TestLost(t *testing.T) {
+	ctx := t.Context()
+	fake, url, requests := counted(t)
+	c := client(t, config.Registry{URL: url})
+	if err := c.Check(ctx); err != nil || requests.Load() != 0 {
+		t.Fatalf("with nothing registered: %v, %d requests", err, requests.Load())
+	}
+	first, err := c.Register(ctx, "a-value", one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newest, err := c.Register(ctx, "b-value", two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := requests.Load(); n != 3 {
+		t.Errorf("%d requests for two schemas and a look", n)
+	}
+	lost := func(said string) {
+		t.Helper()
+		if err := c.Check(ctx); !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), said) {
+			t.Errorf("%v, want %q", err, said)
+		}
+		if _, err := c.Register(ctx, "c-value", one); !errors.Is(err, ErrLost) {
+			t.Errorf("registered with it: %v", err)
+		}
+		if id, err := c.Register(ctx, "a-value", one); id != first || err != nil {
+			t.Errorf("what is known is %d, %v", id, err)
+		}
+	}
+	fake.Reset()
+	fake.SeedSchema("a-value", 1, first, sr.Schema{Schema: one}) // restored from a copy
+	lost("not there any more")
+	fake.SeedSchema("b-value", 1, newest+5, sr.Schema{Schema: two})
+	lost(fmt.Sprintf("has the id %d now", newest+5))
+	fake.Reset()
+	fake.SeedSchema("b-value", 1, newest, sr.Schema{Schema: two})
+	if err := c.Check(ctx); err != nil {
+		t.Errorf("when it has it again: %v", err)
+	}
+	c.Forget()
+	fake.Reset()
+	if _, err := c.Register(ctx, "c-value", one); err != nil {
+		t.Errorf("registered anew: %v", err)
+	}
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	c = client(t, config.Registry{URL: gone.URL})
+	c.ids[registration{"a-value", one}], c.newest = 1, registration{"a-value", one}
+	if err := c.Check(ctx); err == nil || errors.Is(err, ErrLost) {
+		t.Errorf("one that does not answer: %v", err)
+	}
+}

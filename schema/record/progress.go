@@ -70,8 +70,10 @@ type TableProgress struct {
 	Level   string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
 	// SchemaID is the registry's id of the version of the table that the stream was at, in the schema of its values. A
 	// start compares it with what the catalog has then.
-	SchemaID int   `json:"schema_id,omitempty"`
-	Files    int64 `json:"files,omitempty"` // another number when the server has written the table anew
+	SchemaID int `json:"schema_id,omitempty"`
+	// Schemas is a fingerprint of that version: a registry that has lost its schemas may give SchemaID to another one.
+	Schemas string `json:"schemas,omitempty"`
+	Files   int64  `json:"files,omitempty"` // another number when the server has written the table anew
 	// Leaves are the OIDs of the partitions that it had, of a partitioned table.
 	Leaves []uint32 `json:"leaves,omitempty"`
 	// Member is another number when the table was taken out of its publication and put in again, whoever did it.
