@@ -318,7 +318,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 			continue
 		}
 		if followed[src.Name] = true; i == 0 {
-			set(descMembers, float64(len(st.Members)))
+			set(descMembers, float64(st.owners()))
 		}
 		complete, age := math.NaN(), math.Inf(1) // nothing is known to be
 		if src.CompleteAt != nil && src.AgeSeconds != nil {

@@ -397,13 +397,26 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		}
 		st.Tables = append(st.Tables, out)
 	}
-	if members, ok := o.outlook.sinks(); ok {
-		st.Members = members
+	if err := o.members(ctx, st); err != nil {
+		return nil, err
 	}
 	st.RowsPerSecGroup = st.groupRate()
 	st.addSources(sources)
 	st.summarise()
 	return st, nil
+}
+
+// members tells of the sinks of the group, also where Kafka does not answer.
+func (o *Operator) members(ctx context.Context, st *Status) error {
+	told, _ := o.session.Presences(ctx) // who has it locked does not keep the rest from being told; anything else the next query says
+	saying := presences{told, time.Now()}
+	if members, ok := o.outlook.sinks(saying); ok {
+		st.Members = members
+		return nil
+	}
+	all, err := o.session.Group(ctx)
+	st.Members = saying.crew(warehouse.Members(all))
+	return err
 }
 
 // lookOut looks how far tables are. What cannot be asked is told where the numbers would stand.

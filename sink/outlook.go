@@ -253,23 +253,23 @@ func counted(of map[string]*counter, name string) *counter {
 	return c
 }
 
-// sinks gives the members of the group; false where it was not looked of late.
-func (o *outlook) sinks() ([]Member, bool) {
+// sinks gives the members of the group, who have told of themselves; false where it was not looked of late.
+func (o *outlook) sinks(told presences) ([]Member, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if time.Since(o.at) > lookKept {
 		return nil, false
 	}
-	out := []Member{}
-	for _, m := range warehouse.Members(o.all) {
-		one := Member{Instance: m.Instance, Partitions: m.Partitions, AppliedAt: utc(m.AppliedAt)}
-		if o.looks > 1 {
-			one.RowsPerSec = new(0.0)
-			if c := o.members[m.Instance]; c != nil { // else it has none but of progress
-				*one.RowsPerSec = c.pace.PerSecond()
-			}
+	out := told.crew(warehouse.Members(o.all))
+	for i := range out {
+		m := &out[i]
+		if m.Ended || o.looks < 2 {
+			continue
 		}
-		out = append(out, one)
+		m.RowsPerSec = new(0.0)
+		if c := o.members[m.Instance]; c != nil { // else it has none but of progress
+			*m.RowsPerSec = c.pace.PerSecond()
+		}
 	}
 	return out, true
 }

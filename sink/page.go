@@ -25,7 +25,7 @@ func (st *Status) page() page.View {
 		Needs: st.Needs, Tiles: st.tiles(), Stages: st.Stages, Events: st.Events, Build: st.Build,
 		Tables: []page.Table{st.sources(), st.tables(), st.members()}, Wants: strings.HasPrefix(st.Headline, service.NeedsYou),
 	}
-	if len(st.Members) > 1 {
+	if st.sinks() > 1 {
 		v.Part = "this sink"
 	}
 	if worst := st.worst(); worst != nil && worst.late() > 1 {
@@ -130,7 +130,7 @@ func (st *Status) tiles() []page.Tile {
 	}
 
 	applied := page.Tile{Name: "Applied, 1 min", Value: service.FormatRate(st.RowsPerSec) + " /s", Lines: []string{"changes, by this sink"}}
-	if all := st.RowsPerSecGroup; all != nil && len(st.Members) > 1 {
+	if all := st.RowsPerSecGroup; all != nil && st.sinks() > 1 {
 		applied.Value, applied.Lines[0] = service.FormatRate(*all)+" /s", "changes, "+service.FormatRate(st.RowsPerSec)+" /s by this sink"
 	}
 	if st.RowsPerSecHour != nil {
@@ -150,7 +150,7 @@ func (st *Status) tiles() []page.Tile {
 	if st.BufferLimit > 0 {
 		waiting.Bar = &page.Bar{Part: float64(min(st.BufferBytes, st.BufferLimit)), Whole: float64(st.BufferLimit), Text: memory}
 	}
-	members := page.Tile{Name: "Members", Value: service.FormatCount(int64(max(len(st.Members), 1))), Lines: []string{
+	members := page.Tile{Name: "Members", Value: service.FormatCount(int64(max(st.sinks(), 1))), Lines: []string{
 		service.Plural(st.Partitions, "partition") + " here",
 	}}
 	if rebalance := st.rebalance(); rebalance != "" {
@@ -348,24 +348,4 @@ func (t *TableStatus) note() string {
 		add(fmt.Sprintf("parked: %d", t.Parked))
 	}
 	return note
-}
-
-func (st *Status) members() page.Table {
-	out := page.Table{
-		ID: "members", Title: "Members", Empty: "Nobody has claimed a partition yet; or the warehouse has not been asked since this page was opened.",
-		Columns: []page.Column{
-			{Key: "instance", Title: "instance"}, {Key: "partitions", Title: "partitions", Number: true}, {Key: "rate", Title: "changes/s", Number: true}, {Key: "applied", Title: "wrote last"},
-		},
-	}
-	for _, m := range st.Members {
-		row := page.Row{Key: m.Instance, State: service.StateUpToDate, Cells: []page.Cell{{Text: m.Instance}, {Text: fmt.Sprint(m.Partitions), Order: float64(m.Partitions)}, {Text: "–"}, {}}}
-		if m.RowsPerSec != nil {
-			row.Cells[2] = page.Cell{Text: service.FormatRate(*m.RowsPerSec), Order: *m.RowsPerSec}
-		}
-		if m.AppliedAt != nil {
-			row.Cells[3].Time = *m.AppliedAt
-		}
-		out.Rows = append(out.Rows, row)
-	}
-	return out
 }

@@ -40,9 +40,18 @@ func calm(at time.Time) *shown {
 		Schema: statusSchema, Group: "warehouse", Instance: "sink-0", Build: service.Build{Version: "1.2.3", Revision: "9f3ac01"}, Since: at.Add(-3 * time.Hour).UTC(), MemoryBytes: 84 << 20, WarehouseUp: true,
 		Partitions: 17, Rebalances: 1, RebalancedAt: new(at.Add(-3 * time.Hour).UTC()), BufferBytes: 38 << 20, BufferLimit: 256 << 20, LatencyP50: new(0.31), LatencyP99: new(0.94), ApplyP99: new(0.12), SkippedPerSec: 240,
 		Waiting: []Waiting{}, Sources: []SourceStatus{}, Unmatched: []string{"billing.public.draft"}, FreshnessSeconds: 60,
-		Stages:  []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", Workers: 4, BusyShare: 0.41}, {Name: "sweep"}},
-		Events:  []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new topic, topic shop_us.public.orders"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "sink begins, instance sink-0"}},
-		Members: []Member{{"sink-0", 17, new(at.UTC()), new(8104.0)}, {"sink-1", 17, new(at.UTC()), new(4105.4)}},
+		Stages: []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", Workers: 4, BusyShare: 0.41}, {Name: "sweep"}},
+		Events: []service.Event{{At: at.Add(-20 * time.Minute).UTC(), Text: "new topic, topic shop_us.public.orders"}, {At: at.Add(-3 * time.Hour).UTC(), Text: "sink begins, instance sink-0"}},
+		Members: []Member{
+			{
+				Instance: "sink-0", Partitions: 17, AppliedAt: new(at.UTC()), RowsPerSec: new(8104.0), Host: "dwh-1", Version: "1.2.3", Since: new(at.Add(-3 * time.Hour).UTC()), MemoryBytes: 84 << 20, BusyShare: new(0.41),
+				SeenAt: new(at.Add(-4 * time.Second).UTC()),
+			},
+			{
+				Instance: "sink-1", Partitions: 17, AppliedAt: new(at.UTC()), RowsPerSec: new(4105.4), Host: "dwh-2", Version: "1.2.3", Since: new(at.Add(-29 * time.Hour).UTC()), MemoryBytes: 71 << 20, BusyShare: new(0.22),
+				SeenAt: new(at.Add(-7 * time.Second).UTC()),
+			},
+		},
 	}}
 	for _, source := range []string{"shop_eu", "shop_us"} {
 		s.st.Sources = append(s.st.Sources, SourceStatus{
@@ -196,6 +205,9 @@ var moments = map[string]func(at time.Time) *shown{
 		lost.BehindSeconds, lost.Records, lost.RowsPerSec, lost.Unknown, s.st.RowsPerSecGroup = nil, nil, nil, "what waits is not seen yet", nil
 		lost.LastHour = hour(func(int) float64 { return math.NaN() })
 		s.st.Sources[0].Fences = []string{"nightly-0711", "nightly-0712"}
+		silent := &s.st.Members[1] // and may be anybody's program; the third is of a version before
+		silent.Host, silent.Version, silent.SilentSeconds, silent.SeenAt = `"><script>alert(1)</script>`, "1.2.3\u202e<b>", 41, new(at.Add(-41*time.Second).UTC())
+		s.st.Members = append(s.st.Members, Member{Instance: "sink-2", AppliedAt: new(at.UTC())})
 		return s
 	},
 	"barrier": func(at time.Time) *shown {

@@ -156,7 +156,7 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	told.Sentence(r.Sentence())
 	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
 	if !quiet || look.All || r.source != "" || len(look.Tables) > 0 || !out.Terminal {
-		if facts := r.facts(); len(facts) > 0 { // the warehouse alone may know none
+		if facts := r.facts(look.All); len(facts) > 0 { // the warehouse alone may know none
 			told.Printf("\n")
 			told.Facts(facts)
 		}
@@ -177,7 +177,10 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	return nil
 }
 
-func (r *Report) facts() []terminal.Fact {
+// mostMembers is of how many there is a line, unless all are asked for.
+const mostMembers = 10
+
+func (r *Report) facts(allMembers bool) []terminal.Fact {
 	var all []terminal.Fact
 	add := func(name, value, note string) { all = append(all, terminal.Fact{Name: name, Value: value, Note: note}) }
 	if last := r.complete(); last != nil {
@@ -199,7 +202,7 @@ func (r *Report) facts() []terminal.Fact {
 	}
 	if r.Instance != "" { // else no sink was asked
 		rate, note := r.RowsPerSec, "last minute, by this sink"
-		if all := r.RowsPerSecGroup; all != nil && len(r.Members) > 1 {
+		if all := r.RowsPerSecGroup; all != nil && r.sinks() > 1 {
 			rate, note = *all, "last minute, "+service.FormatRate(r.RowsPerSec)+" by this sink"
 		}
 		if r.RowsPerSecHour != nil {
@@ -224,14 +227,14 @@ func (r *Report) facts() []terminal.Fact {
 		add("waits", "for "+l.whose(), "for "+service.FormatDuration(time.Since(l.Since)))
 	}
 	if len(r.Members) > 0 {
-		names := make([]string, len(r.Members))
-		for i, m := range r.Members {
-			names[i] = fmt.Sprintf("%s (%s)", m.Instance, service.Plural(m.Partitions, "partition"))
+		add("members", service.Plural(r.sinks(), "sink"), r.rebalance())
+	}
+	for i := range r.Members {
+		if !allMembers && i == mostMembers {
+			add("", "", fmt.Sprintf("%d more (--all)", len(r.Members)-i))
+			break
 		}
-		if rebalance := r.rebalance(); rebalance != "" {
-			names = append(names, rebalance)
-		}
-		add("members", service.Plural(len(r.Members), "sink"), strings.Join(names, ", "))
+		add("", "", r.Members[i].line())
 	}
 	return all
 }

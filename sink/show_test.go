@@ -114,7 +114,17 @@ func TestStatusText(t *testing.T) {
 		bad := base(stock, parked, table("tenant_b", "public.orders", service.StateUpToDate, 0.3, 0))
 		bad.LatencyP50, bad.LatencyP99, bad.RowsPerSecHour = number(0.62), number(131), number(12470)
 		bad.Stages = []service.StageState{{Name: "fetch", BusyShare: 0.08}, {Name: "apply", BusyShare: 0.88}}
-		bad.Members = []Member{{"sink-0", 53, &now, number(1236)}, {"sink-1", 53, &now, nil}}
+		bad.Members = []Member{ // the third is of a version before
+			{
+				Instance: "sink-0", Partitions: 53, AppliedAt: &now, RowsPerSec: number(1236), Host: "dwh-1", Version: "1.2.3", Since: new(now.Add(-time.Hour)), MemoryBytes: 212 << 20, BusyShare: number(0.88),
+				SeenAt: new(now.Add(-4 * time.Second)),
+			},
+			{
+				Instance: "sink-1", Partitions: 26, AppliedAt: &now, Host: "dwh-2\x1b[2J", Version: "1.2.2\nno", Since: new(now.Add(-30 * time.Hour)), MemoryBytes: 96 << 20, BusyShare: number(0.02),
+				SeenAt: new(now.Add(-41 * time.Second)), SilentSeconds: 41,
+			},
+			{Instance: "sink-2", Partitions: 27, AppliedAt: &now},
+		}
 		bad.RebalancedAt = new(now.Add(-3 * 24 * time.Hour))
 		show("quarantined.txt", bad, person, terminal.Look{})
 		show("source.txt", bad.Of("tenant_b"), person, terminal.Look{})
@@ -136,6 +146,7 @@ func TestStatusText(t *testing.T) {
 		down := base(unknown(table("tenant_b", "public.orders", service.StateUpToDate, 0, 0)), unknown(table("shop_eu", "public.stock", service.StateCatchingUp, 0, 0)))
 		down.Tables[1].BehindSeconds, down.Tables[1].Records, down.Tables[1].Unknown = new(2575.0), new(int64(1204)), ""
 		down.Instance, down.Asked = "", "the warehouse: no sink answers at http://127.0.0.1:9192: connection refused"
+		down.Members = append([]Member{}, bad.Members...)
 		down.summarise()
 		down.notRunning()
 		tell = false

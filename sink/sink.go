@@ -67,11 +67,12 @@ type Sink struct {
 	reloads  []warehouse.OpenReload
 	retained map[string]warehouse.Expired // by topic
 	members  []warehouse.Member           // where this sink tells Prometheus of them
-	locks    []warehouse.Lock             // that the group waits for
-	writers  map[int]*warehouse.Session   // of each lane
-	lookedAt time.Time                    // when all this was read
-	heard    map[string]bool              // topics of which the sources had all by then
-	step     string                       // of the start, "" once running
+	told     presences
+	locks    []warehouse.Lock           // that the group waits for
+	writers  map[int]*warehouse.Session // of each lane
+	lookedAt time.Time                  // when all this was read
+	heard    map[string]bool            // topics of which the sources had all by then
+	step     string                     // of the start, "" once running
 	unlisted map[string]bool
 }
 

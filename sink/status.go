@@ -45,7 +45,7 @@ type Status struct {
 	Needs            []service.Need  `json:"needs_you"`
 	Accepted         []service.Need  `json:"accepted"` // warnings that the configuration accepts
 	Events           []service.Event `json:"events"`   // of this sink, the newest first
-	Members          []Member        `json:"members"`  // sinks that own a partition
+	Members          []Member        `json:"members"`  // sinks of the group
 	Locks            []Lock          `json:"locks"`    // that the group has been waiting for for some seconds
 	FreshnessSeconds float64         `json:"freshness_seconds"`
 	RowsPerSecHour   *float64        `json:"rows_per_second_hour"` // by this sink, over the last hour; null in the first minute
@@ -61,15 +61,6 @@ type Status struct {
 
 	accept []service.Accept
 	wants  []string // tables that rules are of
-}
-
-// Member is a sink of the group.
-type Member struct {
-	Instance   string     `json:"instance"`
-	Partitions int        `json:"partitions"`
-	AppliedAt  *time.Time `json:"applied_at,omitempty"` // when it wrote last
-	// RowsPerSec is how many changes a second it applies, last minute; null where that was not looked at for two seconds yet.
-	RowsPerSec *float64 `json:"rows_per_second"`
 }
 
 // Lock is one in the warehouse that somebody else holds.
@@ -182,9 +173,7 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 			src.Lag = new(*src.Lag + max(time.Since(lookedAt), 0))
 		}
 	}
-	for _, m := range s.members {
-		st.Members = append(st.Members, Member{Instance: m.Instance, Partitions: m.Partitions, AppliedAt: utc(m.AppliedAt)})
-	}
+	present, owners := s.told, s.members
 	for _, l := range s.locks {
 		one := Lock{Table: l.Table, Since: l.Since.UTC(), PID: l.PID, Application: l.Application, User: l.User, State: l.State, Began: utc(l.Began), Statement: l.Statement}
 		for lane, session := range s.writers {
@@ -204,8 +193,10 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 		}
 	}
 	s.mu.Unlock()
-	if members, ok := s.outlook.sinks(); ok {
+	if members, ok := s.outlook.sinks(present); ok {
 		st.Members = members
+	} else if owners != nil {
+		st.Members = present.crew(owners)
 	}
 	slices.SortFunc(st.Waiting, func(a, b Waiting) int { return a.Since.Compare(b.Since) })
 	told := map[string]bool{} // of several that wait for the same the first has waited longest

@@ -151,6 +151,8 @@ type supervisor struct {
 	s       *Sink
 	session *warehouse.Session
 	counted time.Time                   // when members were
+	beaten  time.Time                   // when this sink said of itself what the others tell
+	unheard bool                        // that, or what they say, could not be had the last time
 	opened  int                         // connections that the session has had
 	unsure  map[*consume.Partition]bool // of which it is not known whether the warehouse still has what it confirmed
 }
@@ -168,6 +170,7 @@ const (
 
 func (v *supervisor) run(ctx context.Context) error {
 	defer v.session.Close(context.WithoutCancel(ctx))
+	defer v.leave(ctx)
 	tick := time.NewTicker(barrierEvery)
 	defer tick.Stop()
 	var looked time.Time
@@ -359,6 +362,7 @@ func (v *supervisor) look(ctx context.Context) error {
 	if v.s.consumer.Overview().Ready {
 		v.s.setStep("") // also without partitions: there may be more sinks than these
 	}
+	v.beat(ctx)
 	v.s.notice()
 	return nil
 }

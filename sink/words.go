@@ -77,7 +77,12 @@ func (st *Status) tell(topics, looked, waits bool) {
 
 // notRunning tells that there is no sink of the group. What is quarantined, parked or paused needs somebody all the same.
 func (st *Status) notRunning() {
-	st.State, st.Headline, st.Members = service.StateNotRunning, "is not running: no sink is in the group.", []Member{} // those of before
+	st.State, st.Headline = service.StateNotRunning, "is not running: no sink is in the group."
+	st.Members = slices.DeleteFunc(st.Members, func(m Member) bool { return m.SeenAt == nil }) // it is not known when that was
+	for i := range st.Members {
+		m := &st.Members[i]
+		m.Ended, m.SilentSeconds, m.RowsPerSec = true, 0, nil
+	}
 	if complete := st.completeTo(" The warehouse is "); complete != "" {
 		st.Headline += complete + "; Kafka keeps what comes."
 	}

@@ -47,11 +47,16 @@ var thisBuild = sync.OnceValue(func() Build {
 // Instance gives a new name for a running service: host, process and a random part, as two services may live in one
 // process, and a process number comes back ("db1-4711-9f3a").
 func Instance() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
 	random := make([]byte, 2)
 	_, _ = rand.Read(random) // never fails
-	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), hex.EncodeToString(random))
+	return fmt.Sprintf("%s-%d-%s", Host(), os.Getpid(), hex.EncodeToString(random))
+}
+
+// Host gives the name of this host, "unknown" where it has none.
+func Host() string {
+	host, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return host
 }
