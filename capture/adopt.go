@@ -97,7 +97,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
 	fresh := newProgress(known)
 	if was.Level != fresh.Level {
-		was.Member = fresh.Member
+		was.Member, was.Parts = fresh.Member, fresh.Parts
 	}
 	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
 	if t.progress = fresh; isKnown {

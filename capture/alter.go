@@ -167,10 +167,13 @@ func (s *session) makeUp(t *table, reason string) {
 // The read waits until the stream has come to where the catalog was read: before that the table may still have what was left of it.
 func (s *session) remember(t *table, after uint32, asOf change.LSN) {
 	was, is := t.progress.Member, t.catalog.Member
-	if was == is || is == 0 {
+	if was == is && t.progress.Parts == t.catalog.FullLeaves || is == 0 {
 		return
 	}
-	t.progress.Member = is
+	if t.progress.Parts != t.catalog.FullLeaves {
+		was = 0 // it was moved by us
+	}
+	t.progress.Member, t.progress.Parts = is, t.catalog.FullLeaves
 	s.changed[t.catalog.Relation.OID] = true
 	if was == 0 || t.progress.Held != nil || t.pub == nil {
 		return

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // lives are what is done to tables of five rows each, while capture runs or while it is away. T is the table's name, P that of
@@ -99,4 +101,55 @@ func TestPublicationAltered(t *testing.T) {
 			lives{`begin; alter publication P set (publish = 'insert')` + write + `; commit`}.live(t, away)
 		})
 	}
+}
+
+// TestPublicationGone: somebody drops or renames capture's publication, and the application writes before it is made again. A server
+// before PostgreSQL 18 never gets past that; from then on it leaves those rows out.
+func TestPublicationGone(t *testing.T) {
+	for major, ends := range map[int]trouble.Code{pgtest.DefaultMajor: trouble.StreamBroken, 18: ""} {
+		for _, away := range []bool{false, true} {
+			for _, gone := range []string{`drop publication P`, `alter publication P rename to elsewhere`} {
+				t.Run(fmt.Sprintf("pg%d %s away %t", major, gone[:5], away), func(t *testing.T) { publicationGone(t, major, ends, away, gone) })
+			}
+		}
+	}
+}
+
+func publicationGone(t *testing.T, major int, ends trouble.Code, away bool, gone string) {
+	r := newRig(t, major, kafkatest.Fake(t), `create table t (id int primary key, v text); insert into t select i, 'old' from generate_series(1, 5) i;
+		create table p (id int, v text) partition by range (id); create table p1 partition of p for values from (0) to (100);
+		alter table p1 replica identity full; insert into p select i, 'old' from generate_series(1, 5) i`)
+	c, stop := r.start()
+	r.fence()
+	if away {
+		must(t, stop())
+	}
+	gone = strings.Replace(gone, "P", r.config.Source.publications().Full, 1)
+	r.exec("begin; " + gone + `; insert into t values (6, 'unseen'); delete from t where id = 1; update p set v = 'unseen' where id = 1; delete from p where id = 2; commit`)
+	r.exec(`update t set v = 'behind' where id = 2`)
+	if ends != "" {
+		if !away {
+			eventually(t, "capture stops", func() bool { return c.Status().State == "stopped" })
+			if err := stop(); trouble.CodeOf(err) != ends {
+				t.Errorf("capture ended with %v", err)
+			}
+		}
+		e := r.fails(ends)
+		if !strings.Contains(e.Cause.Error(), "does not exist") || !strings.Contains(e.Hint, "renamed the publication") {
+			t.Errorf("%v: %s", e, e.Hint)
+		}
+		var out strings.Builder
+		must(t, r.verbs().DropSlot(t.Context(), &out))
+		r.options.OnGap = GapResnapshot
+	}
+	if away || ends != "" {
+		_, stop = r.start()
+	}
+	for _, table := range []string{"t", "p"} {
+		eventually(t, "the topic has the rows", func() bool {
+			r.fence()
+			return slices.Equal(r.read("public", table).rows, r.source("public."+table))
+		})
+	}
+	must(t, stop())
 }

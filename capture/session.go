@@ -537,14 +537,21 @@ func (s *session) progressRecord(full bool) *record.Progress {
 func (s *session) endBefore() change.LSN { return max(s.endLSN, s.progressEnd) }
 
 // streamTrouble says what the end of the stream means. A server that fails within itself does so again at the same place: mostly
-// it cannot make a text of a row, as no buffer of it holds more than 1 GiB, and a bytea takes twice its length.
+// it cannot make a text of a row, as no buffer of it holds more than 1 GiB, and a bytea takes twice its length. So does one, before
+// PostgreSQL 18, that has come to a change at which the publication was not there: a later one does not help.
 func streamTrouble(slot string, err error) error {
-	if state := postgres.SQLState(err); state == "XX000" || state == "54000" {
-		return &trouble.Error{
-			Code: trouble.StreamBroken, Op: "read WAL from", Subject: fmt.Sprintf("slot %q", slot), Cause: postgres.Describe(err),
-			Means: "nothing after that point is published; the source keeps its WAL, and a restart comes to the same place",
-			Hint:  "invalid memory alloc request size, or a buffer that cannot be enlarged: a row whose text is longer than 1 GiB, which no server of Postgres can send. Shorten it at the source, then capture slot drop, and capture run --on-gap=resnapshot",
-		}
+	const anew = "capture slot drop, and capture run --on-gap=resnapshot"
+	var hint string
+	switch state := postgres.SQLState(err); {
+	case state == "XX000" || state == "54000":
+		hint = "invalid memory alloc request size, or a buffer that cannot be enlarged: a row whose text is longer than 1 GiB, which no server of Postgres can send. Shorten it at the source, then " + anew
+	case postgres.LacksPublication(err):
+		hint = "somebody has dropped or renamed the publication, and rows were written before capture made it again: no server before PostgreSQL 18 gets past them. " + anew
+	default:
+		return catalog.Unreachable("read WAL from", fmt.Sprintf("slot %q", slot), err)
 	}
-	return catalog.Unreachable("read WAL from", fmt.Sprintf("slot %q", slot), err)
+	return &trouble.Error{
+		Code: trouble.StreamBroken, Op: "read WAL from", Subject: fmt.Sprintf("slot %q", slot), Cause: postgres.Describe(err),
+		Means: "nothing after that point is published; the source keeps its WAL, and a restart comes to the same place", Hint: hint,
+	}
 }

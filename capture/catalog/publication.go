@@ -61,7 +61,7 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 		return Unreachable("begin", "", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after Commit it does nothing
-	rows := map[schema.OID]uint32{}
+	rows, whole := map[schema.OID]uint32{}, uint32(0)
 	for _, one := range []struct {
 		name, operations string
 		want             []member
@@ -76,13 +76,18 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 		for _, m := range have {
 			rows[m.oid] = m.row
 		}
+		if one.name == p.Full {
+			if err := tx.QueryRow(ctx, `select oid from pg_publication where pubname = $1`, p.Full).Scan(&whole); err != nil {
+				return publicationTrouble(p.Full, err)
+			}
+		}
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return publicationTrouble(p.Full, err)
 	}
 	for _, t := range tables {
-		if t.Member = rows[t.Relation.OID]; t.FullLeaves {
-			t.Member = 0 // it is in both, in parts
+		if t.Member = rows[t.Relation.OID]; t.FullLeaves { // it is in both, in parts: those come and go
+			t.Member += whole
 		}
 	}
 	return nil

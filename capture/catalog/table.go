@@ -39,8 +39,8 @@ type Table struct {
 	Computed []int16
 	// Files is another number when the table has been written anew: the sum of the numbers of its files.
 	Files int64
-	// Member is another number when the table was taken out of its publication and put in again; 0: that is not known. Only
-	// Ensure finds it out.
+	// Member is another number when the table was taken out of its publication and put in again, or the publication made anew; 0:
+	// that is not known. Of a table that is in both, it says nothing of the partitions. Only Ensure finds it out.
 	Member uint32
 	// FullLeaves says that the partitions are published each by itself for UPDATE and DELETE, see Publications.
 	FullLeaves bool

@@ -71,11 +71,11 @@ var raisers = map[trouble.Code]string{
 	trouble.RetentionHeadroom:      "sink TestRetentionHeadroom",
 	trouble.Parked:                 "sink TestPark",
 	trouble.Internal:               "sink TestTenantRebuild",
+	trouble.StreamBroken:           "capture TestPublicationGone",
 }
 
 // unraised are the codes that no real server raises in a test, and why.
 var unraised = map[trouble.Code]string{
-	trouble.StreamBroken:  "no server sends what cannot be decoded",
 	trouble.FallingBehind: "it takes a minute of a machine that is too slow; TestJudge makes the numbers up",
 	trouble.Stuck:         "it is a defect that is not known; TestJudge makes the numbers up",
 }

@@ -109,6 +109,13 @@ func SQLState(err error) string {
 	return ""
 }
 
+// LacksPublication says whether a server ended a stream as a publication was not there at that place of the WAL. Its state is that of a
+// slot that is gone, and its message is in the server's language.
+func LacksPublication(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == "42704" && strings.Contains(strings.ToLower(e.Routine), "publication")
+}
+
 // safeMessage gives the server's message without values of rows. Most messages hold names only. Those that quote
 // a value are of class 22 (data exception: `invalid input syntax for type integer: "…"`), or the text of somebody's
 // own RAISE, of which nothing is known.

@@ -78,6 +78,8 @@ type TableProgress struct {
 	Leaves []uint32 `json:"leaves,omitempty"`
 	// Member is another number when the table was taken out of its publication and put in again, whoever did it.
 	Member uint32 `json:"member,omitempty"`
+	// Parts: its partitions are published one by one. Member is another then, too.
+	Parts bool `json:"parts,omitempty"`
 	// Reload: a truncate is still to be published before the rows.
 	Reload bool `json:"reload,omitempty"`
 	// Where is the condition, in SQL, to which the rows that are read are limited; "" for none.
