@@ -146,6 +146,9 @@ func (s *session) want(t *table, after uint32, reload bool) {
 	t.snapshot = &tableSnapshot{after: after}
 	if t.progress.Done || t.progress.Rows == 0 && t.progress.Ranges == nil {
 		t.progress.Done, t.progress.Rows, t.progress.Ranges = false, 0, nil
+		if t.progress.Where == "" {
+			t.progress.BegunEra, t.progress.BegunLSN, t.progress.BegunColumns = s.era, record.LSN(s.lastCommit), t.progress.Columns
+		}
 	}
 	t.snapshot.began, t.snapshot.had = time.Now(), t.progress.Rows
 	for _, r := range t.progress.Ranges {

@@ -156,6 +156,7 @@ func (s *session) breakOff(t *table) {
 	s.abandon(t)
 	t.progress.Done, t.progress.Whole, t.progress.Ranges = len(single) == 0, false, single
 	t.progress.Where, t.progress.Columns, t.progress.Rate, t.progress.GivenUp = "", nil, 0, true
+	t.progress.BegunEra, t.progress.BegunLSN, t.progress.BegunColumns = 0, 0, nil // not all rows have come
 	s.changed[t.pub.Relation.OID] = true
 	if len(single) > 0 {
 		s.want(t, after, false)
@@ -198,9 +199,9 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 	}
 	s.log.Info("table is read again", "table", t.pub.Relation.QualifiedName(), "request", q.ID, "where", where, "columns", columns, "rate", rate, "reload", reload)
 	t.progress.Done = true // what was read before does not count
+	t.progress.Asked, t.progress.Where, t.progress.Columns, t.progress.Whole = q.ID, where, columns, whole
 	s.want(t, after, reload)
 	t.snapshot.by = q.By
-	t.progress.Asked, t.progress.Where, t.progress.Columns, t.progress.Whole = q.ID, where, columns, whole
 	t.progress.Rate, t.progress.GivenUp = rate, false
 	s.alarms.clear(trouble.SnapshotFailed, subject(t.name()))
 }

@@ -66,6 +66,10 @@ func TestSnapshotIsAskedForInTheWAL(t *testing.T) {
 		if got := r.tableProgress("public.pair"); got.Asked != "" {
 			t.Errorf("pair was not asked for: %+v", got)
 		}
+		first, all := r.tableProgress("public.pair"), r.tableProgress("public.item")
+		if first.BegunEra != 1 || all.BegunEra != 1 || all.BegunLSN <= first.BegunLSN || all.BegunLSN > all.DoneLSN {
+			t.Errorf("reads began at %d/%v and %d/%v, the second was done at %v", first.BegunEra, first.BegunLSN, all.BegunEra, all.BegunLSN, all.DoneLSN)
+		}
 
 		// A part of them.
 		n := reads("item")
@@ -73,6 +77,9 @@ func TestSnapshotIsAskedForInTheWAL(t *testing.T) {
 		r.fence()
 		if got := reads("item") - n; got != 100 {
 			t.Errorf("%d rows were read by condition, want 100", got)
+		}
+		if p := r.tableProgress("public.item"); p.BegunLSN != all.BegunLSN {
+			t.Errorf("a part of the rows counts as all: it began at %v, the one before at %v", p.BegunLSN, all.BegunLSN)
 		}
 
 		// Behind a truncate: what a reader of the topic has too much goes.
@@ -290,6 +297,8 @@ func TestColumnsAreAskedFor(t *testing.T) {
 		}
 		if p := r.tableProgress("public.item"); p.Asked != "some" || !p.Done || len(p.Columns) != 2 {
 			t.Errorf("progress of the table is %+v", p)
+		} else if p.BegunLSN == 0 || !slices.Equal(p.BegunColumns, p.Columns) {
+			t.Errorf("a read of columns %q began at %v, of %q", p.Columns, p.BegunLSN, p.BegunColumns)
 		}
 		for _, wrong := range []SnapshotRequest{
 			{Tables: []string{"public.item"}, Columns: []string{"nothing"}},

@@ -208,6 +208,9 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	}
 	plans := s.plans(ctx, c, slices.Concat(matched...))
 	c.checkSharing(shareTargets(routes), plans)
+	if up {
+		s.checkFormer(ctx, c, session, routes)
+	}
 	for i, names := range matched {
 		if len(names) == 0 {
 			if topics != nil && !s.rules.Skips(i) {

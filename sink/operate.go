@@ -363,6 +363,11 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 			return nil, err
 		}
 	}
+	former, err := o.session.Formers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	formers := byTopic(former)
 	quarantined := map[string]*Trouble{}
 	for _, q := range quarantines {
 		quarantined[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
@@ -383,6 +388,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		}
 		out.aside(parked[t.Topic])
 		out.expired(route, retained)
+		out.Former = formerRules(route, formers[t.Topic])
 		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses), Snapshot: out.Snapshot, Freshness: route.Freshness(cfg.Freshness)}
 		at := o.outlook.stand(t.Topic, nil)
 		if out.RowsPerSec, out.Unknown = at.rate, at.lost; out.Unknown == "" {

@@ -347,5 +347,8 @@ func (t *TableStatus) note() string {
 	if t.Parked > 0 {
 		add(fmt.Sprintf("parked: %d", t.Parked))
 	}
+	if len(t.Former) > 0 {
+		add("rows of another rule")
+	}
 	return note
 }

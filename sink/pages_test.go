@@ -182,6 +182,16 @@ var moments = map[string]func(at time.Time) *shown{
 		t.State, t.Records, t.PausedSince, t.PausedReason = service.StatePaused, new(int64(3100)), new(at.Add(-time.Hour).UTC()), "index is being built"
 		return s
 	},
+	"outdated": func(at time.Time) *shown { // the rule of two tables was changed, and somebody has dropped the target of a third
+		s := calm(at)
+		until := at.Add(-26 * time.Hour).UTC()
+		for i := range s.st.Tables[1:3] {
+			s.st.Tables[1+i].Rule = s.st.Tables[1].Rule
+			s.st.Tables[1+i].Former = []FormerRule{{Until: until, Differs: []string{"they are in sales.ledger, and not in sales.orders", "they have no values of column note"}, Target: "sales.ledger"}}
+		}
+		s.st.Tables[4].Former = []FormerRule{{Until: until, Differs: []string{`table "sales.stock" was gone, and was made anew: it has what was written since`}}}
+		return s
+	},
 	"headroom": func(at time.Time) *shown { // of one that somebody has paused, and of one that is too slow
 		s := calm(at)
 		for i, state := range []string{service.StatePaused, service.StateBehind} {

@@ -65,8 +65,9 @@ type Sink struct {
 	parked   warehouse.ParkedCounts
 	version  string // of the warehouse's server
 	reloads  []warehouse.OpenReload
-	retained map[string]warehouse.Expired // by topic
-	members  []warehouse.Member           // where this sink tells Prometheus of them
+	formers  map[string][]warehouse.Former // by topic
+	retained map[string]warehouse.Expired  // by topic
+	members  []warehouse.Member            // where this sink tells Prometheus of them
 	told     presences
 	locks    []warehouse.Lock           // that the group waits for
 	writers  map[int]*warehouse.Session // of each lane
@@ -271,8 +272,10 @@ func (s *Sink) work(ctx context.Context) error {
 	// Before the first topic is found: those of removed sources are not wanted.
 	var known []string
 	err = retry.Do(ctx, backoff, func(ctx context.Context) (err error) {
-		if err = s.readPauses(ctx); err == nil {
-			known, err = s.knownTopics(ctx)
+		session := s.warehouse.Session()
+		defer session.Close(context.WithoutCancel(ctx))
+		if err = s.readPauses(ctx, session); err == nil {
+			known, err = session.Topics(ctx)
 		}
 		return err
 	}, func(err error, _ int, _ time.Duration) { s.retrying("warehouse", err) })
@@ -381,7 +384,12 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 	if err != nil {
 		return nil, err
 	}
-	if err := s.readPauses(ctx); err != nil { // after the claim: see warehouse.MarkRemoved
+	session := s.warehouse.Session()
+	defer session.Close(context.WithoutCancel(ctx))
+	if err := s.readPauses(ctx, session); err != nil { // after the claim: see warehouse.MarkRemoved
+		return nil, err
+	}
+	if err := s.takeRules(ctx, session, requests); err != nil {
 		return nil, err
 	}
 	starts := make([]consume.Start, len(claims))
@@ -398,9 +406,7 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 }
 
 // readPauses learns what people have stopped.
-func (s *Sink) readPauses(ctx context.Context) error {
-	session := s.warehouse.Session()
-	defer session.Close(context.WithoutCancel(ctx))
+func (s *Sink) readPauses(ctx context.Context, session *warehouse.Session) error {
 	pauses, err := session.Pauses(ctx)
 	if err != nil {
 		return err
@@ -409,13 +415,6 @@ func (s *Sink) readPauses(ctx context.Context) error {
 	s.pauses = pauses
 	s.mu.Unlock()
 	return nil
-}
-
-// knownTopics gives the topics that the group has read before.
-func (s *Sink) knownTopics(ctx context.Context) ([]string, error) {
-	session := s.warehouse.Session()
-	defer session.Close(context.WithoutCancel(ctx))
-	return session.Topics(ctx)
 }
 
 // Run makes a sink and runs it until ctx ends.

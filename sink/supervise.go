@@ -324,6 +324,13 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := v.session.ForgetFormers(ctx, enoughColumns); err != nil {
+		return err
+	}
+	formers, err := v.session.Formers(ctx)
+	if err != nil {
+		return err
+	}
 	unowned, err := v.session.Unowned(ctx)
 	if err != nil {
 		return err
@@ -336,7 +343,7 @@ func (v *supervisor) look(ctx context.Context) error {
 	}
 	v.s.mu.Lock()
 	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked, v.s.reloads, v.s.retained = quarantines, sources, pauses, parked, reloads, retained
-	v.s.heard = heard
+	v.s.heard, v.s.formers = heard, byTopic(formers)
 	v.s.members, v.s.lookedAt, v.s.version = members, time.Now(), v.session.ServerVersion()
 	v.s.mu.Unlock()
 	if err := v.pause(ctx, held); err != nil {

@@ -58,6 +58,8 @@ type TableStatus struct {
 	ReloadSince *time.Time `json:"reload_since,omitempty"`
 	ReloadDue   bool       `json:"reload_due,omitempty"`
 	Rule        string     `json:"rule,omitempty"` // by which it is written: "tables[1]"
+	// Former tells of rows that are not as the rule says; absent where all are.
+	Former []FormerRule `json:"former_rules,omitempty"`
 
 	// States, the newest first, Plan, what its rule does, and Index, by which its rows are found, are there only where one table
 	// is asked of.
@@ -142,6 +144,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	paused := out.pausedBy(s.pauses)
 	out.reloads(topic, s.reloads)
 	out.Barrier = s.barrierOf(topic)
+	out.Former = formerRules(route, s.formers[topic])
 	s.mu.Unlock()
 	stats := s.table(topic)
 	stats.mu.Lock()

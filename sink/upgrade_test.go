@@ -103,6 +103,7 @@ func TestUpgrade(t *testing.T) {
 		INSERT INTO tributary.operation (verb, subject, before, outcome) VALUES ('pause', 'a', '{}', 'done');
 		INSERT INTO tributary.reload (grp, topic, source, topic_id, partition, "offset", target_schema, target_table, sid_column, sid, key, types, at, history)
 		VALUES ('other', 'a.public.t', 'a', 'x', 0, 1, 'public', 't', '', '', '{id}', '{integer}', 5, '{f,u,d,infinity}');
+		INSERT INTO tributary.rule VALUES ('other', 'a.public.t', 0, '{}', 1, '[{"rule": "{}", "until": "2026-01-01T00:00:00Z", "era": 1, "lsn": "0/10"}]');
 		INSERT INTO tributary.retention VALUES ('other', 'a.public.t', 'public', 't', now(), now(), 1, 2);
 		INSERT INTO tributary.member VALUES ('other', 'me', 'h', '1.2.3', now(), 1, 0.5, now() - interval '1 day');
 		INSERT INTO tributary.detached VALUES ('other', 'public', 't', 1, 'public', 't_1', 'FOR VALUES FROM (1) TO (2)', now())`)

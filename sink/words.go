@@ -233,6 +233,7 @@ func (st *Status) needs() []service.Need {
 			behind = append(behind, t.name())
 		}
 	}
+	all = append(all, st.outdated()...)
 	if len(behind) > 0 {
 		all = append(all, service.Need{
 			Code: trouble.FallingBehind, Subject: behind[0], What: fmt.Sprintf("%s %s not catching up, the first is %s", service.Plural(len(behind), "table"), service.Agree(len(behind), "is", "are"), behind[0]), Why: st.limit(),

@@ -69,6 +69,7 @@ var raisers = map[trouble.Code]string{
 	trouble.CaptureSilent:          "deploy/e2e TestPagesInTrouble",
 	trouble.BarrierWaiting:         "sink TestBarrierWaits",
 	trouble.RetentionHeadroom:      "sink TestRetentionHeadroom",
+	trouble.RowsOutdated:           "sink TestRowsOutdated",
 	trouble.Parked:                 "sink TestPark",
 	trouble.Internal:               "sink TestTenantRebuild",
 	trouble.StreamBroken:           "capture TestPublicationGone",

@@ -344,6 +344,7 @@ tables: [{from: "public.*", to: "{source}.{table}", source: "Sh.op*", sid: "si.d
 		{"rules", "test", "--topic", topic},
 		{"rules", "test", "--topic", topic, "--values"},
 		{"rules", "match"},
+		{"rules", "accept", s.name, "--plan"},
 		{"rules", "scaffold"},
 		{"retention", "plan"},
 		{"retention", "run"},

@@ -75,7 +75,7 @@ var (
 	// spaces further on; "capture run reads all tables" is none. The verbs are all that the programs have: see terminal.Examples.
 	command = regexp.MustCompile(`\b((?:` +
 		`capture (?:pause|resume|slot (?:show|drop)|snapshot(?: list| cancel)?|topics (?:list|set)|` + verbsOfBoth + `)|` +
-		`sink (?:pause|resume|parked (?:discard|list|retry|show)|retention (?:plan|run)|rules (?:explain|match|scaffold|test)|tenant (?:list|pause|rebuild|remove|resume)|` + verbsOfBoth + `))` +
+		`sink (?:pause|resume|parked (?:discard|list|retry|show)|retention (?:plan|run)|rules (?:accept|explain|match|scaffold|test)|tenant (?:list|pause|rebuild|remove|resume)|` + verbsOfBoth + `))` +
 		`(?: (?:--?[\w=-]+|[^\s;,']*[/.*\d_][^\s;,']*|[a-z]+(?:-[a-z]+)+|[A-Z]{3,}|'(?:[^']|'\\'')*'))*)(?:$|[;,)]|\s{3,})`)
 	// sqlLine is SQL, perhaps with a note; sqlWithin is SQL at the end of a sentence.
 	sqlLine = regexp.MustCompile(`^((?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW|SET)\b[^\n]*?;)(?:\s{3,}([^\n]*))?$`)

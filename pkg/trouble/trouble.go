@@ -70,6 +70,7 @@ const (
 	CaptureSilent          Code = "capture-silent"
 	FallingBehind          Code = "falling-behind"
 	RetentionHeadroom      Code = "retention-headroom"
+	RowsOutdated           Code = "rows-outdated"
 	BarrierWaiting         Code = "barrier-waiting"
 	Parked                 Code = "parked"
 	Stuck                  Code = "stuck"

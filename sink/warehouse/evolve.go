@@ -13,6 +13,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -226,6 +227,11 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 			if err := e.alter(ctx, sql, "it has no column %q", name); err != nil {
 				return err
 			}
+			if e.had(src, name) {
+				if err := e.s.lost(ctx, e.tx, e.feed.topic, fmt.Sprintf("column %q", name)); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		// A type without a name could be any whose values are text here.
@@ -240,6 +246,15 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 		}
 	}
 	return nil
+}
+
+// had says whether the target had the column when it was made to fit last: somebody has dropped it since.
+func (e *evolution) had(src *schema.Column, name string) bool {
+	if e.feed == nil || e.feed.shape == nil || e.older {
+		return false
+	}
+	was, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]
+	return known && src.AttNum != 0 && was.Target == name
 }
 
 // keyColumns are the columns of the target that tell its rows apart for this plan.

@@ -48,8 +48,11 @@ var version10 string
 //go:embed schema_11.sql
 var version11 string
 
+//go:embed schema_12.sql
+var version12 string
+
 // migrations lead from one version of the schema tributary to the next. A released one is never changed.
-var migrations = []string{version1, version2, version3, version4, version5, version6, version7, version8, version9, version10, version11}
+var migrations = []string{version1, version2, version3, version4, version5, version6, version7, version8, version9, version10, version11, version12}
 
 // Version is the version of the schema tributary that this binary wants.
 var Version = len(migrations)

@@ -42,6 +42,10 @@ type tableState struct {
 	DoneOffset int64  `json:"done_offset,omitempty"`
 	Rows       int64  `json:"rows"`
 	Level      string `json:"level"`
+	// BegunEra, BegunLSN and BegunColumns are those of record.TableProgress.
+	BegunEra     uint16     `json:"begun_era,omitempty"`
+	BegunLSN     record.LSN `json:"begun_lsn,omitempty"`
+	BegunColumns []string   `json:"begun_columns,omitempty"`
 
 	Held *record.Held `json:"held,omitempty"`
 }
@@ -81,7 +85,7 @@ func (s *standing) add(p *ProgressRecord) bool {
 		if err != nil {
 			continue // has no topic, so nobody asks for it
 		}
-		now := tableState{Done: t.Done, Rows: t.Rows, Level: t.Level, Held: t.Held}
+		now := tableState{Done: t.Done, Rows: t.Rows, Level: t.Level, Held: t.Held, BegunEra: t.BegunEra, BegunLSN: t.BegunLSN, BegunColumns: t.BegunColumns}
 		if t.Done {
 			before := s.tables[topic]
 			now.DoneLSN, now.DoneOffset = p.CommitLSN, p.Offset

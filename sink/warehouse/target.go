@@ -148,7 +148,9 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 			s.aheadOfRows(ctx, tx, plan)
 		}
 	case plan.Create:
-		err = s.create(ctx, tx, plan)
+		if err = s.create(ctx, tx, plan); err == nil && f != nil && f.shape != nil {
+			err = s.lost(ctx, tx, f.topic, fmt.Sprintf("table %q", plan.Target.String()))
+		}
 	default:
 		err = &trouble.Error{
 			Code: trouble.TargetMissing, Op: "write to", Subject: targetName(plan),

@@ -222,7 +222,7 @@ func (s *Session) removeSome(ctx context.Context, table, condition string, args 
 // Forget removes everything that is known of a source, but for the mark that it is removed.
 func (s *Session) Forget(ctx context.Context, source string, removed int64) error {
 	return s.inTx(ctx, "forget", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
-		for _, table := range []string{"checkpoint", "quarantine", "parked", "feed", "reload"} {
+		for _, table := range []string{"checkpoint", "quarantine", "parked", "rule", "feed", "reload"} {
 			topics, err := s.topicsOf(ctx, tx, "tributary."+table, source)
 			for _, topic := range topics {
 				if err == nil && table == "reload" {
@@ -265,7 +265,8 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 				return err
 			}
 		}
-		for _, table := range []string{"quarantine", "parked"} {
+		// Of rule, too: all rows come again, under the rule that there is.
+		for _, table := range []string{"quarantine", "parked", "rule"} {
 			if _, err := tx.Exec(ctx, `DELETE FROM tributary.`+table+` WHERE grp = $1 AND topic = ANY ($2)`, s.w.cfg.Group, topics); err != nil {
 				return err
 			}

@@ -91,7 +91,46 @@ func rulesCommand() *cobra.Command {
 	test.Flags().Lookup("offset").DefValue = "0" // not shown
 	test.Flags().StringVar(&diff, "diff", "", "only records of which the rules of another configuration, this file, make something else")
 	test.Flags().BoolVar(&trial.Values, "values", false, "show keys, and rows before and after; masked columns stay masked")
-	return terminal.Group("rules", "What rules do to tables; changes nothing", explain, test, rulesMatch(), scaffoldCommand())
+	return terminal.Group("rules", "What rules do to tables", explain, test, rulesMatch(), rulesAccept(), scaffoldCommand())
+}
+
+func rulesAccept() *cobra.Command {
+	var c terminal.Change
+	cmd := &cobra.Command{
+		Use: "accept SOURCE[/TABLE]", Short: "Leave rows as they are that were written under another rule",
+		Long: "A rule that is changed is for what is written from then on; sink status tells of tables with rows that are not as it says. This has them\n" +
+			"count as they are: sink explain rows-outdated. No row is touched.",
+		Example: "  sink rules accept shop/public.orders --reason 'only what comes from now on has to have it'\n  sink rules accept shop --yes",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			source, table, err := subject(args, false)
+			if err == nil && source == "" {
+				err = terminal.Usage(errors.New("which source? write SOURCE, or SOURCE/TABLE"))
+			}
+			if err != nil {
+				return err
+			}
+			out := terminal.Of(cmd)
+			return operate(cmd, func(o *sink.Operator, _ sink.Config) error {
+				names, topics, err := o.Outdated(cmd.Context(), source, table)
+				if err != nil {
+					return err
+				}
+				for _, name := range names {
+					out.Printf("%s: its rows stay as they are\n", name)
+				}
+				if len(names) == 0 {
+					out.Printf("no rows of %s were written under another rule: nothing to do\n", args[0])
+					return nil
+				}
+				if ok, err := c.Agreed(cmd); err != nil || !ok {
+					return err
+				}
+				return o.AcceptRules(cmd.Context(), topics, args[0], c.Reason)
+			})
+		},
+	}
+	c.Flags(cmd, true)
+	return cmd
 }
 
 func scaffoldCommand() *cobra.Command {

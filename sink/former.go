@@ -1,0 +1,212 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// FormerRule tells of rows that are not as the table's rule says, since they were written under another one, or as they were removed from
+// the target by somebody else. It ends when all rows have come again.
+type FormerRule struct {
+	Until   time.Time `json:"until"`            // rows written, or there, before
+	Differs []string  `json:"differs"`          // what of them is not as the rule says
+	Target  string    `json:"target,omitempty"` // where they are, if not in the target
+}
+
+// takeRules notes under which rules the partitions are written from now on.
+func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, requests []consume.Request) error {
+	var parts []warehouse.Ruled
+	routes := map[string]*rule.Route{}
+	add := func(at warehouse.Place) {
+		if route, ok := s.match(at.Topic); ok {
+			routes[at.Topic] = route
+			parts = append(parts, warehouse.Ruled{Place: at, Rule: route.Meaning().Text()})
+		}
+	}
+	for _, r := range requests {
+		add(warehouse.Place{Topic: r.Topic, Partition: r.Number})
+		// Who owns the progress of a source that is written as a whole writes all its tables, and claims them when something comes.
+		if source, ok := record.ParseProgressTopic(r.Topic); ok && s.rules.Whole(source) {
+			known, err := session.Checkpoints(ctx)
+			if err != nil {
+				return err
+			}
+			for at := range known {
+				if sourceOf(at.Topic) == source {
+					add(at)
+				}
+			}
+		}
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	changed, err := session.TakeRules(ctx, parts)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	formers, err := session.Formers(ctx)
+	if err != nil {
+		return err
+	}
+	of := byTopic(formers)
+	var told []string
+	for _, topic := range changed { // a line for all tables of which the same is said
+		differs := formerRules(routes[topic], of[topic])
+		if text := fmt.Sprint(routes[topic].Rule, differs); len(differs) > 0 && !slices.Contains(told, text) {
+			told = append(told, text)
+			s.log.Warn("the rule has changed: rows that are in the warehouse are not as it says", "topic", topic, "rule", fmt.Sprintf("tables[%d]", routes[topic].Rule),
+				"rows", differs[len(differs)-1].Differs, "code", trouble.RowsOutdated, "hint", "sink status says what to do")
+		}
+	}
+	return nil
+}
+
+func byTopic(formers []warehouse.Former) map[string][]warehouse.Former {
+	of := map[string][]warehouse.Former{}
+	for _, f := range formers {
+		of[f.Topic] = append(of[f.Topic], f)
+	}
+	return of
+}
+
+// formerRules says what of rows that were written under former rules is otherwise than the route's would have it; none of which nothing is.
+func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRule) {
+	now := route.Meaning()
+	for _, f := range formers {
+		one := FormerRule{Until: f.Until.UTC()}
+		if f.Lost != "" {
+			one.Differs = []string{f.Lost + " was gone, and was made anew: it has what was written since"}
+		} else if was, err := rule.ParseMeaning(f.Rule); err == nil {
+			if one.Differs = was.Since(now); was.Target != now.Target {
+				one.Target = was.Target
+			}
+		}
+		if len(one.Differs) > 0 {
+			out = append(out, one)
+		}
+	}
+	return out
+}
+
+// enoughColumns says whether values of some columns are all that rows of a former rule lack.
+func enoughColumns(was, is string, columns []string) bool {
+	former, err := rule.ParseMeaning(was)
+	now, failed := rule.ParseMeaning(is)
+	if err != nil || failed != nil {
+		return false
+	}
+	lacks, only := former.Lacks(now)
+	return only && !slices.ContainsFunc(lacks, func(name string) bool { return !slices.Contains(columns, name) })
+}
+
+// outdated tells of tables with rows that are not as their rule says: of those of which the same is said once.
+func (st *Status) outdated() (all []service.Need) {
+	at := map[string]int{}
+	more := map[int]int{}
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if len(t.Former) == 0 {
+			continue
+		}
+		n := st.outdatedOf(t)
+		key := t.Rule + "\n" + n.Why
+		if first, ok := at[key]; ok && service.Accepts(st.accept, n.Code, t.name()) == service.Accepts(st.accept, n.Code, all[first].Subject) {
+			more[first]++
+			continue
+		}
+		at[key] = len(all)
+		all = append(all, n)
+	}
+	for i, n := range more {
+		all[i].Do = slices.Insert(all[i].Do, 1, service.Step{Note: "and so for the others, which sink status tells with: rows of another rule"})
+		all[i].What = fmt.Sprintf("rows of %s and %s more are not as their rule says", all[i].Subject, service.Plural(n, "table"))
+	}
+	return all
+}
+
+func (st *Status) outdatedOf(t *TableStatus) service.Need {
+	n := service.Need{Code: trouble.RowsOutdated, Subject: t.name(), Since: t.Former[len(t.Former)-1].Until, What: "rows of " + t.name() + " are not as its rule says"}
+	var why, elsewhere []string
+	for i := range t.Former {
+		f := &t.Former[i]
+		why = append(why, fmt.Sprintf("rows of before %s: %s", f.Until.Format(time.DateTime+" UTC"), strings.Join(f.Differs, "; ")))
+		if f.Target != "" && !slices.Contains(elsewhere, f.Target) {
+			elsewhere = append(elsewhere, f.Target)
+		}
+	}
+	n.Why = strings.Join(why, ". ")
+	if slices.ContainsFunc(st.Sources, func(src SourceStatus) bool { return src.Name == t.Source }) {
+		n.Do = append(n.Do, service.Step{Command: "capture snapshot --wait --table " + service.Quote(t.Table), Note: "where " + t.Source + " is captured: all rows come again, and are written by the rule that there is"})
+	} else {
+		n.Do = append(n.Do, service.Step{Command: "sink tenant rebuild " + service.Quote(t.Source), Note: "all rows come again out of Kafka, of every table of the source"})
+	}
+	for _, target := range elsewhere {
+		n.Do = append(n.Do, service.Step{Note: "what is in " + target + " stays there: drop it when nobody needs it"})
+	}
+	n.Do = append(n.Do, service.Step{Command: "sink rules accept " + service.Quote(t.name()), Note: "leaves the rows as they are, if that is meant"})
+	return n
+}
+
+// Outdated gives the tables of a source, or one of them, with rows that are not as their rule says.
+func (o *Operator) Outdated(ctx context.Context, source, table string) (names, topics []string, err error) {
+	formers, err := o.session.Formers(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, topic := range slices.Sorted(maps.Keys(byTopic(formers))) {
+		if of, schema, name, ok := record.ParseTopic(topic); ok && of == source && (table == "" || schema+"."+name == table) {
+			names, topics = append(names, of+"/"+schema+"."+name), append(topics, topic)
+		}
+	}
+	return names, topics, nil
+}
+
+// AcceptRules has such rows count as they are. subject is what was asked for.
+func (o *Operator) AcceptRules(ctx context.Context, topics []string, subject, reason string) error {
+	return o.session.AcceptRules(ctx, topics, subject, reason)
+}
+
+// checkFormer tells what of the rows that are in the warehouse would not be as the rules say.
+func (s *Sink) checkFormer(ctx context.Context, c *checker, session *warehouse.Session, routes map[string]*rule.Route) {
+	written, err := session.Rules(ctx)
+	if err != nil {
+		c.Failed("rules", err)
+		return
+	}
+	tables := map[string][]string{}
+	var texts []string
+	for topic, text := range written {
+		route, ok := routes[topic]
+		if !ok {
+			continue
+		}
+		was, err := rule.ParseMeaning(text)
+		if err != nil {
+			continue
+		}
+		if differs := was.Since(route.Meaning()); len(differs) > 0 {
+			text := fmt.Sprintf("tables[%d] was another rule when rows were written. Of those: %s", route.Rule, strings.Join(differs, "; "))
+			if tables[text] == nil {
+				texts = append(texts, text)
+			}
+			tables[text] = append(tables[text], route.Source+"/"+route.Schema+"."+route.Table)
+		}
+	}
+	slices.Sort(texts)
+	for _, text := range texts {
+		slices.Sort(tables[text])
+		c.Warn(trouble.RowsOutdated, "rows", fmt.Sprintf("%s: %s", shortened(tables[text]), text), "after the start: capture snapshot --table …, which has all rows come again; sink status names each table")
+	}
+}

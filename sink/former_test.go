@@ -1,0 +1,176 @@
+package sink_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// begins has the progress say that all rows of a table are read, from here on.
+func (s *source) begins(rel *schema.Relation, columns ...string) {
+	s.w.t.Helper()
+	s.snapshot(rel, false)
+	for i := range s.tables {
+		if s.tables[i].Table == rel.Name {
+			s.tables[i].BegunEra, s.tables[i].BegunLSN, s.tables[i].BegunColumns = s.era, record.LSN(s.lsn+1), columns
+		}
+	}
+	s.tx(ins(relation("other", "id integer key"), int(s.lsn))) // what asks for it is a commit
+}
+
+// outdated gives what is told of rows that are not as their rule says: by whoever gives a status.
+func outdated(st *sink.Status, code trouble.Code) (why string) {
+	for _, n := range st.Needs {
+		if n.Code == code {
+			why += n.Why + " | "
+		}
+	}
+	return why
+}
+
+// TestRowsOutdated: a rule that is changed says so of the rows that are there, until all of them have come again, whichever sink is
+// asked, or none.
+func TestRowsOutdated(t *testing.T) {
+	for _, consistency := range []string{"table", "source"} {
+		t.Run(consistency, func(t *testing.T) { testRowsOutdated(t, consistency, trouble.RowsOutdated) })
+	}
+}
+
+func testRowsOutdated(t *testing.T, consistency string, code trouble.Code) {
+	w := newWorld(t)
+	w.cfg.Sources = []rule.Source{{Name: "shop", Consistency: consistency}}
+	shop, r := w.source("shop"), relation("t", "id integer key", "v text", "n integer")
+	shop.table(r, 2)
+	as := func(to string, columns ...string) []rule.Table {
+		var list []rule.Column
+		for _, c := range columns {
+			list = append(list, rule.Column{From: c})
+		}
+		return []rule.Table{{From: "public.t", To: to, Columns: list, Create: true}, {From: "public.other", To: "public.other", Create: true}}
+	}
+	var s *running
+	with := func(tables []rule.Table) {
+		t.Helper()
+		if s != nil {
+			s.stop()
+		}
+		w.cfg.Tables = tables
+		s = w.start(w.cfg)
+		w.complete(shop)
+	}
+	told := func(want ...string) {
+		t.Helper()
+		w.eventually(true, func() any {
+			got := outdated(s.Status(), code)
+			if len(want) == 0 {
+				return got == ""
+			}
+			for _, text := range want {
+				if !strings.Contains(got, text) {
+					return got
+				}
+			}
+			return true
+		})
+		operator := w.operator()
+		st, err := operator.Status(t.Context(), w.cfg)
+		if err != nil || outdated(st, code) != outdated(s.Status(), code) {
+			t.Errorf("without a sink: %q, %v", outdated(st, code), err)
+		}
+	}
+	read := func(rows ...event) {
+		shop.tx(rows...)
+		shop.snapshot(r, true)
+		shop.tx(ins(relation("other", "id integer key"), int(shop.lsn)))
+		w.complete(shop)
+	}
+
+	shop.snapshot(r, true)
+	shop.tx(many(10, func(i int) event { return ins(r, i, "a", i) })...)
+	with(as("public.t", "id"))
+	told()
+	with(as("public.t", "id", "v")) // nobody writes: it is told all the same
+	told("they have no values of column v")
+	with(as("public.t", "id")) // nothing was written meanwhile
+	told()
+	with(as("public.t", "id", "v"))
+	shop.tx(upd(r, 1, "b", 1))
+	w.complete(shop)
+	with(as("public.t", "id"))
+	told("they still have values of column v")
+
+	with(as("public.t", "id", "v"))
+	told("they have no values of column v")
+	shop.snapshot(r, false) // some rows are read, or some columns
+	read(snap(r, 2, "a", 2))
+	told("they have no values of column v")
+	shop.begins(r, "n")
+	read(snap(r, 2, keep, 2))
+	told("they have no values of column v")
+	shop.begins(r, "n", "v")
+	read(snap(r, 2, "b", 2))
+	told()
+	w.rows(`SELECT former FROM tributary.rule WHERE former <> '[]'`)
+
+	with(as("public.t2", "id", "v"))
+	told("they are in public.t, and not in public.t2")
+	operator := w.operator()
+	names, topics, err := operator.Outdated(t.Context(), "shop", "public.t")
+	if err != nil || !slices.Equal(names, []string{"shop/public.t"}) {
+		t.Fatal(names, err)
+	}
+	if err := operator.AcceptRules(t.Context(), topics, "shop/public.t", "meant so"); err != nil {
+		t.Fatal(err)
+	}
+	told()
+	w.rows(`SELECT verb, subject, reason, before->0->'former'->0->'rule' IS NOT NULL FROM tributary.operation`, "rules accept|shop/public.t|meant so|t")
+
+	shop.tx(ins(r, 100, "x", 1))
+	w.complete(shop)
+	s.stop()
+	w.exec(`ALTER TABLE public.t2 DROP COLUMN v`)
+	shop.tx(ins(r, 101, "x", 1))
+	with(w.cfg.Tables)
+	told(`column "v" was gone, and was made anew`)
+	s.stop()
+	w.exec(`DROP TABLE public.t2`)
+	shop.tx(ins(r, 102, "x", 1))
+	with(w.cfg.Tables)
+	told(`column "v" was gone`, `table "public.t2" was gone, and was made anew`)
+	shop.begins(r)
+	read(many(5, func(i int) event { return snap(r, i, "c", i) })...)
+	told()
+}
+
+// TestRowsOutdatedAreCheckedBefore: what a new configuration would make of rows that are there is told before it is used.
+func TestRowsOutdatedAreCheckedBefore(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", To: "public.{table}", Create: true})
+	shop := w.source("shop")
+	for _, name := range []string{"a", "b", "c", "d"} {
+		shop.tx(ins(relation(name, "id integer key", "v text"), 1, "x"))
+	}
+	s := w.start(w.cfg)
+	w.complete(shop)
+	s.stop()
+	check := func() string {
+		var out strings.Builder
+		if err := sink.Check(t.Context(), w.cfg, terminal.NewCheck("sink", &out)); err != nil {
+			t.Error(err)
+		}
+		return out.String()
+	}
+	if text := check(); strings.Contains(text, "another rule") {
+		t.Errorf("of the same: %s", text)
+	}
+	w.cfg.Tables[0].Filter = "id > 1"
+	if text := check(); !strings.Contains(text, "shop/public.a, shop/public.b, shop/public.c and 1 more: tables[0] was another rule") || !strings.Contains(text, "there was no filter, and now there is: id > 1") {
+		t.Errorf("of a filter: %s", text)
+	}
+}

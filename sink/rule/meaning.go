@@ -1,0 +1,204 @@
+package rule
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"cel.dev/cel-go/common/ast"
+
+	"github.com/tributary-cdc/tributary/pkg/mask"
+)
+
+// Meaning is what a rule makes of the rows of a table: rows that were written under one meaning are as those of another
+// one with the same text would be. What only says when, or by whom, or for how long is no part of it.
+type Meaning struct {
+	Target    string             `json:"target"`
+	Mode      string             `json:"mode"`
+	Ignore    []string           `json:"ignore,omitempty"`
+	SIDColumn string             `json:"sid_column,omitempty"`
+	SID       string             `json:"sid,omitempty"`
+	All       bool               `json:"all,omitempty"` // columns of the source, beside Columns
+	Columns   map[string]Written `json:"columns,omitempty"`
+	Filter    string             `json:"filter,omitempty"`
+	Salt      string             `json:"salt,omitempty"` // a mark by which another one is known; only where a column is hashed
+}
+
+// Written is where the values of a column of the target come from.
+type Written struct {
+	From  string    `json:"from,omitempty"`
+	Cast  string    `json:"cast,omitempty"`
+	Mask  mask.Kind `json:"mask,omitempty"`
+	Value string    `json:"value,omitempty"` // an expression
+	Type  string    `json:"type,omitempty"`
+	Same  bool      `json:"same,omitempty"` // it reads no column: a column that is added has it in all rows
+}
+
+// Meaning gives that of the route's rule.
+func (r *Route) Meaning() Meaning {
+	t := r.rule.Table
+	m := Meaning{Target: r.Target.String(), Mode: t.Mode, Ignore: r.Ignored(), Filter: strings.TrimSpace(t.Filter), All: len(t.Columns) == 0}
+	if m.Mode == "" {
+		m.Mode = modeClone
+	}
+	if r.SIDColumn != "" {
+		m.SIDColumn, m.SID = r.SIDColumn, r.SID
+	}
+	if len(t.Columns)+len(t.Set) > 0 {
+		m.Columns = map[string]Written{}
+	}
+	for _, c := range t.Columns {
+		m.Columns[c.into()] = Written{From: c.From, Cast: c.Cast, Mask: mask.Kind(c.Mask)}
+	}
+	for _, c := range t.Set {
+		m.Columns[c.Column] = Written{Value: c.Value, Type: c.Type, Same: readsNothing(c.Value)}
+	}
+	if t.Hashes() {
+		mac := hmac.New(sha256.New, r.salt)
+		mac.Write([]byte("tributary: which salt is this"))
+		m.Salt = hex.EncodeToString(mac.Sum(nil)[:8])
+	}
+	return m
+}
+
+// readsNothing says whether an expression that can be parsed reads no column.
+func readsNothing(value string) bool {
+	parsed, err := parseExpression(value)
+	if err != nil {
+		return false
+	}
+	reads := ast.MatchDescendants(ast.NavigateAST(parsed.NativeRep()), func(e ast.NavigableExpr) bool {
+		return e.Kind() == ast.IdentKind && e.AsIdent() != "tributary" || e.Kind() == ast.CallKind && e.AsCall().FunctionName() == "col"
+	})
+	return len(reads) == 0
+}
+
+// Text gives it in the form in which it is kept: equal meanings have equal texts.
+func (m Meaning) Text() string {
+	text, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // of strings alone
+	}
+	return string(text)
+}
+
+// ParseMeaning reads what Text has given.
+func ParseMeaning(text string) (m Meaning, err error) {
+	err = json.Unmarshal([]byte(text), &m)
+	return m, err
+}
+
+// Since says what of rows that were written under m is otherwise than m's successor would write them: nothing where they are
+// right, or no worse than any that is ignored.
+func (m Meaning) Since(now Meaning) (differs []string) {
+	say := func(format string, args ...any) { differs = append(differs, fmt.Sprintf(format, args...)) }
+	if m.Target != now.Target {
+		say("they are in %s, and not in %s", m.Target, now.Target)
+	}
+	if m.SIDColumn != now.SIDColumn || m.SID != now.SID {
+		switch {
+		case m.SIDColumn == "":
+			say("they have no sid")
+		case now.SIDColumn == "":
+			say("their sid is %q", m.SID)
+		case m.SIDColumn != now.SIDColumn:
+			say("their sid is in column %q", m.SIDColumn)
+		default:
+			say("their sid is %q, and now %q", m.SID, now.SID)
+		}
+	}
+	if modeByName[m.Mode] != modeByName[now.Mode] {
+		say("they were written with mode %s, which is %s now", m.Mode, now.Mode)
+	}
+	if m.Filter != now.Filter {
+		switch {
+		case m.Filter == "":
+			say("there was no filter, and now there is: %s", now.Filter)
+		case now.Filter == "":
+			say("the filter left rows out, and there is none now: %s", m.Filter)
+		default:
+			say("the filter was %s, and is %s", m.Filter, now.Filter)
+		}
+	}
+	if more := slices.DeleteFunc(slices.Clone(m.Ignore), func(op string) bool { return slices.Contains(now.Ignore, op) }); len(more) > 0 {
+		say("%s was ignored", strings.Join(more, ", "))
+	}
+	if m.Salt != now.Salt && m.Salt != "" && now.Salt != "" {
+		say("they were hashed under another salt")
+	}
+	return append(differs, m.columnsSince(now)...)
+}
+
+// Lacks gives the columns of the source whose values rows that were written under m do not have; only says that nothing else of them is
+// otherwise than now would write them.
+func (m Meaning) Lacks(now Meaning) (columns []string, only bool) {
+	if m.All {
+		return nil, false
+	}
+	with := m
+	with.Columns = maps.Clone(m.Columns)
+	for name, is := range now.Columns {
+		if _, had := m.Columns[name]; !had && is.From != "" {
+			with.Columns[name] = is
+			columns = append(columns, is.From)
+		}
+	}
+	return columns, len(with.Since(now)) == 0
+}
+
+func (m Meaning) columnsSince(now Meaning) (differs []string) {
+	var lack, other, more []string
+	for _, name := range sortedNames(now.Columns) {
+		is := now.Columns[name]
+		was, had := m.Columns[name]
+		switch {
+		case !had && m.All && is == (Written{From: name}):
+		case is.Same && !had:
+		case !had && m.All:
+			other = append(other, name) // it was there as the source has it, or was not
+		case !had:
+			lack = append(lack, name)
+		case was != is:
+			other = append(other, name)
+		}
+	}
+	for _, name := range sortedNames(m.Columns) {
+		if _, has := now.Columns[name]; has {
+			continue
+		}
+		switch was := m.Columns[name]; {
+		case !now.All:
+			more = append(more, name)
+		case was != Written{From: name}:
+			other = append(other, name) // renamed, masked or computed: the source's has its place, or nothing has
+		}
+	}
+	for _, list := range []struct {
+		names []string
+		text  string
+	}{{lack, "they have no values of column %s"}, {other, "column %s was filled otherwise, or not at all"}, {more, "they still have values of column %s, which is not written any more"}} {
+		if len(list.names) > 0 {
+			differs = append(differs, fmt.Sprintf(list.text, strings.Join(list.names, ", ")))
+		}
+	}
+	switch {
+	case now.All && !m.All:
+		differs = append(differs, "they have no values of the columns that columns left out")
+	case m.All && !now.All:
+		differs = append(differs, "they still have values of the columns that columns leaves out now")
+	}
+	return differs
+}
+
+func sortedNames(of map[string]Written) (names []string) {
+	for name := range of {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
