@@ -103,6 +103,9 @@ func (d *Draft) Write(w io.Writer) {
 			}
 		}
 	}
+	if count != "about %s rows" && rows == 0 {
+		count = "how many rows is not known before ANALYZE%.0s"
+	}
 	p("  # %s, %s, "+count+". Tables that are made later and match are taken up by themselves.\n", service.Plural(captured, "table"), service.FormatBytes(size), service.FormatCount(rows))
 	p("  tables: # the last pattern that fits a table decides; ! in front leaves out, as in \"!public.audit_*\"\n")
 	p("    # %10s %12s  TABLE\n", "SIZE", "ROWS")

@@ -282,19 +282,23 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 		c.Warn(trouble.RuleError, "rule", warning)
 	}
 	accepted := service.Accepts(c.accept, trouble.MissingIndex, plan.Source+"/"+plan.Schema+"."+plan.Table)
+	made := "" // before the target is
+	if in.Missing {
+		made = "when the sink has made it: "
+	}
 	if in.Index != "" {
 		rows := ""
 		if in.Rows >= 0 {
 			rows = fmt.Sprintf(" (about %s rows)", service.FormatCount(in.Rows))
 		}
 		if text := fmt.Sprintf("%s has no index on its key: each batch with an UPDATE or DELETE reads the whole table%s", plan.Target, rows); c.once(text) {
-			c.WarnUnless(accepted, trouble.MissingIndex, "index", text, in.Index, "see docs/runbooks/missing-index.md")
+			c.WarnUnless(accepted, trouble.MissingIndex, "index", text, made+in.Index, "see docs/runbooks/missing-index.md")
 		}
 	}
 	if in.ByIndex != "" {
 		_, by := plan.Keep()
 		if text := fmt.Sprintf("%s has no index on %q, by which old rows are found: each look for them reads the whole table", plan.Target, by); c.once(text) {
-			c.WarnUnless(accepted, trouble.MissingIndex, "index", text, in.ByIndex, "see docs/runbooks/missing-index.md")
+			c.WarnUnless(accepted, trouble.MissingIndex, "index", text, made+in.ByIndex, "see docs/runbooks/missing-index.md")
 		}
 	}
 }

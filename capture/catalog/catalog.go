@@ -56,7 +56,10 @@ func Unreachable(op, subject string, err error) error {
 	switch postgres.SQLState(err) {
 	case "57P03":
 		e.Hint = "the server starts, recovers or stops, and its log says why; capture goes on by itself when it answers"
-	case "28000", "28P01", "3D000":
+	case "3D000":
+		e.Code = trouble.SourceRights
+		e.Hint = "there is no such database on that server: mend its name in source.dsn (or PGDATABASE); psql -l lists those that there are"
+	case "28000", "28P01":
 		e.Code = trouble.SourceRights
 		e.Hint = "check user, password (and until when it is valid), database, sslmode, sslcert and pg_hba.conf: a connection to this database must be allowed"
 	case "42501":

@@ -204,6 +204,11 @@ func TestCompose(t *testing.T) {
 func told(p *local.Pipeline) bool {
 	st := p.Sink.Status()
 	ran := slices.ContainsFunc(st.Tables, func(t sink.TableStatus) bool { return t.ExpiredAt != nil })
+	for _, c := range p.Captures { // what a capture has not looked at has no series yet
+		if wal := c.Status().WAL; wal.AsOf.IsZero() || wal.SlotStatus == "" {
+			return false
+		}
+	}
 	return len(st.Tables) == 3 && len(st.Sources) == 1 && st.Sources[0].AgeSeconds != nil && len(st.Members) > 0 && ran
 }
 

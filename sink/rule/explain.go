@@ -160,7 +160,11 @@ func (p *Plan) Warnings() (out []string) {
 			}
 			name := display(in.name)
 			if !c.NotNull && !strings.Contains(x.source, "null") && !strings.Contains(x.source, "coalesce") && !strings.Contains(x.source, name+" ==") && !strings.Contains(x.source, name+" in ") {
-				out = append(out, fmt.Sprintf("%q reads %s, which may be null: then the rule may have no result; write %s != null && …", x.source, name, name))
+				write := name + " == null ? null : …"
+				if x == p.filter {
+					write = name + " != null && …"
+				}
+				out = append(out, fmt.Sprintf("%q reads %s, which may be null: then the rule may have no result; write %s", x.source, name, write))
 			}
 		}
 	}

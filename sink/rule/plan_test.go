@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -211,5 +212,30 @@ func TestFilterOfAPlan(t *testing.T) {
 	var c Change
 	if err := p.Map(&change.Event{Op: change.Create, After: row(rel, map[string]string{"id": "1"})}, &c); trouble.CodeOf(err) != trouble.RuleError || !strings.Contains(err.Error(), "(b) == true") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestWarningsOfNull: what is advised about a column that may be null fits what the expression is for.
+func TestWarningsOfNull(t *testing.T) {
+	rel := &schema.Relation{Schema: "public", Name: "orders", Identity: schema.IdentityFull, Key: []int{0}, Columns: []schema.Column{
+		{Name: "id", AttNum: 1, NotNull: true, Type: schema.Type{OID: schema.OIDInt4, Typmod: -1, Name: "integer"}},
+		{Name: "cents", AttNum: 2, Type: schema.Type{OID: schema.OIDInt4, Typmod: -1, Name: "integer"}},
+	}}
+	set, err := New(nil, []Table{{From: "public.orders", Filter: "cents > 5", Set: []Computed{{Column: "euros", Value: "cents / 100"}}}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _ := set.Match("shop", "public", "orders")
+	p, err := r.Compile(rel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := p.Warnings()
+	want := []string{
+		`"cents > 5" reads cents, which may be null: then the rule may have no result; write cents != null && …`,
+		`"cents / 100" reads cents, which may be null: then the rule may have no result; write cents == null ? null : …`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }

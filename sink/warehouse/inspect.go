@@ -67,6 +67,7 @@ type Inspection struct {
 	// Statements are those that write batches of changes; pg_temp.batch stands for the rows of a batch.
 	Statements []string
 	Rows       int64 // as the statistics have it, -1 if unknown
+	Missing    bool  // the target is not there yet
 }
 
 // Inspect does what Prepare would do for a plan, and rolls it back.
@@ -85,8 +86,8 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 	var target *Target
 	// Not to stand in anybody's way for long.
 	if _, err = tx.Exec(ctx, `SET LOCAL lock_timeout = '2s'`); err == nil {
-		err = tx.QueryRow(ctx, `SELECT coalesce((SELECT c.reltuples::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE n.nspname = $1 AND c.relname = $2), -1)`, plan.Target.Schema, plan.Target.Table).Scan(&in.Rows)
+		err = tx.QueryRow(ctx, `SELECT coalesce(max(c.reltuples::bigint), -1), count(*) = 0 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE n.nspname = $1 AND c.relname = $2`, plan.Target.Schema, plan.Target.Table).Scan(&in.Rows, &in.Missing)
 	}
 	if err == nil {
 		target, err = s.inspectShape(ctx, tx, plan)
