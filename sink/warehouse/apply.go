@@ -155,8 +155,12 @@ func (s *Session) Apply(ctx context.Context, f *Flush) ([]Effect, error) {
 
 // failed says what an error of write means.
 func (a *flushing) failed(err error) error {
-	if errors.Is(err, ErrFenced) {
+	switch {
+	case errors.Is(err, ErrFenced):
 		return ErrFenced
+	case errors.Is(err, ErrTargetChanged):
+		a.s.w.forget()
+		return err
 	}
 	unit := -1
 	if at, ok := errors.AsType[*statementError](err); ok {
@@ -223,6 +227,9 @@ func (a *flushing) writeUnits(ctx context.Context) error {
 	}
 	if len(a.f.Parked) > 0 {
 		a.queue = append(a.queue, a.s.w.park(a.f.Parked))
+	}
+	if len(a.f.Units) > 0 {
+		a.queue = append(a.queue, sameForms(a.f.Units))
 	}
 	return a.run(ctx)
 }
@@ -293,11 +300,15 @@ func (a *flushing) unit(ctx context.Context, i int) error {
 		st := a.statement(i, t.template.truncate, nil)
 		st.check = counted(&effect.Deleted)
 		a.queue = append(a.queue, st)
+		if t.guarded {
+			a.queue = append(a.queue, a.statement(i, still(t.template.truncate), noneKept(u)))
+		}
 	}
 	if err := a.left(ctx, i, r.Lost); err != nil {
 		return err
 	}
 	a.set(i, byKey, &r.Deletes, t.template.remove, counted(&effect.Deleted))
+	a.gone(i, byKey, &r.Deletes, t.template.remove)
 	a.moves(i)
 	a.updates(i)
 	a.upserts(i)
@@ -404,6 +415,7 @@ func (a *flushing) upsert(i int, rows *batch.Set) {
 	t := u.Target
 	if !t.unique {
 		a.set(i, byValue, rows, t.template.clear, nil)
+		a.gone(i, byValue, rows, t.template.clear)
 	}
 	counts := !t.unique || strings.Contains(t.template.upsert, "DO UPDATE")
 	a.set(i, byValue, rows, t.template.upsert, func(n int64) error {

@@ -25,6 +25,10 @@ type Target struct {
 	unique  bool           // a unique index covers exactly the key, so that ON CONFLICT can be used
 	indexed bool           // an index begins with the key, so that its rows are found one by one
 
+	guarded bool // a DELETE may leave rows, see nature
+
+	oid, attnums, form string // of the table and of all columns that are written, as formSQL gives them
+
 	fields   [kinds][]field
 	stage    string // columns of the temporary table for this shape
 	template templates
@@ -179,6 +183,9 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 		if err := sidFits(plan, c); err != nil {
 			return nil, err
 		}
+		if err := tellsApart(plan, c, "text"); err != nil {
+			return nil, err
+		}
 		t.sid = c.target()
 		used[plan.SIDColumn] = true
 		key = append(key, plan.SIDColumn)
@@ -204,6 +211,9 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 				Hint:  "make it an ordinary column, or write to another table",
 			}
 		}
+		if err := tellsApart(plan, have.column(e.names[k]), sourceType(ctx, tx, plan, k)); err != nil {
+			return nil, err
+		}
 	}
 	for _, added := range plan.Added {
 		c := have.column(added.Name)
@@ -212,6 +222,10 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 			return nil, err
 		}
 		t.columns = append(t.columns, *c.target())
+	}
+	t.formOf(have, used)
+	if t.guarded, err = nature(ctx, tx, plan, e.table); err != nil {
+		return nil, err
 	}
 	for i := range have {
 		if c := &have[i]; !used[c.name] && !c.generated {
@@ -237,6 +251,10 @@ type catalogColumn struct {
 	generated  bool
 	primary    bool   // belongs to the primary key
 	equalIn    string // schema of the type's = operator, "" for none
+
+	loose bool // its collation takes texts that differ for equal
+
+	table, tableForm, attnum, form string // see Target.formOf
 }
 
 type catalogColumns []catalogColumn
@@ -278,7 +296,9 @@ func readColumns(ctx context.Context, db reader, target rule.Target) (catalogCol
 		       a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
 		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
 		       coalesce((SELECT n.nspname::text FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
-		                  WHERE o.oprname = '=' AND o.oprleft = a.atttypid AND o.oprright = a.atttypid LIMIT 1), '')
+		                  WHERE o.oprname = '=' AND o.oprleft = a.atttypid AND o.oprright = a.atttypid LIMIT 1), ''),
+		       coalesce((SELECT NOT l.collisdeterministic FROM pg_collation l WHERE l.oid = a.attcollation), false),
+		       c.oid::text, `+tableForm+`, a.attnum::text, `+columnForm+`
 		  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		 WHERE n.nspname = $1 AND c.relname = $2 AND a.attname IS NOT NULL
@@ -287,7 +307,7 @@ func readColumns(ctx context.Context, db reader, target rule.Target) (catalogCol
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (c catalogColumn, err error) {
-		err = row.Scan(&c.name, &c.full, &c.base, &c.notNull, &c.hasDefault, &c.generated, &c.primary, &c.equalIn)
+		err = row.Scan(&c.name, &c.full, &c.base, &c.notNull, &c.hasDefault, &c.generated, &c.primary, &c.equalIn, &c.loose, &c.table, &c.tableForm, &c.attnum, &c.form)
 		return c, err
 	})
 }
@@ -301,7 +321,10 @@ func hasIndex(ctx context.Context, tx pgx.Tx, target rule.Target, key []string) 
 		  JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 		  JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
 		 WHERE n.nspname = $1 AND c.relname = $2 AND m.amname = 'btree'
-		   AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts >= cardinality($3::text[])
+		   AND i.indisvalid AND i.indpred IS NULL
+		   AND NOT EXISTS (SELECT FROM generate_series(0, i.indnkeyatts - 1) AS k JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k]
+		                    WHERE i.indcollation[k] <> a.attcollation)
+		   AND i.indexprs IS NULL AND i.indnkeyatts >= cardinality($3::text[])
 		   AND $3::text[] = (SELECT array_agg(a.attname::text ORDER BY a.attname COLLATE "C")
 		         FROM generate_series(0, cardinality($3::text[]) - 1) AS k
 		         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k])`,

@@ -1,0 +1,102 @@
+package sink_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// keyIn gives the least whole number that goes to a partition as the key of a row.
+func keyIn(t *testing.T, s *source, rel *schema.Relation, partition int32) int {
+	t.Helper()
+	enc := s.table(rel, 2)
+	for i := 0; ; i++ {
+		row := make([]any, len(rel.Columns))
+		row[0] = i
+		key, err := enc.AppendKey(nil, tuple(rel, row))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if record.Partition(key, s.counts[enc.Topic()]) == partition {
+			return i
+		}
+	}
+}
+
+// TestTargetThatAnotherChanges: one sink has looked at the target, and another, which is further in its partition, renames
+// columns, so that the names that the first one writes are those of other columns.
+func TestTargetThatAnotherChanges(t *testing.T) {
+	for name, v1 := range map[string]*schema.Relation{
+		"swapped": relation("t", "id integer key", "a text", "b text"),
+		"taken":   relation("t", "id integer key", "a text"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			v2 := relation("t", "id integer key", "b text", "a text")
+			w := newWorld(t)
+			shop := w.source("shop")
+			shop.table(v1, 2)
+			one, two := w.start(w.cfg), w.start(w.cfg)
+			w.eventually(true, func() any {
+				a, b := one.Status().Partitions, two.Status().Partitions
+				return a > 0 && b > 0 && a+b == 3
+			})
+			slow, quick := keyIn(t, shop, v1, 0), keyIn(t, shop, v1, 1)
+			row := func(id int, a string) []any { return []any{id, a, nil}[:len(v1.Columns)] }
+			shop.tx(ins(v1, row(slow, "1")...), ins(v1, row(quick, "1")...))
+			w.complete(shop)
+			behind := shop.lsn
+			shop.lsn += 0x10000
+			shop.tx(upd(v2, quick, "3", "new"))
+			w.complete(shop)
+			shop.lsn = behind
+			shop.tx(upd(v1, row(slow, "2")...))
+			w.rows(fmt.Sprintf(`SELECT id = %d, b, a FROM public.t ORDER BY 1`, quick), "f|2|∅", "t|3|new")
+		})
+	}
+}
+
+// TestDeletedRowsThatStay: a trigger keeps rows from being deleted, which no number of rows tells.
+func TestDeletedRowsThatStay(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1), ins(r, 2))
+	w.complete(shop)
+	w.exec(`CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+		CREATE TRIGGER audit BEFORE DELETE ON public.t FOR EACH ROW EXECUTE FUNCTION public.audit()`)
+	held := func(offset string) { w.rows(`SELECT code, next_offset FROM tributary.quarantine`, "row-count|"+offset) }
+	shop.tx(del(r, 1))
+	held("3")
+	w.rows(`SELECT id FROM public.t ORDER BY id`, "1", "2")
+	w.exec(`ALTER TABLE public.t DISABLE TRIGGER audit`)
+	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.t"}); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT id FROM public.t ORDER BY id`, "2")
+	w.exec(`ALTER TABLE public.t ENABLE TRIGGER audit`)
+	shop.tx(trunc(r))
+	held("5")
+}
+
+// TestTargetsThatLoseRows: one that a crash empties, and ones in whose keys rows are equal that are not at the source.
+func TestTargetsThatLoseRows(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "*.*", To: "public.{table}", SID: "sid"})
+	shop := w.source("shop")
+	w.start(w.cfg)
+	shop.tx(ins(relation("ok", "id integer key"), 1))
+	w.complete(shop)
+	w.exec(`CREATE COLLATION public.ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+		CREATE UNLOGGED TABLE public.unlogged (sid text, id text, PRIMARY KEY (sid, id));
+		CREATE TABLE public.sid (sid text COLLATE public.ci, id text, PRIMARY KEY (sid, id));
+		CREATE TABLE public.key (sid text, id text COLLATE public.ci, PRIMARY KEY (sid, id))`)
+	for _, name := range []string{"unlogged", "sid", "key"} {
+		shop.tx(ins(relation(name, "id text key"), "A"))
+	}
+	held := `SELECT code, table_name FROM tributary.quarantine ORDER BY 2`
+	w.rows(held, "target-type|public.key", "target-type|public.sid", "target-type|public.unlogged")
+}
