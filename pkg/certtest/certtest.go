@@ -117,6 +117,28 @@ func (p Pair) Server(t testing.TB) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
 }
 
+// Replace puts the certificate and key into the files of old, as who renews certificates does.
+func (p Pair) Replace(t testing.TB, old Pair) {
+	t.Helper()
+	Copy(t, p.Cert, old.Cert)
+	Copy(t, p.Key, old.Key)
+}
+
+// Copy makes the file to hold what from does, at once.
+func Copy(t testing.TB, from, to string) {
+	t.Helper()
+	content, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to+".new", content, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(to+".new", to)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Pool trusts the authority and no other.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()

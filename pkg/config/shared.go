@@ -2,72 +2,10 @@ package config
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 )
-
-// TLS says how a client proves itself and whom it trusts. The zero value is "no TLS".
-type TLS struct {
-	Enabled            bool   `mapstructure:"enabled" default:"false" doc:"Speak TLS. Without further keys the system's certificate authorities are trusted."`
-	CA                 string `mapstructure:"ca" default:"" doc:"PEM file with the certificate authorities to trust instead of the system's."`
-	Cert               string `mapstructure:"cert" default:"" doc:"PEM file with the client's certificate (mutual TLS); read again at each handshake."`
-	Key                string `mapstructure:"key" default:"" doc:"PEM file with the key of the client's certificate; read again at each handshake."`
-	ServerName         string `mapstructure:"server_name" default:"" doc:"Name that the server's certificate must bear, where it is not the host's."`
-	InsecureSkipVerify bool   `mapstructure:"insecure_skip_verify" default:"false" doc:"Do not check the server's certificate: anybody on the way can read and change everything."`
-}
-
-// Check refuses halves of a pair and keys that would have no effect.
-func (t TLS) Check() []Fault {
-	var faults []Fault
-	if (t.Cert == "") != (t.Key == "") {
-		faults = append(faults, Fault{Path: "cert", Message: "cert and key belong together: give both or none"})
-	}
-	if !t.Enabled && (t.CA != "" || t.Cert != "" || t.ServerName != "" || t.InsecureSkipVerify) {
-		faults = append(faults, Fault{Path: "enabled", Message: "TLS is configured but not enabled; write enabled: true"})
-	}
-	return faults
-}
-
-// Config gives what crypto/tls needs, nil where TLS is not enabled. Files are read now, so that a missing one is found
-// at the start; the client's certificate is read again at each handshake, so that a rotated one is taken up.
-func (t TLS) Config() (*tls.Config, error) {
-	if !t.Enabled {
-		return nil, nil
-	}
-	cfg := &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		ServerName:         t.ServerName,
-		InsecureSkipVerify: t.InsecureSkipVerify, //nolint:gosec // asked for by name in the configuration
-	}
-	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
-		if err != nil {
-			return nil, fmt.Errorf("read certificate authorities: %w", err)
-		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read certificate authorities: no PEM certificate in %q", t.CA)
-		}
-	}
-	if t.Cert != "" {
-		if _, err := t.clientCertificate(nil); err != nil {
-			return nil, err
-		}
-		cfg.GetClientCertificate = t.clientCertificate
-	}
-	return cfg, nil
-}
-
-func (t TLS) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
-	if err != nil {
-		return nil, fmt.Errorf("read client certificate: %w", err)
-	}
-	return &pair, nil
-}
 
 // Registry says where the schema registry is.
 type Registry struct {

@@ -38,8 +38,8 @@ func (c Config) Check() []config.Fault {
 }
 
 // Options gives what every client of ours has in common; the caller adds what its client is for and closes it. What
-// franz-go warns of goes to log. Files named by the configuration are read here once, so that a missing one is found
-// at the start.
+// franz-go warns of goes to log. Files named by the configuration are read here, so that a missing one is found at the start, and
+// again for each connection.
 func (c Config) Options(log *slog.Logger) ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
@@ -48,12 +48,12 @@ func (c Config) Options(log *slog.Logger) ([]kgo.Opt, error) {
 		kgo.DialTimeout(dialTimeout),
 		kgo.BrokerMaxReadBytes(maxReadBytes),
 	}
-	transport, err := c.TLS.Config()
+	dial, err := c.TLS.Dialer(&net.Dialer{Timeout: dialTimeout})
 	if err != nil {
 		return nil, fmt.Errorf("configure TLS to Kafka: %w", err)
 	}
-	if transport != nil {
-		opts = append(opts, kgo.DialTLSConfig(transport))
+	if dial != nil {
+		opts = append(opts, kgo.Dialer(dial))
 	}
 	if c.SASL.Mechanism != "" {
 		mechanism, err := c.SASL.mechanism()

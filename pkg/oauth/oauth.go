@@ -86,13 +86,10 @@ func New(given config.Secret, g Grant, whom For) (*Source, error) {
 	if _, err := s.reveal(".oauth.client_secret", s.secret); err != nil {
 		return nil, err
 	}
-	tls, err := g.TLS.Config()
+	transport, err := g.TLS.Transport()
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: whom.Keys + ".oauth.tls", Cause: err}
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = tls
-	transport.DisableKeepAlives = true // a request an hour, and nobody closes a source
 	s.client = &http.Client{
 		Timeout: requestTimeout, Transport: transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the secret is for nobody else
@@ -180,6 +177,7 @@ func (s *Source) ask(ctx context.Context) (token string, expires time.Time, err 
 	}
 	grant := &s.grant // it remembers in which way the provider takes the secret
 	grant.ClientSecret = secret
+	defer s.client.CloseIdleConnections() // a request an hour, and nobody closes a source
 	got, err := grant.Token(context.WithValue(ctx, oauth2.HTTPClient, s.client))
 	if err != nil {
 		if ctx.Err() != nil {

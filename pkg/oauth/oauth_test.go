@@ -203,6 +203,32 @@ func TestClientCredentials(t *testing.T) {
 	}
 }
 
+// TestRenewedAuthorities: whom to trust is read again each time a token is asked for.
+func TestRenewedAuthorities(t *testing.T) {
+	g := provider(t, func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(rw, `{"access_token": "token", "token_type": "Bearer", "expires_in": "0"}`)
+	})
+	kept, other := filepath.Join(t.TempDir(), "kept.pem"), certtest.New(t).File
+	certtest.Copy(t, g.TLS.CA, kept)
+	s := newSource(t, g)
+	if got, err := s.Token(t.Context()); got != "token" || err != nil {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	certtest.Copy(t, other, g.TLS.CA)
+	_, err := s.Token(t.Context())
+	want(t, "another authority", err, trouble.KafkaAuth, "unknown authority", "kafka.sasl.oauth.tls.ca")
+	if err := os.Remove(g.TLS.CA); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Token(t.Context())
+	want(t, "none", err, trouble.KafkaAuth, "no such file", "kafka.sasl.oauth.tls.ca, and to those of")
+	certtest.Copy(t, kept, g.TLS.CA)
+	if got, err := s.Token(t.Context()); got != "token" || err != nil {
+		t.Errorf("the first one again: got %q, %v", got, err)
+	}
+}
+
 // transport answers without a network, so that time is the test's.
 type transport func(*http.Request) string
 

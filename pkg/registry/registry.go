@@ -55,12 +55,10 @@ type registration struct{ subject, schema string }
 
 // New makes a client. It does no I/O but to read the files of TLS: Ping does.
 func New(c config.Registry) (*Client, error) {
-	tls, err := c.TLS.Config()
+	transport, err := c.TLS.Transport()
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "registry.tls", Cause: err}
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = tls
 	httpClient := &http.Client{Timeout: requestTimeout, Transport: transport}
 	opts := []sr.ClientOpt{sr.HTTPClient(httpClient), sr.URLs(c.URL), sr.UserAgent("tributary")}
 	if c.Username != "" {

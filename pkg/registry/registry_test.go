@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -18,7 +19,9 @@ import (
 	"github.com/twmb/franz-go/pkg/sr"
 	"github.com/twmb/franz-go/pkg/sr/srfake"
 
+	"github.com/tributary-cdc/tributary/pkg/certtest"
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -94,6 +97,46 @@ func TestRegisterAndSchema(t *testing.T) {
 }
 
 // What is not there now may be there soon: a sink can be ahead of a registry's replica.
+// TestRenewedFilesOfTLS keeps a client while the registry goes over to another authority, for its certificate and for those of its clients.
+func TestRenewedFilesOfTLS(t *testing.T) {
+	first, second := certtest.New(t), certtest.New(t)
+	var now atomic.Pointer[tls.Config]
+	trust := func(a *certtest.Authority) {
+		cfg := a.Issue(t, "registry", "localhost").Server(t)
+		cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, a.Pool()
+		now.Store(cfg)
+	}
+	trust(first)
+	url := kafkatest.SecureRegistry(t, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return now.Load(), nil }},
+		func(string, string) bool { return true })
+	pair := first.Issue(t, "pipeline")
+	c := client(t, config.Registry{URL: url, Username: "a", Password: "b", TLS: config.TLS{Enabled: true, CA: first.File, Cert: pair.Cert, Key: pair.Key}})
+	pings := func(what string) {
+		t.Helper()
+		if err := c.Ping(t.Context()); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused := func(what, hint string) {
+		t.Helper()
+		c.Close() // what is idle
+		if e := Trouble("ask", "the registry", c.Ping(t.Context())); e.Code != trouble.RegistryAuth || !strings.Contains(e.Hint, hint) {
+			t.Errorf("%s: %v (%s), hint %s", what, e, e.Code, e.Hint)
+		}
+	}
+	pings("first")
+	trust(second)
+	refused("another authority at the registry alone", "registry.tls.ca")
+	certtest.Copy(t, second.File, first.File)
+	refused("a certificate of the first one", "registry.tls.cert")
+	second.Issue(t, "pipeline").Replace(t, pair)
+	pings("with all of the second authority")
+	if err := os.Remove(pair.Key); err != nil {
+		t.Fatal(err)
+	}
+	refused("no key", "registry.tls.key: they are read again")
+}
+
 func TestUnknownSchemaIsAskedAgain(t *testing.T) {
 	fake, url, _ := counted(t)
 	ctx := context.Background()

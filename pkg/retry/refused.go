@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -56,6 +57,8 @@ func TLSHint(err error, keys TLSKeys) string {
 		return fmt.Sprintf("the other side refused TLS, mostly for the certificate that it wants to see: check %s", keys.Client)
 	case noTLS:
 		return "the server does not speak TLS at this address: check host and port, or switch TLS on at the server"
+	case ownFiles:
+		return fmt.Sprintf("see to the files of %s, and to those of %s: they are read again for each connection, without a restart", keys.CA, keys.Client)
 	}
 	return ""
 }
@@ -71,9 +74,13 @@ const (
 	unfitCertificate
 	refusedOurs
 	noTLS
+	ownFiles
 )
 
 func tlsFault(err error) fault {
+	if errors.Is(err, config.ErrTLSFiles) {
+		return ownFiles
+	}
 	if _, is := errors.AsType[x509.UnknownAuthorityError](err); is {
 		return unknownAuthority
 	}

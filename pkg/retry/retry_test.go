@@ -22,6 +22,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -65,6 +66,7 @@ func TestTransient(t *testing.T) {
 	is(false, &fs.PathError{Op: "open", Path: "/ca.pem", Err: syscall.ENOENT})
 	is(false, &fs.PathError{Op: "write", Path: "/data", Err: syscall.ENOSPC})
 
+	is(false, &net.OpError{Op: "dial", Err: config.ErrTLSFiles})
 	is(false, &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})
 	is(false, &net.OpError{Op: "remote error", Err: tls.AlertError(42)})
 	is(false, tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"})

@@ -91,8 +91,7 @@ func newCollector(log *slog.Logger) (*collector, error) {
 		}
 		timeout = time.Duration(ms) * time.Millisecond
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig, err = config.TLS{Enabled: true, CA: otlp("CERTIFICATE"), Cert: otlp("CLIENT_CERTIFICATE"), Key: otlp("CLIENT_KEY")}.Config()
+	transport, err := config.TLS{Enabled: true, CA: otlp("CERTIFICATE"), Cert: otlp("CLIENT_CERTIFICATE"), Key: otlp("CLIENT_KEY")}.Transport()
 	if err != nil {
 		return nil, refused("OTEL_EXPORTER_OTLP_CERTIFICATE", err)
 	}

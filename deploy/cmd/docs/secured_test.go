@@ -79,6 +79,8 @@ type secured struct {
 	registryTLS atomic.Pointer[tls.Config]
 	login       atomic.Pointer[string] // the registry's password
 	secrets     map[string]string      // by name, with the hostile characters that they have
+	client      certtest.Pair          // that the registry wants to see
+	pages       certtest.Pair          // of both services
 	capture     capture.Config
 	sink        sink.Config
 }
@@ -140,13 +142,11 @@ func newSecured(t *testing.T) *secured {
 	w.registry = kafkatest.SecureRegistry(t, serving(&w.registryTLS, "registry"), func(user, password string) bool {
 		return user == "pipeline" && password == *w.login.Load()
 	})
-	mutual, client := w.registryTLS.Load().Clone(), w.authority.Issue(t, "pipeline")
-	mutual.ClientAuth, mutual.ClientCAs = tls.RequireAndVerifyClientCert, w.authority.Pool()
-	w.registryTLS.Store(mutual)
+	w.client, w.pages = w.authority.Issue(t, "pipeline"), w.authority.Issue(t, "pages", "localhost")
+	w.mutual()
 	w.secret("token")
 	w.secret("salt")
 	w.collector(w.secret("collector"))
-	pages := w.authority.Issue(t, "pages", "localhost")
 	shared := fmt.Sprintf(`
 salt: "file:%[1]s/salt"
 kafka:
@@ -155,10 +155,10 @@ kafka:
   sasl: {mechanism: scram-sha-512, username: pipeline, password: "file:%[1]s/kafka"}
 registry: {url: %[4]q, tls: {enabled: true, ca: %[3]q, cert: %[5]q, key: %[6]q}, username: pipeline, password: "file:%[1]s/registry"}
 log: {level: debug}
-`, w.dir, w.broker.Addrs()[0], w.authority.File, w.registry, client.Cert, client.Key)
+`, w.dir, w.broker.Addrs()[0], w.authority.File, w.registry, w.client.Cert, w.client.Key)
 	configure := func(cfg any, name, own string) {
 		t.Helper()
-		text := shared + fmt.Sprintf("http: {listen: %q, token: \"file:%s/token\", tls: {cert: %q, key: %q}}\n", freeAddress(t), w.dir, pages.Cert, pages.Key) + own
+		text := shared + fmt.Sprintf("http: {listen: %q, token: \"file:%s/token\", tls: {cert: %q, key: %q}}\n", freeAddress(t), w.dir, w.pages.Cert, w.pages.Key) + own
 		must(t, os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600))
 		decode(t, cfg, text)
 	}
@@ -167,6 +167,39 @@ log: {level: debug}
 	configure(&w.sink, "sink.yaml", fmt.Sprintf("warehouse: {dsn: %q, connections: 1}\ntables: [{from: \"public.*\", to: \"{source}.{table}\"}]\nrefresh: 100ms\n",
 		string(w.keep("warehouse.dsn", w.dsn("dwh", "tributary_sink", warehouse)))))
 	return w
+}
+
+// mutual has the registry want certificates of the authority from its clients.
+func (w *secured) mutual() {
+	cfg := w.registryTLS.Load().Clone()
+	cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, w.authority.Pool()
+	w.registryTLS.Store(cfg)
+}
+
+// renew has another authority sign every certificate anew, of the servers and of their clients, in the files that the
+// configurations name. Nobody trusts the one of before any more.
+func (w *secured) renew() {
+	w.t.Helper()
+	next := certtest.New(w.t)
+	next.Issue(w.t, "pipeline").Replace(w.t, w.client)
+	next.Issue(w.t, "pages", "localhost").Replace(w.t, w.pages)
+	certtest.Copy(w.t, next.File, w.authority.File)
+	next.File, w.authority = w.authority.File, next
+	w.brokerTLS.Store(next.Issue(w.t, "kafka", "localhost", "127.0.0.1").Server(w.t))
+	w.registryTLS.Store(next.Issue(w.t, "registry", "localhost").Server(w.t))
+	w.mutual()
+	pair := next.Issue(w.t, "postgres", "localhost")
+	must(w.t, w.cluster.SetTLS(pgtest.TLS{Cert: pair.Cert, Key: pair.Key}))
+	w.broker.Cut()
+	for _, role := range []string{"tributary_capture", "tributary_sink"} {
+		w.end(role)
+	}
+}
+
+// end breaks the connections of a role.
+func (w *secured) end(role string) {
+	w.t.Helper()
+	execute(w.t, w.cluster.DSN("postgres"), `select pg_terminate_backend(pid) from pg_stat_activity where usename = `+postgres.Literal(role))
 }
 
 // collector has traces told to one that notes what it gets and takes nothing, with the secret in its address and in a header.
@@ -269,8 +302,8 @@ func noTLS(t *testing.T) (port string) {
 }
 
 // TestSecured runs capture and sink where every connection is over TLS and wants a login, with the roles of the security
-// page; sees what is refused, and how that is told; replaces every password while they run; and looks for secrets in all
-// that was said.
+// page; sees what is refused, and how that is told; replaces every password, certificate and authority while they run; and looks for
+// secrets in all that was said.
 func TestSecured(t *testing.T) {
 	w := newSecured(t)
 	source, warehouse := w.secrets["source1"], w.secrets["warehouse2"]
@@ -309,9 +342,6 @@ func TestSecured(t *testing.T) {
 	flows("before", warehouseDSN)
 
 	// A password is changed at the server, connections break, and only then the file is.
-	end := func(role string) {
-		execute(t, w.cluster.DSN("postgres"), `select pg_terminate_backend(pid) from pg_stat_activity where usename = `+postgres.Literal(role))
-	}
 	after := func(change func(), part string) {
 		t.Helper()
 		from := len(w.said.String())
@@ -325,7 +355,7 @@ func TestSecured(t *testing.T) {
 	next := w.secret("source")
 	after(func() {
 		w.password("tributary_capture", next)
-		end("tributary_capture")
+		w.end("tributary_capture")
 	}, `password authentication failed for user \"tributary_capture\"`)
 	w.keep("source.dsn", w.dsn("shop", "tributary_capture", next))
 	flows("another source password", warehouseDSN)
@@ -333,7 +363,7 @@ func TestSecured(t *testing.T) {
 	next = w.secret("warehouse")
 	after(func() {
 		w.password("tributary_sink", next)
-		end("tributary_sink")
+		w.end("tributary_sink")
 	}, `password authentication failed for user \"tributary_sink\"`)
 	warehouseDSN = w.dsn("dwh", "tributary_sink", next)
 	w.keep("warehouse.dsn", warehouseDSN)
@@ -364,6 +394,10 @@ func TestSecured(t *testing.T) {
 	}, "the registry refuses the login")
 	w.keep("registry", nextLogin)
 	flows("another registry password", warehouseDSN)
+
+	w.renew()
+	execute(t, w.cluster.DSN("shop"), `alter table orders add renewed int`) // which the registry is asked about
+	flows("other certificates and authorities everywhere", warehouseDSN)
 
 	arrives(t, warehouseDSN, `select coalesce(string_agg(message, ' '), 'none') from tributary.quarantine`, "none")
 
