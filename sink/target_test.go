@@ -83,20 +83,14 @@ func TestDeletedRowsThatStay(t *testing.T) {
 	held("5")
 }
 
-// TestTargetsThatLoseRows: one that a crash empties, and ones in whose keys rows are equal that are not at the source.
+// TestTargetsThatLoseRows: one that a crash empties is held.
 func TestTargetsThatLoseRows(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "*.*", To: "public.{table}", SID: "sid"})
 	shop := w.source("shop")
 	w.start(w.cfg)
 	shop.tx(ins(relation("ok", "id integer key"), 1))
 	w.complete(shop)
-	w.exec(`CREATE COLLATION public.ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-		CREATE UNLOGGED TABLE public.unlogged (sid text, id text, PRIMARY KEY (sid, id));
-		CREATE TABLE public.sid (sid text COLLATE public.ci, id text, PRIMARY KEY (sid, id));
-		CREATE TABLE public.key (sid text, id text COLLATE public.ci, PRIMARY KEY (sid, id))`)
-	for _, name := range []string{"unlogged", "sid", "key"} {
-		shop.tx(ins(relation(name, "id text key"), "A"))
-	}
-	held := `SELECT code, table_name FROM tributary.quarantine ORDER BY 2`
-	w.rows(held, "target-type|public.key", "target-type|public.sid", "target-type|public.unlogged")
+	w.exec(`CREATE UNLOGGED TABLE public.unlogged (sid text, id text, PRIMARY KEY (sid, id))`)
+	shop.tx(ins(relation("unlogged", "id text key"), "A"))
+	w.rows(`SELECT code, table_name FROM tributary.quarantine`, "target-type|public.unlogged")
 }

@@ -64,15 +64,15 @@ type TableProgress struct {
 	Done   bool   `json:"done"`
 	// DoneLSN is the commit LSN behind which the last rows stand; 0 where that is not known. Events after it are of rows
 	// that a reader of the topic has.
-	DoneLSN LSN             `json:"done_lsn,omitempty"`
-	Rows    int64           `json:"rows"`             // snapshot rows published
+	DoneLSN LSN   `json:"done_lsn,omitempty"`
+	Rows    int64 `json:"rows"` // snapshot rows published
 	// BegunEra and BegunLSN are the commit at which the newest read of all rows began, under way or done: they stand behind it.
 	// BegunColumns are those that it reads besides the key; nil for all. All are empty where capture was older.
-	BegunEra     uint16   `json:"begun_era,omitempty"`
-	BegunLSN     LSN      `json:"begun_lsn,omitempty"`
-	BegunColumns []string `json:"begun_columns,omitempty"`
-	Ranges  []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
-	Level   string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
+	BegunEra     uint16          `json:"begun_era,omitempty"`
+	BegunLSN     LSN             `json:"begun_lsn,omitempty"`
+	BegunColumns []string        `json:"begun_columns,omitempty"`
+	Ranges       []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
+	Level        string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
 	// SchemaID is the registry's id of the version of the table that the stream was at, in the schema of its values. A
 	// start compares it with what the catalog has then.
 	SchemaID int `json:"schema_id,omitempty"`

@@ -183,9 +183,6 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 		if err := sidFits(plan, c); err != nil {
 			return nil, err
 		}
-		if err := tellsApart(plan, c, "text"); err != nil {
-			return nil, err
-		}
 		t.sid = c.target()
 		used[plan.SIDColumn] = true
 		key = append(key, plan.SIDColumn)
@@ -210,9 +207,6 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 				Means: "rows could not be found again; the table is not written, nothing is lost",
 				Hint:  "make it an ordinary column, or write to another table",
 			}
-		}
-		if err := tellsApart(plan, have.column(e.names[k]), sourceType(ctx, tx, plan, k)); err != nil {
-			return nil, err
 		}
 	}
 	for _, added := range plan.Added {
@@ -251,8 +245,6 @@ type catalogColumn struct {
 	generated  bool
 	primary    bool   // belongs to the primary key
 	equalIn    string // schema of the type's = operator, "" for none
-
-	loose bool // its collation takes texts that differ for equal
 
 	table, tableForm, attnum, form string // see Target.formOf
 }
@@ -297,7 +289,6 @@ func readColumns(ctx context.Context, db reader, target rule.Target) (catalogCol
 		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
 		       coalesce((SELECT n.nspname::text FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
 		                  WHERE o.oprname = '=' AND o.oprleft = a.atttypid AND o.oprright = a.atttypid LIMIT 1), ''),
-		       coalesce((SELECT NOT l.collisdeterministic FROM pg_collation l WHERE l.oid = a.attcollation), false),
 		       c.oid::text, `+tableForm+`, a.attnum::text, `+columnForm+`
 		  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -307,7 +298,7 @@ func readColumns(ctx context.Context, db reader, target rule.Target) (catalogCol
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (c catalogColumn, err error) {
-		err = row.Scan(&c.name, &c.full, &c.base, &c.notNull, &c.hasDefault, &c.generated, &c.primary, &c.equalIn, &c.loose, &c.table, &c.tableForm, &c.attnum, &c.form)
+		err = row.Scan(&c.name, &c.full, &c.base, &c.notNull, &c.hasDefault, &c.generated, &c.primary, &c.equalIn, &c.table, &c.tableForm, &c.attnum, &c.form)
 		return c, err
 	})
 }

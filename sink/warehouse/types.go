@@ -148,22 +148,6 @@ func fits(plan *rule.Plan, column, source, target string) error {
 	}
 }
 
-// tellsApart refuses a column of the key in which rows are equal that are not at the source: the later would take the
-// place of the earlier.
-func tellsApart(plan *rule.Plan, c *catalogColumn, source string) error {
-	isCitext := func(typ string) bool { return typ == "citext" || strings.HasSuffix(typ, ".citext") }
-	if !c.loose && (!isCitext(c.base) || isCitext(source)) {
-		return nil
-	}
-	return &trouble.Error{
-		Code: trouble.TargetType, Op: "write to", Subject: fmt.Sprintf("column %q of table %q", c.name, plan.Target.String()),
-		Cause: fmt.Errorf("it belongs to the key, and texts that differ are equal there, by its type %s or its collation", c.full),
-		Means: "one row would take the place of another; the table is held, all others go on",
-		Hint: fmt.Sprintf(`ALTER TABLE %s ALTER COLUMN %s TYPE text COLLATE "default"; then sink resume SOURCE/TABLE`,
-			postgres.Ident(plan.Target.Schema, plan.Target.Table), postgres.Ident(c.name)),
-	}
-}
-
 // sidFits refuses a sid column that cannot hold the source's sid.
 func sidFits(plan *rule.Plan, c *catalogColumn) error {
 	known, err := rule.SIDFits(plan.SID, c.base)
