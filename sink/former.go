@@ -34,18 +34,22 @@ func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, reques
 			parts = append(parts, warehouse.Ruled{Place: at, Rule: route.Meaning().Text()})
 		}
 	}
+	// Who owns the progress of a source that is written as a whole writes all its tables, and claims them when something comes.
+	whole := map[string]bool{}
 	for _, r := range requests {
 		add(warehouse.Place{Topic: r.Topic, Partition: r.Number})
-		// Who owns the progress of a source that is written as a whole writes all its tables, and claims them when something comes.
 		if source, ok := record.ParseProgressTopic(r.Topic); ok && s.rules.Whole(source) {
-			known, err := session.Checkpoints(ctx)
-			if err != nil {
-				return err
-			}
-			for at := range known {
-				if sourceOf(at.Topic) == source {
-					add(at)
-				}
+			whole[source] = true
+		}
+	}
+	if len(whole) > 0 {
+		known, err := session.Checkpoints(ctx)
+		if err != nil {
+			return err
+		}
+		for at := range known {
+			if whole[sourceOf(at.Topic)] {
+				add(at)
 			}
 		}
 	}

@@ -103,11 +103,12 @@ func (s *Sink) Collectors() []prometheus.Collector { return s.metrics.all }
 // waits gives for whom the sink has been waiting longest, and since when; "" for nobody. What is tried again is waited for since it
 // failed first.
 func (s *Sink) waits() (on string, since time.Time) {
-	waiting := s.Status().Waiting
-	if len(waiting) == 0 {
+	var st Status
+	s.tellWaiting(&st, s.consumer.Overview().Asked)
+	if len(st.Waiting) == 0 {
 		return "", time.Time{}
 	}
-	w := &waiting[0] // the longest comes first
+	w := &st.Waiting[0]
 	if on, since = w.whom(), w.Since; w.lock != "" {
 		on = waitLock
 	}

@@ -149,22 +149,15 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 	views := s.consumer.Views()
 	st := &Status{
 		Schema: statusSchema, Group: s.cfg.Group, Instance: s.instance, Build: service.ThisBuild(), Since: s.started.UTC(),
-		WarehouseUp: true, Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
-		Waiting: []Waiting{}, Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
+		Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
+		Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
 		Events: s.vitals.events.Newest(), Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: s.cfg.Freshness.Seconds(),
 		accept: s.cfg.accepted(), wants: s.cfg.wants(), MemoryBytes: service.Memory(), Configuration: s.shown,
 	}
 	s.tellVitals(st)
+	s.tellWaiting(st, overview.Asked)
 	s.mu.Lock()
 	st.Step = s.step
-	for at, w := range s.waiting {
-		one := w.tell(at.what)
-		st.Waiting = append(st.Waiting, one)
-		if (at.what == "warehouse" || at.what == "supervision") && one.lock == "" {
-			st.WarehouseUp = false
-		}
-	}
-	st.owed(overview.Asked, s.cfg.Kafka.Brokers)
 	st.Version = s.version
 	st.WarehouseUp = st.WarehouseUp && st.Step != stepConnecting
 	sources, lookedAt, heard := slices.Clone(s.sources), s.lookedAt, s.heard
@@ -198,13 +191,6 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 	} else if owners != nil {
 		st.Members = present.crew(owners)
 	}
-	slices.SortFunc(st.Waiting, func(a, b Waiting) int { return a.Since.Compare(b.Since) })
-	told := map[string]bool{} // of several that wait for the same the first has waited longest
-	st.Waiting = slices.DeleteFunc(st.Waiting, func(w Waiting) bool {
-		again := told[w.For]
-		told[w.For] = true
-		return again
-	})
 	waits := len(st.Waiting) > 0 && time.Since(st.Waiting[0].Since) >= service.WaitingAfter
 
 	byTopic := map[string][]consume.View{}
@@ -270,6 +256,29 @@ func (st *Status) groupRate() *float64 {
 		sum += *rate
 	}
 	return &sum
+}
+
+// tellWaiting notes what is tried again and again, the longest first, and whether the warehouse is there. asked is since when Kafka owes
+// an answer.
+func (s *Sink) tellWaiting(st *Status, asked time.Time) {
+	st.Waiting, st.WarehouseUp = []Waiting{}, true
+	s.mu.Lock()
+	for at, w := range s.waiting {
+		one := w.tell(at.what)
+		st.Waiting = append(st.Waiting, one)
+		if (at.what == "warehouse" || at.what == "supervision") && one.lock == "" {
+			st.WarehouseUp = false
+		}
+	}
+	s.mu.Unlock()
+	st.owed(asked, s.cfg.Kafka.Brokers)
+	slices.SortFunc(st.Waiting, func(a, b Waiting) int { return a.Since.Compare(b.Since) })
+	told := map[string]bool{} // of several that wait for the same the first has waited longest
+	st.Waiting = slices.DeleteFunc(st.Waiting, func(w Waiting) bool {
+		again := told[w.For]
+		told[w.For] = true
+		return again
+	})
 }
 
 // owed notes that Kafka, of which brokers are configured, has not answered since asked, which is so before the first try has failed.

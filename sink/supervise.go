@@ -324,10 +324,10 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := v.session.ForgetFormers(ctx, enoughColumns); err != nil {
-		return err
-	}
 	formers, err := v.session.Formers(ctx)
+	if err == nil && len(formers) > 0 { // the next look finds those that are left
+		err = v.session.ForgetFormers(ctx, enoughColumns)
+	}
 	if err != nil {
 		return err
 	}
