@@ -189,27 +189,22 @@ func (s *Sink) checkFormer(ctx context.Context, c *checker, session *warehouse.S
 		c.Failed("rules", err)
 		return
 	}
-	tables := map[string][]string{}
-	var texts []string
-	for topic, text := range written {
-		route, ok := routes[topic]
+	tables := map[string][]string{} // of which the same is said
+	for _, w := range written {
+		route, ok := routes[w.Topic]
 		if !ok {
 			continue
 		}
-		was, err := rule.ParseMeaning(text)
+		was, err := rule.ParseMeaning(w.Rule)
 		if err != nil {
 			continue
 		}
 		if differs := was.Since(route.Meaning()); len(differs) > 0 {
 			text := fmt.Sprintf("tables[%d] was another rule when rows were written. Of those: %s", route.Rule, strings.Join(differs, "; "))
-			if tables[text] == nil {
-				texts = append(texts, text)
-			}
 			tables[text] = append(tables[text], route.Source+"/"+route.Schema+"."+route.Table)
 		}
 	}
-	slices.Sort(texts)
-	for _, text := range texts {
+	for _, text := range slices.Sorted(maps.Keys(tables)) {
 		slices.Sort(tables[text])
 		c.Warn(trouble.RowsOutdated, "rows", fmt.Sprintf("%s: %s", shortened(tables[text]), text), "after the start: capture snapshot --table …, which has all rows come again; sink status names each table")
 	}

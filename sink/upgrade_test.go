@@ -118,6 +118,11 @@ func TestUpgrade(t *testing.T) {
 		if slices.Equal(w.query(own), fresh) {
 			t.Fatalf("version %d is the newest", version)
 		}
+		if version >= 5 { // a new program's status, before its first sink runs
+			if _, err := w.operator().Status(t.Context(), w.cfg); err != nil {
+				t.Errorf("the status of version %d: %v", version, err)
+			}
+		}
 		before := w.saved(others)
 		mark := fmt.Sprintf(`UPDATE public.t SET v = -%d WHERE id = 0`, version) // would be undone if its record was applied again
 		w.exec(mark)

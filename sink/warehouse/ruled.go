@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
@@ -179,49 +180,43 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 	return s.broken("write", "tributary.rule", err)
 }
 
-// Formers gives the rules under which rows were written that have not come again since, in order of topic, the oldest first.
+// Formers gives the rules under which rows were written that have not come again since, in order of topic, the oldest first; none where the own
+// tables are of a version before.
 func (s *Session) Formers(ctx context.Context) ([]Former, error) {
-	if err := s.open(ctx); err != nil {
-		return nil, err
-	}
-	rows, err := s.conn.Query(ctx, `
-		SELECT r.topic, coalesce(f->>'rule', ''), coalesce(f->>'lost', ''), max((f->>'until')::timestamptz)
-		  FROM tributary.rule r CROSS JOIN LATERAL jsonb_array_elements(r.former) f
-		 WHERE r.grp = $1 AND r.former <> '[]' GROUP BY 1, 2, 3 ORDER BY 1, 4`, s.w.cfg.Group)
-	if err != nil {
-		return nil, s.broken("read", "tributary.rule", err)
-	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f Former, err error) {
+	return ruled(ctx, s, func(row pgx.CollectableRow) (f Former, err error) {
 		err = row.Scan(&f.Topic, &f.Rule, &f.Lost, &f.Until)
 		return f, err
-	})
-	if err != nil {
-		return nil, s.broken("read", "tributary.rule", err)
-	}
-	return out, nil
+	}, `
+		SELECT r.topic, coalesce(f->>'rule', ''), coalesce(f->>'lost', ''), max((f->>'until')::timestamptz)
+		  FROM tributary.rule r CROSS JOIN LATERAL jsonb_array_elements(r.former) f
+		 WHERE r.grp = $1 AND r.former <> '[]' GROUP BY 1, 2, 3 ORDER BY 1, 4`)
 }
 
-// Rules gives under which rule each topic is written; of one whose partitions differ, that of the first.
-func (s *Session) Rules(ctx context.Context) (map[string]string, error) {
+// Rules gives under which rule each topic is written, in order of topic; of one whose partitions differ, that of the first. None where the own
+// tables are of a version before.
+func (s *Session) Rules(ctx context.Context) ([]Ruled, error) {
+	return ruled(ctx, s, func(row pgx.CollectableRow) (r Ruled, err error) {
+		err = row.Scan(&r.Topic, &r.Partition, &r.Rule)
+		return r, err
+	}, `
+		SELECT DISTINCT ON (r.topic) r.topic, r.partition, r.rule FROM tributary.rule r JOIN tributary.checkpoint c USING (grp, topic, partition)
+		 WHERE r.grp = $1 AND c.applied_rows > 0 ORDER BY r.topic, r.partition`)
+}
+
+// ruled asks tributary.rule something of the group.
+func ruled[T any](ctx context.Context, s *Session, of pgx.RowToFunc[T], sql string) ([]T, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	var there bool
-	if err := s.conn.QueryRow(ctx, `SELECT to_regclass('tributary.rule') IS NOT NULL`).Scan(&there); err != nil || !there {
-		return nil, s.broken("read", "tributary.rule", err)
+	rows, err := s.conn.Query(ctx, sql, s.w.cfg.Group)
+	var out []T
+	if err == nil {
+		out, err = pgx.CollectRows(rows, of)
 	}
-	rows, err := s.conn.Query(ctx, `
-		SELECT DISTINCT ON (r.topic) r.topic, r.rule FROM tributary.rule r JOIN tributary.checkpoint c USING (grp, topic, partition)
-		 WHERE r.grp = $1 AND c.applied_rows > 0 ORDER BY r.topic, r.partition`, s.w.cfg.Group)
-	if err != nil {
-		return nil, s.broken("read", "tributary.rule", err)
+	if err = s.broken("read", "tributary.rule", err); trouble.CodeOf(err) == trouble.TargetMissing {
+		return nil, nil
 	}
-	out := map[string]string{}
-	var topic, text string
-	if _, err := pgx.ForEachRow(rows, []any{&topic, &text}, func() error { out[topic] = text; return nil }); err != nil {
-		return nil, s.broken("read", "tributary.rule", err)
-	}
-	return out, nil
+	return out, err
 }
 
 // AcceptRules has rows of topics that were written under former rules count as they are. subject is for tributary.operation.
