@@ -115,6 +115,7 @@ func (s *session) miss(t *table) {
 	t.missed = true
 	if s.config.Snapshot.Mode != "never" {
 		t.progress.Done, t.progress.Reload, t.progress.Rows, t.progress.Ranges = false, true, 0, nil
+		t.progress.Where, t.progress.Columns, t.progress.Whole = "", nil, false // of the read before
 		s.changed[t.catalog.Relation.OID] = true
 	}
 }
