@@ -123,8 +123,8 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 		r.OK("slot", fmt.Sprintf("%s is to be made", c.config.Source.slot()))
 		c.checkOpen(ctx, r, cat, trouble.SlotWaits, time.Minute, "creating the slot waits until it ends")
 	case slot.WALStatus == "lost":
-		r.Fail(trouble.SlotLost, "slot", slot.Name+" is lost: the server dropped the WAL that it needed", "capture run --on-gap=resnapshot   reads all tables again; rows gone at the source go downstream too")
-	case slot.Database != s.Database:
+		r.Fail(trouble.SlotLost, "slot", slot.Name+" is lost: the server dropped the WAL that it needed", resnapshotHint)
+	case !ours(slot, s.Database):
 		r.Failed("slot", alien(slot))
 	case slot.Active:
 		r.Warn(trouble.SlotInUse, "slot", fmt.Sprintf("%s is in use by pid %d: %s", slot.Name, slot.ActivePID, slot.Holder))

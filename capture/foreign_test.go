@@ -158,4 +158,10 @@ func TestCheckOfSlot(t *testing.T) {
 	if e := other.fails(trouble.Gap); !strings.Contains(e.Hint, "source.name") {
 		t.Errorf("hint %q", e.Hint)
 	}
+	// One of this database that is another program's.
+	r.exec(fmt.Sprintf(`select pg_drop_replication_slot('%[1]s'); select pg_create_logical_replication_slot('%[1]s', 'pgoutput', false, true)`, r.config.Source.slot()))
+	out.Reset()
+	if err := r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)); trouble.CodeOf(err) != trouble.Gap || !strings.Contains(out.String(), "two_phase true") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
 }

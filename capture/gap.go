@@ -108,6 +108,8 @@ func alien(slot *catalog.Slot) *trouble.Error {
 	}
 }
 
+const resnapshotHint = "capture run --on-gap=resnapshot     reads all tables again; rows gone at the source go downstream too"
+
 // findGap compares the slot with what is published: nil if the slot can give everything that is not yet, and the
 // server has everything that is. history says where the server left its earlier timelines.
 func findGap(state *publish.State, slot *catalog.Slot, system replication.System, history replication.History, name string) *trouble.Error {
@@ -115,12 +117,12 @@ func findGap(state *publish.State, slot *catalog.Slot, system replication.System
 	e := &trouble.Error{
 		Op: "start", Subject: fmt.Sprintf("slot %q", name), Code: trouble.Gap,
 		Means: "changes in between are not in the topics; nothing was skipped silently, nothing was written",
-		Hint:  "capture run --on-gap=resnapshot     reads all tables again; rows gone at the source go downstream too",
+		Hint:  resnapshotHint,
 	}
 	switch {
 	case slot != nil && slot.WALStatus == "lost":
 		e.Code, e.Cause = trouble.SlotLost, errors.New("the server dropped the WAL that the slot needed (wal_status is lost)")
-	case slot != nil && !ours(slot, system):
+	case slot != nil && !ours(slot, system.Database):
 		return alien(slot)
 	case pr == nil:
 		return nil
@@ -161,6 +163,6 @@ func passedOn(state *publish.State, system replication.System, history replicati
 }
 
 // ours says whether a slot can be one that this program made in this database.
-func ours(slot *catalog.Slot, system replication.System) bool {
-	return slot.Plugin == "pgoutput" && !slot.TwoPhase && slot.Database == system.Database
+func ours(slot *catalog.Slot, database string) bool {
+	return slot.Plugin == "pgoutput" && !slot.TwoPhase && slot.Database == database
 }

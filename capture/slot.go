@@ -107,7 +107,7 @@ func (c *Capture) dropSlot(ctx context.Context, slot *catalog.Slot) error {
 	if err != nil {
 		return catalog.Unreachable("identify", "source", err)
 	}
-	if !ours(slot, system) {
+	if !ours(slot, system.Database) {
 		return &trouble.Error{
 			Code: trouble.Gap, Op: "drop", Subject: subject, Cause: fmt.Errorf("it is not a slot of ours: plugin %q, database %q", slot.Plugin, slot.Database),
 			Means: "nothing was changed", Hint: "set source.slot to the name of capture's own slot",

@@ -265,7 +265,7 @@ func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.
 	if gap != nil && c.options.OnGap != GapResnapshot {
 		return nil, gap
 	}
-	if gap != nil && slot != nil && !ours(slot, s.system) {
+	if gap != nil && slot != nil && !ours(slot, s.system.Database) {
 		return nil, gap // whatever --on-gap says: it is somebody else's
 	}
 	if gap != nil {
