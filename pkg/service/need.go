@@ -124,10 +124,17 @@ func Steps(hint string) []Step {
 	return steps
 }
 
-// IsCommand says whether a line of a hint begins with a command, which is copied as it is.
-func IsCommand(line string) bool {
+// Command gives the command that a line of a hint begins with, which is copied as it is, and what is said of it; "" where there is none.
+func Command(line string) (command, note string) {
 	steps := Steps(line)
-	return len(steps) > 0 && steps[0].Command != "" && strings.HasPrefix(strings.TrimSpace(line), steps[0].Command)
+	if len(steps) == 0 || steps[0].Command == "" {
+		return "", ""
+	}
+	note, begins := strings.CutPrefix(strings.TrimSpace(line), steps[0].Command)
+	if !begins {
+		return "", ""
+	}
+	return steps[0].Command, strings.TrimLeft(note, " ;,")
 }
 
 // Quote gives an argument of a command as a shell wants it: names come from databases, and may hold anything.

@@ -173,11 +173,16 @@ func (c *Check) add(verdict string, code trouble.Code, about, text string, do []
 		verdict, about = "", ""
 	}
 	for _, line := range f.Do {
-		indent, parts := findingIndent, []string{Clean(line)}
-		if long := indent + len("-> ") + utf8.RuneCountInString(line) - c.width; long > 0 && c.width > 0 && service.IsCommand(line) {
-			indent = max(indent-long, doIndent) // it is copied: it stays whole
-		} else {
-			parts = wrap(parts[0], c.width-indent-len("-> "), 0)
+		indent, room := findingIndent, c.width-findingIndent-len("-> ")
+		parts := wrap(Clean(line), room, 0)
+		if command, note := service.Command(line); command != "" && len(parts) > 1 { // it is copied: it stays whole
+			if utf8.RuneCountInString(command) > room {
+				indent, room = doIndent, c.width-doIndent-len("-> ")
+			}
+			parts = []string{Clean(command)}
+			if note != "" {
+				parts = append(parts, wrap(Clean(note), room, 0)...)
+			}
 		}
 		for i, part := range parts {
 			c.print("%*s%s%s\n", indent, "", map[bool]string{true: "-> ", false: "   "}[i == 0], part)
@@ -185,7 +190,7 @@ func (c *Check) add(verdict string, code trouble.Code, about, text string, do []
 	}
 }
 
-// What is found stands behind verdict and subject, what mends it below; farther to the left where a command is long.
+// What is found stands behind verdict and subject, what mends it below; farther to the left where a command has no room there.
 const (
 	findingIndent = 23
 	doIndent      = 8

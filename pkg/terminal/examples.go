@@ -26,7 +26,7 @@ func Examples(root *cobra.Command) []string {
 		if cmd.HasSubCommands() && cmd.Example == "" {
 			continue // a noun
 		}
-		if !service.IsCommand(cmd.CommandPath()) {
+		if command, _ := service.Command(cmd.CommandPath()); command == "" {
 			wrong = append(wrong, cmd.CommandPath()+" in a hint is not taken for a command")
 		}
 		lines := strings.FieldsFunc(cmd.Example, func(r rune) bool { return r == '\n' })

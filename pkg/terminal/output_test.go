@@ -114,6 +114,7 @@ func TestCheckWraps(t *testing.T) {
 	c.Part("Server", "")
 	sentence := strings.TrimSpace(strings.Repeat("twenty characters... ", 5))
 	c.Warn(trouble.WALBudget, "WAL limit", sentence, "ALTER SYSTEM SET max_slot_wal_keep_size = '60GB'; SELECT pg_reload_conf();", "SELECT 1;",
+		"ALTER SYSTEM SET wal_level = 'logical';   then restart the server",
 		"wait until somebody has looked at it, or end the oldest one of those")
 	must(t, file.Close())
 	got, err := os.ReadFile(file.Name())
@@ -124,6 +125,8 @@ Server
                        characters... twenty characters... twenty characters...
         -> ALTER SYSTEM SET max_slot_wal_keep_size = '60GB'; SELECT pg_reload_conf();
                        -> SELECT 1;
+                       -> ALTER SYSTEM SET wal_level = 'logical';
+                          then restart the server
                        -> wait until somebody has looked at it, or end the
                           oldest one of those
 `; string(got) != want {
