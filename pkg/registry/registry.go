@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -243,8 +245,11 @@ const (
 // server's: no statement about a schema.
 func classify(err error) error {
 	var answer *sr.ResponseError
-	if !errors.As(err, &answer) { // nil among them
-		return err
+	if !errors.As(err, &answer) {
+		if request, ok := errors.AsType[*url.Error](err); ok { // around which the client of the registry names method and address once more
+			return request
+		}
+		return err // nil among them
 	}
 	switch {
 	case answer.ErrorCode == codeSchemaNotFound, answer.ErrorCode == codeSubjectNotFound, answer.ErrorCode == codeVersionNotFound:
@@ -264,6 +269,9 @@ func Trouble(op, subject string, err error) *trouble.Error {
 	t := &trouble.Error{
 		Code: trouble.RegistryUnreachable, Op: op, Subject: subject, Cause: err,
 		Means: "nothing is lost: what needs the schema waits for it", Hint: "check registry.url, and that the registry runs",
+	}
+	if request, ok := errors.AsType[*url.Error](err); ok && strings.HasPrefix(request.URL, subject) {
+		t.Cause = request.Err // the subject is the address
 	}
 	untrusted := retry.TLSHint(err, retry.TLSKeys{CA: "registry.tls.ca", Name: "registry.url and registry.tls.server_name", Client: "registry.tls.cert and registry.tls.key"})
 	switch {

@@ -249,7 +249,12 @@ func TestTrouble(t *testing.T) {
 		}
 		if got := Trouble("reach", url, err); got.Code != code || !strings.Contains(got.Hint, hint) {
 			t.Errorf("%s, hint %q, want %s, %q", got.Code, got.Hint, code, hint)
+		} else if n := strings.Count(got.Error(), url); n != 1 && !errors.Is(err, errRefused) {
+			t.Errorf("the address stands %d times in %v", n, got)
 		}
+	}
+	if _, err := client(t, config.Registry{URL: down.URL}).Schema(t.Context(), 7); strings.Count(err.Error(), down.URL) != 1 {
+		t.Errorf("where the address stands in %v", err)
 	}
 	is(down.URL, trouble.RegistryUnreachable, "registry.url")
 	is(closed.URL, trouble.RegistryAuth, "registry.password")
