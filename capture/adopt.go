@@ -34,8 +34,16 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 	return nil
 }
 
-// tellLeftOut makes visible which of tables are not captured since the role may not publish them, and that there are none.
+// tellLeftOut makes visible which of tables are not captured since the role may not publish them, that there are none, and which
+// patterns none fits: a name that is wrong would be missed only when its rows are.
 func (s *session) tellLeftOut(tables []*catalog.Table) {
+	idle := s.patterns.Idle(tables)
+	for _, pattern := range idle {
+		if !slices.Contains(s.unfit, pattern) {
+			s.log.Warn("no table fits a pattern of source.tables", "pattern", pattern, "hint", "capture check says which name is near; a table that is made later is taken up by itself")
+		}
+	}
+	s.unfit = idle
 	told := s.foreign
 	s.foreign = map[string]bool{}
 	none := !slices.ContainsFunc(tables, func(t *catalog.Table) bool { return t.Level != catalog.LeftOut })

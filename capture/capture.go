@@ -133,7 +133,7 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 	c.others.kafka = c.stages.Stage(stageKafka, waitKafka)
 	c.meter = newMeter(config.Source.Name, config.Metrics.PerTable)
 	c.budget = newBudget(&c.config, c.log, c.meter)
-	c.status.Store(&Status{Schema: statusSchema, Source: config.Source.Name, Instance: c.instance, State: "starting", Tables: []TableStatus{}, Alarms: []TroubleStatus{}})
+	c.status.Store(&Status{Schema: statusSchema, Source: config.Source.Name, Instance: c.instance, State: service.StateStarting, Slot: config.Source.slot(), Tables: []TableStatus{}, Alarms: []TroubleStatus{}})
 	return c, nil
 }
 

@@ -57,6 +57,7 @@ func TestTableOfAnotherOwner(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
 	role, owner := r.member()
 	r.exec("create table theirs (id int primary key); insert into theirs values (1)")
+	r.config.Source.Tables = append(r.config.Source.Tables, "public.lather", "public.later")
 	var out strings.Builder
 	must(t, r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)))
 	for _, want := range []string{`its owner is "`, "\"!public.theirs\"", "1 cannot be"} {
@@ -70,6 +71,9 @@ func TestTableOfAnotherOwner(t *testing.T) {
 	if a == nil {
 		t.Fatalf("the status does not tell of it: %+v", c.Status().Alarms)
 	}
+	if idle := c.Status().Idle; !slices.Equal(idle, []string{"public.lather", "public.later"}) {
+		t.Errorf("no table fits %q", idle)
+	}
 	r.exec("create table later (id int primary key); alter table later owner to " + owner + "; insert into later values (1)")
 	r.exec("create table keyless_theirs (v int)")
 	eventually(t, "it is taken up", func() bool {
@@ -77,6 +81,9 @@ func TestTableOfAnotherOwner(t *testing.T) {
 	})
 	r.fence()
 	r.same("public", "later")
+	if idle := c.Status().Idle; !slices.Equal(idle, []string{"public.lather"}) {
+		t.Errorf("no table fits %q", idle)
+	}
 	eventually(t, "the other is told, too", func() bool { return alarmed(c, trouble.SourceRights, `table "public.keyless_theirs"`) != nil })
 
 	help, _, _ := strings.Cut(a.Hint, "\n\"!")

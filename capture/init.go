@@ -104,7 +104,7 @@ func (d *Draft) Write(w io.Writer) {
 		}
 	}
 	if count != "about %s rows" && rows == 0 {
-		count = "how many rows is not known before ANALYZE%.0s"
+		count = "never analyzed: ANALYZE tells how many rows%.0s"
 	}
 	p("  # %s, %s, "+count+". Tables that are made later and match are taken up by themselves.\n", service.Plural(captured, "table"), service.FormatBytes(size), service.FormatCount(rows))
 	p("  tables: # the last pattern that fits a table decides; ! in front leaves out, as in \"!public.audit_*\"\n")
@@ -168,7 +168,7 @@ func (d *Draft) schemas() (groups [][]*catalog.Table) {
 // rows is the planner's guess, which it has not made before a table was analysed.
 func (d *Draft) rows(t *catalog.Table) string {
 	if !d.analyzed(t) {
-		return "unknown"
+		return "not analyzed"
 	}
 	return "~" + service.FormatCount(t.EstimatedRows)
 }

@@ -37,7 +37,7 @@ func TestDraft(t *testing.T) {
 	var file strings.Builder
 	d.Write(&file)
 	for _, part := range []string{
-		", at least 3,000 rows.", "~3,000  public.item  key (id)\n", "unknown  public.bag\n", "only INSERT and TRUNCATE arrive: ", `-> ALTER TABLE "public"."bag" REPLICA IDENTITY FULL;`,
+		", at least 3,000 rows.", "~3,000  public.item  key (id)\n", "not analyzed  public.bag\n", "only INSERT and TRUNCATE arrive: ", `-> ALTER TABLE "public"."bag" REPLICA IDENTITY FULL;`,
 		"public.part  key (id, at), 2 partitions\n", "#   public.basket: ", `public.new\nline: [x]  key (id)`, `public.esc\x1b[31m`,
 		`#  - {table: "public.customer", mask: [{column: "mail", as: hash}]}`, `column: "password\n2"`, `dsn: "env:SOURCE_DSN" # postgres://`,
 	} {

@@ -21,14 +21,17 @@ func (st *Status) page() page.View {
 		v.About = append(v.About, "PostgreSQL "+st.ServerVersion)
 	}
 	v.About = append(v.About, "slot "+st.Slot)
+	if len(st.Idle) > 0 {
+		v.About = append(v.About, "no table fits "+strings.Join(st.Idle, ", ")+" of source.tables")
+	}
 	if st.LagSeconds > freshness.Seconds() {
 		v.Late = service.FormatSeconds(st.LagSeconds)
 	}
 	v.Snapshot = st.snapshot()
 	v.Folds = []page.Fold{page.Running("Source, configuration, build", [][2]string{
 		{"system", st.SystemID},
-		{"timeline", fmt.Sprint(st.Timeline)},
-		{"era", fmt.Sprint(st.Era)},
+		{"timeline", counted(st.Timeline)},
+		{"era", counted(st.Era)},
 		{"publications", strings.Join(st.Publications, ", ")},
 		{"slot", strings.TrimSpace(st.Slot + " " + st.WAL.SlotStatus)},
 		{"published up to", st.PublishedLSN},
@@ -48,6 +51,14 @@ func (st *Status) ends() *page.Ends {
 		return nil
 	}
 	return &page.Ends{From: "the source is at " + st.ServerLSN, To: "published up to " + cmp.Or(st.PublishedLSN, "nothing")}
+}
+
+// counted tells a number that is 0 where it is not known yet.
+func counted[N uint16 | uint32](n N) string {
+	if n == 0 {
+		return "–"
+	}
+	return fmt.Sprint(n)
 }
 
 // at tells a time among facts.

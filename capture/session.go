@@ -76,6 +76,7 @@ type session struct {
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
 	foreign     map[string]bool // tables of which tellLeftOut has told
+	unfit       []string        // patterns likewise, that no table fits
 	passage     passage
 	refused     publish.Refusals
 	oldest      int64 // commit time of the first change since the last Kafka commit, microseconds; 0 for none

@@ -112,7 +112,7 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	}
 	told := out.Beside()
 	told.Sentence(r.Sentence())
-	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0
+	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0 && len(r.Idle) == 0
 	if !quiet || look.All || len(look.Tables) > 0 || !out.Terminal {
 		told.Printf("\n")
 		told.Facts(r.facts())
@@ -214,7 +214,7 @@ func (r *Report) facts() []terminal.Fact {
 	var all []terminal.Fact
 	add := func(name, value, note string) { all = append(all, terminal.Fact{Name: name, Value: value, Note: note}) }
 	down := r.State == service.StateNotRunning
-	unseen := r.SeenAt.IsZero() && (r.State == service.StateStarting || r.State == service.StateStandby) // then this one has published nothing
+	unseen := !r.looked() || r.SeenAt.IsZero() && (r.State == service.StateStarting || r.State == service.StateStandby) // then this one has published nothing
 	switch {
 	case down:
 	case unseen:
@@ -264,17 +264,31 @@ func (r *Report) facts() []terminal.Fact {
 	if r.Paused != nil {
 		add("paused", "since "+terminal.Clock(r.Paused.Since), r.Paused.until(&r.WAL))
 	}
-	position := fmt.Sprintf("era %d, slot %s", r.Era, r.Slot)
+	var position []string
+	if r.Era != 0 {
+		position = append(position, fmt.Sprintf("era %d", r.Era))
+	}
+	position = append(position, strings.TrimSpace("slot "+r.Slot))
 	if r.WAL.SlotStatus != "" {
-		position += ", " + r.WAL.SlotStatus
+		position = append(position, r.WAL.SlotStatus)
 	}
 	if down && !r.PublishedTime.IsZero() {
-		position += ", committed " + terminal.Clock(r.PublishedTime)
+		position = append(position, "committed "+terminal.Clock(r.PublishedTime))
 	}
 	if r.ServerLSN != "" && r.ServerLSN != r.PublishedLSN {
-		position += ", the source is at " + r.ServerLSN
+		position = append(position, "the source is at "+r.ServerLSN)
 	}
-	add("published", "up to "+cmp.Or(r.PublishedLSN, "nothing"), position)
+	published := "nothing yet"
+	switch {
+	case r.PublishedLSN != "":
+		published = "up to " + r.PublishedLSN
+	case unseen:
+		published = "-" // by a capture of before, perhaps
+	}
+	add("published", published, strings.Join(position, ", "))
+	if len(r.Idle) > 0 {
+		add("tables", "none fits "+strings.Join(r.Idle, ", "), "of source.tables; capture check says which name is near")
+	}
 	if goes, ok := service.TimeGoes(seen(r.Stages)); ok {
 		add("time goes", goes, "")
 	}

@@ -77,6 +77,7 @@ type Status struct {
 	Events   []service.Event      `json:"events"`   // the newest first
 
 	Wanted       []string `json:"wanted_tables,omitempty"` // source.tables
+	Idle         []string `json:"idle_patterns,omitempty"` // those of them that no table fits
 	Publications []string `json:"publications,omitempty"`
 	MemoryBytes  int64    `json:"memory_bytes,omitempty"` // that the process holds, in whole MiB
 	// Configuration is what capture config show prints, secrets as ***; "" where one table is asked of, or where it would be shown to
@@ -336,7 +337,7 @@ func (c *Capture) publishStatus(s *session) {
 		LagSeconds: h.BehindSeconds, ToPublish: h.ToPublish,
 		PublishedLSN: s.progressEnd.String(), ServerLSN: s.facts.wal.String(),
 		Snapshot: snapshotOf(&h),
-		Tables:   []TableStatus{}, Alarms: []TroubleStatus{}, SeenAt: time.Now().UTC(), ServerVersion: s.serverVersion,
+		Tables:   []TableStatus{}, Alarms: []TroubleStatus{}, SeenAt: time.Now().UTC(), ServerVersion: s.serverVersion, Idle: s.unfit,
 	}
 	for _, t := range s.alarms {
 		st.Alarms = append(st.Alarms, tell(t))

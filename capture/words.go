@@ -245,10 +245,13 @@ var limits = map[string]struct{ who, work, hint string }{
 	stageKafka:    {"Kafka", "waiting for its commits", "look at the brokers' disks and network; a larger publish.bytes makes fewer transactions"},
 }
 
-// seen gives stages as people read them.
+// seen gives stages as people read them. None waits for the next try: what is tried is the whole of capture, and the trouble says when.
 func seen(stages []service.StageState) []service.StageState {
 	stages = slices.Clone(stages)
 	for i := range stages {
+		if stages[i].WaitingOn == waitRetry {
+			stages[i].WaitingOn = ""
+		}
 		stages[i].WaitingOn = whom(stages[i].WaitingOn)
 		if stages[i].Name == stageKafka {
 			stages[i].Name = whom(waitKafka)
@@ -271,6 +274,9 @@ func (st *Status) goes() string {
 	behind := service.FormatSeconds(st.LagSeconds)
 	switch st.State {
 	case service.StateUpToDate:
+		if len(st.Tables) == 0 {
+			return "captures nothing: no table fits source.tables."
+		}
 		if st.ChangesPerSecond >= 1 {
 			behind += fmt.Sprintf(" behind, %s changes/s", service.FormatCount(int64(math.Round(st.ChangesPerSecond))))
 		} else {
@@ -370,8 +376,6 @@ func (o *OpenTransaction) end() []service.Step {
 // whom names whom a stage waits for.
 func whom(on string) string {
 	switch on {
-	case waitRetry:
-		return "the next try"
 	case waitResume:
 		return "capture resume"
 	case waitSource, waitSlot, waitRegistry, waitSnapshot:

@@ -108,6 +108,15 @@ func TestStatusText(t *testing.T) {
 		away.WAL.AsOf = now.Add(-41 * time.Second).UTC()
 		away.Trouble = &TroubleStatus{Code: trouble.SourceUnreachable, Op: "connect to", Subject: "the source", Cause: "connection refused", Since: now.Add(-41 * time.Second).UTC()}
 		show("away.txt", away, person, terminal.Look{})
+		never := base() // as its source cannot be reached
+		never.Since, never.State, never.SeenAt, never.WAL, never.PublishedLSN, never.ServerLSN, never.PublishedTime, never.Era = now.Add(-41*time.Second).UTC(), service.StateStarting, time.Time{}, WAL{BudgetBytes: 50 << 30}, "", "", time.Time{}, 0
+		never.Tables, never.Snapshot, never.ChangesPerSecond, never.LagSeconds = []TableStatus{}, SnapshotStatus{}, 0, 0
+		never.Stages = waits(goes(0, 0, 0, 0), stageEncode, waitRetry, now.Add(-3*time.Second))
+		never.Trouble = &TroubleStatus{Code: trouble.SourceUnreachable, Op: "connect to", Subject: "the source", Cause: "connection refused", Since: now.Add(-41 * time.Second).UTC(), Tries: 7, NextTry: now.Add(4 * time.Second).UTC()}
+		show("never.txt", never, person, terminal.Look{})
+		idle := base()
+		idle.Wanted, idle.Idle = []string{"public.*", "public.ordres"}, []string{"public.ordres"}
+		show("idle.txt", idle, person, terminal.Look{})
 		if held.Well() || !base().Well() {
 			t.Error("what is well")
 		}

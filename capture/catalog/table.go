@@ -397,10 +397,37 @@ func (c *Catalog) indexes(ctx context.Context, byOID map[schema.OID]*relation) e
 // Definitions gives t.Generated as a column definition each, with their expressions: a target that has them computes the
 // values itself. It locks the table for a moment, and is not for where the stream waits.
 func (c *Catalog) Definitions(ctx context.Context, t *Table) ([]string, error) {
-	return query(ctx, c.conn, "look up generated columns of", pgx.RowTo[string], `
+	list, err := query(ctx, c.conn, "look up generated columns of", pgx.RowTo[string], `
 		select format('%I %s generated always as (%s) stored', a.attname, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid))
 		  from pg_attribute a join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
 		 where a.attrelid = $1 and a.attname::text = any($2) order by a.attnum`, uint32(t.Relation.OID), t.Generated)
+	for i := range list {
+		list[i] = oneLine(list[i])
+	}
+	return list, err
+}
+
+// oneLine gives SQL of the server in one line, as it is copied: a CASE has one for each WHEN. What is quoted stays as it is.
+func oneLine(sql string) string {
+	var b strings.Builder
+	quote, gap := rune(0), false
+	for _, r := range sql {
+		switch {
+		case quote == r:
+			quote = 0
+		case quote == 0 && (r == '\'' || r == '"'):
+			quote = r
+		case quote == 0 && (r == '\n' || r == ' '):
+			gap = true
+			continue
+		}
+		if gap && !strings.HasSuffix(b.String(), "(") {
+			b.WriteByte(' ')
+		}
+		gap = false
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 // TemporaryTables counts the temporary tables of all sessions. Tables does not list them: they come and go.
