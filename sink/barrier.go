@@ -7,6 +7,8 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // Barrier is a TRUNCATE at which partitions wait for the others: it is executed when all have come to it.
@@ -24,33 +26,81 @@ type Missing struct {
 	Owner     string `json:"owner,omitempty"` // instance that reads it, as far as is known
 }
 
-// barrierOf gives the TRUNCATE that a partition of the topic has waited at longest, nil for none. s.mu is held.
+// truncation is a TRUNCATE that a partition of a topic waits at.
+type truncation struct {
+	topic string
+	at    change.Position
+	since time.Time
+	count int32 // partitions of the topic
+	peers []warehouse.Barrier
+}
+
+// barrierOf gives the TRUNCATE that a partition of the topic has waited at longest, nil for none: of those that this sink reads, or else of
+// those of others, as far as these were looked at. s.mu is held.
 func (s *Sink) barrierOf(topic string) *Barrier {
-	var first *hold
-	count := int32(0)
+	var first *truncation
 	for p, h := range s.held {
 		if p.Topic == topic && !h.barrier.IsZero() && len(h.peers) > 0 && (first == nil || h.since.Before(first.since)) {
-			first, count = h, p.Count
+			first = &truncation{topic, h.barrier, h.since, p.Count, h.peers}
 		}
 	}
 	if first == nil {
+		first = s.outlook.truncation(topic)
+	}
+	return first.tell(s.troubles)
+}
+
+// truncation gives the TRUNCATE that a partition of the topic has waited at longest, as the checkpoints have it; nil for none, or where they
+// were not looked at of late.
+func (o *outlook) truncation(topic string) *truncation {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if time.Since(o.at) > lookKept {
 		return nil
 	}
-	b := &Barrier{Position: first.barrier.String(), Since: first.since.UTC(), There: []int32{}, Missing: []Missing{}}
-	for number := range count {
+	var first *truncation
+	var peers []warehouse.Barrier
+	count := int32(0)
+	for i := range o.all {
+		c := &o.all[i]
+		if c.Topic != topic {
+			continue
+		}
+		count = max(count, c.Partition+1)
+		peers = append(peers, warehouse.Barrier{Partition: c.Partition, Applied: c.Position, Waiting: c.Barrier, Owner: c.Owner})
+		if c.Barred() && c.AppliedAt != nil && (first == nil || c.AppliedAt.Before(first.since)) {
+			first = &truncation{topic: topic, at: c.Barrier, since: *c.AppliedAt}
+		}
+	}
+	if first != nil {
+		for number := range o.parts[topic] { // also of those that nobody has claimed
+			count = max(count, number+1)
+		}
+		first.count, first.peers = count, peers
+	}
+	return first
+}
+
+// tell says which partitions have come to it, and what holds the others; nil of none.
+func (t *truncation) tell(troubles []warehouse.Quarantine) *Barrier {
+	if t == nil {
+		return nil
+	}
+	b := &Barrier{Position: t.at.String(), Since: t.since.UTC(), There: []int32{}, Missing: []Missing{}}
+	for number := range t.count {
 		missing := Missing{Partition: number}
 		there := false
-		for i := range first.peers {
-			if peer := &first.peers[i]; peer.Partition == number {
-				there, missing.Owner = peer.At(first.barrier), peer.Owner
+		for i := range t.peers {
+			if peer := &t.peers[i]; peer.Partition == number {
+				there, missing.Owner = peer.At(t.at), peer.Owner
 			}
 		}
 		if there {
 			b.There = append(b.There, number)
 			continue
 		}
-		for i := range s.troubles {
-			if q := &s.troubles[i]; q.Topic == topic && q.Partition == number {
+		for i := range troubles {
+			if q := &troubles[i]; q.Topic == t.topic && q.Partition == number {
 				missing.Code = q.Code
 			}
 		}

@@ -170,13 +170,14 @@ func membersOf(ctx context.Context, admin *kadm.Client, name string) (int, error
 // checkRules says which rule meets which topics, and what it would do to its targets.
 func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Session, topics kadm.TopicDetails, up bool) {
 	matched := make([][]string, s.rules.Len())
-	var unmatched []string
-	progress := 0
+	var unmatched, there []string // there are the tables that any topic is of
+	progress, visible := 0, 0
 	routes := map[string]*rule.Route{} // by topic
 	for _, name := range topics.Names() {
 		if topics[name].IsInternal || topics[name].Err != nil {
 			continue
 		}
+		visible++
 		if source, ok := record.ParseProgressTopic(name); ok {
 			if _, ok := s.rules.Source(source); ok {
 				progress++
@@ -187,6 +188,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		if !ok {
 			continue
 		}
+		there = append(there, schema+"."+table)
 		r, ok := s.rules.Match(source, schema, table)
 		if !ok {
 			if !s.rules.Skipped(source, schema, table) {
@@ -203,8 +205,12 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	}
 	c.Part("Rules", fmt.Sprintf("%s, %s, %s", service.Plural(s.rules.Len(), "rule"), service.Plural(tables, "table"), service.Plural(progress, "source")))
 	if tables == 0 && topics != nil {
-		hints := []string{"start capture, or look at from and sources; or the brokers hide topics that the user may not describe:"}
-		c.Warn(trouble.NoTopics, "topics", "no topic matches the rules", append(hints, s.cfg.Kafka.Commands(kafka.OnTopics, s.rights())...)...)
+		text, hints := "no topic matches the rules", []string{"start capture, or look at from and sources"}
+		if visible == 0 {
+			text = "the brokers show no topic"
+			hints = append([]string{"start capture; or the brokers hide topics that the user may not describe:"}, s.cfg.Kafka.Commands(kafka.OnTopics, s.rights())...)
+		}
+		c.Warn(trouble.NoTopics, "topics", text, hints...)
 	}
 	plans := s.plans(ctx, c, slices.Concat(matched...))
 	c.checkSharing(shareTargets(routes), plans)
@@ -214,7 +220,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	for i, names := range matched {
 		if len(names) == 0 {
 			if topics != nil && !s.rules.Skips(i) {
-				c.Warn(trouble.NoTopics, fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: no topic", s.rules.From(i)), "see docs/runbooks/no-topics.md")
+				c.Warn(trouble.NoTopics, fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: no topic%s", s.rules.From(i), terminal.Meant(s.rules.From(i), there)), "see docs/runbooks/no-topics.md")
 			}
 			continue
 		}

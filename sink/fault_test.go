@@ -865,6 +865,10 @@ func TestCheck(t *testing.T) {
 	tables := w.cfg.Tables
 	w.cfg.Tables = []rule.Table{{Source: "shop", From: "public.t", To: "sales.t", SID: "tenant", Create: true}, {From: "public.t", To: "sales.t", Create: true}, {From: "public.nothing", To: "sales.n"}}
 	want(1, "FAIL  sid            sales.t is written with a sid by one rule and without by another", "warn  tables[2]      public.nothing: no topic", "docs/runbooks/no-topics.md")
+	w.cfg.Tables = []rule.Table{{From: "public.odf", To: "sales.odd"}}
+	if _, text := check(); !strings.Contains(text, "public.odf: no topic; did you mean public.odd?") || strings.Contains(text, "kafka-acls") {
+		t.Errorf("of a rule that no topic matches, where there are others:\n%s", text)
+	}
 	// Twenty tenants, of which two differ, and an index that retention wants.
 	for i := range 3 {
 		w.source(fmt.Sprintf("tenant_%d", i)).tx(ins(relation("orders", "id integer key", "note text", "channel text"), 1, "x", "y"))

@@ -398,7 +398,14 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		if !at.position.IsZero() {
 			out.Position = at.position.String()
 		}
-		if out.State = f.State(); out.Unknown != "" && out.State == service.StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {
+		out.Barrier = o.outlook.truncation(t.Topic).tell(quarantines)
+		if f.Barred = at.barred; f.Barred {
+			out.WaitingOn = waitBarrier
+		}
+		if out.State = f.State(); out.State != service.StateWaiting {
+			out.WaitingOn = ""
+		}
+		if out.Unknown != "" && out.State == service.StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {
 			out.State = service.StateCatchingUp // as far as the source's progress tells
 		}
 		st.Tables = append(st.Tables, out)

@@ -384,7 +384,7 @@ func (at *standing) join(p *outside, all, own *extent, mine bool) {
 	} else {
 		at.others++
 	}
-	at.barred = at.barred || p.Barred && end > p.Next
+	at.barred = at.barred || p.Barred() && end > p.Next
 	if p.Position.Compare(at.position) > 0 {
 		at.position = p.Position
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -441,24 +442,40 @@ func TestBarrierWaits(t *testing.T) {
 	shop.table(r, 2)
 	shop.tx(ins(r, 1, "poison"))
 	shop.tx(trunc(r))
-	one := w.start(w.cfg)
-	told := func() (needs []service.Need) {
-		for _, n := range one.Status().Needs {
-			if n.Code == trouble.BarrierWaiting {
-				needs = append(needs, n)
+	one, two, o := w.start(w.cfg), w.start(w.cfg), w.operator()
+	told := func() (needs []service.Need) { // by both, of which one has come there, and by who asks the warehouse
+		asked, err := o.Status(t.Context(), w.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, st := range []*sink.Status{one.StatusOf(service.Asked{}), two.StatusOf(service.Asked{}), asked} {
+			for _, n := range st.Needs {
+				if n.Code == trouble.BarrierWaiting {
+					n.Since = time.Time{} // each saw it come there
+					needs = append(needs, n)
+				}
 			}
 		}
 		return needs
 	}
-	w.eventually(1, func() any { return len(told()) })
-	n, held := told()[0], w.query(`SELECT partition FROM tributary.quarantine`)[0]
+	w.eventually(true, func() any {
+		a, b := one.Status().Partitions, two.Status().Partitions
+		return a > 0 && b > 0 && len(told()) == 3
+	})
+	needs, held := told(), w.query(`SELECT partition FROM tributary.quarantine`)[0]
+	n := needs[0]
+	for i := range needs {
+		if !reflect.DeepEqual(needs[i], n) {
+			t.Errorf("one says\n%+v\nanother\n%+v", n, needs[i])
+		}
+	}
 	there := map[string]string{"0": "1", "1": "0"}[held]
 	if n.Urgent || n.Subject != "shop/public.t" || !strings.HasSuffix(n.What, ": of 2 partitions "+there+" is there") || len(n.Do) != 1 || n.Do[0].Command != "sink resume shop/public.t" ||
 		n.Do[0].Note != "partition "+held+" is held by constraint-violation: mend that first" {
 		t.Errorf("partition %s is held: %+v", held, n)
 	}
 	w.exec(`ALTER TABLE public.t DROP CONSTRAINT fine`)
-	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.t"}); err != nil {
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.t"}); err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)

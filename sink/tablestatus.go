@@ -40,7 +40,7 @@ type TableStatus struct {
 	PausedSince      *time.Time `json:"paused_since,omitempty"`
 	PausedReason     string     `json:"paused_reason,omitempty"`
 	Trouble          *Trouble   `json:"trouble,omitempty"`
-	Barrier          *Barrier   `json:"barrier,omitempty"` // where a partition of this sink waits at a TRUNCATE
+	Barrier          *Barrier   `json:"barrier,omitempty"` // where one of its partitions waits at a TRUNCATE
 	WaitingOn        string     `json:"waiting_on,omitempty"`
 	Keep             string     `json:"keep,omitempty"`        // rows that are older are removed
 	Expired          int64      `json:"expired,omitempty"`     // rows removed so, by all sinks

@@ -16,12 +16,15 @@ type Checkpoint struct {
 	Place
 	Next       int64           // offset of the first record not applied
 	Position   change.Position // of the last record applied
-	Barred     bool            // it waits for the other partitions at a TRUNCATE
+	Barrier    change.Position // of the TRUNCATE that it has come to last, see Barred
 	Rows       int64           // applied ever
 	AppliedAt  *time.Time      // when it was moved last; nil: never
 	LastCommit *time.Time      // at the source, of the last change applied
 	Owner      string          // the sink that claimed it; "" where it was moved since, from outside
 }
+
+// Barred says whether it waits for the other partitions at a TRUNCATE.
+func (c *Checkpoint) Barred() bool { return c.Barrier.Compare(c.Position) > 0 }
 
 // Group gives all checkpoints of the group, in order of topic and partition: what its members know of each other.
 func (s *Session) Group(ctx context.Context) ([]Checkpoint, error) {
@@ -29,18 +32,21 @@ func (s *Session) Group(ctx context.Context) ([]Checkpoint, error) {
 		return nil, err
 	}
 	rows, err := s.conn.Query(ctx, `
-		SELECT topic, partition, next_offset, era, lsn::text, seq, (barrier_era, barrier_lsn, barrier_seq) > (era, lsn, seq),
+		SELECT topic, partition, next_offset, era, lsn::text, seq, barrier_era, barrier_lsn::text, barrier_seq,
 		       applied_rows, applied_at, last_commit_ts, coalesce(owner, '')
 		  FROM tributary.checkpoint WHERE grp = $1 ORDER BY 1, 2`, s.w.cfg.Group)
 	if err != nil {
 		return nil, s.broken("read", "tributary.checkpoint", err)
 	}
 	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c Checkpoint, err error) {
-		var era int32
-		var lsn string
-		var seq int64
-		if err = row.Scan(&c.Topic, &c.Partition, &c.Next, &era, &lsn, &seq, &c.Barred, &c.Rows, &c.AppliedAt, &c.LastCommit, &c.Owner); err == nil {
-			c.Position, err = position(era, lsn, seq)
+		var eras [2]int32
+		var lsns [2]string
+		var seqs [2]int64
+		if err = row.Scan(&c.Topic, &c.Partition, &c.Next, &eras[0], &lsns[0], &seqs[0], &eras[1], &lsns[1], &seqs[1], &c.Rows, &c.AppliedAt, &c.LastCommit, &c.Owner); err != nil {
+			return c, err
+		}
+		if c.Position, err = position(eras[0], lsns[0], seqs[0]); err == nil {
+			c.Barrier, err = position(eras[1], lsns[1], seqs[1])
 		}
 		return c, err
 	})

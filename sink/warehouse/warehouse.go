@@ -110,7 +110,7 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 	case state == "":
 		t.Code = trouble.WarehouseUnreachable
 		t.Means = "nothing is lost: Kafka keeps the changes, and the sink goes on by itself"
-		t.Hint = "check host, port and firewall; sink check --only warehouse tries again"
+		t.Hint = "check host, port and firewall"
 	case state == "3D000":
 		t.Code = trouble.WarehouseRights
 		t.Hint = "there is no such database on that server: create it, or mend its name in warehouse.dsn; psql -l lists those that there are"

@@ -99,8 +99,13 @@ func TestVerbs(t *testing.T) {
 		"1 partition is tried again")
 	want(run("", "status", "--direct"), "vacation")
 	want(said, "is paused: 1 table.")
+	run("and shop is paused", "resume", "shop/public.t", "--yes")
+	run("and shop is paused", "resume", "--yes")
 	want(run("", "resume", "shop", "--yes"), "1 pause ended")
-	run("nothing to resume", "resume", "--yes")
+	want(run("", "resume", "shop/public.t", "--yes"), "nothing to resume: shop/public.t goes on")
+	want(run("", "resume", "--yes", "--wait"), "nothing to resume: the group goes on")
+	run("nothing to resume: the group has written nothing of shop/public.tt; did you mean shop/public.t?", "resume", "shop/public.tt", "--yes")
+	run("nothing to put aside: no record holds shop/public.t", "resume", "shop/public.t", "--park", "--yes")
 
 	if _, err := conn.Exec(t.Context(), `CREATE TABLE public.t (tenant text, id integer);
 		INSERT INTO public.t SELECT CASE WHEN i % 2 = 0 THEN 'shop' ELSE 'other' END, i FROM generate_series(1, 50) i;

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -83,6 +84,36 @@ func known(cmd *cobra.Command, o *sink.Operator, args []string) error {
 	return err
 }
 
+// nothingHeld says that there is nothing to resume. It is no failure: a sink that starts tries what was held by itself, and who has
+// restarted one and resumes then, as a hint says, comes late.
+func nothingHeld(cmd *cobra.Command, o *sink.Operator, args []string, pauses []warehouse.Pause, park bool) error {
+	what := "the group"
+	if len(args) > 0 {
+		unknown, err := o.Unknown(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if unknown != "" {
+			return errors.New("nothing to resume: " + unknown)
+		}
+		what = args[0]
+	}
+	source, table, err := sink.Subject(strings.Join(args, ""))
+	if err != nil {
+		return err
+	}
+	for i := range pauses {
+		if p := &pauses[i]; len(args) == 0 || p.Covers(source, table) {
+			return fmt.Errorf("nothing to resume: a pause ends by the name that it was asked for with, and %s is paused", p.Subject())
+		}
+	}
+	if park {
+		return fmt.Errorf("nothing to put aside: no record holds %s (sink status)", what)
+	}
+	terminal.Of(cmd).Printf("nothing to resume: %s goes on, neither paused nor held. A sink that starts tries by itself what was held: sink status\n", what)
+	return nil
+}
+
 func resumeCommand() *cobra.Command {
 	var c terminal.Change
 	var park, wait bool
@@ -139,7 +170,7 @@ func resumeCommand() *cobra.Command {
 				case skips && len(quarantines) > 1:
 					return fmt.Errorf("%d partitions of %s are held at offset %d, and only one was meant: put the record aside with --park", len(quarantines), args[0], skip)
 				case found == 0:
-					return errors.New("nothing to resume: it is neither paused nor quarantined (sink status)")
+					return nothingHeld(cmd, o, args, pauses, park)
 				}
 				ok, err := c.Agreed(cmd)
 				if err != nil || !ok {
