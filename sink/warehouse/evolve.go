@@ -18,13 +18,6 @@ import (
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
-// feed is what is known of a topic that writes a target.
-type feed struct {
-	topic string
-	sole  bool   // no other topic writes the target
-	shape *shape // nil before the first time
-}
-
 // shape is what a target was last made to fit, for one topic: the columns of the source by their attnum, which stays
 // what it is when a column is renamed.
 type shape struct {
@@ -40,37 +33,6 @@ type shapeColumn struct {
 
 // newest is a position behind all others.
 var newest = change.Position{Era: math.MaxUint16, CommitLSN: math.MaxUint64, Seq: 1<<48 - 1}
-
-// feedSID gives the sid by which tributary.feed tells the rows of a plan apart: "" where the target has no sid column.
-func feedSID(plan *rule.Plan) string {
-	if plan.SIDColumn == "" {
-		return ""
-	}
-	return plan.SID
-}
-
-// readFeed gives nil where no topic writes the plan's target with its sid.
-func (s *Session) readFeed(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*feed, error) {
-	var known *string
-	var raw []byte
-	f := &feed{}
-	// Without a lock: whoever prepares a target has the advisory lock of its schema.
-	err := tx.QueryRow(ctx, `
-		SELECT max(topic) FILTER (WHERE grp = $1 AND sid = $4), count(*) <= 1, (array_agg(shape::text) FILTER (WHERE grp = $1 AND sid = $4))[1]
-		  FROM tributary.feed WHERE target_schema = $2 AND target_table = $3`,
-		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, feedSID(plan)).Scan(&known, &f.sole, &raw)
-	if err != nil || known == nil {
-		return nil, err
-	}
-	f.topic = *known
-	if raw != nil {
-		f.shape = &shape{}
-		if err := json.Unmarshal(raw, f.shape); err != nil {
-			return nil, fmt.Errorf("read tributary.feed of topic %q: %w", f.topic, err)
-		}
-	}
-	return f, nil
-}
 
 // evolution makes a target that is there fit a plan.
 type evolution struct {

@@ -147,7 +147,9 @@ func (s *Session) inspectShape(ctx context.Context, tx pgx.Tx, plan *rule.Plan) 
 	var f *feed
 	have, err := schemaVersion(ctx, tx)
 	if err == nil && have == Version { // else it is to be made yet
-		f, err = s.readFeed(ctx, tx, plan)
+		if f, err = s.readFeed(ctx, tx, plan); err == nil {
+			err = s.refuseOthers(ctx, tx, plan, f == nil)
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -111,31 +111,6 @@ func (s *Session) Prepared(plan *rule.Plan) *Target {
 
 func targetName(plan *rule.Plan) string { return fmt.Sprintf("table %q", plan.Target.String()) }
 
-// feed makes sure that no other topic writes the rows of this one.
-func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic string) (*feed, error) {
-	if _, err := tx.Exec(ctx, `INSERT INTO tributary.feed VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
-		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, feedSID(plan), topic); err != nil {
-		return nil, err
-	}
-	f, err := s.readFeed(ctx, tx, plan)
-	if err != nil {
-		return nil, err
-	}
-	if f.topic == topic {
-		return f, nil
-	}
-	hint := fmt.Sprintf("add sid: <column> to tables[%d], or give the sources different targets ({source} in to)", plan.Rule)
-	if plan.SIDColumn != "" {
-		hint = "give the sources different values of sid"
-	}
-	return nil, &trouble.Error{
-		Code: trouble.RuleConflict, Op: "apply rule", Subject: fmt.Sprintf("tables[%d] to topic %q", plan.Rule, topic),
-		Cause: fmt.Errorf("topic %q already writes table %q with the same sid", f.topic, plan.Target.String()),
-		Means: "the rows of the one would overwrite those of the other; this table is not written, nothing is lost",
-		Hint:  hint + fmt.Sprintf("\nif the other is gone for good: DELETE FROM tributary.feed WHERE topic = %s;", postgres.Literal(f.topic)),
-	}
-}
-
 // shape makes the target fit the plan and describes it. f is nil where nothing was ever written.
 func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed, at change.Position) (*Target, error) {
 	e := &evolution{s: s, tx: tx, plan: plan, feed: f, table: postgres.Ident(plan.Target.Schema, plan.Target.Table)}

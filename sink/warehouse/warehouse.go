@@ -66,6 +66,8 @@ func (w *Warehouse) connect(ctx context.Context) (*pgx.Conn, error) {
 		for _, setting := range []string{"enable_hashjoin", "enable_mergejoin", "enable_seqscan", "jit"} {
 			c.RuntimeParams[setting] = "off"
 		}
+		// What was committed while a statement waited for a lock is seen by the next one, whatever the database's default is.
+		c.RuntimeParams["default_transaction_isolation"] = "read committed"
 		// A statement is one round trip, the first time as well; those that come again and again are prepared: see Session.run.
 		c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	})
