@@ -387,7 +387,9 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 	if time.Now().Before(snap.notBefore) || s.streamed < snap.from {
 		return nil, nil
 	}
-	source := snapshot.Source{Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Where: t.progress.Where, Columns: t.progress.Columns}
+	source := snapshot.Source{
+		Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Where: t.progress.Where, Columns: t.progress.Columns, Unpublished: t.pub.Unpublished(),
+	}
 	if len(source.Relation.Key) == 0 {
 		if snap.hold != nil {
 			return nil, nil

@@ -61,6 +61,7 @@ type Cover struct {
 // cover is what of one version of a relation is published: kept are indexes into its columns.
 type cover struct {
 	published *schema.Relation
+	hidden    []int // not published, or masked by null
 	kept      []int
 	masks     []mask.Kind // of the kept
 	types     []*schema.Type
@@ -120,6 +121,9 @@ func newCover(covers []Cover, salt []byte, rel *schema.Relation) (*cover, error)
 	published.Columns, published.Key = nil, nil
 	c := &cover{published: &published, masker: mask.New(salt)}
 	for i := range rel.Columns {
+		if excluded[i] || masks[i] == mask.Null {
+			c.hidden = append(c.hidden, i)
+		}
 		if excluded[i] {
 			continue
 		}

@@ -241,6 +241,14 @@ func (t *Table) Schemas() string { return t.schemas }
 // Partitions gives over how many partitions rows are spread.
 func (t *Table) Partitions() int { return int(t.partitions) }
 
+// Unpublished gives the indexes of those columns of Relation whose values no reader of the topic gets.
+func (t *Table) Unpublished() []int {
+	if t.cover == nil {
+		return nil
+	}
+	return t.cover.hidden
+}
+
 // Topic gives the name of the table's topic.
 func (t *Table) Topic() string { return t.topic.name }
 

@@ -130,6 +130,8 @@ type Source struct {
 	// Columns are the names of the columns that are wanted besides the key; nil wants all. The others are Unchanged in
 	// the rows of a Chunk, but not in the one row of a Range.At, which is whole.
 	Columns []string
+	// Unpublished are indexes of columns whose values nobody gets: they are not read at all, and null in all rows.
+	Unpublished []int
 }
 
 // from gives the table as it stands in FROM: a partitioned one with its partitions, any other without the children
@@ -149,7 +151,7 @@ func (s Source) columns() string {
 	names := make([]string, len(s.Relation.Columns))
 	for i := range s.Relation.Columns {
 		names[i] = postgres.Ident(s.Relation.Columns[i].Name)
-		if !s.wants(i) {
+		if !s.wants(i) || slices.Contains(s.Unpublished, i) {
 			names[i] = "(select " + names[i] + " where false)" // null of its type, which a cast to a domain may refuse
 		}
 	}

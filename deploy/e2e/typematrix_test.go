@@ -360,7 +360,8 @@ A row may be as large as its topic takes, ` + "`topics.max_message_bytes`" + ` (
 ` + "`socket.request.max.bytes`" + `): ` + "`TestLargeRows`" + `. A larger one holds its table alone, with an error that names table, key and size ([record-too-large](runbooks/record-too-large.md)).
 
 Postgres itself makes each row, and each message of its stream, in a buffer of 1 GiB. More it does not store from one statement; and a ` + "`bytea`" + ` above 512 MiB, whose text is twice as long, it stores, but
-then neither gives its text nor copies or streams it (` + "`invalid memory alloc request size`" + `). Capture stops at such a row with [stream-broken](runbooks/stream-broken.md). In binary alone it could
+then neither gives its text nor copies or streams it (` + "`invalid memory alloc request size`" + `). One that is there when its table is read holds that table ([snapshot-failed](runbooks/snapshot-failed.md)), unless its
+column is excluded: then it is not read. One that comes in the stream stops capture, excluded or not ([stream-broken](runbooks/stream-broken.md)). In binary alone it could
 be read, which capture does not ask for: a record of 411 MB takes 9.6 GB of memory on its way already, and above 1000 MiB there is none.
 
 The servers of the tests lack PostGIS and pgvector: their types are tried on a Postgres of the machine that has them. On Debian
