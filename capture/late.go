@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
 )
 
 // passed tells up to when all that had been committed is published: since a position passes where the source was seen to be at that
@@ -55,6 +56,15 @@ func lateness(now, oldest, newest, until time.Time) time.Duration {
 		return 0
 	}
 	return max(now.Sub(since), 0)
+}
+
+// publishedUntil gives up to when all that the source had committed was published, as far as a progress record says: nobody has looked
+// since it was written. Zero: it does not say.
+func publishedUntil(pr *record.Progress) time.Time {
+	if pr == nil || pr.WrittenAt == 0 {
+		return time.Time{}
+	}
+	return micros(pr.WrittenAt).Add(-seconds(pr.Health.BehindSeconds))
 }
 
 // micros is a time in microseconds since 1970; 0 is none.

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
@@ -80,5 +81,36 @@ func TestClocksThatDiffer(t *testing.T) {
 	b.clock(time.Now(), time.Time{})
 	if *b.ahead != before {
 		t.Error("an answer that took long, or none, tells of the clock")
+	}
+}
+
+// TestProgressOfABacklog: no record that lacks what the source has committed since says that all until it was written is there: neither that
+// by which an instance takes over, which repeats the one before, nor the first of its own.
+func TestProgressOfABacklog(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	before, at := r.progress(), time.Now()
+	r.exec("insert into item (id) values (1)")
+	var lsn string
+	must(t, r.conn.QueryRow(t.Context(), "select pg_current_wal_insert_lsn()::text").Scan(&lsn))
+	end, err := change.ParseLSN(lsn)
+	must(t, err)
+	_, stop = r.start()
+	r.fence()
+	must(t, stop())
+	lacking := 0
+	for _, pr := range r.progresses() {
+		if pr.N <= before.N || change.LSN(pr.EndLSN) >= end {
+			continue
+		}
+		lacking++
+		if until := publishedUntil(pr); until.After(at.Add(time.Millisecond)) {
+			t.Errorf("record %d, up to %s, says that all is there until %s after a change at %s, which it lacks", pr.N, change.LSN(pr.EndLSN), until.Sub(at), end)
+		}
+	}
+	if lacking == 0 {
+		t.Error("no record was written before the change was published")
 	}
 }

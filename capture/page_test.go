@@ -55,6 +55,7 @@ func TestJudge(t *testing.T) {
 		{"starting", Status{State: "starting"}, 0, "starting", "is starting.", ""},
 		{"starting, held up", Status{State: "starting", Stages: []service.StageState{{WaitingOn: waitOld, Since: now.Add(-time.Hour)}}}, 0, "starting", "waits for an old transaction, for 1 h 0 min", "slot-waits-for-transaction"},
 		{"well", Status{}, 0, "up_to_date", "is healthy: 0 s behind", ""},
+		{"well, with no table", Status{Tables: []TableStatus{}}, 0, "up_to_date", "captures nothing: no table fits source.tables", ""},
 		{"a little behind", Status{LagSeconds: 59}, 0, "up_to_date", "59 s behind", ""},
 		{"catching up", Status{LagSeconds: 161, ToPublish: 4 << 30, ETASeconds: &left}, 0, "catching_up", "4.0 GiB of WAL to publish, 2 min 41 s behind, about 6 min", ""},
 		{"falling behind", Status{LagSeconds: 161, Falling: true, Stages: busy}, 0, "falling_behind", "and it grows", "falling-behind"},
@@ -74,6 +75,9 @@ func TestJudge(t *testing.T) {
 		st.Source = "shop"
 		if st.State == "" {
 			st.State = service.StateUpToDate
+		}
+		if st.Tables == nil {
+			st.Tables = []TableStatus{{Table: "public.orders", State: service.StateStreaming, Level: "all"}}
 		}
 		st.judge(now, one.unmoved)
 		codes := ""

@@ -105,16 +105,20 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, catalog: cat, pub: pub, registry: c.registry, system: system,
 		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus, paused: c.pausing.holds,
 		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version, passage: passage{tracer: c.tracer},
-		livelyAt: time.Now(),
+		livelyAt: time.Now(), passed: passed{until: publishedUntil(state.Progress)},
 	}
 	s.tooSlow = func() bool { return !server.InRecovery && c.behind.tooSlow(s.stream) }
 	if c.tracer != nil {
 		pub.SetTrace(s.passage.begin)
 	}
-	if _, err := c.look(ctx, cat); err != nil { // before anything is published: is it paused?
+	s.facts.at = time.Now()
+	seen, err := c.look(ctx, cat) // before anything is published: is it paused, and how far behind?
+	if err != nil {
 		_ = conn.Close(ctx)
 		return err
 	}
+	s.facts.slot, s.facts.wal = seen.Slot, seen.WAL
+	s.passed.see(s.facts.at, s.facts.wal)
 	s.patterns, _ = catalog.ParsePatterns(c.config.Source.Tables) // the configuration's check has parsed them
 	pub.SetSource(record.Source{
 		Name: c.config.Source.Name, Database: system.Database, Version: service.ThisBuild().Version, SystemID: system.ID, Timeline: system.Timeline,
