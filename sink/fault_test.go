@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -662,6 +663,9 @@ func TestBehindAsCapture(t *testing.T) {
 	age := func() any {
 		for _, src := range s.Status().Sources {
 			if src.AgeSeconds != nil {
+				if until := time.Since(*src.CompleteUntil).Seconds(); math.Abs(until-*src.AgeSeconds) > 1 {
+					t.Errorf("complete until %s, %f s ago", src.CompleteUntil, *src.AgeSeconds)
+				}
 				return int(*src.AgeSeconds) / 60
 			}
 		}

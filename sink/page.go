@@ -111,7 +111,7 @@ func (st *Status) tiles() []page.Tile {
 
 	complete := page.Tile{Name: "Complete up to", Value: "–", Lines: []string{"a source is not known to be complete up to any commit"}}
 	if last := st.complete(); last != nil {
-		complete.Time, complete.Lines = *last.CompleteAt, []string{service.FormatSeconds(*last.AgeSeconds) + " ago: " + last.holds()}
+		complete.Time, complete.Lines = *last.until(), []string{service.FormatSeconds(*last.AgeSeconds) + " ago: " + last.holds()}
 		if others := st.others(last); others != "" {
 			complete.Lines = append(complete.Lines, others)
 		}
@@ -180,8 +180,8 @@ func (st *Status) sources() page.Table {
 	for i := range st.Sources {
 		src := &st.Sources[i]
 		complete, age, wal, note := page.Cell{Text: "–"}, page.Cell{Text: "–"}, service.FormatBytes(src.Capture.WALKept), ""
-		if src.CompleteAt != nil {
-			complete = page.Cell{Time: *src.CompleteAt}
+		if until := src.until(); until != nil {
+			complete = page.Cell{Time: *until}
 		}
 		if src.AgeSeconds != nil {
 			age = page.Cell{Text: service.FormatSeconds(*src.AgeSeconds)}

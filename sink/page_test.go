@@ -114,6 +114,15 @@ func TestWaiting(t *testing.T) {
 		if want := "is waiting for Kafka, for 48 s: complete up to " + at.UTC().Format(time.TimeOnly) + " UTC (49 s ago)."; st.Headline != want {
 			t.Errorf("%q", st.Headline)
 		}
+		waits := ""
+		for _, f := range (&Report{Status: &st}).facts(false) {
+			if f.Name == "waits" {
+				waits += f.Value + " " + f.Note + "; "
+			}
+		}
+		if want := "for Kafka for 48 s, try 3; for the warehouse for 46 s, try 1; "; waits != want {
+			t.Errorf("%q", waits)
+		}
 		v := st.page()
 		if v.Tiles[0].Value != "–" || v.Tiles[4].Value != "–" || v.Tables[1].Rows[0].Cells[3].Text != "–" {
 			t.Errorf("nobody knows how far it is, but the page says %+v, %+v", v.Tiles, v.Tables[1].Rows)

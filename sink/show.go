@@ -190,7 +190,7 @@ func (r *Report) facts(allMembers bool) []terminal.Fact {
 				note += "; " + more
 			}
 		}
-		add("complete", "up to "+terminal.Clock(*last.CompleteAt), note)
+		add("complete", "up to "+terminal.Clock(*last.until()), note)
 	}
 	records := int64(0)
 	for i := range r.Tables {
@@ -219,7 +219,13 @@ func (r *Report) facts(allMembers bool) []terminal.Fact {
 	if goes, ok := service.TimeGoes(r.Stages); ok {
 		add("time goes", goes, "")
 	}
-	for _, w := range r.Waiting {
+	awaited := map[string]bool{}
+	for i := range r.Waiting {
+		w := &r.Waiting[i]
+		if awaited[w.whom()] {
+			continue // who has waited longest for it is told
+		}
+		awaited[w.whom()] = true
 		add("waits", "for "+w.whom(), fmt.Sprintf("for %s, try %d", service.FormatDuration(time.Since(w.Since)), w.Tries))
 	}
 	for i := range r.Locks {
@@ -276,7 +282,7 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: src.Name},
 			{Text: service.Look(src.State).Word, Raw: src.State, State: src.State},
-			moment(src.CompleteAt), age,
+			moment(src.until()), age,
 			terminal.Number(service.FormatRate(src.RowsPerSec), src.RowsPerSec), capture,
 			terminal.Number(service.FormatBytes(src.Capture.WALKept), src.Capture.WALKept),
 			{Text: fmt.Sprint(src.Tables)},

@@ -92,15 +92,17 @@ type Waiting struct {
 
 // SourceStatus is one source, from tributary.progress.
 type SourceStatus struct {
-	Name        string        `json:"name"`
-	State       string        `json:"state"`
-	CompleteLSN string        `json:"complete_lsn,omitempty"`
-	CompleteAt  *time.Time    `json:"complete_at,omitempty"` // commit time at the source
-	AgeSeconds  *float64      `json:"age_seconds"`
-	Fences      []string      `json:"fences"`
-	Tables      int           `json:"tables"`
-	Capture     record.Health `json:"capture"`
-	ReportedAt  time.Time     `json:"reported_at"`
+	Name        string     `json:"name"`
+	State       string     `json:"state"`
+	CompleteLSN string     `json:"complete_lsn,omitempty"`
+	CompleteAt  *time.Time `json:"complete_at,omitempty"` // commit time at the source
+	// CompleteUntil is CompleteAt, or up to when capture has seen no other commit. AgeSeconds is the time since.
+	CompleteUntil *time.Time    `json:"complete_until,omitempty"`
+	AgeSeconds    *float64      `json:"age_seconds"`
+	Fences        []string      `json:"fences"`
+	Tables        int           `json:"tables"`
+	Capture       record.Health `json:"capture"`
+	ReportedAt    time.Time     `json:"reported_at"`
 	// SilentSeconds is how long capture, which reports every few seconds, has said nothing; 0 below 15 s.
 	SilentSeconds float64 `json:"silent_seconds,omitempty"`
 	Held          int     `json:"held_tables,omitempty"` // that capture does not publish
@@ -348,6 +350,14 @@ func lateness(sources []warehouse.Source) func(source string) time.Duration {
 // atEnd says whether a partition is applied up to its end, as far as that is known.
 func atEnd(v *consume.View) bool { return v.Held == nil && v.End >= 0 && v.Next >= v.End }
 
+// until gives up to when the warehouse has all of the source; nil where that is not known.
+func (src *SourceStatus) until() *time.Time {
+	if src.CompleteUntil == nil {
+		return src.CompleteAt // told by a sink of before
+	}
+	return src.CompleteUntil
+}
+
 // hush notes when capture has said nothing for too long.
 func (src *SourceStatus) hush(lookedAt time.Time) {
 	if silent := lookedAt.Sub(src.ReportedAt); silent >= service.SilentAfter && !lookedAt.IsZero() {
@@ -393,7 +403,7 @@ func utc(t *time.Time) *time.Time {
 func (st *Status) addSources(sources []warehouse.Source) {
 	for _, src := range sources {
 		out := SourceStatus{
-			Name: src.Name, State: service.StateUpToDate, CompleteLSN: src.CompleteLSN, CompleteAt: src.CompleteAt, Fences: src.Fences,
+			Name: src.Name, State: service.StateUpToDate, CompleteLSN: src.CompleteLSN, CompleteAt: src.CompleteAt, CompleteUntil: utc(src.Until), Fences: src.Fences,
 			Capture: src.Capture, ReportedAt: src.ReportedAt.UTC(), Held: src.Capture.Held,
 		}
 		if src.Lag != nil {

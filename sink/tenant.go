@@ -32,7 +32,9 @@ type Tenant struct {
 	Tables     int        `json:"tables"`
 	Reason     string     `json:"reason,omitempty"` // of a pause, or of the removal
 	CompleteAt *time.Time `json:"complete_at"`
-	AgeSeconds *float64   `json:"age_seconds"`
+	// CompleteUntil and AgeSeconds are as in SourceStatus.
+	CompleteUntil *time.Time `json:"complete_until,omitempty"`
+	AgeSeconds    *float64   `json:"age_seconds"`
 }
 
 // StateRemoved is the state of a tenant that was removed.
@@ -61,7 +63,7 @@ func (o *Operator) Tenants(ctx context.Context, cfg Config) ([]Tenant, error) {
 	known := map[string]bool{}
 	for _, s := range st.Sources {
 		if known[s.Name] = true; !warehouse.Removed(pauses, s.Name) {
-			add(Tenant{Source: s.Name, State: s.State, Tables: s.Tables, CompleteAt: s.CompleteAt, AgeSeconds: s.AgeSeconds})
+			add(Tenant{Source: s.Name, State: s.State, Tables: s.Tables, CompleteAt: s.CompleteAt, CompleteUntil: s.until(), AgeSeconds: s.AgeSeconds})
 		}
 	}
 	for i := range st.Tables { // of captures that write no progress

@@ -203,7 +203,7 @@ func (st *Status) completeTo(behind string) string {
 	if last == nil {
 		return ""
 	}
-	return fmt.Sprintf("%scomplete up to %s (%s ago)", behind, last.CompleteAt.UTC().Format(time.TimeOnly+" UTC"), service.FormatSeconds(*last.AgeSeconds))
+	return fmt.Sprintf("%scomplete up to %s (%s ago)", behind, last.until().UTC().Format(time.TimeOnly+" UTC"), service.FormatSeconds(*last.AgeSeconds))
 }
 
 // needs tells what needs somebody.
@@ -366,8 +366,8 @@ func (st *Status) quarantined(t *TableStatus) service.Need {
 		n.Means = fmt.Sprintf("%s %s in Kafka; all other tables go on", service.Plural(value(t.Records), "record"), service.Agree(value(t.Records), "waits", "wait"))
 	}
 	for i := range st.Sources {
-		if src := &st.Sources[i]; src.Name == t.Source && src.CompleteAt != nil {
-			n.Means += fmt.Sprintf("; %s is complete only up to %s", src.Name, src.CompleteAt.UTC().Format(time.DateTime+" UTC"))
+		if src := &st.Sources[i]; src.Name == t.Source && src.until() != nil {
+			n.Means += fmt.Sprintf("; %s is complete only up to %s", src.Name, src.until().UTC().Format(time.DateTime+" UTC"))
 		}
 	}
 	if !t.Trouble.stops() && !strings.HasPrefix(t.Trouble.Message, heldByCapture) {

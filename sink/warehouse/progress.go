@@ -367,6 +367,7 @@ type Source struct {
 	CompleteLSN string     // "" where nothing is known to be complete yet
 	CompleteAt  *time.Time // commit time
 	Lag         *time.Duration
+	Until       *time.Time // what Lag is the time since: that commit, or up to when capture has seen no other
 	Fences      []string
 	Capture     record.Health
 	ReportedAt  time.Time
@@ -388,7 +389,7 @@ func (s *Session) Sources(ctx context.Context) ([]Source, error) {
 	}
 	rows, err := s.conn.Query(ctx, `
 		SELECT p.source, coalesce(p.complete_lsn::text, ''), p.complete_ts, extract(epoch FROM p.lag)::float8, p.fences,
-		       p.capture::text, p.reported_at, s.tables::text
+		       p.capture::text, p.reported_at, s.tables::text, now() - p.lag
 		  FROM tributary.progress p JOIN tributary.source s USING (grp, source)
 		 WHERE p.grp = $1 ORDER BY p.source`, s.w.cfg.Group)
 	if err != nil {
@@ -398,7 +399,7 @@ func (s *Session) Sources(ctx context.Context) ([]Source, error) {
 		var src Source
 		var lag *float64
 		var health, tables []byte
-		if err := row.Scan(&src.Name, &src.CompleteLSN, &src.CompleteAt, &lag, &src.Fences, &health, &src.ReportedAt, &tables); err != nil {
+		if err := row.Scan(&src.Name, &src.CompleteLSN, &src.CompleteAt, &lag, &src.Fences, &health, &src.ReportedAt, &tables, &src.Until); err != nil {
 			return src, err
 		}
 		if lag != nil {

@@ -72,8 +72,8 @@ func tenantList() *cobra.Command {
 				}, Empty: "there is no tenant yet"}
 				for _, t := range tenants {
 					complete, age := "-", terminal.Cell{Text: "-"}
-					if t.CompleteAt != nil {
-						complete = t.CompleteAt.UTC().Format(time.RFC3339)
+					if t.CompleteUntil != nil {
+						complete = t.CompleteUntil.UTC().Format(time.RFC3339)
 					}
 					if t.AgeSeconds != nil {
 						age = terminal.Number(service.FormatSeconds(*t.AgeSeconds), *t.AgeSeconds)
