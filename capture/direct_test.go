@@ -91,8 +91,8 @@ func (r *rig) exact(tables ...string) {
 				continue
 			}
 			for _, a := range list {
-				if counted, reached := a.offset < vector[topic][0], a.position.Compare(publish.Reached(pr)) <= 0; counted != reached {
-					r.t.Errorf("progress %d, up to %s: offset %d of topic %s, at %s, is counted: %t", pr.N, publish.Reached(pr), a.offset, topic, a.position, counted)
+				if counted, reached := a.offset < vector[topic][0], a.position.Compare(pr.Reached()) <= 0; counted != reached {
+					r.t.Errorf("progress %d, up to %s: offset %d of topic %s, at %s, is counted: %t", pr.N, pr.Reached(), a.offset, topic, a.position, counted)
 				}
 			}
 		}

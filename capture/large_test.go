@@ -8,7 +8,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -54,8 +53,8 @@ func TestLargeTransactionIsCut(t *testing.T) {
 		for range 3 {
 			_, stop = r.start()
 			must(t, stop())
-			if again := r.progress(); publish.Reached(again).Compare(publish.Reached(pr)) < 0 {
-				t.Errorf("the progress goes back from %s to %s", publish.Reached(pr), publish.Reached(again))
+			if again := r.progress(); again.Reached().Compare(pr.Reached()) < 0 {
+				t.Errorf("the progress goes back from %s to %s", pr.Reached(), again.Reached())
 			}
 		}
 
@@ -116,8 +115,8 @@ func (r *rig) progressGrows() {
 	var last *record.Progress
 	vector := map[string][]int64{}
 	for _, pr := range r.progresses() {
-		if last != nil && (publish.Reached(pr).Compare(publish.Reached(last)) < 0 || pr.EndLSN < last.EndLSN && pr.Era == last.Era) {
-			r.t.Errorf("progress %d goes back from %s, end %s, to %s, end %s", pr.N, publish.Reached(last), change.LSN(last.EndLSN), publish.Reached(pr), change.LSN(pr.EndLSN))
+		if last != nil && (pr.Reached().Compare(last.Reached()) < 0 || pr.EndLSN < last.EndLSN && pr.Era == last.Era) {
+			r.t.Errorf("progress %d goes back from %s, end %s, to %s, end %s", pr.N, last.Reached(), change.LSN(last.EndLSN), pr.Reached(), change.LSN(pr.EndLSN))
 		}
 		for topic, next := range pr.Vector {
 			for i, was := range vector[topic] {

@@ -463,7 +463,7 @@ func (s *session) commit(ctx context.Context, last bool) error {
 	pr := s.progressRecord(s.pub.FullDue() || last)
 	// Some partitions hold more than the session began with, others do not. A record of anything in between would count
 	// what is published now, and not what those hold already. What was published after the last progress is not much.
-	if at := publish.Reached(pr); s.config.Publish.direct() && at.Compare(s.reached) > 0 && at.Compare(s.resumed) < 0 {
+	if at := pr.Reached(); s.config.Publish.direct() && at.Compare(s.reached) > 0 && at.Compare(s.resumed) < 0 {
 		return nil
 	}
 	open, began, bytes := s.pub.Open()
@@ -519,7 +519,7 @@ func (s *session) progressRecord(full bool) *record.Progress {
 	//	session 1: half of a transaction, progress "inside it, up to 19"
 	//	session 2: progress "up to the transaction before it", then it ends
 	//	session 3: the half again
-	if s.before != nil && publish.Reached(pr).Compare(publish.Reached(s.before)) < 0 {
+	if s.before != nil && pr.Reached().Compare(s.before.Reached()) < 0 {
 		b := s.before
 		pr.CommitLSN, pr.Inside, pr.SnapshotSeq, pr.CommitTime = b.CommitLSN, b.Inside, b.SnapshotSeq, b.CommitTime
 	} else {

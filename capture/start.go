@@ -321,7 +321,7 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 		s.lastCommit = confirmed - 1
 		return
 	}
-	s.era, s.before, s.resumed, s.reached = pr.Era, pr, state.Newest, publish.Reached(pr)
+	s.era, s.before, s.resumed, s.reached = pr.Era, pr, state.Newest, pr.Reached()
 	s.commitTime, s.newest = pr.CommitTime, pr.CommitTime
 	s.lastCommit, s.snapshotSeq = change.LSN(pr.CommitLSN), 0
 	if pr.SnapshotSeq > 0 {

@@ -48,7 +48,7 @@ func NewOperator(cfg Config) (*Operator, error) {
 		return nil, err
 	}
 	w := warehouse.New(warehouse.Config{DSN: cfg.Warehouse.DSN.Reveal, Group: cfg.Group, Instance: service.Instance(), Log: service.Log(cfg.Log)})
-	return &Operator{warehouse: w, session: w.Session(), registry: client, versions: newVersions(client, rules), rules: rules, outlook: newOutlook("")}, nil
+	return &Operator{warehouse: w, session: w.Session(), registry: client, versions: newVersions(client, rules, newNewest(cfg.Kafka, service.Log(cfg.Log))), rules: rules, outlook: newOutlook("")}, nil
 }
 
 // Rules compiles the rules of a configuration.

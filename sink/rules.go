@@ -258,7 +258,7 @@ func (o *Operator) compareRules(ctx context.Context, cfg Config, topic string, q
 		return err
 	}
 	_, written := matchTopic(q.Other, topic)
-	other := newVersions(o.registry, q.Other)
+	other := newVersions(o.registry, q.Other, o.versions.latest)
 	differ := 0
 	var lines []string
 	for _, r := range records {

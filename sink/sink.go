@@ -54,6 +54,7 @@ type Sink struct {
 	vitals    *vitals
 	tracer    *tracing.Tracer // nil: no traces
 	outlook   *outlook
+	latest    *newest
 
 	mu       sync.Mutex
 	held     map[*consume.Partition]*hold
@@ -116,7 +117,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "kafka", Cause: err}
 	}
-	s.outlook = newOutlook(s.instance)
+	s.outlook, s.latest = newOutlook(s.instance), newNewest(cfg.Kafka, log)
 	s.server = service.NewServer("sink", cfg.HTTP, log, func(asked service.Asked) any { return s.StatusOf(asked) })
 	s.server.Watch(s.stages, "fetch")
 	s.metrics = newMetrics(s)

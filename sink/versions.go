@@ -12,6 +12,8 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -20,6 +22,8 @@ import (
 type versions struct {
 	registry *registry.Client
 	rules    *rule.Set
+	latest   *newest // nil: names in rules mean the columns that have them in each version
+	tops     map[string]*top
 	plans    map[planKey]*versionPlan
 }
 
@@ -27,6 +31,14 @@ type planKey struct {
 	topic string
 	id    int // of the schema
 	key   int // of the key's schema; 0 for none
+	older bool
+}
+
+// top is the newest version of a table by whose names its rule is to be read.
+type top struct {
+	id       int
+	reached  change.Position // older versions at positions up to this
+	relation *schema.Relation
 }
 
 // versionPlan is what one schema of one topic needs.
@@ -35,8 +47,52 @@ type versionPlan struct {
 	plan    *rule.Plan
 }
 
-func newVersions(client *registry.Client, rules *rule.Set) *versions {
-	return &versions{registry: client, rules: rules, plans: map[planKey]*versionPlan{}}
+func newVersions(client *registry.Client, rules *rule.Set, latest *newest) *versions {
+	return &versions{registry: client, rules: rules, latest: latest, tops: map[string]*top{}, plans: map[planKey]*versionPlan{}}
+}
+
+// top gives that of a topic; nil where names in the rule mean the columns that have them in each version. With again it is looked up
+// anew.
+func (vs *versions) top(ctx context.Context, topic string, route *rule.Route, again bool) (*top, error) {
+	if t, known := vs.tops[topic]; known && !again {
+		return t, nil
+	}
+	if vs.latest == nil || !route.NamesColumns() {
+		return nil, nil
+	}
+	id, reached, err := vs.latest.of(ctx, topic, again)
+	if err != nil {
+		return nil, err
+	}
+	var t *top
+	if id != 0 {
+		text, err := vs.registry.Schema(ctx, id)
+		if err != nil {
+			return nil, schemaTrouble(fmt.Sprintf("topic %q", topic), err)
+		}
+		decoder, err := record.NewDecoder(text)
+		if err != nil {
+			return nil, schemaTrouble(fmt.Sprintf("topic %q", topic), fmt.Errorf("%w: number %d: %w", registry.ErrInvalidSchema, id, err))
+		}
+		t = &top{id, reached, decoder.Relation()}
+		switch settled := rule.Numbered(t.relation); { // if not, capture finds the attnums when it looks at the catalog next
+		case !settled && !again:
+			return vs.top(ctx, topic, route, true)
+		case !settled:
+			t = nil
+		}
+	}
+	vs.tops[topic] = t
+	return t, nil
+}
+
+// over says whether a record is of an older version than t.
+func (t *top) over(r *kgo.Record, id int) bool {
+	if t == nil || id == t.id {
+		return false
+	}
+	h, err := headersOf(r)
+	return err == nil && h.known && h.position.Compare(t.reached) <= 0
 }
 
 // newest gives decoder and plan for the newest schema that the registry has of a topic.
@@ -82,7 +138,7 @@ func newestPlans(ctx context.Context, client *registry.Client, rules *rule.Set, 
 	var group sync.WaitGroup
 	for range min(lookups, len(topics)) {
 		group.Go(func() {
-			versions := newVersions(client, rules)
+			versions := newVersions(client, rules, nil)
 			for i := int(next.Add(1)) - 1; i < len(topics) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
 				out[i].topic = topics[i]
 				attempt, done := context.WithTimeout(ctx, lookupTimeout)
@@ -116,6 +172,7 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 	if keyID, _, err := record.ParseFrame(r.Key); err == nil {
 		k.key = keyID
 	}
+	k.older = vs.tops[r.Topic].over(r, id)
 	if v := vs.plans[k]; v != nil {
 		return v, nil
 	}
@@ -131,7 +188,7 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 	if rel := decoder.Relation(); rel.OID != 0 && (rel.Schema != route.Schema || rel.Name != route.Table) {
 		return nil, schemaTrouble(where(r), fmt.Errorf("%w: number %d is one of table %q", registry.ErrUnknownSchema, id, rel.QualifiedName()))
 	}
-	plan, err := route.Compile(decoder.Relation())
+	plan, err := vs.plan(ctx, r, route, &k, decoder.Relation())
 	if err != nil {
 		return nil, err
 	}
@@ -142,13 +199,33 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 	}
 	// The same relation under another id (another source's, or registered twice) is the same plan.
 	for other, v := range vs.plans {
-		if other.topic == r.Topic && v.plan.Relation.Equal(plan.Relation) {
+		if other.topic == r.Topic && other.older == k.older && v.plan.Relation.Equal(plan.Relation) {
 			plan = v.plan
 		}
 	}
 	v := &versionPlan{decoder: decoder, plan: plan}
 	vs.plans[k] = v
 	return v, nil
+}
+
+// plan applies the route to the version that a record is of, and says in k which it is.
+func (vs *versions) plan(ctx context.Context, r *kgo.Record, route *rule.Route, k *planKey, rel *schema.Relation) (*rule.Plan, error) {
+	for again := false; ; again = true {
+		t, err := vs.top(ctx, r.Topic, route, again)
+		if err != nil {
+			return nil, err
+		}
+		var p *rule.Plan
+		if k.older = t.over(r, k.id); k.older {
+			p, err = route.CompileOlder(rel, t.relation)
+		} else {
+			p, err = route.Compile(rel)
+		}
+		// A rule that fits neither may be of a version that came after what is known.
+		if err == nil || again || vs.latest == nil || !route.NamesColumns() {
+			return p, err
+		}
+	}
 }
 
 // decoder makes the decoder for the schemas of a record.

@@ -51,7 +51,7 @@ type wholePart struct {
 func newWhole(s *Sink) *whole {
 	return &whole{
 		s: s, session: s.writer(s.wholeLane()), stage: s.stages.Stage("apply whole", waitWarehouse),
-		versions: newVersions(s.registry, s.rules), parts: map[string]map[partKey]*wholePart{},
+		versions: newVersions(s.registry, s.rules, s.latest), parts: map[string]map[partKey]*wholePart{},
 	}
 }
 

@@ -42,7 +42,7 @@ func newWorker(s *Sink, lane int) *worker {
 		decode:   s.stages.Stage("decode and fold", waitRegistry),
 		apply:    s.stages.Stage("apply", waitWarehouse, waitProgress),
 		commit:   s.stages.Stage("commit"),
-		versions: newVersions(s.registry, s.rules),
+		versions: newVersions(s.registry, s.rules, s.latest),
 		parked:   map[*consume.Partition]*warehouse.Parked{},
 		probes:   map[*consume.Partition]*probe{},
 		replays:  map[*consume.Partition]replay{},

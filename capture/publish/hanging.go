@@ -98,7 +98,7 @@ func (p *Publisher) hangingProgress(ctx context.Context, s *survey, id int64) (*
 			}
 		}
 	}
-	fold := progressFold{last: s.last, tables: map[uint32]record.TableProgress{}}
+	fold := record.ProgressFold{Last: s.last}
 	var newest *record.Progress // nil where the newest does not follow on what is known
 	foreign := map[string][]int32{}
 	err := p.scan(ctx, kgo.ReadUncommitted(), spans, func(r *kgo.Record) error {
@@ -108,9 +108,9 @@ func (p *Publisher) hangingProgress(ctx context.Context, s *survey, id int64) (*
 		if r.Topic != progress || r.Attrs.IsControl() {
 			return nil
 		}
-		before := fold.last
-		err := fold.add(r)
-		if newest = fold.last; newest == before {
+		before := fold.Last
+		err := addProgress(&fold, r)
+		if newest = fold.Last; newest == before {
 			newest = nil
 		}
 		return err

@@ -140,21 +140,17 @@ func (p *Publisher) readProgress(ctx context.Context, end int64) (*record.Progre
 }
 
 func (p *Publisher) foldProgress(ctx context.Context, name string, from, to int64) (*record.Progress, error) {
-	fold := progressFold{tables: map[uint32]record.TableProgress{}}
-	if err := p.read(ctx, map[string][]span{name: {{from, to}}}, fold.add); err != nil || fold.last == nil {
+	var fold record.ProgressFold
+	err := p.read(ctx, map[string][]span{name: {{from, to}}}, func(r *kgo.Record) error { return addProgress(&fold, r) })
+	if err != nil || fold.Last == nil {
 		return nil, err
 	}
-	fold.last.Tables = slices.Collect(maps.Values(fold.tables))
-	return fold.last, nil
+	fold.Last.Tables = slices.Collect(maps.Values(fold.Tables))
+	return fold.Last, nil
 }
 
-// progressFold makes of progress records one with Vector complete; its Tables are in tables.
-type progressFold struct {
-	last   *record.Progress
-	tables map[uint32]record.TableProgress
-}
-
-func (f *progressFold) add(r *kgo.Record) error {
+// addProgress takes a record of the progress topic in.
+func addProgress(f *record.ProgressFold, r *kgo.Record) error {
 	pr, err := record.ParseProgress(r.Value)
 	if err != nil {
 		return &trouble.Error{
@@ -163,23 +159,7 @@ func (f *progressFold) add(r *kgo.Record) error {
 			Hint:  "start the version that wrote it",
 		}
 	}
-	if pr.Full {
-		clear(f.tables)
-	} else if f.last == nil || pr.N != f.last.N+1 {
-		return nil // a delta whose full record is not there: compacted away, or before what is read
-	}
-	if !pr.Full {
-		vector := maps.Clone(f.last.Vector)
-		if vector == nil {
-			vector = map[string][]int64{}
-		}
-		maps.Copy(vector, pr.Vector)
-		pr.Vector = vector
-	}
-	for _, t := range pr.Tables {
-		f.tables[t.OID] = t
-	}
-	f.last = pr
+	f.Add(pr)
 	return nil
 }
 
@@ -188,7 +168,7 @@ func (f *progressFold) add(r *kgo.Record) error {
 func (p *Publisher) readFloors(ctx context.Context, s *survey) error {
 	floor := change.Position{}
 	if s.last != nil {
-		floor = Reached(s.last)
+		floor = s.last.Reached()
 	}
 	for _, top := range p.known { // also of a topic that somebody has deleted
 		for i := range top.floors {
@@ -232,15 +212,6 @@ func (p *Publisher) readFloors(ctx context.Context, s *survey) error {
 		}
 		return nil
 	})
-}
-
-// Reached gives the newest position that pr says is published.
-func Reached(pr *record.Progress) change.Position {
-	at := change.Position{Era: pr.Era, CommitLSN: change.LSN(pr.CommitLSN), Seq: pr.Inside}
-	if pr.Inside == 0 { // the transaction is whole, and so are the snapshot rows behind it
-		at.Seq = max(change.SnapshotSeq, pr.SnapshotSeq) - 1
-	}
-	return at
 }
 
 // listPatience is how long topics that must be there are waited for; listBlink, how long without a word.

@@ -114,7 +114,7 @@ func (p *Publisher) vector(pr *record.Progress, ahead bool) (v map[string][]int6
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	v = map[string][]int64{}
-	reached := Reached(pr)
+	reached := pr.Reached()
 	for name, top := range p.known {
 		top.mend(reached)
 		if !pr.Full && !top.touched && !slices.ContainsFunc(top.sent, func(n int64) bool { return n > 0 }) {

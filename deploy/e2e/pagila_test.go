@@ -173,8 +173,8 @@ func (s *source) startCapture(t *testing.T) (stop func()) {
 	return stop
 }
 
-// startGroup starts the only sink of a group, with one rule.
-func startGroup(t *testing.T, kafka kafkatest.Cluster, registry, warehouse, group, rule string) {
+// startGroup starts the only sink of a group, with the rules, until stop or the end of the test.
+func startGroup(t *testing.T, kafka kafkatest.Cluster, registry, warehouse, group, rules string) (stop func()) {
 	t.Helper()
 	var cfg sink.Config
 	must(t, config.Decode("sink.yaml", fmt.Appendf(nil, `
@@ -185,10 +185,10 @@ registry: {url: %q}
 refresh: 200ms
 http: {listen: "127.0.0.1:0"}
 tables: [%s]
-`, group, warehouse, strings.Join(kafka.Addrs(), ","), registry, rule), &cfg))
+`, group, warehouse, strings.Join(kafka.Addrs(), ","), registry, rules), &cfg))
 	k, err := sink.New(cfg, quiet())
 	must(t, err)
-	run(t, "sink", k.Run)
+	return run(t, "sink", k.Run)
 }
 
 // run runs a service until stop, or the test's end, which it must reach without an error.

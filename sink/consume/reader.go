@@ -1,6 +1,7 @@
 package consume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
@@ -86,6 +88,27 @@ func (r *Reader) Topics(ctx context.Context, names ...string) (ids map[string]st
 		}
 	}
 	return ids, partitions, nil
+}
+
+// Last gives the last offsets of a topic's partition 0, so many at most, and all of it. Both are empty where there is no such topic.
+func (r *Reader) Last(ctx context.Context, topic string, offsets int64) (last, all Range, err error) {
+	starts, err := r.admin.ListStartOffsets(ctx, topic)
+	var ends kadm.ListedOffsets
+	if err == nil {
+		ends, err = r.admin.ListCommittedOffsets(ctx, topic)
+	}
+	start, _ := starts.Lookup(topic, 0)
+	end, _ := ends.Lookup(topic, 0)
+	if err = cmp.Or(err, start.Err, end.Err); errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return Range{Topic: topic}, Range{Topic: topic}, nil
+	}
+	if err != nil {
+		return Range{}, Range{}, kafka.Trouble("list offsets of", fmt.Sprintf("topic %q", topic), err)
+	}
+	all = Range{Topic: topic, From: max(0, start.Offset), To: max(0, end.Offset)}
+	last = all
+	last.From = max(all.From, all.To-offsets)
+	return last, all, nil
 }
 
 const (

@@ -37,8 +37,12 @@ func refuse(at, hint, format string, args ...any) error {
 // column that the relation does not have, a key column that is not written, two columns with one name, a name too
 // long for Postgres, an expression or a type that does not fit the columns. Their cause is a *Misfit.
 func (r *Route) Compile(rel *schema.Relation) (*Plan, error) {
+	return r.compile(rel, naming{named: rel, typed: rel})
+}
+
+func (r *Route) compile(rel *schema.Relation, names naming) (*Plan, error) {
 	p := &Plan{
-		Route: r, Relation: rel, Ignore: r.rule.ignore, Create: r.rule.Create,
+		Route: r, Relation: rel, naming: names, Ignore: r.rule.ignore, Create: r.rule.Create,
 		Mode: modeByName[r.rule.Mode], Added: r.rule.added(), Bounds: r.rule.bounds(),
 		whole: rel.Identity == schema.IdentityFull || len(rel.Key) == 0,
 	}
@@ -83,18 +87,22 @@ func (p *Plan) takeColumns() error {
 	rel, t := p.Relation, p.rule.Table
 	if len(t.Columns) == 0 {
 		for i := range rel.Columns {
-			if !slices.ContainsFunc(t.Set, func(s Computed) bool { return s.Column == rel.Columns[i].Name }) {
+			own, name := rel.Columns[i].Name, p.named.Columns[i].Name
+			if !slices.ContainsFunc(t.Set, func(s Computed) bool { return s.Column == own || s.Column == name }) {
 				p.Columns = append(p.Columns, PlanColumn{Name: rel.Columns[i].Name, source: i, column: &rel.Columns[i]})
 			}
 		}
 	}
 	for n, c := range t.Columns {
 		at := fmt.Sprintf("columns[%d]", n)
-		i := rel.Column(c.From)
+		i := p.named.Column(c.From)
 		if i < 0 {
-			return refuse(at, "mend columns of the rule; there are "+names(rel), "the table has no column %q", c.From)
+			return refuse(at, "mend columns of the rule; there are "+names(p.named), "the table has no column %q", c.From)
 		}
-		pc := PlanColumn{Name: c.into(), source: i, column: &rel.Columns[i]}
+		if p.lacks(i) {
+			continue
+		}
+		pc := PlanColumn{Name: c.into(), source: i, column: &p.named.Columns[i]}
 		switch kind := mask.Kind(c.Mask); {
 		case kind != mask.None:
 			pc.mask = kind
@@ -142,9 +150,12 @@ func (p *Plan) compute() error {
 		if err != nil {
 			return &Misfit{at + ".value", "mend the expression; see docs/rules.md", err}
 		}
+		if p.lacksAny(x) {
+			continue
+		}
 		c := PlanColumn{Name: set.Column, source: -1, computed: x, at: at}
 		if i := x.alias(); i >= 0 { // nothing is computed
-			c.source, c.column, c.computed = i, &p.Relation.Columns[i], nil
+			c.source, c.column, c.computed = i, &p.named.Columns[i], nil
 			c.changed().AttNum = 0 // another column may be that column of the source
 		} else {
 			typ, ok := resultType(x.typ)
@@ -187,7 +198,11 @@ func (r *Route) constants() map[string]string {
 }
 
 func (p *Plan) compileExpression(source string) (*expression, error) {
-	return compileExpression(p.Relation, p.constants(), source)
+	x, err := compileExpression(p.typed, p.constants(), source)
+	if err == nil {
+		x.absent = p.absent
+	}
+	return x, err
 }
 
 func (p *Plan) compileFilter() (err error) {
@@ -252,7 +267,7 @@ func (p *Plan) compileKey() error {
 		switch from := &rel.Columns[k].Type; {
 		case c.mask != mask.None && (c.mask != mask.Hash || !from.ByteEqual()):
 			return refuse("", "write mask: hash for it, or no mask", "column %q belongs to the key, whose values %s does not tell apart", c.Name, c.mask)
-		case c.mask == mask.None && c.column != &rel.Columns[k] && !keepsKey(from, &c.column.Type):
+		case c.mask == mask.None && c.column != &p.named.Columns[k] && c.column != &rel.Columns[k] && !keepsKey(from, &c.column.Type):
 			return refuse("", "cast it to text, or leave cast out", "column %q belongs to the key: different values of type %s may be equal as %s", c.Name, from.Name, c.column.Type.Name)
 		}
 		c.key = true
@@ -335,14 +350,6 @@ func columnNames(columns []PlanColumn) []string {
 		out[i] = columns[i].Name
 	}
 	return out
-}
-
-func names(rel *schema.Relation) string {
-	out := make([]string, len(rel.Columns))
-	for i := range rel.Columns {
-		out[i] = rel.Columns[i].Name
-	}
-	return strings.Join(out, ", ")
 }
 
 func keyNames(rel *schema.Relation) string {

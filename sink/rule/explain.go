@@ -153,7 +153,7 @@ func (p *Plan) Where() string { return p.rule.where(p.Rule, "") }
 func (p *Plan) Warnings() (out []string) {
 	for _, x := range p.expressions() {
 		for _, in := range x.inputs {
-			c := &p.Relation.Columns[in.column]
+			c := &p.typed.Columns[in.column]
 			if !p.whole && large(&c.Type) && !p.Relation.IsKey(in.column) && (x == p.filter || len(x.inputs) > 1) {
 				out = append(out, fmt.Sprintf("%q reads %s, which an UPDATE does not send if it is large and not touched: then the rule has no result; ALTER TABLE %s REPLICA IDENTITY FULL; at the source avoids it",
 					x.source, display(in.name), p.Relation.QualifiedName()))

@@ -107,12 +107,13 @@ type expression struct {
 	program cel.Program
 	typ     *cel.Type
 	inputs  []input
+	absent  []change.Value // of the columns behind those of a row
 }
 
 // input is a column that an expression reads.
 type input struct {
 	name   string // in the expression
-	column int    // index into Relation.Columns
+	column int    // index into the columns of naming
 	decode func(text []byte) ref.Val
 }
 
@@ -270,6 +271,9 @@ func (s *scope) ResolveName(name string) (any, bool) {
 func (s *scope) Parent() cel.Activation { return nil }
 
 func (s *scope) value(column int) *change.Value {
+	if column >= len(s.row) {
+		return &s.x.absent[column-len(s.row)]
+	}
 	if s.row[column].State == change.Unchanged && s.old != nil {
 		return &s.old[column]
 	}

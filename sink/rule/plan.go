@@ -38,6 +38,7 @@ type Plan struct {
 	Added  []Added // what the mode adds to the columns of the target
 	Bounds Bounds  // of mode history
 
+	naming
 	filter *expression // nil for none
 	same   bool        // the columns are those of the relation, in their order and as they are
 	whole  bool        // old rows are whole
@@ -66,7 +67,7 @@ func (p *Plan) Column(i int) *schema.Column { return p.Columns[i].column }
 func (p *Plan) Reads() []int {
 	var reads []int
 	add := func(i int) {
-		if i >= 0 && !slices.Contains(reads, i) {
+		if i >= 0 && !p.lacks(i) && !slices.Contains(reads, i) {
 			reads = append(reads, i)
 		}
 	}

@@ -82,7 +82,7 @@ func (p *Plan) Map(ev *change.Event, c *Change) error {
 // has no place to tell by.
 func (p *Plan) keepsItsPlace(ev *change.Event) bool {
 	return p.filter != nil && ev.Op == change.Read && p.Mode != Log && slices.ContainsFunc(p.filter.inputs, func(in input) bool {
-		return ev.After[in.column].State == change.Unchanged
+		return !p.lacks(in.column) && ev.After[in.column].State == change.Unchanged
 	})
 }
 
@@ -199,7 +199,10 @@ func (p *Plan) failed(at string, c *Change, x *expression, cause error) error {
 		Hint:    "mend the expression so that it has a result for every row, restart the sink, then sink resume SOURCE/TABLE",
 	}
 	for _, in := range x.inputs {
-		if !p.whole && c.scope.row[in.column].State == change.Unchanged {
+		switch {
+		case p.lacks(in.column):
+			t.Hint = fmt.Sprintf("the row is of before column %s was added, and has its default or null there: mend the expression so that it has a result for that, restart the sink, then sink resume SOURCE/TABLE", display(in.name))
+		case !p.whole && c.scope.row[in.column].State == change.Unchanged:
 			t.Hint = fmt.Sprintf("at the source: ALTER TABLE %s REPLICA IDENTITY FULL; for the changes that are in Kafka already: load the table anew", p.Relation.QualifiedName())
 		}
 	}
