@@ -358,6 +358,33 @@ func TestTenantRebuild(t *testing.T) {
 	}
 }
 
+// TestRebuildOfDropped: a projection that was dropped comes from nothing, and a target that nothing tells rows apart in is named.
+func TestRebuildOfDropped(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*"})
+	r, other := relation("t", "id integer key", "v text"), relation("other", "id integer key")
+	a := w.source("a")
+	a.table(r, 1)
+	a.snapshot(r, true)
+	a.snapshot(other, true)
+	a.tx(ins(r, 1, "x"), ins(r, 2, "y"), upd(r, 1, "z"), ins(other, 1))
+	w.start(w.cfg)
+	w.complete(a)
+	o := w.operator()
+	w.exec(`ALTER TABLE public.other RENAME id TO number`)
+	err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", untold)
+	if trouble.CodeOf(err) != trouble.TargetMissing || !strings.Contains(err.Error(), `table "public.other"`) {
+		t.Fatalf("without a column of its key: %v", err)
+	}
+	w.exec(`DROP TABLE public.t, public.other`)
+	if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", untold); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT to_regclass('public.t') IS NOT NULL AND to_regclass('public.other') IS NOT NULL`, "t")
+	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|z", "2|y")
+	w.rows(`SELECT id FROM public.other`, "1")
+	w.swept()
+}
+
 // TestTenantVerbsAreRefused: where it is not certain what they would do.
 func TestTenantVerbsAreRefused(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})

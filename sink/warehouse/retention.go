@@ -134,7 +134,7 @@ func (s *Session) expiry(ctx context.Context, k *Keep) (condition string, cutoff
 	if k.SIDColumn != "" {
 		sid := have.column(k.SIDColumn)
 		if sid == nil {
-			return "", cutoff, fmt.Errorf("it has no column %q any more", k.SIDColumn)
+			return "", cutoff, lostColumn("remove old rows from", k.Target, k.SIDColumn, "no row is removed from it; all else goes on")
 		}
 		condition = fmt.Sprintf("t.%s %s %s::%s AND ", postgres.Ident(sid.name), sid.target().equal, postgres.Literal(k.SID), sid.base) + condition
 	}

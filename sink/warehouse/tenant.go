@@ -10,6 +10,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -167,7 +168,7 @@ func (s *Session) RemoveRows(ctx context.Context, f Feed, told func(rows int64))
 		if f.SIDColumn != "" {
 			c := have.column(f.SIDColumn)
 			if c == nil {
-				return fmt.Errorf("it has no column %q any more", f.SIDColumn)
+				return lostColumn("remove rows from", f.Target, f.SIDColumn, "its rows stay, as nothing tells whose they are")
 			}
 			condition = fmt.Sprintf("t.%s %s %s::%s", postgres.Ident(c.name), c.target().equal, postgres.Literal(f.SID), c.base)
 		}
@@ -190,6 +191,15 @@ func (s *Session) RemoveRows(ctx context.Context, f Feed, told func(rows int64))
 		return s.broken("remove rows from", fmt.Sprintf("table %q", f.Target.String()), err)
 	}
 	return nil
+}
+
+// lostColumn tells that a target lacks what rows are told apart by.
+func lostColumn(op string, target rule.Target, column, means string) error {
+	return &trouble.Error{
+		Code: trouble.TargetMissing, Op: op, Subject: fmt.Sprintf("table %q", target.String()),
+		Cause: fmt.Errorf("it has no column %q any more", column),
+		Means: means, Hint: "put the column back with the values that it had; or drop the table, which is then made anew; then once more",
+	}
 }
 
 // leaves gives the tables that hold the rows of a target, quoted: its partitions, or itself.
@@ -293,14 +303,14 @@ const beforeAll = -2
 // openReload begins a reload at the beginning of a topic.
 func (s *Session) openReload(ctx context.Context, tx pgx.Tx, source string, f *Feed) error {
 	have, err := readColumns(ctx, tx, f.Target)
-	if err != nil {
-		return err
+	if err != nil || len(have) == 0 {
+		return err // where somebody has dropped it, no row is left that might not come again
 	}
 	r := &Reload{key: f.Key}
 	for _, name := range f.Key {
 		c := have.column(name)
 		if c == nil {
-			return fmt.Errorf("table %q has no column %q any more", f.Target.String(), name)
+			return lostColumn("rebuild", f.Target, name, "nothing was changed")
 		}
 		r.types = append(r.types, c.full)
 	}
