@@ -891,7 +891,8 @@ func TestCheck(t *testing.T) {
 	want(1, `FAIL  retention      make partitions of table "public.bad2": it is not partitioned by ranges of column "extra" alone`, `-> make it anew with PARTITION BY RANGE ("extra")`)
 	w.cfg.Tables[0].To = "sales.{table}"
 	made := months("sales.orders", time.Now().AddDate(0, 0, -90), time.Now().AddDate(0, 3, 0))
-	want(0, `"extra" date) PARTITION BY RANGE ("extra")`, `note  target         sales.orders: will make `+fmt.Sprint(len(made))+` partitions, `+made[0]+" to "+made[len(made)-1])
+	want(0, `"extra" date) PARTITION BY RANGE ("extra")`, `note  target         sales.orders: will make `+fmt.Sprint(len(made))+` partitions, `+made[0]+" to "+made[len(made)-1],
+		`CREATE INDEX ON "sales"."orders" ("extra");`)
 	w.cfg.Tables = tables
 	w.cfg.Registry.URL = "http://127.0.0.1:1"
 	want(3, "reach http://127.0.0.1:1")

@@ -100,6 +100,11 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 	if in.Ahead, in.Unfit, err = s.partitions(ctx, tx, plan); err != nil {
 		return in, s.broken("look at", targetName(plan), err)
 	}
+	var concurrently string // Postgres refuses it for a partitioned table
+	err = tx.QueryRow(ctx, `SELECT CASE relkind WHEN 'p' THEN '' ELSE ' CONCURRENTLY' END FROM pg_class WHERE oid = $1::text::regclass`, target.name).Scan(&concurrently)
+	if err != nil {
+		return in, s.broken("look at", targetName(plan), err)
+	}
 	if age, by := plan.Keep(); age != "" {
 		var found bool
 		if err := tx.QueryRow(ctx, `
@@ -111,7 +116,7 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 			return in, s.broken("look at", targetName(plan), err)
 		}
 		if !found {
-			in.ByIndex = fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s);", target.name, postgres.Ident(by))
+			in.ByIndex = fmt.Sprintf("CREATE INDEX%s ON %s (%s);", concurrently, target.name, postgres.Ident(by))
 		}
 	}
 	if len(plan.Key) > 0 && plan.Mode != rule.Log && !target.indexed {
@@ -126,7 +131,7 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 		if unit, by := plan.Partition(); plan.Mode == rule.History || unit != "" && !slices.Contains(plan.KeyNames(target.names), by) {
 			kind = "INDEX" // a key has many versions; and a unique index of a partitioned table has its column in it
 		}
-		in.Index = fmt.Sprintf("CREATE %s CONCURRENTLY ON %s (%s);", kind, target.name, strings.Join(key, ", "))
+		in.Index = fmt.Sprintf("CREATE %s%s ON %s (%s);", kind, concurrently, target.name, strings.Join(key, ", "))
 	}
 	return in, nil
 }
