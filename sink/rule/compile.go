@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
 
 	"github.com/tributary-cdc/tributary/pkg/mask"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -167,6 +168,9 @@ func (p *Plan) compute() error {
 		c.natural = c.column.Type
 		if set.Type != "" {
 			typ, err := typeByName(set.Type)
+			if err == nil && c.computed != nil && x.typ.Kind() == types.DynKind && classOf(&typ) == textClass {
+				c.natural = mustType("text") // a string of JSON without its quotes, as of ->>
+			}
 			if err == nil {
 				err = castable(&c.natural, &typ)
 			}

@@ -2,6 +2,7 @@ package rule
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -75,6 +76,39 @@ func TestColumnsOfAPlan(t *testing.T) {
 	}
 	if got := p.Reads(); len(got) != 4 {
 		t.Errorf("reads %v", got)
+	}
+}
+
+// TestMembersAsText: a member of JSON as text is what ->> gives.
+func TestMembersAsText(t *testing.T) {
+	rel := &schema.Relation{Schema: "public", Name: "t", Identity: schema.IdentityDefault, Key: []int{0}, Columns: []schema.Column{
+		{Name: "id", AttNum: 1, Type: mustType("bigint"), NotNull: true}, {Name: "doc", AttNum: 2, Type: mustType("jsonb")},
+	}}
+	table := Table{}
+	for _, m := range []string{"s", "n", "f", "yes", "none", "o", "l", "o.s", "l[0]"} {
+		table.Set = append(table.Set, Computed{Column: "m" + strconv.Itoa(len(table.Set)), Value: "doc." + m, Type: "text"})
+	}
+	table.Set = append(table.Set, Computed{Column: "v", Value: "doc.s", Type: "varchar(40)"}, Computed{Column: "j", Value: "doc.s"}, Computed{Column: "all", Value: "doc", Type: "text"})
+	p, err := planOf(t, rel, table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := `{"s": "it's \"a\"", "n": 5, "f": 0.5, "yes": true, "none": null, "o": {"s": "in"}, "l": ["a", 1]}`
+	var c Change
+	if err := p.Map(&change.Event{Op: change.Create, After: row(rel, map[string]string{"id": "7", "doc": doc})}, &c); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for i := range p.Columns {
+		got[p.Columns[i].Name] = show(c.After[i : i+1])
+	}
+	for name, want := range map[string]string{
+		"m0": `it's "a"`, "m1": "5", "m2": "0.5", "m3": "true", "m4": "∅", "m5": `{"s":"in"}`, "m6": `["a",1]`, "m7": "in", "m8": "a",
+		"v": `it's "a"`, "j": `"it's \"a\""`, "all": doc,
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %s, want %s", name, got[name], want)
+		}
 	}
 }
 

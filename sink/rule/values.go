@@ -209,7 +209,7 @@ var (
 	errValue = errors.New("the result is not of the type that the expression has")
 )
 
-// appendValue appends the text of a value of the type t, which resultType gave. It must not be null.
+// appendValue appends the text of a value of the type t: the one that resultType gave, or text for any value of JSON. It must not be null.
 func appendValue(dst []byte, v ref.Val, t *schema.Type) ([]byte, error) {
 	if t.Elem != nil {
 		list, ok := v.(traits.Lister)
@@ -239,7 +239,12 @@ func appendValue(dst []byte, v ref.Val, t *schema.Type) ([]byte, error) {
 		return appendJSON(dst, v)
 	}
 	switch v := v.(type) {
+	case traits.Mapper, traits.Lister:
+		return appendJSON(dst, v)
 	case types.Bool:
+		if t.Name == "text" {
+			return strconv.AppendBool(dst, bool(v)), nil
+		}
 		if v {
 			return append(dst, 't'), nil
 		}
