@@ -68,14 +68,30 @@ func (r *Route) Meaning() Meaning {
 
 // readsNothing says whether an expression that can be parsed reads no column.
 func readsNothing(value string) bool {
+	names, ok := reads(value)
+	return ok && len(names) == 0
+}
+
+// reads gives the columns that an expression names, and what its macros call an element of a list; false if it cannot be parsed.
+func reads(value string) (names []string, ok bool) {
 	parsed, err := parseExpression(value)
 	if err != nil {
-		return false
+		return nil, false
 	}
-	reads := ast.MatchDescendants(ast.NavigateAST(parsed.NativeRep()), func(e ast.NavigableExpr) bool {
-		return e.Kind() == ast.IdentKind && e.AsIdent() != "tributary" || e.Kind() == ast.CallKind && e.AsCall().FunctionName() == "col"
+	ast.MatchDescendants(ast.NavigateAST(parsed.NativeRep()), func(e ast.NavigableExpr) bool {
+		switch {
+		case e.Kind() == ast.IdentKind && e.AsIdent() != "tributary":
+			names = append(names, e.AsIdent())
+		case e.Kind() == ast.CallKind && e.AsCall().FunctionName() == "col":
+			name := "" // of an argument that is no literal, which no column is called
+			if args := e.AsCall().Args(); len(args) == 1 && args[0].Kind() == ast.LiteralKind {
+				name, _ = args[0].AsLiteral().Value().(string)
+			}
+			names = append(names, name)
+		}
+		return false
 	})
-	return len(reads) == 0
+	return names, true
 }
 
 // Text gives it in the form in which it is kept: equal meanings have equal texts.
@@ -134,18 +150,22 @@ func (m Meaning) Since(now Meaning) (differs []string) {
 	return append(differs, m.columnsSince(now)...)
 }
 
-// Lacks gives the columns of the source whose values rows that were written under m do not have; only says that nothing else of them is
-// otherwise than now would write them.
+// Lacks gives the columns of the source of which rows that were written under m lack what now makes of them; only says that nothing else
+// of them is otherwise than now would write them.
 func (m Meaning) Lacks(now Meaning) (columns []string, only bool) {
-	if m.All {
-		return nil, false
-	}
 	with := m
-	with.Columns = maps.Clone(m.Columns)
+	with.Columns = map[string]Written{}
+	maps.Copy(with.Columns, m.Columns)
 	for name, is := range now.Columns {
-		if _, had := m.Columns[name]; !had && is.From != "" {
+		if m.Columns[name] == is {
+			continue
+		}
+		if is.From != "" {
 			with.Columns[name] = is
 			columns = append(columns, is.From)
+		} else if inputs, ok := reads(is.Value); ok && len(inputs) > 0 {
+			with.Columns[name] = is
+			columns = append(columns, inputs...)
 		}
 	}
 	return columns, len(with.Since(now)) == 0

@@ -74,6 +74,15 @@ func TestMeaning(t *testing.T) {
 	if columns, only := was.Lacks(is); only {
 		t.Error(columns)
 	}
+	// What is computed is right with its inputs, whether it is new or otherwise.
+	was, is = meaning("", Table{Set: []Computed{{Column: "n", Value: "total"}}}), meaning("", Table{Set: []Computed{{Column: "n", Value: "total * 2"}, {Column: "city", Value: "doc.city + col('a b')"}}})
+	if columns, only := was.Lacks(is); !only || !slices.Equal(slices.Sorted(slices.Values(columns)), []string{"a b", "doc", "total"}) {
+		t.Error(columns, only)
+	}
+	was, is = meaning("", Table{Set: []Computed{{Column: "n", Value: "'a'"}}}), meaning("", Table{Set: []Computed{{Column: "n", Value: "'b'"}}})
+	if columns, only := was.Lacks(is); only {
+		t.Error(columns)
+	}
 	hashed := Table{Columns: []Column{id, {From: "mail", Mask: "hash"}}}
 	if got := meaning("first-salt", hashed).Since(meaning("other-salt", hashed)); !slices.Equal(got, []string{"they were hashed under another salt"}) {
 		t.Errorf("%q", got)
