@@ -196,24 +196,30 @@ func reread(before, now *schema.Relation, known *catalog.Table, rewritten bool, 
 	for i := range now.Columns {
 		c := &now.Columns[i]
 		old := was[c.AttNum]
+		var why string
 		switch {
 		case c.AttNum == 0:
-			reason = fmt.Sprintf("it cannot be told which of its former columns %q is, if any", c.Name)
+			why = fmt.Sprintf("it cannot be told which of its former columns %q is, if any", c.Name)
 		case old == nil && before.Column(c.Name) >= 0:
-			reason = fmt.Sprintf("column %q is another one than that of the same name before", c.Name)
+			why = fmt.Sprintf("column %q is another one than that of the same name before", c.Name)
 		case old == nil && c.Default == nil && (rewritten || c.NotNull || slices.Contains(known.Computed, c.AttNum)):
-			reason = fmt.Sprintf("column %q was added with values that were computed row by row", c.Name)
-		case old != nil && !sameText(&old.Type, &c.Type):
-			reason = fmt.Sprintf("column %q was %s and is %s", c.Name, old.Type.Name, c.Type.Name)
+			why = fmt.Sprintf("column %q was added with values that were computed row by row", c.Name)
+		case old != nil && (!sameText(&old.Type, &c.Type) || rewritten && old.Type.Name != c.Type.Name): // USING makes other values also of a type that holds the old ones
+			why = fmt.Sprintf("column %q was %s and is %s", c.Name, old.Type.Name, c.Type.Name)
+		case old == nil && now.IsKey(i): // the rows have one constant
+			why = fmt.Sprintf("column %q was added, and belongs to the key", c.Name)
+		default:
+			continue
 		}
-		if reason != "" {
-			break
+		if reason == "" {
+			reason = why
 		}
+		reload = reload || now.IsKey(i) // rows may have other keys: nothing tells that those before are gone
 	}
 	if partitions > 1 && !sameKey(before, now) {
 		return "it has another key, and rows are in other partitions", true
 	}
-	return reason, false
+	return reason, reload
 }
 
 // sameText says whether the change of a type leaves the text of every value as it was, and is one that the server makes

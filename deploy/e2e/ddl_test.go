@@ -104,6 +104,16 @@ var alterations = []alteration{
 		mend:  `ALTER TABLE "public"."retype" ALTER COLUMN "a" TYPE text`,
 	},
 	{
+		name:  "retype_key",
+		begin: []string{`create table T (id int primary key, a int)`, `insert into T select i, i from generate_series(1, 20) i`},
+		then:  []string{`alter table T alter id type int8 using id + 1000`, `insert into T values (3, 3)`, `update T set a = 0 where id = 1004`},
+	},
+	{
+		name:  "retype_using",
+		begin: []string{`create table T (id int primary key, a varchar(10))`, `insert into T select i, 'a' || i from generate_series(1, 20) i`},
+		then:  []string{`alter table T alter a type text using upper(a)`, `update T set a = 'z' where id = 4`},
+	},
+	{
 		name:  "not_null",
 		begin: []string{`create table T (id int primary key, a text not null, b text)`, `insert into T select i, 'a' || i, 'b' from generate_series(1, 20) i`},
 		then:  []string{`alter table T alter a drop not null`, `alter table T alter b set not null`, `insert into T values (21, null, 'b')`},
