@@ -200,6 +200,34 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
+// Of a name that is written from right to left a number behind it would be shown before it: each stands for itself.
+func TestNamesFromRightToLeft(t *testing.T) {
+	for html, want := range map[string]string{
+		"<p>public.orders: 3 rows</p>":                        "<p>public.orders: 3 rows</p>",
+		"<p title=\"שם\">public.הזמנות: 3 rows</p>":           "<p title=\"שם\"><bdi>public.הזמנות</bdi>: 3 rows</p>",
+		"<h1>‼ הזמנות של &amp; ישן, then</h1>":                "<h1>‼ <bdi>הזמנות של</bdi> &amp; <bdi>ישן</bdi>, then</h1>",
+		"<title>שם</title><b>&#34;שם&lt;</b><bdi>שם</bdi> שם": "<title>שם</title><b><bdi>&#34;שם&lt;</bdi></b><bdi>שם</bdi> <bdi>שם</bdi>",
+	} {
+		if got := isolate(html); got != want {
+			t.Errorf("%s: %s, want %s", html, got, want)
+		}
+	}
+	const name = "טבלה של הזמנות"
+	url := serve(t, func() View { return full(name) }, testHistory())
+	for _, path := range []string{"/", (&neturl.URL{Path: "/table/" + name}).EscapedPath(), "/?group=target", "/?q=הז"} {
+		_, body := get(t, url+path)
+		if !strings.Contains(body, "<bdi>") {
+			t.Errorf("%s: no name is isolated", path)
+		}
+		text := regexp.MustCompile(`(?s)<title>.*?</title>|<option.*?</option>|<bdi>.*?</bdi>|<[^>]*>`).ReplaceAllString(body, "")
+		for line := range strings.Lines(text) {
+			if strings.IndexFunc(line, turns) >= 0 {
+				t.Errorf("%s: %s", path, line)
+			}
+		}
+	}
+}
+
 func TestHeaders(t *testing.T) {
 	url := serve(t, func() View { return full("a") }, testHistory())
 	resp, body := get(t, url+"/")

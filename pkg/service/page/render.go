@@ -481,7 +481,7 @@ func render(name string, data any) ([]byte, error) {
 	if err := templates.ExecuteTemplate(&b, name, data); err != nil {
 		return nil, fmt.Errorf("render page: %w", err)
 	}
-	return []byte(invisible.Replace(b.String())), nil
+	return []byte(isolate(invisible.Replace(b.String()))), nil
 }
 
 // invisible are control characters, and those that turn the direction of text or take no room.
