@@ -11,6 +11,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
@@ -29,6 +30,10 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 		if err := s.adopt(ctx, known, was, isKnown && !newEra, s.joined, asOf); err != nil {
 			return err
 		}
+	}
+	for oid, was := range before {
+		t := s.tables[schema.OID(oid)]
+		s.fewer = s.fewer || t == nil || t.progress.Schema != was.Schema || t.progress.Table != was.Table
 	}
 	s.tellLeftOut(tables)
 	return nil

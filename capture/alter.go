@@ -101,6 +101,7 @@ func (s *session) follow(t *table, now *schema.Relation) {
 		return
 	}
 	s.log.Info("table was altered: its rows are read again", "table", now.QualifiedName(), "reason", reason)
+	s.fewer = s.fewer || t.progress.Schema != now.Schema || t.progress.Table != now.Name
 	t.progress.Schema, t.progress.Table = now.Schema, now.Name
 	s.request(t, &SnapshotRequest{Reload: reload})
 }

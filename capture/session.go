@@ -77,6 +77,7 @@ type session struct {
 	alarms      alarms
 	foreign     map[string]bool // tables of which tellLeftOut has told
 	unfit       []string        // patterns likewise, that no table fits
+	fewer       bool            // the progress is of tables that are gone, or had another name, until a full record is written
 	passage     passage
 	refused     publish.Refusals
 	oldest      int64 // commit time of the first change since the last Kafka commit, microseconds; 0 for none
@@ -460,7 +461,7 @@ func (s *session) ask(ctx context.Context) error {
 
 // commit ends the Kafka transaction with a progress record and then confirms to the server what has become durable.
 func (s *session) commit(ctx context.Context, last bool) error {
-	pr := s.progressRecord(s.pub.FullDue() || last)
+	pr := s.progressRecord(s.pub.FullDue() || last || s.fewer)
 	// Some partitions hold more than the session began with, others do not. A record of anything in between would count
 	// what is published now, and not what those hold already. What was published after the last progress is not much.
 	if at := pr.Reached(); s.config.Publish.direct() && at.Compare(s.reached) > 0 && at.Compare(s.resumed) < 0 {
@@ -487,6 +488,7 @@ func (s *session) commit(ctx context.Context, last bool) error {
 	s.lastBytes = bytes
 	clear(s.changed)
 	s.fences = nil
+	s.fewer = s.fewer && !pr.Full
 	s.meter.commits.WithLabelValues(resultCommit).Inc()
 	s.meter.duration.WithLabelValues().Observe(time.Since(began).Seconds())
 	s.meter.size.WithLabelValues().Observe(float64(bytes))

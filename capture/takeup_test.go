@@ -2,11 +2,15 @@ package capture
 
 import (
 	"context"
+	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 )
@@ -114,4 +118,32 @@ func TestStreamWaitsForNoLock(t *testing.T) {
 		r.same("public", "item")
 		must(t, stop())
 	}
+}
+
+// TestGoneTablesLeaveTheProgress: a sink learns within seconds that a table is captured no more, dropped or renamed while capture ran or
+// while it did not.
+func TestGoneTablesLeaveTheProgress(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), "create table kept (id int primary key); create table dropped (id int primary key); create table renamed (id int primary key); create table late (id int primary key)")
+	names := func() any {
+		pr, err := publish.ReadProgress(t.Context(), r.config.Kafka, r.config.Source.Name, slog.New(slog.DiscardHandler))
+		must(t, err)
+		var all []string
+		for _, known := range pr.Tables {
+			all = append(all, known.Table)
+		}
+		slices.Sort(all)
+		return strings.Join(all, " ")
+	}
+	_, stop := r.start()
+	r.fence()
+	r.exec("drop table dropped")
+	eventually(t, "the dropped one is gone", func() bool { return names() == "kept late renamed" })
+	r.exec("alter table renamed rename to other; insert into other values (1)")
+	eventually(t, "the renamed one is known by its new name alone", func() bool { return names() == "kept late other" })
+	must(t, stop())
+	r.exec("drop table late")
+	_, stop = r.start()
+	r.fence()
+	eventually(t, "the one that was dropped meanwhile is gone", func() bool { return names() == "kept other" })
+	must(t, stop())
 }

@@ -236,6 +236,7 @@ func (s *session) learn(ctx context.Context, f facts) error {
 				s.alarms.clear(trouble.Code(held.Code), subject(t.name()))
 			}
 			delete(s.tables, oid)
+			s.fewer = true
 		}
 	}
 	return nil

@@ -25,6 +25,9 @@ func (st *Status) page() page.View {
 		Needs: st.Needs, Tiles: st.tiles(), Stages: st.Stages, Events: st.Events, Build: st.Build,
 		Tables: []page.Table{st.sources(), st.tables(), st.members()}, Wants: strings.HasPrefix(st.Headline, service.NeedsYou),
 	}
+	if unmatched := st.unmatched(); unmatched != "" {
+		v.About = append(v.About, unmatched)
+	}
 	if st.sinks() > 1 {
 		v.Part = "this sink"
 	}
@@ -349,6 +352,9 @@ func (t *TableStatus) note() string {
 	}
 	if len(t.Former) > 0 {
 		add("rows of another rule")
+	}
+	if t.Gone {
+		add("captured no more")
 	}
 	return note
 }

@@ -1,6 +1,8 @@
 package sink
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,6 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // Each code that can hold a table, or that the sink can wait with, is told whole.
@@ -220,5 +223,59 @@ func TestPageIsSteady(t *testing.T) {
 	s.waiting[waiter{what: "warehouse"}] = &wait{since: began.Add(-time.Minute), tries: 3, err: &trouble.Error{Code: trouble.WarehouseUnreachable, Op: "connect to", Subject: "the warehouse"}}
 	if v := s.view(); v.State != service.StateWaiting || len(v.Needs) != 1 {
 		t.Errorf("what has lasted is not told at once: %s, %q", v.State, v.Headline)
+	}
+}
+
+// TestTogether: what several tables of a source have alike is told once, and on the page of each.
+func TestTogether(t *testing.T) {
+	st := moments["alike"](time.Now()).st
+	st.tell(true, true, false)
+	what, of := "", map[string]int{}
+	for _, n := range st.Needs {
+		what += n.What + "; "
+	}
+	if want := "shop_us/public.orders is quarantined; 3 tables of shop_eu are quarantined: public.customer, public.orders, public.stock; "; what != want {
+		t.Errorf("%q, want %q", what, want)
+	}
+	for _, name := range []string{"shop_eu/public.customer", "shop_eu/public.stock", "shop_us/public.orders", "shop_us/public.stock"} {
+		one := *st
+		one.Needs, one.Tables, one.Sources = slices.Clone(st.Needs), slices.Clone(st.Tables), slices.Clone(st.Sources)
+		if !one.alone(name) {
+			t.Fatal(name)
+		}
+		of[name] = len(one.Needs)
+	}
+	if want := map[string]int{"shop_eu/public.customer": 1, "shop_eu/public.stock": 1, "shop_us/public.orders": 1, "shop_us/public.stock": 0}; !maps.Equal(of, want) {
+		t.Errorf("the pages of tables tell %v", of)
+	}
+	st.Tables[3].Trouble.Message = "write to column \"tenant\" of table \"sales.stock\": something else"
+	if st.tell(true, true, false); len(st.Needs) != 3 {
+		t.Errorf("another trouble is told with the others: %+v", st.Needs)
+	}
+}
+
+// TestGone: a table that its source captures no more says so, and one that is new there does not.
+func TestGone(t *testing.T) {
+	at := time.Now()
+	sources := []warehouse.Source{
+		{Name: "shop", CompleteAt: &at, Tables: map[string]warehouse.TableProgress{"shop.public.orders": {Done: true}}},
+		{Name: "mute", CompleteAt: &at},
+	}
+	for name, one := range map[string]struct {
+		source, table string
+		age           time.Duration
+		gone          bool
+	}{
+		"captured": {"shop", "orders", time.Hour, false}, "dropped": {"shop", "old", time.Hour, true}, "new": {"shop", "young", time.Second, false}, "nobody says": {"mute", "old", time.Hour, false},
+	} {
+		last := at.Add(-one.age)
+		table := TableStatus{Source: one.source, Table: "public." + one.table, Topic: one.source + ".public." + one.table, LastCommit: &last, State: service.StateUpToDate}
+		if table.leaves(sources); table.Gone != one.gone || strings.Contains(table.note(), "captured no more") != one.gone {
+			t.Errorf("%s: %t, %q", name, table.Gone, table.note())
+		}
+		st := Status{Sources: []SourceStatus{{Name: one.source}}, Tables: []TableStatus{table}}
+		if st.summarise(); strings.Contains(st.Headline, "1 table, 1 of which is captured no more.") != one.gone {
+			t.Errorf("%s: %q", name, st.Headline)
+		}
 	}
 }

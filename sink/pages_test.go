@@ -220,6 +220,19 @@ var moments = map[string]func(at time.Time) *shown{
 		s.st.Members = append(s.st.Members, Member{Instance: "sink-2", AppliedAt: new(at.UTC())})
 		return s
 	},
+	"alike": func(at time.Time) *shown { // three tables of one source have the same, one of the other source too
+		s := calm(at)
+		for i, of := range []int{0, 1, 3, 5} {
+			t := &s.st.Tables[of]
+			t.State, t.Records, t.BehindSeconds = service.StateQuarantined, new(int64(40*i+1)), new(130.0)
+			t.Trouble = &Trouble{
+				Code: "target-type", Topic: t.Topic, Partition: int32(i), Offset: int64(7 + i), Since: at.Add(-time.Duration(130-i) * time.Second).UTC(),
+				Message: fmt.Sprintf("write to column \"tenant\" of table %q, topic %q partition %d offset %d: the sid %q is not a number of type integer, in its plain form", t.Target, t.Topic, i, 7+i, t.Source),
+				Hint:    "give the source a sid that is one: sources: [{name: " + t.Source + ", sid: \"1\"}]; then restart, and sink resume SOURCE/TABLE",
+			}
+		}
+		return s
+	},
 	"barrier": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[1]

@@ -154,6 +154,9 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	}
 	told := out.Beside()
 	told.Sentence(r.Sentence())
+	if unmatched := r.unmatched(); unmatched != "" {
+		told.Sentence(unmatched + ` (sink check; {from: "…", skip: true} where that is meant)`)
+	}
 	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
 	if !quiet || look.All || r.source != "" || len(look.Tables) > 0 || !out.Terminal {
 		if facts := r.facts(look.All); len(facts) > 0 { // the warehouse alone may know none

@@ -101,6 +101,9 @@ func TestStatusText(t *testing.T) {
 			return base(table("tenant_b", "public.orders", service.StateUpToDate, 0.3, 0), table("tenant_b", "public.x\x1b[2J", service.StateUpToDate, 0, 0))
 		}
 		show("well.txt", well(), person, terminal.Look{})
+		unmatched := well()
+		unmatched.Unmatched, unmatched.Tables[1].Gone = []string{"billing.public.draft", "tenant_b.public.profiles"}, true
+		show("unmatched.txt", unmatched, person, terminal.Look{})
 		show("well-all.txt", well(), terminal.Output{Terminal: true, Wide: true}, terminal.Look{All: true})
 		show("well.tsv", well(), terminal.Output{}, terminal.Look{})
 

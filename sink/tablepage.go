@@ -65,7 +65,7 @@ func (st *Status) alone(name string) bool {
 			others[st.Sources[i].Name] = true
 		}
 	}
-	of := func(n service.Need) bool { return others[n.Subject] }
+	of := func(n service.Need) bool { return others[n.Subject] && !slices.Contains(n.Subjects, name) }
 	st.Needs, st.Accepted = slices.DeleteFunc(st.Needs, of), slices.DeleteFunc(st.Accepted, of)
 	st.Tables = slices.DeleteFunc(st.Tables, func(t TableStatus) bool { return t.name() != name })
 	st.Sources = slices.DeleteFunc(st.Sources, func(src SourceStatus) bool { return src.Name != source })

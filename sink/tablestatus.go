@@ -58,6 +58,8 @@ type TableStatus struct {
 	ReloadSince *time.Time `json:"reload_since,omitempty"`
 	ReloadDue   bool       `json:"reload_due,omitempty"`
 	Rule        string     `json:"rule,omitempty"` // by which it is written: "tables[1]"
+	// Gone says that its source captures it no more, as it was dropped or renamed there, or is left out: nothing will come.
+	Gone bool `json:"gone,omitempty"`
 	// Former tells of rows that are not as the rule says; absent where all are.
 	Former []FormerRule `json:"former_rules,omitempty"`
 
@@ -206,6 +208,20 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	}
 	return out, true
 }
+
+// leaves notes whether the source, as far as its progress says, captures the table no more. What is new has come in of late, and may stand
+// in a record that is still to come.
+func (t *TableStatus) leaves(sources []warehouse.Source) {
+	for i := range sources {
+		if src := &sources[i]; src.Name == t.Source && len(src.Tables) > 0 && t.LastCommit != nil && src.CompleteAt != nil {
+			_, captured := src.Tables[t.Topic]
+			t.Gone = !captured && src.CompleteAt.Sub(*t.LastCommit) > goneAfter
+		}
+	}
+}
+
+// goneAfter is how old the newest change of a table is at least that counts as gone.
+const goneAfter = time.Minute
 
 // pausedBy notes the pause that holds the table, if one does.
 func (t *TableStatus) pausedBy(pauses []warehouse.Pause) bool {

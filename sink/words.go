@@ -90,13 +90,19 @@ func (st *Status) notRunning() {
 
 // sentence says how a group does of which no table needs anybody.
 func (st *Status) sentence() string {
-	late := 0
+	late, gone := 0, 0
 	for i := range st.Tables {
+		if st.Tables[i].Gone {
+			gone++
+		}
 		if service.Look(st.Tables[i].State).Colour != "green" {
 			late++
 		}
 	}
 	size := fmt.Sprintf("%s, %s", service.Plural(len(st.Sources), "source"), service.Plural(len(st.Tables), "table"))
+	if gone > 0 {
+		size += fmt.Sprintf(", %d of which %s captured no more", gone, service.Agree(gone, "is", "are"))
+	}
 	switch st.State {
 	case service.StateUpToDate:
 		if complete := st.completeTo(""); complete != "" {
@@ -121,6 +127,15 @@ func (st *Status) sentence() string {
 		return "is paused in part: " + of + ", all others go on."
 	}
 	return "is " + service.Look(st.State).Word + ": " + of + st.furthest() + "."
+}
+
+// unmatched tells of the topics that no rule wants; "" where there are none.
+func (st *Status) unmatched() string {
+	n := len(st.Unmatched)
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s %s no rule: %s", service.Plural(n, "topic"), service.Agree(n, "matches", "match"), shortened(st.Unmatched))
 }
 
 // furthest tells of the table that is furthest behind.
@@ -209,14 +224,10 @@ func (st *Status) completeTo(behind string) string {
 // needs tells what needs somebody.
 func (st *Status) needs() []service.Need {
 	var all []service.Need
-	told := map[*Trouble]bool{}
+	all = append(all, st.held()...)
 	var behind []string
 	for i := range st.Tables {
 		t := &st.Tables[i]
-		if t.Trouble != nil && !told[t.Trouble] {
-			told[t.Trouble] = true // the tables of a source that is written as a whole have one
-			all = append(all, st.quarantined(t))
-		}
 		all = append(all, t.parked()...)
 		for _, told := range []func() (service.Need, bool){t.headroom, t.barrier} {
 			if n, ok := told(); ok {
@@ -350,39 +361,6 @@ func (l *Lock) need() service.Need {
 	}
 	return n
 }
-
-// quarantined tells of a table that an error holds.
-func (st *Status) quarantined(t *TableStatus) service.Need {
-	name := service.Quote(t.name())
-	n := service.Need{
-		Code: trouble.Code(t.Trouble.Code), Urgent: true, Subject: t.name(), Since: t.Trouble.Since, Why: t.Trouble.Message,
-		What: fmt.Sprintf("%s is %s", t.name(), service.Look(t.State).Word), Do: service.Steps(strings.ReplaceAll(t.Trouble.Hint, "SOURCE/TABLE", name)),
-	}
-	if t.Trouble.Topic != "" && t.Trouble.Offset > 0 && !strings.Contains(n.Why, "offset ") {
-		n.Why += fmt.Sprintf(" (topic %s, partition %d, offset %d)", t.Trouble.Topic, t.Trouble.Partition, t.Trouble.Offset)
-	}
-	n.Means = "it is held there, all other tables go on"
-	if value(t.Records) > 0 {
-		n.Means = fmt.Sprintf("%s %s in Kafka; all other tables go on", service.Plural(value(t.Records), "record"), service.Agree(value(t.Records), "waits", "wait"))
-	}
-	for i := range st.Sources {
-		if src := &st.Sources[i]; src.Name == t.Source && src.until() != nil {
-			n.Means += fmt.Sprintf("; %s is complete only up to %s", src.Name, src.until().UTC().Format(time.DateTime+" UTC"))
-		}
-	}
-	if !t.Trouble.stops() && !strings.HasPrefix(t.Trouble.Message, heldByCapture) {
-		if !strings.Contains(t.Trouble.Hint, "sink resume") {
-			n.Do = append(n.Do, service.Step{Command: "sink resume " + name, Note: "when that is mended"})
-		}
-		if !strings.Contains(t.Trouble.Hint, "--park") {
-			n.Do = append(n.Do, service.Step{Command: "sink resume " + name + " --park", Note: "puts the row aside, and the table goes on"})
-		}
-	}
-	return n
-}
-
-// heldByCapture begins the message of a table that is held by capture.
-const heldByCapture = "held by capture: "
 
 // limit names the stage that most of the time is spent with.
 func (st *Status) limit() string {

@@ -14,12 +14,14 @@ type Need struct {
 	Code    trouble.Code `json:"code"`
 	Urgent  bool         `json:"urgent"` // it does not go away by itself
 	Subject string       `json:"subject"`
-	Since   time.Time    `json:"since,omitzero"`
-	What    string       `json:"what"`
-	Why     string       `json:"why"`
-	Means   string       `json:"means"`
-	Do      []Step       `json:"do"`
-	See     string       `json:"see"` // where the service answers with the runbook
+	// Subjects are all that have the same, where there are several; Subject is the first.
+	Subjects []string  `json:"subjects,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
+	What     string    `json:"what"`
+	Why      string    `json:"why"`
+	Means    string    `json:"means"`
+	Do       []Step    `json:"do"`
+	See      string    `json:"see"` // where the service answers with the runbook
 }
 
 // NeedsYou begins the sentence of a service that wants a person, however well the rest of it goes.

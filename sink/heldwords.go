@@ -1,0 +1,139 @@
+package sink
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+)
+
+// held tells of the tables that errors hold: one by one, and together where several of a source have the same.
+func (st *Status) held() (all []service.Need) {
+	told := map[*Trouble]bool{}
+	at := map[string]int{}
+	var groups [][]*TableStatus
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if t.Trouble == nil || told[t.Trouble] {
+			continue // the tables of a source that is written as a whole have one
+		}
+		told[t.Trouble] = true
+		same := t.alike()
+		n, known := at[same]
+		if !known {
+			n = len(groups)
+			at[same], groups = n, append(groups, nil)
+		}
+		groups[n] = append(groups[n], t)
+	}
+	for _, group := range groups {
+		if len(group) == 1 {
+			all = append(all, st.quarantined(group[0]))
+		} else {
+			all = append(all, st.together(group))
+		}
+	}
+	return all
+}
+
+// whereabouts is what tells one record of a topic from another.
+var whereabouts = regexp.MustCompile(`\b(partition|offset) \d+`)
+
+// alike is what a table's trouble has in common with the same trouble of another table: all but names and places.
+func (t *TableStatus) alike() string {
+	_, name, _ := strings.Cut(t.Table, ".")
+	_, target, _ := strings.Cut(t.Target, ".")
+	text := whereabouts.ReplaceAllString(t.Trouble.Message+"\x00"+t.Trouble.Hint, "$1")
+	for _, of := range []string{t.Topic, t.Table, t.Target, name, target} {
+		if of != "" {
+			text = regexp.MustCompile(`(^|\W)`+regexp.QuoteMeta(of)+`($|\W)`).ReplaceAllString(text, "$1*$2")
+		}
+	}
+	return strings.Join([]string{t.Source, t.State, t.Trouble.Code, text}, "\x00")
+}
+
+// mostTogether is of how many tables that have the same trouble there are commands of their own.
+const mostTogether = 3
+
+// together tells of tables of one source that the same trouble holds.
+func (st *Status) together(group []*TableStatus) service.Need {
+	source, park := group[0].Source, ""
+	var resume *service.Step
+	n := st.quarantined(group[0])
+	n.Do, n.Subjects = nil, make([]string, len(group))
+	names, records := make([]string, len(group)), int64(0)
+	for i, t := range group {
+		one := st.quarantined(t)
+		names[i], n.Subjects[i] = t.Table, t.name()
+		records += value(t.Records)
+		if one.Since.Before(n.Since) {
+			n.Since = one.Since
+		}
+		for _, step := range one.Do {
+			resumes := strings.HasPrefix(step.Command, "sink resume ")
+			switch {
+			case resumes && strings.HasSuffix(step.Command, " --park"):
+				park = cmp.Or(park, step.Command)
+			case resumes && resume == nil:
+				resume = &service.Step{Command: "sink resume " + service.Quote(source), Note: step.Note}
+			case resumes:
+			case i < mostTogether && !slices.Contains(n.Do, step):
+				n.Do = append(n.Do, step)
+			}
+		}
+	}
+	n.What = fmt.Sprintf("%s of %s are %s: %s", service.Plural(len(group), "table"), source, service.Look(group[0].State).Word, strings.Join(names, ", "))
+	n.Why = group[0].Table + ": " + n.Why
+	n.Means = st.keptWaiting(source, records)
+	if resume != nil { // all tables of the source that are held are tried again
+		n.Do = append(n.Do, *resume)
+	}
+	if park != "" {
+		n.Do = append(n.Do, service.Step{Command: park, Note: "puts the row aside, and that table goes on; likewise with each other"})
+	}
+	return n
+}
+
+// keptWaiting says what becomes of tables of a source that are held, for which so many records wait.
+func (st *Status) keptWaiting(source string, records int64) string {
+	means := "it is held there, all other tables go on"
+	if records > 0 {
+		means = fmt.Sprintf("%s %s in Kafka; all other tables go on", service.Plural(records, "record"), service.Agree(records, "waits", "wait"))
+	}
+	for i := range st.Sources {
+		if src := &st.Sources[i]; src.Name == source && src.until() != nil {
+			means += fmt.Sprintf("; %s is complete only up to %s", src.Name, src.until().UTC().Format(time.DateTime+" UTC"))
+		}
+	}
+	return means
+}
+
+// quarantined tells of a table that an error holds.
+func (st *Status) quarantined(t *TableStatus) service.Need {
+	name := service.Quote(t.name())
+	n := service.Need{
+		Code: trouble.Code(t.Trouble.Code), Urgent: true, Subject: t.name(), Since: t.Trouble.Since, Why: t.Trouble.Message,
+		What: fmt.Sprintf("%s is %s", t.name(), service.Look(t.State).Word), Do: service.Steps(strings.ReplaceAll(t.Trouble.Hint, "SOURCE/TABLE", name)),
+	}
+	if t.Trouble.Topic != "" && t.Trouble.Offset > 0 && !strings.Contains(n.Why, "offset ") {
+		n.Why += fmt.Sprintf(" (topic %s, partition %d, offset %d)", t.Trouble.Topic, t.Trouble.Partition, t.Trouble.Offset)
+	}
+	n.Means = st.keptWaiting(t.Source, value(t.Records))
+	if !t.Trouble.stops() && !strings.HasPrefix(t.Trouble.Message, heldByCapture) {
+		if !strings.Contains(t.Trouble.Hint, "sink resume") {
+			n.Do = append(n.Do, service.Step{Command: "sink resume " + name, Note: "when that is mended"})
+		}
+		if !strings.Contains(t.Trouble.Hint, "--park") {
+			n.Do = append(n.Do, service.Step{Command: "sink resume " + name + " --park", Note: "puts the row aside, and the table goes on"})
+		}
+	}
+	return n
+}
+
+// heldByCapture begins the message of a table that is held by capture.
+const heldByCapture = "held by capture: "
