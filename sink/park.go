@@ -60,7 +60,7 @@ func (w *worker) narrow(ctx context.Context, b consume.Batch, pt *part, err erro
 	}
 	r := b.Records[0]
 	err = w.pinpoint(ctx, r, err)
-	if pr.park == nil && w.mayPark(r, err) {
+	if pr.park == nil && w.mayPark(ctx, r, err) {
 		pr.park, pr.bad, pr.limit = err, 0, 1
 		return true
 	}
@@ -158,9 +158,21 @@ func parkable(err error) bool { return slices.Contains(parkableCodes, trouble.Co
 
 // mayPark says whether a record is to be put aside for an error: the rule says so, the error is the record's own, and
 // there is a key by which the records behind it can be told.
-func (w *worker) mayPark(r *kgo.Record, err error) bool {
+func (w *worker) mayPark(ctx context.Context, r *kgo.Record, err error) bool {
 	route, ok := w.s.match(r.Topic)
-	return ok && route.Parks() && parkable(err) && identity(r.Key) != nil
+	return ok && route.Parks() && parkable(err) && w.untold(ctx, r) == nil
+}
+
+// untold says why later records of a row cannot be told by the key of this one; nil where they can. Keys whose texts differ
+// may be equal: a row is put aside and deleted as "1 day" and comes again as "24:00:00", and the retry would remove it.
+func (w *worker) untold(ctx context.Context, r *kgo.Record) error {
+	if identity(r.Key) == nil {
+		return keyless(r.Key)
+	}
+	if v, err := w.version(ctx, r); err == nil && !v.plan.Relation.ByteEqualKey() {
+		return errors.New("its key has a type whose equal values are spelled in several ways: later changes of its row could not be kept behind it")
+	}
+	return nil
 }
 
 // keyless says why records of one row cannot be told by their keys.
@@ -223,7 +235,7 @@ func (w *worker) forgetParked(topic string) {
 
 // aside puts a record aside if one of its key has been before, or if it is the one that somebody wants put aside. Both
 // halves of a change of a key go where one of their keys is parked: the row they move is behind it.
-func (w *worker) aside(pt *part, r *kgo.Record, h headers) (bool, error) {
+func (w *worker) aside(ctx context.Context, pt *part, r *kgo.Record, h headers) (bool, error) {
 	first := !pt.met
 	pt.met = true
 	for _, key := range [][]byte{r.Key, h.newKey, h.oldKey} {
@@ -244,9 +256,9 @@ func (w *worker) aside(pt *part, r *kgo.Record, h headers) (bool, error) {
 	if !first || why == nil {
 		return false, nil
 	}
-	if identity(r.Key) == nil {
+	if err := w.untold(ctx, r); err != nil {
 		return false, &trouble.Error{
-			Code: reasonOf(why).Code, Op: "park", Subject: where(r), Cause: keyless(r.Key),
+			Code: reasonOf(why).Code, Op: "park", Subject: where(r), Cause: err,
 			Means: "the table is held before it, all others go on", Hint: "mend the target or the rule; then sink resume SOURCE/TABLE",
 		}
 	}
@@ -255,8 +267,8 @@ func (w *worker) aside(pt *part, r *kgo.Record, h headers) (bool, error) {
 }
 
 // putAside puts the record aside that ended a part, if the rule wants it.
-func (w *worker) putAside(pt *part, r *kgo.Record, err error) bool {
-	if !w.mayPark(r, err) {
+func (w *worker) putAside(ctx context.Context, pt *part, r *kgo.Record, err error) bool {
+	if !w.mayPark(ctx, r, err) {
 		return false
 	}
 	h, _ := headersOf(r) // they may be what is wrong with it

@@ -77,7 +77,7 @@ func (w *worker) readPartition(ctx context.Context, o *outcome, pt *part, record
 	// What other adds to records, to look for the second half of a key's change, is not the window's unless it is that half.
 	for window := len(records); pt.records < window; {
 		n, err := w.readRecord(ctx, o, pt, &records)
-		if n == 0 && pt.stop != nil && w.putAside(pt, records[pt.records], pt.stop) {
+		if n == 0 && pt.stop != nil && w.putAside(ctx, pt, records[pt.records], pt.stop) {
 			n, pt.stop = 1, nil
 		}
 		if err != nil || n == 0 {
@@ -113,7 +113,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 		w.s.table(r.Topic).duplicate()
 		return 1, nil
 	}
-	if aside, err := w.aside(pt, r, h); err != nil {
+	if aside, err := w.aside(ctx, pt, r, h); err != nil {
 		return pt.end(err)
 	} else if aside {
 		return 1, nil

@@ -192,6 +192,7 @@ var oids = map[string]schema.OID{
 	"integer": schema.OIDInt4, "bigint": schema.OIDInt8, "text": schema.OIDText, "numeric": schema.OIDNumeric,
 	"boolean": schema.OIDBool, "timestamp with time zone": schema.OIDTimestampTZ, "jsonb": schema.OIDJSONB, "bytea": schema.OIDBytea,
 	"character(5)": schema.OIDBpchar, "bit(3)": 1560, "double precision": schema.OIDFloat8, "date": schema.OIDDate,
+	"interval": schema.OIDInterval, "numrange": 3906,
 	"public.mood": 90001,
 }
 

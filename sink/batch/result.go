@@ -2,6 +2,7 @@ package batch
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -15,7 +16,10 @@ type Result struct {
 	Truncate bool // then remove all rows of the source
 
 	// For a plan with a key: no key is in more than one of Moves (as new key), Updates and Upserts.
-	Deletes Set // Key: rows to remove, if they are there
+	Deletes Set // Key: rows to remove, if they are there; but for those of Spared
+	// Key: what Moves and Updates find, where the fold cannot tell whether keys of other texts are equal (schema.Type.ByteEqual): the
+	// row that leaves "1 day" for "24:00:00" is under both.
+	Spared  Set
 	Moves   Set // Key: row to take away; Value: what it becomes under its new key. All are taken away before any is put back
 	Updates Set // Value: what to overwrite; values that are Unchanged stay. The row must be there
 	Upserts Set // Value: whole rows; those that the events say are new come first
@@ -85,7 +89,7 @@ func (s *Set) LSN(i int) change.LSN { return s.items[i].lsn }
 // Result gives what the events since Begin come to.
 func (f *Fold) Result() *Result {
 	r := &Result{Plan: f.plan, Reload: f.reload, Truncate: f.truncate, Lost: f.lost}
-	for _, set := range []*Set{&r.Deletes, &r.Moves, &r.Updates, &r.Upserts, &r.Removals, &r.Inserts, &r.Keys, &r.Ends, &r.Copies, &r.Noted} {
+	for _, set := range []*Set{&r.Deletes, &r.Spared, &r.Moves, &r.Updates, &r.Upserts, &r.Removals, &r.Inserts, &r.Keys, &r.Ends, &r.Copies, &r.Noted} {
 		set.f = f
 	}
 	switch f.plan.Mode {
@@ -146,6 +150,9 @@ func (f *Fold) Result() *Result {
 				r.Deletes.items = append(r.Deletes.items, here)
 			}
 		}
+	}
+	if len(r.Deletes.items) > 0 && !f.plan.Relation.ByteEqualKey() {
+		r.Spared.items = slices.Concat(r.Moves.items, r.Updates.items)
 	}
 	r.Inserted = len(r.Upserts.items)
 	r.Upserts.items = append(r.Upserts.items, rest...)

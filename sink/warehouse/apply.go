@@ -307,8 +307,7 @@ func (a *flushing) unit(ctx context.Context, i int) error {
 	if err := a.left(ctx, i, r.Lost); err != nil {
 		return err
 	}
-	a.set(i, byKey, &r.Deletes, t.template.remove, counted(&effect.Deleted))
-	a.gone(i, byKey, &r.Deletes, t.template.remove)
+	a.deletes(i)
 	a.moves(i)
 	a.updates(i)
 	a.upserts(i)
@@ -322,6 +321,31 @@ func (a *flushing) unit(ctx context.Context, i int) error {
 	})
 	a.insert(i)
 	return nil
+}
+
+// deletes queues that rows are removed.
+func (a *flushing) deletes(i int) {
+	u := &a.f.Units[i]
+	deletes := &u.Result.Deletes
+	if deletes.Len() == 0 {
+		return
+	}
+	remove := u.Target.template.remove
+	a.setOf(byKey, deletes, a.sparing(i, remove, counted(&a.effects[i].Deleted)))
+	if u.Target.guarded {
+		a.setOf(byKey, deletes, a.sparing(i, still(remove), noneKept(u)))
+	}
+}
+
+// sparing is a statement that leaves alone what is spared.
+func (a *flushing) sparing(i int, template string, check func(int64) error) statement {
+	st := a.statement(i, template, check)
+	u := &a.f.Units[i]
+	if spared := &u.Result.Spared; spared.Len() > 0 {
+		st.sql += " AND " + strings.Replace(u.Target.template.unless, source, u.Target.fromArrays(byKey, len(st.params)+1), 1)
+		st.params = append(st.params, arraysOf(u.Target, byKey, spared)...)
+	}
+	return st
 }
 
 // insert queues the rows of Inserts.

@@ -2,6 +2,7 @@ package warehouse
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 // templates are the statements of a target. %SRC% stands for where the rows come from: arrays given as parameters, or
 // the temporary table; the columns are the same. $1 is the sid where the target has a sid column.
 type templates struct {
-	truncate, remove, move, update, missing, upsert, clear, insert, takeOut, mark string
+	truncate, remove, unless, move, update, missing, upsert, clear, insert, takeOut, mark string
 }
 
 const (
@@ -165,6 +166,7 @@ func (t *Target) compile() {
 		isKey[c] = true
 	}
 	var into, values, sets, masked, excluded, taken, put []string
+	var respelled []string // columns of the key in which a row that is read anew may spell the same value otherwise
 	conflict := append([]string{}, intoSID...)
 	for i := range t.columns {
 		col := &t.columns[i]
@@ -177,6 +179,9 @@ func (t *Target) compile() {
 		pick := fmt.Sprintf("CASE WHEN substr(s.m, %d, 1) = '1' THEN s.c%d ELSE t.%s END", i+1, i+1, col.name)
 		if isKey[i] {
 			taken = append(taken, fmt.Sprintf("s.c%d", i+1))
+			if typ := &t.plan.Column(i).Type; typ.Respelled() || !typ.ByteEqual() {
+				respelled = append(respelled, col.name)
+			}
 			continue
 		}
 		taken = append(taken, fmt.Sprintf("%s AS c%d", pick, i+1))
@@ -186,7 +191,7 @@ func (t *Target) compile() {
 	for _, c := range t.plan.Key {
 		conflict = append(conflict, t.columns[c].name)
 	}
-	for _, name := range sets {
+	for _, name := range slices.Concat(sets, respelled) {
 		excluded = append(excluded, name+" = excluded."+name)
 	}
 	intoAll := strings.Join(append(append([]string{}, intoSID...), into...), ", ")
@@ -212,6 +217,7 @@ func (t *Target) compile() {
 	t.template.mark = fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s s ON CONFLICT DO NOTHING", seenTable,
 		strings.Join(conflict, ", "), strings.Join(append(append([]string{}, valueSID...), noted...), ", "), source)
 	t.template.remove = fmt.Sprintf("DELETE FROM %s t USING %s s%s", t.name, source, where(byOrigin))
+	t.template.unless = fmt.Sprintf("NOT EXISTS (SELECT FROM %s s WHERE %s)", source, strings.Join(byOrigin, " AND "))
 	t.template.clear = fmt.Sprintf("DELETE FROM %s t USING %s s%s", t.name, source, where(byFinal))
 	t.template.missing = fmt.Sprintf("SELECT s.r FROM (SELECT *, row_number() OVER () AS r FROM %s s) s WHERE NOT EXISTS (SELECT FROM %s t%s)",
 		source, t.name, where(byFinal))
