@@ -184,9 +184,10 @@ func (vs *versions) version(ctx context.Context, r *kgo.Record) (*versionPlan, e
 	if !ok {
 		return nil, &trouble.Error{Code: trouble.Internal, Op: "apply", Subject: where(r), Cause: errors.New("no rule matches the topic")}
 	}
-	// A registry that lost its schemas gives their numbers again, to those of other tables.
-	if rel := decoder.Relation(); rel.OID != 0 && (rel.Schema != route.Schema || rel.Name != route.Table) {
-		return nil, schemaTrouble(where(r), fmt.Errorf("%w: number %d is one of table %q", registry.ErrUnknownSchema, id, rel.QualifiedName()))
+	// A registry that lost its schemas gives their numbers again, to those of other tables, and of tables of this name of other
+	// sources. To another version of this very table it does not: its capture registers nothing before the old numbers are back.
+	if !decoder.Debezium() && !decoder.Of(route.Source, route.Schema, route.Table) {
+		return nil, schemaTrouble(where(r), fmt.Errorf("%w: number %d is one of table %q, of another source or name", registry.ErrUnknownSchema, id, decoder.Relation().QualifiedName()))
 	}
 	plan, err := vs.plan(ctx, r, route, &k, decoder.Relation())
 	if err != nil {

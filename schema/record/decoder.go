@@ -15,6 +15,7 @@ var ErrValue = errors.New("malformed value")
 // Decoder reads values written with one schema. One goroutine at a time.
 type Decoder struct {
 	relation *schema.Relation
+	of       string // namespace of the record of the row
 	envelope []step
 	source   []step
 	block    []step // transaction
@@ -76,6 +77,11 @@ const (
 
 // Relation gives the relation as capture saw it when it wrote with this schema. It is shared: do not write to it.
 func (d *Decoder) Relation() *schema.Relation { return d.relation }
+
+// Of says whether the schema is one of a table of a source. It is never of a topic of Debezium's.
+func (d *Decoder) Of(source, schema, table string) bool {
+	return d.of == avroNamespace(source, schema, table)
+}
 
 // Decode fills ev, every field, from a framed value of the Decoder's schema; which schema it is, the frame says
 // (ParseFrame) and the caller has looked up. Tx.CommitLSN is that of the Position; a snapshot row has no

@@ -177,7 +177,7 @@ func (d *Decoder) compileRow(row *avro.RecordSchema) error {
 		OID: rp.OID, Schema: rp.Schema, Name: rp.Table, Identity: schema.ReplicaIdentity(rp.Identity[0]),
 		Columns: make([]schema.Column, len(row.Fields())),
 	}
-	d.relation = rel
+	d.relation, d.of = rel, row.Namespace()
 	d.columns = make([]valueColumn, len(rel.Columns))
 	d.names = make(map[string]place, 2*len(rel.Columns))
 	keys := make(map[int]int)
