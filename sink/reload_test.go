@@ -255,3 +255,23 @@ func TestReloadWhole(t *testing.T) {
 	w.swept()
 	end()
 }
+
+// TestReloadOfRowsThatStay: a trigger keeps the rows from being deleted that are gone at the source. The reload does not end before
+// they are.
+func TestReloadOfRowsThatStay(t *testing.T) {
+	w := newWorld(t)
+	shop, r := w.source("shop"), relation("t", "id integer key")
+	s := w.start(w.cfg)
+	shop.tx(ins(r, 1), ins(r, 2))
+	w.complete(shop)
+	w.exec(`CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE TRIGGER audit BEFORE DELETE ON public.t FOR EACH ROW EXECUTE FUNCTION public.audit()`)
+	shop.readAnew(r)
+	shop.snapshot(r, true)
+	shop.tx(snap(r, 1))
+	s.reads("/", "they are there still after their DELETE")
+	w.rows(`SELECT topic FROM tributary.reload`, "shop.public.t")
+	w.exec(`DROP TRIGGER audit ON public.t`)
+	w.swept()
+	w.rows(`SELECT id FROM public.t`, "1")
+}

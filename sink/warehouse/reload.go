@@ -303,11 +303,30 @@ func (s *Session) sweeping(ctx context.Context, due *OpenReload) (*sweeping, err
 
 // all removes everything at once, in the open transaction, in which the checkpoints have been locked.
 func (sw *sweeping) all(ctx context.Context) (int64, error) {
-	tag, err := sw.s.conn.Exec(ctx, fmt.Sprintf("%s (SELECT) g WHERE %s AND NOT %s", sw.remove, sw.ofSource, sw.seen("t")))
+	gone := fmt.Sprintf("(SELECT) g WHERE %s AND NOT %s", sw.ofSource, sw.seen("t"))
+	tag, err := sw.s.conn.Exec(ctx, sw.remove+" "+gone)
+	if err == nil {
+		err = sw.noneStay(ctx, gone)
+	}
 	if err != nil {
 		return 0, err
 	}
 	return tag.RowsAffected(), sw.s.endReload(ctx, sw.due.Topic)
+}
+
+// noneStay refuses rows that are there still after they were removed: a trigger or a rule of the target keeps them. gone is the
+// end of a statement that finds them as t.
+func (sw *sweeping) noneStay(ctx context.Context, gone string, args ...any) error {
+	var stay bool
+	if err := sw.s.conn.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s t, %s)", sw.target, gone), args...).Scan(&stay); err != nil || !stay {
+		return err
+	}
+	return &trouble.Error{
+		Code: trouble.RowCount, Op: "remove rows that are gone at the source from", Subject: fmt.Sprintf("table %q", sw.due.target.String()),
+		Cause: errors.New("they are there still after their DELETE"),
+		Means: "rows that are gone at the source stay; all else goes on, and it is tried again",
+		Hint:  "look for triggers, rules and policies of the table",
+	}
 }
 
 // planFreely lets the planner choose: see connect for why it may not elsewhere.
@@ -353,8 +372,12 @@ func (sw *sweeping) piece(ctx context.Context, from int64, last bool) (removed i
 			s.w.cfg.Group, sw.due.Topic, sw.due.ID).Scan(&open); err != nil || !open {
 			return err
 		}
-		tag, err := tx.Exec(ctx, fmt.Sprintf("%s pg_temp.tributary_gone g WHERE g.tributary_n > $1 AND g.tributary_n <= $2 AND %s AND %s AND NOT %s",
-			sw.remove, sw.ofSource, sw.same("t", "g"), sw.seen("g")), from, from+sweepRows)
+		gone := fmt.Sprintf("pg_temp.tributary_gone g WHERE g.tributary_n > $1 AND g.tributary_n <= $2 AND %s AND %s AND NOT %s",
+			sw.ofSource, sw.same("t", "g"), sw.seen("g"))
+		tag, err := tx.Exec(ctx, sw.remove+" "+gone, from, from+sweepRows)
+		if err == nil {
+			err = sw.noneStay(ctx, gone, from, from+sweepRows)
+		}
 		if err != nil {
 			return err
 		}
