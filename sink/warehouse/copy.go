@@ -43,6 +43,10 @@ func (a *flushing) copyInto(i int, set *batch.Set, check func(int64) error) stat
 		names = append(names, t.sid.name)
 		r.prefix = append(appendCopyText(nil, []byte(t.plan.SID)), '\t')
 	}
+	for _, c := range t.fixed {
+		names = append(names, c.name)
+		r.prefix = append(appendCopyText(r.prefix, []byte(c.text)), '\t')
+	}
 	for i := range t.columns {
 		if t.columns[i].written {
 			names = append(names, t.columns[i].name)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -27,8 +28,9 @@ type shape struct {
 }
 
 type shapeColumn struct {
-	Source string `json:"source"` // name at the source
-	Target string `json:"target"`
+	Source  string  `json:"source"` // name at the source
+	Target  string  `json:"target"`
+	Default *string `json:"default,omitempty"` // what rows have that were written before the source had the column
 }
 
 // newest is a position behind all others.
@@ -182,11 +184,15 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 		old := have.column(name)
 		if old == nil {
 			sql := fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s %s", e.table, postgres.Ident(name), typ)
-			if src.Default != nil && e.plan.Mode != rule.Log {
+			alone := e.plan.SIDColumn == "" || e.plan.Create && e.feed != nil && e.feed.sole
+			if src.Default != nil && e.plan.Mode != rule.Log && alone {
 				// What the rows had that are already here: the source never sends them again.
 				sql += " DEFAULT " + postgres.Literal(*src.Default)
 			}
 			if err := e.alter(ctx, sql, "it has no column %q", name); err != nil {
+				return err
+			}
+			if err := e.fill(ctx, i, alone); err != nil {
 				return err
 			}
 			if e.had(src, name) {
@@ -195,6 +201,11 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 				}
 			}
 			continue
+		}
+		if e.took(src) {
+			if err := e.fill(ctx, i, false); err != nil {
+				return err
+			}
 		}
 		// A type without a name could be any whose values are text here.
 		if !e.older && !old.generated && src.Type.Name != "" && widens(old.full, typ) {
@@ -208,6 +219,63 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 		}
 	}
 	return nil
+}
+
+// took says whether the source has added a column since the target was made to fit last, in a target that had one of that name:
+// another source's, or what the source has dropped.
+func (e *evolution) took(src *schema.Column) bool {
+	if e.feed == nil || e.feed.shape == nil || e.older || src.AttNum == 0 {
+		return false
+	}
+	_, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]
+	return !known
+}
+
+// fill gives the rows of one source, among those of others, the default of a column that it has added. The others lack the
+// column, or have another default: the column itself gets none. done says that the rows have it already, by that of the column.
+func (e *evolution) fill(ctx context.Context, i int, done bool) error {
+	src := e.plan.Column(i)
+	if src.Default == nil || e.plan.Mode == rule.Log || e.plan.SIDColumn == "" {
+		return nil
+	}
+	column := postgres.Ident(e.names[i])
+	if done {
+		return e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP DEFAULT", e.table, column), "column %q is of one source", e.names[i])
+	}
+	sql := fmt.Sprintf("UPDATE %s SET %s = %s WHERE %s = %s", e.table, column, postgres.Literal(*src.Default), postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
+	if e.s.inspecting {
+		e.s.changes = append(e.s.changes, sql)
+		return nil
+	}
+	// A row that another sink writes by the version before at this moment would be passed over.
+	if _, err := e.tx.Exec(ctx, "LOCK TABLE "+e.table+" IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+		return err
+	}
+	// Whatever create says: these are rows.
+	e.s.w.cfg.Log.Info("rows of before get the default of an added column", "table", e.plan.Target.String(), "statement", sql)
+	e.s.w.forgetTarget(e.plan.Target)
+	_, err := e.tx.Exec(ctx, sql)
+	return err
+}
+
+// constant is a column that a version of before has not, and what its rows have in it.
+type constant struct{ name, literal, text string }
+
+// constants are those that a new row of a version of before is written with, where other sources write the target: the column has no
+// default of its own there.
+func (e *evolution) constants(have catalogColumns) (out []constant) {
+	if !e.older || e.plan.SIDColumn == "" {
+		return nil
+	}
+	for _, number := range slices.Sorted(maps.Keys(e.feed.shape.Columns)) {
+		was := e.feed.shape.Columns[number]
+		c := have.column(was.Target)
+		if was.Default == nil || c == nil || c.generated || slices.Contains(e.names, was.Target) {
+			continue
+		}
+		out = append(out, constant{postgres.Ident(was.Target), postgres.Literal(*was.Default) + "::" + c.full, *was.Default})
+	}
+	return out
 }
 
 // had says whether the target had the column when it was made to fit last: somebody has dropped it since.
@@ -324,9 +392,19 @@ func (e *evolution) remember(ctx context.Context, at change.Position) error {
 	}
 	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns()}
 	for i := range e.plan.Columns {
-		if src := e.plan.Column(i); src.AttNum != 0 {
-			now.Columns[fmt.Sprint(src.AttNum)] = shapeColumn{src.Name, e.names[i]}
+		src := e.plan.Column(i)
+		if src.AttNum == 0 {
+			continue
 		}
+		c := shapeColumn{Source: src.Name, Target: e.names[i]}
+		if e.feed.shape != nil && e.plan.Mode != rule.Log {
+			if was, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]; known {
+				c.Default = was.Default
+			} else {
+				c.Default = src.Default
+			}
+		}
+		now.Columns[fmt.Sprint(src.AttNum)] = c
 	}
 	raw, err := json.Marshal(now)
 	if err != nil {

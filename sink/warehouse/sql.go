@@ -194,8 +194,12 @@ func (t *Target) compile() {
 	for _, name := range slices.Concat(sets, respelled) {
 		excluded = append(excluded, name+" = excluded."+name)
 	}
-	intoAll := strings.Join(append(append([]string{}, intoSID...), into...), ", ")
-	valuesAll := strings.Join(append(append([]string{}, valueSID...), values...), ", ")
+	intoNew, valueNew := slices.Clone(intoSID), slices.Clone(valueSID) // of a row that was not there
+	for _, c := range t.fixed {
+		intoNew, valueNew = append(intoNew, c.name), append(valueNew, c.literal)
+	}
+	intoAll := strings.Join(append(append([]string{}, intoNew...), into...), ", ")
+	valuesAll := strings.Join(append(append([]string{}, valueNew...), values...), ", ")
 	insert := fmt.Sprintf("INSERT INTO %s AS t (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s s", t.name, intoAll, valuesAll, source)
 
 	// DELETE and not TRUNCATE: readers keep what they see and are not waited for, and no further right is needed.
@@ -208,7 +212,7 @@ func (t *Target) compile() {
 		return
 	}
 	if t.plan.Mode == rule.History {
-		t.compileHistory(where, byOrigin, append(append([]string{}, intoSID...), into...), valueSID)
+		t.compileHistory(where, byOrigin, append(append([]string{}, intoNew...), into...), valueNew)
 	}
 	var noted []string
 	for _, c := range t.plan.Key {

@@ -22,6 +22,7 @@ type Target struct {
 	names   []string       // of columns, as they are
 	sid     *targetColumn  // nil without a sid column
 	extra   []string       // quoted names of columns that no rule writes
+	fixed   []constant     // of these, those that a new row is written with
 	unique  bool           // a unique index covers exactly the key, so that ON CONFLICT can be used
 	indexed bool           // an index begins with the key, so that its rows are found one by one
 
@@ -150,7 +151,7 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 	if err := e.views(ctx, have); err != nil {
 		return nil, err
 	}
-	t := &Target{plan: plan, name: e.table, names: e.names}
+	t := &Target{plan: plan, name: e.table, names: e.names, fixed: e.constants(have)}
 	var key []string
 	used := map[string]bool{}
 	if plan.SIDColumn != "" {
