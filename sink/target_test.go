@@ -94,3 +94,40 @@ func TestTargetsThatLoseRows(t *testing.T) {
 	shop.tx(ins(relation("unlogged", "id text key"), "A"))
 	w.rows(`SELECT code, table_name FROM tributary.quarantine`, "target-type|public.unlogged")
 }
+
+// TestTargetThatSomebodyAlters: what a person does to a target between two flushes, and no statement of theirs fails by.
+func TestTargetThatSomebodyAlters(t *testing.T) {
+	const audit = `CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+		CREATE TRIGGER audit BEFORE DELETE ON public.t FOR EACH ROW EXECUTE FUNCTION public.audit();`
+	const plain = `CREATE TABLE public.t (id integer PRIMARY KEY, v integer);`
+	r := relation("t", "id integer key", "v integer")
+	again := many(1000, func(i int) event { return snap(r, i, i) }) // so many that they are copied
+	for _, c := range []struct {
+		name, before, between string
+		then                  []event
+		holds, rows           string
+	}{
+		{"the unique index is dropped", plain, `ALTER TABLE public.t DROP CONSTRAINT t_pkey`, again, "", "1000|1000|499500"},
+		{"a column ceases to be generated", `CREATE TABLE public.t (id integer PRIMARY KEY, v integer GENERATED ALWAYS AS (id + 1) STORED)`,
+			`ALTER TABLE public.t ALTER COLUMN v DROP EXPRESSION`, []event{ins(r, 1000, 7), upd(r, 1, 7)}, "", "1001|1001|500512"},
+		{"a trigger more", plain, `CREATE TABLE public.other (t integer REFERENCES public.t (id)); ` + audit, []event{del(r, 1)}, "row-count", "1000|1000|499500"},
+		{"a trigger that was off", plain + audit + `ALTER TABLE public.t DISABLE TRIGGER audit`, `ALTER TABLE public.t ENABLE TRIGGER audit`, []event{del(r, 1)}, "row-count", "1000|1000|499500"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			shop := w.source("shop")
+			w.exec(c.before)
+			w.start(w.cfg)
+			shop.tx(many(1000, func(i int) event { return ins(r, i, i) })...)
+			w.complete(shop)
+			w.exec(c.between)
+			shop.tx(c.then...)
+			if c.holds == "" {
+				w.complete(shop)
+			} else {
+				w.rows(`SELECT code FROM tributary.quarantine`, c.holds)
+			}
+			w.rows(`SELECT count(*), count(DISTINCT id), sum(v) FROM public.t`, c.rows)
+		})
+	}
+}

@@ -10,13 +10,18 @@ import "strings"
 //
 // No statement fails by that. So the last one of what a flush writes compares: by then its locks keep the target as it is.
 
-// columnForm is what a column of pg_attribute a is to a flush.
-const columnForm = `format('%s %s %s %s', a.attnum, a.attname, a.atttypid, a.atttypmod)`
+// columnForm is what a column of pg_attribute a is to a flush: one that ceases to be generated is to be written from then on.
+const columnForm = `format('%s %s %s %s %s%s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attcollation)`
 
-// tableForm is what a table of pg_class c is: one that gets its first trigger, or SET UNLOGGED, is looked at again.
-const tableForm = `format('%s %s %s,', c.relhastriggers, c.relhasrules, c.relpersistence)`
+// tableForm is what a table of pg_class c is: one whose triggers, rules, policies or unique indexes change, or that is SET UNLOGGED,
+// is looked at again.
+const tableForm = `format('%s;%s;%s;%s;%s,', c.relpersistence,
+	CASE WHEN c.relhastriggers THEN (SELECT string_agg(g.oid::text || g.tgenabled::text, ' ' ORDER BY g.oid) FROM pg_trigger g WHERE g.tgrelid = c.oid) END,
+	CASE WHEN c.relhasrules THEN (SELECT string_agg(w.oid::text || w.ev_enabled::text, ' ' ORDER BY w.oid) FROM pg_rewrite w WHERE w.ev_class = c.oid) END,
+	CASE WHEN c.relrowsecurity THEN c.relforcerowsecurity || (SELECT string_agg(p.oid || ' ' || p.xmin, ' ' ORDER BY p.oid) FROM pg_policy p WHERE p.polrelid = c.oid) END,
+	CASE WHEN c.relhasindex THEN (SELECT string_agg(i.indexrelid::text, ' ' ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid) END)`
 
-// sameFormSQL gives a row for each of the targets whose columns are as they were.
+// sameFormSQL gives a row for each of the targets that are as they were.
 const sameFormSQL = `
 SELECT FROM unnest($1::text[], $2::text[], $3::text[]) AS s(oid, attnums, form)
  WHERE form = (SELECT ` + tableForm + ` FROM pg_class c WHERE c.oid = s.oid::oid) || (SELECT string_agg(` + columnForm + `, ',' ORDER BY a.attnum) FROM pg_attribute a
