@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -130,4 +132,45 @@ func TestTargetThatSomebodyAlters(t *testing.T) {
 			w.rows(`SELECT count(*), count(DISTINCT id), sum(v) FROM public.t`, c.rows)
 		})
 	}
+}
+
+// TestInsertedRowsThatAreKeptOut: a trigger keeps rows of nothing but a key out, of which each may have been there.
+func TestInsertedRowsThatAreKeptOut(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1))
+	w.complete(shop)
+	w.exec(`CREATE FUNCTION public.drop_all() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE TRIGGER drop_all BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.drop_all()`)
+	shop.tx(ins(r, 2))
+	w.rows(`SELECT code, message LIKE '%1 rows were not there after their INSERT, 0 were expected%' FROM tributary.quarantine`, "row-count|t")
+}
+
+// TestRowSecurity: a role that does not see every row would not delete those that it does not see.
+func TestRowSecurity(t *testing.T) {
+	w := newWorld(t)
+	role, dsn := w.role(fmt.Sprintf(`CREATE ROLE tributary_sink LOGIN PASSWORD 'change me'; GRANT CREATE, TEMPORARY ON DATABASE %s TO tributary_sink; GRANT USAGE, CREATE ON SCHEMA public TO tributary_sink`,
+		postgres.Ident(w.conn.Config().Database)))
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	w.exec(`CREATE TABLE public.t (id integer PRIMARY KEY, v text); GRANT SELECT, INSERT, UPDATE, DELETE ON public.t TO ` + role)
+	cfg := w.cfg
+	cfg.Warehouse.DSN = config.Secret(dsn)
+	w.start(cfg)
+	shop.tx(ins(r, 1, "a"), ins(r, 2, "b"))
+	w.complete(shop)
+	w.exec(`ALTER TABLE public.t ENABLE ROW LEVEL SECURITY; CREATE POLICY part ON public.t USING (id > 1)`)
+	shop.tx(del(r, 1))
+	w.rows(`SELECT code, hint LIKE 'CREATE POLICY tributary ON "public"."t" TO `+role+` USING (true);%' FROM tributary.quarantine`, "target-type|t")
+	w.exec(`CREATE POLICY tributary ON public.t TO ` + role + ` USING (true)`)
+	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t`, "2")
+	w.exec(`CREATE POLICY strict ON public.t AS RESTRICTIVE USING (id > 1)`)
+	shop.tx(del(r, 2))
+	w.rows(`SELECT code FROM tributary.quarantine`, "target-type")
 }

@@ -300,7 +300,7 @@ func (a *flushing) unit(ctx context.Context, i int) error {
 		st := a.statement(i, t.template.truncate, nil)
 		st.check = counted(&effect.Deleted)
 		a.queue = append(a.queue, st)
-		if t.guarded {
+		if t.guards.deletes {
 			a.queue = append(a.queue, a.statement(i, still(t.template.truncate), noneKept(u)))
 		}
 	}
@@ -332,7 +332,7 @@ func (a *flushing) deletes(i int) {
 	}
 	remove := u.Target.template.remove
 	a.setOf(byKey, deletes, a.sparing(i, remove, counted(&a.effects[i].Deleted)))
-	if u.Target.guarded {
+	if u.Target.guards.deletes {
 		a.setOf(byKey, deletes, a.sparing(i, still(remove), noneKept(u)))
 	}
 }
@@ -448,6 +448,9 @@ func (a *flushing) upsert(i int, rows *batch.Set) {
 		}
 		return exactly(u, "written", int64(rows.Len()), n)
 	})
+	if !counts {
+		a.there(i, rows)
+	}
 }
 
 // tryCopy queues that rows that ought to be new go straight into the target, and how they are written where one of them

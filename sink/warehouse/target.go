@@ -26,7 +26,7 @@ type Target struct {
 	unique  bool           // a unique index covers exactly the key, so that ON CONFLICT can be used
 	indexed bool           // an index begins with the key, so that its rows are found one by one
 
-	guarded bool // a DELETE may leave rows, see nature
+	guards guards
 
 	oid, attnums, form string // of the table and of all columns that are written, as formSQL gives them
 
@@ -194,7 +194,7 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 		t.columns = append(t.columns, *c.target())
 	}
 	t.formOf(have, used)
-	if t.guarded, err = nature(ctx, tx, plan, e.table); err != nil {
+	if t.guards, err = nature(ctx, tx, plan, e.table); err != nil {
 		return nil, err
 	}
 	for i := range have {
