@@ -61,6 +61,32 @@ func TestTargetThatAnotherChanges(t *testing.T) {
 	}
 }
 
+// TestTargetOfTwoSourcesThatAnotherChanges: a target that another source writes, too, keeps its column when this one renames it. One sink copies
+// the values, and another, which is behind in its partition, still knows the old name.
+func TestTargetOfTwoSourcesThatAnotherChanges(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", To: "public.t", SID: "tenant"})
+	shop, other := w.source("shop"), w.source("other")
+	v1, v2 := relation("t", "id integer key", "a text"), relation("t", "id integer key", "b text")
+	shop.table(v1, 2)
+	other.tx(ins(relation("t", "id integer key", "a text"), -1, "other"))
+	one, two := w.start(w.cfg), w.start(w.cfg)
+	w.eventually(true, func() any {
+		a, b := one.Status().Partitions, two.Status().Partitions
+		return a > 0 && b > 0 && a+b == 5
+	})
+	slow, quick := keyIn(t, shop, v1, 0), keyIn(t, shop, v1, 1)
+	shop.tx(ins(v1, slow, "1"), ins(v1, quick, "1"))
+	w.complete(shop)
+	w.complete(other)
+	behind := shop.lsn
+	shop.lsn += 0x10000
+	shop.tx(upd(v2, quick, "3"))
+	w.complete(shop)
+	shop.lsn = behind
+	shop.tx(upd(v1, slow, "2"))
+	w.rows(fmt.Sprintf(`SELECT tenant, id = %d, a, b FROM public.t ORDER BY 1, 2`, quick), "other|f|other|∅", "shop|f|∅|2", "shop|t|∅|3")
+}
+
 // TestDeletedRowsThatStay: a trigger keeps rows from being deleted, which no number of rows tells.
 func TestDeletedRowsThatStay(t *testing.T) {
 	w := newWorld(t)

@@ -229,7 +229,7 @@ func (a *flushing) writeUnits(ctx context.Context) error {
 		a.queue = append(a.queue, a.s.w.park(a.f.Parked))
 	}
 	if len(a.f.Units) > 0 {
-		a.queue = append(a.queue, sameForms(a.f.Units))
+		a.queue = append(a.queue, a.s.w.sameForms(a.f.Units))
 	}
 	return a.run(ctx)
 }

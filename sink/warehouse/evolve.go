@@ -156,6 +156,10 @@ func (e *evolution) renameColumn(ctx context.Context, r renamed, from, to string
 // copyColumns does for the rows of one source what a rename would do for all, where other sources still write the column
 // under its old name, or where the new name is taken by what a column was that the source has dropped.
 func (e *evolution) copyColumns(ctx context.Context, have catalogColumns, list []renamed) error {
+	// A row that another sink writes by the old names at this moment would be passed over.
+	if _, err := e.tx.Exec(ctx, "LOCK TABLE "+e.table+" IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+		return err
+	}
 	var sets []string
 	for _, r := range list {
 		if have.column(r.to) == nil {

@@ -1,6 +1,11 @@
 package warehouse
 
-import "strings"
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
 
 // A Target is of a moment. Statements name columns, and what a name stands for may change between that moment and a flush:
 //
@@ -8,7 +13,9 @@ import "strings"
 //	sink 2, partition 1: takes in that the source has renamed a to b and has a new a; renames the target's, and adds one
 //	sink 1:              writes what was a into the new a
 //
-// No statement fails by that. So the last one of what a flush writes compares: by then its locks keep the target as it is.
+// No statement fails by that. So the last one of what a flush writes compares: by then its locks keep the target as it is. Where others
+// write the target, too, sink 2 leaves column a as it is and copies the rows of its source into b: then it is what sink 2 has noted of the source
+// that is another.
 
 // columnForm is what a column of pg_attribute a is to a flush: one that ceases to be generated is to be written from then on.
 const columnForm = `format('%s %s %s %s %s%s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attcollation)`
@@ -23,9 +30,22 @@ const tableForm = `format('%s;%s;%s;%s;%s,', c.relpersistence,
 
 // sameFormSQL gives a row for each of the targets that are as they were.
 const sameFormSQL = `
-SELECT FROM unnest($1::text[], $2::text[], $3::text[]) AS s(oid, attnums, form)
- WHERE form = (SELECT ` + tableForm + ` FROM pg_class c WHERE c.oid = s.oid::oid) || (SELECT string_agg(` + columnForm + `, ',' ORDER BY a.attnum) FROM pg_attribute a
+SELECT FROM (SELECT $1::text AS grp, u.* FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) AS u(oid, attnums, form, topic, mapping)) s
+ WHERE mapping = ` + mappingForm + `
+   AND form = (SELECT ` + tableForm + ` FROM pg_class c WHERE c.oid = s.oid::oid) || (SELECT string_agg(` + columnForm + `, ',' ORDER BY a.attnum) FROM pg_attribute a
                 WHERE a.attrelid = s.oid::oid AND a.attnum = ANY (s.attnums::int2[]) AND NOT a.attisdropped)`
+
+// mappingForm is to which columns of the target those of a source go: of topic s.topic, into the table s.oid.
+const mappingForm = `coalesce((SELECT md5((f.shape->'columns')::text) FROM tributary.feed f, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE c.oid = s.oid::oid AND f.grp = s.grp AND f.target_schema = n.nspname AND f.target_table = c.relname AND f.topic = s.topic), '')`
+
+// mapped notes that.
+func (s *Session) mapped(ctx context.Context, tx pgx.Tx, t *Target, topic string) error {
+	if s.inspecting {
+		return nil // there may be no tables of our own
+	}
+	return tx.QueryRow(ctx, `SELECT `+mappingForm+` FROM (SELECT $1::text, $2::text, $3::text) s(grp, oid, topic)`, s.w.cfg.Group, t.oid, topic).Scan(&t.mapping)
+}
 
 // formOf notes what the table is, and the columns that t uses; have is in the order of attnum.
 func (t *Target) formOf(have catalogColumns, used map[string]bool) {
@@ -40,14 +60,15 @@ func (t *Target) formOf(have catalogColumns, used map[string]bool) {
 }
 
 // sameForms is the statement that compares the targets of units.
-func sameForms(units []Unit) statement {
-	of := func(text func(t *Target) string) param {
-		return param{array: textArray(len(units), func(i int) ([]byte, bool) { return []byte(text(units[i].Target)), true })}
+func (w *Warehouse) sameForms(units []Unit) statement {
+	of := func(text func(u *Unit) string) param {
+		return param{array: textArray(len(units), func(i int) ([]byte, bool) { return []byte(text(&units[i])), true })}
 	}
 	return statement{
 		unit: -1, sql: sameFormSQL, prepare: true,
 		params: []param{
-			of(func(t *Target) string { return t.oid }), of(func(t *Target) string { return t.attnums }), of(func(t *Target) string { return t.form }),
+			{text: []byte(w.cfg.Group)}, of(func(u *Unit) string { return u.Target.oid }), of(func(u *Unit) string { return u.Target.attnums }),
+			of(func(u *Unit) string { return u.Target.form }), of(func(u *Unit) string { return u.Topic }), of(func(u *Unit) string { return u.Target.mapping }),
 		},
 		check: func(rows int64) error {
 			if rows != int64(len(units)) {

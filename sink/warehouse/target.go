@@ -28,7 +28,8 @@ type Target struct {
 
 	guards guards
 
-	oid, attnums, form string // of the table and of all columns that are written, as formSQL gives them
+	oid, attnums, form string // of the table and of all columns that are written: see formOf
+	mapping            string // see mapped
 
 	fields   [kinds][]field
 	stage    string // columns of the temporary table for this shape
@@ -90,6 +91,9 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at
 	}
 	if err == nil {
 		t, err = s.shape(ctx, tx, plan, f, at)
+	}
+	if err == nil {
+		err = s.mapped(ctx, tx, t, topic)
 	}
 	if err == nil {
 		err = tx.Commit(ctx)
