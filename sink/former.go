@@ -91,7 +91,7 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 	for _, f := range formers {
 		one := FormerRule{Until: f.Until.UTC()}
 		if f.Lost != "" {
-			one.Differs = []string{f.Lost + " was gone, and was made anew: it has what was written since"}
+			one.Differs = []string{f.Lost}
 		} else if was, err := rule.ParseMeaning(f.Rule); err == nil {
 			if one.Differs = was.Since(now); was.Target != now.Target {
 				one.Target = was.Target

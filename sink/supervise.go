@@ -331,7 +331,11 @@ func (v *supervisor) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	unowned, err := v.session.Unowned(ctx)
+	var ours []warehouse.Place
+	for _, view := range v.s.consumer.Views() {
+		ours = append(ours, warehouse.Place{Topic: view.Topic, Partition: view.Number})
+	}
+	unowned, err := v.session.Unowned(ctx, ours)
 	if err != nil {
 		return err
 	}

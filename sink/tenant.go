@@ -267,10 +267,11 @@ func (o *Operator) emptyKeyless(ctx context.Context, p *TenantPlan, told func(ta
 			return err
 		}
 	}
-	err = o.session.TakeAway(ctx, p.Source)
+	keyless := slices.DeleteFunc(slices.Clone(p.Feeds), func(f warehouse.Feed) bool { return len(f.Key) > 0 })
+	err = o.session.TakeAway(ctx, p.Source, keyless...)
 	removed := int64(0)
-	for _, f := range p.Feeds {
-		if err == nil && len(f.Key) == 0 {
+	for _, f := range keyless {
+		if err == nil {
 			err = o.session.RemoveRows(ctx, f, func(rows int64) {
 				removed += rows
 				told(f.Target.String(), removed)

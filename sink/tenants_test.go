@@ -385,6 +385,83 @@ func TestRebuildOfDropped(t *testing.T) {
 	w.swept()
 }
 
+// TestTenantRemovalThatFails: what was begun is not brought back with the rows that are left, however it has ended.
+func TestTenantRemovalThatFails(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	a := w.source("a")
+	gone, kept := relation("gone", "id integer key"), relation("kept", "id integer key")
+	w.start(w.cfg)
+	a.tx(ins(gone, 1), ins(kept, 1))
+	w.complete(a)
+	w.exec(`CREATE TABLE public.child (tenant text, id integer, FOREIGN KEY (tenant, id) REFERENCES public.kept (tenant, id)); INSERT INTO public.child VALUES ('a', 1)`)
+	o := w.operator()
+	if n, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); n != 1 || err == nil {
+		t.Fatalf("%d rows are removed: %v", n, err)
+	}
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); trouble.CodeOf(err) != trouble.RuleConflict || !strings.Contains(err.Error(), "not come to its end") {
+		t.Errorf("brought back: %v", err)
+	}
+	w.exec(`DROP TABLE public.child`)
+	if _, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(a)
+	w.rows(`SELECT 'gone', id FROM public.gone UNION ALL SELECT 'kept', id FROM public.kept ORDER BY 1`, "gone|1", "kept|1")
+}
+
+// TestTenantRebuildThatIsDisturbed: somebody resumes the source while the rows of a table without key are removed; and the session that removes
+// them is ended, which is told of until a rebuild has come to its end.
+func TestTenantRebuildThatIsDisturbed(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		t.Run(fmt.Sprint("ended ", ended), func(t *testing.T) {
+			w := newWorld(t)
+			a, r := w.source("a"), relation("t", "v text")
+			s := w.start(w.cfg)
+			a.tx(many(100, func(i int) event { return ins(r, i) })...)
+			w.complete(a)
+			o, other := w.operator(), w.operator()
+			resume := func() {
+				t.Helper()
+				if _, err := other.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
+					t.Fatal(err)
+				}
+				a.tx(ins(r, a.lsn))
+				w.complete(a)
+			}
+			once := true
+			err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", func(string, int64) {
+				switch {
+				case !once:
+				case ended:
+					w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tributary sink%' AND datname = current_database()`)
+				default:
+					resume()
+				}
+				once = false
+			})
+			want := "101|101"
+			if (err != nil) != ended {
+				t.Fatal(err)
+			}
+			told := func() any {
+				return strings.Contains(outdated(s.Status(), trouble.RowsOutdated), "were removed by a rebuild")
+			}
+			if ended {
+				resume()
+				w.eventually(true, told)
+				if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", untold); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.rows(`SELECT count(*), count(DISTINCT v) FROM public.t`, want)
+			w.eventually(false, told)
+		})
+	}
+}
+
 // TestTenantVerbsAreRefused: where it is not certain what they would do.
 func TestTenantVerbsAreRefused(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})

@@ -171,17 +171,24 @@ func (s *Session) Resume(ctx context.Context, g Going) (out Resumed, err error) 
 	source, table := g.Source, g.Table
 	subject := (&Pause{Source: source, Table: table}).Subject()
 	err = s.inTx(ctx, "resume", subject, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, `DELETE FROM tributary.control WHERE grp = $1 AND source = $2 AND "table" = $3 RETURNING source, "table"`,
+		rows, err := tx.Query(ctx, `DELETE FROM tributary.control WHERE grp = $1 AND source = $2 AND "table" = $3 RETURNING source, "table", removed`,
 			s.w.cfg.Group, source, table)
 		if err != nil {
 			return err
 		}
+		removed := false
 		if out.Pauses, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
 			var p Pause
-			err := row.Scan(&p.Source, &p.Table)
+			err := row.Scan(&p.Source, &p.Table, &p.Removed)
+			removed = removed || p.Removed
 			return p.Subject(), err
 		}); err != nil {
 			return err
+		}
+		if removed {
+			if err := s.removedWhole(ctx, tx, source); err != nil {
+				return err
+			}
 		}
 		change := `DELETE FROM tributary.quarantine`
 		switch g.Remedy {

@@ -200,7 +200,7 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 				return err
 			}
 			if e.had(src, name) {
-				if err := e.s.lost(ctx, e.tx, e.feed.topic, fmt.Sprintf("column %q", name)); err != nil {
+				if err := e.s.lost(ctx, e.tx, e.feed.topic, goneAndBack(fmt.Sprintf("column %q", name))); err != nil {
 					return err
 				}
 			}

@@ -22,8 +22,8 @@ type Ruled struct {
 // Former is a rule under which rows of a topic were written that have not come again since.
 type Former struct {
 	Topic string
-	Rule  string    // "" where it is the target, or a column of it, that was gone and made anew
-	Lost  string    // what that was: "the table", `column "x"`
+	Rule  string    // "" where rows were lost otherwise, as the target, or a column of it, was gone and made anew
+	Lost  string    // how: a sentence
 	Until time.Time // by the warehouse's clock
 }
 
@@ -111,8 +111,12 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 	return changed, nil
 }
 
-// lost notes that rows which were written to a target are not there any more, all of them or their values of a column, in the
-// transaction that makes the target fit again.
+func goneAndBack(what string) string {
+	return what + " was gone, and was made anew: it has what was written since"
+}
+
+// lost notes that rows which were written to a target are not there any more, all or some of them or their values of a column, in the
+// transaction of that. what is a sentence.
 func (s *Session) lost(ctx context.Context, tx pgx.Tx, topic, what string) error {
 	if s.inspecting {
 		return nil

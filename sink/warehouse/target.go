@@ -133,7 +133,7 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 		}
 	case plan.Create:
 		if err = s.create(ctx, tx, plan); err == nil && f != nil && f.shape != nil {
-			err = s.lost(ctx, tx, f.topic, fmt.Sprintf("table %q", plan.Target.String()))
+			err = s.lost(ctx, tx, f.topic, goneAndBack(fmt.Sprintf("table %q", plan.Target.String())))
 		}
 	default:
 		err = &trouble.Error{

@@ -128,14 +128,20 @@ func (s *Session) MarkRemoved(ctx context.Context, source, reason string, feeds 
 	return s.TakeAway(ctx, source)
 }
 
-// TakeAway takes the checkpoints of a source away from the sinks. They are claimed again unless the source is paused.
-func (s *Session) TakeAway(ctx context.Context, source string) error {
+// TakeAway takes the checkpoints of a source away from the sinks. They are claimed again unless the source is paused. Rows of emptied are
+// about to be removed, until Rebuild or Forget.
+func (s *Session) TakeAway(ctx context.Context, source string, emptied ...Feed) error {
 	return s.inTx(ctx, "take the checkpoints of", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
 		topics, err := s.topicsOf(ctx, tx, "tributary.checkpoint", source)
-		if err != nil {
-			return err
+		if err == nil {
+			err = s.takeAway(ctx, tx, topics)
 		}
-		return s.takeAway(ctx, tx, topics)
+		for i := range emptied {
+			if err == nil {
+				err = s.lost(ctx, tx, emptied[i].Topic, "they, or some of them, were removed by a rebuild that has not come to its end")
+			}
+		}
+		return err
 	})
 }
 
@@ -160,17 +166,9 @@ func (s *Session) RemoveRows(ctx context.Context, f Feed, told func(rows int64))
 		return err
 	}
 	err := func() error {
-		have, err := readColumns(ctx, s.conn, f.Target)
-		if err != nil || len(have) == 0 {
-			return err // somebody has dropped it
-		}
-		condition := "true"
-		if f.SIDColumn != "" {
-			c := have.column(f.SIDColumn)
-			if c == nil {
-				return lostColumn("remove rows from", f.Target, f.SIDColumn, "its rows stay, as nothing tells whose they are")
-			}
-			condition = fmt.Sprintf("t.%s %s %s::%s", postgres.Ident(c.name), c.target().equal, postgres.Literal(f.SID), c.base)
+		condition, err := f.rows(ctx, s.conn)
+		if err != nil || condition == "" {
+			return err
 		}
 		leaves, err := s.leaves(ctx, f.Target)
 		for _, leaf := range leaves {
@@ -199,6 +197,42 @@ func lostColumn(op string, target rule.Target, column, means string) error {
 		Code: trouble.TargetMissing, Op: op, Subject: fmt.Sprintf("table %q", target.String()),
 		Cause: fmt.Errorf("it has no column %q any more", column),
 		Means: means, Hint: "put the column back with the values that it had; or drop the table, which is then made anew; then once more",
+	}
+}
+
+// rows is the condition that a row t of the target is the feed's; "" where somebody has dropped the target.
+func (f *Feed) rows(ctx context.Context, db reader) (string, error) {
+	have, err := readColumns(ctx, db, f.Target)
+	switch {
+	case err != nil || len(have) == 0:
+		return "", err
+	case f.SIDColumn == "":
+		return "true", nil
+	}
+	c := have.column(f.SIDColumn)
+	if c == nil {
+		return "", lostColumn("remove rows from", f.Target, f.SIDColumn, "its rows stay, as nothing tells whose they are")
+	}
+	return fmt.Sprintf("t.%s %s %s::%s", postgres.Ident(c.name), c.target().equal, postgres.Literal(f.SID), c.base), nil
+}
+
+// empty removes what RemoveRows has left, or somebody has written since, in the open transaction, in which the checkpoints have been taken away.
+func (f *Feed) empty(ctx context.Context, tx pgx.Tx) error {
+	condition, err := f.rows(ctx, tx)
+	if err != nil || condition == "" {
+		return err
+	}
+	table := postgres.Ident(f.Target.Schema, f.Target.Table)
+	if _, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s t WHERE %s", table, condition)); err != nil {
+		return err
+	}
+	var left int64
+	if err := tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s t WHERE %s", table, condition)).Scan(&left); err != nil || left == 0 {
+		return err
+	}
+	return &trouble.Error{
+		Code: trouble.RowCount, Op: "empty", Subject: fmt.Sprintf("table %q", f.Target.String()), Cause: fmt.Errorf("%d rows were there still after their DELETE", left),
+		Means: "they would be there twice; its source is not rebuilt", Hint: "look for triggers and rules of the table that keep rows",
 	}
 }
 
@@ -255,9 +289,22 @@ func (s *Session) Forget(ctx context.Context, source string, removed int64) erro
 	})
 }
 
+// removedWhole refuses to bring a source back whose removal has not come to its end: its checkpoints are there still, and would go on
+// behind the rows that are gone.
+func (s *Session) removedWhole(ctx context.Context, tx pgx.Tx, source string) error {
+	left, err := s.topicsOf(ctx, tx, "tributary.feed", source)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	return &trouble.Error{
+		Code: trouble.RuleConflict, Op: "bring back", Subject: fmt.Sprintf("tenant %q", source), Cause: errors.New("its removal has not come to its end: only some of its rows are gone"),
+		Means: "nothing was changed", Hint: "let it end, or do it again: sink tenant remove " + service.Quote(source) + "; then sink tenant resume " + service.Quote(source),
+	}
+}
+
 // Rebuild has the topics of a source read anew from their first records. It is one transaction: afterwards sinks claim
 // the partitions again. The rows of a table that has a key stay until all of them have come again, as in a reload; those
-// of keyless have been removed by the caller, or come twice. starts are the first offsets.
+// of keyless are removed; the caller has removed most of them in small transactions. starts are the first offsets.
 func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Feed, starts map[Place]int64, keeps func(topic string) bool) error {
 	return s.inTx(ctx, "rebuild", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
 		var topics []string
@@ -285,6 +332,11 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 			f := &feeds[i]
 			if err := s.endReload(ctx, f.Topic); err != nil {
 				return err
+			}
+			if len(f.Key) == 0 {
+				if err := f.empty(ctx, tx); err != nil {
+					return err
+				}
 			}
 			if len(f.Key) == 0 || keeps(f.Topic) {
 				continue
@@ -332,12 +384,20 @@ func (s *Session) openReload(ctx context.Context, tx pgx.Tx, source string, f *F
 	return s.createSeen(ctx, r, postgres.Ident(f.Target.Schema, f.Target.Table), quoted(columns))
 }
 
-// Unowned gives the partitions whose checkpoints were moved from outside.
-func (s *Session) Unowned(ctx context.Context) (map[Place]bool, error) {
+// Unowned gives those of the places, which have been claimed, whose checkpoints were moved from outside, or deleted: a source that is removed
+// and brought back within a moment begins anew, and nothing of it may come that finds it out.
+func (s *Session) Unowned(ctx context.Context, places []Place) (map[Place]bool, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	rows, err := s.conn.Query(ctx, `SELECT topic, partition FROM tributary.checkpoint WHERE grp = $1 AND owner IS NULL`, s.w.cfg.Group)
+	topics, numbers := make([]string, len(places)), make([]int32, len(places))
+	for i, p := range places {
+		topics[i], numbers[i] = p.Topic, p.Partition
+	}
+	rows, err := s.conn.Query(ctx, `
+		SELECT s.topic, s.partition FROM unnest($2::text[], $3::int[]) AS s(topic, partition)
+		  LEFT JOIN tributary.checkpoint c ON c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition
+		 WHERE c.owner IS NULL`, s.w.cfg.Group, topics, numbers)
 	if err != nil {
 		return nil, s.broken("read", "tributary.checkpoint", err)
 	}
