@@ -1069,3 +1069,20 @@ func TestRegistryAway(t *testing.T) {
 	w.start(w.cfg)
 	w.complete(shop)
 }
+
+// TestStoppedTransaction: a process of the group was stopped in the middle of a transaction, and never goes on. What it holds is none of the
+// checkpoints: who takes its partitions over does not wait for it, and then does.
+func TestStoppedTransaction(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	shop.tx(ins(r, 1))
+	stopped := w.connect(w.dsn)
+	for _, sql := range []string{`SET application_name = 'tributary sink warehouse'`, `BEGIN`, `SELECT pg_advisory_xact_lock(hashtext('tributary target'), hashtext('public'))`} {
+		if _, err := stopped.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.start(w.cfg)
+	w.complete(shop)
+}

@@ -383,7 +383,10 @@ func (v *supervisor) locks(ctx context.Context) error {
 	var locks []warehouse.Lock
 	if v.s.unmoved(time.Now()) >= warehouse.LockPatience {
 		var err error
-		if locks, err = v.session.Locks(ctx); err != nil {
+		if err = v.session.EndStopped(ctx); err == nil {
+			locks, err = v.session.Locks(ctx)
+		}
+		if err != nil {
 			return err
 		}
 	}

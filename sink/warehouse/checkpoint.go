@@ -80,14 +80,7 @@ func (w *Warehouse) endBlockers(ctx context.Context, pid uint32, done <-chan str
 			if err != nil {
 				return postgres.Describe(err)
 			}
-			var holder int32
-			var start string
-			var ended bool
-			_, err = pgx.ForEachRow(rows, []any{&holder, &start, &ended}, func() error {
-				w.cfg.Log.Warn("ended the transaction of an owner before, which held its partitions", "pid", holder, "backend_start", start)
-				return nil
-			})
-			return postgres.Describe(err)
+			return postgres.Describe(w.ended(rows, "ended the transaction of an owner before, which held its partitions"))
 		})
 		if err != nil {
 			return err

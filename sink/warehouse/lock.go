@@ -3,6 +3,7 @@ package warehouse
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,13 +27,53 @@ type Lock struct {
 // LockPatience is how long a lock is waited for before anybody is asked who holds it.
 const LockPatience = 3 * time.Second
 
+// stoppedPatience is how long a transaction may have nothing to do while another session of the group waits for it. Of a sink that works none has,
+// but for one that waits for Kafka in the middle of a state of a source, and would begin that anew.
+const stoppedPatience = 15 * time.Second
+
+// EndStopped ends the transactions of the group that another one of its sessions waits for and that have nothing to do: a sink, or a verb, that was
+// stopped in the middle of one (SIGSTOP, a machine that hangs) keeps its locks for ever. Of those on checkpoints Claim takes care; others are taken while a target
+// is made to fit, and by sweeps, retention and retries. What such a process does when it goes on fails, and is done again.
+func (s *Session) EndStopped(ctx context.Context) error {
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	rows, err := s.conn.Query(ctx, `
+		SELECT b.pid, b.backend_start::text, pg_terminate_backend(b.pid)
+		  FROM pg_stat_activity b
+		 WHERE b.state LIKE 'idle in transaction%' AND b.state_change < clock_timestamp() - make_interval(secs => $2) AND `+sameGroup("b")+`
+		   AND EXISTS (SELECT FROM pg_stat_activity a WHERE a.wait_event_type = 'Lock' AND `+sameGroup("a")+` AND b.pid = ANY (pg_blocking_pids(a.pid)))`,
+		s.w.application(), stoppedPatience.Seconds())
+	if err == nil {
+		err = s.w.ended(rows, "ended a transaction that did nothing, and that another one of the group waited for")
+	}
+	return s.broken("read", "pg_stat_activity", err)
+}
+
+// sameGroup is the condition that a row of pg_stat_activity is a session of the group, whose name is $1.
+func sameGroup(alias string) string {
+	return strings.ReplaceAll(`x.datname = current_database() AND x.usename = current_user AND x.application_name = left($1, 63)`, "x.", alias+".")
+}
+
+// ended tells of the backends that a query, whose rows these are, has ended.
+func (w *Warehouse) ended(rows pgx.Rows, what string) error {
+	var holder int32
+	var start string
+	var ended bool
+	_, err := pgx.ForEachRow(rows, []any{&holder, &start, &ended}, func() error {
+		w.cfg.Log.Warn(what, "pid", holder, "backend_start", start)
+		return nil
+	})
+	return err
+}
+
 // Locks tells of the locks that sinks of the group wait for, those that are waited for longest first. What one of them holds and
-// another wants is not among them: that one waits itself, or is about to end.
+// another wants is not among them: that one waits itself, is about to end, or is ended by EndStopped.
 func (s *Session) Locks(ctx context.Context) ([]Lock, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	locks, err := waits(ctx, s.conn, `a.datname = current_database() AND a.usename = current_user AND a.application_name = left($1, 63)
+	locks, err := waits(ctx, s.conn, sameGroup("a")+`
 		   AND w.since < clock_timestamp() - make_interval(secs => $2) AND b.application_name IS DISTINCT FROM a.application_name`, s.w.application(), LockPatience.Seconds())
 	if err != nil {
 		return nil, s.broken("read", "pg_stat_activity", err)
