@@ -22,6 +22,8 @@ type FormerRule struct {
 	Until   time.Time `json:"until"`            // rows written, or there, before
 	Differs []string  `json:"differs"`          // what of them is not as the rule says
 	Target  string    `json:"target,omitempty"` // where they are, if not in the target
+
+	stays bool // a read of all rows is not enough
 }
 
 // takeRules notes under which rules the partitions are written from now on.
@@ -90,9 +92,10 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 	now := route.Meaning()
 	for _, f := range formers {
 		one := FormerRule{Until: f.Until.UTC()}
-		if f.Lost != "" {
+		if one.stays = now.Stays(); f.Lost != "" {
 			one.Differs = []string{f.Lost}
 		} else if was, err := rule.ParseMeaning(f.Rule); err == nil {
+			one.stays = one.stays || was.Stays()
 			if one.Differs = was.Since(now); was.Target != now.Target {
 				one.Target = was.Target
 			}
@@ -104,11 +107,18 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 	return out
 }
 
-// enoughColumns says whether values of some columns are all that rows of a former rule lack.
-func enoughColumns(was, is string, columns []string) bool {
+// enough says whether a read of all rows, or of some columns of them, has everything come again that a former rule wrote; was is "" where rows were
+// lost otherwise.
+func enough(was, is string, columns []string) bool {
+	now, err := rule.ParseMeaning(is)
+	if err != nil || now.Stays() {
+		return false
+	}
 	former, err := rule.ParseMeaning(was)
-	now, failed := rule.ParseMeaning(is)
-	if err != nil || failed != nil {
+	if len(columns) == 0 {
+		return err != nil || !former.Stays()
+	}
+	if err != nil {
 		return false
 	}
 	lacks, only := former.Lacks(now)
@@ -151,7 +161,7 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 		}
 	}
 	n.Why = strings.Join(why, ". ")
-	if slices.ContainsFunc(st.Sources, func(src SourceStatus) bool { return src.Name == t.Source }) {
+	if !slices.ContainsFunc(t.Former, func(f FormerRule) bool { return f.stays }) && slices.ContainsFunc(st.Sources, func(src SourceStatus) bool { return src.Name == t.Source }) {
 		n.Do = append(n.Do, service.Step{Command: "capture snapshot --wait --table " + service.Quote(t.Table), Note: "where " + t.Source + " is captured: all rows come again, and are written by the rule that there is"})
 	} else {
 		n.Do = append(n.Do, service.Step{Command: "sink tenant rebuild " + service.Quote(t.Source), Note: "all rows come again out of Kafka, of every table of the source"})

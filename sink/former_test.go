@@ -149,6 +149,57 @@ func testRowsOutdated(t *testing.T, consistency string, code trouble.Code) {
 	told()
 }
 
+// TestRowsOutdatedThatStay: what a history, or a target without deletes, keeps does not come again with a read of all rows.
+func TestRowsOutdatedThatStay(t *testing.T) {
+	for name, rules := range map[string][2]rule.Table{
+		"history":        {{Mode: "history"}, {Mode: "history", Columns: []rule.Column{{From: "id"}, {From: "v", Mask: "redact"}}}},
+		"append":         {{Mode: "append"}, {Mode: "append", Columns: []rule.Column{{From: "id"}, {From: "v", Mask: "redact"}}}},
+		"append no more": {{Mode: "append"}, {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for i := range rules {
+				rules[i].From, rules[i].Create = "public.t", true
+			}
+			other := rule.Table{From: "public.other", Create: true} // which tells when it is looked at again
+			w := newWorld(t, rules[0], other)
+			shop, r, o := w.source("shop"), relation("t", "id integer key", "v text"), relation("other", "id integer key")
+			s := w.start(w.cfg)
+			shop.snapshot(r, true)
+			shop.tx(ins(r, 1, "secret"), ins(r, 2, "secret"), del(r, 1), ins(o, 1))
+			w.complete(shop)
+			s.stop()
+			other.Filter = "id > 0"
+			w.cfg.Tables = []rule.Table{rules[1], other}
+			s = w.start(w.cfg)
+			told := func() bool { return outdated(s.Status(), trouble.RowsOutdated) != "" }
+			w.eventually(true, func() any { return told() })
+			shop.begins(r)
+			shop.begins(o)
+			shop.tx(snap(r, 2, "secret"), snap(o, 1))
+			shop.snapshot(r, true)
+			shop.snapshot(o, true)
+			shop.tx(ins(o, int(shop.lsn)))
+			w.complete(shop)
+			w.rows(`SELECT former FROM tributary.rule WHERE topic = 'shop.public.other'`, "[]")
+			w.rows(`SELECT count(*) > 0 FROM public.t WHERE v = 'secret'`, "t")
+			w.eventually([]string{"shop/public.t", "sink tenant rebuild shop"}, func() any {
+				var got []string
+				for _, n := range s.Status().Needs {
+					if n.Code == trouble.RowsOutdated {
+						got = append(got, n.Subject, n.Do[0].Command)
+					}
+				}
+				return got
+			})
+			operator := w.operator()
+			if err := operator.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(operator, "shop"), "", untold); err != nil {
+				t.Fatal(err)
+			}
+			w.eventually(false, func() any { return told() })
+		})
+	}
+}
+
 // TestRowsOutdatedAreCheckedBefore: what a new configuration would make of rows that are there is told before it is used.
 func TestRowsOutdatedAreCheckedBefore(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.*", To: "public.{table}", Create: true})

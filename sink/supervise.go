@@ -326,7 +326,7 @@ func (v *supervisor) look(ctx context.Context) error {
 	}
 	formers, err := v.session.Formers(ctx)
 	if err == nil && len(formers) > 0 { // the next look finds those that are left
-		err = v.session.ForgetFormers(ctx, enoughColumns)
+		err = v.session.ForgetFormers(ctx, enough)
 	}
 	if err != nil {
 		return err

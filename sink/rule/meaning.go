@@ -26,7 +26,11 @@ type Meaning struct {
 	All       bool               `json:"all,omitempty"` // columns of the source, beside Columns
 	Columns   map[string]Written `json:"columns,omitempty"`
 	Filter    string             `json:"filter,omitempty"`
-	Salt      string             `json:"salt,omitempty"` // a mark by which another one is known; only where a column is hashed
+	Salt      string             `json:"salt,omitempty"`  // a mark by which another one is known; only where a column is hashed
+	Added     []string           `json:"added,omitempty"` // names of the columns of the mode
+	Beginning string             `json:"beginning,omitempty"`
+	End       string             `json:"end,omitempty"`
+	First     string             `json:"first,omitempty"`
 }
 
 // Written is where the values of a column of the target come from.
@@ -46,8 +50,15 @@ func (r *Route) Meaning() Meaning {
 	if m.Mode == "" {
 		m.Mode = modeClone
 	}
-	if r.SIDColumn != "" {
+	if r.SIDColumn != "" || readsSID(t.Filter) || slices.ContainsFunc(t.Set, func(c Computed) bool { return readsSID(c.Value) }) {
 		m.SIDColumn, m.SID = r.SIDColumn, r.SID
+	}
+	for _, added := range t.added() {
+		m.Added = append(m.Added, added.Name)
+	}
+	if modeByName[m.Mode] == History {
+		bounds := t.bounds()
+		m.Beginning, m.End, m.First = bounds.Beginning, bounds.End, or(t.History.First, "commit")
 	}
 	if len(t.Columns)+len(t.Set) > 0 {
 		m.Columns = map[string]Written{}
@@ -94,6 +105,22 @@ func reads(value string) (names []string, ok bool) {
 	return names, true
 }
 
+// readsSID says whether an expression reads tributary.sid: that of the source and its names cannot change for a topic.
+func readsSID(value string) bool {
+	parsed, err := parseExpression(value)
+	if err != nil {
+		return false
+	}
+	found := ast.MatchDescendants(ast.NavigateAST(parsed.NativeRep()), func(e ast.NavigableExpr) bool {
+		if e.Kind() != ast.SelectKind || e.AsSelect().FieldName() != "sid" {
+			return false
+		}
+		of := e.AsSelect().Operand()
+		return of.Kind() == ast.IdentKind && of.AsIdent() == "tributary"
+	})
+	return len(found) > 0
+}
+
 // Text gives it in the form in which it is kept: equal meanings have equal texts.
 func (m Meaning) Text() string {
 	text, err := json.Marshal(m)
@@ -118,6 +145,10 @@ func (m Meaning) Since(now Meaning) (differs []string) {
 	}
 	if m.SIDColumn != now.SIDColumn || m.SID != now.SID {
 		switch {
+		case m.SIDColumn == "" && now.SIDColumn == "":
+			if m.SID != "" && now.SID != "" { // else the expressions are others
+				say("their sid, which expressions read, is %q, and now %q", m.SID, now.SID)
+			}
 		case m.SIDColumn == "":
 			say("they have no sid")
 		case now.SIDColumn == "":
@@ -130,6 +161,16 @@ func (m Meaning) Since(now Meaning) (differs []string) {
 	}
 	if modeByName[m.Mode] != modeByName[now.Mode] {
 		say("they were written with mode %s, which is %s now", m.Mode, now.Mode)
+	} else {
+		if !slices.Equal(m.Added, now.Added) {
+			say("mode %s had columns %s, and has %s", m.Mode, strings.Join(m.Added, ", "), strings.Join(now.Added, ", "))
+		}
+		if m.End != now.End {
+			say("versions that are valid still have the end %s, and not %s: they are taken for ended ones", m.End, now.End)
+		}
+		if m.Beginning != now.Beginning || m.First != now.First {
+			say("they began by beginning: %s and first: %s, and now by %s and %s", m.Beginning, m.First, now.Beginning, now.First)
+		}
 	}
 	if m.Filter != now.Filter {
 		switch {
@@ -148,6 +189,12 @@ func (m Meaning) Since(now Meaning) (differs []string) {
 		say("they were hashed under another salt")
 	}
 	return append(differs, m.columnsSince(now)...)
+}
+
+// Stays says whether the target keeps what does not come again with a read of all rows: versions and changes of before, or rows that are gone
+// at the source.
+func (m Meaning) Stays() bool {
+	return modeByName[m.Mode] != Clone || slices.Contains(m.Ignore, deleteOp) || slices.Contains(m.Ignore, truncateOp)
 }
 
 // Lacks gives the columns of the source of which rows that were written under m lack what now makes of them; only says that nothing else

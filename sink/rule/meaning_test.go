@@ -56,12 +56,24 @@ func TestMeaning(t *testing.T) {
 		"ignored from now on": {Table{}, Table{Ignore: []string{"delete"}}, nil},
 		"append from now on":  {Table{}, Table{Mode: "append"}, nil},
 		"append no more":      {Table{Mode: "append"}, Table{}, []string{"delete, truncate was ignored"}},
+		"columns of a log":    {Table{Mode: "log"}, Table{Mode: "log", Log: LogColumns{Op: "op"}}, []string{"mode log had columns change_op,"}},
+		"end of a history":    {Table{Mode: "history"}, Table{Mode: "history", History: HistoryColumns{End: "9999-12-31"}}, []string{"have the end infinity, and not 9999-12-31"}},
+		"first of a history":  {Table{Mode: "history"}, Table{Mode: "history", History: HistoryColumns{First: "beginning"}}, []string{"first: commit, and now by -infinity and beginning"}},
+		"defaults, written":   {Table{Mode: "history"}, Table{Mode: "history", History: HistoryColumns{From: "valid_from", End: "infinity", First: "commit", Views: true}}, nil},
 		"mode":                {Table{}, Table{Mode: "history", To: "h.orders"}, []string{"they are in public.orders", "written with mode clone, which is history now"}},
 	} {
 		got := meaning("", c.was).Since(meaning("", c.is))
 		if !slices.EqualFunc(got, c.want, strings.Contains) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
+	}
+	reads := Table{Set: []Computed{{Column: "x", Value: "tributary.sid + id"}}}
+	other := meaning("", reads)
+	if other.SID = "s2"; !slices.Equal(other.Since(meaning("", reads)), []string{`their sid, which expressions read, is "s2", and now "s1"`}) {
+		t.Errorf("%q", other.Since(meaning("", reads)))
+	}
+	if got := meaning("", reads).Since(meaning("", Table{Set: []Computed{{Column: "x", Value: "id"}}})); len(got) != 1 {
+		t.Errorf("%q", got)
 	}
 	was, is := meaning("", Table{Columns: []Column{id}}), meaning("", Table{Columns: []Column{id, {From: "note", As: "remark"}}})
 	if columns, only := was.Lacks(is); !only || !slices.Equal(columns, []string{"note"}) {

@@ -67,7 +67,8 @@ func (w *Warehouse) sameForms(units []Unit) statement {
 	return statement{
 		unit: -1, sql: sameFormSQL, prepare: true,
 		params: []param{
-			{text: []byte(w.cfg.Group)}, of(func(u *Unit) string { return u.Target.oid }), of(func(u *Unit) string { return u.Target.attnums }),
+			{text: []byte(w.cfg.Group)},
+			of(func(u *Unit) string { return u.Target.oid }), of(func(u *Unit) string { return u.Target.attnums }),
 			of(func(u *Unit) string { return u.Target.form }), of(func(u *Unit) string { return u.Topic }), of(func(u *Unit) string { return u.Target.mapping }),
 		},
 		check: func(rows int64) error {

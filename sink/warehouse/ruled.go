@@ -131,7 +131,7 @@ func (s *Session) lost(ctx context.Context, tx pgx.Tx, topic, what string) error
 }
 
 // ForgetFormers forgets the former rules all of whose rows have come again: by a read of the whole table that began behind them and has been
-// applied. Of a read of some columns enough says whether it is, of rows that a rule wrote, for the one that there is.
+// applied. Whether a read, of some columns or nil for all, is enough of rows that a rule wrote, for the one that there is, enough says.
 func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string, columns []string) bool) error {
 	if err := s.open(ctx); err != nil {
 		return err
@@ -165,7 +165,7 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 		}
 		left := slices.DeleteFunc(slices.Clone(all), func(f former) bool {
 			at := change.Position{Era: f.Era, CommitLSN: change.LSN(f.LSN)}
-			return begun.Compare(at) > 0 && (len(columns) == 0 || f.Lost == "" && enough(f.Rule, is, columns))
+			return begun.Compare(at) > 0 && enough(f.Rule, is, columns)
 		})
 		if len(left) == len(all) {
 			return nil
