@@ -135,6 +135,11 @@ var alterations = []alteration{
 		then:  []string{`begin; alter table T drop constraint T_pkey; alter table T add primary key (id, a); commit`, `insert into T values (1, 11, 'same id')`, `update T set b = 'z' where a = 20`, `delete from T where a = 40`},
 	},
 	{
+		name:  "key_added",
+		begin: []string{`create table T (id int primary key, a int)`, `insert into T select i, i * 10 from generate_series(1, 20) i`},
+		then:  []string{`begin; alter table T add b serial; alter table T drop constraint T_pkey; alter table T add primary key (b); commit`, `update T set a = 7 where id = 3`, `insert into T values (1, 11)`, `delete from T where id = 4`},
+	},
+	{
 		name:  "key_dropped",
 		begin: []string{`create table T (id int primary key, a int)`, `insert into T select i, i * 10 from generate_series(1, 20) i`},
 		then:  []string{`begin; alter table T drop constraint T_pkey; alter table T replica identity full; commit`, `insert into T values (1, 10), (2, 0)`, `update T set a = 7 where a = 20`, `delete from T where a = 40`},

@@ -326,7 +326,17 @@ func (e *evolution) rekey(ctx context.Context, _ catalogColumns) error {
 		for i := range want {
 			quoted[i] = postgres.Ident(want[i])
 		}
-		steps = append(steps, "ADD PRIMARY KEY ("+strings.Join(quoted, ", ")+")")
+		// Rows of before have null in a column that was added with values of their own (serial): until they have come again, behind a
+		// reload, which then removes the others. A primary key could not be.
+		var lack bool
+		if err := e.tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM "+e.table+" WHERE "+strings.Join(quoted, " IS NULL OR ")+" IS NULL)").Scan(&lack); err != nil {
+			return err
+		}
+		kind := "PRIMARY KEY"
+		if lack {
+			kind = "UNIQUE"
+		}
+		steps = append(steps, "ADD "+kind+" ("+strings.Join(quoted, ", ")+")")
 	}
 	sql := "ALTER TABLE " + e.table + " " + strings.Join(steps, ", ")
 	if !e.feed.sole {

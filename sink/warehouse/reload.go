@@ -349,6 +349,11 @@ func (sw *sweeping) run(ctx context.Context) (removed int64, err error) {
 		return 0, err
 	}
 	gone := tag.RowsAffected()
+	if gone > 0 && sw.due.history == nil {
+		if removed, err = sw.keyless(ctx); err != nil {
+			return removed, err
+		}
+	}
 	for from := int64(0); ; from += sweepRows {
 		last := from+sweepRows >= gone
 		n, open, err := sw.piece(ctx, from, last)
@@ -357,6 +362,33 @@ func (sw *sweeping) run(ctx context.Context) (removed int64, err error) {
 			return removed, err
 		}
 	}
+}
+
+// keyless removes rows with a null in their key: they are of before a column was added to it, and have come again with another key.
+// Nobody writes them any more, so that it needs no lock.
+func (sw *sweeping) keyless(ctx context.Context) (removed int64, err error) {
+	of := make([]string, len(sw.due.key))
+	for i, name := range sw.due.key {
+		of[i] = "t." + postgres.Ident(name) + " IS NULL"
+	}
+	condition := fmt.Sprintf("%s AND (%s)", sw.ofSource, strings.Join(of, " OR "))
+	leaves, err := sw.s.leaves(ctx, sw.due.target)
+	for _, leaf := range leaves {
+		for {
+			n, err := sw.s.removeSome(ctx, leaf, condition+" LIMIT $1", sweepRows)
+			removed += n
+			if err != nil {
+				return removed, err
+			}
+			if n == 0 {
+				break
+			}
+		}
+	}
+	if err == nil {
+		err = sw.noneStay(ctx, "(SELECT) g WHERE "+condition)
+	}
+	return removed, err
 }
 
 // piece removes one piece of what is gone, and ends the reload with the last one. open is false if the reload is over or
