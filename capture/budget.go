@@ -189,6 +189,9 @@ func (c *Capture) holdsUp(slot *catalog.Slot, old []catalog.Blocker) reason {
 			fmt.Sprintf("wait, or SELECT pg_terminate_backend(%d);", b.PID),
 		}
 	}
+	if ago, ok := c.pausing.endedAgo(); ok {
+		return reason{fmt.Sprintf("a pause ended %s ago, and what was written meanwhile is being published", service.FormatDuration(ago)), "wait: capture status says how far it is"}
+	}
 	why := limit(c.stages.Snapshot())
 	if why.cause == "" {
 		return reason{"the source writes faster than capture publishes", "see in capture status where the time goes"}

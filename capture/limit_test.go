@@ -131,6 +131,7 @@ func TestLimitInWords(t *testing.T) {
 		cause  string
 	}{
 		{[]float64{0, 0, 0, 0}, ""},
+		{[]float64{0, 0.01, 0, 0.01}, ""},
 		{[]float64{0.05, 0.21, 0.01, 0.71}, "Kafka is the limit: 71 % of the time goes into waiting for its commits"},
 		{[]float64{0.61, 0.21, 0.01, 0.1}, "the source is the limit: 61 % of the time goes into waiting for its WAL"},
 		{[]float64{0.05, 0.8, 0.01, 0.1}, "capture is the limit: 80 % of the time goes into decoding and encoding, on one core"},

@@ -20,6 +20,10 @@ import (
 // pauseEnds is the part of either limit at which a pause ends by itself.
 const pauseEnds = 0.8
 
+// afterPause is for how long what is kept is told to be of a pause that has ended: by then the stages have been busy for
+// what they show, the share of a minute.
+const afterPause = time.Minute
+
 // pauseLimit is how many bytes of WAL may be kept while paused, where the server allows safe more than are; nil: any number.
 func pauseLimit(budget, kept int64, safe *int64) int64 {
 	if safe != nil {
@@ -32,12 +36,20 @@ func pauseLimit(budget, kept int64, safe *int64) int64 {
 type pausing struct {
 	now   atomic.Pointer[catalog.Pause]
 	limit atomic.Int64 // of WAL kept, at which it ends
+	over  atomic.Int64 // when the last one ended, in nanoseconds of Unix; 0: none has
 
 	mu    sync.Mutex // held by who asks the source
 	ended time.Time  // Since of the one that has ended by itself, and may stand at the source still
 }
 
 func (p *pausing) holds() *catalog.Pause { return p.now.Load() }
+
+// endedAgo gives how long ago the last one ended; ok is false where that says nothing any more of what is kept.
+func (p *pausing) endedAgo() (ago time.Duration, ok bool) {
+	at := p.over.Load()
+	ago = time.Since(time.Unix(0, at))
+	return ago, at != 0 && ago < afterPause
+}
 
 // look looks at the source, and does what it says of a pause: a pause that has lasted long enough is ended.
 func (c *Capture) look(ctx context.Context, cat *catalog.Catalog) (*catalog.Look, error) {
@@ -58,6 +70,7 @@ func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Loo
 	if asked == nil {
 		p.now.Store(nil)
 		if was != nil {
+			p.over.Store(time.Now().UnixNano())
 			c.log.Info("resumed", "paused_since", was.Since)
 		}
 		return
@@ -76,6 +89,7 @@ func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Loo
 	case asked.Since.Equal(p.ended):
 	case over != "":
 		p.now.Store(nil)
+		p.over.Store(time.Now().UnixNano())
 		p.ended = asked.Since
 		c.log.Warn("the pause has ended by itself", "reason", over, "paused_since", asked.Since, "by", asked.By)
 		if err := cat.EndPause(ctx, c.config.Source.publications()); err != nil {
@@ -86,7 +100,11 @@ func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Loo
 		if was != nil && was.Since.Equal(asked.Since) {
 			return
 		}
-		c.log.Warn("paused: nothing is published, and the source keeps its WAL", "by", asked.By, "reason", asked.Reason, "until", asked.Until)
+		args := []any{"by", asked.By, "reason", asked.Reason}
+		if !asked.Until.IsZero() {
+			args = append(args, "until", asked.Until)
+		}
+		c.log.Warn("paused: nothing is published, and the source keeps its WAL", args...)
 	}
 }
 

@@ -1,10 +1,12 @@
 package capture
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -84,4 +86,35 @@ func TestPause(t *testing.T) {
 	if err := verbs.Pause(t.Context(), PauseRequest{}); trouble.CodeOf(err) != trouble.Publication {
 		t.Errorf("a comment of somebody else is written over: %v", err)
 	}
+}
+
+// TestPauseIsLogged: with its end, where it has one.
+func TestPauseIsLogged(t *testing.T) {
+	for want, until := range map[string]time.Time{"reason=vacation\n": {}, "reason=vacation until=2026-01-02T03:04:05.000Z\n": time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)} {
+		var log strings.Builder
+		c := &Capture{log: slog.New(slog.NewTextHandler(&log, nil))}
+		c.obey(t.Context(), nil, &catalog.Look{Pause: &catalog.Pause{Since: time.Unix(1, 0), Until: until, By: "eve", Reason: "vacation"}})
+		if got := log.String(); !strings.HasSuffix(got, "by=eve "+want) {
+			t.Errorf("got %q, want %q at its end", got, want)
+		}
+	}
+}
+
+// TestPauseThatHasEnded: what was kept by it is not said to come from a source that is too fast; and by a share that is small nothing is.
+func TestPauseThatHasEnded(t *testing.T) {
+	c := &Capture{log: slog.New(slog.DiscardHandler)}
+	says := func(want string) {
+		t.Helper()
+		if why := c.holdsUp(nil, nil); !strings.HasPrefix(why.cause, want) {
+			t.Errorf("got %q, want %q", why.cause, want)
+		}
+	}
+	paused := &catalog.Look{Pause: &catalog.Pause{Since: time.Now(), By: "eve"}}
+	says("the source writes faster")
+	c.obey(t.Context(), nil, paused)
+	says("eve has paused it")
+	c.obey(t.Context(), nil, &catalog.Look{})
+	says("a pause ended ")
+	c.pausing.over.Add(-int64(afterPause))
+	says("the source writes faster")
 }

@@ -227,7 +227,7 @@ func (st *Status) means(code trouble.Code) string {
 func limit(stages []service.StageState) reason {
 	most, is, ok := service.Limit(stages)
 	known, named := limits[most.Name]
-	if !ok || !named {
+	if !ok || !named || most.BusyShare < telling {
 		return reason{}
 	}
 	text := fmt.Sprintf("most of the time, %.0f %%, goes into ", 100*most.BusyShare)
@@ -236,6 +236,9 @@ func limit(stages []service.StageState) reason {
 	}
 	return reason{text + known.work, known.hint}
 }
+
+// telling is the share of the time below which that of the busiest stage says nothing of why capture is behind.
+const telling = 0.2
 
 // limits say of each stage whose the limit is where it is that, what the time goes into, and what to do.
 var limits = map[string]struct{ who, work, hint string }{
