@@ -87,6 +87,36 @@ func TestTargetOfTwoSourcesThatAnotherChanges(t *testing.T) {
 	w.rows(fmt.Sprintf(`SELECT tenant, id = %d, a, b FROM public.t ORDER BY 1, 2`, quick), "other|f|other|∅", "shop|f|∅|2", "shop|t|∅|3")
 }
 
+// TestRenameAfterTenantRemove: a column gets another name after its tenant was removed and taken up again by sinks that ran all the while.
+func TestRenameAfterTenantRemove(t *testing.T) {
+	for _, consistency := range []string{"table", "source"} {
+		t.Run(consistency, func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+			w.cfg.Sources = []rule.Source{{Name: "a", Consistency: consistency}, {Name: "b"}}
+			v1, v2 := relation("t", "id integer key", "mail text"), relation("t", "id integer key", "email text")
+			a, b := w.source("a"), w.source("b")
+			a.tx(many(50, func(i int) event { return ins(v1, i, "a") })...)
+			b.tx(ins(v1, 1, "b"))
+			w.start(w.cfg)
+			w.complete(a)
+			w.complete(b)
+			o := w.operator()
+			if removed, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); err != nil || removed != 50 {
+				t.Fatalf("removed %d: %v", removed, err)
+			}
+			if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
+				t.Fatal(err)
+			}
+			a.tx(upd(v1, 1, "a"))
+			w.complete(a)
+			w.rows(`SELECT tenant, mail, count(*) FROM public.t GROUP BY 1, 2 ORDER BY 1`, "a|a|50", "b|b|1")
+			a.tx(upd(v2, 0, "new"))
+			w.complete(a)
+			w.rows(`SELECT tenant, mail, email, count(*) FROM public.t GROUP BY 1, 2, 3 ORDER BY 1, 3`, "a|∅|a|49", "a|∅|new|1", "b|b|∅|1")
+		})
+	}
+}
+
 // TestDeletedRowsThatStay: a trigger keeps rows from being deleted, which no number of rows tells.
 func TestDeletedRowsThatStay(t *testing.T) {
 	w := newWorld(t)
