@@ -72,8 +72,8 @@ func (c *checker) checkSharing(targets map[rule.Target]*sharing, plans map[strin
 				of = append(of, p)
 			}
 		}
-		if lines := drift(of); len(lines) > 0 {
-			c.Warn(trouble.RuleConflict, "drift", fmt.Sprintf("%s: %d of %d sources differ", target, len(lines), len(of)), firsts(lines)...)
+		if lines, differ := drift(of); differ > 0 {
+			c.Warn(trouble.RuleConflict, "drift", fmt.Sprintf("%s: %d of %d sources differ", target, differ, len(of)), firsts(lines)...)
 		}
 	}
 }
@@ -95,11 +95,11 @@ func firsts(lines []string) []string {
 	return lines
 }
 
-// drift says, a line for each source, in what its table differs from those of most others that write the same target:
-// columns that it lacks or that it alone has, and types. The target has all columns.
-func drift(plans []*rule.Plan) (lines []string) {
+// drift says in what the tables of sources, of which there are so many, differ from those of most others that write the same target:
+// columns that they lack or that others have not, and types. Those that differ in the same way have one line. The target has all columns.
+func drift(plans []*rule.Plan) (lines []string, differ int) {
 	if len(plans) < 2 {
-		return nil
+		return nil, 0
 	}
 	types := map[string]map[string]int{} // column: type: sources
 	for _, p := range plans {
@@ -120,6 +120,9 @@ func drift(plans []*rule.Plan) (lines []string) {
 			}
 		}
 	}
+	type way struct{ lacks, more, other string }
+	var ways []way // as they are first met
+	sourcesOf := map[way][]string{}
 	for _, p := range plans {
 		var lacks, more, other []string
 		for _, name := range slices.Sorted(maps.Keys(types)) {
@@ -132,19 +135,45 @@ func drift(plans []*rule.Plan) (lines []string) {
 			case !common:
 				more = append(more, name)
 			case p.Column(i).Type.Name != usual[name]:
-				other = append(other, fmt.Sprintf("has %s %s instead of %s", name, p.Column(i).Type.Name, usual[name]))
+				other = append(other, fmt.Sprintf("%s %s instead of %s", name, p.Column(i).Type.Name, usual[name]))
 			}
 		}
-		var parts []string
-		if len(lacks) > 0 {
-			parts = append(parts, "lacks "+strings.Join(lacks, ", "))
+		this := way{strings.Join(lacks, ", "), strings.Join(more, ", "), strings.Join(other, ", ")}
+		if this == (way{}) {
+			continue
 		}
-		if len(more) > 0 {
-			parts = append(parts, "has "+strings.Join(more, ", ")+" besides")
+		if differ++; sourcesOf[this] == nil {
+			ways = append(ways, this)
 		}
-		if parts = append(parts, other...); len(parts) > 0 {
-			lines = append(lines, p.Source+" "+strings.Join(parts, "; "))
-		}
+		sourcesOf[this] = append(sourcesOf[this], p.Source)
 	}
-	return lines
+	for _, this := range ways {
+		of := sourcesOf[this]
+		slices.SortFunc(of, natural)
+		has := service.Agree(len(of), "has ", "have ")
+		var parts []string
+		if this.lacks != "" {
+			parts = append(parts, service.Agree(len(of), "lacks ", "lack ")+this.lacks)
+		}
+		if this.more != "" {
+			parts = append(parts, has+this.more+" besides")
+		}
+		if this.other != "" {
+			parts = append(parts, has+this.other)
+		}
+		lines = append(lines, alike(of)+" "+strings.Join(parts, "; "))
+	}
+	return lines, differ
+}
+
+// alike names sources of which one thing is said: all where they are few.
+func alike(names []string) string {
+	const few = 4
+	switch n := len(names); {
+	case n > few:
+		return fmt.Sprintf("%s, %s and %d more", names[0], names[1], n-2)
+	case n > 1:
+		return strings.Join(names[:n-1], ", ") + " and " + names[n-1]
+	}
+	return names[0]
 }

@@ -873,15 +873,17 @@ func TestCheck(t *testing.T) {
 	if _, text := check(); !strings.Contains(text, "public.odf: no topic; did you mean public.odd?") || strings.Contains(text, "kafka-acls") {
 		t.Errorf("of a rule that no topic matches, where there are others:\n%s", text)
 	}
-	// Twenty tenants, of which two differ, and an index that retention wants.
-	for i := range 3 {
+	// Twenty tenants, of which three differ, and an index that retention wants.
+	for i := range 4 {
 		w.source(fmt.Sprintf("tenant_%d", i)).tx(ins(relation("orders", "id integer key", "note text", "channel text"), 1, "x", "y"))
 	}
-	w.source("tenant_old").tx(ins(relation("orders", "id integer key", "note integer"), 1, 1))
+	for _, name := range []string{"tenant_older", "tenant_old"} {
+		w.source(name).tx(ins(relation("orders", "id integer key", "note integer"), 1, 1))
+	}
 	w.source("tenant_new").tx(ins(relation("orders", "id integer key", "note text", "channel text", "extra date"), 1, "x", "y", nil))
 	w.cfg.Tables = []rule.Table{{From: "public.orders", To: "sales.orders", SID: "tenant", Create: true, Keep: "90 days", By: "extra"}}
-	want(0, "ok    sid            sales.orders is written by 5 sources, each with a sid of its own", "warn  drift          sales.orders: 2 of 5 sources differ",
-		"-> tenant_new has extra besides\n", "-> tenant_old lacks channel; has note integer instead of text\n",
+	want(0, "ok    sid            sales.orders is written by 7 sources, each with a sid of its own", "warn  drift          sales.orders: 3 of 7 sources differ",
+		"-> tenant_new has extra besides\n", "-> tenant_old and tenant_older lack channel; have note integer instead of text\n",
 		`CREATE INDEX CONCURRENTLY ON "sales"."orders" ("extra");`, "docs/runbooks/missing-index.md")
 	// Partitions that are dropped, or made, of what is not partitioned so; and made of what will be created.
 	w.exec(`CREATE TABLE public.bad2 (id integer, extra date)`)

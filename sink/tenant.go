@@ -84,9 +84,34 @@ func (o *Operator) Tenants(ctx context.Context, cfg Config) ([]Tenant, error) {
 			add(Tenant{Source: p.Source, State: StateRemoved})
 		}
 	}
-	slices.SortFunc(out, func(a, b Tenant) int { return strings.Compare(a.Source, b.Source) })
+	slices.SortFunc(out, func(a, b Tenant) int { return natural(a.Source, b.Source) })
 	return out, nil
 }
+
+// natural orders names as people do: tenant_2 is before tenant_10.
+func natural(a, b string) int {
+	x, y := a, b
+	for x != "" && y != "" {
+		n, m := digits(x), digits(y)
+		if n == 0 || m == 0 {
+			if x[0] != y[0] {
+				return cmp.Compare(x[0], y[0])
+			}
+			x, y = x[1:], y[1:]
+			continue
+		}
+		// Of two numbers without leading zeros the longer one is the larger.
+		p, q := strings.TrimLeft(x[:n], "0"), strings.TrimLeft(y[:m], "0")
+		if c := cmp.Or(cmp.Compare(len(p), len(q)), strings.Compare(p, q)); c != 0 {
+			return c
+		}
+		x, y = x[n:], y[m:]
+	}
+	return cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(a, b))
+}
+
+// digits counts those with which s begins.
+func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }
 
 // TenantPlan is what there is of a tenant, before something is done to it.
 type TenantPlan struct {
