@@ -231,6 +231,18 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 			}
 		}
 	}
+	// On brokers that others use, too, sources is set so that theirs are left alone.
+	var elsewhere []string
+	unmatched = slices.DeleteFunc(unmatched, func(topic string) bool {
+		_, ok := s.rules.Source(sourceOf(topic))
+		if !ok {
+			elsewhere = append(elsewhere, topic)
+		}
+		return !ok
+	})
+	if n := len(elsewhere); n > 0 {
+		c.Note("unmatched", fmt.Sprintf("%s %s of no source that sources names: %s", service.Plural(n, "topic"), service.Agree(n, "is", "are"), shortened(elsewhere)), s.unmatched(elsewhere))
+	}
 	if len(unmatched) > 0 {
 		c.Warn(trouble.NoTopics, "unmatched", fmt.Sprintf("%s %s no rule: %s", service.Plural(len(unmatched), "topic"), service.Agree(len(unmatched), "matches", "match"), shortened(unmatched)), s.unmatched(unmatched))
 	}

@@ -873,6 +873,11 @@ func TestCheck(t *testing.T) {
 	if _, text := check(); !strings.Contains(text, "public.odf: no topic; did you mean public.odd?") || strings.Contains(text, "kafka-acls") {
 		t.Errorf("of a rule that no topic matches, where there are others:\n%s", text)
 	}
+	w.cfg.Sources = []rule.Source{{Name: "shop"}}
+	if _, text := check(); !strings.Contains(text, "note  unmatched      1 topic is of no source that sources names: two.public.t\n") || !strings.Contains(text, "warn  unmatched      ") || strings.Count(text, "two.public.t") != 1 {
+		t.Errorf("of topics of a source that is not named:\n%s", text)
+	}
+	w.cfg.Sources = nil
 	// Twenty tenants, of which three differ, and an index that retention wants.
 	for i := range 4 {
 		w.source(fmt.Sprintf("tenant_%d", i)).tx(ins(relation("orders", "id integer key", "note text", "channel text"), 1, "x", "y"))
