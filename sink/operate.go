@@ -393,7 +393,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		at := o.outlook.stand(t.Topic, nil)
 		if out.RowsPerSec, out.Unknown = at.rate, at.lost; out.Unknown == "" {
 			f.Behind = at.all.behind(now)
-			out.BehindSeconds, out.Records = new(f.Behind.Seconds()), &at.all.records
+			out.BehindSeconds, out.Records = new(service.Seconds(f.Behind)), &at.all.records
 		}
 		if !at.position.IsZero() {
 			out.Position = at.position.String()

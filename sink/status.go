@@ -408,7 +408,7 @@ func (st *Status) addSources(sources []warehouse.Source) {
 			Capture: src.Capture, ReportedAt: src.ReportedAt.UTC(), Held: src.Capture.Held,
 		}
 		if src.Lag != nil {
-			age := src.Lag.Seconds()
+			age := service.Seconds(*src.Lag)
 			out.AgeSeconds = &age
 		}
 		for i := range st.Tables {

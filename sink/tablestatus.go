@@ -187,7 +187,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 		out.Position = at.position.String()
 	}
 	if out.Unknown = at.lost; out.Unknown == "" {
-		out.BehindSeconds, out.Records = new(f.Behind.Seconds()), &at.all.records
+		out.BehindSeconds, out.Records = new(service.Seconds(f.Behind)), &at.all.records
 	}
 	if at.rate != nil {
 		out.RowsPerSec = &rate

@@ -37,6 +37,14 @@ func FormatDuration(d time.Duration) string {
 	return fmt.Sprintf("%d d %d h", d/day, d%day/time.Hour)
 }
 
+// Seconds gives a duration for programs, to the millisecond: 1.174, and not 1.1735039999999999. What is not 0 is never 0.
+func Seconds(d time.Duration) float64 {
+	if d > 0 {
+		d = max(d, time.Millisecond)
+	}
+	return float64(d.Round(time.Millisecond)/time.Millisecond) / 1000
+}
+
 // FormatSeconds is FormatDuration of seconds.
 func FormatSeconds(s float64) string { return FormatDuration(time.Duration(s * float64(time.Second))) }
 

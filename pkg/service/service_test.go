@@ -219,3 +219,11 @@ func TestLatency(t *testing.T) {
 		}
 	})
 }
+
+func TestSeconds(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "0", 10 * time.Microsecond: "0.001", 1173504 * time.Microsecond: "1.174", 3 * time.Hour: "10800", -1500 * time.Millisecond: "-1.5"} {
+		if got := fmt.Sprint(Seconds(d)); got != want {
+			t.Errorf("%s: %s, want %s", d, got, want)
+		}
+	}
+}
