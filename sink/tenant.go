@@ -121,6 +121,10 @@ type TenantPlan struct {
 	Topics  []string // that have checkpoints
 }
 
+func (p *TenantPlan) written() []warehouse.Feed {
+	return slices.DeleteFunc(slices.Clone(p.Feeds), func(f warehouse.Feed) bool { return f.Unwritten })
+}
+
 func refused(source, cause, hint string) error {
 	return &trouble.Error{
 		Code: trouble.RuleConflict, Op: "change", Subject: fmt.Sprintf("tenant %q", source),
@@ -162,6 +166,7 @@ func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, erro
 		if ok && !route.Overwrites() {
 			f.Key = nil
 		}
+		f.Unwritten = !ok || route.Target != f.Target
 		p.Feeds = append(p.Feeds, f)
 	}
 	return p, nil
@@ -205,11 +210,15 @@ func (o *Operator) RemoveTenant(ctx context.Context, p *TenantPlan, reason strin
 }
 
 // RebuildTenant has the topics of a tenant read anew from their beginning, and says so to every sink. Rows of tables with
-// a key stay until all have come again; those of histories, logs and tables without key are removed first.
+// a key stay until all have come again; those of histories, logs and tables without key are removed first. What no rule writes any
+// more stays as it is: it would not come again.
 func (o *Operator) RebuildTenant(ctx context.Context, cfg Config, p *TenantPlan, reason string, told func(target string, rows int64)) (err error) {
 	if p.Removed {
 		return refused(p.Source, "it is removed", "sink tenant resume "+p.Source+" reads all of it")
 	}
+	written := *p
+	written.Feeds = p.written()
+	p = &written
 	var starts map[warehouse.Place]int64
 	if starts, err = o.starts(ctx, cfg, p); err != nil {
 		return err
@@ -235,10 +244,15 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 		return nil, err
 	}
 	feeds := map[string]bool{}
-	for _, f := range p.Feeds {
+	for _, f := range p.written() {
 		feeds[f.Topic] = true
 	}
-	maps.DeleteFunc(ends, func(at warehouse.Place, _ int64) bool { return !feeds[at.Topic] && sourceOf(at.Topic) != p.Source })
+	maps.DeleteFunc(ends, func(at warehouse.Place, _ int64) bool {
+		source, progress := record.ParseProgressTopic(at.Topic)
+		_, ruled := matchTopic(o.rules, at.Topic) // of others nobody reads on
+		wanted := feeds[at.Topic] || progress && source == p.Source || ruled && sourceOf(at.Topic) == p.Source
+		return !wanted
+	})
 	return func(ctx context.Context) (done, of int64, lacks string, err error) {
 		next, err := o.session.Checkpoints(ctx)
 		if err != nil {

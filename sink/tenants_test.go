@@ -462,6 +462,47 @@ func TestTenantRebuildThatIsDisturbed(t *testing.T) {
 	}
 }
 
+// TestRebuildOfWhatNoRuleWrites: rows that would not come again stay, and nobody waits for them.
+func TestRebuildOfWhatNoRuleWrites(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*"})
+	a := w.source("a")
+	r, log, moved := relation("t", "id integer key", "v text"), relation("log", "v text"), relation("moved", "id integer key")
+	for _, rel := range []*schema.Relation{r, log, moved} {
+		a.snapshot(rel, true)
+	}
+	a.tx(ins(r, 1, "x"), ins(log, "x"), ins(moved, 1))
+	first := w.start(w.cfg)
+	w.complete(a)
+	first.stop()
+	w.cfg.Tables = []rule.Table{{From: "public.t"}, {From: "public.moved", To: "public.elsewhere", Create: true}, {From: "public.*", Skip: true}}
+	w.start(w.cfg)
+	a.tx(ins(r, 2, "y"), ins(moved, 2))
+	w.rows(`SELECT id FROM public.elsewhere ORDER BY 1`, "2")
+	w.complete(a)
+	w.exec(`UPDATE public.t SET v = 'spoilt'`)
+	o := w.operator()
+	p := w.tenantPlan(o, "a")
+	if err := o.RebuildTenant(t.Context(), w.cfg, p, "", untold); err != nil {
+		t.Fatal(err)
+	}
+	how, err := o.Rebuilding(t.Context(), w.cfg, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("", func() any {
+		_, _, lacks, err := how(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		return lacks
+	})
+	w.swept()
+	w.rows(`SELECT id, v FROM public.t ORDER BY 1`, "1|x", "2|y")
+	w.rows(`SELECT v FROM public.log`, "x")
+	w.rows(`SELECT id FROM public.moved ORDER BY 1`, "1")
+	w.rows(`SELECT id FROM public.elsewhere ORDER BY 1`, "1", "2")
+}
+
 // TestTenantVerbsAreRefused: where it is not certain what they would do.
 func TestTenantVerbsAreRefused(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})

@@ -26,8 +26,9 @@ type Feed struct {
 	SID    string   // "" where the target has no sid column
 	Key    []string // columns of the target's key, without the sid column; none where rows cannot be written again in place
 
-	// SIDColumn is set by whoever knows the rules.
+	// SIDColumn and Unwritten are set by whoever knows the rules.
 	SIDColumn string
+	Unwritten bool // no rule writes the topic there any more
 }
 
 // sourceOf gives the source that a topic belongs to, "" for none.

@@ -11,6 +11,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/sink"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 func tenantCommand() *cobra.Command {
@@ -91,7 +92,7 @@ func tenantList() *cobra.Command {
 }
 
 // changeTenant does act to a tenant, once it has said what happens to its tables and got leave.
-func changeTenant(cmd *cobra.Command, args []string, c *terminal.Change, what func(p *sink.TenantPlan, keyed bool) string, act func(*sink.Operator, sink.Config, *sink.TenantPlan) error) error {
+func changeTenant(cmd *cobra.Command, args []string, c *terminal.Change, what func(f *warehouse.Feed) string, act func(*sink.Operator, sink.Config, *sink.TenantPlan) error) error {
 	source, err := tenant(args)
 	if err != nil {
 		return err
@@ -102,12 +103,13 @@ func changeTenant(cmd *cobra.Command, args []string, c *terminal.Change, what fu
 			return err
 		}
 		out := terminal.Of(cmd)
-		for _, f := range p.Feeds {
+		for i := range p.Feeds {
+			f := &p.Feeds[i]
 			rows := "all rows"
 			if f.SIDColumn != "" {
 				rows = fmt.Sprintf("rows with %s = %q", f.SIDColumn, f.SID)
 			}
-			out.Printf("%s: %s %s\n", fmt.Sprint(f.Target), rows, what(p, len(f.Key) > 0))
+			out.Printf("%s: %s %s\n", fmt.Sprint(f.Target), rows, what(f))
 		}
 		if ok, err := c.Agreed(cmd); err != nil || !ok {
 			return err
@@ -135,7 +137,7 @@ func tenantRemove() *cobra.Command {
 			"itself, also where its capture goes on writing; sink tenant resume brings it back from the beginning of its topics.",
 		Example: "  sink tenant remove tenant_17 --plan\n  sink tenant remove tenant_17 --reason 'contract ended' --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return changeTenant(cmd, args, &c, func(*sink.TenantPlan, bool) string { return "are removed, and its topics are not read any more" },
+			return changeTenant(cmd, args, &c, func(*warehouse.Feed) string { return "are removed, and its topics are not read any more" },
 				func(o *sink.Operator, _ sink.Config, p *sink.TenantPlan) error {
 					removed, err := o.RemoveTenant(cmd.Context(), p, c.Reason, teller(terminal.Of(cmd)))
 					if err != nil {
@@ -162,8 +164,11 @@ func tenantRebuild() *cobra.Command {
 		Annotations: map[string]string{terminal.Exits: "  0  done; with --wait, all rows are there again\n  1  failed; with --wait also: a table is held, or --timeout is over\n" +
 			"  2  used wrongly: flag, argument or configuration; nothing was attempted"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return changeTenant(cmd, args, &c, func(_ *sink.TenantPlan, keyed bool) string {
-				if keyed {
+			return changeTenant(cmd, args, &c, func(f *warehouse.Feed) string {
+				if f.Unwritten {
+					return "stay as they are: no rule writes them from there any more"
+				}
+				if len(f.Key) > 0 {
 					return "are written again from the beginning of the topic; what does not come again is removed at the end"
 				}
 				return "are removed and written again from the beginning of the topic"
