@@ -33,6 +33,22 @@ func TestTransfers(t *testing.T) {
 	kafkatest.Each(t, transfers)
 }
 
+// TestDroppedColumnInOneCut: nothing of the target is altered by it, and the partitions of one transaction go from version to version one
+// after the other.
+func TestDroppedColumnInOneCut(t *testing.T) {
+	w := newWholeWorld(t)
+	shop := w.source("shop")
+	before := relation("t", "id integer key", "v text", "old text")
+	after := relation("t", "id integer key", "v text")
+	shop.table(before, 4)
+	shop.tx(many(40, func(i int) event { return ins(before, i, "a", "b") })...)
+	shop.tx(many(40, func(i int) event { return upd(after, i, "c") })...)
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT count(*), min(v), max(v), min(old) FROM public.t`, "40|c|c|b")
+	w.rows(`SELECT code FROM tributary.quarantine`)
+}
+
 func transfers(t *testing.T, cluster kafkatest.Cluster) {
 	name := kafkatest.Name(t) // the broker is shared
 	w := newWholeWorldOn(t, cluster, name)

@@ -76,8 +76,9 @@ warehouse: {dsn: %q, connections: 2}
 kafka: {brokers: [%s]}
 registry: {url: %q}
 http: {listen: "127.0.0.1:0"}
+sources: [{name: %s}] # the broker is shared
 tables: [{from: "public.*", to: "copy.{table}"}]
-`, w.name, w.dwh.Config().ConnString(), strings.Join(w.kafka.Addrs(), ","), registry)
+`, w.name, w.dwh.Config().ConnString(), strings.Join(w.kafka.Addrs(), ","), registry, w.name)
 	w.sinkFile = filepath.Join(t.TempDir(), "sink.yaml")
 	must(t, os.WriteFile(w.sinkFile, text, 0o600))
 	var cfg sink.Config

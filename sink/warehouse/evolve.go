@@ -33,6 +33,10 @@ type shapeColumn struct {
 	Default *string `json:"default,omitempty"` // what rows have that were written before the source had the column
 }
 
+func (c shapeColumn) equal(other shapeColumn) bool {
+	return c.Source == other.Source && c.Target == other.Target && (c.Default == nil) == (other.Default == nil) && (c.Default == nil || *c.Default == *other.Default)
+}
+
 // newest is a position behind all others.
 var newest = change.Position{Era: math.MaxUint16, CommitLSN: math.MaxUint64, Seq: 1<<48 - 1}
 
@@ -423,6 +427,13 @@ func (e *evolution) remember(ctx context.Context, at change.Position) error {
 	raw, err := json.Marshal(now)
 	if err != nil {
 		return err
+	}
+	// Also where nothing of the target was altered, as for a column that is dropped: what other plans know of it is of the mapping before.
+	//
+	//	partition 0: version 1, then version 2, which is noted in the open transaction
+	//	partition 1: version 1, by what was known before: it is refused, everything is taken back, and it comes to the same again
+	if e.feed.shape == nil || !maps.EqualFunc(e.feed.shape.Columns, now.Columns, shapeColumn.equal) {
+		e.s.w.forgetTarget(e.plan.Target)
 	}
 	_, err = e.tx.Exec(ctx, `UPDATE tributary.feed SET shape = $1::text::jsonb WHERE grp = $2 AND topic = $3 AND target_schema = $4 AND target_table = $5`,
 		string(raw), e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table)
