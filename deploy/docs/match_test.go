@@ -22,6 +22,7 @@ var shapes = []struct {
 	{regexp.MustCompile(`\b(pid|system id) \d+`), "$1 <number>"},
 	{regexp.MustCompile(`\b\d+\.\d{4,}\b`), "<number>"},
 	{regexp.MustCompile(`[ \t]+`), " "},
+	{regexp.MustCompile(`(?m)<time> \d+(\.\d{1,3})?( |$)`), "<time> <age>$2"}, // how old it is, for programs
 	{regexp.MustCompile(`-{3,}`), "--"},
 }
 
