@@ -160,8 +160,7 @@ func (e *evolution) renameColumn(ctx context.Context, r renamed, from, to string
 // copyColumns does for the rows of one source what a rename would do for all, where other sources still write the column
 // under its old name, or where the new name is taken by what a column was that the source has dropped.
 func (e *evolution) copyColumns(ctx context.Context, have catalogColumns, list []renamed) error {
-	// A row that another sink writes by the old names at this moment would be passed over.
-	if _, err := e.tx.Exec(ctx, "LOCK TABLE "+e.table+" IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+	if err := e.stopWriters(ctx); err != nil {
 		return err
 	}
 	var sets []string
@@ -229,6 +228,13 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 	return nil
 }
 
+// stopWriters has others wait who write the target, until the end of the transaction. A row that another sink writes at this moment by the
+// version before, under its names, would be passed over by what changes all rows of a source.
+func (e *evolution) stopWriters(ctx context.Context) error {
+	_, err := e.tx.Exec(ctx, "LOCK TABLE "+e.table+" IN SHARE ROW EXCLUSIVE MODE")
+	return err
+}
+
 // took says whether the source has added a column since the target was made to fit last, in a target that had one of that name:
 // another source's, or what the source has dropped.
 func (e *evolution) took(src *schema.Column) bool {
@@ -255,8 +261,7 @@ func (e *evolution) fill(ctx context.Context, i int, done bool) error {
 		e.s.changes = append(e.s.changes, sql)
 		return nil
 	}
-	// A row that another sink writes by the version before at this moment would be passed over.
-	if _, err := e.tx.Exec(ctx, "LOCK TABLE "+e.table+" IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+	if err := e.stopWriters(ctx); err != nil {
 		return err
 	}
 	// Whatever create says: these are rows.
@@ -326,21 +331,18 @@ func (e *evolution) rekey(ctx context.Context, _ catalogColumns) error {
 		steps = append(steps, "DROP CONSTRAINT "+postgres.Ident(name))
 	}
 	if len(want) > 0 {
-		quoted := make([]string, len(want))
-		for i := range want {
-			quoted[i] = postgres.Ident(want[i])
-		}
+		names := quoted(want)
 		// Rows of before have null in a column that was added with values of their own (serial): until they have come again, behind a
 		// reload, which then removes the others. A primary key could not be.
 		var lack bool
-		if err := e.tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM "+e.table+" WHERE "+strings.Join(quoted, " IS NULL OR ")+" IS NULL)").Scan(&lack); err != nil {
+		if err := e.tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM "+e.table+" WHERE "+strings.Join(names, " IS NULL OR ")+" IS NULL)").Scan(&lack); err != nil {
 			return err
 		}
 		kind := "PRIMARY KEY"
 		if lack {
 			kind = "UNIQUE"
 		}
-		steps = append(steps, "ADD "+kind+" ("+strings.Join(quoted, ", ")+")")
+		steps = append(steps, "ADD "+kind+" ("+strings.Join(names, ", ")+")")
 	}
 	sql := "ALTER TABLE " + e.table + " " + strings.Join(steps, ", ")
 	if !e.feed.sole {

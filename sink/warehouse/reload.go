@@ -373,17 +373,9 @@ func (sw *sweeping) keyless(ctx context.Context) (removed int64, err error) {
 	}
 	condition := fmt.Sprintf("%s AND (%s)", sw.ofSource, strings.Join(of, " OR "))
 	leaves, err := sw.s.leaves(ctx, sw.due.target)
-	for _, leaf := range leaves {
-		for {
-			n, err := sw.s.removeSome(ctx, leaf, condition+" LIMIT $1", sweepRows)
-			removed += n
-			if err != nil {
-				return removed, err
-			}
-			if n == 0 {
-				break
-			}
-		}
+	for n := int64(1); n > 0 && err == nil; removed += n { // whatever somebody else removes meanwhile
+		n = 0
+		err = sw.s.removePieces(ctx, leaves, condition, "", sweepRows, func(rows int64) error { n += rows; return nil })
 	}
 	if err == nil {
 		err = sw.noneStay(ctx, "(SELECT) g WHERE "+condition)

@@ -3,7 +3,6 @@ package warehouse
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -201,20 +200,9 @@ func (s *Session) expire(ctx context.Context, k *Keep, condition string, told fu
 	if err != nil {
 		return 0, err
 	}
-	for leaf := range slices.Values(leaves) {
-		for {
-			n, err := s.removeSome(ctx, leaf, condition+" LIMIT $1 FOR UPDATE SKIP LOCKED", expireRows)
-			removed += n
-			if err == nil {
-				err = told(n)
-			}
-			if err != nil {
-				return removed, err
-			}
-			if n < expireRows {
-				break
-			}
-		}
-	}
-	return removed, nil
+	err = s.removePieces(ctx, leaves, condition, "FOR UPDATE SKIP LOCKED", expireRows, func(rows int64) error {
+		removed += rows
+		return told(rows)
+	})
+	return removed, err
 }

@@ -172,19 +172,10 @@ func (s *Session) RemoveRows(ctx context.Context, f Feed, told func(rows int64))
 			return err
 		}
 		leaves, err := s.leaves(ctx, f.Target)
-		for _, leaf := range leaves {
-			for {
-				n, err := s.removeSome(ctx, leaf, condition+" LIMIT $1 FOR UPDATE", removeRows)
-				if err != nil {
-					return err
-				}
-				told(n)
-				if n < removeRows {
-					break
-				}
-			}
+		if err != nil {
+			return err
 		}
-		return err
+		return s.removePieces(ctx, leaves, condition, "FOR UPDATE", removeRows, func(rows int64) error { told(rows); return nil })
 	}()
 	if err != nil {
 		return s.broken("remove rows from", fmt.Sprintf("table %q", f.Target.String()), err)
@@ -256,12 +247,24 @@ func (s *Session) tables(ctx context.Context, target rule.Target, query string) 
 	})
 }
 
-// removeSome removes the rows t of a table that a condition picks, in a transaction of its own. LIMIT and FOR UPDATE are
-// the condition's.
-func (s *Session) removeSome(ctx context.Context, table, condition string, args ...any) (int64, error) {
-	// By ctid: whatever index there is, or none, the rows are looked for once.
-	tag, err := s.conn.Exec(ctx, fmt.Sprintf(`DELETE FROM %s WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM %s t WHERE %s))`, table, table, condition), args...)
-	return tag.RowsAffected(), err
+// removePieces removes the rows t of tables, quoted, that a condition picks, so many of them in a transaction, each of which is told. lock is what is
+// said of rows that others have locked. It ends with a piece that is not full: what others lock or keep may be there still.
+func (s *Session) removePieces(ctx context.Context, tables []string, condition, lock string, rows int64, told func(rows int64) error) error {
+	for _, table := range tables {
+		// By ctid: whatever index there is, or none, the rows are looked for once.
+		sql := fmt.Sprintf(`DELETE FROM %s WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM %s t WHERE %s LIMIT $1 %s))`, table, table, condition, lock)
+		for full := true; full; {
+			tag, err := s.conn.Exec(ctx, sql, rows)
+			if err == nil {
+				err = told(tag.RowsAffected())
+			}
+			if err != nil {
+				return err
+			}
+			full = tag.RowsAffected() >= rows
+		}
+	}
+	return nil
 }
 
 // Forget removes everything that is known of a source, but for the mark that it is removed.
