@@ -55,7 +55,9 @@ func (w *Warehouse) application() string { return "tributary sink " + w.cfg.Grou
 const maxApplicationName = 63
 
 // connect opens a connection for set-based writes: the planner must reach target rows through the key's index
-// whatever it believes of temporary tables and arrays, whose size it does not know; compiling (jit) never pays.
+// whatever it believes of temporary tables and arrays, whose size it does not know; compiling (jit) never pays. So there
+// is one plan for each statement, and no reason to plan again: left to itself, Postgres takes a new one each time for
+// arrays that are shorter than it assumes, and to plan what sameFormSQL compares takes four times as long as to do it.
 func (w *Warehouse) connect(ctx context.Context) (*pgx.Conn, error) {
 	dsn, err := w.cfg.DSN()
 	if err != nil {
@@ -66,6 +68,7 @@ func (w *Warehouse) connect(ctx context.Context) (*pgx.Conn, error) {
 		for _, setting := range []string{"enable_hashjoin", "enable_mergejoin", "enable_seqscan", "jit"} {
 			c.RuntimeParams[setting] = "off"
 		}
+		c.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 		// What was committed while a statement waited for a lock is seen by the next one, whatever the database's default is.
 		c.RuntimeParams["default_transaction_isolation"] = "read committed"
 		// A statement is one round trip, the first time as well; those that come again and again are prepared: see Session.run.
