@@ -268,13 +268,6 @@ func (s *Sink) unmatched(topics []string) string {
 	return strings.Join(hints, "; ")
 }
 
-func shortened(names []string) string {
-	if len(names) <= 3 {
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:3], ", "), len(names)-3)
-}
-
 func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.Session, plan *rule.Plan) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()

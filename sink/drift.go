@@ -161,13 +161,13 @@ func drift(plans []*rule.Plan) (lines []string, differ int) {
 		if this.other != "" {
 			parts = append(parts, has+this.other)
 		}
-		lines = append(lines, alike(of)+" "+strings.Join(parts, "; "))
+		lines = append(lines, shortened(of)+" "+strings.Join(parts, "; "))
 	}
 	return lines, differ
 }
 
-// alike names sources of which one thing is said: all where they are few.
-func alike(names []string) string {
+// shortened gives names of which one thing is said: all where they are few.
+func shortened(names []string) string {
 	const few = 4
 	switch n := len(names); {
 	case n > few:

@@ -5,12 +5,28 @@ import (
 	"testing"
 )
 
-func TestSourcesThatDifferAlike(t *testing.T) {
+func TestShortened(t *testing.T) {
 	names := []string{"a", "b", "c", "d", "e", "f"}
 	for n, want := range map[int]string{1: "a", 2: "a and b", 4: "a, b, c and d", 5: "a, b and 3 more", 6: "a, b and 4 more"} {
-		if got := alike(names[:n]); got != want {
+		if got := shortened(names[:n]); got != want {
 			t.Errorf("%d: %q, want %q", n, got, want)
 		}
+	}
+}
+
+func TestStarred(t *testing.T) {
+	for text, want := range map[string]string{
+		"t": "*", "t t.t": "* *.*", "at t_ t1 Bt 1t tt": "at t_ t1 Bt 1t tt", `table "t": (t)`: `table "*": (*)`, "": "",
+	} {
+		if got := starred(text, "t"); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	if got := starred("public.aa of public.a", "public.a"); got != "public.aa of *" {
+		t.Error(got)
+	}
+	if got := starred("text", ""); got != "text" {
+		t.Error(got)
 	}
 }
 

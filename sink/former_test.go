@@ -221,7 +221,7 @@ func TestRowsOutdatedAreCheckedBefore(t *testing.T) {
 		t.Errorf("of the same: %s", text)
 	}
 	w.cfg.Tables[0].Filter = "id > 1"
-	if text := check(); !strings.Contains(text, "shop/public.a, shop/public.b, shop/public.c and 1 more: tables[0] was another rule") || !strings.Contains(text, "there was no filter, and now there is: id > 1") {
+	if text := check(); !strings.Contains(text, "shop/public.a, shop/public.b, shop/public.c and shop/public.d: tables[0] was another rule") || !strings.Contains(text, "there was no filter, and now there is: id > 1") {
 		t.Errorf("of a filter: %s", text)
 	}
 }

@@ -50,11 +50,36 @@ func (t *TableStatus) alike() string {
 	_, target, _ := strings.Cut(t.Target, ".")
 	text := whereabouts.ReplaceAllString(t.Trouble.Message+"\x00"+t.Trouble.Hint, "$1")
 	for _, of := range []string{t.Topic, t.Table, t.Target, name, target} {
-		if of != "" {
-			text = regexp.MustCompile(`(^|\W)`+regexp.QuoteMeta(of)+`($|\W)`).ReplaceAllString(text, "$1*$2")
-		}
+		text = starred(text, of)
 	}
 	return strings.Join([]string{t.Source, t.State, t.Trouble.Code, text}, "\x00")
+}
+
+// starred gives text with a * for each name that stands there by itself, not as a part of another.
+func starred(text, name string) string {
+	if name == "" {
+		return text
+	}
+	var out strings.Builder
+	from := 0
+	for at := 0; ; {
+		next := strings.Index(text[at:], name)
+		if next < 0 {
+			return out.String() + text[from:]
+		}
+		begin := at + next
+		end := begin + len(name)
+		at = begin + 1
+		if !inName(text, begin-1) && !inName(text, end) {
+			out.WriteString(text[from:begin] + "*")
+			from, at = end, end
+		}
+	}
+}
+
+// inName says whether a byte of text is one that a name goes on with.
+func inName(text string, i int) bool {
+	return i >= 0 && i < len(text) && (text[i] == '_' || '0' <= text[i] && text[i] <= '9' || 'a' <= text[i]|0x20 && text[i]|0x20 <= 'z')
 }
 
 // mostTogether is of how many tables that have the same trouble there are commands of their own.

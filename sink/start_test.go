@@ -66,7 +66,7 @@ func TestStartRefuses(t *testing.T) {
 	got := w.refused()
 	for _, want := range []string{
 		"error: start with rules that do not fit their tables: 2 faults",
-		`tables[0].columns[1] (sink.yaml:5:54): the table has no column "amont" in old.public.orders, shop.public.orders -> mend columns of the rule; there are id, amount`,
+		`tables[0].columns[1] (sink.yaml:5:54): the table has no column "amont" in old.public.orders and shop.public.orders -> mend columns of the rule; there are id, amount`,
 		"tables[1].filter (sink.yaml:6:26): at character 3: > does not take string and int; write int(x), double(x) or string(x) to convert one in shop.public.items -> mend the expression",
 		"means nothing was read or written",
 	} {
@@ -101,7 +101,7 @@ func TestStartRefusesTargets(t *testing.T) {
 	for _, want := range []string{
 		"error: start with rules that do not fit their tables: 6 faults",
 		`tables[0] (sink.yaml:5:5): write to column "note" of table "public.wrong": `,
-		"in shop.public.wrong, two.public.wrong ->",
+		"in shop.public.wrong and two.public.wrong ->",
 		`tables[1] (sink.yaml:6:5): write to table "public.generated": key column "id" is generated there in shop.public.generated -> make it an ordinary column, or write to another table`,
 		`tables[2] (sink.yaml:7:5): write to table "public.nosid": it has no column "tenant" for the sid in shop.public.nosid -> ALTER TABLE "public"."nosid" ADD COLUMN "tenant" text, fill it, and add it to the key`,
 		`tables[3] (sink.yaml:8:5): write to table "public.frozen": it has no column "note" in shop.public.frozen -> ALTER TABLE "public"."frozen" ADD COLUMN IF NOT EXISTS "note" text; or say create: true in the rule`,
