@@ -7,10 +7,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
+	"time"
 )
 
 // TLS says how a client proves itself and whom it trusts. The zero value is "no TLS".
@@ -67,7 +70,8 @@ type transport struct {
 
 	mu   sync.Mutex
 	http *http.Transport
-	ca   []byte // what the file of authorities held when http was made
+	ca   []byte        // what the file of authorities held when http was made
+	read []fs.FileInfo // the files as they were when they were read last
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -92,10 +96,15 @@ func (r *transport) CloseIdleConnections() {
 func (r *transport) current() (*http.Transport, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	files := r.tls.files()
+	if r.http != nil && files != nil && slices.EqualFunc(files, r.read, sameFile) {
+		return r.http, nil
+	}
 	cfg, ca, err := r.tls.read()
 	if err != nil {
 		return nil, err
 	}
+	r.read = files
 	if r.http != nil && bytes.Equal(ca, r.ca) {
 		return r.http, nil
 	}
@@ -105,6 +114,29 @@ func (r *transport) current() (*http.Transport, error) {
 	r.http, r.ca = http.DefaultTransport.(*http.Transport).Clone(), ca
 	r.http.TLSClientConfig = cfg
 	return r.http, nil
+}
+
+// young is a file that somebody may write once more without its time telling so.
+const young = 2 * time.Second
+
+// files gives what is to be known of the files to see later whether they were written; nil where that would not be seen, or one is not there.
+func (t TLS) files() []fs.FileInfo {
+	var list []fs.FileInfo
+	for _, path := range []string{t.CA, t.Cert, t.Key} {
+		if path == "" {
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil || time.Since(info.ModTime()) < young {
+			return nil
+		}
+		list = append(list, info)
+	}
+	return list
+}
+
+func sameFile(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
 // read gives what crypto/tls needs, nil where TLS is not enabled, and what the file of authorities holds now. The client's

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/certtest"
 )
@@ -137,6 +138,56 @@ func TestAuthoritiesOfKeptConnections(t *testing.T) {
 	if name, err := ask(client, server.URL); err == nil {
 		t.Errorf("whom nobody trusts any more answers %q", name)
 	}
+}
+
+// TestFilesAreReadOnce: requests read files that nobody has written since no more.
+func TestFilesAreReadOnce(t *testing.T) {
+	server, authority := newMutual(t), certtest.New(t)
+	server.trust(t, authority)
+	server.StartTLS()
+	pair := authority.Issue(t, "one")
+	transport, err := TLS{Enabled: true, CA: authority.File, Cert: pair.Cert, Key: pair.Key, ServerName: "broker.test"}.Transport()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: transport}
+	defer client.CloseIdleConnections()
+	at := time.Now().Add(-time.Hour)
+	date := func(at time.Time) {
+		t.Helper()
+		for _, path := range []string{authority.File, pair.Cert, pair.Key} {
+			if err := os.Chtimes(path, at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	answer := func(want error) {
+		t.Helper()
+		if name, err := ask(client, server.URL); !errors.Is(err, want) || err == nil && name != "one" {
+			t.Errorf("got %q, %v", name, err)
+		}
+	}
+	date(at)
+	answer(nil)
+	info, err := os.Stat(pair.Cert)
+	if err == nil {
+		err = os.WriteFile(pair.Cert, make([]byte, info.Size()), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	date(at) // nobody can see that it was written
+	answer(nil)
+	date(at.Add(time.Minute))
+	answer(ErrTLSFiles)
+	answer(ErrTLSFiles)
+	authority.Issue(t, "one").Replace(t, pair)
+	date(at.Add(2 * time.Minute))
+	answer(nil)
+	if err := os.Remove(pair.Key); err != nil {
+		t.Fatal(err)
+	}
+	answer(ErrTLSFiles)
 }
 
 func TestTLSRefusals(t *testing.T) {
