@@ -11,6 +11,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -185,15 +186,28 @@ func TestConsolidation(t *testing.T) {
 		WHERE i.indrelid = 'sales.orders'::regclass AND indisprimary ORDER BY a.attnum`, "tenant", "id")
 }
 
+// steps gives the commands of what needs somebody, "" for those that are said by their note alone.
+func steps(st *sink.Status) []string {
+	commands := []string{}
+	for i := range st.Needs {
+		for _, step := range st.Needs[i].Do {
+			commands = append(commands, step.Command)
+		}
+	}
+	return commands
+}
+
+// TestTwoSourcesWithoutSIDAreRefused: what is said of it leads out of it, and puts no row aside after the other.
 func TestTwoSourcesWithoutSIDAreRefused(t *testing.T) {
 	w := newWorld(t)
 	orders, items := relation("orders", "id integer key", "note text"), relation("items", "id integer key", "note text")
 	a, b := w.source("a"), w.source("b")
 	a.tx(ins(orders, 1, "a"))
-	w.start(w.cfg)
+	s := w.start(w.cfg)
 	w.complete(a)
 	b.tx(ins(orders, 1, "b"), ins(items, 1, "b"))
 	w.rows(`SELECT code, topic FROM tributary.quarantine`, "rule-conflict|b.public.orders")
+	w.eventually([]string{"", `DELETE FROM tributary.feed WHERE grp = 'warehouse' AND topic = 'a.public.orders';`, "sink resume b/public.orders"}, func() any { return steps(s.Status()) })
 	w.rows(`SELECT note FROM public.items`, "b")
 	a.tx(ins(orders, 2, "a"))
 	w.rows(`SELECT note FROM public.orders ORDER BY id`, "a", "a")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
 )
 
 // held tells of the tables that errors hold: one by one, and together where several of a source have the same.
@@ -114,7 +115,7 @@ func (st *Status) together(group []*TableStatus) service.Need {
 	}
 	n.What = fmt.Sprintf("%s of %s are %s: %s", service.Plural(len(group), "table"), source, service.Look(group[0].State).Word, strings.Join(names, ", "))
 	n.Why = group[0].Table + ": " + n.Why
-	n.Means = st.keptWaiting(source, records)
+	n.Means = st.keptWaiting(source, "tables", records)
 	if resume != nil { // all tables of the source that are held are tried again
 		n.Do = append(n.Do, *resume)
 	}
@@ -124,11 +125,11 @@ func (st *Status) together(group []*TableStatus) service.Need {
 	return n
 }
 
-// keptWaiting says what becomes of tables of a source that are held, for which so many records wait.
-func (st *Status) keptWaiting(source string, records int64) string {
-	means := "it is held there, all other tables go on"
+// keptWaiting says what becomes of what is held of a source, for which so many records wait, and which others go on.
+func (st *Status) keptWaiting(source, others string, records int64) string {
+	means := "it is held there, all other " + others + " go on"
 	if records > 0 {
-		means = fmt.Sprintf("%s %s in Kafka; all other tables go on", service.Plural(records, "record"), service.Agree(records, "waits", "wait"))
+		means = fmt.Sprintf("%s %s in Kafka; all other %s go on", service.Plural(records, "record"), service.Agree(records, "waits", "wait"), others)
 	}
 	for i := range st.Sources {
 		if src := &st.Sources[i]; src.Name == source && src.until() != nil {
@@ -138,22 +139,39 @@ func (st *Status) keptWaiting(source string, records int64) string {
 	return means
 }
 
-// quarantined tells of a table that an error holds.
+// quarantined tells of a table that an error holds, or of the source if that is written, and so held, as a whole.
 func (st *Status) quarantined(t *TableStatus) service.Need {
-	name := service.Quote(t.name())
+	subject, held, others, records := t.name(), service.Look(t.State).Word, "tables", value(t.Records)
+	whole := t.Trouble.Topic == record.ProgressTopic(t.Source)
+	if whole {
+		subject, others, records = t.Source, "sources", 0
+		for i := range st.Tables {
+			if other := &st.Tables[i]; other.Source == t.Source {
+				records += value(other.Records)
+			}
+		}
+		held += " with all of its tables, as it is written as a whole"
+	}
+	name := service.Quote(subject)
 	n := service.Need{
-		Code: trouble.Code(t.Trouble.Code), Urgent: true, Subject: t.name(), Since: t.Trouble.Since, Why: t.Trouble.Message,
-		What: fmt.Sprintf("%s is %s", t.name(), service.Look(t.State).Word), Do: service.Steps(strings.ReplaceAll(t.Trouble.Hint, "SOURCE/TABLE", name)),
+		Code: trouble.Code(t.Trouble.Code), Urgent: true, Subject: subject, Since: t.Trouble.Since, Why: t.Trouble.Message,
+		What: fmt.Sprintf("%s is %s", subject, held), Do: service.Steps(t.Trouble.Hint),
+	}
+	for i := range n.Do { // a name by itself might be taken for a word of a sentence
+		n.Do[i].Command, n.Do[i].Note = strings.ReplaceAll(n.Do[i].Command, "SOURCE/TABLE", name), strings.ReplaceAll(n.Do[i].Note, "SOURCE/TABLE", name)
 	}
 	if t.Trouble.Topic != "" && t.Trouble.Offset > 0 && !strings.Contains(n.Why, "offset ") {
 		n.Why += fmt.Sprintf(" (topic %s, partition %d, offset %d)", t.Trouble.Topic, t.Trouble.Partition, t.Trouble.Offset)
 	}
-	n.Means = st.keptWaiting(t.Source, value(t.Records))
+	n.Means = st.keptWaiting(t.Source, others, records)
+	if whole { // nothing is put aside of it
+		n.Do = slices.DeleteFunc(n.Do, func(s service.Step) bool { return strings.HasSuffix(s.Command, " --park") })
+	}
 	if !t.Trouble.stops() && !strings.HasPrefix(t.Trouble.Message, heldByCapture) {
 		if !strings.Contains(t.Trouble.Hint, "sink resume") {
 			n.Do = append(n.Do, service.Step{Command: "sink resume " + name, Note: "when that is mended"})
 		}
-		if !strings.Contains(t.Trouble.Hint, "--park") {
+		if slices.Contains(parkableCodes, n.Code) && !whole && !strings.Contains(t.Trouble.Hint, "--park") {
 			n.Do = append(n.Do, service.Step{Command: "sink resume " + name + " --park", Note: "puts the row aside, and the table goes on"})
 		}
 	}

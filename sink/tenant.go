@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -158,7 +159,7 @@ func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, erro
 		case f.SID == "":
 		case !ok || route.Target != f.Target || route.SID != f.SID || route.SIDColumn == "":
 			return nil, refused(source, fmt.Sprintf("no rule says any more which column of table %q holds the sid %q", f.Target, f.SID),
-				"put the rule back that wrote it; or, where its rows are gone: DELETE FROM tributary.feed WHERE topic = '"+f.Topic+"';")
+				"put the rule back that wrote it; or, where its rows are gone: DELETE FROM tributary.feed WHERE topic = "+postgres.Literal(f.Topic)+";")
 		default:
 			f.SIDColumn = route.SIDColumn
 			f.Key = slices.DeleteFunc(f.Key, func(name string) bool { return name == f.SIDColumn })

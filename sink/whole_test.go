@@ -204,7 +204,7 @@ func TestWholeSourceInManyPieces(t *testing.T) {
 	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "2")
 }
 
-// TestWholeSourceStops: an error of one table holds all of the source, and it goes on as a whole.
+// TestWholeSourceStops: an error of one table holds all of the source, which is what is said of it, and it goes on as a whole.
 func TestWholeSourceStops(t *testing.T) {
 	w := newWholeWorld(t)
 	r := w.checked("checked")
@@ -218,10 +218,12 @@ func TestWholeSourceStops(t *testing.T) {
 	w.rows(`SELECT code, source, topic FROM tributary.quarantine`, "constraint-violation|shop|shop.tributary.progress")
 	w.rows(`SELECT id FROM public.fine`, "1")
 	w.eventually("quarantined", func() any { return s.Status().State })
+	w.eventually([]string{"", "sink resume shop"}, func() any { return steps(s.Status()) })
 	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
 	o := w.operator()
-	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
-		t.Fatal(err)
+	// Whoever names a table means what holds it.
+	if out, err := o.Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.fine"}); err != nil || len(out.Quarantines) != 1 {
+		t.Fatal(out, err)
 	}
 	w.complete(shop)
 	w.rows(`SELECT id FROM public.fine ORDER BY 1`, "1", "2", "3")

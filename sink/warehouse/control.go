@@ -161,9 +161,11 @@ type Going struct {
 	Reason        string
 }
 
-// Takes says whether a held partition is meant.
+// Takes says whether a held partition is meant. A source that is written as a whole is tried again by the name of any table of its,
+// and no record of it is put aside or passed over.
 func (g *Going) Takes(q *Quarantine) bool {
-	return (g.Source == "" || q.Source == g.Source) && (g.Table == "" || q.Table == g.Table) && (g.Remedy != Skip || q.Next == g.Offset)
+	return (g.Source == "" || q.Source == g.Source) && (g.Table == "" || q.Table == g.Table || q.Table == "" && g.Remedy == TryAgain) &&
+		(g.Remedy != Skip || q.Next == g.Offset)
 }
 
 // Resume ends the pauses of exactly a subject, and lets quarantined partitions of its tables be tried again.
@@ -197,7 +199,7 @@ func (s *Session) Resume(ctx context.Context, g Going) (out Resumed, err error) 
 		case Skip:
 			change = `UPDATE tributary.quarantine SET park = false, skip = true`
 		}
-		rows, err = tx.Query(ctx, change+` WHERE grp = $1 AND ($2 = '' OR source = $2) AND ($3 = '' OR table_name = $3) AND ($4 <> $5 OR next_offset = $6)
+		rows, err = tx.Query(ctx, change+` WHERE grp = $1 AND ($2 = '' OR source = $2) AND ($3 = '' OR table_name = $3 OR table_name = '' AND $4 = '') AND ($4 <> $5 OR next_offset = $6)
 			RETURNING topic, partition, next_offset, source, table_name, code, message`, s.w.cfg.Group, source, table, string(g.Remedy), string(Skip), g.Offset)
 		if err != nil {
 			return err

@@ -70,7 +70,7 @@ func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic st
 		hint = "give the sources different values of sid"
 	}
 	return nil, conflict(plan, fmt.Errorf("topic %q already writes table %q with the same sid", f.topic, plan.Target.String()),
-		hint+fmt.Sprintf("\nif the other is gone for good: DELETE FROM tributary.feed WHERE topic = %s;", postgres.Literal(f.topic)))
+		hint+fmt.Sprintf("\nif the other is gone for good: DELETE FROM tributary.feed WHERE grp = %s AND topic = %s;", postgres.Literal(s.w.cfg.Group), postgres.Literal(f.topic)))
 }
 
 // memberSilent is how long a sink of another group has said nothing when it does not count as writing: it says something every

@@ -106,6 +106,14 @@ func TestVerbs(t *testing.T) {
 	want(run("", "resume", "--yes", "--wait"), "nothing to resume: the group goes on")
 	run("nothing to resume: the group has written nothing of shop/public.tt; did you mean shop/public.t?", "resume", "shop/public.tt", "--yes")
 	run("nothing to put aside: no record holds shop/public.t", "resume", "shop/public.t", "--park", "--yes")
+	if _, err := conn.Exec(t.Context(), `
+		INSERT INTO tributary.quarantine (grp, topic, partition, next_offset, source, table_name, code, message, hint, instance)
+		VALUES ('warehouse', 'ledger.tributary.progress', 0, 7, 'ledger', '', 'constraint-violation', 'cannot be', 'sink resume SOURCE/TABLE', 'x')`); err != nil {
+		t.Fatal(err)
+	}
+	run("written as a whole: mend what holds it, then sink resume ledger", "resume", "ledger/public.t", "--park", "--yes")
+	run("written as a whole: mend what holds it, then sink resume ledger", "resume", "ledger/public.t", "--skip", "7", "--yes")
+	want(run("", "resume", "ledger/public.t", "--yes"), "ledger partition 0: offset 7 is tried again", "1 partition is tried again")
 
 	if _, err := conn.Exec(t.Context(), `CREATE TABLE public.t (tenant text, id integer);
 		INSERT INTO public.t SELECT CASE WHEN i % 2 = 0 THEN 'shop' ELSE 'other' END, i FROM generate_series(1, 50) i;
@@ -150,7 +158,7 @@ func TestVerbs(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), `SELECT string_agg(verb || ' ' || subject, ', ' ORDER BY at) FROM tributary.operation`).Scan(&verbs); err != nil {
 		t.Fatal(err)
 	}
-	if verbs != "parked discard shop/public.t, resume --skip 7 shop/public.t, pause shop, resume shop/public.t, resume shop, "+
+	if verbs != "parked discard shop/public.t, resume --skip 7 shop/public.t, pause shop, resume shop/public.t, resume shop, resume ledger/public.t, "+
 		"pause shop, resume shop, tenant remove shop, tenant remove shop, tenant remove shop, tenant remove shop, resume shop" {
 		t.Errorf("operations: %s", verbs)
 	}

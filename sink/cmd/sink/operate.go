@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -150,10 +151,11 @@ func resumeCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				quarantines, err := o.Quarantines(cmd.Context(), going)
+				held, err := o.Quarantines(cmd.Context(), warehouse.Going{Source: source, Table: table})
 				if err != nil {
 					return err
 				}
+				quarantines := slices.DeleteFunc(slices.Clone(held), func(q warehouse.Quarantine) bool { return !going.Takes(&q) })
 				found := len(quarantines)
 				for _, p := range pauses {
 					if p.Source == source && p.Table == table {
@@ -165,6 +167,8 @@ func resumeCommand() *cobra.Command {
 					out.Printf("%s partition %d: offset %d %s\n  error  %s\n", q.Name(), q.Partition, q.Next, what, q.Message)
 				}
 				switch {
+				case found == 0 && len(held) > 0 && held[0].Table == "":
+					return fmt.Errorf("no record of %s is put aside or passed over, as the source is written as a whole: mend what holds it, then sink resume %s", args[0], service.Quote(source))
 				case skips && len(quarantines) == 0:
 					return fmt.Errorf("%s is not held at offset %d (sink status)", args[0], skip)
 				case skips && len(quarantines) > 1:
