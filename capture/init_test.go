@@ -38,6 +38,7 @@ func TestDraft(t *testing.T) {
 	d.Write(&file)
 	for _, part := range []string{
 		", at least 3,000 rows.", "~3,000  public.item  key (id)\n", "not analyzed  public.bag\n", "only INSERT and TRUNCATE arrive: ", `-> ALTER TABLE "public"."bag" REPLICA IDENTITY FULL;`,
+		`-> ALTER TABLE "public"."nothing" REPLICA IDENTITY DEFAULT;`,
 		"public.part  key (id, at), 2 partitions\n", "#   public.basket: ", `public.new\nline: [x]  key (id)`, `public.esc\x1b[31m`,
 		`#  - {table: "public.customer", mask: [{column: "mail", as: hash}]}`, `column: "password\n2"`, `dsn: "env:SOURCE_DSN" # postgres://`,
 	} {

@@ -110,7 +110,7 @@ func (h *heading) write(p func(format string, args ...any)) {
 	if !h.facts.Creates {
 		p("# The role %s may not create schemas there; sink init --role prints what it needs.\n", printable(h.facts.Role))
 	}
-	p("# Targets that are not there are made in schemas of their own, since the role of sink may make no tables in public.\n")
+	p("# Targets that are not there are made in schemas of their own: in public a role makes tables only where that was granted to it.\n")
 	if h.facts.Own > 0 {
 		p("# There is a schema tributary already: sinks of one group share the work, a group of another name is another copy.\n")
 	}

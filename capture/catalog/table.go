@@ -240,13 +240,16 @@ func (t *Table) judge(r *relation) {
 		t.Level, t.Reason, t.Help = LeftOut, "an unlogged table has no WAL to read", "ALTER TABLE "+name+" SET LOGGED;"
 		return
 	}
-	identity := "ALTER TABLE " + name + " REPLICA IDENTITY FULL;"
 	if !t.Partitioned {
 		if r.identity == schema.IdentityFull || len(r.identityKey()) > 0 && len(t.Relation.Key) > 0 {
 			t.Level = All
 			return
 		}
-		t.Level, t.Help = InsertOnly, identity
+		wants := "FULL"
+		if len(r.primary) > 0 && len(t.Relation.Key) > 0 {
+			wants = "DEFAULT" // its primary key
+		}
+		t.Level, t.Help = InsertOnly, "ALTER TABLE "+name+" REPLICA IDENTITY "+wants+";"
 		t.Reason = "it has no primary key"
 		if r.identity == schema.IdentityNothing {
 			t.Reason = "its replica identity is nothing"

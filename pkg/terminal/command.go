@@ -40,6 +40,22 @@ func Finish(root *cobra.Command) {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(help)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, verb := range root.Commands() { // cobra's own, which answer every word with the help
+		switch verb.Name() {
+		case "completion":
+			verb.Args, verb.RunE = unknownVerb, func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		case "help":
+			verb.Args = func(_ *cobra.Command, args []string) error {
+				at, rest, err := root.Find(args)
+				if err != nil {
+					return err
+				}
+				return unknownVerb(at, rest)
+			}
+		}
+	}
 	spell(root)
 }
 
@@ -116,17 +132,19 @@ func logged(cmd *cobra.Command) (map[string]string, error) {
 // Group makes a noun with verbs of its own.
 func Group(use, short string, verbs ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return wrong(cmd, fmt.Errorf("unknown verb %q%s", args[0], Meant(args[0], verbsOf(cmd))))
-		},
+		Use: use, Short: short, Args: unknownVerb,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(verbs...)
 	return cmd
+}
+
+// unknownVerb refuses what is none of the verbs of a noun.
+func unknownVerb(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return wrong(cmd, fmt.Errorf("unknown verb %q%s", args[0], Meant(args[0], verbsOf(cmd))))
 }
 
 func verbsOf(cmd *cobra.Command) (names []string) {
@@ -163,6 +181,13 @@ func wrong(cmd *cobra.Command, err error) error {
 }
 
 func flagError(cmd *cobra.Command, err error) error {
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		f := invalid.GetFlag()
+		form := map[string]string{"duration": "a time, like 30s, 5m or 2h", "int": "a whole number", "int32": "a whole number", "int64": "a whole number"}[f.Value.Type()]
+		if form != "" {
+			return wrong(cmd, fmt.Errorf("--%s is %q; write %s", f.Name, invalid.GetValue(), form))
+		}
+	}
 	missing, ok := errors.AsType[*pflag.NotExistError](err)
 	if !ok || missing.GetSpecifiedShortnames() != "" {
 		return wrong(cmd, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -271,6 +272,15 @@ type listed struct {
 // nothingParked is said where nothing is, of what was asked for.
 const nothingParked = "nothing is parked there"
 
+// noneParked says so of a table, and where the group does not know it, which one may be meant.
+func noneParked(ctx context.Context, o *sink.Operator, picked warehouse.Selection) (string, error) {
+	unknown, err := o.Unknown(ctx, picked.Source+"/"+picked.Table)
+	if err != nil || unknown == "" {
+		return nothingParked, err
+	}
+	return nothingParked + ": " + unknown, nil
+}
+
 func parkedList() *cobra.Command {
 	var sel selection
 	var limit int
@@ -328,7 +338,11 @@ func parkedShow() *cobra.Command {
 				}
 				out := terminal.Of(cmd)
 				if len(records) == 0 {
-					out.Note("%s\n", nothingParked)
+					none, err := noneParked(cmd.Context(), o, picked)
+					if err != nil {
+						return err
+					}
+					out.Note("%s\n", none)
 				}
 				for i := range records {
 					r := &records[i]
@@ -365,7 +379,8 @@ func describe(cmd *cobra.Command, o *sink.Operator, picked warehouse.Selection, 
 		return err
 	}
 	if len(records) == 0 {
-		return errors.New(nothingParked + " (sink parked list)")
+		none, err := noneParked(cmd.Context(), o, picked)
+		return cmp.Or(err, errors.New(none+" (sink parked list)"))
 	}
 	terminal.Of(cmd).Printf("%s/%s: %s from offset %d on %s %s\n", picked.Source, picked.Table, service.Plural(len(records), "record"), records[0].Offset, service.Agree(len(records), "is", "are"), what)
 	return nil
