@@ -92,6 +92,7 @@ func TestStopInRebalance(t *testing.T) {
 // TestMemberThatIsGone: somebody has joined the group and is not heard of again. A sink that joins does not wait for it much
 // longer than a session: one on Kafka, two and some seconds on the fake.
 func TestMemberThatIsGone(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	kafkatest.Each(t, func(t *testing.T, cluster kafkatest.Cluster) {
 		w := newWorldOn(t, cluster)
 		name := kafkatest.Name(t)

@@ -154,6 +154,7 @@ func (w *world) warehouse(instance string) *warehouse.Warehouse {
 // TestLateOwnerIsRefused: who claims a partition takes it away from whoever had it, even in the middle of a
 // transaction; a stopped one is ended.
 func TestLateOwnerIsRefused(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	first, second := w.warehouse("first"), w.warehouse("second")
 	parts := []warehouse.Partition{{Topic: "s.public.t", TopicID: "x"}, {Topic: "s.public.t", Number: 1, TopicID: "x"}}
@@ -1080,6 +1081,7 @@ func TestRegistryAway(t *testing.T) {
 // TestStoppedTransaction: a process of the group was stopped in the middle of a transaction, and never goes on. What it holds is none of the
 // checkpoints: who takes its partitions over does not wait for it, and then does.
 func TestStoppedTransaction(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	shop := w.source("shop")
 	r := relation("t", "id integer key")

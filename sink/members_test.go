@@ -1,12 +1,14 @@
 package sink_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/sink"
 )
@@ -119,10 +121,12 @@ func TestMembersHoldNothingUp(t *testing.T) {
 		return "healthy: " + said(st, names)
 	})
 	o := w.operator()
-	if r, err := o.Ask(t.Context(), w.cfg, service.Whom{Direct: true}); err != nil || said(r.Status, names) != "this says nothing" {
-		t.Errorf("%+v, %v", r, err)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience) // the lock is held until the end of the test
+	defer cancel()
+	if r, err := o.Ask(ctx, w.cfg, service.Whom{Direct: true}); err != nil || said(r.Status, names) != "this says nothing" {
+		t.Fatalf("%+v, %v", r, err)
 	}
-	if err := o.Pause(t.Context(), "shop", "", "test", 0); err != nil { // the supervisor sees it
+	if err := o.Pause(ctx, "shop", "", "test", 0); err != nil { // the supervisor sees it
 		t.Fatal(err)
 	}
 	w.eventually(service.StatePaused, func() any { return s.status().State })

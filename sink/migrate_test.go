@@ -12,11 +12,13 @@ import (
 // TestOwnTablesWaitForALock: a sink whose own tables are in somebody's hands says in whose, and goes on when they are free. It
 // stands in nobody's way for long meanwhile.
 func TestOwnTablesWaitForALock(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for name, lock := range map[string]string{
 		"another sink makes them": `SELECT pg_advisory_xact_lock(x'747269627574'::bigint)`,
 		"they are looked at":      `CREATE SCHEMA tributary; CREATE TABLE tributary.version (version integer NOT NULL); COMMIT; BEGIN; LOCK TABLE tributary.version`,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			person := w.connect(w.dsn)
 			if _, err := person.Exec(t.Context(), `SET application_name = 'a person'; BEGIN; `+lock); err != nil {

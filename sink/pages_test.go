@@ -440,8 +440,9 @@ func TestPageOfManyTenants(t *testing.T) {
 	}
 	paused, catching := &s.st.Tables[13], &s.st.Tables[23]
 	paused.State, catching.State, catching.BehindSeconds = service.StatePaused, service.StateCatchingUp, new(130.0)
+	cfg := s.config(t, 60)
 	for _, query := range []string{"", "group=source", "group=none", "open=sales.t1&open=sales.t2", "in=sales.t3", "q=tenant_1", "group=source&q=t", "rest=2"} {
-		html, err := s.config(t, 60).Main(query)
+		html, err := cfg.Main(query)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -72,6 +72,7 @@ func TestRetention(t *testing.T) {
 // TestRetentionIsTriedSoon: a warehouse that was away when old rows were looked for is asked again soon. With the next look alone, a
 // sink was said to wait for the warehouse for minutes after it was back.
 func TestRetentionIsTriedSoon(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t, rule.Table{From: "public.tx", To: "fin.tx", Mode: "append", Keep: "90 days", By: "at"})
 	cluster := pgtest.New(t, pgtest.Options{})
 	if err := cluster.CreateDatabase(t.Context(), "dwh"); err != nil {

@@ -121,7 +121,7 @@ func (r *running) stop() {
 // get asks for a page.
 func (r *running) get(path string) (code int, text string) {
 	r.t.Helper()
-	resp, err := http.Get("http://" + r.Addr() + path)
+	resp, err := (&http.Client{Timeout: pgtest.Patience}).Get("http://" + r.Addr() + path)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -375,6 +375,7 @@ func (s *source) tx(events ...event) {
 // publish produces the records of one source transaction.
 func (s *source) publish(lsn change.LSN, at time.Time, events ...event) {
 	s.w.t.Helper()
+	var records []*kgo.Record
 	var oldKey []byte
 	for i, e := range events {
 		enc := s.table(e.rel, 1)
@@ -403,7 +404,7 @@ func (s *source) publish(lsn change.LSN, at time.Time, events ...event) {
 			for p := range s.counts[enc.Topic()] {
 				copied := *r
 				copied.Partition = p
-				s.produce(&copied)
+				records = append(records, &copied)
 			}
 			continue
 		}
@@ -433,21 +434,25 @@ func (s *source) publish(lsn change.LSN, at time.Time, events ...event) {
 		} else if e.rekey {
 			r.Headers = append(r.Headers, kgo.RecordHeader{Key: record.HeaderOldKey, Value: oldKey})
 		}
-		s.produce(r)
+		records = append(records, r)
 	}
+	s.produce(records...)
 }
 
-func (s *source) produce(r *kgo.Record) {
+// produce produces records, those of a partition in their order.
+func (s *source) produce(records ...*kgo.Record) {
 	s.w.t.Helper()
-	if err := s.client.ProduceSync(s.w.t.Context(), r).FirstErr(); err != nil {
+	if err := s.client.ProduceSync(s.w.t.Context(), records...).FirstErr(); err != nil {
 		s.w.t.Fatal(err)
 	}
-	v := s.vector[r.Topic]
-	for int32(len(v)) < s.counts[r.Topic] {
-		v = append(v, -1)
+	for _, r := range records {
+		v := s.vector[r.Topic]
+		for int32(len(v)) < s.counts[r.Topic] {
+			v = append(v, -1)
+		}
+		v[r.Partition] = r.Offset + 1
+		s.vector[r.Topic] = v
 	}
-	v[r.Partition] = r.Offset + 1
-	s.vector[r.Topic] = v
 }
 
 func (s *source) progress(fences ...string) {
