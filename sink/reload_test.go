@@ -269,7 +269,7 @@ func TestReloadOfRowsThatStay(t *testing.T) {
 	shop.readAnew(r)
 	shop.snapshot(r, true)
 	shop.tx(snap(r, 1))
-	s.reads("/", "they are there still after their DELETE")
+	s.reads("/", "1 rows were there still after their DELETE")
 	w.rows(`SELECT topic FROM tributary.reload`, "shop.public.t")
 	w.exec(`DROP TRIGGER audit ON public.t`)
 	w.swept()

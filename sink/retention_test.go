@@ -160,7 +160,7 @@ func TestRetentionWaitsForNobody(t *testing.T) {
 	w.rows(`SELECT id FROM public.tx`, "7")
 
 	// A table that somebody alters is left for the next time.
-	if _, err := other.Exec(t.Context(), `LOCK TABLE public.tx IN SHARE MODE`); err != nil {
+	if _, err := other.Exec(t.Context(), `LOCK TABLE public.tx IN ACCESS EXCLUSIVE MODE`); err != nil {
 		t.Fatal(err)
 	}
 	if err := run(); err == nil || !strings.Contains(err.Error(), "lock timeout") {

@@ -196,18 +196,19 @@ func (o *Operator) Unknown(ctx context.Context, subject string) (string, error) 
 // brings it back from the beginning of its topics. told is given the rows removed so far. What was begun and failed can
 // be done again.
 func (o *Operator) RemoveTenant(ctx context.Context, p *TenantPlan, reason string, told func(target string, rows int64)) (removed int64, err error) {
-	if err := o.session.MarkRemoved(ctx, p.Source, reason, p.Feeds); err != nil {
+	mark, err := o.session.MarkRemoved(ctx, p.Source, reason, p.Feeds)
+	if err != nil {
 		return 0, err
 	}
 	for _, f := range p.Feeds {
-		if err := o.session.RemoveRows(ctx, f, func(rows int64) {
+		if err := o.session.RemoveRows(ctx, f, o.session.WhileRemoved(mark), func(rows int64) {
 			removed += rows
 			told(f.Target.String(), removed)
 		}); err != nil {
 			return removed, err
 		}
 	}
-	return removed, o.session.Forget(ctx, p.Source, removed)
+	return removed, o.session.Forget(ctx, mark, p.Feeds, removed)
 }
 
 // RebuildTenant has the topics of a tenant read anew from their beginning, and says so to every sink. Rows of tables with
@@ -224,17 +225,23 @@ func (o *Operator) RebuildTenant(ctx context.Context, cfg Config, p *TenantPlan,
 	if starts, err = o.starts(ctx, cfg, p); err != nil {
 		return err
 	}
+	resume := func() error { return nil }
 	if slices.ContainsFunc(p.Feeds, func(f warehouse.Feed) bool { return len(f.Key) == 0 }) {
-		resume, err := o.emptyKeyless(ctx, p, told)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, resume()) }()
+		resume, err = o.emptyKeyless(ctx, p, told)
 	}
-	return o.session.Rebuild(ctx, p.Source, reason, p.Feeds, starts, func(topic string) bool {
-		r, ok := matchTopic(o.rules, topic)
-		return ok && r.Keeps()
-	})
+	if err == nil {
+		err = o.session.Rebuild(ctx, p.Source, reason, p.Feeds, starts, func(topic string) bool {
+			r, ok := matchTopic(o.rules, topic)
+			return ok && r.Keeps()
+		}, o.rules.Whole(p.Source))
+	}
+	if err == nil {
+		return resume()
+	}
+	if pause, _ := o.pauseOf(context.WithoutCancel(ctx), p.Source); pause != nil && pause.Reason == rebuildPause { // what is gone would not come
+		err = fmt.Errorf("%w\nit stays paused, as rows of its tables without key may be gone; do it again, which ends the pause", err)
+	}
+	return err
 }
 
 // Rebuilding gives what tells how far a rebuild of p is that has begun: offsets applied of those that Kafka held when this was
@@ -290,18 +297,22 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 	}, nil
 }
 
+// rebuildPause is the reason of the pause in which rows are removed that are to come again.
+const rebuildPause = "tenant rebuild"
+
 // emptyKeyless removes the rows of a tenant's tables without key while nobody writes them: the tenant is paused until
 // resume is called.
 func (o *Operator) emptyKeyless(ctx context.Context, p *TenantPlan, told func(target string, rows int64)) (resume func() error, err error) {
-	pauses, err := o.session.Pauses(ctx)
+	resume = func() error { return nil }
+	pause, err := o.pauseOf(ctx, p.Source)
+	if err == nil && pause == nil {
+		pause = &warehouse.Pause{Reason: rebuildPause}
+		err = o.Pause(ctx, p.Source, "", rebuildPause, 0)
+	}
 	if err != nil {
 		return nil, err
 	}
-	resume = func() error { return nil }
-	if !slices.ContainsFunc(pauses, func(q warehouse.Pause) bool { return q.Source == p.Source && q.Table == "" }) {
-		if err := o.Pause(ctx, p.Source, "", "tenant rebuild", 0); err != nil {
-			return nil, err
-		}
+	if pause.Reason == rebuildPause { // perhaps of one before, which has failed
 		resume = func() error {
 			_, err := o.Resume(context.WithoutCancel(ctx), warehouse.Going{Source: p.Source})
 			return err
@@ -312,7 +323,7 @@ func (o *Operator) emptyKeyless(ctx context.Context, p *TenantPlan, told func(ta
 	removed := int64(0)
 	for _, f := range keyless {
 		if err == nil {
-			err = o.session.RemoveRows(ctx, f, func(rows int64) {
+			err = o.session.RemoveRows(ctx, f, o.session.Emptying(f.Topic), func(rows int64) {
 				removed += rows
 				told(f.Target.String(), removed)
 			})
@@ -322,6 +333,16 @@ func (o *Operator) emptyKeyless(ctx context.Context, p *TenantPlan, told func(ta
 		return nil, err // it stays paused: a part of its rows is gone
 	}
 	return resume, nil
+}
+
+// pauseOf gives the pause of a whole source, nil for none.
+func (o *Operator) pauseOf(ctx context.Context, source string) (*warehouse.Pause, error) {
+	pauses, err := o.session.Pauses(ctx)
+	i := slices.IndexFunc(pauses, func(q warehouse.Pause) bool { return q.Source == source && q.Table == "" })
+	if err != nil || i < 0 {
+		return nil, err
+	}
+	return &pauses[i], nil
 }
 
 // starts gives where the topics of a tenant begin. It refuses topics that have lost their beginning: what they hold does

@@ -33,6 +33,7 @@ type whole struct {
 	*versions
 	reader *consume.Reader
 	parts  map[string]map[partKey]*wholePart // by source
+	left   map[string]consume.Start          // by source: where its progress was left
 
 	changed int // times in a row that a target turned out to have changed
 }
@@ -51,7 +52,7 @@ type wholePart struct {
 func newWhole(s *Sink) *whole {
 	return &whole{
 		s: s, session: s.writer(s.wholeLane()), stage: s.stages.Stage("apply whole", waitWarehouse),
-		versions: newVersions(s.registry, s.rules, s.latest), parts: map[string]map[partKey]*wholePart{},
+		versions: newVersions(s.registry, s.rules, s.latest), parts: map[string]map[partKey]*wholePart{}, left: map[string]consume.Start{},
 	}
 }
 
@@ -76,6 +77,13 @@ func (g *whole) run(ctx context.Context) error {
 func (g *whole) partition(ctx context.Context, b consume.Batch) {
 	p := b.Partition
 	source, _ := record.ParseProgressTopic(p.Topic)
+	// Claimed again: so were its tables, perhaps, or somebody has moved their checkpoints. Nothing of them may come that finds it out:
+	//
+	//	somebody: removes the source, and brings it back
+	//	sink:     reads the progress anew, from its beginning, and has its tables at the end still
+	if left, known := g.left[source]; known && (left.Epoch != p.Epoch || left.Next != p.Next) {
+		delete(g.parts, source)
+	}
 	var records []warehouse.ProgressRecord
 	var ends []int // of records: how many of the batch are passed with it
 	var stop error
@@ -126,6 +134,7 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 	if stop != nil && done.Records == 0 && len(records) == 0 {
 		g.s.hold(ctx, g.session, p, p.Next, stop)
 	}
+	g.left[source] = consume.Start{Epoch: p.Epoch, Next: done.Next}
 	g.s.consumer.Finish(p, done)
 }
 

@@ -314,19 +314,10 @@ func (sw *sweeping) all(ctx context.Context) (int64, error) {
 	return tag.RowsAffected(), sw.s.endReload(ctx, sw.due.Topic)
 }
 
-// noneStay refuses rows that are there still after they were removed: a trigger or a rule of the target keeps them. gone is the
-// end of a statement that finds them as t.
+// noneStay refuses rows that are there still after they were removed. gone is the end of a statement that finds them as t.
 func (sw *sweeping) noneStay(ctx context.Context, gone string, args ...any) error {
-	var stay bool
-	if err := sw.s.conn.QueryRow(ctx, fmt.Sprintf("SELECT EXISTS (SELECT FROM %s t, %s)", sw.target, gone), args...).Scan(&stay); err != nil || !stay {
-		return err
-	}
-	return &trouble.Error{
-		Code: trouble.RowCount, Op: "remove rows that are gone at the source from", Subject: fmt.Sprintf("table %q", sw.due.target.String()),
-		Cause: errors.New("they are there still after their DELETE"),
-		Means: "rows that are gone at the source stay; all else goes on, and it is tried again",
-		Hint:  "look for triggers, rules and policies of the table",
-	}
+	return noneStay(ctx, sw.s.conn, sw.due.target, "t, "+gone, "remove rows that are gone at the source from",
+		"rows that are gone at the source stay; all else goes on, and it is tried again", args...)
 }
 
 // planFreely lets the planner choose: see connect for why it may not elsewhere.
@@ -373,9 +364,8 @@ func (sw *sweeping) keyless(ctx context.Context) (removed int64, err error) {
 	}
 	condition := fmt.Sprintf("%s AND (%s)", sw.ofSource, strings.Join(of, " OR "))
 	leaves, err := sw.s.leaves(ctx, sw.due.target)
-	for n := int64(1); n > 0 && err == nil; removed += n { // whatever somebody else removes meanwhile
-		n = 0
-		err = sw.s.removePieces(ctx, leaves, condition, "", sweepRows, func(rows int64) error { n += rows; return nil })
+	if err == nil {
+		_, err = sw.s.removePieces(ctx, leaves, condition, "FOR UPDATE", sweepRows, nil, func(rows int64) error { removed += rows; return nil })
 	}
 	if err == nil {
 		err = sw.noneStay(ctx, "(SELECT) g WHERE "+condition)

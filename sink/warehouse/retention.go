@@ -200,9 +200,12 @@ func (s *Session) expire(ctx context.Context, k *Keep, condition string, told fu
 	if err != nil {
 		return 0, err
 	}
-	err = s.removePieces(ctx, leaves, condition, "FOR UPDATE SKIP LOCKED", expireRows, func(rows int64) error {
+	stay, err := s.removePieces(ctx, leaves, condition, "FOR UPDATE SKIP LOCKED", expireRows, nil, func(rows int64) error {
 		removed += rows
 		return told(rows)
 	})
+	if err == nil && stay > 0 {
+		err = kept(k.Target, stay, "remove old rows from", "they stay, and with them may others that are too old; all else goes on")
+	}
 	return removed, err
 }

@@ -109,13 +109,13 @@ func (s *Session) Feeds(ctx context.Context, source string) (feeds []Feed, other
 // MarkRemoved has every sink of the group let go of a source, and then takes its checkpoints away from them. In this
 // order: a sink that claims a partition before the checkpoints are taken is fenced by that; one that does so later
 // looks at the pauses after its claim, and sees the mark.
-func (s *Session) MarkRemoved(ctx context.Context, source, reason string, feeds []Feed) error {
-	subject := fmt.Sprintf("source %q", source)
-	if err := s.inTx(ctx, "remove", subject, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `
+func (s *Session) MarkRemoved(ctx context.Context, source, reason string, feeds []Feed) (mark Pause, err error) {
+	mark = Pause{Source: source}
+	if err := s.inTx(ctx, "remove", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, `
 			INSERT INTO tributary.control (grp, source, "table", reason, removed) VALUES ($1, $2, '', $3, true)
-			ON CONFLICT (grp, source, "table") DO UPDATE SET until = NULL, reason = excluded.reason, since = now(), removed = true`,
-			s.w.cfg.Group, source, reason); err != nil {
+			ON CONFLICT (grp, source, "table") DO UPDATE SET until = NULL, reason = excluded.reason, since = now(), removed = true RETURNING since`,
+			s.w.cfg.Group, source, reason).Scan(&mark.Since); err != nil {
 			return err
 		}
 		var targets []string
@@ -124,9 +124,42 @@ func (s *Session) MarkRemoved(ctx context.Context, source, reason string, feeds 
 		}
 		return s.operation(ctx, tx, Operation{Verb: "tenant remove", Subject: source, Before: map[string]any{"targets": targets}, Reason: reason, Outcome: "begun"})
 	}); err != nil {
+		return mark, err
+	}
+	return mark, s.TakeAway(ctx, source)
+}
+
+// WhileRemoved has the open transaction fail if the mark that a source is removed is gone, or another one: a removal that was stopped for long, and
+// goes on, finds that somebody has done it again, to its end, and that the source is written.
+func (s *Session) WhileRemoved(mark Pause) func(ctx context.Context, tx pgx.Tx) error {
+	return func(ctx context.Context, tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, `SELECT FROM tributary.control WHERE grp = $1 AND source = $2 AND "table" = '' AND removed AND since = $3 FOR SHARE`,
+			s.w.cfg.Group, mark.Source, mark.Since).Scan()
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = &trouble.Error{
+				Code: trouble.RuleConflict, Op: "remove", Subject: fmt.Sprintf("tenant %q", mark.Source), Cause: errors.New("it was resumed meanwhile, or removed once more"),
+				Means: "nothing more of it is removed", Hint: "sink tenant list says how it is",
+			}
+		}
 		return err
 	}
-	return s.TakeAway(ctx, source)
+}
+
+// emptying is what was lost of a topic whose rows a rebuild removes, until its end.
+const emptying = "they, or some of them, were removed by a rebuild that has not come to its end"
+
+// Emptying notes in the open transaction that rows of a topic are removed, if that is not known any more: a rebuild that was stopped for long, and goes on,
+// finds that somebody has done it again, to its end.
+func (s *Session) Emptying(topic string) func(ctx context.Context, tx pgx.Tx) error {
+	return func(ctx context.Context, tx pgx.Tx) error {
+		var known bool
+		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tributary.rule WHERE grp = $1 AND topic = $2 AND former @> jsonb_build_array(jsonb_build_object('lost', $3::text)))`,
+			s.w.cfg.Group, topic, emptying).Scan(&known)
+		if err == nil && !known {
+			err = s.lost(ctx, tx, topic, emptying)
+		}
+		return err
+	}
 }
 
 // TakeAway takes the checkpoints of a source away from the sinks. They are claimed again unless the source is paused. Rows of emptied are
@@ -139,7 +172,7 @@ func (s *Session) TakeAway(ctx context.Context, source string, emptied ...Feed) 
 		}
 		for i := range emptied {
 			if err == nil {
-				err = s.lost(ctx, tx, emptied[i].Topic, "they, or some of them, were removed by a rebuild that has not come to its end")
+				err = s.lost(ctx, tx, emptied[i].Topic, emptying)
 			}
 		}
 		return err
@@ -161,8 +194,10 @@ func (s *Session) takeAway(ctx context.Context, tx pgx.Tx, topics []string) erro
 // removeRows is how many rows one transaction of RemoveRows removes.
 const removeRows = 10_000
 
-// RemoveRows removes the rows of a feed, in small transactions, each of which is told. Nobody may write them meanwhile.
-func (s *Session) RemoveRows(ctx context.Context, f Feed, told func(rows int64)) error {
+const theyStay = "they stay, and so does what is known of their source"
+
+// RemoveRows removes the rows of a feed, in small transactions, each of which begins with first, and is told. Nobody may write them meanwhile.
+func (s *Session) RemoveRows(ctx context.Context, f Feed, first func(context.Context, pgx.Tx) error, told func(rows int64)) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
@@ -175,7 +210,11 @@ func (s *Session) RemoveRows(ctx context.Context, f Feed, told func(rows int64))
 		if err != nil {
 			return err
 		}
-		return s.removePieces(ctx, leaves, condition, "FOR UPDATE", removeRows, func(rows int64) error { told(rows); return nil })
+		stay, err := s.removePieces(ctx, leaves, condition, "FOR UPDATE", removeRows, first, func(rows int64) error { told(rows); return nil })
+		if err == nil && stay > 0 {
+			err = kept(f.Target, stay, "empty", theyStay)
+		}
+		return err
 	}()
 	if err != nil {
 		return s.broken("remove rows from", fmt.Sprintf("table %q", f.Target.String()), err)
@@ -214,24 +253,36 @@ func (f *Feed) empty(ctx context.Context, tx pgx.Tx) error {
 	if err != nil || condition == "" {
 		return err
 	}
-	table := postgres.Ident(f.Target.Schema, f.Target.Table)
-	if _, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s t WHERE %s", table, condition)); err != nil {
+	if _, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s t WHERE %s", postgres.Ident(f.Target.Schema, f.Target.Table), condition)); err != nil {
 		return err
 	}
-	var left int64
-	if err := tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s t WHERE %s", table, condition)).Scan(&left); err != nil || left == 0 {
+	return noneStay(ctx, tx, f.Target, "t WHERE "+condition, "empty", "they would be there twice; its source is not rebuilt")
+}
+
+// noneStay refuses rows that are there still after they were removed. these is the end of a statement that finds them in the target, as t.
+func noneStay(ctx context.Context, db querier, target rule.Target, these, op, means string, args ...any) error {
+	var stay int64
+	err := db.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s %s", postgres.Ident(target.Schema, target.Table), these), args...).Scan(&stay)
+	if err != nil || stay == 0 {
 		return err
 	}
+	return kept(target, stay, op, means)
+}
+
+// kept is the trouble of so many rows that a trigger, a rule or a policy of a target keeps.
+func kept(target rule.Target, rows int64, op, means string) error {
 	return &trouble.Error{
-		Code: trouble.RowCount, Op: "empty", Subject: fmt.Sprintf("table %q", f.Target.String()), Cause: fmt.Errorf("%d rows were there still after their DELETE", left),
-		Means: "they would be there twice; its source is not rebuilt", Hint: "look for triggers and rules of the table that keep rows",
+		Code: trouble.RowCount, Op: op, Subject: fmt.Sprintf("table %q", target.String()),
+		Cause: fmt.Errorf("%d rows were there still after their DELETE", rows),
+		Means: means, Hint: "look for triggers, rules and policies of the table, or of its partitions, that keep rows",
 	}
 }
 
-// leaves gives the tables that hold the rows of a target, quoted: its partitions, or itself.
+// leaves gives the tables that hold the rows of a target, quoted: its partitions, or itself and those that inherit from it.
 func (s *Session) leaves(ctx context.Context, target rule.Target) ([]string, error) {
-	return s.tables(ctx, target, `SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		 WHERE c.relkind = 'r' AND (c.oid = $1::text::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree($1::text::regclass))) ORDER BY 1, 2`)
+	return s.tables(ctx, target, `
+		WITH RECURSIVE part(oid) AS (SELECT $1::text::regclass::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN part ON part.oid = i.inhparent)
+		SELECT n.nspname::text, c.relname::text FROM part JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' ORDER BY 1, 2`)
 }
 
 // tables gives the quoted names that a query has about a target, $1.
@@ -248,28 +299,60 @@ func (s *Session) tables(ctx context.Context, target rule.Target, query string) 
 }
 
 // removePieces removes the rows t of tables, quoted, that a condition picks, so many of them in a transaction, each of which is told. lock is what is
-// said of rows that others have locked. It ends with a piece that is not full: what others lock or keep may be there still.
-func (s *Session) removePieces(ctx context.Context, tables []string, condition, lock string, rows int64, told func(rows int64) error) error {
+// said of rows that others have locked. It goes on until a table has none left, or only such as stay there: those that were to be removed last and
+// are still there. What others have locked, if lock passes over it, is not among them. Each transaction begins with first, if that is not nil.
+func (s *Session) removePieces(ctx context.Context, tables []string, condition, lock string, rows int64, first func(context.Context, pgx.Tx) error, told func(rows int64) error) (stay int64, err error) {
 	for _, table := range tables {
-		// By ctid: whatever index there is, or none, the rows are looked for once.
-		sql := fmt.Sprintf(`DELETE FROM %s WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM %s t WHERE %s LIMIT $1 %s))`, table, table, condition, lock)
-		for full := true; full; {
-			tag, err := s.conn.Exec(ctx, sql, rows)
+		// By ctid: whatever index there is, or none, the rows are looked for once. They are locked, so that each of them is removed by the
+		// DELETE, which sees them as they are now, unless something keeps it. ONLY: another table has other rows of these ctids.
+		found := fmt.Sprintf(`SELECT coalesce(array_agg(ctid), '{}')::text, count(*) FROM (SELECT t.ctid FROM ONLY %s t WHERE %s LIMIT $1 %s) t`, table, condition, lock)
+		remove := fmt.Sprintf(`DELETE FROM ONLY %s WHERE ctid = ANY ($1::text::tid[])`, table)
+		for more := true; more; {
+			var ctids string
+			var n, removed int64
+			err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
+				if first != nil {
+					if err := first(ctx, tx); err != nil {
+						return err
+					}
+				}
+				if err := tx.QueryRow(ctx, found, rows).Scan(&ctids, &n); err != nil || n == 0 {
+					return err
+				}
+				tag, err := tx.Exec(ctx, remove, ctids)
+				removed = tag.RowsAffected()
+				return err
+			})
 			if err == nil {
-				err = told(tag.RowsAffected())
+				err = told(removed)
+			}
+			if err != nil {
+				return stay, err
+			}
+			if more = n == rows && removed > 0; !more {
+				stay += n - removed
+			}
+		}
+	}
+	return stay, nil
+}
+
+// Forget removes everything that is known of a source, but for the mark that it is removed. It refuses to where rows of it are left.
+func (s *Session) Forget(ctx context.Context, mark Pause, feeds []Feed, removed int64) error {
+	source := mark.Source
+	return s.inTx(ctx, "forget", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
+		if err := s.WhileRemoved(mark)(ctx, tx); err != nil {
+			return err
+		}
+		for i := range feeds {
+			condition, err := feeds[i].rows(ctx, tx)
+			if err == nil && condition != "" {
+				err = noneStay(ctx, tx, feeds[i].Target, "t WHERE "+condition, "empty", theyStay)
 			}
 			if err != nil {
 				return err
 			}
-			full = tag.RowsAffected() >= rows
 		}
-	}
-	return nil
-}
-
-// Forget removes everything that is known of a source, but for the mark that it is removed.
-func (s *Session) Forget(ctx context.Context, source string, removed int64) error {
-	return s.inTx(ctx, "forget", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
 		for _, table := range []string{"checkpoint", "quarantine", "parked", "rule", "feed", "reload"} {
 			topics, err := s.topicsOf(ctx, tx, "tributary."+table, source)
 			for _, topic := range topics {
@@ -309,7 +392,7 @@ func (s *Session) removedWhole(ctx context.Context, tx pgx.Tx, source string) er
 // Rebuild has the topics of a source read anew from their first records. It is one transaction: afterwards sinks claim
 // the partitions again. The rows of a table that has a key stay until all of them have come again, as in a reload; those
 // of keyless are removed; the caller has removed most of them in small transactions. starts are the first offsets.
-func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Feed, starts map[Place]int64, keeps func(topic string) bool) error {
+func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Feed, starts map[Place]int64, keeps func(topic string) bool, whole bool) error {
 	return s.inTx(ctx, "rebuild", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
 		var topics []string
 		for _, f := range feeds {
@@ -317,6 +400,14 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 		}
 		slices.Sort(topics)
 		if err := s.takeAway(ctx, tx, topics); err != nil {
+			return err
+		}
+		if whole {
+			if err := s.readAgain(ctx, tx, source); err != nil {
+				return err
+			}
+		}
+		if err := s.incomplete(ctx, tx, source, topics); err != nil {
 			return err
 		}
 		for place, start := range starts {
@@ -351,6 +442,42 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 		}
 		return s.operation(ctx, tx, Operation{Verb: "tenant rebuild", Subject: source, After: map[string]any{"topics": topics}, Reason: reason, Outcome: "begun"})
 	})
+}
+
+// readAgain has the newest progress record of a source that is written as a whole read once more, by which its tables come to the state that they had:
+// whoever writes it reads them for a progress record only, and the source's capture may write none any more.
+func (s *Session) readAgain(ctx context.Context, tx pgx.Tx, source string) error {
+	topic := record.ProgressTopic(source)
+	if err := s.takeAway(ctx, tx, []string{topic}); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `
+		UPDATE tributary.checkpoint SET next_offset = least(next_offset,
+			(SELECT max(progress_offset) FROM tributary.milestone WHERE grp = $1 AND source = $2)) WHERE grp = $1 AND topic = $3`, s.w.cfg.Group, source, topic)
+	return err
+}
+
+// incomplete has a source count as complete, up to where it is, only when what is applied now of topics, which are about to be read anew, is applied
+// again.
+func (s *Session) incomplete(ctx context.Context, tx pgx.Tx, source string, topics []string) error {
+	// Whoever notes a milestone at this moment has this row until the end, and would count what is applied now.
+	for _, sql := range []string{
+		`SELECT FROM tributary.source WHERE grp = $1 AND source = $2 FOR UPDATE`,
+		`DELETE FROM tributary.milestone WHERE grp = $1 AND source = $2
+		   AND progress_offset < (SELECT max(progress_offset) FROM tributary.milestone WHERE grp = $1 AND source = $2)`,
+	} {
+		if _, err := tx.Exec(ctx, sql, s.w.cfg.Group, source); err != nil {
+			return err
+		}
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO tributary.milestone_part AS p (grp, source, progress_offset, topic, partition, next_offset)
+		SELECT m.grp, m.source, m.progress_offset, c.topic, c.partition, c.next_offset
+		  FROM tributary.milestone m JOIN tributary.checkpoint c USING (grp)
+		 WHERE m.grp = $1 AND m.source = $2 AND c.topic = ANY ($3) AND c.next_offset > 0
+		ON CONFLICT (grp, source, progress_offset, topic, partition) DO UPDATE SET next_offset = greatest(p.next_offset, excluded.next_offset)`,
+		s.w.cfg.Group, source, topics)
+	return err
 }
 
 // beforeAll is the mark of a reload that no record has begun: every record is behind it.

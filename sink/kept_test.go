@@ -1,0 +1,180 @@
+package sink_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
+)
+
+// TestRowsThatStay: what a trigger of a target keeps, or a partition of it that cannot be emptied, is told of, and what is known of the
+// tenant stays until it is gone.
+func TestRowsThatStay(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	a, b := w.source("a"), w.source("b")
+	r := relation("t", "id integer key", "v text")
+	for _, s := range []*source{a, b} {
+		s.tx(many(300, func(i int) event { return ins(r, i, "x") })...)
+	}
+	w.start(w.cfg)
+	w.complete(a)
+	w.complete(b)
+	w.exec(`CREATE FUNCTION public.hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF OLD.id % 100 = 0 THEN RETURN NULL; END IF; RETURN OLD; END';
+		CREATE TRIGGER hold BEFORE DELETE ON public.t FOR EACH ROW EXECUTE FUNCTION public.hold()`)
+	o := w.operator()
+	removed, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold)
+	if err == nil || removed != 297 || !strings.Contains(err.Error(), "3 rows were there still after their DELETE") {
+		t.Fatalf("%d rows, %v", removed, err)
+	}
+	w.rows(`SELECT count(*) FROM tributary.feed WHERE topic LIKE 'a.%'`, "1")
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); err == nil {
+		t.Error("it was brought back behind rows that are gone")
+	}
+	w.exec(`DROP TRIGGER hold ON public.t`)
+	if removed, err = o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); err != nil || removed != 3 {
+		t.Fatalf("%d rows, %v", removed, err)
+	}
+	w.rows(`SELECT tenant, count(*) FROM public.t GROUP BY 1`, "b|300")
+}
+
+// TestRowsOfTablesThatInherit: rows of a tenant are removed in tables that inherit from the target, and none of others which stand at the same place in
+// another of these tables.
+func TestRowsOfTablesThatInherit(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	a, b := w.source("a"), w.source("b")
+	r := relation("t", "id integer key", "v text")
+	b.tx(many(50, func(i int) event { return ins(r, i, "x") })...)
+	w.start(w.cfg)
+	w.complete(b)
+	a.tx(ins(r, 1, "x"))
+	w.complete(a)
+	w.exec(`CREATE TABLE public.t_old () INHERITS (public.t); INSERT INTO public.t_old SELECT 'a', i, 'x' FROM generate_series(100, 120) i`)
+	o := w.operator()
+	if removed, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); err != nil || removed != 22 {
+		t.Errorf("%d rows, %v", removed, err)
+	}
+	w.rows(`SELECT tenant, count(*) FROM public.t GROUP BY 1`, "b|50")
+}
+
+// TestRetentionTellsWhatStays: rows that are too old and that a trigger keeps do not go unsaid, and do not keep others.
+func TestRetentionTellsWhatStays(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", Keep: "30 days", By: "at"})
+	shop := w.source("shop")
+	w.start(w.cfg)
+	shop.tx(many(2500, func(i int) event { return ins(txRelation, i, ago(100), "v") })...)
+	w.complete(shop)
+	w.exec(`CREATE FUNCTION public.hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF OLD.id < 500 THEN RETURN NULL; END IF; RETURN OLD; END';
+		CREATE TRIGGER hold BEFORE DELETE ON public.tx FOR EACH ROW EXECUTE FUNCTION public.hold()`)
+	o := w.operator()
+	err := o.RunRetention(t.Context(), 1_000_000, func(warehouse.Keep, int64) {}, func(warehouse.TablePartition) {})
+	if err == nil || !strings.Contains(err.Error(), "500 rows were there still after their DELETE") {
+		t.Errorf("got %v", err)
+	}
+	w.rows(`SELECT count(*), max(id) FROM public.tx`, "500|499")
+}
+
+// TestVerbThatWakesUp: a removal that was stopped, done again by somebody else, and whose tenant was brought back, removes nothing any more.
+func TestVerbThatWakesUp(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	a := w.source("a")
+	r, log := relation("t", "id integer key", "v text"), relation("log", "v text")
+	a.tx(append(many(50, func(i int) event { return ins(r, i, "x") }), many(20, func(int) event { return ins(log, "x") })...)...)
+	w.start(w.cfg)
+	w.complete(a)
+	all := func() {
+		t.Helper()
+		w.complete(a)
+		w.rows(`SELECT (SELECT count(*) FROM public.t), (SELECT count(*) FROM public.log)`, "50|20")
+	}
+	for _, at := range []int{1, 2} { // in the middle, and before the end
+		first, told := w.operator(), 0
+		_, err := first.RemoveTenant(t.Context(), w.tenantPlan(first, "a"), "", func(string, int64) {
+			if told++; told != at {
+				return
+			}
+			second := w.operator()
+			if _, err := second.RemoveTenant(t.Context(), w.tenantPlan(second, "a"), "", untold); err != nil {
+				t.Error(err)
+			}
+			if _, err := second.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
+				t.Error(err)
+			}
+			all()
+		})
+		if err == nil || !strings.Contains(err.Error(), "resumed meanwhile") {
+			t.Errorf("at %d: %v", at, err)
+		}
+		time.Sleep(2 * time.Second)
+		all()
+	}
+	// A rebuild that was done again removes what has come, and has it come once more.
+	first, told := w.operator(), 0
+	err := first.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(first, "a"), "", func(string, int64) {
+		if told++; told > 1 {
+			return
+		}
+		second := w.operator()
+		if err := second.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(second, "a"), "", untold); err != nil {
+			t.Error(err)
+		}
+		all()
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	all()
+}
+
+// TestRebuildIsNotComplete: from the beginning of a rebuild on, progress says that what comes again is not here, and that it is once it has come,
+// also where the source writes nothing any more.
+func TestRebuildIsNotComplete(t *testing.T) {
+	for _, consistency := range []string{"table", "source"} {
+		t.Run(consistency, func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.story", Mode: "history"}, rule.Table{From: "public.*"})
+			w.cfg.Sources = []rule.Source{{Name: "shop", Consistency: consistency}}
+			shop := w.source("shop")
+			r, log, story := relation("t", "id integer key", "v text"), relation("log", "v text"), relation("story", "id integer key", "v text")
+			for i := range 20 {
+				shop.tx(ins(r, i, "x"), ins(log, "x"), ins(story, i, "x"))
+			}
+			s := w.start(w.cfg)
+			w.complete(shop)
+			shop.tx() // which is complete at once
+			w.complete(shop)
+			s.stop()
+			o := w.operator()
+			if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "shop"), "", untold); err != nil {
+				t.Fatal(err)
+			}
+			w.rows(`SELECT (SELECT count(*) FROM public.story), complete_lsn FROM tributary.progress`, "0|∅")
+			w.start(w.cfg)
+			w.complete(shop)
+			w.rows(`SELECT (SELECT count(*) FROM public.t), (SELECT count(*) FROM public.log), (SELECT count(*) FROM public.story)`, "20|20|20")
+		})
+	}
+}
+
+// TestBroughtBackWithoutACapture: a source that is written as a whole is there again by what its topics hold, though its capture writes nothing any more.
+func TestBroughtBackWithoutACapture(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*"})
+	w.cfg.Sources = []rule.Source{{Name: "shop", Consistency: "source"}}
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	shop.table(r, 2)
+	for i := range 20 {
+		shop.tx(ins(r, i, "x"))
+	}
+	w.start(w.cfg)
+	w.complete(shop)
+	o := w.operator()
+	if _, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "shop"), "", untold); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM public.t`, "20")
+}
