@@ -3,6 +3,10 @@ package sink_test
 import (
 	"fmt"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 // TestSourcesTogether: what many sources say is taken in by one transaction, as a transaction of each is four round trips to a warehouse
@@ -51,4 +55,63 @@ func TestSourcesTogether(t *testing.T) {
 	})
 	running.stop()
 	w.rows(`SELECT count(*) FROM tributary.quarantine`, "1")
+}
+
+// fence is tx with a fence in its progress.
+func (s *source) fence(id string, events ...event) {
+	s.w.t.Helper()
+	s.lsn += 0x100
+	if err := s.client.BeginTransaction(); err != nil {
+		s.w.t.Fatal(err)
+	}
+	s.publish(s.lsn, s.now(), events...)
+	s.progress(id)
+	if err := s.client.EndTransaction(s.w.t.Context(), kgo.TryCommit); err != nil {
+		s.w.t.Fatal(err)
+	}
+}
+
+// TestProgressTopicMadeAnew: what the topic of before said is forgotten with its checkpoint: its milestones and fences have offsets that the new one
+// comes to only much later.
+func TestProgressTopicMadeAnew(t *testing.T) {
+	for _, consistency := range []string{"table", "source"} {
+		for _, era := range []uint16{1, 2} {
+			t.Run(fmt.Sprint(consistency, era), func(t *testing.T) {
+				w := newWorld(t, rule.Table{From: "public.*"})
+				w.cfg.Sources = []rule.Source{{Name: "shop", Consistency: consistency}}
+				shop := w.source("shop")
+				r := relation("t", "id integer key", "v text")
+				for i := range 50 {
+					shop.tx(ins(r, i, "x"))
+				}
+				s := w.start(w.cfg)
+				w.complete(shop)
+				before := w.query(`SELECT complete_lsn FROM tributary.progress`)
+				s.stop()
+				deleteTopic(t, shop, "shop.tributary.progress")
+				again := w.source("shop")
+				again.era, again.lsn, again.vector, again.counts, again.encoder = era, shop.lsn, shop.vector, shop.counts, shop.encoder
+				w.exec(`DELETE FROM tributary.checkpoint WHERE topic = 'shop.tributary.progress'`)
+				s = w.start(w.cfg)
+				again.tx(ins(r, 100, "y"))
+				w.complete(again)
+				if after := w.query(`SELECT complete_lsn FROM tributary.progress`); fmt.Sprint(after) == fmt.Sprint(before) {
+					t.Errorf("complete up to %s still", after)
+				}
+				w.rows(`SELECT count(*) FROM public.t`, "51")
+				w.rows(`SELECT era, n FROM tributary.source`, fmt.Sprintf("%d|1", era))
+				if consistency == "source" {
+					return // there is no state of it with a table that waits
+				}
+				// A fence is reached when what is before it is here, and not at once.
+				if err := w.operator().Pause(t.Context(), "shop", "public.t", "", 0); err != nil {
+					t.Fatal(err)
+				}
+				w.eventually("paused", func() any { return s.Status().Tables[0].State })
+				again.fence("late", ins(r, 101, "y"))
+				w.rows(`SELECT n FROM tributary.source`, "2")
+				w.rows(`SELECT fences FROM tributary.progress`, "{}")
+			})
+		}
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/mutant"
 )
 
@@ -95,10 +96,18 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	topics, numbers, ids := arrays(parts)
-	if _, err := tx.Exec(ctx, `
+	rows, err := tx.Query(ctx, `
 		INSERT INTO tributary.checkpoint (grp, topic, partition, topic_id)
 		SELECT $1, s.topic, s.partition, s.id FROM unnest($2::text[], $3::int[], $4::text[]) AS s(topic, partition, id)
-		ON CONFLICT DO NOTHING`, w.cfg.Group, topics, numbers, ids); err != nil {
+		ON CONFLICT DO NOTHING RETURNING topic`, w.cfg.Group, topics, numbers, ids)
+	if err != nil {
+		return nil, err
+	}
+	begun, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err == nil {
+		err = w.unknown(ctx, tx, begun)
+	}
+	if err != nil {
 		return nil, err
 	}
 	// One row at a time and in the order of the key: a flush takes its locks in the same order. All of them in one round trip.
@@ -138,6 +147,26 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 		}
 	}
 	return claims, tx.Commit(ctx)
+}
+
+// unknown forgets what is known of sources whose progress topic is among topics, which are read from their beginning. A topic that was made anew, as the one
+// before is lost, counts its records and offsets from the beginning: what it says would be taken for known, and its fences for reached.
+func (w *Warehouse) unknown(ctx context.Context, tx pgx.Tx, topics []string) error {
+	var sources []string
+	for _, topic := range topics {
+		if source, ok := record.ParseProgressTopic(topic); ok {
+			sources = append(sources, source)
+		}
+	}
+	if sources == nil {
+		return nil
+	}
+	for _, table := range []string{"source", "milestone", "fence"} { // the order in which they are written
+		if _, err := tx.Exec(ctx, `DELETE FROM tributary.`+table+` WHERE grp = $1 AND source = ANY ($2)`, w.cfg.Group, sources); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readClaims reads what claim has asked for; TopicID is that of the checkpoint.
