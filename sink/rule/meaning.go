@@ -40,7 +40,7 @@ type Written struct {
 	Mask  mask.Kind `json:"mask,omitempty"`
 	Value string    `json:"value,omitempty"` // an expression
 	Type  string    `json:"type,omitempty"`
-	Same  bool      `json:"same,omitempty"` // it reads no column: a column that is added has it in all rows
+	Same  bool      `json:"same,omitempty"` // it reads no column: one that the target is given for it has it in all rows, but for those of a log
 }
 
 // Meaning gives that of the route's rule.
@@ -191,6 +191,29 @@ func (m Meaning) Since(now Meaning) (differs []string) {
 	return append(differs, m.columnsSince(now)...)
 }
 
+// Rename is a column that the source has given another name, and what it is called in the target.
+type Rename struct{ From, To, FromTarget, ToTarget string }
+
+// Renamed gives it under the names that columns have now. Filters and expressions are as they were written.
+func (m Meaning) Renamed(list []Rename) Meaning {
+	columns := maps.Clone(m.Columns)
+	for _, r := range list {
+		for name, c := range m.Columns {
+			if c.From != r.From {
+				continue
+			}
+			delete(columns, name)
+			if _, taken := m.Columns[r.ToTarget]; name == r.FromTarget && !taken {
+				name = r.ToTarget
+			}
+			c.From = r.To
+			columns[name] = c
+		}
+	}
+	m.Columns = columns
+	return m
+}
+
 // Stays says whether the target keeps what does not come again with a read of all rows: versions and changes of before, or rows that are gone
 // at the source.
 func (m Meaning) Stays() bool {
@@ -225,7 +248,7 @@ func (m Meaning) columnsSince(now Meaning) (differs []string) {
 		was, had := m.Columns[name]
 		switch {
 		case !had && m.All && is == (Written{From: name}):
-		case is.Same && !had:
+		case is.Same && !had && modeByName[now.Mode] != Log: // where the target had a column of that name, it is told when it is made to fit
 		case !had && m.All:
 			other = append(other, name) // it was there as the source has it, or was not
 		case !had:

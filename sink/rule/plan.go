@@ -63,6 +63,9 @@ type PlanColumn struct {
 // default and nullability of the values that Map gives.
 func (p *Plan) Column(i int) *schema.Column { return p.Columns[i].column }
 
+// Constant says whether column i of the plan has the same value in every row: its default.
+func (p *Plan) Constant(i int) bool { return p.Columns[i].constant != nil }
+
 // Reads gives the columns of the relation that the plan needs, as indexes.
 func (p *Plan) Reads() []int {
 	var reads []int

@@ -25,6 +25,8 @@ type shape struct {
 	At      change.Position        `json:"at"` // of the first record of this version
 	Columns map[string]shapeColumn `json:"columns"`
 	Key     []string               `json:"key"` // columns of the target, the sid column with them
+	// Constants are columns of the target that have the same value in every row; nil where the version that wrote this did not say.
+	Constants []string `json:"constants"`
 }
 
 type shapeColumn struct {
@@ -35,6 +37,29 @@ type shapeColumn struct {
 
 func (c shapeColumn) equal(other shapeColumn) bool {
 	return c.Source == other.Source && c.Target == other.Target && (c.Default == nil) == (other.Default == nil) && (c.Default == nil || *c.Default == *other.Default)
+}
+
+// renames gives what columns are called now that had other names. There are none where it cannot be told by a name whether it is one of before
+// or one of now, as that of columns that have changed theirs with each other.
+func (s *shape) renames(now *shape) (list []rule.Rename) {
+	former, is := map[string]bool{}, map[string]bool{}
+	for _, c := range s.Columns {
+		former[c.Source] = true
+	}
+	for _, c := range now.Columns {
+		is[c.Source] = true
+	}
+	for number, c := range now.Columns {
+		was, known := s.Columns[number]
+		switch {
+		case !known || was.Source == c.Source:
+		case former[c.Source] || is[was.Source]:
+			return nil
+		default:
+			list = append(list, rule.Rename{From: was.Source, To: c.Source, FromTarget: was.Target, ToTarget: c.Target})
+		}
+	}
+	return list
 }
 
 // newest is a position behind all others.
@@ -209,8 +234,13 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 			}
 			continue
 		}
-		if e.took(src) {
+		switch {
+		case e.took(src):
 			if err := e.fill(ctx, i, false); err != nil {
+				return err
+			}
+		case e.fixes(i):
+			if err := e.unfilled(ctx, i, old); err != nil {
 				return err
 			}
 		}
@@ -243,6 +273,33 @@ func (e *evolution) took(src *schema.Column) bool {
 	}
 	_, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]
 	return !known
+}
+
+// fixes says whether the rule has come to give a column of the plan the same value in every row since the target was made to fit last.
+func (e *evolution) fixes(i int) bool {
+	return e.feed != nil && e.feed.shape != nil && e.feed.shape.Constants != nil && !e.older && e.plan.Mode != rule.Log && e.plan.Constant(i) &&
+		!slices.Contains(e.feed.shape.Constants, e.names[i])
+}
+
+// unfilled has rows of the source get such a value in a column that was there already, where others write the target: whoever came first has
+// added the column, and filled it for itself alone. Of a target of one source, where somebody has made the column, it tells.
+func (e *evolution) unfilled(ctx context.Context, i int, column *catalogColumn) error {
+	name, value := postgres.Ident(e.names[i]), "NULL"
+	if d := e.plan.Column(i).Default; d != nil {
+		if e.plan.SIDColumn != "" && !e.feed.sole {
+			return e.fill(ctx, i, false)
+		}
+		value = postgres.Literal(*d) + "::" + column.full + "::text"
+	}
+	var other bool
+	sql := fmt.Sprintf("SELECT EXISTS (SELECT FROM %s t WHERE t.%s::text IS DISTINCT FROM %s", e.table, name, value)
+	if e.plan.SIDColumn != "" {
+		sql += fmt.Sprintf(" AND t.%s = %s", postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
+	}
+	if err := e.tx.QueryRow(ctx, sql+")").Scan(&other); err != nil || !other {
+		return err
+	}
+	return e.s.lost(ctx, e.tx, e.feed.topic, fmt.Sprintf("column %q was there before the rule gave it its value: they do not have it", e.names[i]))
 }
 
 // fill gives the rows of one source, among those of others, the default of a column that it has added. The others lack the
@@ -410,8 +467,11 @@ func (e *evolution) remember(ctx context.Context, at change.Position) error {
 	if e.feed == nil || e.older || e.s.inspecting {
 		return nil
 	}
-	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns()}
+	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns(), Constants: []string{}}
 	for i := range e.plan.Columns {
+		if e.plan.Constant(i) {
+			now.Constants = append(now.Constants, e.names[i])
+		}
 		src := e.plan.Column(i)
 		if src.AttNum == 0 {
 			continue
@@ -436,6 +496,13 @@ func (e *evolution) remember(ctx context.Context, at change.Position) error {
 	//	partition 1: version 1, by what was known before: it is refused, everything is taken back, and it comes to the same again
 	if e.feed.shape == nil || !maps.EqualFunc(e.feed.shape.Columns, now.Columns, shapeColumn.equal) {
 		e.s.w.forgetTarget(e.plan.Target)
+	}
+	if e.feed.shape != nil {
+		if list := e.feed.shape.renames(now); len(list) > 0 {
+			if err := e.s.renameRules(ctx, e.tx, e.feed.topic, e.plan.Meaning().Text(), list); err != nil {
+				return err
+			}
+		}
 	}
 	_, err = e.tx.Exec(ctx, `UPDATE tributary.feed SET shape = $1::text::jsonb WHERE grp = $2 AND topic = $3 AND target_schema = $4 AND target_table = $5`,
 		string(raw), e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table)

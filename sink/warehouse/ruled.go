@@ -11,6 +11,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 // Ruled is a partition with what its rule makes of rows, as text: see rule.Meaning.
@@ -128,6 +129,45 @@ func (s *Session) lost(ctx context.Context, tx pgx.Tx, topic, what string) error
 		 WHERE r.grp = $1 AND r.topic = $2 AND c.grp = r.grp AND c.topic = r.topic AND c.partition = r.partition AND c.applied_rows > 0`,
 		s.w.cfg.Group, topic, what)
 	return err
+}
+
+// renameRules has the rules under which rows of a topic were written name columns as the source does now; is is the one that there is, which
+// does so. In the transaction in which the target is made to fit.
+func (s *Session) renameRules(ctx context.Context, tx pgx.Tx, topic, is string, list []rule.Rename) error {
+	renamed := func(text string) string {
+		m, err := rule.ParseMeaning(text)
+		if err != nil || text == is || text == "" {
+			return text // of a version that knows more; or the one that there is
+		}
+		return m.Renamed(list).Text()
+	}
+	rows, err := tx.Query(ctx, `SELECT partition, rule, former::text FROM tributary.rule WHERE grp = $1 AND topic = $2 ORDER BY 1 FOR UPDATE`, s.w.cfg.Group, topic)
+	if err != nil {
+		return err
+	}
+	var batch pgx.Batch
+	var number int32
+	var text string
+	var raw []byte
+	if _, err = pgx.ForEachRow(rows, []any{&number, &text, &raw}, func() error {
+		var kept []former
+		if err := json.Unmarshal(raw, &kept); err != nil {
+			return err
+		}
+		for i := range kept {
+			kept[i].Rule = renamed(kept[i].Rule)
+		}
+		now, err := json.Marshal(slices.DeleteFunc(kept, func(f former) bool { return f.Lost == "" && f.Rule == is }))
+		if err != nil {
+			return err
+		}
+		batch.Queue(`UPDATE tributary.rule SET rule = $4, former = coalesce(nullif($5, 'null'), '[]')::jsonb WHERE grp = $1 AND topic = $2 AND partition = $3`,
+			s.w.cfg.Group, topic, number, renamed(text), string(now))
+		return nil
+	}); err != nil || batch.Len() == 0 {
+		return err
+	}
+	return tx.SendBatch(ctx, &batch).Close()
 }
 
 // ForgetFormers forgets the former rules all of whose rows have come again: by a read of the whole table that began behind them and has been
