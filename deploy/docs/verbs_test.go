@@ -46,6 +46,7 @@ func TestVerbsEndAsTheySay(t *testing.T) {
 		ending{command: "capture snapshot --table public.orders --wait", says: "300 rows published"},
 		ending{command: "capture pause --reason test --yes", says: "paused"},
 		ending{command: "capture resume --yes", says: "resumed"},
+		ending{command: "capture resume --yes", says: "it is not paused"},
 		ending{command: "sink pause shop/public.odrers --yes", says: "did you mean shop/public.orders?"},
 		ending{command: "sink resume shop/public.odrers --yes", says: "1 pause ended"},
 		ending{command: "sink tenant rebuild shop --yes --wait --timeout 1m", says: "rebuilt"},
@@ -57,7 +58,6 @@ func TestVerbsEndAsTheySay(t *testing.T) {
 		ending{command: "capture status --url http://127.0.0.1:1", code: 1, says: "127.0.0.1:1"},
 		ending{command: "TRIBUTARY_HTTP_LISTEN=127.0.0.1:1 sink healthcheck", code: 1, says: "connection refused"},
 		ending{command: "sink status --wait complete=FF/0 --timeout 100ms --json", code: 1, says: "is complete up to", failure: "late"},
-		ending{command: "capture resume --yes", code: 1, says: "it is not paused"},
 		ending{command: "capture run", code: 1, says: "http.listen"}, // one runs
 		ending{command: "WAREHOUSE_DSN=${WAREHOUSE_DSN/dwh/no_such} TRIBUTARY_HTTP_LISTEN=127.0.0.1:0 sink run", code: 1, says: "sink explain warehouse-rights"},
 

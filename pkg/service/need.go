@@ -79,6 +79,8 @@ var (
 		`capture (?:pause|resume|slot (?:show|drop)|snapshot(?: list| cancel)?|topics (?:list|set)|` + verbsOfBoth + `)|` +
 		`sink (?:pause|resume|parked (?:discard|list|retry|show)|retention (?:plan|run)|rules (?:accept|explain|match|scaffold|test)|tenant (?:list|pause|rebuild|remove|resume)|` + verbsOfBoth + `))` +
 		`(?: (?:--?[\w=-]+|[^\s;,']*[/.*\d_][^\s;,']*|[a-z]+(?:-[a-z]+)+|[A-Z]{3,}|'(?:[^']|'\\'')*'))*)(?:$|[;,)]|\s{3,})`)
+	// before is what is done before a command that follows in the same sentence.
+	before = regexp.MustCompile(`^(?:(.*); then|(.*; then .*), and)$`)
 	// sqlLine is SQL, perhaps with a note; sqlWithin is SQL at the end of a sentence.
 	sqlLine = regexp.MustCompile(`^((?:SELECT|ALTER|CREATE|DROP|DELETE|UPDATE|GRANT|SHOW|SET)\b[^\n]*?;)(?:\s{3,}([^\n]*))?$`)
 	// kafkaLine is a command of Kafka's own.
@@ -109,8 +111,8 @@ func Steps(hint string) []Step {
 		at := 0
 		for _, m := range command.FindAllStringSubmatchIndex(line, -1) {
 			note := strings.Trim(line[at:m[2]], " ;,:")
-			if first, ok := strings.CutSuffix(note, "; then"); ok { // what is done before is a step of its own
-				steps, note = append(steps, Step{Note: first}), ""
+			if m := before.FindStringSubmatch(note); m != nil { // what is done before is a step of its own
+				steps, note = append(steps, Step{Note: m[1] + m[2]}), ""
 			}
 			steps = append(steps, Step{Command: line[m[2]:m[3]], Note: note})
 			at = m[1]

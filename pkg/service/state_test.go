@@ -84,6 +84,8 @@ func TestSteps(t *testing.T) {
 	f("ALTER ROLE x REPLICATION;", Step{Command: "ALTER ROLE x REPLICATION;"})
 	f("ALTER SYSTEM SET wal_level = 'logical';   then restart the server", Step{"ALTER SYSTEM SET wal_level = 'logical';", "then restart the server"})
 	f("mend its rows; then sink resume a/public.b", Step{"", "mend its rows"}, Step{"sink resume a/public.b", ""})
+	f("give it a sid: sources: [{name: a}]; then restart, and sink resume a/public.b", Step{"", "give it a sid: sources: [{name: a}]; then restart"}, Step{"sink resume a/public.b", ""})
+	f("undo it; then restart capture, and capture snapshot --table a.b", Step{"", "undo it; then restart capture"}, Step{"capture snapshot --table a.b", ""})
 	f("to try again: sink resume a/b.c; to put it aside: sink resume 'a/b c' --park",
 		Step{"sink resume a/b.c", "to try again"}, Step{"sink resume 'a/b c' --park", "to put it aside"})
 	f("capture run reads all tables when it first starts", Step{Note: "capture run reads all tables when it first starts"})

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,10 +60,11 @@ func resumeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if paused == nil {
-				return errors.New("nothing to resume: it is not paused (capture status)")
-			}
 			out := terminal.Of(cmd)
+			if paused == nil { // what was asked for is so
+				out.Printf("nothing to resume: it is not paused (capture status)\n")
+				return nil
+			}
 			out.Printf("paused by %s since %s goes on\n", paused.By, paused.Since.Format(time.RFC3339))
 			if ok, err := change.Agreed(cmd); err != nil || !ok {
 				return err
