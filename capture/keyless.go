@@ -39,7 +39,7 @@ func (s *session) settleHold(ctx context.Context, t *table) error {
 		select {
 		case b, ok := <-h.begins:
 			if !ok {
-				return s.holdEnded(t)
+				return s.holdSettled(ctx, t)
 			}
 			s.begins(h, b)
 		default:
@@ -50,7 +50,7 @@ func (s *session) settleHold(ctx context.Context, t *table) error {
 		select {
 		case rows, ok := <-h.pieces:
 			if !ok {
-				return s.holdEnded(t)
+				return s.holdSettled(ctx, t)
 			}
 			if !h.begun {
 				continue
@@ -78,12 +78,22 @@ func (s *session) holdEnded(t *table) error {
 	case h.err == nil && h.begun:
 		h.drained = true
 		return nil
-	case errors.Is(h.err, errNotYet), errors.Is(h.err, snapshot.ErrSchemaChanged) && !h.begun:
+	case errors.Is(h.err, errNotYet), errors.Is(h.err, snapshot.ErrSchemaChanged): // of the latter the server may tell with a snapshot that counts
 		s.again(t.snapshot)
 		t.snapshot.hold = nil // the next dispatch begins again, behind another truncate
 		return nil
 	}
 	return snapshotTrouble(t, h.err)
+}
+
+// holdSettled is holdEnded between two transactions. A table that is not any more what it was is read as what it is.
+func (s *session) holdSettled(ctx context.Context, t *table) error {
+	h := t.snapshot.hold
+	if err := s.holdEnded(t); err != nil || h.drained || !errors.Is(h.err, snapshot.ErrSchemaChanged) {
+		return err
+	}
+	_, err := s.refresh(ctx, t)
+	return err
 }
 
 // meetHold deals with an event of a table without key that is being read. Nothing of the table may be published
