@@ -205,13 +205,11 @@ func (c *Capture) sessions(ctx context.Context) error {
 		err = c.config.Kafka.Grant(err, c.rights())
 		c.note(err)
 		c.ready(string(trouble.CodeOf(err)))
-		refusal, refused := errors.AsType[*publish.Refusal](err)
-		if refused = refused && c.config.Source.OnError == onErrorHold; refused {
+		if refusal, refused := c.refusedOne(err); refused {
 			c.refused.Add(refusal) // the next session holds that table
 		}
 		var wait time.Duration
-		// Who has streamed and is not let in any more waits: a password or certificate is being replaced.
-		if !refused && !retry.Transient(err) && (!c.streamed || !retry.Waits(err)) {
+		if c.stopsBy(err) {
 			known := c.isStopped() && trouble.CodeOf(err) == trouble.CodeOf(stopped)
 			c.active.Store(false)
 			c.setStopped(true)
@@ -242,6 +240,19 @@ func (c *Capture) sessions(ctx context.Context) error {
 		done()
 		began = time.Now()
 	}
+}
+
+// refusedOne gives what the brokers have refused of one table, where the next session holds that.
+func (c *Capture) refusedOne(err error) (refusal *publish.Refusal, is bool) {
+	refusal, is = errors.AsType[*publish.Refusal](err)
+	return refusal, is && c.config.Source.OnError == onErrorHold
+}
+
+// stopsBy says whether err is what no retry mends. Who has streamed and is not let in any more waits: a password or certificate is being
+// replaced.
+func (c *Capture) stopsBy(err error) bool {
+	_, refused := c.refusedOne(err)
+	return !refused && !retry.Transient(err) && (!c.streamed || !retry.Waits(err))
 }
 
 // again is the next of several attempts.

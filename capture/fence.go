@@ -51,10 +51,38 @@ func (c *Capture) affirm(ctx context.Context, pub *publish.Publisher, state *pub
 	mine := *state.Progress
 	mine.Full, mine.Fences = true, nil
 	mine.Health.State, mine.Health.Instance, mine.Health.HTTP = "starting", c.instance, c.options.HTTP
-	mine.Health.Version = service.ThisBuild().Version
+	mine.Health.Version, mine.Health.Trouble, mine.Health.TroubleSince = service.ThisBuild().Version, "", 0
 	mine.Health.BehindSeconds = max(time.Since(publishedUntil(state.Progress)).Seconds(), 0) // or what the record said would count as said now
 	return pub.Commit(ctx, &mine)
 }
+
+// lastWord writes down why a session has ended, where it was not by the brokers: sinks know of a capture what its progress says, and one that
+// waits for its source, or has stopped, writes none until it streams again. It is the source's owner who says it, as in a claim.
+func (c *Capture) lastWord(ctx context.Context, pub *publish.Publisher, ended error) {
+	code := trouble.CodeOf(ended)
+	if ended == nil || ctx.Err() != nil || errors.Is(ended, errBehind) || service.Panicked(ended) || peer(code) == waitKafka {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastWordPatience)
+	defer cancel()
+	err := pub.Last(ctx, func(pr *record.Progress) {
+		h := &pr.Health
+		h.BehindSeconds = max(time.Since(publishedUntil(pr)).Seconds(), 0)
+		h.WaitingOn, h.WaitingSince = "", 0
+		if h.State = service.StateWaiting; c.stopsBy(ended) {
+			h.State = service.StateStopped
+		}
+		if h.Trouble, h.TroubleSince = string(code), time.Now().UnixMicro(); code == "" {
+			h.Trouble = string(trouble.Internal)
+		}
+	})
+	if err != nil {
+		c.log.Debug("why the session has ended is not in its progress", service.Err(err))
+	}
+}
+
+// lastWordPatience is how long a session that has ended may take to say so.
+const lastWordPatience = 5 * time.Second
 
 // whoFenced gives refused, by which a session has been ended, if another instance has taken over; else a trouble that
 // another try mends.

@@ -86,6 +86,7 @@ type session struct {
 	passed      passed
 	watched     <-chan facts
 
+	leaving        bool   // what is committed is the last word of a life that ends in order
 	streamEnded    bool   // by itself, with an error
 	joined         uint32 // transactions up to this id may have written to tables before this session published them
 	instance, http string
@@ -289,6 +290,7 @@ func behindBulk(bytes int64, pause time.Duration) bool {
 func (s *session) leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
+	s.leaving = true
 	return s.commit(ctx, true)
 }
 
@@ -528,6 +530,9 @@ func (s *session) progressRecord(full bool) *record.Progress {
 		s.before = nil
 	}
 	pr.Health = s.health(0, pr.CommitTime) // as it is once the record is there: nothing that has been read waits any more
+	if s.leaving {
+		pr.Health.State = service.StateNotRunning
+	}
 	for oid, t := range s.tables {
 		if t.progress.OID != 0 && (full || s.changed[oid]) {
 			pr.Tables = append(pr.Tables, t.progress)

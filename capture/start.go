@@ -76,6 +76,13 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		return err
 	}
 	defer pub.Close()
+	claimed := false
+	defer func() {
+		if claimed {
+			c.lastWord(ctx, pub, err)
+			c.wrote = pub.N()
+		}
+	}()
 	defer func() {
 		if open, _, _ := pub.Open(); open {
 			c.meter.commits.WithLabelValues(resultAbort).Inc()
@@ -91,7 +98,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { c.wrote = pub.N() }()
+	claimed = true
 	conn, err := replication.Open(ctx, dsn, "tributary capture "+c.instance, c.notice)
 	if err != nil {
 		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)

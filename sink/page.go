@@ -202,6 +202,9 @@ func (st *Status) sources() page.Table {
 		if src.SilentSeconds > 0 {
 			note = "for " + service.FormatSeconds(src.SilentSeconds)
 			capture = page.Cell{State: service.StateSilent, Text: note}
+			if state, code := src.ended(); state != "" {
+				capture = page.Cell{State: state, Text: cmp.Or(string(code), note)}
+			}
 		}
 		if src.State != service.StateSilent {
 			note = ""

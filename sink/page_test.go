@@ -12,6 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -87,6 +88,34 @@ func TestSummary(t *testing.T) {
 		}
 		if st.State != one.state || !strings.Contains(st.Headline, one.words) || codes != one.needs {
 			t.Errorf("%s: %s, %q, %q", one.name, st.State, st.Headline, codes)
+		}
+	}
+}
+
+// What a capture has said last is told of one that says nothing any more.
+func TestSilentCapture(t *testing.T) {
+	told := func(h record.Health) service.Need { //nolint:gocritic // once
+		st := Status{Sources: []SourceStatus{{Name: "a", SilentSeconds: 41, Capture: h}}, Tables: []TableStatus{{Source: "a", Table: "public.x", State: service.StateUpToDate}}}
+		st.summarise()
+		if len(st.Needs) != 1 || st.Needs[0].Code != trouble.CaptureSilent || st.Needs[0].Why == "" || st.State != service.StateSilent {
+			t.Fatalf("%s, %+v", st.State, st.Needs)
+		}
+		return st.Needs[0]
+	}
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	n := told(record.Health{State: service.StateStopped, Trouble: "slot-lost", TroubleSince: since.UnixMicro(), HTTP: "db-1:9191"})
+	if n.What != "the capture of a has stopped: slot-lost; it answered at db-1:9191" || !n.Since.Equal(since) {
+		t.Errorf("%+v", n)
+	}
+	if n := told(record.Health{State: service.StateWaiting, Trouble: "source-unreachable", TroubleSince: 1}); n.What != "the capture of a has said nothing for 41 s; its last word is that it waits: source-unreachable" {
+		t.Errorf("%+v", n)
+	}
+	if n := told(record.Health{State: service.StateNotRunning}); n.What != "the capture of a was ended in order, 41 s ago" {
+		t.Errorf("%+v", n)
+	}
+	for _, h := range []record.Health{{State: service.StateUpToDate}, {State: service.StateStopped, Trouble: "of-a-later-version"}, {State: service.StateUpToDate, Trouble: "slot-lost"}} {
+		if n := told(h); n.What != "the capture of a has said nothing for 41 s" {
+			t.Errorf("%+v", n)
 		}
 	}
 }

@@ -169,6 +169,16 @@ var moments = map[string]func(at time.Time) *shown{
 		s.st.Sources[1].SilentSeconds, s.st.Sources[1].State, s.st.Sources[1].ReportedAt = 41, service.StateSilent, at.Add(-41*time.Second).UTC()
 		return s
 	},
+	"source_stopped": func(at time.Time) *shown { // one capture has said why it stopped, the other that it ended
+		s := calm(at)
+		for i := range s.st.Sources {
+			src := &s.st.Sources[i]
+			src.SilentSeconds, src.State, src.ReportedAt = 41, service.StateSilent, at.Add(-41*time.Second).UTC()
+			src.Capture.State = service.StateNotRunning
+		}
+		s.st.Sources[1].Capture.State, s.st.Sources[1].Capture.Trouble, s.st.Sources[1].Capture.TroubleSince = service.StateStopped, "slot-lost", at.Add(-41*time.Second).UnixMicro()
+		return s
+	},
 	"stopped": func(at time.Time) *shown {
 		s := calm(at)
 		t := &s.st.Tables[2]

@@ -280,7 +280,11 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 		}
 		capture := terminal.Cell{Text: service.Look(src.Capture.State).Word + ", " + service.FormatSeconds(src.Capture.BehindSeconds), Raw: src.Capture.State, State: src.Capture.State}
 		if src.SilentSeconds > 0 {
-			capture = terminal.Cell{Text: "no report for " + service.FormatSeconds(src.SilentSeconds), Raw: service.StateSilent, State: service.StateSilent}
+			silent := service.FormatSeconds(src.SilentSeconds)
+			capture = terminal.Cell{Text: "no report for " + silent, Raw: service.StateSilent, State: service.StateSilent}
+			if state, code := src.ended(); state != "" {
+				capture.Text, capture.State = service.Look(state).Word+", "+cmp.Or(string(code), "for "+silent), state
+			}
 		}
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: src.Name},

@@ -265,14 +265,48 @@ func (st *Status) needs() []service.Need {
 	}
 	for i := range st.Sources {
 		if src := &st.Sources[i]; src.SilentSeconds > 0 {
-			what := fmt.Sprintf("the capture of %s has said nothing for %s", src.Name, service.FormatSeconds(src.SilentSeconds))
-			if src.Capture.HTTP != "" {
-				what += "; it answered at " + src.Capture.HTTP
-			}
-			all = append(all, service.Need{Code: trouble.CaptureSilent, Subject: src.Name, Since: src.ReportedAt, What: what})
+			all = append(all, src.silent())
 		}
 	}
 	return all
+}
+
+// silent tells of a capture that says nothing any more, with what it has said last.
+func (src *SourceStatus) silent() service.Need {
+	n := service.Need{Code: trouble.CaptureSilent, Subject: src.Name, Since: src.ReportedAt}
+	n.What = fmt.Sprintf("the capture of %s has said nothing for %s", src.Name, service.FormatSeconds(src.SilentSeconds))
+	state, code := src.ended()
+	if book, ok := trouble.RunbookOf(code); ok {
+		n.Why, n.Since = book.Why, time.UnixMicro(src.Capture.TroubleSince).UTC()
+	}
+	switch {
+	case state == service.StateStopped:
+		n.What = fmt.Sprintf("the capture of %s has stopped: %s", src.Name, code)
+	case state == service.StateWaiting: // as far as it could say so: it may have ended since
+		n.What += fmt.Sprintf("; its last word is that it waits: %s", code)
+	case state == service.StateNotRunning:
+		n.What, n.Why = fmt.Sprintf("the capture of %s was ended in order, %s ago", src.Name, service.FormatSeconds(src.SilentSeconds)), "nobody has begun it again"
+		return n
+	}
+	if src.Capture.HTTP != "" {
+		n.What += "; it answered at " + src.Capture.HTTP
+	}
+	return n
+}
+
+// ended gives what capture has said last of a session that ended: the state that it left, and the code of its trouble; "" where it has
+// said neither, or what a capture of a later version says.
+func (src *SourceStatus) ended() (state string, code trouble.Code) {
+	h := &src.Capture
+	code = trouble.Code(h.Trouble)
+	_, known := trouble.RunbookOf(code)
+	switch {
+	case known && (h.State == service.StateStopped || h.State == service.StateWaiting):
+		return h.State, code
+	case h.State == service.StateNotRunning:
+		return h.State, ""
+	}
+	return "", ""
 }
 
 // parked tells of the rows that are put aside, for each reason.

@@ -140,6 +140,9 @@ type Health struct {
 	Held          int     `json:"held_tables,omitempty"`  // tables with TableProgress.Held
 	WaitingOn     string  `json:"waiting_on,omitempty"`
 	WaitingSince  int64   `json:"waiting_since_ts_us,omitempty"`
+	// Trouble is the code of that by which capture has come to wait, or has stopped, and said so in its last record before; "" while it publishes.
+	Trouble      string `json:"trouble,omitempty"`
+	TroubleSince int64  `json:"trouble_since_ts_us,omitempty"`
 }
 
 // LSN is a change.LSN that JSON holds in Postgres' own notation.
