@@ -279,12 +279,12 @@ func (src *SourceStatus) silent() service.Need {
 	if book, ok := trouble.RunbookOf(code); ok {
 		n.Why, n.Since = book.Why, time.UnixMicro(src.Capture.TroubleSince).UTC()
 	}
-	switch {
-	case state == service.StateStopped:
+	switch state {
+	case service.StateStopped:
 		n.What = fmt.Sprintf("the capture of %s has stopped: %s", src.Name, code)
-	case state == service.StateWaiting: // as far as it could say so: it may have ended since
+	case service.StateWaiting: // as far as it could say so: it may have ended since
 		n.What += fmt.Sprintf("; its last word is that it waits: %s", code)
-	case state == service.StateNotRunning:
+	case service.StateNotRunning:
 		n.What, n.Why = fmt.Sprintf("the capture of %s was ended in order, %s ago", src.Name, service.FormatSeconds(src.SilentSeconds)), "nobody has begun it again"
 		return n
 	}

@@ -29,7 +29,6 @@ func (p *Publisher) Last(ctx context.Context, say func(*record.Progress)) error 
 		if err := p.client.AbortBufferedRecords(ctx); err != nil {
 			return kafka.Trouble("take back changes of", fmt.Sprintf("source %q", p.source), err)
 		}
-		p.sound, p.spoil = context.WithCancelCause(context.Background()) // taking back has spoiled it
 		if err := p.endTransaction(ctx, kgo.TryAbort); err != nil {
 			return kafka.Trouble("abort a transaction for", fmt.Sprintf("source %q", p.source), err)
 		}
@@ -54,8 +53,12 @@ func (p *Publisher) Last(ctx context.Context, say func(*record.Progress)) error 
 	if err := p.beginTransaction(); err != nil {
 		return err
 	}
-	if err := p.writeProgress(ctx, pr, pr.Vector); err != nil {
+	r, err := p.progressRecord(pr, pr.Vector)
+	if err != nil {
 		return err
+	}
+	if err := p.client.ProduceSync(ctx, r).FirstErr(); err != nil { // not as Commit does: what was taken back has spoiled that
+		return kafka.Trouble("produce to", fmt.Sprintf("topic %q", name), err)
 	}
 	if err := p.endTransaction(ctx, kgo.TryCommit); err != nil {
 		return kafka.Trouble("commit a transaction for", fmt.Sprintf("source %q", p.source), err)

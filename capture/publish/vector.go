@@ -75,13 +75,21 @@ func (p *Publisher) writeAgain(ctx context.Context, pr *record.Progress) error {
 }
 
 func (p *Publisher) writeProgress(ctx context.Context, pr *record.Progress, vector map[string][]int64) error {
+	r, err := p.progressRecord(pr, vector)
+	if err != nil {
+		return err
+	}
+	p.client.Produce(ctx, r, p.promise)
+	return p.flush(ctx)
+}
+
+func (p *Publisher) progressRecord(pr *record.Progress, vector map[string][]int64) (*kgo.Record, error) {
 	pr.Source, pr.N, pr.WrittenAt, pr.Vector = p.source, p.n+1, time.Now().UnixMicro(), vector
 	value, err := pr.Encode()
 	if err != nil {
-		return fmt.Errorf("encode progress of source %q: %w", p.source, err)
+		return nil, fmt.Errorf("encode progress of source %q: %w", p.source, err)
 	}
-	p.client.Produce(ctx, &kgo.Record{Topic: record.ProgressTopic(p.source), Key: []byte(pr.Key()), Value: value}, p.promise)
-	return p.flush(ctx)
+	return &kgo.Record{Topic: record.ProgressTopic(p.source), Key: []byte(pr.Key()), Value: value}, nil
 }
 
 // flush waits until everything is acknowledged, or nothing can be committed any more: when a record was not taken, or when
