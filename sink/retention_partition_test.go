@@ -289,3 +289,29 @@ func TestRetentionWhileOthersRead(t *testing.T) {
 	t.Logf("%d reads while it ran, the longest of %s", s.reads, s.longest)
 	w.rows(`SELECT count(*) FROM fin.tx`, fmt.Sprint(2*fresh))
 }
+
+// TestRetentionDropsWhatItLookedAt: a partition that somebody attaches again between the look for old ones and its drop stays.
+func TestRetentionDropsWhatItLookedAt(t *testing.T) {
+	w := newWorld(t)
+	w.partitioned()
+	w.exec(`CREATE TABLE fin.tx_older PARTITION OF fin.tx FOR VALUES FROM ('` + ago(900) + `') TO ('` + ago(800) + `')`)
+	a, b := w.source("a"), w.source("b")
+	o := w.retained(a, b, map[*source][]event{a: {ins(txRelation, 1, ago(150), "v"), ins(txRelation, 2, ago(850), "v")}, b: {ins(txRelation, 1, ago(150), "v")}}, "1 hour")
+	var d did
+	if err := o.RunRetention(t.Context(), 1_000_000, d.rows, d.partition); err != nil || len(d) != 2 {
+		t.Fatalf("%q: %v", d, err)
+	}
+	w.exec(`UPDATE tributary.detached SET detached_at = detached_at - interval '1 day'`)
+	other := "" // whichever is dropped last
+	err := o.RunRetention(t.Context(), 1_000_000, func(warehouse.Keep, int64) {}, func(p warehouse.TablePartition) {
+		if p.Deed != warehouse.Dropped || other != "" {
+			return
+		}
+		other = map[string]string{"tx_old": "tx_older", "tx_older": "tx_old"}[p.Name.Table]
+		w.exec(`DO $do$ BEGIN EXECUTE 'ALTER TABLE fin.tx ATTACH PARTITION fin.` + other + ` ' || (SELECT bounds FROM tributary.detached WHERE partition_table = '` + other + `'); END $do$`)
+	})
+	if err == nil || !strings.Contains(err.Error(), "is attached again, or another table") {
+		t.Errorf("got %v", err)
+	}
+	w.rows(`SELECT relispartition FROM pg_class WHERE relname = '`+other+`'`, "t")
+}

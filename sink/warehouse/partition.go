@@ -182,8 +182,7 @@ func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(Ta
 	err := s.eachPartition(ctx, keeps, "drop old partitions of", func(p *TablePartition) error {
 		err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
 			if p.Deed == Dropped {
-				_, err := tx.Exec(ctx, "DROP TABLE "+p.quoted())
-				return err
+				return p.drop(ctx, tx)
 			}
 			if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '`+detachWait+`'`); err != nil {
 				return err
@@ -216,6 +215,26 @@ func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(Ta
 		s.w.cfg.Group, target.Schema, target.Table)
 	if forget != nil {
 		err = errors.Join(err, s.broken("write", "tributary.detached", forget))
+	}
+	return err
+}
+
+// drop drops a partition that was detached, if it still is. It was looked for a while ago, perhaps by a sink that was stopped since: somebody may
+// have attached it again, or have given its name to another table.
+func (p *TablePartition) drop(ctx context.Context, tx pgx.Tx) error {
+	var still bool
+	_, err := tx.Exec(ctx, "LOCK TABLE "+p.quoted()+" IN ACCESS EXCLUSIVE MODE")
+	if err == nil {
+		err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class WHERE oid = $1 AND oid = $2::text::regclass AND NOT relispartition)`, p.oid, p.quoted()).Scan(&still)
+	}
+	if err == nil && !still {
+		err = &trouble.Error{
+			Code: trouble.RuleConflict, Op: "drop old partition of", Subject: fmt.Sprintf("table %q", p.Target.String()),
+			Cause: fmt.Errorf("%q is attached again, or another table", p.Name.String()), Means: "it stays as it is; other partitions and all else go on",
+		}
+	}
+	if err == nil {
+		_, err = tx.Exec(ctx, "DROP TABLE "+p.quoted())
 	}
 	return err
 }
