@@ -127,6 +127,7 @@ func TestTruncateIsABarrier(t *testing.T) {
 	shop := w.source("shop")
 	r := relation("t", "id integer key", "v integer")
 	shop.table(r, 4)
+	shop.snapshot(r, true)
 	one, two := w.start(w.cfg), w.start(w.cfg)
 	w.eventually(5, func() any { return one.Status().Partitions + two.Status().Partitions })
 	w.eventually(true, func() any { return one.Status().Partitions > 0 && two.Status().Partitions > 0 })
@@ -137,6 +138,17 @@ func TestTruncateIsABarrier(t *testing.T) {
 	}
 	w.complete(shop)
 	w.rows(`SELECT count(*), min(v), max(v) FROM public.t`, "50|2|2")
+	// One that its partitions have passed is one again when they begin anew.
+	for range 3 {
+		o := w.operator()
+		p := w.tenantPlan(o, "shop")
+		if err := o.RebuildTenant(t.Context(), w.cfg, p, "", untold); err != nil {
+			t.Fatal(err)
+		}
+		w.swept()
+		w.complete(shop)
+		w.rows(`SELECT count(*), min(v), max(v) FROM public.t`, "50|2|2")
+	}
 }
 
 // warehouse gives w's as one instance of a sink has it.

@@ -537,6 +537,9 @@ func (v *supervisor) reclaim(ctx context.Context, p *consume.Partition) error {
 		return nil
 	}
 	v.s.log.Info("trying a held partition again", "topic", p.Topic, "partition", p.Number, "offset", starts[0].Next)
-	v.s.consumer.Release(p, func(p *consume.Partition) { p.Start = starts[0] }) // not paused: see look
+	v.s.consumer.Release(p, func(p *consume.Partition) { // not paused: see look
+		// It may begin before a TRUNCATE that it has passed, as the others do: then each of them waits there anew.
+		p.Start, p.Pass = starts[0], change.Position{}
+	})
 	return nil
 }
