@@ -125,7 +125,10 @@ func (st *Status) walTile() page.Tile {
 	}
 	t.Bar = &page.Bar{Part: float64(min(w.RetainedBytes, w.BudgetBytes)), Whole: float64(max(w.BudgetBytes, 1)), Text: used}
 	t.Lines = []string{used}
-	if w.FullInSeconds != nil && w.RetainedBytes > w.BudgetBytes/10 {
+	switch {
+	case w.RetainedBytes >= w.BudgetBytes:
+		t.Lines = append(t.Lines, "the budget is used up")
+	case w.FullInSeconds != nil && w.RetainedBytes > w.BudgetBytes/10:
 		t.Lines = append(t.Lines, "used up in "+service.FormatLeft(seconds(*w.FullInSeconds)))
 	}
 	if w.SafeBytes != nil && w.RetainedBytes+*w.SafeBytes < w.BudgetBytes {

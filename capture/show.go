@@ -316,7 +316,7 @@ func (r *Report) wal() string {
 		text += ", falling"
 	case growth >= 1:
 		text += ", +" + service.FormatBytes(int64(growth)) + "/s"
-		if w.FullInSeconds != nil && w.RetainedBytes > w.BudgetBytes/10 {
+		if w.FullInSeconds != nil && *w.FullInSeconds > 0 && w.RetainedBytes > w.BudgetBytes/10 {
 			text += ", full in " + service.FormatDuration(seconds(*w.FullInSeconds))
 		}
 	}

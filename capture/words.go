@@ -217,7 +217,10 @@ func (st *Status) means(code trouble.Code) string {
 		return ""
 	}
 	text := fmt.Sprintf("nothing is lost: the source keeps its WAL, %s of %s", service.FormatBytes(st.WAL.RetainedBytes), service.FormatBytes(st.WAL.BudgetBytes))
-	if full := st.WAL.FullInSeconds; full != nil {
+	switch full := st.WAL.FullInSeconds; {
+	case full != nil && *full == 0:
+		text += "; the budget is used up"
+	case full != nil:
 		text += "; at this rate the budget is used up in " + service.FormatLeft(seconds(*full))
 	}
 	return text

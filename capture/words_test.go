@@ -148,3 +148,18 @@ func TestStatusText(t *testing.T) {
 		}
 	})
 }
+
+// A budget that is used up is not used up in a while.
+func TestBudgetIsUsedUp(t *testing.T) {
+	st := Status{WAL: WAL{RetainedBytes: 2 << 20, BudgetBytes: 1 << 20, GrowthBytesPerSecond: 1 << 10, FullInSeconds: new(0.0), AsOf: time.Now()}}
+	if got := st.means(trouble.KafkaUnreachable); got != "nothing is lost: the source keeps its WAL, 2.0 MiB of 1.0 MiB; the budget is used up" {
+		t.Errorf("it says %q", got)
+	}
+	if tile := st.page().Tiles[3]; tile.Lines[len(tile.Lines)-1] != "the budget is used up" {
+		t.Errorf("the page says %q", tile.Lines)
+	}
+	st.WAL.FullInSeconds = new(90.0)
+	if got := st.means(trouble.KafkaUnreachable); got != "nothing is lost: the source keeps its WAL, 2.0 MiB of 1.0 MiB; at this rate the budget is used up in about 90 s" {
+		t.Errorf("it says %q", got)
+	}
+}

@@ -195,6 +195,13 @@ func (s *sight) holds(next, end int64) bool {
 	return s.from == next
 }
 
+// failure says why the last look did not go well; "" where it did.
+func (o *outlook) failure() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.failed
+}
+
 func (o *outlook) fail(why string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

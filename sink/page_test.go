@@ -79,6 +79,7 @@ func TestSummary(t *testing.T) {
 			service.StateUpToDate, "is healthy", "",
 		},
 		{"parked", Status{Tables: []TableStatus{{Source: "a", Table: "public.x", State: service.StateUpToDate, Parked: 3}}}, service.StateUpToDate, "needs you: 3 rows are parked. All tables go on.", "parked"},
+		{"parked, paused", Status{Tables: []TableStatus{{Source: "a", Table: "public.x", State: service.StateUpToDate, Parked: 3}, table(service.StatePaused)}}, service.StatePaused, "needs you: 3 rows are parked. 1 table is paused.", "parked"},
 	} {
 		st := one.status
 		st.summarise()
@@ -161,6 +162,10 @@ func TestWaiting(t *testing.T) {
 		}
 		if st.tried(false) != "Kafka" || st.tried(true) != "Kafka" || (&Status{Waiting: st.Waiting[2:3]}).tried(true) != "" {
 			t.Error("it is not said for whom it waits")
+		}
+		st.Tables[0].Parked = 1
+		if st.tell(true, true, true); st.Headline != "needs you: 1 row is parked. It waits for Kafka." {
+			t.Errorf("%q", st.Headline)
 		}
 	})
 }

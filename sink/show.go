@@ -53,6 +53,9 @@ func (o *Operator) Ask(ctx context.Context, cfg Config, whom service.Whom) (*Rep
 	if st.State != service.StateNotRunning && empty(ctx, cfg) {
 		st.notRunning()
 	}
+	if failed := o.outlook.failure(); failed != "" {
+		why += "; " + failed
+	}
 	return &Report{Status: st, Asked: why}, nil
 }
 

@@ -17,7 +17,7 @@ import (
 // for page, terminal and JSON alike. It gives false if nothing needs anybody at once.
 func (st *Status) summarise() bool {
 	st.State = service.StateUpToDate
-	bad, parked := map[string]int{}, int64(0) // tables by state
+	bad, paused, parked := map[string]int{}, 0, int64(0) // tables by state
 	for i := range st.Tables {
 		if !service.Accepts(st.accept, trouble.Parked, st.Tables[i].name()) {
 			parked += st.Tables[i].Parked
@@ -25,6 +25,8 @@ func (st *Status) summarise() bool {
 		st.State = service.WorseState(st.State, st.Tables[i].State)
 		if state := st.Tables[i].State; service.Look(state).Colour == "red" {
 			bad[state]++
+		} else if state == service.StatePaused {
+			paused++
 		}
 	}
 	for i := range st.Sources {
@@ -34,7 +36,7 @@ func (st *Status) summarise() bool {
 	}
 	st.Needs, st.Accepted = service.Accepted(service.Needs(st.needs()), st.accept)
 	if len(bad) > 0 || parked > 0 {
-		st.Headline = needsYou(bad, len(st.Tables), parked)
+		st.Headline = needsYou(bad, len(st.Tables), paused, parked)
 		return true
 	}
 	st.Headline = st.sentence()
@@ -57,6 +59,10 @@ func (w words) put(st *Status) {
 // as was looked; waits that something is tried again and again.
 func (st *Status) tell(topics, looked, waits bool) {
 	if st.summarise() {
+		if waits { // nothing goes on
+			said, _, _ := strings.Cut(st.Headline, ". ")
+			st.Headline = strings.TrimSuffix(said, ".") + ". It waits for " + st.Waiting[0].whom() + "."
+		}
 		return
 	}
 	switch {
@@ -463,7 +469,7 @@ func (w *Waiting) whom() string {
 }
 
 // needsYou is the sentence about tables that do not go on by themselves, of each such state so many, and parked records.
-func needsYou(bad map[string]int, tables int, parked int64) string {
+func needsYou(bad map[string]int, tables, paused int, parked int64) string {
 	var what []string
 	all := 0
 	for _, one := range []struct{ state, is, are string }{
@@ -481,6 +487,8 @@ func needsYou(bad map[string]int, tables int, parked int64) string {
 	}
 	rest := ""
 	switch {
+	case paused > 0:
+		rest = fmt.Sprintf(" %s %s paused.", service.Plural(paused, "table"), service.Agree(paused, "is", "are"))
 	case all == 0:
 		rest = " All tables go on."
 	case all < tables:
