@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -33,10 +34,6 @@ type shapeColumn struct {
 	Source  string  `json:"source"` // name at the source
 	Target  string  `json:"target"`
 	Default *string `json:"default,omitempty"` // what rows have that were written before the source had the column
-}
-
-func (c shapeColumn) equal(other shapeColumn) bool {
-	return c.Source == other.Source && c.Target == other.Target && (c.Default == nil) == (other.Default == nil) && (c.Default == nil || *c.Default == *other.Default)
 }
 
 // renames gives what columns are called now that had other names. There are none where it cannot be told by a name whether it is one of before
@@ -494,7 +491,7 @@ func (e *evolution) remember(ctx context.Context, at change.Position) error {
 	//
 	//	partition 0: version 1, then version 2, which is noted in the open transaction
 	//	partition 1: version 1, by what was known before: it is refused, everything is taken back, and it comes to the same again
-	if e.feed.shape == nil || !maps.EqualFunc(e.feed.shape.Columns, now.Columns, shapeColumn.equal) {
+	if e.feed.shape == nil || !reflect.DeepEqual(e.feed.shape.Columns, now.Columns) {
 		e.s.w.forgetTarget(e.plan.Target)
 	}
 	if e.feed.shape != nil {
