@@ -398,3 +398,37 @@ func TestRowsThatAreThere(t *testing.T) {
 	w.complete(shop)
 	w.rows(`SELECT count(*) FROM public.orders WHERE id >= 3000`, "500")
 }
+
+// TestHalvesOfAKeyChangeApart: the halves come in two fetches; they must still be one move.
+func TestHalvesOfAKeyChangeApart(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Batch.Rows = 1
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "big text")
+	shop.tx(ins(r, 1, "BIG"))
+	var moves []event
+	for i := range 30 {
+		moves = append(moves, move(r, []any{i + 1}, i+2, keep)...)
+	}
+	shop.tx(moves...)
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT * FROM public.t`, "31|BIG")
+}
+
+// TestKeyChangeAcrossPartitions: the halves go to two partitions and are independent, the row whole.
+func TestKeyChangeAcrossPartitions(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", Mode: "append"})
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	shop.table(r, 4)
+	shop.tx(many(20, func(i int) event { return ins(r, i, "a") })...)
+	var moves []event
+	for i := range 20 {
+		moves = append(moves, move(r, []any{i}, i+100, "b")...)
+	}
+	shop.tx(moves...)
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT count(*), min(id), string_agg(DISTINCT v, ',') FROM public.t`, "20|100|b")
+}
