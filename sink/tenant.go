@@ -200,6 +200,10 @@ func (o *Operator) RemoveTenant(ctx context.Context, p *TenantPlan, reason strin
 	if err != nil {
 		return 0, err
 	}
+	// Sinks may have begun to write a table of it since somebody looked; behind the mark they do not.
+	if p, err = o.Tenant(ctx, p.Source); err != nil {
+		return 0, err
+	}
 	for _, f := range p.Feeds {
 		if err := o.session.RemoveRows(ctx, f, o.session.WhileRemoved(mark), func(rows int64) {
 			removed += rows

@@ -407,6 +407,31 @@ func TestTenantRemovalThatFails(t *testing.T) {
 	w.rows(`SELECT 'gone', id FROM public.gone UNION ALL SELECT 'kept', id FROM public.kept ORDER BY 1`, "gone|1", "kept|1")
 }
 
+// TestTenantRemovalAndLateTables: a table that comes while somebody is asked whether they mean it is removed with the others. What a
+// sink that was late has noted of a table after the end keeps nobody from bringing the tenant back.
+func TestTenantRemovalAndLateTables(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	a := w.source("a")
+	first, late := relation("first", "id integer key"), relation("late", "id integer key")
+	w.start(w.cfg)
+	a.tx(ins(first, 1))
+	w.complete(a)
+	o := w.operator()
+	asked := w.tenantPlan(o, "a")
+	a.tx(ins(late, 1))
+	w.complete(a)
+	if n, err := o.RemoveTenant(t.Context(), asked, "", untold); n != 2 || err != nil {
+		t.Fatalf("%d rows are removed: %v", n, err)
+	}
+	w.rows(`SELECT count(*) FROM public.late`, "0")
+	w.exec(`INSERT INTO tributary.feed VALUES ('warehouse', 'public', 'late', 'a', 'a.public.late')`)
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(a)
+	w.rows(`SELECT 'first', id FROM public.first UNION ALL SELECT 'late', id FROM public.late ORDER BY 1`, "first|1", "late|1")
+}
+
 // TestTenantRebuildThatIsDisturbed: somebody resumes the source while the rows of a table without key are removed; and the session that removes
 // them is ended, which is told of until a rebuild has come to its end.
 func TestTenantRebuildThatIsDisturbed(t *testing.T) {
