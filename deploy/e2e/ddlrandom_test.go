@@ -269,6 +269,9 @@ func (a *altering) mend(group string, told map[string]int) bool {
 			_, err := a.dwh.Exec(a.t.Context(), m[1])
 			did = append(did, fmt.Sprint(m[1], ": ", err))
 			if err != nil {
+				// It empties the column, of rows too that other partitions have brought in its new form.
+				a.unwitted[h.Table] = true
+				defer a.reload()
 				other := regexp.MustCompile(`(ALTER TABLE \S+ ALTER COLUMN (\S+) TYPE (.*))`).ReplaceAllString(m[1], `$1 USING NULL`)
 				_, err := a.dwh.Exec(a.t.Context(), other)
 				did = append(did, fmt.Sprint(other, ": ", err))
