@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -465,36 +464,6 @@ func TestKafkaAway(t *testing.T) {
 	w.loaded(shop, 50)
 }
 
-// TestBehindAsCapture: a warehouse that has all there is in Kafka is behind its source as capture is, be it that this is paused or that
-// it catches up.
-func TestBehindAsCapture(t *testing.T) {
-	w := newWorld(t)
-	shop, r := w.source("shop"), relation("t", "id integer key")
-	shop.tx(ins(r, 1))
-	s := w.start(w.cfg)
-	w.complete(shop)
-	age := func() any {
-		for _, src := range s.Status().Sources {
-			if src.AgeSeconds != nil {
-				if until := time.Since(*src.CompleteUntil).Seconds(); math.Abs(until-*src.AgeSeconds) > 1 {
-					t.Errorf("complete until %s, %f s ago", src.CompleteUntil, *src.AgeSeconds)
-				}
-				return int(*src.AgeSeconds) / 60
-			}
-		}
-		return "unknown"
-	}
-	w.eventually(0, age)
-	shop.behind = 10*time.Minute + time.Second
-	shop.tx(ins(r, 2))
-	w.complete(shop)
-	w.rows(`SELECT lag > '10 min' AND lag < '11 min', complete_ts > now() - interval '1 min' FROM tributary.progress`, "t|t") // it has the commit of now
-	w.eventually(10, age)
-	shop.behind = 0
-	shop.tx(ins(r, 3))
-	w.eventually(0, age)
-}
-
 func TestProgressAndFences(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.t"})
 	shop := w.source("shop")
@@ -550,19 +519,6 @@ func TestProgressAndFences(t *testing.T) {
 	w.complete(shop)
 	shop.tx()
 	w.rows(`SELECT count(*) FROM tributary.milestone`, "1")
-}
-
-func TestOffsetsForLagTools(t *testing.T) {
-	w := newWorld(t)
-	shop := w.source("shop")
-	r := relation("t", "id integer key")
-	shop.tx(ins(r, 1))
-	shop.tx(ins(r, 2))
-	w.start(w.cfg)
-	w.complete(shop)
-	// Two records and two commit markers.
-	w.eventually(int64(4), func() any { return committedOffset(t, shop, "warehouse", "shop.public.t") })
-	w.rows(`SELECT next_offset, applied_rows FROM tributary.checkpoint WHERE topic = 'shop.public.t'`, "4|2")
 }
 
 // TestRegistryAway: only what needs a new schema waits.

@@ -3,6 +3,7 @@ package sink_test
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -178,4 +179,47 @@ func TestMembersTellOfWholeSources(t *testing.T) {
 		one, two := tableOf(p.sinks[0].status(), "public.t0").RowsPerSec, tableOf(p.sinks[1].status(), "public.t0").RowsPerSec
 		return one != nil && two != nil && *one > 0 && *two > 0
 	})
+}
+
+// TestBehindAsCapture: a warehouse that has all there is in Kafka is behind its source as capture is, be it that this is paused or that
+// it catches up.
+func TestBehindAsCapture(t *testing.T) {
+	w := newWorld(t)
+	shop, r := w.source("shop"), relation("t", "id integer key")
+	shop.tx(ins(r, 1))
+	s := w.start(w.cfg)
+	w.complete(shop)
+	age := func() any {
+		for _, src := range s.Status().Sources {
+			if src.AgeSeconds != nil {
+				if until := time.Since(*src.CompleteUntil).Seconds(); math.Abs(until-*src.AgeSeconds) > 1 {
+					t.Errorf("complete until %s, %f s ago", src.CompleteUntil, *src.AgeSeconds)
+				}
+				return int(*src.AgeSeconds) / 60
+			}
+		}
+		return "unknown"
+	}
+	w.eventually(0, age)
+	shop.behind = 10*time.Minute + time.Second
+	shop.tx(ins(r, 2))
+	w.complete(shop)
+	w.rows(`SELECT lag > '10 min' AND lag < '11 min', complete_ts > now() - interval '1 min' FROM tributary.progress`, "t|t") // it has the commit of now
+	w.eventually(10, age)
+	shop.behind = 0
+	shop.tx(ins(r, 3))
+	w.eventually(0, age)
+}
+
+func TestOffsetsForLagTools(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	shop.tx(ins(r, 1))
+	shop.tx(ins(r, 2))
+	w.start(w.cfg)
+	w.complete(shop)
+	// Two records and two commit markers.
+	w.eventually(int64(4), func() any { return committedOffset(t, shop, "warehouse", "shop.public.t") })
+	w.rows(`SELECT next_offset, applied_rows FROM tributary.checkpoint WHERE topic = 'shop.public.t'`, "4|2")
 }

@@ -38,14 +38,6 @@ type fault struct {
 	strike  func(b *blow) error
 }
 
-// Kinds gives the kinds of faults.
-func Kinds() (kinds []string) {
-	for _, f := range faults() {
-		kinds = append(kinds, f.kind)
-	}
-	return slices.Compact(kinds)
-}
-
 func faults() []fault {
 	var all []fault
 	for _, s := range []struct{ name, kind string }{{"capture-a", "capture"}, {"sink-a", "sink"}, {"sink-b", "sink"}, {"whole-a", "whole sink"}, {"kept-a", "kept sink"}} {

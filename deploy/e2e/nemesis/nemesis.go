@@ -50,7 +50,7 @@ type Options struct {
 	// Patience is how long the warehouse may take to become complete, and a service to start or to end. 0 for what an idle
 	// machine never needs; with several runs at once on few cores more, so that a finding is one.
 	Patience time.Duration
-	Faults   []string // kinds to draw from; nil for all, see Kinds
+	Faults   []string // kinds to draw from; nil for all, see faults
 	Kills    int      // how often the recovery from each kind of kill is measured, in a round of its own; 0: not at all
 
 	Log io.Writer // told of each step, a line at a time
