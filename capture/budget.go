@@ -206,7 +206,10 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocke
 	defer b.mu.Unlock()
 	if slot == nil {
 		gone := b.seen.missing || !b.seen.at.IsZero()
-		b.samples, b.wal, b.level, b.alarm, b.seen = nil, WAL{BudgetBytes: b.limit}, -1, nil, standing{missing: gone}
+		b.samples, b.wal, b.level, b.alarm, b.seen = nil, WAL{BudgetBytes: b.limit}, -1, nil, standing{missing: gone, until: b.passed.until}
+		if gone {
+			b.wal.SlotStatus = slotMissing
+		}
 		return
 	}
 	before := b.seen

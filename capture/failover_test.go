@@ -40,6 +40,10 @@ func TestFindGapAfterFailover(t *testing.T) {
 	f(trouble.WrongSystem, whole, 1010, 4, past(3, 1005)) // a torn commit left more than the progress says
 	f(trouble.WrongSystem, whole, 980, 4, past(1, 10, 2, 20))
 	f(trouble.WrongSystem, whole, 980, 2, nil) // back in time
+	old := findGap(&publish.State{Progress: &whole}, slot, replication.System{Timeline: 2, Database: "d"}, nil, "s")
+	if !strings.HasPrefix(old.Hint, "look at source.dsn") { // an old primary that came back is not to be loaded into the warehouse
+		t.Errorf("the hint of an earlier timeline is %q", old.Hint)
+	}
 	inside := record.Progress{Timeline: 3, CommitLSN: 1500, EndLSN: 1000, Inside: 7}
 	f("", inside, 1500, 4, past(3, 1501))
 	f(trouble.WrongSystem, inside, 1500, 4, past(3, 1400))

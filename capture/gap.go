@@ -124,6 +124,11 @@ func findGap(state *publish.State, slot *catalog.Slot, system replication.System
 		e.Code, e.Cause = trouble.SlotLost, errors.New("the server dropped the WAL that the slot needed (wal_status is lost)")
 	case slot != nil && !ours(slot, system.Database):
 		return alien(slot)
+	case pr == nil && state.Newest.Era > 1:
+		// To begin with era 1 again would be to leave out all that comes: it stands below what the topics hold. What a first start
+		// leaves that never came to its progress is of era 1.
+		e.Cause = fmt.Errorf("the topics hold changes of era %d, of which the progress topic says nothing: it was deleted, or has lost its records", state.Newest.Era)
+		e.Means = "how far the source is published is not known; nothing was skipped silently, nothing was written"
 	case pr == nil:
 		return nil
 	case pr.SystemID != system.ID:
@@ -136,6 +141,12 @@ func findGap(state *publish.State, slot *catalog.Slot, system replication.System
 			e.Cause = fmt.Errorf("this server left timeline %d at %s, and transactions after that are published: a failover lost them", pr.Timeline, at)
 		}
 		e.Means = "what is published and this server's data differ; nothing was written"
+		if system.Timeline < pr.Timeline {
+			e.Cause = fmt.Errorf("the topics are of timeline %d, this server is still on %d: an old primary, whose successor has been captured, or a restore", pr.Timeline, system.Timeline)
+			e.Means = "it lacks what its successor has written, and what it has written since is in no topic; nothing was written"
+			e.Hint = "look at source.dsn: it has to lead to the successor. Capture goes on by itself when it does; see that this server takes no writes\n" +
+				"only if this server is meant, as after a restore:\n" + e.Hint
+		}
 	case slot == nil:
 		e.Code, e.Cause = trouble.SlotMissing, fmt.Errorf("it is gone; published is everything up to %s", change.LSN(pr.EndLSN))
 	case slot.ConfirmedFlushLSN > change.LSN(pr.EndLSN):

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -8,10 +9,13 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sr"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
@@ -143,6 +147,43 @@ func TestRegistryGivesNumbersAgain(t *testing.T) {
 		}
 		must(t, stop())
 	})
+}
+
+// Where Kafka has lost everything, and the registry with it, a capture that runs begins again with the numbers that this one gives: who
+// reads the new topics finds their schemas.
+func TestKafkaAndRegistryLost(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables+"create table a_first (id int primary key);")
+	m := r.moves(kafkatest.Registry(t))
+	_, stop := r.start()
+	r.exec("insert into item values (1, 'one'); drop table a_first") // the numbers are others then
+	r.fence()
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...))
+	must(t, err)
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	topics, err := admin.ListTopics(t.Context())
+	must(t, err)
+	for _, name := range topics.Names() {
+		if strings.HasPrefix(name, r.config.Source.Name+".") {
+			_, err = admin.DeleteTopic(t.Context(), name)
+			must(t, err)
+		}
+	}
+	empty := kafkatest.Registry(t)
+	m.becomes(empty)
+	r.exec(fmt.Sprintf(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '%s'`, r.config.Source.slot()))
+	eventually(t, "the schemas are registered anew", func() bool {
+		return slices.Contains(subjectsAt(t, empty), r.config.Source.Name+".public.item-value")
+	})
+	r.moves(empty) // whose reader knows no other
+	r.exec("insert into item values (2, 'two')")
+	r.fence()
+	r.same("public", "item")
+	must(t, stop())
+	_, stop = r.start()
+	r.exec("insert into item values (3, 'three')")
+	r.fence()
+	must(t, stop())
 }
 
 // A capture that runs goes on with the numbers that it has, and says what is lost. It takes no number of a registry that has lost

@@ -287,7 +287,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	all.State(descState, service.CaptureStates, st.State, st.Source)
 	set(descActive, service.Bool(g.c.active.Load()))
 	set(descLag, service.Known(begun, st.LagSeconds))
-	set(descLagBytes, service.Known(begun, float64(st.ToPublish)))
+	set(descLagBytes, service.Known(begun && st.counted(), float64(st.ToPublish)))
 	set(descCaughtUp, service.Known(begun, until(st.ETASeconds, st.ToPublish > 0)))
 	set(descKept, service.Known(seen, float64(st.WAL.RetainedBytes)))
 	set(descBudget, float64(st.WAL.BudgetBytes))

@@ -87,6 +87,8 @@ func (st *Status) tiles() []page.Tile {
 	switch {
 	case !st.looked():
 		publish.Value, publish.Lines = behind.Value, behind.Lines
+	case !st.counted():
+		publish.Value, publish.Lines = "–", []string{"there is no slot to count it by"}
 	case st.ETASeconds != nil && st.LagSeconds > freshness.Seconds():
 		publish.Lines = []string{service.FormatLeft(seconds(*st.ETASeconds))}
 	case st.Falling && st.LagSeconds > freshness.Seconds():

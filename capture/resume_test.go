@@ -172,6 +172,45 @@ func TestSomebodyElseWrites(t *testing.T) {
 	r.exact("item")
 }
 
+// Without its progress topic a source would begin with era 1 again, and of topics that are of a later era take in nothing. Capture says
+// so, and goes on in an era behind theirs.
+func TestProgressTopicLost(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	_, stop := r.start()
+	r.exec(`insert into item values (1, 'one'), (2, 'two')`)
+	r.fence()
+	must(t, stop())
+	eventually(t, "the slot is free", func() bool {
+		_, err := r.conn.Exec(t.Context(), fmt.Sprintf("select pg_drop_replication_slot('%s')", r.config.Source.slot()))
+		return err == nil
+	})
+	r.options.OnGap = GapResnapshot
+	c, stop := r.start()
+	r.fence()
+	must(t, stop())
+	if era := c.Status().Era; era != 2 {
+		t.Fatalf("era %d", era)
+	}
+	r.exec(`delete from item where id = 1; insert into item values (3, 'three')`)
+
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...))
+	must(t, err)
+	defer client.Close()
+	_, err = kadm.NewClient(client).DeleteTopic(t.Context(), record.ProgressTopic(r.config.Source.Name))
+	must(t, err)
+	r.options.OnGap = GapStop
+	r.fails(trouble.Gap)
+	r.options.OnGap = GapResnapshot
+	c, stop = r.start()
+	r.exec(`insert into item values (4, 'four')`)
+	r.fence()
+	must(t, stop())
+	if era := c.Status().Era; era != 3 {
+		t.Errorf("era %d", era)
+	}
+	r.same("public", "item")
+}
+
 // Readers lack what a broker acknowledged: here its topic was made anew. Capture does not go on as if nothing was;
 // --on-gap=resnapshot reads everything again.
 func TestAcknowledgedAndLost(t *testing.T) {

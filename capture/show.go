@@ -234,6 +234,8 @@ func (r *Report) facts() []terminal.Fact {
 	}
 	switch {
 	case unseen:
+	case !r.counted():
+		add("to publish", "-", "there is no slot to count it by")
 	case down:
 		add("to publish", service.FormatBytes(r.ToPublish), "")
 	default:

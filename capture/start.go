@@ -160,7 +160,9 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 			return err
 		}
 	}
-	if !c.streamed { // what the registry said to an attempt that failed counts only once it is known to have its schemas
+	// What the registry said to an attempt that failed counts only once it is known to have its schemas; and where Kafka has nothing, not
+	// even what was published a moment ago, the registry may be as empty: its schemas are often in a topic of that Kafka.
+	if !c.streamed || state.Progress == nil {
 		c.registry.Forget()
 	}
 	if err := s.takeUp(ctx, state.Progress, tables, asOf); err != nil {
@@ -321,8 +323,11 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 	s.streamed, s.endLSN, s.progressEnd = confirmed, confirmed, confirmed
 	if pr == nil || newEra {
 		s.era = 1
+		if newEra {
+			s.era = state.Newest.Era + 1 // of partitions: the progress may be lost
+		}
 		if pr != nil {
-			s.era = pr.Era + 1
+			s.era = max(s.era, pr.Era+1)
 		}
 		// A later commit may begin just where the slot's consistent point is; snapshot rows must be below it.
 		s.lastCommit = confirmed - 1

@@ -233,7 +233,11 @@ func (c *Capture) statusWith(shown func(TableStatus) TableStatus) Status {
 	st.Wanted, st.Publications, st.MemoryBytes, st.Configuration = c.config.Source.Tables, []string{names.Full, names.Insert}, service.Memory(), c.shown
 	c.budget.tell(&st)
 	st.BySQL, st.Paused = c.bySQL(), tellPause(c.pausing.holds(), c.pausing.limit.Load())
-	if look := c.budget.standing(); !look.at.IsZero() && !st.SeenAt.IsZero() && now.Sub(st.SeenAt) > staleAfter {
+	switch look := c.budget.standing(); {
+	case st.SeenAt.IsZero() || now.Sub(st.SeenAt) <= staleAfter:
+	case look.missing: // what is committed is not published, however little it is
+		st.LagSeconds = lateness(now, time.Time{}, st.PublishedTime, look.until).Seconds()
+	case !look.at.IsZero():
 		// The session does not say any more how far behind it is, which grows.
 		st.ToPublish, st.ServerLSN = look.toPublish, look.server.String()
 		if st.LagSeconds = 0; st.ToPublish > 0 {

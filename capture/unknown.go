@@ -15,6 +15,9 @@ func known[T any](v T, is bool) *T {
 // looked says whether it is known how far behind the capture is. Who asks the source and Kafka instead of the service has just done so.
 func (st *Status) looked() bool { return !st.SeenAt.IsZero() || st.Since.IsZero() }
 
+// counted says whether it is known how much WAL is to be published: without a slot nobody counts it.
+func (st *Status) counted() bool { return st.looked() && (st.WAL.SlotStatus != slotMissing || st.PublishedLSN == "") }
+
 // plain is a Status without its own way to JSON.
 type plain Status
 
@@ -27,7 +30,7 @@ type statusJSON struct {
 
 func (st *Status) json() statusJSON {
 	looked := st.looked()
-	return statusJSON{(*plain)(st), known(st.LagSeconds, looked), known(st.ToPublish, looked)}
+	return statusJSON{(*plain)(st), known(st.LagSeconds, looked), known(st.ToPublish, st.counted())}
 }
 
 // MarshalJSON is for who embeds no Status.
