@@ -2,10 +2,14 @@ package sink_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
@@ -114,4 +118,36 @@ func TestProgressTopicMadeAnew(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestProgressMadeAnew: where Kafka has lost everything a source counts from the beginning again. Up to where it is complete stood where
+// it had been, and was told as if all were well.
+func TestProgressMadeAnew(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	shop.era = 2
+	r := relation("t", "id integer key")
+	for i := range 5 {
+		shop.tx(ins(r, i))
+	}
+	s := w.start(w.cfg)
+	w.complete(shop)
+	deleteTopic(t, shop, "shop.public.t")
+	deleteTopic(t, shop, record.ProgressTopic("shop"))
+	lsn := shop.lsn
+	shop = w.source("shop")
+	shop.lsn = lsn
+	shop.tx(ins(r, 7))
+	w.rows(`SELECT topic FROM tributary.quarantine WHERE code = 'topic-recreated' ORDER BY 1`, "shop.public.t", record.ProgressTopic("shop"))
+	w.eventually(true, func() any {
+		return slices.ContainsFunc(s.Status().Needs, func(n service.Need) bool {
+			return n.Code == trouble.TopicRecreated && n.Subject == record.ProgressTopic("shop")
+		})
+	})
+	w.exec(`DELETE FROM tributary.checkpoint WHERE topic LIKE 'shop.%'; DELETE FROM tributary.quarantine`)
+	w.complete(shop)
+	w.rows(`SELECT s.era, p.complete_lsn > '0/1', p.fences FROM tributary.source s JOIN tributary.progress p USING (grp, source)`, "1|t|{}")
+	w.eventually(true, func() any {
+		return !slices.ContainsFunc(s.Status().Needs, func(n service.Need) bool { return n.Code == trouble.TopicRecreated })
+	})
 }

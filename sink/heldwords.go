@@ -3,6 +3,7 @@ package sink
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 // held tells of the tables that errors hold: one by one, and together where several of a source have the same.
@@ -40,6 +42,32 @@ func (st *Status) held() (all []service.Need) {
 		}
 	}
 	return all
+}
+
+// unfollowedOf gives the troubles of progress topics by which the tables of their source are not held: it is not known any more how far
+// those sources are complete.
+func unfollowedOf(rules *rule.Set, troubles map[string]*Trouble) (all []*Trouble) {
+	for _, topic := range slices.Sorted(maps.Keys(troubles)) {
+		if source, ok := record.ParseProgressTopic(topic); ok && !rules.Whole(source) {
+			all = append(all, troubles[topic])
+		}
+	}
+	return all
+}
+
+// unfollowed tells of a progress topic that is held.
+func unfollowed(t *Trouble) service.Need {
+	source, _ := record.ParseProgressTopic(t.Topic)
+	n := service.Need{
+		Code: trouble.Code(t.Code), Urgent: true, Subject: t.Topic, Since: t.Since, Why: t.Message,
+		What:  fmt.Sprintf("%s is held: how far %s is complete is not known any more", t.Topic, source),
+		Means: "tables go on, or tell themselves why not; tributary.progress stands where it is, and who waits for it waits",
+		Do:    service.Steps(strings.ReplaceAll(t.Hint, "SOURCE/TABLE", service.Quote(source))),
+	}
+	if !strings.Contains(t.Hint, "sink resume") {
+		n.Do = append(n.Do, service.Step{Command: "sink resume " + service.Quote(source), Note: "when that is mended"})
+	}
+	return n
 }
 
 // whereabouts is what tells one record of a topic from another.

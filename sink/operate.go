@@ -372,6 +372,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 	for _, q := range quarantines {
 		quarantined[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
 	}
+	st.unfollowed = unfollowedOf(o.rules, quarantined)
 	late := lateness(sources)
 	tables = slices.DeleteFunc(tables, func(t warehouse.Table) bool {
 		route, ok := matchTopic(o.rules, t.Topic)

@@ -59,8 +59,9 @@ type Status struct {
 	// would be shown to somebody who is on another host and needs no token.
 	Configuration string `json:"configuration,omitempty"`
 
-	accept []service.Accept
-	wants  []string // tables that rules are of
+	accept     []service.Accept
+	wants      []string   // tables that rules are of
+	unfollowed []*Trouble // of progress topics, see unfollowedOf
 }
 
 // Lock is one in the warehouse that somebody else holds.
@@ -212,6 +213,7 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 	if !s.cfg.HTTP.ShowsKeys() {
 		st.hideKeys(troubles)
 	}
+	st.unfollowed = unfollowedOf(s.rules, troubles)
 	topics := slices.Clone(overview.Topics)
 	for _, topic := range overview.Unrouted {
 		if s.consumed(topic) {

@@ -39,6 +39,11 @@ func (st *Status) summarise() bool {
 		st.Headline = needsYou(bad, len(st.Tables), paused, parked)
 		return true
 	}
+	if n := len(st.unfollowed); n > 0 {
+		st.State = service.WorseState(st.State, service.StateQuarantined)
+		st.Headline = fmt.Sprintf("needs you: how far %s %s complete is not known any more. Tables go on.", service.Plural(n, "source"), service.Agree(n, "is", "are"))
+		return true
+	}
 	st.Headline = st.sentence()
 	return false
 }
@@ -231,6 +236,9 @@ func (st *Status) completeTo(behind string) string {
 func (st *Status) needs() []service.Need {
 	var all []service.Need
 	all = append(all, st.held()...)
+	for _, t := range st.unfollowed {
+		all = append(all, unfollowed(t))
+	}
 	var behind []string
 	for i := range st.Tables {
 		t := &st.Tables[i]
