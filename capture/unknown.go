@@ -16,7 +16,9 @@ func known[T any](v T, is bool) *T {
 func (st *Status) looked() bool { return !st.SeenAt.IsZero() || st.Since.IsZero() }
 
 // counted says whether it is known how much WAL is to be published: without a slot nobody counts it.
-func (st *Status) counted() bool { return st.looked() && (st.WAL.SlotStatus != slotMissing || st.PublishedLSN == "") }
+func (st *Status) counted() bool {
+	return st.looked() && (st.WAL.SlotStatus != slotMissing || st.PublishedLSN == "")
+}
 
 // plain is a Status without its own way to JSON.
 type plain Status
