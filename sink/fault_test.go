@@ -404,6 +404,39 @@ func TestFullForOneTable(t *testing.T) {
 	w.eventually(0, func() any { return len(s.Status().Waiting) })
 }
 
+// TestFullAtStart: a sink that starts while the warehouse's disk is full cannot claim what Kafka gives it. Nobody reads its tables, and they say so.
+func TestFullAtStart(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v integer")
+	shop.table(r, 1)
+	s := w.start(w.cfg)
+	shop.tx(ins(r, 1, 1))
+	w.complete(shop)
+	s.stop()
+	shop.tx(many(100, func(i int) event { return ins(r, 2+i, 2) })...)
+	w.exec(`CREATE FUNCTION public.no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$`)
+	w.exec(`CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON tributary.checkpoint FOR EACH ROW EXECUTE FUNCTION public.no_room()`)
+	s = w.start(w.cfg)
+	told := func() any {
+		st, text := s.Status(), ""
+		for i := range st.Tables {
+			text += st.Tables[i].Table + " " + st.Tables[i].State + " " + st.Tables[i].WaitingOn + "; "
+		}
+		for i := range st.Sources {
+			text += st.Sources[i].Name + " " + st.Sources[i].State + "; "
+		}
+		for i := range st.Needs {
+			text += string(st.Needs[i].Code) + "; "
+		}
+		return text + st.State
+	}
+	w.eventually("public.t waiting the warehouse; shop waiting; warehouse-full; waiting", told)
+	w.exec(`DROP TRIGGER no_room ON tributary.checkpoint`)
+	w.complete(shop)
+	w.eventually("public.t up_to_date ; shop up_to_date; up_to_date", told)
+}
+
 // TestWarehouseGoesBack: a warehouse that has crashed, or a standby in its place, has not all that was confirmed. Nothing is
 // written any more that would find it out.
 func TestWarehouseGoesBack(t *testing.T) {

@@ -128,7 +128,7 @@ func TestWaitsInMetrics(t *testing.T) {
 func TestFreshnessOfRules(t *testing.T) {
 	s := idle(t, true)
 	for topic, want := range map[string]float64{"shop.public.orders": 5, "shop.public.items": 60} {
-		st, ok := s.tableStatus(topic, nil, nil, warehouse.TableProgress{}, &Status{})
+		st, ok := s.tableStatus(topic, nil, nil, warehouse.TableProgress{}, false, &Status{})
 		if !ok || st.FreshnessSeconds != want {
 			t.Errorf("%s: %v, want %v", topic, st.FreshnessSeconds, want)
 		}

@@ -222,7 +222,7 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 	}
 	slices.Sort(topics)
 	for _, topic := range topics {
-		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], st); ok {
+		if t, ok := s.tableStatus(topic, byTopic[topic], troubleOf(s.rules, troubles, topic), snapshots[topic], overview.Claiming[leading(s.rules, topic)], st); ok {
 			if t.BehindSeconds == nil && t.State == service.StateUpToDate && late(t.Source).Seconds() > t.FreshnessSeconds {
 				t.State = service.StateCatchingUp // as far as the source's progress tells; its member knows better
 			}

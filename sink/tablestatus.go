@@ -115,10 +115,15 @@ func (t *Trouble) stops() bool {
 
 // troubleOf gives the trouble of a topic's table: its own, or that of its source if that is written as a whole.
 func troubleOf(rules *rule.Set, troubles map[string]*Trouble, topic string) *Trouble {
+	return troubles[leading(rules, topic)]
+}
+
+// leading gives the topic by whose partitions a sink has those of a topic: itself, or the progress of a source that is written as a whole.
+func leading(rules *rule.Set, topic string) string {
 	if source, _, _, ok := record.ParseTopic(topic); ok && rules.Whole(source) {
-		topic = record.ProgressTopic(source)
+		return record.ProgressTopic(source)
 	}
-	return troubles[topic]
+	return topic
 }
 
 // lasted gives for how long what makes the table's state has lasted when it is one.
@@ -129,7 +134,7 @@ func (t *TableStatus) lasted() time.Duration {
 	return 0
 }
 
-func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows warehouse.TableProgress, st *Status) (TableStatus, bool) {
+func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows warehouse.TableProgress, claiming bool, st *Status) (TableStatus, bool) {
 	route, ok := s.match(topic)
 	if !ok {
 		return TableStatus{}, false
@@ -196,7 +201,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	switch {
 	case barrier:
 		f.Barred, out.WaitingOn = true, waitBarrier
-	case f.Known && out.Partitions > 0 && st.tried(false) != "":
+	case (claiming || f.Known && out.Partitions > 0) && st.tried(false) != "":
 		f.Barred, out.WaitingOn = true, st.tried(false)
 	case out.Partitions == 0 && st.tried(true) != "": // which may be why it is nobody's
 		f.Barred, out.WaitingOn = true, st.tried(true)

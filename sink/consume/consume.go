@@ -132,6 +132,7 @@ type Consumer struct {
 	noting   bool               // when records arrive
 	waits    time.Time          // since when what the client has fetched waits for room; of the fetching goroutine
 	moves    int64              // rebalances
+	claiming map[string]bool    // topics of which partitions were given to this member and are not claimed yet
 }
 
 type key struct {
@@ -153,7 +154,7 @@ func New(cfg Config) (*Consumer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Consumer{cfg: cfg, largest: firstGuess, changed: make(chan struct{}), parts: map[key]*Partition{}, topics: map[string]topic{}, sources: map[string]*sourceState{}}
+	c := &Consumer{cfg: cfg, largest: firstGuess, changed: make(chan struct{}), parts: map[key]*Partition{}, topics: map[string]topic{}, sources: map[string]*sourceState{}, claiming: map[string]bool{}}
 	life, end := context.WithCancel(context.Background())
 	c.end = end
 	opts = append(opts,

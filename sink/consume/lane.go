@@ -2,6 +2,7 @@ package consume
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -313,11 +314,12 @@ func (c *Consumer) Views() []View {
 
 // Overview is what is known of the consumer as a whole.
 type Overview struct {
-	Ready      bool      // topics have been looked for at least once
-	Asked      time.Time // since when Kafka owes the answer to such a look; zero: it owes none
-	Topics     []string  // that are consumed, by any member
-	Unrouted   []string  // that no rule wants
-	Bytes      int64     // of records held
+	Ready      bool            // topics have been looked for at least once
+	Asked      time.Time       // since when Kafka owes the answer to such a look; zero: it owes none
+	Topics     []string        // that are consumed, by any member
+	Unrouted   []string        // that no rule wants
+	Claiming   map[string]bool // topics of which this member has been given partitions, and has none to read before they are claimed
+	Bytes      int64           // of records held
 	Limit      int64
 	Rebalances int64
 	Retention  map[string]time.Duration // how long Kafka keeps records of each topic, where that is known; KeptForEver
@@ -327,7 +329,7 @@ type Overview struct {
 func (c *Consumer) Overview() Overview {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o := Overview{Ready: c.ready, Asked: c.asked, Unrouted: slices.Clone(c.unrouted), Bytes: c.bytes, Limit: c.cfg.Memory, Rebalances: c.moves, Retention: c.retained}
+	o := Overview{Ready: c.ready, Asked: c.asked, Unrouted: slices.Clone(c.unrouted), Bytes: c.bytes, Limit: c.cfg.Memory, Rebalances: c.moves, Claiming: maps.Clone(c.claiming), Retention: c.retained}
 	for name := range c.topics {
 		o.Topics = append(o.Topics, name)
 	}

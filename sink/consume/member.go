@@ -78,6 +78,18 @@ func (c *Consumer) assign(ctx context.Context, offsets map[string]map[int32]kgo.
 }
 
 func (c *Consumer) claim(ctx context.Context, requests []Request) (starts []Start, err error) {
+	c.mu.Lock()
+	for _, r := range requests {
+		c.claiming[r.Topic] = true
+	}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, r := range requests {
+			delete(c.claiming, r.Topic)
+		}
+	}()
 	err = retry.Keep(ctx, retry.Backoff{Max: 5 * time.Second}, func(ctx context.Context) error {
 		starts, err = c.cfg.Claim(ctx, requests)
 		return err
