@@ -446,10 +446,12 @@ func (v *supervisor) pause(ctx context.Context, held map[*consume.Partition]*hol
 func (v *supervisor) moved(unowned map[warehouse.Place]bool) {
 	for _, view := range v.s.consumer.Views() {
 		p := view.Partition
-		if view.Held != nil || !unowned[warehouse.Place{Topic: p.Topic, Partition: p.Number}] {
+		if !unowned[warehouse.Place{Topic: p.Topic, Partition: p.Number}] {
 			continue
 		}
-		v.s.holdMoved(p)
+		if view.Held == nil || errors.Is(view.Held, errBarrier) { // the others wait there for one that is owned
+			v.s.holdMoved(p)
+		}
 	}
 }
 

@@ -550,3 +550,32 @@ func TestTenantVerbsAreRefused(t *testing.T) {
 	fails(o, "a", "topic a.public.t of group other writes the same rows")
 	w.rows(`SELECT count(*) FROM public.t`, "2")
 }
+
+// TestRebuildAtATruncate: a partition that waits at a TRUNCATE for one that is held begins anew with the others.
+func TestRebuildAtATruncate(t *testing.T) {
+	for id := 100; id < 103; id++ { // in one partition or the other
+		t.Run(fmt.Sprint(id), func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+			a := w.source("a")
+			r := relation("t", "id integer key", "v text")
+			a.table(r, 2)
+			a.snapshot(r, true)
+			w.start(w.cfg)
+			a.tx(many(20, func(i int) event { return ins(r, i, "a") })...)
+			w.complete(a)
+			w.exec(`ALTER TABLE public.t ADD CONSTRAINT good CHECK (v <> 'bad')`)
+			a.tx(ins(r, id, "bad"))
+			a.tx(trunc(r))
+			a.tx(many(10, func(i int) event { return ins(r, i, "b") })...)
+			w.rows(`SELECT count(*) FROM tributary.quarantine`, "1")
+			w.rows(`SELECT count(*) FROM tributary.checkpoint WHERE barrier_lsn > lsn`, "1")
+			w.exec(`ALTER TABLE public.t DROP CONSTRAINT good`)
+			o := w.operator()
+			if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", untold); err != nil {
+				t.Fatal(err)
+			}
+			w.complete(a)
+			w.rows(`SELECT count(*), min(v) FROM public.t`, "10|b")
+		})
+	}
+}
