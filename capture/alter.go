@@ -152,15 +152,52 @@ func (s *session) lookForMissed(ctx context.Context) error {
 	return nil
 }
 
-// makeUp has t, of which events are missing in its topic, loaded anew.
+// makeUp has t, whose topic lacks events or has those of another table, loaded anew.
 func (s *session) makeUp(t *table, reason string) {
 	if s.config.Snapshot.Mode == "never" {
-		s.log.Warn("changes are missing, and the table is not read again: snapshot.mode is never",
+		s.log.Warn("topic and table differ, and the table is not read again: snapshot.mode is never",
 			"table", t.name(), "reason", reason, "hint", "capture snapshot --reload --table "+t.name())
 		return
 	}
-	s.log.Warn("changes are missing: the table is loaded anew", "table", t.name(), "reason", reason)
+	s.log.Warn("topic and table differ: the table is loaded anew", "table", t.name(), "reason", reason)
 	s.request(t, &SnapshotRequest{Reload: true})
+}
+
+// An earlier table of a name may have events to come when the later one is known already:
+//
+//	while capture is away: INSERT of row 5 into t, which was empty; DROP TABLE t; CREATE TABLE t, with another key
+//	session: adopts the later t, whose topic holds nothing yet, and reads it
+//	stream:  row 5 of the earlier one, published behind the rows of the later one
+//
+// No event tells that row 5 is gone: so the later one is read behind a reload, once the stream is where the catalog has it.
+
+// named gives the table that has rel's name in the catalog, if it is another one than rel; nil for none.
+func (s *session) named(rel *schema.Relation) *table {
+	for oid, t := range s.tables {
+		if oid != rel.OID && t.catalog != nil && t.catalog.Relation.Schema == rel.Schema && t.catalog.Relation.Name == rel.Name {
+			return t
+		}
+	}
+	return nil
+}
+
+// overtaken is called for an event of a table whose name t.later has by now.
+func (s *session) overtaken(ctx context.Context, t *table) error {
+	later := t.later
+	t.later = nil
+	if s.tables[later.catalog.Relation.OID] != later || later.pub == nil || later.progress.Held != nil ||
+		later.snapshot != nil && later.progress.Reload && s.streamed < later.snapshot.from {
+		return nil
+	}
+	from, err := s.catalog.WALPosition(ctx)
+	if err != nil {
+		return err
+	}
+	s.makeUp(later, "an earlier table of its name had changes to come")
+	if later.snapshot != nil {
+		later.snapshot.from = from
+	}
+	return nil
 }
 
 // remember notes t's place in its publication. Where it is another one, of the same level, somebody else has taken the table out, or

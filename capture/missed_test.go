@@ -86,6 +86,38 @@ func TestEarlierTableOfTheName(t *testing.T) {
 	}
 }
 
+// TestLastWordsOfAnEarlierTable: while capture is away, a table is written to, dropped, and made anew. The later table is known before the
+// rows of the earlier one come, which are in the topic all the same: they go when those of the later one have come.
+func TestLastWordsOfAnEarlierTable(t *testing.T) {
+	for name, c := range map[string]struct{ before, between string }{
+		"the topic is empty":     {},
+		"it is to be read anew":  {before: `insert into t values (1, 'old'), (2, 'old')`},
+		"somebody asks for that": {`insert into t values (1, 'old'), (2, 'old')`, `select pg_logical_emit_message(true, 'tributary', '{"snapshot": {"tables": ["public.t"], "reload": true}}')`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 0, kafkatest.Fake(t), `create table t (id int primary key, v text); `+c.before)
+			r.config.Source.Refresh = time.Hour
+			_, stop := r.start()
+			r.fence()
+			must(t, stop())
+			r.exec(`insert into t values (55, 'last words')`)
+			if c.between != "" {
+				r.exec(c.between)
+			}
+			r.exec(`insert into t values (56, 'last words')`)
+			r.exec(`drop table t`)
+			r.exec(`create table t (id int, k int, v text, primary key (id, k))`)
+			r.exec(`insert into t values (1, 1, 'new')`)
+			_, stop = r.start()
+			eventually(t, "the topic has the rows", func() bool {
+				r.fence()
+				return slices.Equal(r.read("public", "t").rows, r.source("public.t"))
+			})
+			must(t, stop())
+		})
+	}
+}
+
 // TestPublicationAltered: somebody takes a table out of its publication, or has it published in part, for a while or for good.
 // What happens to it meanwhile is not in the stream.
 func TestPublicationAltered(t *testing.T) {

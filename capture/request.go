@@ -176,7 +176,7 @@ func (q *SnapshotRequest) fits(rel *schema.Relation) error {
 // request begins to read t again. A read that is under way begins anew, and what it was to bring is brought still.
 func (s *session) request(t *table, q *SnapshotRequest) {
 	keyless := len(t.pub.Relation.Key) == 0
-	where, columns, rate, reload, after := q.Where, q.Columns, q.Rate, q.Reload || keyless, uint32(0)
+	where, columns, rate, reload, after, from := q.Where, q.Columns, q.Rate, q.Reload || keyless, uint32(0), change.LSN(0)
 	if keyless {
 		where, columns, rate = "", nil, 0 // its rows cannot be told apart: all or none, and its stream waits for them
 	}
@@ -187,7 +187,7 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 		} else {
 			columns = slices.Concat(columns, t.progress.Columns)
 		}
-		after = t.snapshot.after
+		after, from = t.snapshot.after, t.snapshot.from
 		reload = reload || t.progress.Reload
 		switch {
 		case where == "" || t.progress.Where == "" || t.snapshot.single(): // such a row need not fit any condition
@@ -201,7 +201,7 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 	t.progress.Done = true // what was read before does not count
 	t.progress.Asked, t.progress.Where, t.progress.Columns, t.progress.Whole = q.ID, where, columns, whole
 	s.want(t, after, reload)
-	t.snapshot.by = q.By
+	t.snapshot.by, t.snapshot.from = q.By, from
 	t.progress.Rate, t.progress.GivenUp = rate, false
 	s.alarms.clear(trouble.SnapshotFailed, subject(t.name()))
 }

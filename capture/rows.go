@@ -57,6 +57,11 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 		t.txAt, t.txOrdinal = s.tx.CommitLSN, 0
 	}
 	t.txOrdinal++
+	if t.later != nil && s.event(change.Create, t).Position.Compare(s.reached) > 0 { // else the progress has what it led to
+		if err := s.overtaken(ctx, t); err != nil {
+			return err
+		}
+	}
 	return s.setAside(t, do(t))
 }
 
@@ -95,6 +100,10 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	}
 	t.message, t.pending = t.pending, nil
 	t.seenAt = s.tx.CommitLSN
+	t.later = nil
+	if known == nil || known.Relation.Schema != rel.Schema || known.Relation.Name != rel.Name {
+		t.later = s.named(rel)
+	}
 	s.comeBack(t)
 	s.follow(t, rel)
 	return nil

@@ -108,6 +108,7 @@ type table struct {
 	seen     *schema.Relation // the version that the stream was at last; pub may be ahead of it, see alter.go
 	seenAt   change.LSN       // commit LSN of the row that told of it; 0 where none has
 	missed   bool             // it has left the captured names, and rows of it were left out
+	later    *table           // that has by now the name under which t is published, see alter.go; nil where none is known
 	altered  *alteration      // what the watcher has found changed, until the stream is there
 	snapshot *tableSnapshot   // nil when there is nothing to be read
 	read     *TableSnapshot   // the read that has ended last; nil where none has

@@ -298,7 +298,7 @@ func (s Source) judge(err error) error {
 		return fmt.Errorf("%w: %w", ErrCondition, postgres.Describe(err))
 	}
 	switch state {
-	case "42703", "42P01", "42704", "42883": // column, table, type or operator is gone
+	case "42703", "42P01", "3F000", "42704", "42883": // column, table, schema, type or operator is gone
 		return fmt.Errorf("%w: %w", ErrSchemaChanged, postgres.Describe(err))
 	case "":
 		return err

@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -45,6 +46,19 @@ func TestTruncateWaitsForARead(t *testing.T) {
 		must(t, err)
 		if rows != 5000 {
 			t.Errorf("%d: %d rows were read, want 5000", major, rows)
+		}
+	}
+}
+
+// A table whose name has gone has changed, whatever part of the name it was.
+func TestNameIsGone(t *testing.T) {
+	reader, err := snapshot.Open(t.Context(), pgtest.Database(t, pgtest.Shared(t, pgtest.DefaultMajor)), "test")
+	must(t, err)
+	defer reader.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // the test is over
+	for _, in := range []string{"public", "gone"} {
+		rel := &schema.Relation{Schema: in, Name: "gone", Key: []int{0}, Columns: []schema.Column{{Name: "k", AttNum: 1, Type: schema.Type{OID: 23, Name: "integer"}}}}
+		if _, err := reader.Chunk(t.Context(), snapshot.Source{Relation: rel}, snapshot.Range{}, snapshot.Limits{Rows: 1, Bytes: 1}); !errors.Is(err, snapshot.ErrSchemaChanged) {
+			t.Errorf("%s: %v", in, err)
 		}
 	}
 }
