@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -22,17 +21,11 @@ import (
 // comes to hold what the source holds; or it is told of a table that it does not, and what is told brings it there. TRIBUTARY_SEED repeats
 // what a seed does, as far as time lets it; TRIBUTARY_RANDOM_DDL says from how many seeds, the next ones, and for longer each.
 func TestRandomDDL(t *testing.T) {
-	seed, seeds, rounds := uint64(1004), 1, 2
-	number := func(name string, into func(uint64)) {
-		if text := os.Getenv(name); text != "" {
-			n, err := strconv.ParseUint(text, 10, 64)
-			must(t, err)
-			into(n)
-		}
+	seed, seeds, rounds := setting(t, "TRIBUTARY_SEED", 1004), setting(t, "TRIBUTARY_RANDOM_DDL", 0), 3
+	if seeds == 0 {
+		seeds, rounds = 1, 2
 	}
-	number("TRIBUTARY_SEED", func(n uint64) { seed = n })
-	number("TRIBUTARY_RANDOM_DDL", func(n uint64) { seeds, rounds = int(n), 3 }) //nolint:gosec // some
-	for i := range uint64(seeds) {                                               //nolint:gosec // some
+	for i := range seeds {
 		t.Run(fmt.Sprintf("seed%d", seed+i), func(t *testing.T) { alterAtRandom(t, seed+i, rounds) })
 	}
 }

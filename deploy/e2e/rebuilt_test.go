@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -202,12 +201,7 @@ func (n *named) write(t *testing.T, conn *pgx.Conn, r *rand.Rand) {
 // rows are written. The rules follow. A warehouse that lives through all of it has what one has that is made from the topics in the
 // end, and what the source has. TRIBUTARY_SEED repeats a run.
 func TestRebuiltAsLive(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv("TRIBUTARY_SEED"); text != "" {
-		var err error
-		seed, err = strconv.ParseUint(text, 10, 64)
-		must(t, err)
-	}
+	seed := setting(t, "TRIBUTARY_SEED", uint64(time.Now().UnixNano()))
 	t.Logf("TRIBUTARY_SEED=%d", seed)
 	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's
 	kafka, registry := kafkatest.Fake(t), kafkatest.Registry(t)

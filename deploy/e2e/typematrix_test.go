@@ -42,12 +42,7 @@ type tried struct {
 // columns, in arrays, under domains, as keys and in tables without a key, and compares the texts: in targets of the same
 // types, and in targets where every column is text. docs/types.md is what it has seen.
 func TestTypes(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("TRIBUTARY_SEED"); s != "" {
-		var err error
-		seed, err = strconv.ParseUint(s, 10, 64)
-		must(t, err)
-	}
+	seed := setting(t, "TRIBUTARY_SEED", uint64(time.Now().UnixNano()))
 	t.Logf("TRIBUTARY_SEED=%d", seed)
 	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // it is to be repeatable
 	var list []*tried

@@ -10,7 +10,6 @@ import (
 	osexec "os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -211,15 +210,7 @@ func (o *operated) heed() bool {
 		for _, step := range n.Do {
 			words := strings.Fields(step.Command)
 			if table, ok := strings.CutPrefix(step.Command, "capture snapshot --wait --table "); ok {
-				for _, s := range o.tenants {
-					for _, subject := range append(n.Subjects, n.Subject) {
-						if subject == s.name+"/"+table && time.Since(o.asked[subject]) > 5*time.Second {
-							o.asked[subject] = time.Now()
-							o.say("%s of %s is read again", table, s.name)
-							exec(o.t, s.conn, `select pg_logical_emit_message(true, 'tributary', $1)`, fmt.Sprintf(`{"snapshot": {"tables": [%q]}}`, table))
-						}
-					}
-				}
+				o.readAgain(table, append(n.Subjects, n.Subject))
 				break
 			}
 			if len(words) > 2 && words[0] == "sink" && slices.Contains([]string{"resume", "tenant"}, words[1]) && !slices.Contains(did, step.Command) {
@@ -231,6 +222,19 @@ func (o *operated) heed() bool {
 		}
 	}
 	return len(st.Needs) == 0
+}
+
+// readAgain has the captures read a table again, of the tenants among subjects, but not before one that was asked for had its time.
+func (o *operated) readAgain(table string, subjects []string) {
+	for _, s := range o.tenants {
+		subject := s.name + "/" + table
+		if !slices.Contains(subjects, subject) || time.Since(o.asked[subject]) <= 5*time.Second {
+			continue
+		}
+		o.asked[subject] = time.Now()
+		o.say("%s of %s is read again", table, s.name)
+		exec(o.t, s.conn, `select pg_logical_emit_message(true, 'tributary', $1)`, fmt.Sprintf(`{"snapshot": {"tables": [%q]}}`, table))
+	}
 }
 
 // settle ends all pauses, brings back who was removed, does what the status says, and waits until all is in that was written.
@@ -307,18 +311,7 @@ func (o *operated) compare() {
 // TestRandomVerbs: whatever somebody does with tenants, and wherever they are interrupted, what the status says then is to be done brings
 // the warehouse to hold what the tenants' databases hold. TRIBUTARY_SEED makes another run of it, TRIBUTARY_ROUNDS a longer one.
 func TestRandomVerbs(t *testing.T) {
-	seed := uint64(1)
-	if text := os.Getenv("TRIBUTARY_SEED"); text != "" {
-		var err error
-		seed, err = strconv.ParseUint(text, 10, 64)
-		must(t, err)
-	}
-	rounds := 2
-	if text := os.Getenv("TRIBUTARY_ROUNDS"); text != "" {
-		var err error
-		rounds, err = strconv.Atoi(text)
-		must(t, err)
-	}
+	seed, rounds := setting(t, "TRIBUTARY_SEED", 1), setting(t, "TRIBUTARY_ROUNDS", 2)
 	t.Logf("TRIBUTARY_SEED=%d", seed)
 	kafka, registry := kafkatest.Fake(t), kafkatest.Registry(t)
 	cluster := pgtest.Shared(t, pgtest.DefaultMajor)
