@@ -317,7 +317,7 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 // plans applies the rules to the newest version of the tables that the registry has.
 func (s *Sink) plans(ctx context.Context, c *checker, topics []string) map[string]*rule.Plan {
 	plans := map[string]*rule.Plan{}
-	newest, err := newestPlans(ctx, s.registry, s.rules, topics)
+	newest, err := newestPlans(ctx, s.registry, s.rules, s.latest, topics)
 	if err != nil {
 		c.Failed("schemas", err)
 		return plans

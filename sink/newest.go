@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/consume"
@@ -63,6 +65,24 @@ func (n *newest) of(ctx context.Context, topic string, again bool) (id int, reac
 		s.read = time.Now()
 	}
 	return s.schemas[topic], s.reached, nil
+}
+
+// schema gives the schema of a topic's newest version and its number: as the source's progress tells, else (of a
+// source without one, a table that it does not have yet) as the registry does.
+func (n *newest) schema(ctx context.Context, client *registry.Client, topic string) (id int, text string, err error) {
+	if id, _, err = n.of(ctx, topic, false); err != nil {
+		return 0, "", err
+	}
+	if id == 0 {
+		id, err = client.Latest(ctx, topic+"-value")
+	}
+	if err == nil {
+		text, err = client.Schema(ctx, id)
+	}
+	if err != nil {
+		return 0, "", schemaTrouble(fmt.Sprintf("topic %q", topic), err)
+	}
+	return id, text, nil
 }
 
 // read reads the end of a source's progress topic.

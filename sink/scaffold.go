@@ -136,7 +136,7 @@ func findTables(ctx context.Context, cfg Config, pattern string) (map[string]*fo
 	if err != nil {
 		return nil, 0, err
 	}
-	tables, sources := map[string]*found{}, map[string]bool{}
+	latest, tables, sources := newNewest(cfg.Kafka, service.Log(cfg.Log)), map[string]*found{}, map[string]bool{}
 	for _, topic := range topics.Names() {
 		source, schemaName, table, ok := record.ParseTopic(topic)
 		if _, wanted := set.Source(source); !ok || !wanted {
@@ -151,7 +151,7 @@ func findTables(ctx context.Context, cfg Config, pattern string) (map[string]*fo
 		sources[source] = true
 		f.sources = append(f.sources, source)
 		if f.relation == nil {
-			if f.relation, err = latest(ctx, reg, topic); err != nil {
+			if f.relation, err = relationOf(ctx, latest, reg, topic); err != nil {
 				return nil, 0, err
 			}
 		}
@@ -162,18 +162,14 @@ func findTables(ctx context.Context, cfg Config, pattern string) (map[string]*fo
 	return tables, len(sources), nil
 }
 
-// latest gives the newest relation that the registry has of a topic; nil where it has none that is ours.
-func latest(ctx context.Context, reg *registry.Client, topic string) (*schema.Relation, error) {
-	id, err := reg.Latest(ctx, topic+"-value")
-	var text string
-	if err == nil {
-		text, err = reg.Schema(ctx, id)
-	}
+// relationOf gives the relation of the newest version of a topic's table; nil where there is none that is ours.
+func relationOf(ctx context.Context, latest *newest, reg *registry.Client, topic string) (*schema.Relation, error) {
+	_, text, err := latest.schema(ctx, reg, topic)
 	if errors.Is(err, registry.ErrUnknownSchema) {
 		return nil, nil //nolint:nilnil // a topic without records has none yet
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look up the schema of topic %q: %w", topic, err)
+		return nil, err
 	}
 	decoder, err := record.NewDecoder(text)
 	if err != nil {

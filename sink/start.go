@@ -78,7 +78,7 @@ func (s *Sink) misfits(ctx context.Context, known []string) (all []misfit, err e
 	if err != nil {
 		return nil, kafka.Trouble("list topics of", "Kafka", err)
 	}
-	plans, err := newestPlans(ctx, s.registry, s.rules, s.unproven(known, topics.Names()))
+	plans, err := newestPlans(ctx, s.registry, s.rules, s.latest, s.unproven(known, topics.Names()))
 	if err != nil {
 		return nil, err
 	}

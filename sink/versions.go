@@ -95,15 +95,11 @@ func (t *top) over(r *kgo.Record, id int) bool {
 	return err == nil && h.known && h.position.Compare(t.reached) <= 0
 }
 
-// newest gives decoder and plan for the newest schema that the registry has of a topic.
+// newest gives decoder and plan for the newest version of a topic's table.
 func (vs *versions) newest(ctx context.Context, topic string) (*versionPlan, error) {
-	id, err := vs.registry.Latest(ctx, topic+"-value")
-	var text string
-	if err == nil {
-		text, err = vs.registry.Schema(ctx, id)
-	}
+	id, text, err := vs.latest.schema(ctx, vs.registry, topic)
 	if err != nil {
-		return nil, schemaTrouble(fmt.Sprintf("topic %q", topic), err)
+		return nil, err
 	}
 	r := &kgo.Record{Topic: topic, Value: record.AppendFrame(nil, id)}
 	if _, err := record.NewDecoder(text); errors.Is(err, record.ErrDebezium) { // which columns are the key is told by its schema alone
@@ -130,7 +126,7 @@ const (
 
 // newestPlans applies the rules to the newest version of the table of each topic, in the order of topics. err is for a
 // registry that cannot be asked; the first topic that shows it ends the looking.
-func newestPlans(ctx context.Context, client *registry.Client, rules *rule.Set, topics []string) ([]newestPlan, error) {
+func newestPlans(ctx context.Context, client *registry.Client, rules *rule.Set, latest *newest, topics []string) ([]newestPlan, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := make([]newestPlan, len(topics))
@@ -138,7 +134,7 @@ func newestPlans(ctx context.Context, client *registry.Client, rules *rule.Set, 
 	var group sync.WaitGroup
 	for range min(lookups, len(topics)) {
 		group.Go(func() {
-			versions := newVersions(client, rules, nil)
+			versions := newVersions(client, rules, latest)
 			for i := int(next.Add(1)) - 1; i < len(topics) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
 				out[i].topic = topics[i]
 				attempt, done := context.WithTimeout(ctx, lookupTimeout)
