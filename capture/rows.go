@@ -41,7 +41,9 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 		}
 	}
 	if t.progress.Held != nil {
-		s.meter.skipped.WithLabelValues(skipHeld).Inc()
+		if s.event(change.Create, t).Position.Compare(s.reached) > 0 { // else it was counted by who read it first
+			s.meter.skipped.WithLabelValues(skipHeld).Inc()
+		}
 		return nil
 	}
 	if t.pending != nil {

@@ -115,11 +115,13 @@ func TestMembersTellOfEachOther(t *testing.T) {
 			}
 		}
 		o := w.operator()
+		// The marker behind what was written before may be behind the checkpoint, or not: then it is one of the records.
+		marked := strings.NewReplacer(", 11 records", ", 10 records", ">11<", ">10<")
 		p.late(elsewhere, 5, func(name string) {
 			for i, s := range p.sinks {
 				w.eventually("1 h behind, 10 records", func() any { // after some seconds its owner says what it waits for
 					_, far, _ := strings.Cut(says(tableOf(s.status(), name)), ", ")
-					return far
+					return marked.Replace(far)
 				})
 				if got := tableOf(s.status(), name).Partitions; got != i {
 					t.Errorf("sink %d has %d partitions of it", i, got)
@@ -128,14 +130,14 @@ func TestMembersTellOfEachOther(t *testing.T) {
 					_, html := s.get("/")
 					_, row, _ := strings.Cut(html, ">"+p.shop.name+"/"+name+"</a>")
 					row, _, _ = strings.Cut(row, "</tr>")
-					return strings.Contains(row, `data-label="behind">1 h `) && strings.Contains(row, `data-label="records">10<`)
+					return strings.Contains(row, `data-label="behind">1 h `) && strings.Contains(marked.Replace(row), `data-label="records">10<`)
 				})
 			}
 			r, err := o.Ask(t.Context(), w.cfg, service.Whom{Direct: true})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := says(tableOf(r.Status, name)); got != "catching_up, 1 h behind, 10 records" {
+			if got := marked.Replace(says(tableOf(r.Status, name))); got != "catching_up, 1 h behind, 10 records" {
 				t.Errorf("without a sink it is %s", got)
 			}
 		})
