@@ -92,7 +92,7 @@ func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Loo
 		p.over.Store(time.Now().UnixNano())
 		p.ended = asked.Since
 		c.log.Warn("the pause has ended by itself", "reason", over, "paused_since", asked.Since, "by", asked.By)
-		if err := cat.EndPause(ctx, c.config.Source.publications()); err != nil {
+		if err := cat.EndThisPause(ctx, c.config.Source.publications(), asked); err != nil {
 			c.log.Warn("the source says still that it is paused; it is not", service.Err(err))
 		}
 	default:

@@ -82,6 +82,20 @@ func TestPause(t *testing.T) {
 	must(t, stop())
 	r.progressGrows()
 
+	// Whoever has looked, was stopped, and goes on ends no pause that somebody has asked for meanwhile.
+	cat, err := catalog.Open(t.Context(), r.dsn, "test")
+	must(t, err)
+	defer cat.Close(t.Context())
+	must(t, verbs.Pause(t.Context(), PauseRequest{Reason: "first"}))
+	looked, err := cat.Look(t.Context(), r.config.Source.slot(), r.config.Source.publications())
+	must(t, err)
+	looked.Pause.Until = looked.Now
+	must(t, verbs.Pause(t.Context(), PauseRequest{Reason: "second"}))
+	c.obey(t.Context(), cat, looked)
+	if p, err := verbs.Paused(t.Context()); err != nil || p == nil || p.Reason != "second" {
+		t.Errorf("a later pause was ended: %+v, %v", p, err)
+	}
+
 	r.exec(`comment on publication ` + r.config.Source.publications().Full + ` is 'mine'`)
 	if err := verbs.Pause(t.Context(), PauseRequest{}); trouble.CodeOf(err) != trouble.Publication {
 		t.Errorf("a comment of somebody else is written over: %v", err)

@@ -310,17 +310,15 @@ func (o *Operator) emptyKeyless(ctx context.Context, p *TenantPlan, told func(ta
 	resume = func() error { return nil }
 	pause, err := o.pauseOf(ctx, p.Source)
 	if err == nil && pause == nil {
-		pause = &warehouse.Pause{Reason: rebuildPause}
-		err = o.Pause(ctx, p.Source, "", rebuildPause, 0)
+		if err = o.Pause(ctx, p.Source, "", rebuildPause, 0); err == nil {
+			pause, err = o.pauseOf(ctx, p.Source)
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	if pause.Reason == rebuildPause { // perhaps of one before, which has failed
-		resume = func() error {
-			_, err := o.Resume(context.WithoutCancel(ctx), warehouse.Going{Source: p.Source})
-			return err
-		}
+	if pause != nil && pause.Reason == rebuildPause { // perhaps of one before, which has failed
+		resume = func() error { return o.session.EndPause(context.WithoutCancel(ctx), *pause) }
 	}
 	keyless := slices.DeleteFunc(slices.Clone(p.Feeds), func(f warehouse.Feed) bool { return len(f.Key) > 0 })
 	err = o.session.TakeAway(ctx, p.Source, keyless...)

@@ -482,6 +482,46 @@ func TestTenantRebuildThatIsDisturbed(t *testing.T) {
 	}
 }
 
+// TestTenantRebuildThatIsOvertaken: a rebuild that was stopped for long, and goes on, brings no tenant back that somebody has removed meanwhile, and
+// ends no pause of somebody's.
+func TestTenantRebuildThatIsOvertaken(t *testing.T) {
+	w := newWorld(t)
+	a, r := w.source("a"), relation("t", "v text")
+	w.start(w.cfg)
+	a.tx(many(100, func(i int) event { return ins(r, i) })...)
+	w.complete(a)
+	o, other := w.operator(), w.operator()
+	meanwhile := func(do func() error) (err error) {
+		t.Helper()
+		once := true
+		return o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", func(string, int64) {
+			if once {
+				if err := do(); err != nil {
+					t.Error(err)
+				}
+			}
+			once = false
+		})
+	}
+	if err := meanwhile(func() error { return other.Pause(t.Context(), "a", "", "a person", 0) }); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT reason FROM tributary.control`, "a person")
+	if _, err := other.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT count(*) FROM public.t`, "100")
+	err := meanwhile(func() error {
+		_, err := other.RemoveTenant(t.Context(), w.tenantPlan(other, "a"), "", untold)
+		return err
+	})
+	if trouble.CodeOf(err) != trouble.RuleConflict || !strings.Contains(err.Error(), "removed meanwhile") {
+		t.Errorf("a rebuild of what was removed meanwhile: %v", err)
+	}
+	w.rows(`SELECT removed FROM tributary.control`, "t")
+	w.rows(`SELECT count(*) FROM public.t`, "0")
+}
+
 // TestRebuildOfWhatNoRuleWrites: rows that would not come again stay, and nobody waits for them.
 func TestRebuildOfWhatNoRuleWrites(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.*"})

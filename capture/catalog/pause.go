@@ -89,9 +89,19 @@ func (c *Catalog) SetPause(ctx context.Context, p Publications, lasts time.Durat
 	return c.setComment(ctx, p, postgres.Literal(pausePrefix+string(text)))
 }
 
-// EndPause ends a pause.
+// EndPause ends the pause that there is.
 func (c *Catalog) EndPause(ctx context.Context, p Publications) error {
 	return c.setComment(ctx, p, "NULL")
+}
+
+// EndThisPause ends a pause if it is still the one that there is: whoever has looked long ago, as it was stopped, must not end one that
+// somebody has asked for since.
+func (c *Catalog) EndThisPause(ctx context.Context, p Publications, pause *Pause) error {
+	now, _, err := c.Pause(ctx, p)
+	if err != nil || now == nil || !now.Since.Equal(pause.Since) {
+		return err
+	}
+	return c.EndPause(ctx, p)
 }
 
 func (c *Catalog) setComment(ctx context.Context, p Publications, literal string) error {

@@ -136,6 +136,18 @@ func (s *Session) SetPause(ctx context.Context, p Pause) error {
 	})
 }
 
+// EndPause ends a pause if it is still the one that there is: somebody may have asked for another since, or removed the source.
+func (s *Session) EndPause(ctx context.Context, p Pause) error {
+	return s.inTx(ctx, "end the pause of", p.Subject(), func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `DELETE FROM tributary.control WHERE grp = $1 AND source = $2 AND "table" = $3 AND since = $4 AND NOT removed`,
+			s.w.cfg.Group, p.Source, p.Table, p.Since)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		return s.operation(ctx, tx, Operation{Verb: "resume", Subject: p.Subject(), Reason: p.Reason, Outcome: "1 pause ended"})
+	})
+}
+
 // Resumed is what Resume did.
 type Resumed struct {
 	Pauses      []string

@@ -399,6 +399,9 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 			topics = append(topics, f.Topic)
 		}
 		slices.Sort(topics)
+		if err := s.notRemoved(ctx, tx, source); err != nil {
+			return err
+		}
 		if err := s.takeAway(ctx, tx, topics); err != nil {
 			return err
 		}
@@ -442,6 +445,19 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 		}
 		return s.operation(ctx, tx, Operation{Verb: "tenant rebuild", Subject: source, After: map[string]any{"topics": topics}, Reason: reason, Outcome: "begun"})
 	})
+}
+
+// notRemoved refuses a source that somebody has removed meanwhile.
+func (s *Session) notRemoved(ctx context.Context, tx pgx.Tx, source string) error {
+	var removed bool
+	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tributary.control WHERE grp = $1 AND source = $2 AND "table" = '' AND removed)`, s.w.cfg.Group, source).Scan(&removed)
+	if err == nil && removed {
+		err = &trouble.Error{
+			Code: trouble.RuleConflict, Op: "rebuild", Subject: fmt.Sprintf("tenant %q", source), Cause: errors.New("it was removed meanwhile"),
+			Means: "nothing of it is read anew", Hint: "sink tenant resume " + service.Quote(source) + " reads all of it",
+		}
+	}
+	return err
 }
 
 // readAgain has the newest progress record of a source that is written as a whole read once more, by which its tables come to the state that they had:
