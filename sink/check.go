@@ -213,6 +213,10 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		c.Warn(trouble.NoTopics, "topics", text, hints...)
 	}
 	plans := s.plans(ctx, c, slices.Concat(matched...))
+	var targets []rule.Target
+	for _, plan := range plans {
+		targets = append(targets, plan.Target)
+	}
 	c.checkSharing(shareTargets(routes), plans)
 	if up {
 		s.checkFormer(ctx, c, session, routes)
@@ -227,7 +231,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		c.OK(fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: %s", s.rules.From(i), service.Plural(len(names), "table")))
 		for _, name := range names {
 			if plan := plans[name]; plan != nil && up {
-				s.checkTarget(ctx, c, session, plan)
+				s.checkTarget(ctx, c, session, plan, targets)
 			}
 		}
 	}
@@ -268,10 +272,10 @@ func (s *Sink) unmatched(topics []string) string {
 	return strings.Join(hints, "; ")
 }
 
-func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.Session, plan *rule.Plan) {
+func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.Session, plan *rule.Plan, targets []rule.Target) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	in, err := session.Inspect(ctx, plan)
+	in, err := session.Inspect(ctx, plan, targets...)
 	if err != nil {
 		c.Failed("target", err)
 		return

@@ -49,6 +49,10 @@ func TestCheck(t *testing.T) {
 	want(1, `FAIL  target         write to column "note" of table "public.bad"`)
 	w.exec(`ALTER TABLE public.bad ALTER note TYPE text`)
 	want(0, `CREATE UNIQUE INDEX CONCURRENTLY ON "public"."bad" ("id");`)
+	w.exec(`CREATE SCHEMA sales; CREATE TABLE sales.t (id integer PRIMARY KEY, note text);
+		ALTER TABLE public.bad ADD CONSTRAINT of_t FOREIGN KEY (id) REFERENCES sales.t ON DELETE CASCADE`)
+	want(2, "constraint of_t of table public.bad, FOREIGN KEY (id) REFERENCES sales.t(id) ON DELETE CASCADE", "ALTER TABLE public.bad DROP CONSTRAINT of_t;")
+	w.exec(`ALTER TABLE public.bad DROP CONSTRAINT of_t; DROP SCHEMA sales CASCADE`)
 	two.tx(ins(relation("t", "id integer key", "note text"), 1, "x"))
 	want(1, "FAIL  sid            shop.public.t and two.public.t write sales.t")
 	tables := w.cfg.Tables

@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
@@ -158,6 +159,8 @@ func TestTargetThatSomebodyAlters(t *testing.T) {
 	const audit = `CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 		CREATE TRIGGER audit BEFORE DELETE ON public.t FOR EACH ROW EXECUTE FUNCTION public.audit();`
 	const plain = `CREATE TABLE public.t (id integer PRIMARY KEY, v integer);`
+	const parted = `CREATE TABLE public.t (id integer PRIMARY KEY, v integer) PARTITION BY RANGE (id); CREATE TABLE public.t_1 PARTITION OF public.t DEFAULT;`
+	auditPart := strings.Replace(audit, "ON public.t ", "ON public.t_1 ", 1)
 	r := relation("t", "id integer key", "v integer")
 	again := many(1000, func(i int) event { return snap(r, i, i) }) // so many that they are copied
 	for _, c := range []struct {
@@ -174,6 +177,15 @@ func TestTargetThatSomebodyAlters(t *testing.T) {
 		},
 		{"a trigger more", plain, `CREATE TABLE public.other (t integer REFERENCES public.t (id)); ` + audit, []event{del(r, 1)}, "row-count", "1000|1000|499500"},
 		{"a trigger that was off", plain + audit + `ALTER TABLE public.t DISABLE TRIGGER audit`, `ALTER TABLE public.t ENABLE TRIGGER audit`, []event{del(r, 1)}, "row-count", "1000|1000|499500"},
+		{"a trigger of a partition", parted, auditPart, []event{del(r, 1)}, "row-count", "1000|1000|499500"},
+		{"one that was off", parted + auditPart + `ALTER TABLE public.t_1 DISABLE TRIGGER audit`, `ALTER TABLE public.t_1 ENABLE TRIGGER audit`, []event{del(r, 1)}, "row-count", "1000|1000|499500"},
+		{
+			"a partition with a trigger",
+			parted + `CREATE TABLE public.other (LIKE public.t INCLUDING INDEXES); INSERT INTO public.other SELECT 2000, 0;` + strings.Replace(audit, "ON public.t ", "ON public.other ", 1),
+			`ALTER TABLE public.t ATTACH PARTITION public.other FOR VALUES FROM (2000) TO (3000)`,
+			[]event{del(r, 2000)},
+			"row-count", "1001|1001|499500",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -192,6 +204,65 @@ func TestTargetThatSomebodyAlters(t *testing.T) {
 			w.rows(`SELECT count(*), count(DISTINCT id), sum(v) FROM public.t`, c.rows)
 		})
 	}
+}
+
+// TestForeignKeysThatChangeRows: a foreign key between targets has the warehouse delete or alter rows that their source has.
+func TestForeignKeysThatChangeRows(t *testing.T) {
+	parent, child := relation("parent", "id integer key"), relation("child", "id integer key", "p integer")
+	const tables = `CREATE TABLE public.parent (id integer PRIMARY KEY); CREATE TABLE public.child (id integer PRIMARY KEY, p integer);`
+	const plain = `ALTER TABLE public.child ADD CONSTRAINT "of parent" FOREIGN KEY (p) REFERENCES public.parent (id)`
+	const partitioned = `CREATE TABLE public.parent (id integer PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE public.parent_1 PARTITION OF public.parent DEFAULT;
+		CREATE TABLE public.child (id integer PRIMARY KEY, p integer) PARTITION BY RANGE (id); CREATE TABLE public.child_1 PARTITION OF public.child DEFAULT;`
+	for _, c := range []struct{ name, before, between, hint string }{
+		{"on delete cascade", tables, plain + ` ON DELETE CASCADE`, `ALTER TABLE public.child DROP CONSTRAINT "of parent";`},
+		{"on delete set null", tables, plain + ` ON DELETE SET NULL`, `ALTER TABLE public.child DROP CONSTRAINT "of parent";`},
+		{"on update cascade", tables, plain + ` ON UPDATE CASCADE`, `ALTER TABLE public.child DROP CONSTRAINT "of parent";`},
+		{"of partitioned ones", partitioned, plain + ` ON DELETE CASCADE`, `ALTER TABLE public.child DROP CONSTRAINT "of parent";`},
+		{
+			"of one partition each", partitioned, `ALTER TABLE public.child_1 ADD CONSTRAINT own FOREIGN KEY (p) REFERENCES public.parent_1 (id) ON DELETE CASCADE`,
+			`ALTER TABLE public.child_1 DROP CONSTRAINT own;`,
+		},
+		{"of no target", tables, `CREATE TABLE public.other (p integer REFERENCES public.parent (id) ON DELETE CASCADE)`, ""},
+		{"that is off", tables, plain + ` ON DELETE CASCADE; ALTER TABLE public.parent DISABLE TRIGGER ALL`, ""},
+		{"no action", tables, plain + ` DEFERRABLE`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			shop := w.source("shop")
+			w.exec(c.before)
+			w.start(w.cfg)
+			shop.tx(ins(parent, 1), ins(parent, 2))
+			shop.tx(ins(child, 1, 2))
+			w.complete(shop)
+			w.exec(c.between)
+			shop.tx(del(parent, 1))
+			if c.hint == "" {
+				w.complete(shop)
+				w.rows(`SELECT id FROM public.parent`, "2")
+				return
+			}
+			w.rows(`SELECT code, table_name, split_part(hint, E'\n', 1) FROM tributary.quarantine`, "target-type|public.parent|"+c.hint)
+			shop.tx(del(parent, 2), ins(parent, 3)) // the child is still 2's when the record of the parent is read
+			w.rows(`SELECT id, p FROM public.child`, "1|2")
+			w.exec(c.hint)
+			if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
+				t.Fatal(err)
+			}
+			w.complete(shop)
+			w.rows(`SELECT id FROM public.parent`, "3")
+			w.rows(`SELECT id, p FROM public.child`, "1|2")
+		})
+	}
+	t.Run("of one that becomes a target", func(t *testing.T) {
+		w := newWorld(t)
+		shop := w.source("shop")
+		w.exec(tables + plain + ` ON DELETE CASCADE`)
+		w.start(w.cfg)
+		shop.tx(ins(parent, 1))
+		w.complete(shop)
+		shop.tx(ins(child, 1, 1))
+		w.rows(`SELECT code, table_name FROM tributary.quarantine`, "target-type|public.child")
+	})
 }
 
 // TestInsertedRowsThatAreKeptOut: a trigger keeps rows of nothing but a key out, of which each may have been there.

@@ -21,8 +21,10 @@ import (
 const columnForm = `format('%s %s %s %s %s%s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attcollation)`
 
 // tableForm is what a table of pg_class c is: one whose triggers, rules, policies or unique indexes change, or that is SET UNLOGGED,
-// is looked at again.
-const tableForm = `format('%s;%s;%s;%s;%s,', c.relpersistence,
+// is looked at again. Of a partitioned one each flush would have to ask for all partitions, and for the triggers of each: it goes by
+// which they are, one level down, and by the newest trigger of the database, whose ever it is.
+const tableForm = `format('%s;%s;%s;%s;%s;%s,', c.relpersistence,
+	CASE WHEN c.relkind = 'p' THEN (SELECT format('%s %s', sum(i.inhrelid::bigint), (SELECT max(g.oid) FROM pg_trigger g)) FROM pg_inherits i WHERE i.inhparent = c.oid) END,
 	CASE WHEN c.relhastriggers THEN (SELECT string_agg(g.oid::text || g.tgenabled::text, ' ' ORDER BY g.oid) FROM pg_trigger g WHERE g.tgrelid = c.oid) END,
 	CASE WHEN c.relhasrules THEN (SELECT string_agg(w.oid::text || w.ev_enabled::text, ' ' ORDER BY w.oid) FROM pg_rewrite w WHERE w.ev_class = c.oid) END,
 	CASE WHEN c.relrowsecurity THEN c.relforcerowsecurity || (SELECT string_agg(p.oid || ' ' || p.xmin, ' ' ORDER BY p.oid) FROM pg_policy p WHERE p.polrelid = c.oid) END,

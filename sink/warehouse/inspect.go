@@ -70,8 +70,9 @@ type Inspection struct {
 	Missing    bool  // the target is not there yet
 }
 
-// Inspect does what Prepare would do for a plan, and rolls it back.
-func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, err error) {
+// Inspect does what Prepare would do for a plan, and rolls it back. beside are targets of other plans, of which nothing may have been
+// written yet.
+func (s *Session) Inspect(ctx context.Context, plan *rule.Plan, beside ...rule.Target) (in Inspection, err error) {
 	if err := s.open(ctx); err != nil {
 		return in, err
 	}
@@ -80,8 +81,8 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan) (in Inspection, 
 		return in, s.broken("look at", targetName(plan), err)
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	s.inspecting, s.changes = true, nil
-	defer func() { s.inspecting = false }()
+	s.inspecting, s.changes, s.beside = true, nil, beside
+	defer func() { s.inspecting, s.beside = false, nil }()
 	in.Rows = -1
 	var target *Target
 	// Not to stand in anybody's way for long.

@@ -3,10 +3,12 @@ package warehouse
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -18,14 +20,15 @@ type guards struct {
 	inserts bool // triggers may keep rows out: one that is to be inserted may be there
 }
 
-// nature looks at what a target is beside its columns, and refuses one that a crash of the warehouse would empty, or whose rows the
-// role of sink does not see all of.
-func nature(ctx context.Context, tx pgx.Tx, plan *rule.Plan, table string) (g guards, err error) {
+// nature looks at what a target is beside its columns, and refuses one that a crash of the warehouse would empty, whose rows the
+// role of sink does not see all of, or of which a foreign key has the warehouse change rows of a target by itself.
+func (s *Session) nature(ctx context.Context, tx pgx.Tx, plan *rule.Plan, table string) (g guards, err error) {
 	var unlogged, role string
 	var hidden bool
+	// Of a trigger of a partition, form.go does not tell that it is enabled.
 	err = tx.QueryRow(ctx, `
 		WITH part AS (SELECT $1::text::regclass::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree($1::text::regclass)),
-		     before AS (SELECT g.tgtype FROM pg_trigger g JOIN part ON part.oid = g.tgrelid WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & (2 | 64) <> 0),
+		     before AS (SELECT g.tgtype FROM pg_trigger g JOIN part ON part.oid = g.tgrelid WHERE NOT g.tgisinternal AND (g.tgenabled <> 'D' OR g.tgrelid <> $1::text::regclass) AND g.tgtype & (2 | 64) <> 0),
 		     policy AS (SELECT p.polpermissive AND p.polcmd = '*' AND pg_get_expr(p.polqual, p.polrelid) = 'true' AND coalesce(pg_get_expr(p.polwithcheck, p.polrelid), 'true') = 'true' AS lets,
 		                       p.polpermissive AS permissive FROM pg_policy p
 		                 WHERE p.polrelid = $1::text::regclass AND (p.polroles = '{0}' OR EXISTS (SELECT FROM unnest(p.polroles) r WHERE pg_has_role(r, 'USAGE'))))
@@ -42,13 +45,72 @@ func nature(ctx context.Context, tx pgx.Tx, plan *rule.Plan, table string) (g gu
 	}
 	switch {
 	case err != nil:
+		return g, err
 	case unlogged != "":
-		err = refused("ALTER TABLE "+unlogged+" SET LOGGED;", "it is UNLOGGED: a crash of the warehouse empties it, and the sink's checkpoints would say that it has its rows")
+		return g, refused("ALTER TABLE "+unlogged+" SET LOGGED;", "it is UNLOGGED: a crash of the warehouse empties it, and the sink's checkpoints would say that it has its rows")
 	case hidden:
-		err = refused("CREATE POLICY tributary ON "+table+" TO "+role+" USING (true);   where no policy is RESTRICTIVE, else ALTER ROLE "+role+" BYPASSRLS;",
+		return g, refused("CREATE POLICY tributary ON "+table+" TO "+role+" USING (true);   where no policy is RESTRICTIVE, else ALTER ROLE "+role+" BYPASSRLS;",
 			"row security policies may hide rows from the role of sink: it would not delete those that it does not see")
 	}
+	drops, cause, err := s.cascades(ctx, tx, plan.Target)
+	if err == nil && drops != "" {
+		err = refused(drops, cause)
+	}
 	return g, err
+}
+
+// cascades looks for foreign keys between a target and a target, which may be the same, by which the warehouse itself deletes or alters rows:
+// from it, too, as the other may have been looked at before this one was a target. It gives the statements that drop them, "" for none, and the
+// cause. A table that no topic writes is for whoever has made it. They are found by their triggers, of which pg_trigger has an index; of
+// partitions, the constraint that all of them have is the one that can be dropped.
+func (s *Session) cascades(ctx context.Context, db reader, of rule.Target) (drops, cause string, err error) {
+	written := `SELECT target_schema, target_table FROM tributary.feed UNION `
+	if s.inspecting {
+		if have, err := schemaVersion(ctx, db); err != nil {
+			return "", "", err
+		} else if have != Version {
+			written = "" // there may be none
+		}
+	}
+	schemas, tables := []string{of.Schema}, []string{of.Table}
+	for _, t := range s.beside {
+		schemas, tables = append(schemas, t.Schema), append(tables, t.Table)
+	}
+	tree := func(oid string) string {
+		return fmt.Sprintf(`(SELECT %[1]s UNION SELECT relid::oid FROM pg_partition_tree(%[1]s) UNION SELECT relid::oid FROM pg_partition_ancestors(%[1]s))`, oid)
+	}
+	isTarget := func(oid string) string { return "EXISTS (SELECT FROM target WHERE oid IN " + tree(oid) + ")" }
+	rows, err := db.Query(ctx, `
+		WITH RECURSIVE target AS MATERIALIZED (
+		         SELECT c.oid FROM (`+written+`SELECT * FROM unnest($2::text[], $3::text[])) w(schema, name)
+		           JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name),
+		     ours AS MATERIALIZED `+tree("$1::text::regclass::oid")+`,
+		     found AS MATERIALIZED (
+		         SELECT k.* FROM pg_constraint k
+		          WHERE k.oid IN (SELECT g.tgconstraint FROM pg_trigger g JOIN ours ON ours.oid = g.tgrelid WHERE g.tgisinternal)
+		            AND k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))),
+		     up AS (
+		         SELECT k.oid, k.conparentid FROM found k
+		          WHERE k.confrelid IN (SELECT oid FROM ours) AND `+isTarget("k.conrelid")+` OR k.conrelid IN (SELECT oid FROM ours) AND `+isTarget("k.confrelid")+`
+		         UNION
+		         SELECT k.oid, k.conparentid FROM up JOIN pg_constraint k ON k.oid = up.conparentid)
+		SELECT k.conrelid::regclass::text, quote_ident(k.conname), pg_get_constraintdef(k.oid) FROM up JOIN pg_constraint k USING (oid)
+		 WHERE k.conparentid = 0 AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = k.confrelid AND g.tgconstraint = k.oid AND g.tgenabled = 'D')
+		 ORDER BY 1, 2`, postgres.Ident(of.Schema, of.Table), schemas, tables)
+	if err != nil {
+		return "", "", err
+	}
+	var child, name, definition string
+	_, err = pgx.ForEachRow(rows, []any{&child, &name, &definition}, func() error {
+		if drops == "" {
+			cause = fmt.Sprintf("constraint %s of table %s, %s: the warehouse would delete or alter rows of a target that its source still has", name, child, definition)
+		} else {
+			drops += "\n"
+		}
+		drops += "ALTER TABLE " + child + " DROP CONSTRAINT " + name + ";"
+		return nil
+	})
+	return drops, cause, err
 }
 
 // gone queues, where the target is guarded, that no row is left that a DELETE, which is a template, has found.

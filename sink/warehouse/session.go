@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 // Session is one connection for writing, opened when it is needed and again after it broke. One goroutine at a time.
@@ -26,6 +27,7 @@ type Session struct {
 
 	inspecting bool     // by Inspect: changes of targets are listed and rolled back
 	changes    []string // statements
+	beside     []rule.Target
 }
 
 // Session makes a session. It does no I/O.

@@ -198,7 +198,7 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 		t.columns = append(t.columns, *c.target())
 	}
 	t.formOf(have, used)
-	if t.guards, err = nature(ctx, tx, plan, e.table); err != nil {
+	if t.guards, err = s.nature(ctx, tx, plan, e.table); err != nil {
 		return nil, err
 	}
 	for i := range have {
