@@ -232,6 +232,13 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 		}
 		names[topic] = name
 	}
+	unread, err := cat.Unreadable(ctx, tables)
+	if err != nil {
+		r.Failed("rights", err)
+	}
+	for _, u := range unread {
+		r.Fail(trouble.SourceRights, "1 table", u.Table.Relation.QualifiedName()+": its rows may not be read", u.Help)
+	}
 	breaking, err := cat.BreakingPublications(ctx, tables)
 	if err != nil {
 		r.Failed("publications", err)

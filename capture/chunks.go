@@ -215,7 +215,7 @@ func (s *session) settle(ctx context.Context, t *table) error {
 			s.giveUp(t, w.err)
 			return nil
 		case w.err != nil && !errors.Is(w.err, snapshot.ErrSchemaChanged):
-			return snapshotTrouble(t, w.err)
+			return snapshotTrouble(s.catalog.Role(), t, w.err)
 		case w.err != nil:
 			if there, err := s.refresh(ctx, t); err != nil || !there {
 				return err

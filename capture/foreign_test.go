@@ -100,6 +100,47 @@ func TestTableOfAnotherOwner(t *testing.T) {
 	must(t, stop())
 }
 
+// What helps with a table of a superuser was not enough where its schema is closed to the role, and the check said that all was well.
+func TestTableInAClosedSchema(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	role, _ := r.member()
+	r.exec("create schema stock; create table stock.item (id int primary key); insert into stock.item values (1)")
+	r.config.Source.Tables = append(r.config.Source.Tables, "stock.item")
+	c, stop := r.start()
+	r.fence()
+	a := alarmed(c, trouble.SourceRights, `table "stock.item"`)
+	if a == nil {
+		t.Fatalf("the status does not tell of it: %+v", c.Status().Alarms)
+	}
+	help, _, _ := strings.Cut(a.Hint, "\n\"!")
+	publish, grants, _ := strings.Cut(help, "\n")
+	check := func() (string, error) {
+		var out strings.Builder
+		err := r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out))
+		return strings.Join(strings.Fields(out.String()), " "), err
+	}
+
+	r.exec(publish)
+	if text, err := check(); trouble.CodeOf(err) != trouble.SourceRights || !strings.Contains(text, "stock.item: its rows may not be read") || !strings.Contains(text, "GRANT USAGE") {
+		t.Errorf("check says %v:\n%s", err, text)
+	}
+	if held := r.isHeld(c, "stock.item", trouble.SourceRights); !strings.Contains(held.Hint, grants) {
+		t.Errorf("the hint is %q, want %q", held.Hint, grants)
+	}
+	r.exec(grants) // as it says
+	if text, err := check(); err != nil {
+		t.Errorf("check says %v:\n%s", err, text)
+	}
+	r.exec("alter table stock.item enable row level security")
+	if text, err := check(); trouble.CodeOf(err) != trouble.SourceRights || !strings.Contains(text, fmt.Sprintf("ALTER ROLE %q BYPASSRLS;", role)) {
+		t.Errorf("check says %v:\n%s", err, text)
+	}
+	r.exec("alter table stock.item disable row level security")
+	r.reload("stock.item")
+	r.same("stock", "item")
+	must(t, stop())
+}
+
 // Membership is in no catalog of the database.
 func TestGrantIsNoticed(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)

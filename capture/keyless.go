@@ -83,7 +83,7 @@ func (s *session) holdEnded(t *table) error {
 		t.snapshot.hold = nil // the next dispatch begins again, behind another truncate
 		return nil
 	}
-	return snapshotTrouble(t, h.err)
+	return snapshotTrouble(s.catalog.Role(), t, h.err)
 }
 
 // holdSettled is holdEnded between two transactions. A table that is not any more what it was is read as what it is.
@@ -152,17 +152,16 @@ func (s *session) awaitHold(ctx context.Context, t *table, h *hold) error {
 	}
 }
 
-// snapshotTrouble says that the rows of t cannot be read. It is the table's own trouble where a right is missing, and where the server
+// snapshotTrouble says that role cannot read the rows of t. It is the table's own trouble where a right is missing, and where the server
 // can read them and fails at what they hold: that is there for the next attempt, too.
-func snapshotTrouble(t *table, err error) error {
+func snapshotTrouble(role string, t *table, err error) error {
 	name := t.catalog.Relation.QualifiedName()
 	state := postgres.SQLState(err)
 	switch {
 	case state == "42501":
 		return &publish.OneTable{Err: &trouble.Error{
 			Code: trouble.SourceRights, Op: "read the rows of", Subject: subject(name), Cause: postgres.Describe(err),
-			Means: "nothing of the table is published", Hint: fmt.Sprintf("GRANT SELECT ON %s TO capture's role; with row level security it needs BYPASSRLS too",
-				postgres.Ident(t.catalog.Relation.Schema, t.catalog.Relation.Name)),
+			Means: "nothing of the table is published", Hint: catalog.GrantRead(&t.catalog.Relation, role) + "     with row level security it needs BYPASSRLS too",
 		}}
 	case len(state) == 5 && slices.Contains([]string{"XX", "54", "22"}, state[:2]): // internal or corrupted, a limit of the program, data
 		return &publish.OneTable{Err: &trouble.Error{

@@ -114,8 +114,8 @@ func TestSnapshotTrouble(t *testing.T) {
 		if state == "" {
 			err = errors.New("connection reset")
 		}
-		_, one := errors.AsType[*publish.OneTable](snapshotTrouble(known, err))
-		e, _ := errors.AsType[*trouble.Error](snapshotTrouble(known, err))
+		_, one := errors.AsType[*publish.OneTable](snapshotTrouble("reader", known, err))
+		e, _ := errors.AsType[*trouble.Error](snapshotTrouble("reader", known, err))
 		if e.Code != want || one != (want == trouble.SnapshotFailed) {
 			t.Errorf("%q: %v (%s), of one table: %t", state, e, e.Code, one)
 		}

@@ -215,7 +215,7 @@ func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out 
 			}
 			if t.Asked == id && t.Done {
 				told[t.OID] = true
-				out.Printf("%s.%s: %s rows published\n", t.Schema, t.Table, service.FormatCount(t.Rows))
+				out.Printf("%s.%s: %s published\n", t.Schema, t.Table, service.Plural(t.Rows, "row"))
 			}
 		}
 		if len(told) >= tables {

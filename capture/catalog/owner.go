@@ -65,8 +65,51 @@ func (c *Catalog) LeaveOut(ctx context.Context, p Publications, tables []*Table)
 		t.Reason = fmt.Sprintf("its owner is %q, whose rights %q does not have: publishing it takes them", o.name, o.role)
 		t.Help = fmt.Sprintf("GRANT %s TO %s;", postgres.Ident(o.name), postgres.Ident(o.role))
 		if o.super { // whose rights no service should have
-			t.Help = fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE ONLY %s;\nGRANT SELECT ON %s TO %s;", postgres.Ident(publication), name, name, postgres.Ident(o.role))
+			t.Help = fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE ONLY %s;\n%s", postgres.Ident(publication), name, GrantRead(&t.Relation, o.role))
 		}
 	}
 	return foreign, nil
+}
+
+// Role gives the name under which the connection logged in.
+func (c *Catalog) Role() string { return c.conn.Config().User }
+
+// Unread is a table that is to be captured and whose rows the role may not read.
+type Unread struct {
+	Table *Table
+	Help  string // SQL that lets it
+}
+
+// Unreadable gives those of tables that are to be captured and that the role may not read: they would be held when their rows are read.
+func (c *Catalog) Unreadable(ctx context.Context, tables []*Table) ([]Unread, error) {
+	of := map[schema.OID]*Table{}
+	var oids []uint32
+	for _, t := range tables {
+		if t.Level != LeftOut {
+			of[t.Relation.OID], oids = t, append(oids, uint32(t.Relation.OID))
+		}
+	}
+	return query(ctx, c.conn, "list rights of", func(row pgx.CollectableRow) (Unread, error) {
+		var oid schema.OID
+		var role string
+		var granted bool
+		if err := row.Scan((*uint32)(&oid), &role, &granted); err != nil {
+			return Unread{}, err
+		}
+		u := Unread{Table: of[oid], Help: GrantRead(&of[oid].Relation, role)}
+		if granted { // so it is row level security
+			u.Help = fmt.Sprintf("ALTER ROLE %s BYPASSRLS;", postgres.Ident(role))
+		}
+		return u, nil
+	}, `select oid, current_user::text, granted
+	      from (select c.oid, has_schema_privilege(c.relnamespace, 'usage') and has_any_column_privilege(c.oid, 'select') as granted
+	              from pg_class c where c.oid = any($1::oid[])) t
+	     where not granted or row_security_active(oid)
+	     order by oid`, oids)
+}
+
+// GrantRead gives the SQL that lets role read the rows of a table.
+func GrantRead(rel *schema.Relation, role string) string {
+	role = postgres.Ident(role)
+	return fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;\nGRANT SELECT ON %s TO %s;", postgres.Ident(rel.Schema), role, postgres.Ident(rel.Schema, rel.Name), role)
 }
