@@ -124,6 +124,10 @@ func TestTableInAClosedSchema(t *testing.T) {
 	if text, err := check(); trouble.CodeOf(err) != trouble.SourceRights || !strings.Contains(text, "stock.item: its rows may not be read") || !strings.Contains(text, "GRANT USAGE") {
 		t.Errorf("check says %v:\n%s", err, text)
 	}
+	eventually(t, "it is held", func() bool {
+		return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool { return one.Held != nil })
+	})
+	r.fence()
 	if held := r.isHeld(c, "stock.item", trouble.SourceRights); !strings.Contains(held.Hint, grants) {
 		t.Errorf("the hint is %q, want %q", held.Hint, grants)
 	}

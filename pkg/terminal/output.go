@@ -225,10 +225,10 @@ func (o *Output) Table(t *Table) error {
 	var configs []table.ColumnConfig
 	for n, i := range shown {
 		c := t.Columns[i]
-		titles = append(titles, c.Title)
+		titles = append(titles, strings.Join(wrap(c.Title, widths[n], 0), "\n")) // whose lines are aligned one by one
 		config := table.ColumnConfig{Number: n + 1, WidthMax: widths[n], WidthMaxEnforcer: text.WrapSoft}
 		if c.Number {
-			config.Align, config.AlignHeader = text.AlignRight, text.AlignRight
+			config.Align, config.AlignHeader, config.WidthMax = text.AlignRight, text.AlignRight, 0 // to be wrapped would pad its title on the right
 		}
 		configs = append(configs, config)
 	}

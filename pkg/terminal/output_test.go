@@ -104,6 +104,18 @@ rental_eu.tributary_progress           1  newest     1.0 MiB
 `; b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
+	b.Reset()
+	must(t, o.Table(&Table{
+		Columns: []Column{{Title: "table"}, {Title: "state"}, {Title: "rows sent", Number: true}, {Title: "note", Wraps: true}},
+		Rows:    [][]Cell{Text("public.customer", "streaming", "300,004", "INSERT and TRUNCATE alone arrive")},
+	}))
+	if want := `TABLE            STATE         ROWS  NOTE
+                               SENT
+public.customer  streaming  300,004  INSERT and TRUNCATE
+                                     alone arrive
+`; b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
 }
 
 // Sentences of a check are wrapped, at 80 columns where there is no terminal; commands never are.
