@@ -170,7 +170,7 @@ func membersOf(ctx context.Context, admin *kadm.Client, name string) (int, error
 // checkRules says which rule meets which topics, and what it would do to its targets.
 func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Session, topics kadm.TopicDetails, up bool) {
 	matched := make([][]string, s.rules.Len())
-	var unmatched, there []string // there are the tables that any topic is of
+	var nowhere, there []string // there are the tables that any topic is of
 	progress, visible := 0, 0
 	routes := map[string]*rule.Route{} // by topic
 	for _, name := range topics.Names() {
@@ -192,7 +192,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		r, ok := s.rules.Match(source, schema, table)
 		if !ok {
 			if !s.rules.Skipped(source, schema, table) {
-				unmatched = append(unmatched, name)
+				nowhere = append(nowhere, name)
 			}
 			continue
 		}
@@ -237,7 +237,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 	}
 	// On brokers that others use, too, sources is set so that theirs are left alone.
 	var elsewhere []string
-	unmatched = slices.DeleteFunc(unmatched, func(topic string) bool {
+	nowhere = slices.DeleteFunc(nowhere, func(topic string) bool {
 		_, ok := s.rules.Source(sourceOf(topic))
 		if !ok {
 			elsewhere = append(elsewhere, topic)
@@ -245,18 +245,18 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		return !ok
 	})
 	if n := len(elsewhere); n > 0 {
-		c.Note("unmatched", fmt.Sprintf("%s %s of no source that sources names: %s", service.Plural(n, "topic"), service.Agree(n, "is", "are"), shortened(elsewhere)), s.unmatched(elsewhere))
+		c.Note("unmatched", fmt.Sprintf("%s %s of no source that sources names: %s", service.Plural(n, "topic"), service.Agree(n, "is", "are"), shortened(elsewhere)), unmatched(s.rules, elsewhere))
 	}
-	if len(unmatched) > 0 {
-		c.Warn(trouble.NoTopics, "unmatched", fmt.Sprintf("%s %s no rule: %s", service.Plural(len(unmatched), "topic"), service.Agree(len(unmatched), "matches", "match"), shortened(unmatched)), s.unmatched(unmatched))
+	if len(nowhere) > 0 {
+		c.Warn(trouble.NoTopics, "unmatched", fmt.Sprintf("%s %s no rule: %s", service.Plural(len(nowhere), "topic"), service.Agree(len(nowhere), "matches", "match"), shortened(nowhere)), unmatched(s.rules, nowhere))
 	}
 }
 
-// unmatched says what is to be done about topics that no rule wants: a rule is only asked of a source that is named.
-func (s *Sink) unmatched(topics []string) string {
+// unmatched says what is to be done about topics that the rules do not want: a rule is only asked of a source that is named.
+func unmatched(rules *rule.Set, topics []string) string {
 	named, unnamed := false, ""
 	for _, topic := range topics {
-		if _, ok := s.rules.Source(sourceOf(topic)); ok {
+		if _, ok := rules.Source(sourceOf(topic)); ok {
 			named = true
 		} else if unnamed == "" {
 			unnamed = sourceOf(topic)

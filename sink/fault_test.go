@@ -16,6 +16,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -495,6 +496,29 @@ func TestKafkaAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.loaded(shop, 50)
+}
+
+// TestAskedWithoutKafka: where no sink is asked and Kafka does not answer, nobody knows what waits there. That is no good health.
+func TestAskedWithoutKafka(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	shop.tx(ins(relation("t", "id integer key"), 1))
+	w.start(w.cfg)
+	w.complete(shop)
+	o := w.operator()
+	ask := func() any {
+		r, err := o.Ask(t.Context(), w.cfg, service.Whom{Direct: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, _, _ := strings.Cut(r.Headline, " up to")
+		return r.State + " " + said
+	}
+	w.eventually("up_to_date is healthy: complete", ask)
+	if err := w.kafka.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("waiting may have more to do than the warehouse tells: Kafka does not say where its topics end. The warehouse is complete", ask)
 }
 
 func TestProgressAndFences(t *testing.T) {

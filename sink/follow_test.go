@@ -1,15 +1,19 @@
 package sink_test
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
@@ -150,4 +154,82 @@ func TestProgressMadeAnew(t *testing.T) {
 	w.eventually(true, func() any {
 		return !slices.ContainsFunc(s.Status().Needs, func(n service.Need) bool { return n.Code == trouble.TopicRecreated })
 	})
+}
+
+// TestSourceNoLongerNamed: of a source that sources names no more nothing is read. It is told to be left out, and not to be complete up to
+// now; the others are told as if it were not there.
+func TestSourceNoLongerNamed(t *testing.T) {
+	w := newWorld(t)
+	shop, bank := w.source("shop"), w.source("bank")
+	r := relation("t", "id integer key")
+	shop.tx(ins(r, 1))
+	bank.tx(ins(relation("u", "id integer key"), 2))
+	s := w.start(w.cfg)
+	w.complete(shop)
+	w.complete(bank)
+	s.stop()
+	w.cfg.Sources = []rule.Source{{Name: "shop"}}
+	s = w.start(w.cfg)
+	told := func(st *sink.Status) string {
+		text := ""
+		for i := range st.Sources {
+			src := &st.Sources[i]
+			text += fmt.Sprintf("%s %s %s, complete %v, now %v; ", src.Name, src.State, src.Reason, src.CompleteLSN != "", src.AgeSeconds != nil)
+		}
+		return text + st.State
+	}
+	const want = "bank left_out sources does not name it, complete true, now false; shop up_to_date , complete true, now true; up_to_date"
+	w.eventually(want, func() any { return told(s.Status()) })
+	if st := s.Status(); !strings.Contains(st.Headline, "complete up to") || !strings.Contains(st.Headline, "1 source and 1 that is not read, 1 table") {
+		t.Error(st.Headline)
+	}
+	r2, err := w.operator().Ask(t.Context(), w.cfg, service.Whom{Direct: true})
+	if err != nil || told(r2.Status) != want {
+		t.Errorf("%s, %v", told(r2.Status), err)
+	}
+	asked, err := w.operator().Ask(t.Context(), w.cfg, service.Whom{URL: "http://" + s.Addr()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	out := terminal.Output{Terminal: true, Out: &text, Err: &text, Width: 500}
+	if err := asked.Show(&out, &terminal.Look{}); err != nil || !strings.Contains(text.String(), `1 topic matches no rule: bank.public.u (sources does not name "bank"`) || strings.Contains(text.String(), "skip") {
+		t.Errorf("%v: %s", err, &text)
+	}
+	if _, page := s.get("/metrics"); !strings.Contains(page, "group_members") {
+		t.Error("nobody tells Prometheus of the group")
+	}
+	// Nor is one complete up to now of which nothing is known to be.
+	w.exec(`DELETE FROM tributary.milestone_part; DELETE FROM tributary.milestone`)
+	w.rows(`SELECT count(complete_lsn) FROM tributary.progress`, "0")
+	w.eventually("bank left_out sources does not name it, complete false, now false; shop up_to_date , complete false, now false; up_to_date", func() any { return told(s.Status()) })
+}
+
+// TestHeldProgressIsItsSources: a source whose progress topic is held is quarantined, though its tables go on.
+func TestHeldProgressIsItsSources(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	shop.tx(ins(r, 1))
+	s := w.start(w.cfg)
+	w.complete(shop)
+	if err := shop.client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	shop.produce(&kgo.Record{Topic: record.ProgressTopic("shop"), Value: []byte("no progress")})
+	if err := shop.client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	told := func(st *sink.Status) string {
+		if len(st.Sources) == 0 {
+			return "" // not looked yet
+		}
+		return st.Sources[0].State + ", table " + st.Tables[0].State
+	}
+	const want = service.StateQuarantined + ", table " + service.StateUpToDate
+	w.eventually(want, func() any { return told(s.Status()) })
+	direct, err := w.operator().Ask(t.Context(), w.cfg, service.Whom{Direct: true})
+	if err != nil || told(direct.Status) != want {
+		t.Errorf("%s, %v", told(direct.Status), err)
+	}
 }

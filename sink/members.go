@@ -167,7 +167,7 @@ func (st *Status) owners() int {
 func (m *Member) line() string {
 	parts := service.Plural(m.Partitions, "partition")
 	if m.SeenAt == nil {
-		return fmt.Sprintf("%s: %s; host and version –, its version does not tell", m.Instance, parts)
+		return fmt.Sprintf("%s: %s; host and version –, it has just started, or its version does not tell", m.Instance, parts)
 	}
 	text := m.Instance + " on " + m.Host + ": "
 	switch {

@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -313,12 +314,13 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	set(descUp, service.Bool(st.WarehouseUp))
 	g.own(&all, st)
 	followed := map[string]bool{}
+	lead := slices.IndexFunc(st.Sources, func(src SourceStatus) bool { return src.State != service.StateLeftOut }) // see leads
 	for i := range st.Sources {
 		src := &st.Sources[i]
 		if !s.follows(src.Name) {
 			continue
 		}
-		if followed[src.Name] = true; i == 0 {
+		if followed[src.Name] = true; i == lead {
 			set(descMembers, float64(st.owners()))
 		}
 		complete, age := math.NaN(), math.Inf(1) // nothing is known to be
@@ -411,7 +413,8 @@ func (s *Sink) follows(source string) bool {
 	return false
 }
 
-// leads says whether this is the sink that tells of the group.
+// leads says whether this is the sink that tells of the group: the one that follows the first source that is read.
 func (s *Sink) leads(sources []warehouse.Source) bool {
-	return len(sources) > 0 && s.follows(sources[0].Name)
+	i := slices.IndexFunc(sources, func(src warehouse.Source) bool { _, named := s.rules.Source(src.Name); return named })
+	return i >= 0 && s.follows(sources[i].Name)
 }

@@ -416,7 +416,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		return nil, err
 	}
 	st.RowsPerSecGroup = st.groupRate()
-	st.addSources(sources)
+	st.addSources(sources, o.rules)
 	st.summarise()
 	return st, nil
 }

@@ -114,7 +114,7 @@ func (st *Status) tiles() []page.Tile {
 
 	complete := page.Tile{Name: "Complete up to", Value: "–", Lines: []string{"a source is not known to be complete up to any commit"}}
 	if last := st.complete(); last != nil {
-		complete.Time, complete.Lines = *last.until(), []string{service.FormatSeconds(*last.AgeSeconds) + " ago: " + last.holds()}
+		complete.Time, complete.Lines = *last.until(), []string{service.FormatSeconds(*last.AgeSeconds) + " ago: " + st.holds(last)}
 		if others := st.others(last); others != "" {
 			complete.Lines = append(complete.Lines, others)
 		}
@@ -123,6 +123,8 @@ func (st *Status) tiles() []page.Tile {
 		}
 	} else if len(st.Sources) == 0 {
 		complete.Lines = []string{"no source has reported yet"}
+	} else if st.read() == 0 {
+		complete.Lines = []string{"no source is read"}
 	}
 	records := int64(0)
 	for i := range st.Tables {
@@ -207,7 +209,10 @@ func (st *Status) sources() page.Table {
 			}
 		}
 		if src.State != service.StateSilent {
-			note = ""
+			note = src.Reason
+		}
+		if src.State == service.StateLeftOut { // what its capture has said is of when it was read
+			capture, wal = page.Cell{Text: "–"}, "–"
 		}
 		row := page.Row{Key: src.Name, State: src.State, Cells: []page.Cell{
 			{Text: src.Name},

@@ -207,13 +207,12 @@ tables: [{from: "public.a"}]
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Sink{rules: rules}
 	for want, topics := range map[string][]string{
 		`say {from: "…", skip: true} if that is meant`:                                                                      {"shop_eu.public.b"},
 		`sources does not name "bank": name it there, if it is to be written`:                                               {"bank.public.a", "bank.public.b"},
 		`say {from: "…", skip: true} if that is meant; sources does not name "bank": name it there, if it is to be written`: {"bank.public.a", "shop_eu.public.b"},
 	} {
-		if got := s.unmatched(topics); got != want {
+		if got := unmatched(rules, topics); got != want {
 			t.Errorf("%q: %s, want %s", topics, got, want)
 		}
 	}

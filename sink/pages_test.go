@@ -192,8 +192,11 @@ var moments = map[string]func(at time.Time) *shown{
 		t.State, t.Records, t.PausedSince, t.PausedReason = service.StatePaused, new(int64(3100)), new(at.Add(-time.Hour).UTC()), "index is being built"
 		return s
 	},
-	"outdated": func(at time.Time) *shown { // the rule of two tables was changed, and somebody has dropped the target of a third
+	"outdated": func(at time.Time) *shown { // the rule of two tables was changed, somebody has dropped the target of a third, and sources has a source no more
 		s := calm(at)
+		left := s.st.Sources[1]
+		left.Name, left.State, left.Reason, left.AgeSeconds = "billing", service.StateLeftOut, notNamed, nil
+		s.st.Sources = append(s.st.Sources, left)
 		until := at.Add(-26 * time.Hour).UTC()
 		for i := range s.st.Tables[1:3] {
 			s.st.Tables[1+i].Rule = s.st.Tables[1].Rule

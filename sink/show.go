@@ -24,6 +24,7 @@ type Report struct {
 	Asked string `json:"asked"`
 
 	source string // the only one that is shown; "" for all
+	hint   string // what is to be done about topics that no rule wants
 }
 
 // Of gives the report of one source, "" for all.
@@ -39,7 +40,7 @@ func (o *Operator) Ask(ctx context.Context, cfg Config, whom service.Whom) (*Rep
 	if !whom.Direct {
 		st, err := askService(ctx, cfg, whom)
 		if err == nil {
-			return &Report{Status: st, Asked: "the sink at " + at}, nil
+			return &Report{Status: st, Asked: "the sink at " + at, hint: unmatched(o.rules, st.Unmatched)}, nil
 		}
 		if whom.URL != "" {
 			return nil, fmt.Errorf("ask %s: %w", at, err)
@@ -54,6 +55,9 @@ func (o *Operator) Ask(ctx context.Context, cfg Config, whom service.Whom) (*Rep
 		st.notRunning()
 	}
 	if failed := o.outlook.failure(); failed != "" {
+		if st.State == service.StateUpToDate { // as far as the warehouse alone says
+			st.State, st.Headline = service.StateWaiting, "may have more to do than the warehouse tells: "+failed+st.completeTo(". The warehouse is ")+"."
+		}
 		why += "; " + failed
 	}
 	return &Report{Status: st, Asked: why}, nil
@@ -116,11 +120,15 @@ func (o *Operator) Until(ctx context.Context, cfg Config, name, source string) (
 		lacks := "no source has reported yet"
 		for i := range r.Sources {
 			src := &r.Sources[i]
-			if source != "" && src.Name != source {
+			if source != "" && src.Name != source || source == "" && src.State == service.StateLeftOut {
 				continue
 			}
 			if at, err := change.ParseLSN(src.CompleteLSN); err != nil || at < want {
-				return src.Name + " is complete up to " + cmp.Or(src.CompleteLSN, "nothing")
+				lacks = src.Name + " is complete up to " + cmp.Or(src.CompleteLSN, "nothing")
+				if src.Reason != "" {
+					lacks += ", and not read any more: " + src.Reason
+				}
+				return lacks
 			}
 			lacks = ""
 		}
@@ -157,8 +165,8 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	}
 	told := out.Beside()
 	told.Sentence(r.Sentence())
-	if unmatched := r.unmatched(); unmatched != "" {
-		told.Sentence(unmatched + ` (sink check; {from: "…", skip: true} where that is meant)`)
+	if topics := r.unmatched(); topics != "" {
+		told.Sentence(topics + " (" + r.hint + ")")
 	}
 	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
 	if !quiet || look.All || r.source != "" || len(look.Tables) > 0 || !out.Terminal {
@@ -190,7 +198,7 @@ func (r *Report) facts(allMembers bool) []terminal.Fact {
 	var all []terminal.Fact
 	add := func(name, value, note string) { all = append(all, terminal.Fact{Name: name, Value: value, Note: note}) }
 	if last := r.complete(); last != nil {
-		note := service.FormatSeconds(*last.AgeSeconds) + " ago: " + last.holds()
+		note := service.FormatSeconds(*last.AgeSeconds) + " ago: " + r.holds(last)
 		for _, more := range []string{r.others(last), r.except()} {
 			if more != "" {
 				note += "; " + more
@@ -289,12 +297,15 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 				capture.Text, capture.State = service.Look(state).Word+", "+cmp.Or(string(code), "for "+silent), state
 			}
 		}
+		wal := terminal.Number(service.FormatBytes(src.Capture.WALKept), src.Capture.WALKept)
+		if src.State == service.StateLeftOut { // what its capture has said is of when it was read
+			capture, wal = terminal.Cell{Text: src.Reason, Raw: ""}, terminal.Cell{Text: "-", Raw: ""}
+		}
 		t.Rows = append(t.Rows, []terminal.Cell{
 			{Text: src.Name},
 			{Text: service.Look(src.State).Word, Raw: src.State, State: src.State},
 			moment(src.until()), age,
-			terminal.Number(service.FormatRate(src.RowsPerSec), src.RowsPerSec), capture,
-			terminal.Number(service.FormatBytes(src.Capture.WALKept), src.Capture.WALKept),
+			terminal.Number(service.FormatRate(src.RowsPerSec), src.RowsPerSec), capture, wal,
 			{Text: fmt.Sprint(src.Tables)},
 		})
 	}

@@ -101,9 +101,14 @@ func TestStatusText(t *testing.T) {
 			return base(table("tenant_b", "public.orders", service.StateUpToDate, 0.3, 0), table("tenant_b", "public.x\x1b[2J", service.StateUpToDate, 0, 0))
 		}
 		show("well.txt", well(), person, terminal.Look{})
-		unmatched := well()
-		unmatched.Unmatched, unmatched.Tables[1].Gone = []string{"billing.public.draft", "tenant_b.public.profiles"}, true
-		show("unmatched.txt", unmatched, person, terminal.Look{})
+		apart := well()
+		apart.hint = `say {from: "…", skip: true} if that is meant; sources does not name "billing": name it there, if it is to be written`
+		apart.Unmatched, apart.Tables[1].Gone = []string{"billing.public.draft", "tenant_b.public.profiles"}, true
+		show("unmatched.txt", apart, person, terminal.Look{})
+		left := source("billing", 0)
+		left.State, left.Reason, left.AgeSeconds = service.StateLeftOut, notNamed, nil
+		apart.Sources = append(apart.Sources, left)
+		show("unmatched-all.txt", apart, terminal.Output{Terminal: true, Wide: true}, terminal.Look{All: true})
 		show("well-all.txt", well(), terminal.Output{Terminal: true, Wide: true}, terminal.Look{All: true})
 		show("well.tsv", well(), terminal.Output{}, terminal.Look{})
 

@@ -10,6 +10,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -108,6 +109,8 @@ type SourceStatus struct {
 	SilentSeconds float64 `json:"silent_seconds,omitempty"`
 	Held          int     `json:"held_tables,omitempty"` // that capture does not publish
 	RowsPerSec    float64 `json:"rows_per_second"`       // of its tables of which it is known
+	// Reason says of one that is left out why nothing of it is read.
+	Reason string `json:"reason,omitempty"`
 }
 
 // value is that of a number, 0 for one that is not known.
@@ -238,7 +241,7 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 		}
 	}
 	st.RowsPerSecGroup = st.groupRate()
-	st.addSources(sources)
+	st.addSources(sources, s.rules)
 	for i := range st.Sources {
 		// Only what was read when its progress had been applied up to its end, and still is, says that capture is silent.
 		src := &st.Sources[i]
@@ -402,8 +405,12 @@ func utc(t *time.Time) *time.Time {
 	return new(t.UTC())
 }
 
-// addSources adds the sources behind the tables, from whose states theirs comes.
-func (st *Status) addSources(sources []warehouse.Source) {
+// notNamed is why a source is left out.
+const notNamed = "sources does not name it"
+
+// addSources adds the sources behind the tables, from whose states theirs comes. Of one that is not read any more stays up to where it
+// was complete, but nothing that goes on with the time.
+func (st *Status) addSources(sources []warehouse.Source, rules *rule.Set) {
 	for _, src := range sources {
 		out := SourceStatus{
 			Name: src.Name, State: service.StateUpToDate, CompleteLSN: src.CompleteLSN, CompleteAt: src.CompleteAt, CompleteUntil: utc(src.Until), Fences: src.Fences,
@@ -419,6 +426,12 @@ func (st *Status) addSources(sources []warehouse.Source) {
 				out.RowsPerSec += value(st.Tables[i].RowsPerSec)
 				out.State = service.WorseState(out.State, st.Tables[i].State)
 			}
+		}
+		if slices.ContainsFunc(st.unfollowed, func(t *Trouble) bool { return t.Topic == record.ProgressTopic(src.Name) }) {
+			out.State = service.WorseState(out.State, service.StateQuarantined)
+		}
+		if _, named := rules.Source(src.Name); !named {
+			out.State, out.Reason, out.CompleteUntil, out.AgeSeconds = service.StateLeftOut, notNamed, nil, nil
 		}
 		st.Sources = append(st.Sources, out)
 	}
@@ -445,6 +458,6 @@ func (s *Sink) notice() {
 	}
 	s.mu.Unlock()
 	if len(fresh) > 0 {
-		s.log.Warn("topics match no rule and are not written", "topics", len(fresh), "first", fresh[0], "hint", s.unmatched(fresh))
+		s.log.Warn("topics match no rule and are not written", "topics", len(fresh), "first", fresh[0], "hint", unmatched(s.rules, fresh))
 	}
 }

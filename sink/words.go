@@ -110,7 +110,11 @@ func (st *Status) sentence() string {
 			late++
 		}
 	}
-	size := fmt.Sprintf("%s, %s", service.Plural(len(st.Sources), "source"), service.Plural(len(st.Tables), "table"))
+	sources, leftOut := st.read(), ""
+	if n := len(st.Sources) - sources; n > 0 {
+		leftOut = fmt.Sprintf(" and %d that %s not read", n, service.Agree(n, "is", "are"))
+	}
+	size := fmt.Sprintf("%s%s, %s", service.Plural(sources, "source"), leftOut, service.Plural(len(st.Tables), "table"))
 	if gone > 0 {
 		size += fmt.Sprintf(", %d of which %s captured no more", gone, service.Agree(gone, "is", "are"))
 	}
@@ -162,10 +166,23 @@ func (st *Status) furthest() string {
 	return text
 }
 
-// complete gives the source that is furthest behind: up to its commit all are complete. It is nil where one is not known to be.
+// read counts the sources of which anything is read.
+func (st *Status) read() (n int) {
+	for i := range st.Sources {
+		if st.Sources[i].State != service.StateLeftOut {
+			n++
+		}
+	}
+	return n
+}
+
+// complete gives the source that is furthest behind: up to its commit all that are read are complete. It is nil where one is not known to be.
 func (st *Status) complete() (last *SourceStatus) {
 	for i := range st.Sources {
 		src := &st.Sources[i]
+		if src.State == service.StateLeftOut {
+			continue
+		}
 		if src.CompleteAt == nil || src.AgeSeconds == nil {
 			return nil
 		}
@@ -177,8 +194,10 @@ func (st *Status) complete() (last *SourceStatus) {
 }
 
 // holds names a source that is furthest behind, with what holds it back.
-func (src *SourceStatus) holds() string {
+func (st *Status) holds(src *SourceStatus) string {
 	switch look := service.Look(src.State); {
+	case look.Colour == "red" && !slices.ContainsFunc(st.Tables, func(t TableStatus) bool { return t.Source == src.Name && t.State == src.State }):
+		return src.Name + ", whose progress topic is held"
 	case look.Colour == "red", src.State == service.StatePaused:
 		return fmt.Sprintf("%s, held back by a table that is %s", src.Name, look.Word)
 	}
@@ -193,7 +212,7 @@ func (src *SourceStatus) holds() string {
 func (st *Status) others(last *SourceStatus) string {
 	var next *SourceStatus
 	for i := range st.Sources {
-		if src := &st.Sources[i]; src.Name != last.Name && (next == nil || *src.AgeSeconds > *next.AgeSeconds) {
+		if src := &st.Sources[i]; src.State != service.StateLeftOut && src.Name != last.Name && (next == nil || *src.AgeSeconds > *next.AgeSeconds) {
 			next = src
 		}
 	}
