@@ -99,7 +99,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		t = &table{}
 		s.tables[known.Relation.OID] = t
 	}
-	t.catalog = known
+	t.catalog, t.gone = known, 0
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
 		s.log.Info("table was renamed: it is read anew, into a topic of its new name", "table", known.Relation.QualifiedName(), "was", was.Schema+"."+was.Table)
 		isKnown = false

@@ -81,7 +81,7 @@ func (t *table) reach() {
 // what was never sent.
 func (s *session) follow(t *table, now *schema.Relation) {
 	before, files := t.seen, t.progress.Files
-	if before == nil || before.Equal(now) {
+	if before == nil || before.Equal(now) || t.catalog == nil { // of one that is gone no rows are left to be read
 		t.seen = now
 		return
 	}
@@ -171,6 +171,14 @@ func (s *session) makeUp(t *table, reason string) {
 //
 // No event tells that row 5 is gone: so the later one is read behind a reload, once the stream is where the catalog has it.
 
+// succeed notes which table has by now the name under which t is published; known is what the catalog has of t.
+func (s *session) succeed(t *table, known *catalog.Table) {
+	t.later = nil
+	if rel := t.pub.Relation; known == nil || known.Relation.Schema != rel.Schema || known.Relation.Name != rel.Name {
+		t.later = s.named(rel)
+	}
+}
+
 // named gives the table that has rel's name in the catalog, if it is another one than rel; nil for none.
 func (s *session) named(rel *schema.Relation) *table {
 	for oid, t := range s.tables {
@@ -181,12 +189,19 @@ func (s *session) named(rel *schema.Relation) *table {
 	return nil
 }
 
-// overtaken is called for an event of a table whose name t.later has by now.
+// overtaken is called for an event of a table whose name t.later has by now. Of a later table that is held, or not captured at present,
+// nothing is read; whoever lets it go on may do so before the last event has come:
+//
+//	later:   is held
+//	stream:  row 5 of the earlier one; somebody's request, by which the later one goes on behind a reload; row 6 of the earlier one
 func (s *session) overtaken(ctx context.Context, t *table) error {
 	later := t.later
-	t.later = nil
-	if s.tables[later.catalog.Relation.OID] != later || later.pub == nil || later.progress.Held != nil ||
-		later.snapshot != nil && later.progress.Reload && s.streamed < later.snapshot.from {
+	switch {
+	case later.catalog == nil: // gone as well
+		t.later = nil
+		return nil
+	case later.pub == nil || later.progress.Held != nil,
+		later.snapshot != nil && later.progress.Reload && s.streamed < later.snapshot.from:
 		return nil
 	}
 	from, err := s.catalog.WALPosition(ctx)
@@ -194,9 +209,11 @@ func (s *session) overtaken(ctx context.Context, t *table) error {
 		return err
 	}
 	s.makeUp(later, "an earlier table of its name had changes to come")
-	if later.snapshot != nil {
-		later.snapshot.from = from
+	if later.snapshot == nil { // nor is it: see snapshot.mode
+		t.later = nil
+		return nil
 	}
+	later.snapshot.from = from
 	return nil
 }
 

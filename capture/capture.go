@@ -61,6 +61,7 @@ type Capture struct {
 	shown    string      // the configuration, where it may be
 	active   atomic.Bool // this instance is the one that publishes, or tries to
 	wrote    uint64      // number of the newest progress record that a session of ours has seen or written
+	last     lastTrouble
 	behind   behind
 	stream   atomic.Pointer[replication.Stream] // of the session that runs
 	refused  publish.Refusals

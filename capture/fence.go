@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,11 @@ func (c *Capture) claim(ctx context.Context, pub *publish.Publisher) (*publish.S
 		return nil, err
 	}
 	c.wrote = pub.N()
+	if state.Progress != nil {
+		if h := &state.Progress.Health; h.Trouble != "" {
+			c.last = lastTrouble{h.Trouble, h.TroubleSince}
+		}
+	}
 	return state, c.affirm(ctx, pub, state)
 }
 
@@ -72,13 +78,21 @@ func (c *Capture) lastWord(ctx context.Context, pub *publish.Publisher, ended er
 		if h.State = service.StateWaiting; c.stopsBy(ended) {
 			h.State = service.StateStopped
 		}
-		if h.Trouble, h.TroubleSince = string(code), time.Now().UnixMicro(); code == "" {
-			h.Trouble = string(trouble.Internal)
+		if now := string(cmp.Or(code, trouble.Internal)); c.last.code != now {
+			c.last = lastTrouble{now, time.Now().UnixMicro()}
 		}
+		h.Trouble, h.TroubleSince = c.last.code, c.last.since
 	})
 	if err != nil {
 		c.log.Debug("why the session has ended is not in its progress", service.Err(err))
 	}
+}
+
+// lastTrouble is what the last word of a session before was, of this instance or another; of those that end alike one after another it is
+// the first that says since when. The zero value is for none since something streamed.
+type lastTrouble struct {
+	code  string
+	since int64 // microseconds
 }
 
 // lastWordPatience is how long a session that has ended may take to say so.

@@ -28,6 +28,13 @@ func (s *session) setAside(t *table, err error) error {
 	}
 	e := one.Err
 	s.abandon(t)
+	if t.catalog == nil {
+		// It has been dropped since: it is in no progress, and nothing is left of it that could be read anew.
+		s.meter.trouble(e.Code)
+		s.log.Warn("a table that is gone at the source could not be published to its end: the rest of its changes is left out", service.Err(e))
+		t.progress.Held = &record.Held{Code: string(e.Code)}
+		return nil
+	}
 	at := s.lastCommit
 	if s.inTx {
 		at = s.tx.CommitLSN

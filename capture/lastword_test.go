@@ -54,6 +54,13 @@ func TestLastWord(t *testing.T) {
 		if err := stop(); trouble.CodeOf(err) != trouble.SlotMissing {
 			t.Errorf("ended by %v", err)
 		}
+		before := last()
+		if _, _, err := r.tryStart(); trouble.CodeOf(err) != trouble.SlotMissing {
+			t.Errorf("ended by %v", err)
+		}
+		if now := last(); now.N < before.N+2 || now.Health.State != service.StateStopped || now.Health.TroubleSince != before.Health.TroubleSince {
+			t.Errorf("stopped since %d, and by a later try since %d: %+v", before.Health.TroubleSince, now.Health.TroubleSince, now.Health)
+		}
 		r.options.OnGap = GapResnapshot
 		_, stop = r.start()
 		r.fence()

@@ -102,10 +102,7 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	}
 	t.message, t.pending = t.pending, nil
 	t.seenAt = s.tx.CommitLSN
-	t.later = nil
-	if known == nil || known.Relation.Schema != rel.Schema || known.Relation.Name != rel.Name {
-		t.later = s.named(rel)
-	}
+	s.succeed(t, known)
 	s.comeBack(t)
 	s.follow(t, rel)
 	return nil
@@ -183,7 +180,7 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 		old.Before, fresh.After = row.Old, row.New
 		var whole bool
 		did, whole, err = s.pub.PublishMove(ctx, t.pub, &old, &fresh)
-		if err == nil && !whole && fresh.Position.Compare(s.reached) > 0 { // else it is read already, or its progress has it
+		if err == nil && !whole && t.catalog != nil && fresh.Position.Compare(s.reached) > 0 { // else it is gone, or read already, or its progress has it
 			s.readAgain(t, row.New)
 		}
 	default:

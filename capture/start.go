@@ -189,6 +189,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	s.watched = watched
 	c.trouble.Store(nil)
 	c.again.Store(nil)
+	c.last = lastTrouble{}
 	c.active.Store(true)
 	c.publishStatus(s) // before the goroutine that owns s runs
 	c.ready()

@@ -60,6 +60,9 @@ func (c Config) Rules() (*rule.Set, error) {
 	return rules, nil
 }
 
+// Whole says whether a source is written as a whole, by its consistency.
+func (o *Operator) Whole(source string) bool { return o.rules.Whole(source) }
+
 // Close ends its connections.
 func (o *Operator) Close(ctx context.Context) {
 	o.session.Close(ctx)

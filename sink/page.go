@@ -184,7 +184,7 @@ func (st *Status) sources() page.Table {
 	}
 	for i := range st.Sources {
 		src := &st.Sources[i]
-		complete, age, wal, note := page.Cell{Text: "–"}, page.Cell{Text: "–"}, service.FormatBytes(src.Capture.WALKept), ""
+		complete, age, wal, note := page.Cell{Text: "–"}, page.Cell{Text: "–"}, service.FormatBytes(src.Capture.WALKept), src.Reason
 		if until := src.until(); until != nil {
 			complete = page.Cell{Time: *until}
 		}
@@ -194,22 +194,10 @@ func (st *Status) sources() page.Table {
 		if src.Capture.WALBudget > 0 {
 			wal += " of " + service.FormatBytes(src.Capture.WALBudget)
 		}
-		capture := page.Cell{State: src.Capture.State, Text: service.FormatSeconds(src.Capture.BehindSeconds)}
-		if src.Capture.Held > 0 {
-			capture.Text += ", holds " + service.Plural(src.Capture.Held, "table")
-		}
-		if age := time.Since(src.ReportedAt); age >= service.SilentAfter { // or it is we who do not hear
-			capture.Text += ", " + service.FormatDuration(age) + " ago"
-		}
-		if src.SilentSeconds > 0 {
+		capture := page.Cell{}
+		capture.State, capture.Text = src.reported()
+		if src.State == service.StateSilent {
 			note = "for " + service.FormatSeconds(src.SilentSeconds)
-			capture = page.Cell{State: service.StateSilent, Text: note}
-			if state, code := src.ended(); state != "" {
-				capture = page.Cell{State: state, Text: cmp.Or(string(code), note)}
-			}
-		}
-		if src.State != service.StateSilent {
-			note = src.Reason
 		}
 		if src.State == service.StateLeftOut { // what its capture has said is of when it was read
 			capture, wal = page.Cell{Text: "–"}, "–"

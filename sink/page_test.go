@@ -114,6 +114,17 @@ func TestSilentCapture(t *testing.T) {
 	if n := told(record.Health{State: service.StateNotRunning}); n.What != "the capture of a was ended in order, 41 s ago" {
 		t.Errorf("%+v", n)
 	}
+	for want, src := range map[string]SourceStatus{
+		"stopped: slot-lost":                            {SilentSeconds: 41, Capture: record.Health{State: service.StateStopped, Trouble: "slot-lost"}},
+		"not_running: for 41 s":                         {SilentSeconds: 41, Capture: record.Health{State: service.StateNotRunning}},
+		"silent: for 41 s":                              {SilentSeconds: 41, Capture: record.Health{State: service.StateUpToDate}},
+		"up_to_date: 0.50 s":                            {ReportedAt: time.Now(), Capture: record.Health{State: service.StateUpToDate, BehindSeconds: 0.5}},
+		"up_to_date: 0 s, holds 1 table, 1 h 0 min ago": {ReportedAt: time.Now().Add(-time.Hour), Capture: record.Health{State: service.StateUpToDate, Held: 1}},
+	} {
+		if state, beside := src.reported(); state+": "+beside != want {
+			t.Errorf("%s: %s, want %s", state, beside, want)
+		}
+	}
 	for _, h := range []record.Health{{State: service.StateUpToDate}, {State: service.StateStopped, Trouble: "of-a-later-version"}, {State: service.StateUpToDate, Trouble: "slot-lost"}} {
 		if n := told(h); n.What != "the capture of a has said nothing for 41 s" {
 			t.Errorf("%+v", n)

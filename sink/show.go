@@ -289,14 +289,12 @@ func (r *Report) shownSources(out *terminal.Output, look *terminal.Look, only st
 		if src.AgeSeconds != nil {
 			age = terminal.Number(service.FormatSeconds(*src.AgeSeconds), *src.AgeSeconds)
 		}
-		capture := terminal.Cell{Text: service.Look(src.Capture.State).Word + ", " + service.FormatSeconds(src.Capture.BehindSeconds), Raw: src.Capture.State, State: src.Capture.State}
-		if src.SilentSeconds > 0 {
-			silent := service.FormatSeconds(src.SilentSeconds)
-			capture = terminal.Cell{Text: "no report for " + silent, Raw: service.StateSilent, State: service.StateSilent}
-			if state, code := src.ended(); state != "" {
-				capture.Text, capture.State = service.Look(state).Word+", "+cmp.Or(string(code), "for "+silent), state
-			}
+		reported, beside := src.reported()
+		separator := ", "
+		if reported == service.StateSilent {
+			separator = " " // no report for 41 s
 		}
+		capture := terminal.Cell{Text: service.Look(reported).Word + separator + beside, Raw: reported, State: reported}
 		wal := terminal.Number(service.FormatBytes(src.Capture.WALKept), src.Capture.WALKept)
 		if src.State == service.StateLeftOut { // what its capture has said is of when it was read
 			capture, wal = terminal.Cell{Text: src.Reason, Raw: ""}, terminal.Cell{Text: "-", Raw: ""}

@@ -327,6 +327,22 @@ func (src *SourceStatus) silent() service.Need {
 	return n
 }
 
+// reported gives the state of the source's capture, as far as it has told, and what is said behind the word for that.
+func (src *SourceStatus) reported() (state, beside string) {
+	if src.SilentSeconds > 0 {
+		state, code := src.ended()
+		return cmp.Or(state, service.StateSilent), cmp.Or(string(code), "for "+service.FormatSeconds(src.SilentSeconds))
+	}
+	beside = service.FormatSeconds(src.Capture.BehindSeconds)
+	if src.Capture.Held > 0 {
+		beside += ", holds " + service.Plural(src.Capture.Held, "table")
+	}
+	if age := time.Since(src.ReportedAt); age >= service.SilentAfter { // or it is we who do not hear
+		beside += ", " + service.FormatDuration(age) + " ago"
+	}
+	return src.Capture.State, beside
+}
+
 // ended gives what capture has said last of a session that ended: the state that it left, and the code of its trouble; "" where it has
 // said neither, or what a capture of a later version says.
 func (src *SourceStatus) ended() (state string, code trouble.Code) {

@@ -23,7 +23,7 @@ import (
 func TestVerbs(t *testing.T) {
 	dsn := pgtest.Database(t, pgtest.Shared(t, 0))
 	file := filepath.Join(t.TempDir(), "sink.yaml")
-	text := "warehouse: {dsn: \"" + dsn + "\"}\nkafka: {brokers: [\"localhost:1\"]}\nregistry: {url: http://127.0.0.1:1}\nhttp: {listen: \"127.0.0.1:1\"}\ntables: [{from: \"*.*\"}]\n"
+	text := "warehouse: {dsn: \"" + dsn + "\"}\nkafka: {brokers: [\"localhost:1\"]}\nregistry: {url: http://127.0.0.1:1}\nhttp: {listen: \"127.0.0.1:1\"}\nsources: [{name: ledger, consistency: source}, {name: \"*\"}]\ntables: [{from: \"*.*\"}]\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -108,11 +108,13 @@ func TestVerbs(t *testing.T) {
 	run("nothing to put aside: no record holds shop/public.t", "resume", "shop/public.t", "--park", "--yes")
 	if _, err := conn.Exec(t.Context(), `
 		INSERT INTO tributary.quarantine (grp, topic, partition, next_offset, source, table_name, code, message, hint, instance)
-		VALUES ('warehouse', 'ledger.tributary.progress', 0, 7, 'ledger', '', 'constraint-violation', 'cannot be', 'sink resume SOURCE/TABLE', 'x')`); err != nil {
+		VALUES ('warehouse', 'ledger.tributary.progress', 0, 7, 'ledger', '', 'constraint-violation', 'cannot be', 'sink resume SOURCE/TABLE', 'x'),
+		       ('warehouse', 'crm.tributary.progress', 0, 7, 'crm', '', 'topic-recreated', 'cannot be', 'sink resume SOURCE/TABLE', 'x')`); err != nil {
 		t.Fatal(err)
 	}
 	run("written as a whole: mend what holds it, then sink resume ledger", "resume", "ledger/public.t", "--park", "--yes")
 	run("written as a whole: mend what holds it, then sink resume ledger", "resume", "ledger/public.t", "--skip", "7", "--yes")
+	run("no record of crm/public.t is put aside or passed over, as what is held of crm is its progress topic, and no table: mend what holds it, then sink resume crm", "resume", "crm/public.t", "--park", "--yes")
 	want(run("", "resume", "ledger/public.t", "--yes"), "ledger partition 0: offset 7 is tried again", "1 partition is tried again")
 
 	if _, err := conn.Exec(t.Context(), `CREATE TABLE public.t (tenant text, id integer);

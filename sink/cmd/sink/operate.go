@@ -169,7 +169,11 @@ func resumeCommand() *cobra.Command {
 				}
 				switch {
 				case found == 0 && len(held) > 0 && held[0].Table == "":
-					return fmt.Errorf("no record of %s is put aside or passed over, as the source is written as a whole: mend what holds it, then sink resume %s", args[0], service.Quote(source))
+					why := fmt.Sprintf("as what is held of %s is its progress topic, and no table", source)
+					if o.Whole(source) {
+						why = "as the source is written as a whole"
+					}
+					return fmt.Errorf("no record of %s is put aside or passed over, %s: mend what holds it, then sink resume %s", args[0], why, service.Quote(source))
 				case skips && len(quarantines) == 0:
 					return fmt.Errorf("%s is not held at offset %d (sink status)", args[0], skip)
 				case skips && len(quarantines) > 1:
