@@ -1,10 +1,13 @@
 package sink_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -73,6 +76,67 @@ func TestRetentionTellsWhatStays(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	w.rows(`SELECT count(*), max(id) FROM public.tx`, "500|499")
+}
+
+// TestRetentionOfWhatIsKept: what something of a target keeps, a trigger or a foreign key, keeps retention from no other target. What is
+// removed is noted, also of those; each of them is looked through once in retention.every, and told of all the time.
+func TestRetentionOfWhatIsKept(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*"})
+	shop := w.source("shop")
+	s := w.start(w.cfg)
+	names := []string{"cascading", "free", "held", "referred"}
+	for _, name := range names {
+		r := relation(name, "id integer key", "at timestamp with time zone")
+		shop.tx(many(1500, func(i int) event { return ins(r, i, ago(100)) })...)
+	}
+	shop.tx(ins(relation("child", "id integer key"), 3))
+	w.complete(shop)
+	s.stop()
+	w.exec(`CREATE FUNCTION public.hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF OLD.id < 5 THEN RETURN NULL; END IF; RETURN OLD; END';
+		CREATE TRIGGER hold BEFORE DELETE ON public.held FOR EACH ROW EXECUTE FUNCTION public.hold();
+		CREATE TABLE public.refers (id integer REFERENCES public.referred (id)); INSERT INTO public.refers VALUES (1400);
+		ALTER TABLE public.child ADD CONSTRAINT of_cascading FOREIGN KEY (id) REFERENCES public.cascading (id) ON DELETE CASCADE`)
+	w.cfg.Tables = []rule.Table{{From: "public.child", Create: true}, {From: "public.*", Create: true, Keep: "30 days", By: "at"}}
+	w.cfg.Retention = sink.Retention{Every: time.Hour, Rate: 1_000_000}
+	all := []string{`table "public.held": 5 rows were there still after their DELETE`, "refers_id_fkey", "constraint of_cascading of table public.child"}
+	told := func(err error, want ...string) {
+		t.Helper()
+		said := fmt.Sprint(err)
+		for _, part := range all {
+			if strings.Contains(said, part) != slices.Contains(want, part) {
+				t.Errorf("want %q of\n%s", want, said)
+			}
+		}
+	}
+	noted := func(want ...string) {
+		t.Helper()
+		w.rows(`SELECT topic, removed, removed_ever, cutoff > now() - interval '31 days' FROM tributary.retention ORDER BY 1`, want...)
+	}
+	s = w.start(w.cfg)
+	noted("shop.public.cascading|0|0|f", "shop.public.free|1500|1500|t", "shop.public.held|1495|1495|f", "shop.public.referred|1000|1000|f")
+	left := `SELECT (SELECT count(*) FROM public.cascading), (SELECT count(*) FROM public.child), (SELECT count(*) FROM public.held), (SELECT count(*) FROM public.referred)`
+	w.eventually(true, func() any {
+		return slices.ContainsFunc(s.Status().Waiting, func(wait sink.Waiting) bool { return wait.For == "retention" })
+	})
+	s.stop()
+	round := s.Retainer()
+	again := func() { w.exec(`UPDATE tributary.retention SET ran_at = ran_at - interval '2 hours'`) }
+	again()
+	told(round(t.Context()), all...)
+	w.exec(`DROP TRIGGER hold ON public.held`)
+	told(round(t.Context()), all...)
+	w.rows(left, "1500|1|5|500")
+	again()
+	told(round(t.Context()), all[1:]...)
+	noted("shop.public.cascading|0|0|f", "shop.public.free|0|1500|t", "shop.public.held|5|1500|t", "shop.public.referred|0|1000|f")
+
+	// Who runs it by hand is told the same, and what was removed.
+	w.exec(`DROP TABLE public.refers`)
+	d := did{}
+	err := w.operator().RunRetention(t.Context(), 1_000_000, d.rows, d.partition)
+	told(err, all[2])
+	d.want(t, nil, "shop.public.referred 500")
+	w.rows(left, "1500|1|0|0")
 }
 
 // TestVerbThatWakesUp: a removal that was stopped, done again by somebody else, and whose tenant was brought back, removes nothing any more.

@@ -88,10 +88,17 @@ type retainer struct {
 	s       *Sink
 	session *warehouse.Session // connected only while it is at work
 	stage   *service.Stage
+	kept    map[string]keptBack // by topic
+}
+
+// keptBack is a run that something of the target kept from its end. It is told of until there is another.
+type keptBack struct {
+	ranAt time.Time
+	err   error
 }
 
 func newRetainer(s *Sink) *retainer {
-	return &retainer{s: s, session: s.warehouse.Session(), stage: s.stages.Stage("retention", waitWarehouse)}
+	return &retainer{s: s, session: s.warehouse.Session(), stage: s.stages.Stage("retention", waitWarehouse), kept: map[string]keptBack{}}
 }
 
 func (r *retainer) run(ctx context.Context) error {
@@ -158,18 +165,27 @@ func (r *retainer) round(ctx context.Context) error {
 			}
 		}
 		for _, k := range list {
-			if forever(k) || paused(k) || early(k) {
+			if forever(k) || paused(k) {
+				continue
+			}
+			if early(k) {
+				if kept, is := r.kept[k.Topic]; is && kept.ranAt.Equal(done[k.Topic].RanAt) {
+					failed = append(failed, kept.err)
+				}
 				continue
 			}
 			wait := pace(ctx, r.s.cfg.Retention.Rate)
-			removed, err := r.session.Expire(ctx, k, gone[k.Topic], func(rows int64) error {
+			e, err := r.session.Expire(ctx, k, gone[k.Topic], func(rows int64) error {
 				r.s.metrics.expired.WithLabelValues(k.Target.String()).Add(float64(rows))
 				return wait(rows)
 			})
+			delete(r.kept, k.Topic)
 			if err != nil {
 				failed = append(failed, err)
-			} else if removed > 0 {
-				r.s.log.Info("old rows were removed", "topic", k.Topic, "table", k.Target.String(), "rows", removed, "keep", string(k.Age))
+				r.kept[k.Topic] = keptBack{e.RanAt, err}
+			}
+			if rows := e.Removed - gone[k.Topic]; rows > 0 {
+				r.s.log.Info("old rows were removed", "topic", k.Topic, "table", k.Target.String(), "rows", rows, "keep", string(k.Age))
 			}
 		}
 		return errors.Join(failed...)
@@ -208,32 +224,36 @@ func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep
 var errRetentionRuns = errors.New("retention runs already, in a sink or by another sink retention run")
 
 // RunRetention makes the partitions that are missing and removes what is too old now, at most rate rows a second beside
-// what is in old partitions.
+// what is in old partitions. What fails for one target keeps it from no other.
 func (o *Operator) RunRetention(ctx context.Context, rate int, told func(k warehouse.Keep, removed int64), partition func(warehouse.TablePartition)) error {
 	ours, err := o.session.Retain(ctx, func() error {
 		list, err := keeps(ctx, o.session, o.rules)
-		gone := gone{}
+		failed := []error{err}
+		gone, stays := gone{}, map[rule.Target]bool{}
 		for _, keeps := range byTarget(list, makes) {
-			if err := o.session.MakeAhead(ctx, keeps, partition); err != nil {
-				return err
-			}
+			failed = append(failed, o.session.MakeAhead(ctx, keeps, partition))
 		}
 		for _, keeps := range byTarget(list, drops) {
-			if err := o.session.DropPartitions(ctx, keeps, func(p warehouse.TablePartition) {
+			err := o.session.DropPartitions(ctx, keeps, func(p warehouse.TablePartition) {
 				gone.add(p)
 				partition(p)
-			}); err != nil {
-				return err
+			})
+			failed, stays[keeps[0].Target] = append(failed, err), err != nil
+		}
+		for _, k := range list {
+			if forever(k) || stays[k.Target] {
+				continue
+			}
+			e, err := o.session.Expire(ctx, k, gone[k.Topic], pace(ctx, rate))
+			failed = append(failed, err)
+			if rows := e.Removed - gone[k.Topic]; err == nil || rows > 0 {
+				told(k, rows)
+			}
+			if ctx.Err() != nil || trouble.CodeOf(err) == trouble.WarehouseUnreachable {
+				break
 			}
 		}
-		for _, k := range slices.DeleteFunc(list, forever) {
-			removed, err := o.session.Expire(ctx, k, gone[k.Topic], pace(ctx, rate))
-			if err != nil {
-				return err
-			}
-			told(k, removed)
-		}
-		return err
+		return errors.Join(failed...)
 	})
 	if err == nil && !ours {
 		err = errRetentionRuns

@@ -27,11 +27,12 @@ func (p printer) report(err error) int {
 	case errors.Is(err, errSaid):
 		return exitFailed
 	}
-	told := p.tell(err)
 	if p.json {
-		p.printJSON(told)
+		p.printJSON(p.tell(err))
 	} else {
-		p.print(err, told)
+		for _, one := range joined(err) {
+			p.print(one, p.tell(one))
+		}
 	}
 	if _, unready := errors.AsType[*notReady](err); unready {
 		return exitFailed
@@ -40,6 +41,22 @@ func (p printer) report(err error) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// joined gives the errors that errors.Join has made one of: each has a cause and a hint of its own.
+func joined(err error) []error {
+	many, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // what wraps them has words of its own, and is told as one
+	if !ok {
+		return []error{err}
+	}
+	if all := many.Unwrap(); errors.Join(all...).Error() == err.Error() {
+		var out []error
+		for _, one := range all {
+			out = append(out, joined(one)...)
+		}
+		return out
+	}
+	return []error{err}
 }
 
 // told is an error as JSON has it. Every field is always there.
@@ -76,6 +93,9 @@ func (p printer) tell(err error) told {
 	out := told{Code: t.Code, Op: t.Op, Subject: t.Subject, Means: t.Means, Hint: t.Hint, See: see(p.program, p.explains, t.Code)}
 	if t.Cause != nil {
 		out.Cause = t.Cause.Error()
+	}
+	if _, more, ok := strings.Cut(err.Error(), t.Error()+"\n"); ok { // what a verb says of it
+		out.Means = strings.TrimLeft(out.Means+"\n"+more, "\n")
 	}
 	if t.Code == "" {
 		out.Code, out.See = codeFailed, ""

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -228,5 +229,18 @@ func TestErrorJSON(t *testing.T) {
 {"error":{"code":"usage","op":"","subject":"","cause":"no","means":"","hint":"","see":""}}
 `; b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
+// TestErrorsOfSeveral: each error of several is told with its hint, and what a verb says of one with what it means.
+func TestErrorsOfSeveral(t *testing.T) {
+	var b strings.Builder
+	one := &trouble.Error{Code: trouble.RowCount, Op: "empty", Subject: "one", Cause: errors.New("kept"), Means: "it stays", Hint: "look"}
+	two := &trouble.Error{Code: trouble.RowCount, Op: "empty", Subject: "two", Cause: errors.New("kept"), Hint: "look there"}
+	printer{w: &b, program: "sink"}.report(errors.Join(fmt.Errorf("%w\n3 rows are gone", one), errors.Join(two, nil)))
+	const want = "error: empty one\n  cause  kept\n  means  it stays\n         3 rows are gone\n  hint   look\n  see    docs/runbooks/row-count.md\n" +
+		"error: empty two\n  cause  kept\n  hint   look there\n  see    docs/runbooks/row-count.md\n"
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &b, want)
 	}
 }

@@ -365,7 +365,7 @@ func (sw *sweeping) keyless(ctx context.Context) (removed int64, err error) {
 	condition := fmt.Sprintf("%s AND (%s)", sw.ofSource, strings.Join(of, " OR "))
 	leaves, err := sw.s.leaves(ctx, sw.due.target)
 	if err == nil {
-		_, err = sw.s.removePieces(ctx, leaves, condition, "FOR UPDATE", sweepRows, nil, func(rows int64) error { removed += rows; return nil })
+		_, err = sw.s.removePieces(ctx, leaves, pieces{condition: condition, lock: "FOR UPDATE", rows: sweepRows, told: func(rows int64) error { removed += rows; return nil }})
 	}
 	if err == nil {
 		err = sw.noneStay(ctx, "(SELECT) g WHERE "+condition)

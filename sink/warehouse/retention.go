@@ -1,13 +1,16 @@
 package warehouse
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -172,26 +175,50 @@ func (s *Session) CountExpired(ctx context.Context, k Keep) (e Expired, err erro
 // locked, and never waits for a row: whoever writes the table waits for a transaction of some milliseconds at most. told
 // is given how many were removed after each transaction, and paces them. gone are those that went with partitions before,
 // in the same run: DropPartitions has counted them already.
-func (s *Session) Expire(ctx context.Context, k Keep, gone int64, told func(rows int64) error) (removed int64, err error) {
+//
+// What is removed is noted with it. RanAt is zero where a run has not come so far that it counts as one: whoever comes next tries again. One that something of the target keeps
+// from its end counts, or each would look through all rows that stay.
+func (s *Session) Expire(ctx context.Context, k Keep, gone int64, told func(rows int64) error) (e Expired, err error) {
+	e.Topic, e.Target, e.Removed = k.Topic, k.Target, gone
 	condition, cutoff, err := s.expiry(ctx, &k)
+	begun := err == nil
 	if err == nil && condition != "" {
+		var removed int64
 		removed, err = s.expire(ctx, &k, condition, told)
+		e.Removed += removed
 	}
-	if err == nil {
-		_, err = s.conn.Exec(ctx, `
+	if begun && !retry.Waits(err) && ctx.Err() == nil {
+		noted := s.conn.QueryRow(ctx, `
 			INSERT INTO tributary.retention AS r (grp, topic, target_schema, target_table, ran_at, cutoff, removed, removed_ever)
-			VALUES ($1, $2, $3, $4, now(), $5, $6::bigint + $7, $6)
+			VALUES ($1, $2, $3, $4, now(), coalesce($5, to_timestamp(0)), $6, 0)
 			ON CONFLICT (grp, topic) DO UPDATE SET target_schema = excluded.target_schema, target_table = excluded.target_table, ran_at = excluded.ran_at,
-			    cutoff = excluded.cutoff, removed = excluded.removed, removed_ever = r.removed_ever + excluded.removed_ever`,
-			s.w.cfg.Group, k.Topic, k.Target.Schema, k.Target.Table, cutoff, removed, gone)
+			    cutoff = coalesce($5, r.cutoff), removed = excluded.removed
+			RETURNING ran_at, cutoff, removed_ever`,
+			s.w.cfg.Group, k.Topic, k.Target.Schema, k.Target.Table, reached(cutoff, err), e.Removed).Scan(&e.RanAt, &e.Cutoff, &e.Ever)
+		err = cmp.Or(err, noted)
 	}
+	return e, s.removing("remove old rows from", k.Target, "they stay, and with them may others that are too old; all else goes on", err)
+}
+
+// reached is a cutoff, none after an error: there may be rows from before it.
+func reached(cutoff time.Time, err error) *time.Time {
 	if err != nil {
-		return removed, s.broken("remove old rows from", fmt.Sprintf("table %q", k.Target.String()), err)
+		return nil
 	}
-	return removed, nil
+	return &cutoff
 }
 
 func (s *Session) expire(ctx context.Context, k *Keep, condition string, told func(rows int64) error) (removed int64, err error) {
+	drops, cause, err := s.cascades(ctx, s.conn, k.Target)
+	if err == nil && drops != "" {
+		err = &trouble.Error{
+			Code: trouble.TargetType, Op: "remove old rows from", Subject: fmt.Sprintf("table %q", k.Target.String()), Cause: errors.New(cause),
+			Means: "no row is removed from it; all else goes on", Hint: drops,
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
 	list := s.leaves
 	if k.Drop != "" {
 		list = s.loose
@@ -200,9 +227,15 @@ func (s *Session) expire(ctx context.Context, k *Keep, condition string, told fu
 	if err != nil {
 		return 0, err
 	}
-	stay, err := s.removePieces(ctx, leaves, condition, "FOR UPDATE SKIP LOCKED", expireRows, nil, func(rows int64) error {
-		removed += rows
-		return told(rows)
+	stay, err := s.removePieces(ctx, leaves, pieces{
+		condition: condition, lock: "FOR UPDATE SKIP LOCKED", rows: expireRows,
+		with: func(ctx context.Context, tx pgx.Tx, rows int64) error {
+			return s.retained(ctx, tx, k.Target, k.Topic, rows)
+		},
+		told: func(rows int64) error {
+			removed += rows
+			return told(rows)
+		},
 	})
 	if err == nil && stay > 0 {
 		err = kept(k.Target, stay, "remove old rows from", "they stay, and with them may others that are too old; all else goes on")

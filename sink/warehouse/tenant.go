@@ -210,16 +210,22 @@ func (s *Session) RemoveRows(ctx context.Context, f Feed, first func(context.Con
 		if err != nil {
 			return err
 		}
-		stay, err := s.removePieces(ctx, leaves, condition, "FOR UPDATE", removeRows, first, func(rows int64) error { told(rows); return nil })
+		stay, err := s.removePieces(ctx, leaves, pieces{condition: condition, lock: "FOR UPDATE", rows: removeRows, first: first, told: func(rows int64) error { told(rows); return nil }})
 		if err == nil && stay > 0 {
 			err = kept(f.Target, stay, "empty", theyStay)
 		}
 		return err
 	}()
-	if err != nil {
-		return s.broken("remove rows from", fmt.Sprintf("table %q", f.Target.String()), err)
+	return s.removing("remove rows from", f.Target, theyStay, err)
+}
+
+// removing makes the trouble of rows that could not be removed from a target: nothing of it is held where a constraint is in the way.
+func (s *Session) removing(op string, target rule.Target, means string, err error) error {
+	err = s.broken(op, fmt.Sprintf("table %q", target.String()), err)
+	if t, ok := errors.AsType[*trouble.Error](err); ok && t.Code == trouble.ConstraintViolation {
+		t.Means, t.Hint = means, "remove what refers to them, or drop the constraint"
 	}
-	return nil
+	return err
 }
 
 // lostColumn tells that a target lacks what rows are told apart by.
@@ -298,43 +304,61 @@ func (s *Session) tables(ctx context.Context, target rule.Target, query string) 
 	})
 }
 
-// removePieces removes the rows t of tables, quoted, that a condition picks, so many of them in a transaction, each of which is told. lock is what is
-// said of rows that others have locked. It goes on until a table has none left, or only such as stay there: those that were to be removed last and
-// are still there. What others have locked, if lock passes over it, is not among them. Each transaction begins with first, if that is not nil.
-func (s *Session) removePieces(ctx context.Context, tables []string, condition, lock string, rows int64, first func(context.Context, pgx.Tx) error, told func(rows int64) error) (stay int64, err error) {
+// pieces is what removePieces removes, and how.
+type pieces struct {
+	condition string // on the rows t
+	lock      string // what is said of rows that others have locked
+	rows      int64  // at most, in one transaction
+	first     func(context.Context, pgx.Tx) error
+	with      func(ctx context.Context, tx pgx.Tx, rows int64) error // at the end of each transaction: so many are gone with it
+	told      func(rows int64) error                                 // of each transaction, after it
+}
+
+// removePieces removes rows of tables, quoted, a piece of them in each transaction. It goes on until a table has none left, or only such as stay
+// there: those that were to be removed last and are still there. What others have locked, if lock passes over it, is not among them. first, with
+// and told may be nil.
+func (s *Session) removePieces(ctx context.Context, tables []string, p pieces) (stay int64, err error) {
 	for _, table := range tables {
-		// By ctid: whatever index there is, or none, the rows are looked for once. They are locked, so that each of them is removed by the
-		// DELETE, which sees them as they are now, unless something keeps it. ONLY: another table has other rows of these ctids.
-		found := fmt.Sprintf(`SELECT coalesce(array_agg(ctid), '{}')::text, count(*) FROM (SELECT t.ctid FROM ONLY %s t WHERE %s LIMIT $1 %s) t`, table, condition, lock)
-		remove := fmt.Sprintf(`DELETE FROM ONLY %s WHERE ctid = ANY ($1::text::tid[])`, table)
 		for more := true; more; {
-			var ctids string
-			var n, removed int64
-			err := pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
-				if first != nil {
-					if err := first(ctx, tx); err != nil {
-						return err
-					}
-				}
-				if err := tx.QueryRow(ctx, found, rows).Scan(&ctids, &n); err != nil || n == 0 {
-					return err
-				}
-				tag, err := tx.Exec(ctx, remove, ctids)
-				removed = tag.RowsAffected()
-				return err
-			})
-			if err == nil {
-				err = told(removed)
+			n, removed, err := s.removePiece(ctx, table, &p)
+			if err == nil && p.told != nil {
+				err = p.told(removed)
 			}
 			if err != nil {
 				return stay, err
 			}
-			if more = n == rows && removed > 0; !more {
+			if more = n == p.rows && removed > 0; !more {
 				stay += n - removed
 			}
 		}
 	}
 	return stay, nil
+}
+
+// removePiece gives how many rows it has found, and how many of them are gone.
+func (s *Session) removePiece(ctx context.Context, table string, p *pieces) (n, removed int64, err error) {
+	// By ctid: whatever index there is, or none, the rows are looked for once. They are locked, so that each of them is removed by the
+	// DELETE, which sees them as they are now, unless something keeps it. ONLY: another table has other rows of these ctids.
+	found := fmt.Sprintf(`SELECT coalesce(array_agg(ctid), '{}')::text, count(*) FROM (SELECT t.ctid FROM ONLY %s t WHERE %s LIMIT $1 %s) t`, table, p.condition, p.lock)
+	remove := fmt.Sprintf(`DELETE FROM ONLY %s WHERE ctid = ANY ($1::text::tid[])`, table)
+	err = pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
+		if p.first != nil {
+			if err := p.first(ctx, tx); err != nil {
+				return err
+			}
+		}
+		var ctids string
+		if err := tx.QueryRow(ctx, found, p.rows).Scan(&ctids, &n); err != nil || n == 0 {
+			return err
+		}
+		tag, err := tx.Exec(ctx, remove, ctids)
+		removed = tag.RowsAffected()
+		if err == nil && removed > 0 && p.with != nil {
+			err = p.with(ctx, tx, removed)
+		}
+		return err
+	})
+	return n, removed, err
 }
 
 // Forget removes everything that is known of a source, but for the mark that it is removed. It refuses to where rows of it are left.
