@@ -160,8 +160,12 @@ func (st *Status) keptWaiting(source, others string, records int64) string {
 		means = fmt.Sprintf("%s %s in Kafka; all other %s go on", service.Plural(records, "record"), service.Agree(records, "waits", "wait"), others)
 	}
 	for i := range st.Sources {
-		if src := &st.Sources[i]; src.Name == source && src.until() != nil {
-			means += fmt.Sprintf("; %s is complete only up to %s", src.Name, src.until().UTC().Format(time.DateTime+" UTC"))
+		if src := &st.Sources[i]; src.Name != source {
+			continue
+		} else if until := src.until(); until != nil {
+			means += fmt.Sprintf("; %s is complete only up to %s", src.Name, until.UTC().Format(time.DateTime+" UTC"))
+		} else {
+			means += fmt.Sprintf("; %s is not complete yet", src.Name)
 		}
 	}
 	return means

@@ -212,7 +212,7 @@ func TestRebuildIsNotComplete(t *testing.T) {
 			if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "shop"), "", untold); err != nil {
 				t.Fatal(err)
 			}
-			w.rows(`SELECT (SELECT count(*) FROM public.story), complete_lsn FROM tributary.progress`, "0|∅")
+			w.rows(`SELECT (SELECT count(*) FROM public.story), complete_lsn, complete_ts, lag FROM tributary.progress`, "0|∅|∅|∅")
 			w.start(w.cfg)
 			w.complete(shop)
 			w.rows(`SELECT (SELECT count(*) FROM public.t), (SELECT count(*) FROM public.log), (SELECT count(*) FROM public.story)`, "20|20|20")

@@ -10,7 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
@@ -153,5 +155,18 @@ tables: [{from: "public.a", freshness: -1s}]
 `), &cfg)
 	if err == nil || !strings.Contains(err.Error(), "freshness") {
 		t.Errorf("a negative freshness: %v", err)
+	}
+}
+
+// What waits for its turn just after a start was said to fall behind.
+func TestFallingBehindTakesAMoment(t *testing.T) {
+	const topic = "shop.public.items"
+	s := idle(t, true)
+	views := []consume.View{{Topic: topic, Count: 1, Next: 10, End: 20, Oldest: time.Now().Add(-2 * time.Minute)}}
+	for since, want := range map[time.Duration]string{time.Second: service.StateCatchingUp, 10 * time.Second: service.StateBehind} {
+		s.table(topic).knownAt = time.Now().Add(-since)
+		if st, _ := s.tableStatus(topic, views, nil, warehouse.TableProgress{}, false, &Status{}); st.State != want {
+			t.Errorf("%s after something waits: %s, want %s", since, st.State, want)
+		}
 	}
 }

@@ -173,7 +173,6 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	}
 	f := service.Facts{
 		Paused: paused, Freshness: route.Freshness(s.cfg.Freshness), Snapshot: out.Snapshot, Behind: at.all.behind(now), Known: at.all.records > 0,
-		Falling: (at.rate != nil || len(views) > 0) && (rate == 0 || stats.waiting.PerSecond() > 0),
 	}
 	f.Stopped, f.Quarantined = t.stops(), t != nil
 	barrier := at.barred
@@ -188,6 +187,9 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	if out.Partitions = at.own.partitions; out.Partitions > 0 { // else whoever writes it knows what it waits for
 		f.Unmoved = stats.unmoved(now)
 	}
+	// What waits for its turn for a moment, as after a start, does not fall behind.
+	still := rate == 0 && (out.Partitions == 0 || f.Unmoved >= service.WaitingAfter)
+	f.Falling = (at.rate != nil || len(views) > 0) && (still || stats.waiting.PerSecond() > 0)
 	if !at.position.IsZero() {
 		out.Position = at.position.String()
 	}
