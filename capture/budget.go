@@ -185,8 +185,8 @@ func (c *Capture) holdsUp(slot *catalog.Slot, old []catalog.Blocker) reason {
 	if slot != nil && len(old) > 0 && old[0].Age >= oldTransaction && slot.ToPublishBytes < slot.KeptBytes/2 {
 		b := old[0]
 		return reason{
-			fmt.Sprintf("pid %d (%q) has a transaction open for %s", b.PID, b.Application, service.FormatDuration(b.Age)),
-			fmt.Sprintf("wait, or SELECT pg_terminate_backend(%d);", b.PID),
+			fmt.Sprintf("a transaction has been open for %s: %s", service.FormatDuration(b.Age), b.Whose()),
+			"wait, or " + b.End(),
 		}
 	}
 	if ago, ok := c.pausing.endedAgo(); ok {

@@ -167,16 +167,11 @@ func (c *Capture) checkOpen(ctx context.Context, r *terminal.Check, cat *catalog
 		r.Failed("transactions", err)
 	}
 	for _, b := range blockers {
-		r.Warn(code, "transaction", fmt.Sprintf("pid %d, app %q, open for %s: %s", b.PID, b.Application, service.FormatDuration(b.Age), means),
-			fmt.Sprintf("SELECT pg_terminate_backend(%d);   or wait", b.PID))
-	}
-	prepared, err := cat.Prepared(ctx, olderThan)
-	if err != nil {
-		r.Failed("transactions", err)
-	}
-	for _, p := range prepared {
-		r.Warn(code, "transaction", fmt.Sprintf("prepared as %q %s ago, and not ended: %s", p.GID, service.FormatDuration(p.Age), means),
-			fmt.Sprintf("COMMIT PREPARED %[1]s;   or ROLLBACK PREPARED %[1]s;", postgres.Literal(p.GID)))
+		otherwise := "or wait"
+		if b.PID == 0 {
+			otherwise = "or COMMIT PREPARED"
+		}
+		r.Warn(code, "transaction", fmt.Sprintf("%s, open for %s: %s", b.Whose(), service.FormatDuration(b.Age), means), b.End()+"   "+otherwise)
 	}
 }
 

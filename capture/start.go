@@ -378,7 +378,7 @@ func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *c
 	done := c.others.read.Wait(waitOld)
 	defer done()
 	defer c.oldest.Store(nil)
-	told := 0 // the process that is waited for
+	told := "" // whose transaction is waited for
 	for {
 		select {
 		case r := <-result:
@@ -395,14 +395,14 @@ func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *c
 			}
 			c.oldest.Store(openTransaction(blockers, time.Now()))
 			for i, b := range blockers {
-				if i == 0 && b.PID == told { // the status says how long it takes
+				if i == 0 && b.Whose() == told { // the status says how long it takes
 					break
 				}
 				if i == 0 {
-					told = b.PID
+					told = b.Whose()
 				}
-				c.log.Warn("creating the slot waits for an open transaction", "slot", name, "pid", b.PID, "application", b.Application,
-					"open_for", b.Age.Round(time.Second), "code", trouble.SlotWaits, "hint", fmt.Sprintf("wait, or SELECT pg_terminate_backend(%d);", b.PID))
+				c.log.Warn("creating the slot waits for an open transaction", "slot", name, "of", b.Whose(),
+					"open_for", b.Age.Round(time.Second), "code", trouble.SlotWaits, "hint", "wait, or "+b.End())
 			}
 		}
 	}

@@ -107,9 +107,11 @@ type WAL struct {
 // OpenTransaction is one that has written at the source and has not ended: a new slot waits for it, and the server keeps WAL from its
 // beginning on.
 type OpenTransaction struct {
-	PID         int       `json:"pid"`
+	PID         int       `json:"pid"` // 0: it was prepared, as GID
 	Application string    `json:"application"`
 	User        string    `json:"user"`
+	GID         string    `json:"gid,omitempty"`
+	Database    string    `json:"database,omitempty"` // of a prepared one: only there it can be ended
 	Since       time.Time `json:"since"`
 }
 
@@ -119,7 +121,15 @@ func openTransaction(blockers []catalog.Blocker, at time.Time) *OpenTransaction 
 		return nil
 	}
 	b := blockers[0]
-	return &OpenTransaction{PID: b.PID, Application: b.Application, User: b.User, Since: at.Add(-b.Age).UTC()}
+	o := &OpenTransaction{PID: b.PID, Application: b.Application, User: b.User, GID: b.GID, Since: at.Add(-b.Age).UTC()}
+	if b.PID == 0 {
+		o.Database = b.Database
+	}
+	return o
+}
+
+func (o *OpenTransaction) blocker() *catalog.Blocker {
+	return &catalog.Blocker{PID: o.PID, Application: o.Application, User: o.User, GID: o.GID, Database: o.Database}
 }
 
 // SnapshotStatus sums up what is still to be read.

@@ -207,6 +207,40 @@ func TestSlotWaitsForTransaction(t *testing.T) {
 	must(t, <-done)
 }
 
+// TestPreparedTransactions: one that was prepared, and forgotten, holds a new slot up, and later keeps WAL, as one of a session does. No session
+// tells of it.
+func TestPreparedTransactions(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), "")
+	r.own(0, map[string]string{"max_prepared_transactions": "5"})
+	r.exec(tables)
+	r.exec(`begin; insert into item (id) values (1); prepare transaction 'a 1'`)
+	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	const whose = `prepared as "a 1" (user postgres, database postgres), open for `
+	eventually(t, "the status names it", func() bool { return strings.Contains(c.Status().Headline, "waits for the transaction "+whose) })
+	st := c.Status()
+	st.judge(time.Now().Add(service.WaitingAfter), 0)
+	if len(st.Needs) != 1 || st.Needs[0].Code != trouble.SlotWaits || st.Needs[0].Do[0].Command != "ROLLBACK PREPARED 'a 1';" {
+		t.Fatalf("%+v", st.Needs)
+	}
+	r.exec(st.Needs[0].Do[0].Command)
+	eventually(t, "it goes on", func() bool { st := c.Status(); return st.State == service.StateUpToDate && st.WaitingOn == "" })
+	r.exec(`begin; insert into item (id) values (1); prepare transaction 'a 1'`)
+	eventually(t, "the status knows it", func() bool { st = c.Status(); return st.Oldest != nil && st.Oldest.GID == "a 1" })
+	st.judge(time.Now().Add(oldTransactionTold), 0)
+	if i := slices.IndexFunc(st.Needs, func(n service.Need) bool { return n.Code == trouble.OldTransaction }); i < 0 || !strings.Contains(st.Needs[i].What, whose) {
+		t.Errorf("%+v", st.Needs)
+	}
+	r.exec(`commit prepared 'a 1'`)
+	r.fence()
+	r.same("public", "item")
+	cancel()
+	must(t, <-done)
+}
+
 // stays runs a capture as its program does until it has stopped with a trouble of this code. ended ends it and gives its error.
 func (r *rig) stays(want trouble.Code) (c *Capture, ended func() error) {
 	r.t.Helper()

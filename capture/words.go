@@ -355,28 +355,23 @@ var whose = map[string]trouble.Code{waitKafka: trouble.KafkaUnreachable, waitReg
 func (st *Status) whom() string {
 	switch {
 	case st.WaitingOn == waitOld && st.Oldest != nil:
-		return "the transaction of " + st.Oldest.whose()
+		return "the transaction " + map[bool]string{true: "of "}[st.Oldest.PID != 0] + st.Oldest.whose()
 	case st.WaitingOn == waitSlot && st.Holder != "":
 		return "the slot, which is held (" + st.Holder + ")"
 	}
 	return whom(st.WaitingOn)
 }
 
-// whose names the session that has a transaction open, and since when.
-func (o *OpenTransaction) whose() string {
-	who := fmt.Sprintf("pid %d", o.PID)
-	switch {
-	case o.Application != "" && o.User != "":
-		who += fmt.Sprintf(" (%s, user %s)", o.Application, o.User)
-	case o.Application != "" || o.User != "":
-		who += fmt.Sprintf(" (%s)", cmp.Or(o.Application, "user "+o.User))
-	}
-	return who + ", open for " + ago(o.Since)
-}
+// whose says whose it is, and since when it is open.
+func (o *OpenTransaction) whose() string { return o.blocker().Whose() + ", open for " + ago(o.Since) }
 
 // end says how to be rid of it.
 func (o *OpenTransaction) end() []service.Step {
-	return []service.Step{{Command: fmt.Sprintf("SELECT pg_terminate_backend(%d);", o.PID), Note: "ends that session and rolls back what it did; or wait until it is done"}}
+	note := "ends that session and rolls back what it did; or wait until it is done"
+	if o.PID == 0 {
+		note = "in that database, rolls back what it did; or COMMIT PREPARED, where whoever prepared it has forgotten to"
+	}
+	return []service.Step{{Command: o.blocker().End(), Note: note}}
 }
 
 // whom names whom a stage waits for.

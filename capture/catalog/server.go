@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/capture/replication"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -56,45 +58,54 @@ func (c *Catalog) Server(ctx context.Context) (*Server, error) {
 	return &s, nil
 }
 
-// Blocker is a transaction that creating a slot has to wait for.
+// Blocker is a transaction that creating a slot has to wait for: of a session, or one that was prepared, and is neither committed nor rolled
+// back: no session holds that open, and no server that starts again ends it.
 type Blocker struct {
-	PID         int
+	PID         int // 0 of a prepared one
 	Application string
 	User        string // "" where it is the server's own
+	GID         string // of a prepared one
+	Database    string
 	Age         time.Duration
 }
 
-// Blockers lists the oldest transactions that are open and have written, or hold a snapshot, oldest first.
+// End gives the statement that ends it, and rolls back what it did.
+func (b *Blocker) End() string {
+	if b.PID == 0 {
+		return "ROLLBACK PREPARED " + postgres.Literal(b.GID) + ";"
+	}
+	return fmt.Sprintf("SELECT pg_terminate_backend(%d);", b.PID)
+}
+
+// Whose names the session that has it open, or under which name it was prepared.
+func (b *Blocker) Whose() string {
+	switch {
+	case b.PID == 0:
+		return fmt.Sprintf("prepared as %q (user %s, database %s)", b.GID, b.User, b.Database)
+	case b.Application != "" && b.User != "":
+		return fmt.Sprintf("pid %d (%s, user %s)", b.PID, b.Application, b.User)
+	case b.Application != "" || b.User != "":
+		return fmt.Sprintf("pid %d (%s)", b.PID, cmp.Or(b.Application, "user "+b.User))
+	}
+	return fmt.Sprintf("pid %d", b.PID)
+}
+
+// Blockers lists the oldest transactions that are open and have written, oldest first.
 func (c *Catalog) Blockers(ctx context.Context, olderThan time.Duration) ([]Blocker, error) {
 	return query(ctx, c.conn, "list open transactions", func(row pgx.CollectableRow) (Blocker, error) {
 		var b Blocker
 		var seconds float64
-		err := row.Scan(&b.PID, &b.Application, &b.User, &seconds)
+		err := row.Scan(&b.PID, &b.Application, &b.User, &b.GID, &b.Database, &seconds)
 		b.Age = time.Duration(seconds * float64(time.Second))
 		return b, err
-	}, `select pid, coalesce(application_name, ''), coalesce(usename::text, ''), extract(epoch from clock_timestamp() - xact_start)::float8
+	}, `select pid, coalesce(application_name, ''), coalesce(usename::text, ''), '', coalesce(datname::text, ''), extract(epoch from clock_timestamp() - xact_start)::float8 as age
 	      from pg_stat_activity
 	     where backend_xid is not null and pid <> pg_backend_pid() and backend_type <> 'walsender'
 	       and xact_start < clock_timestamp() - make_interval(secs => $1)
-	     order by xact_start limit 5`, olderThan.Seconds())
-}
-
-// Prepared is a transaction that was prepared and is neither committed nor rolled back: no session holds it open.
-type Prepared struct {
-	GID string
-	Age time.Duration
-}
-
-// Prepared lists the oldest of them, oldest first.
-func (c *Catalog) Prepared(ctx context.Context, olderThan time.Duration) ([]Prepared, error) {
-	return query(ctx, c.conn, "list prepared transactions", func(row pgx.CollectableRow) (Prepared, error) {
-		var p Prepared
-		var seconds float64
-		err := row.Scan(&p.GID, &seconds)
-		p.Age = time.Duration(seconds * float64(time.Second))
-		return p, err
-	}, `select gid, extract(epoch from clock_timestamp() - prepared)::float8 from pg_prepared_xacts
-	     where prepared < clock_timestamp() - make_interval(secs => $1) order by prepared limit 5`, olderThan.Seconds())
+	    union all
+	    select 0, '', owner::text, gid, database::text, extract(epoch from clock_timestamp() - prepared)::float8
+	      from pg_prepared_xacts where prepared < clock_timestamp() - make_interval(secs => $1)
+	     order by age desc limit 5`, olderThan.Seconds())
 }
 
 // Slot is a replication slot as the server describes it.
