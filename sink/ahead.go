@@ -87,7 +87,7 @@ func (w *worker) behind(now *outcome) *behind {
 		b.ended[i] = w.s.cfg.Batch.Age > 0 || !w.plain(pt)
 		next := w.part(pt.p)
 		next.base, next.committed, next.replay = pt.records, pt.committed, pt.replay
-		next.advance.Expected, next.advance.Next, next.advance.Position = pt.advance.Next, pt.advance.Next, pt.advance.Position
+		next.advance.Expected, next.advance.Next, next.advance.Term, next.advance.Position = pt.advance.Next, pt.advance.Next, pt.advance.Term, pt.advance.Position
 		b.parts[i] = next
 	}
 	return b

@@ -84,7 +84,7 @@ func tell(b consume.Batch) told {
 	p := b.Partition
 	source, ok := record.ParseProgressTopic(p.Topic)
 	t := told{of: p, Following: warehouse.Following{Source: source, Advance: warehouse.Advance{
-		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
+		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Term: int32(p.Term), Position: p.Position,
 	}}}
 	for _, r := range b.Records {
 		if !r.Attrs.IsControl() && r.Value != nil {
@@ -96,7 +96,7 @@ func tell(b consume.Batch) told {
 			t.Records = append(t.Records, warehouse.ProgressRecord{Offset: r.Offset, Progress: progress})
 			t.Rows++
 		}
-		t.Next = r.Offset + 1
+		t.Next, t.Term = r.Offset+1, int32(consume.TermOf(r))
 		t.read++
 	}
 	return t
@@ -134,7 +134,7 @@ func (f *follower) finish(ctx context.Context, t *told, done bool) {
 		if t.stop != nil {
 			f.s.hold(ctx, f.session, p, t.Next, t.stop)
 		}
-		f.s.consumer.Finish(p, consume.Done{Records: t.read, Next: t.Next, Position: t.Position})
+		f.s.consumer.Finish(p, consume.Done{Records: t.read, Next: t.Next, Term: consume.Term(t.Term), Position: t.Position})
 		return
 	case ctx.Err() != nil:
 	case errors.Is(err, warehouse.ErrFenced):

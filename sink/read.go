@@ -58,7 +58,7 @@ func (w *worker) part(p *consume.Partition) part {
 		again = replay{}
 	}
 	return part{p: p, unit: -1, parked: known, advance: warehouse.Advance{
-		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Position: p.Position,
+		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next, Term: int32(p.Term), Position: p.Position,
 		ParkedN: known.N,
 	}, committed: p.CommitTime, replay: again}
 }
@@ -86,7 +86,7 @@ func (w *worker) readPartition(ctx context.Context, o *outcome, pt *part, record
 		pt.steps++
 		for range n {
 			r := records[pt.records]
-			pt.advance.Next = r.Offset + 1
+			pt.advance.Next, pt.advance.Term = r.Offset+1, int32(consume.TermOf(r))
 			pt.bytes += len(r.Key) + len(r.Value)
 			pt.records++
 		}

@@ -395,13 +395,16 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 	}
 	starts := make([]consume.Start, len(claims))
 	for i, c := range claims {
-		starts[i] = consume.Start{Epoch: c.Epoch, Next: c.Next, Position: c.Position, CommitTime: c.CommitTime, Attempt: c.Attempt, Skip: c.Skip, Err: c.Err}
+		starts[i] = consume.Start{Epoch: c.Epoch, Next: c.Next, Term: consume.Term(c.Term), Position: c.Position, CommitTime: c.CommitTime, Attempt: c.Attempt, Skip: c.Skip, Err: c.Err}
 		if c.Park != nil {
 			starts[i].Park = c.Park
 		}
 		if s.pausedTopic(c.Topic) {
 			starts[i].Hold = errPaused
 		}
+	}
+	if err := s.consumer.CheckTerms(ctx, requests, starts); err != nil {
+		return nil, err
 	}
 	return starts, nil
 }

@@ -4,6 +4,10 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 func TestTopicTruncated(t *testing.T) {
@@ -57,4 +61,59 @@ func TestPartitionsAdded(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.rows(`SELECT DISTINCT code FROM tributary.quarantine`, "topic-partitions-changed")
+}
+
+// TestTopicThatLostItsEnd: a broker that has lost the end of a topic gives its offsets once more. A sink that was away meanwhile does not take what
+// stands behind its checkpoint for what comes next, however often it is told to go on, until somebody has moved the checkpoint.
+func TestTopicThatLostItsEnd(t *testing.T) {
+	for _, consistency := range []string{"", "source"} {
+		t.Run(consistency, func(t *testing.T) {
+			cluster := kafkatest.Fake(t)
+			w := newWorldOn(t, cluster)
+			w.cfg.Sources = []rule.Source{{Name: "*", Consistency: consistency}}
+			shop := w.source("shop")
+			r := relation("t", "id integer key")
+			s := w.start(w.cfg)
+			shop.tx(many(10, func(i int) event { return ins(r, i) })...)
+			w.complete(shop)
+			s.stop()
+			cluster.Kfake().ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(q kmsg.Request) (kmsg.Response, error, bool) {
+				cluster.Kfake().KeepControl()
+				request := q.(*kmsg.OffsetForLeaderEpochRequest)
+				response := request.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+				for _, topic := range request.Topics {
+					answer := kmsg.NewOffsetForLeaderEpochResponseTopic()
+					answer.Topic = topic.Topic
+					for _, p := range topic.Partitions {
+						one := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+						one.Partition, one.LeaderEpoch, one.EndOffset = p.Partition, p.LeaderEpoch, 1<<40
+						if topic.Topic == "shop.public.t" {
+							one.EndOffset = 5
+						}
+						answer.Partitions = append(answer.Partitions, one)
+					}
+					response.Topics = append(response.Topics, answer)
+				}
+				return response, nil, true
+			})
+			shop.tx(ins(r, 10))
+			w.start(w.cfg)
+			attempt := ""
+			for range 3 {
+				w.eventually(true, func() any {
+					now := w.query(`SELECT code || attempt FROM tributary.quarantine WHERE message LIKE '%the broker lost what was behind offset 5; the first offset that is left is 0'`)
+					if len(now) == 1 && now[0] != attempt {
+						attempt = now[0]
+						return true
+					}
+					return false
+				})
+				w.exec(`DELETE FROM tributary.quarantine`)
+			}
+			w.rows(`SELECT count(*) FROM public.t`, "10")
+			w.exec(`UPDATE tributary.checkpoint SET next_offset = 0 WHERE topic = 'shop.public.t'; DELETE FROM tributary.quarantine`)
+			w.rows(`SELECT count(*) FROM public.t`, "11")
+			w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+		})
+	}
 }

@@ -117,7 +117,7 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 		}
 		switch {
 		case err == nil && n > 0:
-			done = consume.Done{Records: n, Next: b.Records[n-1].Offset + 1, Position: p.Position}
+			done = consume.Done{Records: n, Next: b.Records[n-1].Offset + 1, Term: consume.TermOf(b.Records[n-1]), Position: p.Position}
 		case err == nil:
 			done.WantMore = stop == nil // the rest of a source transaction is on the way
 		case ctx.Err() != nil:
@@ -173,7 +173,8 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 	}
 	read := ends[n-1]
 	progress := warehouse.Advance{
-		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: all[read-1].Offset + 1, Position: p.Position, Rows: int64(n),
+		Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: all[read-1].Offset + 1, Term: int32(consume.TermOf(all[read-1])),
+		Position: p.Position, Rows: int64(n),
 	}
 	w := &wholeCut{g: g, parts: parts, moved: map[partKey]*wholeMove{}}
 	for k, part := range parts {
@@ -203,7 +204,7 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 		return 0, err
 	}
 	for k, m := range w.moved {
-		parts[k].Next, parts[k].Position = m.advance.Next, m.advance.Position
+		parts[k].Next, parts[k].Term, parts[k].Position = m.advance.Next, consume.Term(m.advance.Term), m.advance.Position
 	}
 	g.changed = 0
 	g.s.metrics.whole(g.s, source, w, time.Since(begin))
@@ -305,7 +306,7 @@ func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source
 		k := partKey{r.Topic, r.Partition}
 		part := w.parts[k]
 		w.moved[k] = &wholeMove{advance: warehouse.Advance{
-			Topic: k.topic, Partition: k.number, Epoch: part.Epoch, Expected: part.Next, Next: part.Next, Position: part.Position,
+			Topic: k.topic, Partition: k.number, Epoch: part.Epoch, Expected: part.Next, Next: part.Next, Term: int32(part.Term), Position: part.Position,
 			ParkedN: -1, // nothing is parked of such a source, and the cut looks up which of its tables are read anew
 		}}
 		locks = append(locks, w.moved[k].advance)
@@ -348,6 +349,7 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 	m, part := w.moved[k], w.parts[k]
 	for i := 0; i < len(records); i++ {
 		r := records[i]
+		m.advance.Term = int32(consume.TermOf(r))
 		if r.Attrs.IsControl() || r.Value == nil {
 			continue
 		}

@@ -391,7 +391,7 @@ func (w *worker) finish(ctx context.Context, o *outcome) {
 		}
 		keep := w.next.own[p]
 		b, kept := w.s.consumer.Finish(p, consume.Done{
-			Records: pt.records, Next: pt.advance.Next, Position: pt.advance.Position, CommitTime: pt.committed, WantMore: pt.more, Keep: keep,
+			Records: pt.records, Next: pt.advance.Next, Term: consume.Term(pt.advance.Term), Position: pt.advance.Position, CommitTime: pt.committed, WantMore: pt.more, Keep: keep,
 		})
 		if kept {
 			w.next.batches = append(w.next.batches, b)

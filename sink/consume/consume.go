@@ -61,6 +61,7 @@ type Request struct {
 type Start struct {
 	Epoch    int64
 	Next     int64
+	Term     Term // of the record before Next
 	Position change.Position
 	// CommitTime is that of the last change applied, microseconds since 1970; 0 for none.
 	CommitTime int64
@@ -71,13 +72,24 @@ type Start struct {
 	Skip       bool  // the first record is to be passed over
 }
 
+// Term is by which leader of its partition a record was written: one more than Kafka's leader epoch, 0 where that is not known.
+type Term int32
+
+// TermOf gives that of a record.
+func TermOf(r *kgo.Record) Term { return Term(r.LeaderEpoch + 1) }
+
+// at is where to read on: at next, behind a record of this term.
+func (t Term) at(next int64) kgo.EpochOffset {
+	return kgo.EpochOffset{Epoch: int32(t) - 1, Offset: next}
+}
+
 // Partition is an assigned partition. The exported fields may be read by whoever took it, until Finish; they are
 // changed by Finish and Release only.
 type Partition struct {
 	Topic  string
 	Number int32
 	Count  int32 // partitions of the topic
-	Start        // as claimed; Next, Position and CommitTime move with the checkpoint
+	Start        // as claimed; Next, Term, Position and CommitTime move with the checkpoint
 
 	// Pass is the TRUNCATE that the partition need not wait at any more.
 	Pass change.Position
@@ -467,7 +479,7 @@ func (c *Consumer) releaseHeld() {
 		if set[p.Topic] == nil {
 			set[p.Topic] = map[int32]kgo.EpochOffset{}
 		}
-		set[p.Topic][p.Number] = kgo.EpochOffset{Epoch: -1, Offset: p.Next}
+		set[p.Topic][p.Number] = p.Term.at(p.Next)
 		resume[p.Topic] = append(resume[p.Topic], p.Number)
 	}
 	if len(set) > 0 {
@@ -499,7 +511,7 @@ func (c *Consumer) commitOffsets(ctx context.Context, wait bool) {
 			if offsets[k.topic] == nil {
 				offsets[k.topic] = map[int32]kgo.EpochOffset{}
 			}
-			offsets[k.topic][k.number] = kgo.EpochOffset{Epoch: -1, Offset: p.Next}
+			offsets[k.topic][k.number] = p.Term.at(p.Next)
 		}
 	}
 	c.mu.Unlock()

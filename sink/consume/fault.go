@@ -12,6 +12,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/retry"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -24,15 +25,10 @@ func fetchTrouble(p *Partition, err error) error {
 	subject := fmt.Sprintf("topic %q partition %d from offset %d", p.Topic, p.Number, p.polled)
 	switch {
 	case isLost, errors.Is(err, kerr.OffsetOutOfRange):
-		cause := err
 		if isLost {
-			cause = fmt.Errorf("the broker lost what was behind offset %d", lost.ResetTo)
+			err = lostBehind(lost.ResetTo)
 		}
-		return &trouble.Error{
-			Code: trouble.TopicTruncated, Op: "read", Subject: subject, Cause: cause,
-			Means: "records between the checkpoint and the first one that Kafka still has are gone; nothing was skipped, the table is held",
-			Hint:  "read the table anew: docs/reload.md; then move next_offset in tributary.checkpoint, and sink resume SOURCE/TABLE",
-		}
+		return truncated(subject, err)
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.InconsistentTopicID):
 		return &trouble.Error{
 			Code: trouble.TopicRecreated, Op: "read", Subject: subject, Cause: err,
@@ -43,6 +39,57 @@ func fetchTrouble(p *Partition, err error) error {
 		return nil
 	}
 	return kafka.Trouble("read", subject, err)
+}
+
+func truncated(subject string, cause error) *trouble.Error {
+	return &trouble.Error{
+		Code: trouble.TopicTruncated, Op: "read", Subject: subject, Cause: cause,
+		Means: "records between the checkpoint and the first one that Kafka still has are gone; nothing was skipped, the table is held",
+		Hint:  "read the table anew: docs/reload.md; then move next_offset in tributary.checkpoint, and sink resume SOURCE/TABLE",
+	}
+}
+
+func lostBehind(offset int64) error {
+	return fmt.Errorf("the broker lost what was behind offset %d", offset)
+}
+
+// CheckTerms asks whether the topics still have what was applied of them, before starts go on, and sets the Err of those that have not. A broker that
+// has lost the end of a topic gives its offsets once more, and nothing else tells:
+//
+//	sink:    applies up to offset 20, and ends
+//	broker:  crashes, and has offsets up to 11
+//	capture: publishes 12 to 40
+//	sink:    begins at 21
+//
+// The broker is asked up to where it has records of the term of 20. It says 11. starts are in the order of requests.
+func (c *Consumer) CheckTerms(ctx context.Context, requests []Request, starts []Start) error {
+	terms := kadm.OffsetForLeaderEpochRequest{}
+	for i := range starts {
+		if s := &starts[i]; s.Term > 0 && s.Err == nil {
+			terms.Add(requests[i].Topic, requests[i].Number, int32(s.Term)-1)
+		}
+	}
+	if len(terms) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, firstPatience)
+	defer cancel()
+	ends, err := c.admin.OffsetForLeaderEpoch(ctx, terms)
+	if err != nil {
+		return kafka.Trouble("ask for the terms of", service.Plural(len(terms), "topic"), err)
+	}
+	for i, r := range requests {
+		end, asked := ends[r.Topic][r.Number]
+		switch s := &starts[i]; {
+		case !asked || s.Err != nil:
+		case end.Err != nil && kerr.IsRetriable(end.Err) && !errors.Is(end.Err, kerr.UnknownTopicOrPartition):
+			return kafka.Trouble("ask for the terms of", fmt.Sprintf("topic %q", r.Topic), end.Err)
+		case end.Err == nil && end.EndOffset >= 0 && end.EndOffset < s.Next:
+			subject := fmt.Sprintf("topic %q partition %d from offset %d", r.Topic, r.Number, s.Next)
+			s.Err = withFirst(ctx, c.admin, r.Topic, r.Number, truncated(subject, lostBehind(end.EndOffset)))
+		}
+	}
+	return nil
 }
 
 // firstPatience is how long is waited for where a topic begins.

@@ -146,6 +146,7 @@ func (c *Consumer) More(p *Partition, have, n int) []*kgo.Record {
 type Done struct {
 	Records  int // behind the checkpoint, which was moved
 	Next     int64
+	Term     Term // of the record before Next
 	Position change.Position
 	// CommitTime is that of the newest change applied; 0: as before.
 	CommitTime int64
@@ -163,7 +164,7 @@ func (c *Consumer) Request(p *Partition) Request {
 }
 
 // Nothing is the Done of a partition whose checkpoint was not moved.
-func Nothing(p *Partition) Done { return Done{Next: p.Next, Position: p.Position} }
+func Nothing(p *Partition) Done { return Done{Next: p.Next, Term: p.Term, Position: p.Position} }
 
 // Finish gives a partition back, or where it may stay taken, what is to be done next of it.
 func (c *Consumer) Finish(p *Partition, d Done) (next Batch, kept bool) {
@@ -171,7 +172,7 @@ func (c *Consumer) Finish(p *Partition, d Done) (next Batch, kept bool) {
 	defer c.mu.Unlock()
 	defer c.notify()
 	p.busy = d.Keep > 0 && !p.gone && p.held == nil && !p.release
-	p.Next, p.Position = d.Next, d.Position
+	p.Next, p.Term, p.Position = d.Next, d.Term, d.Position
 	if d.CommitTime != 0 {
 		p.CommitTime = d.CommitTime
 	}

@@ -50,7 +50,7 @@ func (c *Consumer) assign(ctx context.Context, offsets map[string]map[int32]kgo.
 			old.gone = true
 		}
 		c.parts[k] = p
-		offsets[r.Topic][r.Number] = kgo.NewOffset().At(p.Next)
+		offsets[r.Topic][r.Number] = kgo.NewOffset().At(p.Next).WithEpoch(int32(p.Term) - 1)
 		if p.Err == nil && p.Hold != nil {
 			p.held = p.Hold
 			hold[r.Topic] = append(hold[r.Topic], r.Number)

@@ -232,6 +232,12 @@ func (r *Reader) shrink(ranges []Range) {
 	}
 }
 
+// forget has a partition begun anew: the client goes on where the broker has something, and would give it without another word.
+func (r *Reader) forget(topic string, number int32) {
+	delete(r.tails, key{topic, number})
+	r.client.RemoveConsumePartitions(map[string][]int32{topic: {number}})
+}
+
 // poll fetches more. Partitions of which enough is there are left alone.
 func (r *Reader) poll(ctx context.Context, ranges []Range) error {
 	wanted := map[key]bool{}
@@ -280,6 +286,7 @@ func (r *Reader) poll(ctx context.Context, ranges []Range) error {
 			if t != nil {
 				if err := fetchTrouble(&Partition{Topic: fp.Topic, Number: fp.Partition, polled: t.next}, fp.Err); err != nil {
 					failure = withFirst(ctx, r.admin, fp.Topic, fp.Partition, err)
+					r.forget(fp.Topic, fp.Partition)
 				}
 			}
 			return

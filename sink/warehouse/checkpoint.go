@@ -28,6 +28,7 @@ type Claim struct {
 	Partition
 	Epoch    int64 // of this claim; every later write names it
 	Next     int64 // offset of the first record to apply
+	Term     int32 // of the last one that was, see Advance; 0 where it is not known
 	Position change.Position
 	// CommitTime is that of the last change applied, microseconds since 1970; 0 for none.
 	CommitTime int64
@@ -117,7 +118,7 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 			UPDATE tributary.checkpoint c
 			   SET owner_epoch = owner_epoch + 1, owner = $4, owner_pid = NULL, owner_backend_start = NULL
 			 WHERE grp = $1 AND topic = $2 AND partition = $3
-			RETURNING owner_epoch, next_offset, era, lsn::text, seq,
+			RETURNING owner_epoch, next_offset, CASE WHEN term_offset = next_offset THEN term ELSE 0 END, era, lsn::text, seq,
 			          coalesce((extract(epoch FROM last_commit_ts) * 1000000)::bigint, 0), topic_id`,
 			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance)
 		all.Queue(`
@@ -178,7 +179,7 @@ func readClaims(answers pgx.BatchResults, parts []Partition) ([]Claim, error) {
 		var era int32
 		var lsn string
 		var seq int64
-		err := answers.QueryRow().Scan(&c.Epoch, &c.Next, &era, &lsn, &seq, &c.CommitTime, &c.TopicID)
+		err := answers.QueryRow().Scan(&c.Epoch, &c.Next, &c.Term, &era, &lsn, &seq, &c.CommitTime, &c.TopicID)
 		if err != nil {
 			return nil, err
 		}
@@ -217,6 +218,7 @@ type Advance struct {
 	Epoch      int64
 	Expected   int64           // next offset before
 	Next       int64           // next offset after
+	Term       int32           // by which leader the record before Next was written, see consume.Term; 0 where that is not known
 	Position   change.Position // of the last record applied
 	Barrier    change.Position // of the TRUNCATE that the partition now waits at; zero for none
 	Rows       int64           // applied by this advance
@@ -233,14 +235,14 @@ var ErrFenced = errors.New("checkpoint belongs to another owner")
 // of the primary key: the same.
 const advanceSQL = `
 UPDATE tributary.checkpoint c
-   SET next_offset = s.next::bigint, era = s.era::int, lsn = s.lsn::pg_lsn, seq = s.seq::bigint,
+   SET next_offset = s.next::bigint, term = s.term::int, term_offset = s.next::bigint, era = s.era::int, lsn = s.lsn::pg_lsn, seq = s.seq::bigint,
        barrier_era = s.bera::int, barrier_lsn = s.blsn::pg_lsn, barrier_seq = s.bseq::bigint,
        parked_n = c.parked_n + s.parks::bigint, applied_rows = c.applied_rows + s.rows::bigint, applied_at = clock_timestamp(),
        last_commit_ts = coalesce('epoch'::timestamptz + s.ts::bigint * interval '1 microsecond', c.last_commit_ts),
        owner_pid = pg_backend_pid(), owner_backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
   FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-              $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[])
-    AS s(topic, partition, epoch, expected, next, era, lsn, seq, bera, blsn, bseq, rows, ts, parked, parks)
+              $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[])
+    AS s(topic, partition, epoch, expected, next, term, era, lsn, seq, bera, blsn, bseq, rows, ts, parked, parks)
  WHERE c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition::int`
 
 // compareSQL is what makes it one.
@@ -271,6 +273,7 @@ func (w *Warehouse) advance(advances []Advance) statement {
 			{array: number(func(a *Advance) int64 { return a.Epoch })},
 			{array: number(func(a *Advance) int64 { return a.Expected })},
 			{array: number(func(a *Advance) int64 { return a.Next })},
+			{array: number(func(a *Advance) int64 { return int64(a.Term) })},
 			{array: number(func(a *Advance) int64 { return int64(a.Position.Era) })},
 			{array: column(func(a *Advance) string { return a.Position.CommitLSN.String() })},
 			{array: number(func(a *Advance) int64 { return int64(a.Position.Seq) })},
