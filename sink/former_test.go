@@ -147,6 +147,15 @@ func testRowsOutdated(t *testing.T, consistency string, code trouble.Code) {
 	shop.begins(r)
 	read(many(5, func(i int) event { return snap(r, i, "c", i) })...)
 	told()
+
+	s.stop()
+	w.exec(`DROP TABLE public.t2`) // and is made from nothing: all rows come again
+	if err := operator.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(operator, "shop"), "", untold); err != nil {
+		t.Fatal(err)
+	}
+	with(w.cfg.Tables)
+	w.rows(`SELECT count(*) FROM public.t2`, "13")
+	told()
 }
 
 // TestRowsOutdatedThatStay: what a history, or a target without deletes, keeps does not come again with a read of all rows.
