@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 -- Version 13: how far behind a source is of which nothing is complete is not known. greatest passes over null, so that it was 0.
 
 CREATE OR REPLACE VIEW tributary.progress AS
@@ -19,10 +18,3 @@ SELECT s.grp, s.source, s.era, m.commit_lsn, m.end_lsn AS complete_lsn, m.commit
   LEFT JOIN LATERAL (
        SELECT max(o.progress_offset) AS newest FROM tributary.milestone o
         WHERE o.grp = s.grp AND o.source = s.source) n ON true;
-=======
--- Version 13: by which leader the last record that is applied was written, so that a topic which has lost its end meanwhile is noticed.
-
-ALTER TABLE tributary.checkpoint
-    ADD term        integer NOT NULL DEFAULT 0, -- one more than Kafka's leader epoch; 0 where that is not known
-    ADD term_offset bigint  NOT NULL DEFAULT 0; -- next_offset when term was written; where it is another one now, it was moved from outside
->>>>>>> 9cb70cf (sink: a topic that has lost its end is noticed, whatever was written in its place since)
