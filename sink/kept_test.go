@@ -1,12 +1,17 @@
 package sink_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -59,6 +64,66 @@ func TestRowsOfTablesThatInherit(t *testing.T) {
 		t.Errorf("%d rows, %v", removed, err)
 	}
 	w.rows(`SELECT tenant, count(*) FROM public.t GROUP BY 1`, "b|50")
+}
+
+// TestRowsOfForeignTables: rows of a tenant are removed in a foreign table that is a partition of the target; one that does not let them be is named.
+func TestRowsOfForeignTables(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	w.exec(`CREATE EXTENSION postgres_fdw; CREATE SCHEMA far; CREATE TABLE far.t (tenant text, id integer, v text);
+		INSERT INTO far.t SELECT tenant, 1000 + i, 'x' FROM unnest('{a,b}'::text[]) tenant, generate_series(1, 20) i;
+		CREATE TABLE public.t (tenant text, id integer, v text) PARTITION BY RANGE (id); CREATE TABLE public.t_rest PARTITION OF public.t DEFAULT; CREATE INDEX ON public.t_rest (tenant, id)`)
+	at, err := pgx.ParseConfig(w.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.exec(fmt.Sprintf(`CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host %s, port '%d', dbname %s, updatable 'true');
+		CREATE USER MAPPING FOR CURRENT_USER SERVER far OPTIONS (user %s, password %s);
+		CREATE FOREIGN TABLE public.t_far PARTITION OF public.t FOR VALUES FROM (1000) TO (2000) SERVER far OPTIONS (schema_name 'far', table_name 't')`,
+		postgres.Literal(at.Host), at.Port, postgres.Literal(at.Database), postgres.Literal(at.User), postgres.Literal(at.Password)))
+	a, b := w.source("a"), w.source("b")
+	r := relation("t", "id integer key", "v text")
+	for _, s := range []*source{a, b} {
+		s.tx(many(30, func(i int) event { return ins(r, i, "x") })...)
+	}
+	w.start(w.cfg)
+	w.complete(a)
+	w.complete(b)
+	w.exec(`ALTER SERVER far OPTIONS (SET updatable 'false')`)
+	o := w.operator()
+	removed, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold)
+	hint := `ALTER TABLE "public"."t" DETACH PARTITION "public"."t_far";`
+	if e, ok := errors.AsType[*trouble.Error](err); !ok || removed != 30 || !strings.Contains(e.Hint, hint) || !strings.Contains(err.Error(), "20 rows of it are in the foreign table") {
+		t.Fatalf("%d rows, %v", removed, err)
+	}
+	w.exec(`ALTER SERVER far OPTIONS (SET updatable 'true')`)
+	if removed, err = o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); err != nil || removed != 20 {
+		t.Fatalf("%d rows, %v", removed, err)
+	}
+	w.rows(`SELECT tenant, count(*) FROM public.t GROUP BY 1`, "b|50")
+}
+
+// TestRowsThatMove: rows of a tenant that go to another partition while it is removed are removed there: as retention makes one of what the
+// default partition has.
+func TestRowsThatMove(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	w.exec(`CREATE TABLE public.t (tenant text, id integer, v text, PRIMARY KEY (tenant, id)) PARTITION BY RANGE (id);
+		CREATE TABLE public.t_0 PARTITION OF public.t FOR VALUES FROM (0) TO (100); CREATE TABLE public.t_rest PARTITION OF public.t DEFAULT`)
+	a := w.source("a")
+	r := relation("t", "id integer key", "v text")
+	a.tx(many(300, func(i int) event { return ins(r, i, "x") })...)
+	w.start(w.cfg)
+	w.complete(a)
+	o, told := w.operator(), 0
+	removed, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", func(string, int64) {
+		if told++; told == 1 {
+			w.exec(`BEGIN; CREATE TABLE public.t_1 (LIKE public.t INCLUDING ALL); WITH moved AS (DELETE FROM public.t_rest WHERE id < 200 RETURNING *) INSERT INTO public.t_1 SELECT * FROM moved;
+				ALTER TABLE public.t ATTACH PARTITION public.t_1 FOR VALUES FROM (100) TO (200); COMMIT`)
+		}
+	})
+	if err != nil || removed != 300 {
+		t.Errorf("%d rows, %v", removed, err)
+	}
+	w.rows(`SELECT count(*) FROM public.t`, "0")
 }
 
 // TestRetentionTellsWhatStays: rows that are too old and that a trigger keeps do not go unsaid, and do not keep others.
@@ -167,7 +232,7 @@ func TestVerbThatWakesUp(t *testing.T) {
 			}
 			all()
 		})
-		if err == nil || !strings.Contains(err.Error(), "resumed meanwhile") {
+		if err == nil || !strings.Contains(err.Error(), "resumed meanwhile") || !strings.Contains(err.Error(), "removed so far") || strings.Contains(err.Error(), "again to") {
 			t.Errorf("at %d: %v", at, err)
 		}
 		time.Sleep(2 * time.Second)

@@ -129,9 +129,11 @@ func (p *TenantPlan) written() []warehouse.Feed {
 func refused(source, cause, hint string) error {
 	return &trouble.Error{
 		Code: trouble.RuleConflict, Op: "change", Subject: fmt.Sprintf("tenant %q", source),
-		Cause: errors.New(cause), Means: "nothing was changed", Hint: hint,
+		Cause: errors.New(cause), Means: unchanged, Hint: hint,
 	}
 }
+
+const unchanged = "nothing was changed"
 
 // Tenant looks a tenant up. It refuses what the rules do not tell enough of: which column holds its sid.
 func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, error) {
@@ -197,11 +199,31 @@ func (o *Operator) Unknown(ctx context.Context, subject string) (string, error) 
 // be done again.
 func (o *Operator) RemoveTenant(ctx context.Context, p *TenantPlan, reason string, told func(target string, rows int64)) (removed int64, err error) {
 	mark, err := o.session.MarkRemoved(ctx, p.Source, reason, p.Feeds)
-	if err != nil {
-		return 0, err
+	if err == nil {
+		removed, err = o.removeMarked(ctx, mark, told)
 	}
+	if err != nil && !mark.Since.IsZero() {
+		err = left(removed, err)
+	}
+	return removed, err
+}
+
+// left says how a tenant is whose removal has ended with an error, behind its mark.
+func left(removed int64, err error) error {
+	rows := service.Plural(removed, "row") + " removed so far"
+	if errors.Is(err, warehouse.ErrOvertaken) {
+		return fmt.Errorf("%w\n%s", err, rows)
+	}
+	if t, ok := errors.AsType[*trouble.Error](err); ok && t.Means == unchanged {
+		t.Means = ""
+	}
+	return fmt.Errorf("%w\n%s; the tenant is not read any more: do it again to remove the rest", err, rows)
+}
+
+func (o *Operator) removeMarked(ctx context.Context, mark warehouse.Pause, told func(target string, rows int64)) (removed int64, err error) {
 	// Sinks may have begun to write a table of it since somebody looked; behind the mark they do not.
-	if p, err = o.Tenant(ctx, p.Source); err != nil {
+	p, err := o.Tenant(ctx, mark.Source)
+	if err != nil {
 		return 0, err
 	}
 	for _, f := range p.Feeds {
@@ -212,7 +234,7 @@ func (o *Operator) RemoveTenant(ctx context.Context, p *TenantPlan, reason strin
 			return removed, err
 		}
 	}
-	return removed, o.session.Forget(ctx, mark, p.Feeds, removed)
+	return removed, o.session.Forget(ctx, mark, removed)
 }
 
 // RebuildTenant has the topics of a tenant read anew from their beginning, and says so to every sink. Rows of tables with

@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -390,13 +391,21 @@ func TestTenantRemovalThatFails(t *testing.T) {
 	w.complete(a)
 	w.exec(`CREATE TABLE public.child (tenant text, id integer, FOREIGN KEY (tenant, id) REFERENCES public.kept (tenant, id)); INSERT INTO public.child VALUES ('a', 1)`)
 	o := w.operator()
-	if n, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); n != 1 || err == nil {
+	if n, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); n != 1 || err == nil || !strings.Contains(err.Error(), "1 row removed so far; the tenant is not read any more") {
 		t.Fatalf("%d rows are removed: %v", n, err)
 	}
 	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); trouble.CodeOf(err) != trouble.RuleConflict || !strings.Contains(err.Error(), "not come to its end") {
 		t.Errorf("brought back: %v", err)
 	}
 	w.exec(`DROP TABLE public.child`)
+	// What is refused behind the mark has changed something: the tenant is not read any more.
+	p := w.tenantPlan(o, "a")
+	w.exec(`INSERT INTO tributary.feed (grp, target_schema, target_table, sid, topic) SELECT 'other', target_schema, target_table, sid, topic FROM tributary.feed WHERE topic = 'a.public.kept'`)
+	_, err := o.RemoveTenant(t.Context(), p, "", untold)
+	if e, ok := errors.AsType[*trouble.Error](err); !ok || e.Means != "" || !strings.Contains(err.Error(), "0 rows removed so far; the tenant is not read any more") {
+		t.Errorf("refused: %+v", err)
+	}
+	w.exec(`DELETE FROM tributary.feed WHERE grp = 'other'`)
 	if _, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); err != nil {
 		t.Fatal(err)
 	}

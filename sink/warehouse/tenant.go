@@ -108,7 +108,7 @@ func (s *Session) Feeds(ctx context.Context, source string) (feeds []Feed, other
 
 // MarkRemoved has every sink of the group let go of a source, and then takes its checkpoints away from them. In this
 // order: a sink that claims a partition before the checkpoints are taken is fenced by that; one that does so later
-// looks at the pauses after its claim, and sees the mark.
+// looks at the pauses after its claim, and sees the mark. With an error there may be a mark: its Since is not zero then.
 func (s *Session) MarkRemoved(ctx context.Context, source, reason string, feeds []Feed) (mark Pause, err error) {
 	mark = Pause{Source: source}
 	if err := s.inTx(ctx, "remove", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
@@ -124,10 +124,13 @@ func (s *Session) MarkRemoved(ctx context.Context, source, reason string, feeds 
 		}
 		return s.operation(ctx, tx, Operation{Verb: "tenant remove", Subject: source, Before: map[string]any{"targets": targets}, Reason: reason, Outcome: "begun"})
 	}); err != nil {
-		return mark, err
+		return Pause{}, err
 	}
 	return mark, s.TakeAway(ctx, source)
 }
+
+// ErrOvertaken says that a removal is not the one any more that there is of its source.
+var ErrOvertaken = errors.New("it was resumed meanwhile, or removed once more")
 
 // WhileRemoved has the open transaction fail if the mark that a source is removed is gone, or another one: a removal that was stopped for long, and
 // goes on, finds that somebody has done it again, to its end, and that the source is written.
@@ -137,7 +140,7 @@ func (s *Session) WhileRemoved(mark Pause) func(ctx context.Context, tx pgx.Tx) 
 			s.w.cfg.Group, mark.Source, mark.Since).Scan()
 		if errors.Is(err, pgx.ErrNoRows) {
 			err = &trouble.Error{
-				Code: trouble.RuleConflict, Op: "remove", Subject: fmt.Sprintf("tenant %q", mark.Source), Cause: errors.New("it was resumed meanwhile, or removed once more"),
+				Code: trouble.RuleConflict, Op: "remove", Subject: fmt.Sprintf("tenant %q", mark.Source), Cause: ErrOvertaken,
 				Means: "nothing more of it is removed", Hint: "sink tenant list says how it is",
 			}
 		}
@@ -206,17 +209,75 @@ func (s *Session) RemoveRows(ctx context.Context, f Feed, first func(context.Con
 		if err != nil || condition == "" {
 			return err
 		}
-		leaves, err := s.leaves(ctx, f.Target)
-		if err != nil {
-			return err
+		how := pieces{condition: condition, lock: "FOR UPDATE", rows: removeRows, first: first, told: func(rows int64) error { told(rows); return nil }}
+		stay, err := s.removeLeaves(ctx, f.Target, how)
+		if err == nil {
+			var more int64
+			more, err = s.removeForeign(ctx, f.Target, how)
+			stay += more
 		}
-		stay, err := s.removePieces(ctx, leaves, pieces{condition: condition, lock: "FOR UPDATE", rows: removeRows, first: first, told: func(rows int64) error { told(rows); return nil }})
 		if err == nil && stay > 0 {
 			err = kept(f.Target, stay, "empty", theyStay)
 		}
 		return err
 	}()
 	return s.removing("remove rows from", f.Target, theyStay, err)
+}
+
+// removeLeaves does removePieces of all tables that hold the rows of a target, also of those that come meanwhile: whoever makes a partition has
+// it take rows from the default one.
+func (s *Session) removeLeaves(ctx context.Context, target rule.Target, p pieces) (stay int64, err error) {
+	done := map[string]bool{}
+	for {
+		leaves, err := s.leaves(ctx, target)
+		leaves = slices.DeleteFunc(leaves, func(table string) bool { return done[table] })
+		if err != nil || len(leaves) == 0 {
+			return stay, err
+		}
+		n, err := s.removePieces(ctx, leaves, p)
+		stay += n
+		if err != nil {
+			return stay, err
+		}
+		for _, table := range leaves {
+			done[table] = true
+		}
+	}
+}
+
+// removeForeign removes rows of the foreign tables below a target, those of each at once: where its rows stand is for another server to say.
+func (s *Session) removeForeign(ctx context.Context, target rule.Target, p pieces) (stay int64, err error) {
+	tables, err := s.foreign(ctx, target)
+	for _, table := range tables {
+		var rows, removed int64
+		if err == nil {
+			err = pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
+				if err := p.first(ctx, tx); err != nil {
+					return err
+				}
+				var lets bool
+				if err := tx.QueryRow(ctx, fmt.Sprintf(`SELECT count(*), pg_relation_is_updatable($1::text::regclass, false) & (1 << 4) <> 0 FROM ONLY %s t WHERE %s`, table, p.condition), table).
+					Scan(&rows, &lets); err != nil || rows == 0 {
+					return err
+				}
+				if !lets {
+					return &trouble.Error{
+						Code: trouble.RowCount, Op: "empty", Subject: fmt.Sprintf("table %q", target.String()),
+						Cause: fmt.Errorf("%s of it are in the foreign table %s, which does not let rows be removed", service.Plural(rows, "row"), table), Means: theyStay,
+						Hint: fmt.Sprintf("remove them where they are, or ALTER TABLE %s DETACH PARTITION %s; then once more", postgres.Ident(target.Schema, target.Table), table),
+					}
+				}
+				tag, err := tx.Exec(ctx, fmt.Sprintf(`DELETE FROM ONLY %s t WHERE %s`, table, p.condition))
+				removed = tag.RowsAffected()
+				return err
+			})
+		}
+		if err == nil && rows > 0 {
+			err = p.told(removed)
+			stay += rows - removed
+		}
+	}
+	return stay, err
 }
 
 // removing makes the trouble of rows that could not be removed from a target: nothing of it is held where a constraint is in the way.
@@ -284,12 +345,20 @@ func kept(target rule.Target, rows int64, op, means string) error {
 	}
 }
 
-// leaves gives the tables that hold the rows of a target, quoted: its partitions, or itself and those that inherit from it.
+// leaves gives the tables that hold the rows of a target, quoted: its partitions, or itself and those that inherit from it. What of it is in
+// foreign tables, foreign gives.
 func (s *Session) leaves(ctx context.Context, target rule.Target) ([]string, error) {
-	return s.tables(ctx, target, `
-		WITH RECURSIVE part(oid) AS (SELECT $1::text::regclass::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN part ON part.oid = i.inhparent)
-		SELECT n.nspname::text, c.relname::text FROM part JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' ORDER BY 1, 2`)
+	return s.tables(ctx, target, fmt.Sprintf(below, "r"))
 }
+
+func (s *Session) foreign(ctx context.Context, target rule.Target) ([]string, error) {
+	return s.tables(ctx, target, fmt.Sprintf(below, "f"))
+}
+
+// below lists the tables of a kind that are a target, or partitions of it, or inherit from it.
+const below = `
+	WITH RECURSIVE part(oid) AS (SELECT $1::text::regclass::oid UNION SELECT i.inhrelid FROM pg_inherits i JOIN part ON part.oid = i.inhparent)
+	SELECT n.nspname::text, c.relname::text FROM part JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = '%s' ORDER BY 1, 2`
 
 // tables gives the quoted names that a query has about a target, $1.
 func (s *Session) tables(ctx context.Context, target rule.Target, query string) ([]string, error) {
@@ -361,21 +430,12 @@ func (s *Session) removePiece(ctx context.Context, table string, p *pieces) (n, 
 	return n, removed, err
 }
 
-// Forget removes everything that is known of a source, but for the mark that it is removed. It refuses to where rows of it are left.
-func (s *Session) Forget(ctx context.Context, mark Pause, feeds []Feed, removed int64) error {
+// Forget removes everything that is known of a source, whose rows RemoveRows has removed, but for the mark that it is removed.
+func (s *Session) Forget(ctx context.Context, mark Pause, removed int64) error {
 	source := mark.Source
 	return s.inTx(ctx, "forget", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
 		if err := s.WhileRemoved(mark)(ctx, tx); err != nil {
 			return err
-		}
-		for i := range feeds {
-			condition, err := feeds[i].rows(ctx, tx)
-			if err == nil && condition != "" {
-				err = noneStay(ctx, tx, feeds[i].Target, "t WHERE "+condition, "empty", theyStay)
-			}
-			if err != nil {
-				return err
-			}
 		}
 		for _, table := range []string{"checkpoint", "quarantine", "parked", "rule", "feed", "reload"} {
 			topics, err := s.topicsOf(ctx, tx, "tributary."+table, source)

@@ -141,7 +141,7 @@ func tenantRemove() *cobra.Command {
 				func(o *sink.Operator, _ sink.Config, p *sink.TenantPlan) error {
 					removed, err := o.RemoveTenant(cmd.Context(), p, c.Reason, teller(terminal.Of(cmd)))
 					if err != nil {
-						return fmt.Errorf("%w\n%d rows were removed; the tenant is not read any more; do it again to remove the rest", err, removed)
+						return err
 					}
 					terminal.Of(cmd).Printf("%s removed; to bring it back: sink tenant resume %s\n", service.Plural(removed, "row"), p.Source)
 					return nil
