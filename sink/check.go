@@ -28,6 +28,62 @@ type checker struct {
 	*terminal.Check
 	said   map[string]bool
 	accept []service.Accept
+
+	targets []*checkedTarget // in the order in which they were looked at
+}
+
+// checkedTarget is what becomes of one target, of all sources that are written to it.
+type checkedTarget struct {
+	name    rule.Target
+	missing bool
+	ahead   string // partitions that will be made
+	changes []string
+	failed  bool
+}
+
+// target gives the one of a name.
+func (c *checker) target(name rule.Target) *checkedTarget {
+	for _, t := range c.targets {
+		if t.name == name {
+			return t
+		}
+	}
+	t := &checkedTarget{name: name}
+	c.targets = append(c.targets, t)
+	return t
+}
+
+// tellTargets tells each target that the sink would make or alter, and counts those that stay as they are.
+func (c *checker) tellTargets() {
+	changed, fit := 0, 0
+	for _, t := range c.targets {
+		var will []string // do
+		switch {
+		case t.failed && len(t.changes) == 0:
+			continue
+		case t.missing:
+			will = append(will, "be made")
+		case len(t.changes) > 0:
+			will = append(will, "be altered, by "+service.Plural(len(t.changes), "statement"))
+		}
+		if t.ahead != "" {
+			will = append(will, "get "+t.ahead)
+		}
+		if len(will) == 0 {
+			fit++
+			continue
+		}
+		if len(t.changes) > 0 {
+			changed++
+		}
+		c.Will("target", fmt.Sprintf("%s will %s", t.name, strings.Join(will, ", and ")), t.changes)
+	}
+	if changed > 0 && !c.SQL {
+		c.Note("targets", "the sink does so itself, before it writes to "+service.Agree(changed, "it", "them"), "sink check --sql     tells by which statements")
+	}
+	if fit > 0 {
+		c.OK("targets", fmt.Sprintf("%s as the rules want %s", service.Plural(fit, "target"), service.Agree(fit, "it", "them")))
+	}
 }
 
 // once says whether nothing was said of text yet: many sources have it in common.
@@ -55,7 +111,7 @@ func Check(ctx context.Context, cfg Config, told *terminal.Check) error {
 	}
 	defer s.registry.Close()
 	defer s.consumer.Client().Close()
-	c := &checker{told, map[string]bool{}, s.cfg.accepted()}
+	c := &checker{Check: told, said: map[string]bool{}, accept: s.cfg.accepted()}
 	session := s.warehouse.Session()
 	defer session.Close(ctx)
 	up := s.checkWarehouse(ctx, c, session)
@@ -235,6 +291,7 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 			}
 		}
 	}
+	c.tellTargets()
 	// On brokers that others use, too, sources is set so that theirs are left alone.
 	var elsewhere []string
 	nowhere = slices.DeleteFunc(nowhere, func(topic string) bool {
@@ -276,19 +333,20 @@ func (s *Sink) checkTarget(ctx context.Context, c *checker, session *warehouse.S
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	in, err := session.Inspect(ctx, plan, targets...)
+	t := c.target(plan.Target)
 	if err != nil {
+		t.failed = true
 		c.Failed("target", err)
 		return
 	}
+	t.missing = t.missing || in.Missing
 	for _, change := range in.Changes {
-		if text := "will run: " + change; c.once(text) {
-			c.Note("target", text)
+		if c.once(change) {
+			t.changes = append(t.changes, change)
 		}
 	}
 	if n := len(in.Ahead); n > 0 {
-		if text := fmt.Sprintf("%s: will make %s, %s to %s", plan.Target, service.Plural(n, "partition"), in.Ahead[0].Name, in.Ahead[n-1].Name); c.once(text) {
-			c.Note("target", text)
-		}
+		t.ahead = fmt.Sprintf("%s, %s to %s", service.Plural(n, "partition"), in.Ahead[0].Name, in.Ahead[n-1].Name)
 	}
 	if in.Unfit != nil {
 		c.Failed("retention", in.Unfit)

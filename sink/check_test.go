@@ -21,10 +21,12 @@ func TestCheck(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.t", To: "sales.t"}, rule.Table{From: "public.bad"})
 	shop, two := w.source("shop"), w.source("two")
 	shop.tx(ins(relation("t", "id integer key", "note text"), 1, "x"), ins(relation("bad", "id integer key", "note text"), 1, "x"), ins(relation("odd", "id integer key"), 1))
+	sql := false
 	check := func() (int, string) {
 		t.Helper()
 		var b strings.Builder
 		told := terminal.NewCheck("sink", &b)
+		told.SQL = sql
 		if err := sink.Check(t.Context(), w.cfg, told); (err == nil) != told.Found().Ready {
 			t.Fatal(err)
 		}
@@ -43,12 +45,18 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	want(0, "ok    version        PostgreSQL", fmt.Sprintf("will be created with version %d", warehouse.Version), "unmatched      1 topic matches no rule: shop.public.odd",
-		`will run: CREATE TABLE IF NOT EXISTS "sales"."t"`, "Nothing was changed.")
+		"note  target         sales.t will be made\n", "note  target         public.bad will be made\n",
+		"note  targets        the sink does so itself, before it writes to them\n", "-> sink check --sql", "Nothing was changed.")
+	if _, text := check(); strings.Contains(text, "CREATE TABLE") {
+		t.Errorf("statements nobody has asked for:\n%s", text)
+	}
+	sql = true
+	want(0, "note  target         sales.t will be made\n        CREATE TABLE IF NOT EXISTS \"sales\".\"t\" (\"id\" integer")
 	w.rows(`SELECT to_regnamespace('tributary'), to_regnamespace('sales')`, "∅|∅")
 	w.exec(`CREATE TABLE public.bad (id integer, note integer)`)
 	want(1, `FAIL  target         write to column "note" of table "public.bad"`)
 	w.exec(`ALTER TABLE public.bad ALTER note TYPE text`)
-	want(0, `CREATE UNIQUE INDEX CONCURRENTLY ON "public"."bad" ("id");`)
+	want(0, `CREATE UNIQUE INDEX CONCURRENTLY ON "public"."bad" ("id");`, "ok    targets        1 target as the rules want it\n")
 	w.exec(`CREATE SCHEMA sales; CREATE TABLE sales.t (id integer PRIMARY KEY, note text);
 		ALTER TABLE public.bad ADD CONSTRAINT of_t FOREIGN KEY (id) REFERENCES sales.t ON DELETE CASCADE`)
 	want(2, "constraint of_t of table public.bad, FOREIGN KEY (id) REFERENCES sales.t(id) ON DELETE CASCADE", "ALTER TABLE public.bad DROP CONSTRAINT of_t;")
@@ -87,7 +95,7 @@ func TestCheck(t *testing.T) {
 	want(1, `FAIL  retention      make partitions of table "public.bad2": it is not partitioned by ranges of column "extra" alone`, `-> make it anew with PARTITION BY RANGE ("extra")`)
 	w.cfg.Tables[0].To = "sales.{table}"
 	made := months("sales.orders", time.Now().AddDate(0, 0, -90), time.Now().AddDate(0, 3, 0))
-	want(0, `"extra" date) PARTITION BY RANGE ("extra")`, `note  target         sales.orders: will make `+fmt.Sprint(len(made))+` partitions, `+made[0]+" to "+made[len(made)-1],
+	want(0, `"extra" date) PARTITION BY RANGE ("extra")`, `note  target         sales.orders will be made, and get `+fmt.Sprint(len(made))+` partitions, `+made[0]+" to "+made[len(made)-1],
 		`CREATE INDEX ON "sales"."orders" ("extra");`)
 	w.cfg.Tables = tables
 	w.cfg.Registry.URL = "http://127.0.0.1:1"

@@ -19,6 +19,7 @@ import (
 type Check struct {
 	Only   []string // parts that are wanted; none: all
 	Strict bool     // warnings fail, too
+	SQL    bool     // statements that the service will run itself are printed
 
 	w      io.Writer
 	width  int // at which sentences are wrapped; 0: not at all
@@ -51,6 +52,7 @@ type Finding struct {
 	Text    string       `json:"text"`
 	Do      []string     `json:"do"`
 	Code    trouble.Code `json:"code,omitempty"`
+	SQL     []string     `json:"sql,omitempty"` // what the service will run itself
 }
 
 // Verdicts.
@@ -104,6 +106,20 @@ func (c *Check) OK(about, text string, do ...string) { c.add(verdictOK, "", abou
 
 // Note adds what is only to be known.
 func (c *Check) Note(about, text string, do ...string) { c.add(verdictNote, "", about, text, do) }
+
+// Will adds what the service does by itself, when it runs, and by which statements.
+func (c *Check) Will(about, text string, statements []string) {
+	if !c.wanted {
+		return
+	}
+	c.Note(about, text)
+	c.said.Findings[len(c.said.Findings)-1].SQL = statements
+	for _, sql := range statements {
+		if c.SQL {
+			c.print("%*s%s;\n", doIndent, "", strings.TrimSuffix(sql, ";")) // it is copied: it stays whole
+		}
+	}
+}
 
 // Warn adds what may become a trouble. do is what helps.
 func (c *Check) Warn(code trouble.Code, about, text string, do ...string) {

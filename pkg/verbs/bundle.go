@@ -134,7 +134,9 @@ func (p Program[C]) fill(cmd *cobra.Command, b *bundle) {
 	})
 	part("check.txt", func(ctx context.Context) ([]byte, error) {
 		var text bytes.Buffer
-		err := p.Check(ctx, cfg, terminal.NewCheck(p.Name, &text))
+		c := terminal.NewCheck(p.Name, &text)
+		c.SQL = true
+		err := p.Check(ctx, cfg, c)
 		if err != nil {
 			fmt.Fprintf(&text, "\nerror: %v\n", err)
 		}

@@ -13,7 +13,7 @@ import (
 // Ready makes the verb that looks whether the service could run, in parts.
 func (p Program[C]) Ready(short string, parts ...string) *cobra.Command {
 	var only []string
-	var strict bool
+	var strict, sql bool
 	cmd := &cobra.Command{
 		Use: "check", Short: short, Args: terminal.NoArgs,
 		Long: short + ".\n\nEach line is ok, a note, a warning (warn) or a failure (FAIL), with the statement or the setting that mends it. Nothing is\n" +
@@ -39,7 +39,7 @@ func (p Program[C]) Ready(short string, parts ...string) *cobra.Command {
 				w = io.Discard
 			}
 			c := terminal.NewCheck(p.Name, w)
-			c.Only, c.Strict = only, strict
+			c.Only, c.Strict, c.SQL = only, strict, sql
 			err := p.Check(cmd.Context(), cfg, c)
 			if err := cmd.Context().Err(); err != nil {
 				return err // what was not looked at is no failure
@@ -56,6 +56,9 @@ func (p Program[C]) Ready(short string, parts ...string) *cobra.Command {
 	terminal.JSON(cmd)
 	cmd.Flags().StringSliceVar(&only, "only", nil, "only these parts: "+strings.Join(parts, ", "))
 	cmd.Flags().BoolVar(&strict, "strict", false, "a warning fails, too")
+	if p.Alters {
+		cmd.Flags().BoolVar(&sql, "sql", false, "with the statements by which targets would be made and altered")
+	}
 	_ = cmd.RegisterFlagCompletionFunc("only", cobra.FixedCompletions(parts, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	return cmd
 }

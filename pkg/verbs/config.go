@@ -23,6 +23,8 @@ type Program[C any] struct {
 	Names func(cfg *C) (sources, tables []string)
 	// Check looks at everything that the service needs.
 	Check func(ctx context.Context, cfg C, c *terminal.Check) error
+	// Alters says that Check tells of statements that the service would run.
+	Alters bool
 	// Status tells how the service does without asking it.
 	Status func(ctx context.Context, cfg C) (any, error)
 }

@@ -31,7 +31,7 @@ var program = verbs.Program[sink.Config]{
 		}
 		return sources, tables
 	},
-	Check: sink.Check,
+	Check: sink.Check, Alters: true,
 	Status: func(ctx context.Context, cfg sink.Config) (any, error) {
 		o, err := sink.NewOperator(cfg)
 		if err != nil {
