@@ -205,7 +205,7 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		there[oid] = true
 		t := s.tables[oid]
 		switch {
-		case t == nil || t.catalog == nil:
+		case t == nil || t.catalog == nil || t.progress.Table == "" && known.Level != catalog.LeftOut: // rows of it may have come before
 			s.log.Info("new table", "table", known.Relation.QualifiedName())
 			if err := s.adopt(ctx, known, record.TableProgress{}, false, f.after, f.asOf); err != nil {
 				return err
