@@ -6,6 +6,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // TestConstantOfAColumnThatWasThere: a rule comes to give a column that the target has already the same value in all rows. Those that are there are told of;
@@ -102,4 +103,103 @@ func TestColumnAndRuleRenamed(t *testing.T) {
 			w.rows(`SELECT count(*) FROM public.t`, "6")
 		})
 	}
+}
+
+// TestTargetReplaced: somebody puts another table in the place of a target. Each source whose rows are not in it is told of, also one that has not
+// changed since, once; a table into which the rows were copied, and a copy of the warehouse, say nothing.
+func TestTargetReplaced(t *testing.T) {
+	const (
+		swap = `BEGIN; ALTER TABLE public.t RENAME TO t_before; CREATE TABLE public.t (LIKE public.t_before INCLUDING ALL);`
+		was  = `|table "public.t" was replaced by another one: it has what was written since`
+		gone = `|table "public.t" was gone, and was made anew: it has what was written since`
+	)
+	for name, c := range map[string]struct {
+		without bool // a sid, and with one source
+		change  string
+		want    []string
+	}{
+		"empty":                        {false, swap + `COMMIT`, []string{"a" + was, "b" + was}},
+		"empty, of one source":         {true, swap + `COMMIT`, []string{"a" + was}},
+		"with rows":                    {false, swap + `INSERT INTO public.t SELECT * FROM public.t_before; COMMIT`, nil},
+		"with rows, of one source":     {true, swap + `INSERT INTO public.t SELECT * FROM public.t_before; COMMIT`, nil},
+		"with rows of one of both":     {false, swap + `INSERT INTO public.t SELECT * FROM public.t_before WHERE tenant = 'b'; COMMIT`, []string{"a" + was}},
+		"dropped":                      {false, `DROP TABLE public.t`, []string{"a" + gone, "b" + gone}},
+		"dropped, of a version before": {false, `UPDATE tributary.feed SET shape = shape - 'table' - 'own'; DROP TABLE public.t`, []string{"a" + gone, "b" + gone}},
+		"of a version before":          {false, `UPDATE tributary.feed SET shape = shape - 'table' - 'own';` + swap + `COMMIT`, nil},
+		"another schema, and back":     {false, `CREATE SCHEMA other; ALTER TABLE public.t SET SCHEMA other; ALTER TABLE other.t SET SCHEMA public`, nil},
+		"one that a rule wrote before": {
+			false, `INSERT INTO tributary.feed SELECT grp, target_schema, 't2', sid, topic, shape FROM tributary.feed WHERE sid = 'b';` + swap + `COMMIT`, []string{"a" + was},
+		},
+		"a copy of the warehouse": {false, swap + `CREATE TABLE tributary.copy (LIKE tributary.feed INCLUDING ALL); INSERT INTO tributary.copy SELECT * FROM tributary.feed;
+			DROP TABLE tributary.feed; ALTER TABLE tributary.copy RENAME TO feed; COMMIT`, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rules := rule.Table{From: "public.t", SID: "tenant"}
+			if c.without {
+				rules.SID = ""
+			}
+			w := newWorld(t, rules)
+			r := relation("t", "id integer key", "v text")
+			a := w.source("a")
+			s := w.start(w.cfg)
+			a.tx(ins(r, 1, "x"))
+			w.complete(a)
+			if !c.without {
+				b := w.source("b")
+				b.tx(ins(r, 1, "x"))
+				w.complete(b)
+			}
+			w.exec(c.change)
+			a.tx(ins(r, 2, "x"))
+			w.complete(a)
+			const told = `SELECT split_part(topic, '.', 1), f->>'lost' FROM tributary.rule, jsonb_array_elements(former) f WHERE f ? 'lost' ORDER BY 1`
+			w.rows(told, c.want...)
+			w.rows(`SELECT count(*) FROM tributary.feed WHERE target_table = 't' AND shape->>'table' = 'public.t'::regclass::oid::text AND shape->>'own' = 'tributary.feed'::regclass::oid::text AND topic ^@ 'a.'`, "1")
+			w.eventually(len(c.want) > 0, func() any { return outdated(s.Status(), trouble.RowsOutdated) != "" })
+			s.stop()
+			s = w.start(w.cfg) // what was told is told still, and nothing else
+			a.tx(ins(r, 3, "x"))
+			w.complete(a)
+			w.rows(told, c.want...)
+		})
+	}
+}
+
+// TestTargetOfADump: in a warehouse that was made anew out of a dump each table is another one, and nothing is told, also not of a source without
+// rows. A table that is put in the place of one of them is told of as before; but not of who had no rows before, either.
+func TestTargetOfADump(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", SID: "tenant"})
+	r := relation("t", "id integer key", "v text")
+	a, b := w.source("a"), w.source("b")
+	a.tx(ins(r, 1, "x"))
+	b.tx(ins(r, 1, "x"))
+	b.tx(del(r, 1))
+	s := w.start(w.cfg)
+	w.complete(a)
+	w.complete(b)
+	s.stop()
+	const (
+		told = `SELECT split_part(topic, '.', 1), f->>'lost' FROM tributary.rule, jsonb_array_elements(former) f WHERE f ? 'lost' ORDER BY 1`
+		oids = `SELECT shape->>'table', shape->>'own' FROM tributary.feed WHERE topic ^@ 'a.'`
+	)
+	before := w.query(oids)
+	w.downgrade(warehouse.Version) // its own tables, with the rows that they had
+	w.exec(`CREATE TABLE public.copy (LIKE public.t INCLUDING ALL); INSERT INTO public.copy SELECT * FROM public.t; DROP TABLE public.t; ALTER TABLE public.copy RENAME TO t`)
+	s = w.start(w.cfg)
+	a.tx(ins(r, 2, "x"))
+	b.tx(ins(r, 3, "x"))
+	b.tx(del(r, 3))
+	w.complete(a)
+	w.complete(b)
+	w.rows(told)
+	w.rows(`SELECT shape->>'table' = 'public.t'::regclass::oid::text, shape->>'own' = 'tributary.feed'::regclass::oid::text FROM tributary.feed`, "t|t", "t|t")
+	if now := w.query(oids); now[0] == before[0] {
+		t.Fatalf("the tables are the same: %s", now)
+	}
+	w.exec(`BEGIN; ALTER TABLE public.t RENAME TO t_before; CREATE TABLE public.t (LIKE public.t_before INCLUDING ALL); COMMIT`)
+	b.tx(ins(r, 4, "x"))
+	b.tx(del(r, 4))
+	w.complete(b)
+	w.rows(told, `a|table "public.t" was replaced by another one: it has what was written since`)
+	s.stop()
 }

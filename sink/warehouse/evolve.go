@@ -28,6 +28,8 @@ type shape struct {
 	Key     []string               `json:"key"` // columns of the target, the sid column with them
 	// Constants are columns of the target that have the same value in every row; nil where the version that wrote this did not say.
 	Constants []string `json:"constants"`
+	// Table is the oid of the target; "" where the version that wrote this did not say. See noteTable.
+	Table string `json:"table,omitempty"`
 }
 
 type shapeColumn struct {
@@ -225,7 +227,7 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 				return err
 			}
 			if e.had(src, name) {
-				if err := e.s.lost(ctx, e.tx, e.feed.topic, goneAndBack(fmt.Sprintf("column %q", name))); err != nil {
+				if err := e.s.lost(ctx, e.tx, goneAndBack(fmt.Sprintf("column %q", name)), e.feed.topic); err != nil {
 					return err
 				}
 			}
@@ -296,7 +298,7 @@ func (e *evolution) unfilled(ctx context.Context, i int, column *catalogColumn) 
 	if err := e.tx.QueryRow(ctx, sql+")").Scan(&other); err != nil || !other {
 		return err
 	}
-	return e.s.lost(ctx, e.tx, e.feed.topic, fmt.Sprintf("column %q was there before the rule gave it its value: they do not have it", e.names[i]))
+	return e.s.lost(ctx, e.tx, fmt.Sprintf("column %q was there before the rule gave it its value: they do not have it", e.names[i]), e.feed.topic)
 }
 
 // fill gives the rows of one source, among those of others, the default of a column that it has added. The others lack the
@@ -459,12 +461,12 @@ func (e *evolution) nullable(ctx context.Context, have catalogColumns) error {
 	return nil
 }
 
-// remember writes down what the target was made to fit.
-func (e *evolution) remember(ctx context.Context, at change.Position) error {
+// remember writes down what the target, whose oid table is, was made to fit.
+func (e *evolution) remember(ctx context.Context, at change.Position, table string) error {
 	if e.feed == nil || e.older || e.s.inspecting {
 		return nil
 	}
-	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns(), Constants: []string{}}
+	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns(), Constants: []string{}, Table: table}
 	for i := range e.plan.Columns {
 		if e.plan.Constant(i) {
 			now.Constants = append(now.Constants, e.names[i])
@@ -501,7 +503,7 @@ func (e *evolution) remember(ctx context.Context, at change.Position) error {
 			}
 		}
 	}
-	_, err = e.tx.Exec(ctx, `UPDATE tributary.feed SET shape = $1::text::jsonb WHERE grp = $2 AND topic = $3 AND target_schema = $4 AND target_table = $5`,
+	_, err = e.tx.Exec(ctx, `UPDATE tributary.feed SET shape = $1::text::jsonb || `+noteOwn+` WHERE grp = $2 AND topic = $3 AND target_schema = $4 AND target_table = $5`,
 		string(raw), e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table)
 	return err
 }

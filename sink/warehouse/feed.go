@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -109,6 +110,99 @@ func (s *Session) refuseOthers(ctx context.Context, tx pgx.Tx, plan *rule.Plan, 
 	return conflict(plan, fmt.Errorf("group %q writes table %q, too, from topic %q, %s", group, plan.Target.String(), topic, how),
 		hint+fmt.Sprintf("\nif it is this group by its former name: docs/operations/rename-group.md\nif it is stopped and is not to write the table again: DELETE FROM tributary.feed WHERE grp = %s AND topic = %s;",
 			postgres.Literal(group), postgres.Literal(topic)))
+}
+
+// noteOwn is the oid of tributary.feed, beside that of the target: in a copy of the warehouse, by a dump or by logical replication, both are others.
+const noteOwn = `jsonb_build_object('own', 'tributary.feed'::regclass::oid::text)`
+
+// noteTable notes in the feeds of a target, $1 to $3, that its oid is $4. It gives those that knew another one, created or not ($5) in this
+// warehouse: their rows are not there, unless somebody has copied them. A feed that knew none was noted by a version of before. One of a topic
+// that has others may be of a former rule: it is left to that topic, but for the one with sid $6, which is written now.
+const noteTable = `
+	WITH former AS (SELECT f.sid, $5 OR f.shape->>'table' IS NOT NULL AND f.shape->'own' = ` + noteOwn + `->'own' AS told FROM tributary.feed f
+		  WHERE f.grp = $1 AND f.target_schema = $2 AND f.target_table = $3 AND f.shape IS NOT NULL AND f.shape->>'table' IS DISTINCT FROM $4
+		   AND (f.sid = $6 OR NOT EXISTS (SELECT FROM tributary.feed o WHERE o.grp = f.grp AND o.topic = f.topic AND (o.target_schema, o.target_table, o.sid) <> ($2, $3, f.sid))))
+	UPDATE tributary.feed f SET shape = f.shape || jsonb_build_object('table', $4::text) || ` + noteOwn + `
+	  FROM former WHERE f.grp = $1 AND f.target_schema = $2 AND f.target_table = $3 AND f.sid = former.sid
+	RETURNING f.topic, f.sid, former.told AND has_table_privilege($4::oid, 'SELECT')`
+
+// sameTable tells of a target that is another table than the one that was written before: somebody has dropped it, or renamed it, and it was created, or they
+// have put another one in its place. So it does of all feeds of the group that write it, as those of which nothing changes have no other occasion.
+// Rows that are there already were copied, as by who partitions a table by hand: then there is nothing to tell. Nor is there of who had no rows
+// in the former table, either, as long as that can be asked: it has another name.
+func (e *evolution) sameTable(ctx context.Context, have catalogColumns, created bool) error {
+	if e.feed == nil || e.feed.shape == nil || e.s.inspecting || !created && (e.feed.shape.Table == "" || e.feed.shape.Table == have.table()) {
+		return nil
+	}
+	row, sidType := "true", ""
+	if e.plan.SIDColumn != "" {
+		c := have.column(e.plan.SIDColumn)
+		if err := sidFits(e.plan, c); err != nil {
+			return err
+		}
+		row, sidType = fmt.Sprintf("t.%s %s f.sid::%s", postgres.Ident(c.name), c.target().equal, c.base), c.base
+	}
+	rows, err := e.tx.Query(ctx, noteTable, e.s.w.cfg.Group, e.plan.Target.Schema, e.plan.Target.Table, have.table(), created, feedSID(e.plan))
+	if err != nil {
+		return err
+	}
+	var topics, sids []string
+	var topic, sid string
+	var told bool
+	if _, err := pgx.ForEachRow(rows, []any{&topic, &sid, &told}, func() error {
+		if _, unfit := rule.SIDFits(sid, sidType); told && (sid == "") == (sidType == "") && (sid == "" || unfit == nil) {
+			topics, sids = append(topics, topic), append(sids, sid)
+		}
+		return nil
+	}); err != nil || len(topics) == 0 {
+		return err
+	}
+	gone, err := e.rowless(ctx, e.table, row, topics, sids)
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	former, had, err := e.former(ctx)
+	if err != nil {
+		return err
+	}
+	if c := had.column(e.plan.SIDColumn); len(had) > 0 && (sidType == "" || c != nil && c.base == sidType) {
+		never, err := e.rowless(ctx, former, row, topics, sids)
+		if err != nil {
+			return err
+		}
+		if gone = slices.DeleteFunc(gone, func(topic string) bool { return slices.Contains(never, topic) }); len(gone) == 0 {
+			return nil
+		}
+	}
+	what := targetName(e.plan) + " was replaced by another one: it has what was written since"
+	if created {
+		what = goneAndBack(targetName(e.plan))
+	}
+	return e.s.lost(ctx, e.tx, what, gone...)
+}
+
+// rowless gives the topics, each with its sid, of which a table has no rows. row is the condition that a row t of it is of such an f.
+func (e *evolution) rowless(ctx context.Context, table, row string, topics, sids []string) ([]string, error) {
+	rows, err := e.tx.Query(ctx, `SELECT f.topic FROM unnest($1::text[], $2::text[]) f(topic, sid) WHERE NOT EXISTS (SELECT FROM `+table+` t WHERE `+row+`) ORDER BY 1`, topics, sids)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// former gives the table that was the target before, quoted, with its columns; none where it is gone or may not be read.
+func (e *evolution) former(ctx context.Context) (table string, had catalogColumns, err error) {
+	var was rule.Target
+	err = e.tx.QueryRow(ctx, `
+		SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		 WHERE c.oid::text = $1 AND c.relkind IN ('r', 'p') AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')`, e.feed.shape.Table).Scan(&was.Schema, &was.Table)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil, nil
+	}
+	if err == nil {
+		had, err = readColumns(ctx, e.tx, was)
+	}
+	return postgres.Ident(was.Schema, was.Table), had, err
 }
 
 // conflict is the trouble of a plan whose rows are somebody else's.

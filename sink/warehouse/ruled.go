@@ -116,9 +116,9 @@ func goneAndBack(what string) string {
 	return what + " was gone, and was made anew: it has what was written since"
 }
 
-// lost notes that rows which were written to a target are not there any more, all or some of them or their values of a column, in the
+// lost notes that rows of topics which were written to a target are not there any more, all or some of them or their values of a column, in the
 // transaction of that. what is a sentence. Nothing is of a partition that stands at its beginning, as it is rebuilt: all of them come again.
-func (s *Session) lost(ctx context.Context, tx pgx.Tx, topic, what string) error {
+func (s *Session) lost(ctx context.Context, tx pgx.Tx, what string, topics ...string) error {
 	if s.inspecting {
 		return nil
 	}
@@ -126,9 +126,9 @@ func (s *Session) lost(ctx context.Context, tx pgx.Tx, topic, what string) error
 		UPDATE tributary.rule r
 		   SET former = r.former || jsonb_build_object('lost', $3::text, 'until', now(), 'era', c.era, 'lsn', c.lsn::text)
 		  FROM tributary.checkpoint c
-		 WHERE r.grp = $1 AND r.topic = $2 AND c.grp = r.grp AND c.topic = r.topic AND c.partition = r.partition
+		 WHERE r.grp = $1 AND r.topic = ANY ($2) AND c.grp = r.grp AND c.topic = r.topic AND c.partition = r.partition
 		   AND c.applied_rows > 0 AND (c.era, c.lsn, c.seq) <> (0, '0/0', 0)`,
-		s.w.cfg.Group, topic, what)
+		s.w.cfg.Group, topics, what)
 	return err
 }
 

@@ -126,15 +126,14 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 	if err != nil {
 		return nil, err
 	}
+	created := len(have) == 0
 	switch {
-	case len(have) > 0:
+	case !created:
 		if err = e.run(ctx, have, at); err == nil {
 			s.aheadOfRows(ctx, tx, plan)
 		}
 	case plan.Create:
-		if err = s.create(ctx, tx, plan); err == nil && f != nil && f.shape != nil {
-			err = s.lost(ctx, tx, f.topic, goneAndBack(fmt.Sprintf("table %q", plan.Target.String())))
-		}
+		err = s.create(ctx, tx, plan)
 	default:
 		err = &trouble.Error{
 			Code: trouble.TargetMissing, Op: "write to", Subject: targetName(plan),
@@ -144,15 +143,18 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 		}
 	}
 	if err == nil {
-		err = e.remember(ctx, at)
+		have, err = readColumns(ctx, tx, plan.Target)
+	}
+	if err == nil {
+		err = e.sameTable(ctx, have, created)
+	}
+	if err == nil {
+		err = e.remember(ctx, at, have.table())
+	}
+	if err == nil {
+		err = e.views(ctx, have)
 	}
 	if err != nil {
-		return nil, err
-	}
-	if have, err = readColumns(ctx, tx, plan.Target); err != nil {
-		return nil, err
-	}
-	if err := e.views(ctx, have); err != nil {
 		return nil, err
 	}
 	t := &Target{plan: plan, name: e.table, names: e.names, fixed: e.constants(have)}
@@ -230,6 +232,14 @@ type catalogColumn struct {
 }
 
 type catalogColumns []catalogColumn
+
+// table is the oid of the table that has them, "" for none.
+func (cc catalogColumns) table() string {
+	if len(cc) == 0 {
+		return ""
+	}
+	return cc[0].table
+}
 
 func (cc catalogColumns) column(name string) *catalogColumn {
 	for i := range cc {

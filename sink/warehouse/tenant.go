@@ -159,7 +159,7 @@ func (s *Session) Emptying(topic string) func(ctx context.Context, tx pgx.Tx) er
 		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tributary.rule WHERE grp = $1 AND topic = $2 AND former @> jsonb_build_array(jsonb_build_object('lost', $3::text)))`,
 			s.w.cfg.Group, topic, emptying).Scan(&known)
 		if err == nil && !known {
-			err = s.lost(ctx, tx, topic, emptying)
+			err = s.lost(ctx, tx, emptying, topic)
 		}
 		return err
 	}
@@ -175,7 +175,7 @@ func (s *Session) TakeAway(ctx context.Context, source string, emptied ...Feed) 
 		}
 		for i := range emptied {
 			if err == nil {
-				err = s.lost(ctx, tx, emptied[i].Topic, emptying)
+				err = s.lost(ctx, tx, emptying, emptied[i].Topic)
 			}
 		}
 		return err
