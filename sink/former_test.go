@@ -1,6 +1,8 @@
 package sink_test
 
 import (
+	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // begins has the progress say that all rows of a table are read, from here on.
@@ -233,4 +236,44 @@ func TestRowsOutdatedAreCheckedBefore(t *testing.T) {
 	if text := check(); !strings.Contains(text, "shop/public.a, shop/public.b, shop/public.c and shop/public.d: tables[0] was another rule") || !strings.Contains(text, "there was no filter, and now there is: id > 1") {
 		t.Errorf("of a filter: %s", text)
 	}
+}
+
+// TestRulesAreNotedInTurn: a sink that takes a partition over under another rule does not undo what one that still writes notes at this moment:
+// that rows were lost, as somebody has dropped a column.
+func TestRulesAreNotedInTurn(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "x"))
+	w.complete(shop)
+	gate := w.connect(w.dsn)
+	for _, sql := range []string{`BEGIN`, `SELECT FROM tributary.rule WHERE topic = 'shop.public.t' FOR UPDATE`} {
+		if _, err := gate.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait := func(n int) {
+		t.Helper()
+		w.rows(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%tributary.rule%'`, fmt.Sprint(n))
+	}
+	w.exec(`ALTER TABLE public.t DROP COLUMN v`)
+	shop.tx(ins(r, 2, "y"))
+	wait(1)
+	other := warehouse.New(warehouse.Config{DSN: func() (string, error) { return w.dsn, nil }, Group: "warehouse", Instance: "other", Log: slog.New(slog.DiscardHandler)}).Session()
+	defer other.Close(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := other.TakeRules(t.Context(), []warehouse.Ruled{{Place: warehouse.Place{Topic: "shop.public.t"}, Rule: `{"target":"public.t","mode":"log"}`}})
+		done <- err
+	}()
+	wait(2)
+	if _, err := gate.Exec(t.Context(), `COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT count(*) FILTER (WHERE f ? 'lost'), count(*) FILTER (WHERE f ? 'rule') FROM tributary.rule, jsonb_array_elements(former) f`, "1|1")
 }

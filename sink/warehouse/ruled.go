@@ -58,7 +58,7 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 	}
 	// A partition of which nothing is applied has no rows. Neither the rows nor the rules of a topic that was made anew count: it is not written.
 	rows, err := s.conn.Query(ctx, `
-		SELECT s.topic, s.partition, s.rule, c.applied_rows, c.era, c.lsn::text, now(), coalesce(r.rule, ''), coalesce(r.rows, 0), coalesce(r.former::text, '[]')
+		SELECT s.topic, s.partition, s.rule, c.applied_rows, c.era, c.lsn::text, now()
 		  FROM unnest($2::text[], $3::int[], $4::text[]) AS s(topic, partition, rule)
 		  JOIN tributary.checkpoint c ON c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition
 		  LEFT JOIN tributary.rule r ON r.grp = $1 AND r.topic = s.topic AND r.partition = s.partition
@@ -66,50 +66,114 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 	if err != nil {
 		return nil, s.broken("read", "tributary.rule", err)
 	}
-	var batch pgx.Batch
-	var topic, is, was, lsn string
-	var number, era int32
-	var applied, since int64
-	var now time.Time
-	var raw []byte
-	_, err = pgx.ForEachRow(rows, []any{&topic, &number, &is, &applied, &era, &lsn, &now, &was, &since, &raw}, func() error {
-		var kept []former
-		if err := json.Unmarshal(raw, &kept); err != nil {
-			return err
-		}
-		at, err := position(era, lsn, 0)
-		if err != nil {
-			return err
-		}
-		from := applied
-		if was == "" || slices.ContainsFunc(kept, func(f former) bool { return f.Rule == is }) {
-			from = noRows // there are rows that it has made, if there are any
-		}
-		kept = slices.DeleteFunc(kept, func(f former) bool { return applied == 0 || f.Lost == "" && f.Rule == is })
-		if was != "" && applied > max(since, 0) {
-			kept = slices.DeleteFunc(kept, func(f former) bool { return f.Lost == "" && f.Rule == was })
-			kept = append(kept, former{Rule: was, Until: now, Era: at.Era, LSN: record.LSN(at.CommitLSN)})
-		}
-		if len(kept) > 0 && !slices.Contains(changed, topic) {
-			changed = append(changed, topic)
-		}
-		text, err := json.Marshal(kept[max(0, len(kept)-maxFormer):])
-		if err != nil {
-			return err
-		}
-		batch.Queue(`
-			INSERT INTO tributary.rule (grp, topic, partition, rule, rows, former) VALUES ($1, $2, $3, $4, $5, coalesce(nullif($6, 'null'), '[]')::jsonb)
-			ON CONFLICT (grp, topic, partition) DO UPDATE SET rule = excluded.rule, rows = excluded.rows, former = excluded.former`,
-			s.w.cfg.Group, topic, number, is, from, string(text))
-		return nil
-	})
-	if err == nil && batch.Len() > 0 {
-		err = s.conn.SendBatch(ctx, &batch).Close()
+	type taken struct {
+		is      string
+		applied int64
+		at      change.Position
+		now     time.Time
 	}
+	taking := map[Place]taken{}
+	var place Place
+	var one taken
+	var lsn string
+	var era int32
+	if _, err = pgx.ForEachRow(rows, []any{&place.Topic, &place.Partition, &one.is, &one.applied, &era, &lsn, &one.now}, func() (err error) {
+		one.at, err = position(era, lsn, 0)
+		taking[place] = one
+		return err
+	}); err != nil {
+		return nil, s.broken("read", "tributary.rule", err)
+	}
+	if len(taking) == 0 {
+		return nil, nil
+	}
+	topics, numbers = placesIn(taking)
+	err = s.inTx(ctx, "write", "tributary.rule", func(tx pgx.Tx) error {
+		// Of a partition that has no rule yet there is something to lock then.
+		if _, err := tx.Exec(ctx, `INSERT INTO tributary.rule (grp, topic, partition, rule, rows) SELECT $1, s.topic, s.partition, '', 0 FROM `+somePlaces+` ORDER BY 2, 3 ON CONFLICT DO NOTHING`,
+			s.w.cfg.Group, topics, numbers); err != nil {
+			return err
+		}
+		return s.noteRules(ctx, tx, func(r *ruling) {
+			t := taking[r.Place]
+			if r.rule == t.is { // by now: a rename
+				return
+			}
+			was, written := r.rule, t.applied > max(r.rows, 0)
+			r.rows = t.applied
+			if was == "" || slices.ContainsFunc(r.former, func(f former) bool { return f.Rule == t.is }) {
+				r.rows = noRows // there are rows that it has made, if there are any
+			}
+			r.rule = t.is
+			r.former = slices.DeleteFunc(r.former, func(f former) bool { return t.applied == 0 || f.Lost == "" && f.Rule == t.is })
+			if was != "" && written {
+				r.former = slices.DeleteFunc(r.former, func(f former) bool { return f.Lost == "" && f.Rule == was })
+				r.former = append(r.former, former{Rule: was, Until: t.now, Era: t.at.Era, LSN: record.LSN(t.at.CommitLSN)})
+			}
+			if len(r.former) > 0 && !slices.Contains(changed, r.Topic) {
+				changed = append(changed, r.Topic)
+			}
+			r.former = r.former[max(0, len(r.former)-maxFormer):]
+		}, `(topic, partition) IN (SELECT s.topic, s.partition FROM `+somePlaces+`)`, topics, numbers)
+	})
 	if err != nil {
-		return nil, s.broken("write", "tributary.rule", err)
+		return nil, err
 	}
 	return changed, nil
+}
+
+// somePlaces are partitions, of arrays of topics and numbers, behind the group.
+const somePlaces = `unnest($2::text[], $3::int[]) AS s(topic, partition)`
+
+func placesIn[T any](places map[Place]T) (topics []string, numbers []int32) {
+	for at := range places {
+		topics, numbers = append(topics, at.Topic), append(numbers, at.Partition)
+	}
+	return topics, numbers
+}
+
+// ruling is what tributary.rule has of a partition.
+type ruling struct {
+	Place
+	rule   string
+	rows   int64
+	former []former
+}
+
+// noteRules has change make of what is noted of partitions what is to be noted of them, in the open transaction. They are locked before they are
+// read: what another sink has noted meanwhile, a rename or that rows were lost, would be undone by what was read before. which says which, of the
+// group, in SQL, with args from $2 on.
+func (s *Session) noteRules(ctx context.Context, tx pgx.Tx, change func(r *ruling), which string, args ...any) error {
+	rows, err := tx.Query(ctx, `SELECT topic, partition, rule, rows, former::text FROM tributary.rule WHERE grp = $1 AND `+which+` ORDER BY topic, partition FOR UPDATE`,
+		append([]any{s.w.cfg.Group}, args...)...)
+	if err != nil {
+		return err
+	}
+	var batch pgx.Batch
+	var r ruling
+	var raw []byte
+	if _, err = pgx.ForEachRow(rows, []any{&r.Topic, &r.Partition, &r.rule, &r.rows, &raw}, func() error {
+		r.former = nil
+		if err := json.Unmarshal(raw, &r.former); err != nil {
+			return err
+		}
+		now := r
+		now.former = slices.Clone(r.former)
+		change(&now)
+		if now.rule == r.rule && now.rows == r.rows && slices.Equal(now.former, r.former) {
+			return nil
+		}
+		text, err := json.Marshal(now.former)
+		if err != nil {
+			return err
+		}
+		batch.Queue(`UPDATE tributary.rule SET rule = $4, rows = $5, former = coalesce(nullif($6, 'null'), '[]')::jsonb WHERE grp = $1 AND topic = $2 AND partition = $3`,
+			s.w.cfg.Group, r.Topic, r.Partition, now.rule, now.rows, string(text))
+		return nil
+	}); err != nil || batch.Len() == 0 {
+		return err
+	}
+	return tx.SendBatch(ctx, &batch).Close()
 }
 
 func goneAndBack(what string) string {
@@ -142,33 +206,13 @@ func (s *Session) renameRules(ctx context.Context, tx pgx.Tx, topic, is string, 
 		}
 		return m.Renamed(list).Text()
 	}
-	rows, err := tx.Query(ctx, `SELECT partition, rule, former::text FROM tributary.rule WHERE grp = $1 AND topic = $2 ORDER BY 1 FOR UPDATE`, s.w.cfg.Group, topic)
-	if err != nil {
-		return err
-	}
-	var batch pgx.Batch
-	var number int32
-	var text string
-	var raw []byte
-	if _, err = pgx.ForEachRow(rows, []any{&number, &text, &raw}, func() error {
-		var kept []former
-		if err := json.Unmarshal(raw, &kept); err != nil {
-			return err
+	return s.noteRules(ctx, tx, func(r *ruling) {
+		r.rule = renamed(r.rule)
+		for i := range r.former {
+			r.former[i].Rule = renamed(r.former[i].Rule)
 		}
-		for i := range kept {
-			kept[i].Rule = renamed(kept[i].Rule)
-		}
-		now, err := json.Marshal(slices.DeleteFunc(kept, func(f former) bool { return f.Lost == "" && f.Rule == is }))
-		if err != nil {
-			return err
-		}
-		batch.Queue(`UPDATE tributary.rule SET rule = $4, former = coalesce(nullif($5, 'null'), '[]')::jsonb WHERE grp = $1 AND topic = $2 AND partition = $3`,
-			s.w.cfg.Group, topic, number, renamed(text), string(now))
-		return nil
-	}); err != nil || batch.Len() == 0 {
-		return err
-	}
-	return tx.SendBatch(ctx, &batch).Close()
+		r.former = slices.DeleteFunc(r.former, func(f former) bool { return f.Lost == "" && f.Rule == is })
+	}, `topic = $2`, topic)
 }
 
 // ForgetFormers forgets the former rules all of whose rows have come again: by a read of the whole table that began behind them and has been
@@ -190,39 +234,42 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 	if err != nil {
 		return s.broken("read", "tributary.rule", err)
 	}
-	var batch pgx.Batch
-	var topic, is, lsn string
-	var number, era int32
+	type read struct {
+		begun   change.Position
+		columns []string
+	}
+	again := func(r *ruling, by read) func(former) bool {
+		return func(f former) bool {
+			at := change.Position{Era: f.Era, CommitLSN: change.LSN(f.LSN)}
+			return by.begun.Compare(at) > 0 && enough(f.Rule, r.rule, by.columns)
+		}
+	}
+	reads := map[Place]read{}
+	var r ruling
+	var lsn string
+	var era int32
 	var raw []byte
 	var columns []string
-	_, err = pgx.ForEachRow(rows, []any{&topic, &number, &is, &raw, &era, &lsn, &columns}, func() error {
-		var all []former
-		if err := json.Unmarshal(raw, &all); err != nil {
-			return err
-		}
+	if _, err = pgx.ForEachRow(rows, []any{&r.Topic, &r.Partition, &r.rule, &raw, &era, &lsn, &columns}, func() error {
 		begun, err := position(era, lsn, 0)
-		if err != nil {
-			return err
+		if r.former = nil; err == nil {
+			err = json.Unmarshal(raw, &r.former)
 		}
-		left := slices.DeleteFunc(slices.Clone(all), func(f former) bool {
-			at := change.Position{Era: f.Era, CommitLSN: change.LSN(f.LSN)}
-			return begun.Compare(at) > 0 && enough(f.Rule, is, columns)
-		})
-		if len(left) == len(all) {
-			return nil
+		if by := (read{begun, slices.Clone(columns)}); slices.ContainsFunc(r.former, again(&r, by)) {
+			reads[r.Place] = by
 		}
-		text, err := json.Marshal(left)
-		if err != nil {
-			return err
-		}
-		batch.Queue(`UPDATE tributary.rule SET former = $4::text::jsonb WHERE grp = $1 AND topic = $2 AND partition = $3 AND former = $5::text::jsonb`,
-			s.w.cfg.Group, topic, number, string(text), string(raw))
-		return nil
-	})
-	if err == nil && batch.Len() > 0 {
-		err = s.conn.SendBatch(ctx, &batch).Close()
+		return err
+	}); err != nil {
+		return s.broken("read", "tributary.rule", err)
 	}
-	return s.broken("write", "tributary.rule", err)
+	if len(reads) == 0 {
+		return nil
+	}
+	topics, numbers := placesIn(reads)
+	return s.inTx(ctx, "write", "tributary.rule", func(tx pgx.Tx) error {
+		return s.noteRules(ctx, tx, func(r *ruling) { r.former = slices.DeleteFunc(r.former, again(r, reads[r.Place])) },
+			`(topic, partition) IN (SELECT s.topic, s.partition FROM `+somePlaces+`)`, topics, numbers)
+	})
 }
 
 // Formers gives the rules under which rows were written that have not come again since, in order of topic, the oldest first; none where the own
