@@ -241,16 +241,36 @@ type ParkedCount struct {
 	Oldest, Newest time.Time
 }
 
-// CountParked gives how many records of the group are put aside.
+// parkedThere is what CountParked has counted last.
+type parkedThere struct {
+	counts ParkedCounts
+	asOf   string // of all checkpoints, whose parked_n grow with each change
+	opened int    // the connection: another server may have lost what it confirmed last
+	at     time.Time
+}
+
+// recountAfter is how long a count is taken for what is there where nothing says that it has changed: somebody may delete rows by hand.
+const recountAfter = time.Minute
+
+// CountParked gives how many records of the group are put aside. They are counted when that has changed: with hundreds of thousands of
+// them it takes long, and each sink asks each second. The answer is not to be changed.
 func (s *Session) CountParked(ctx context.Context) (ParkedCounts, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
+	}
+	now := parkedThere{counts: ParkedCounts{}, opened: s.opened, at: time.Now()}
+	if err := s.conn.QueryRow(ctx, `SELECT coalesce(sum(hashtextextended(topic || ' ' || partition || ' ' || owner_epoch, parked_n)), 0)::text
+		FROM tributary.checkpoint WHERE grp = $1`, s.w.cfg.Group).Scan(&now.asOf); err != nil {
+		return nil, s.broken("read", "tributary.checkpoint", err)
+	}
+	if last := &s.parkedThere; last.asOf == now.asOf && last.opened == now.opened && now.at.Sub(last.at) < recountAfter {
+		return last.counts, nil
 	}
 	rows, err := s.conn.Query(ctx, `SELECT topic, code, count(*), min(parked_at), max(parked_at) FROM tributary.parked WHERE grp = $1 GROUP BY 1, 2`, s.w.cfg.Group)
 	if err != nil {
 		return nil, s.broken("read", "tributary.parked", err)
 	}
-	out := ParkedCounts{}
+	out := now.counts
 	var topic, code string
 	var n ParkedCount
 	if _, err = pgx.ForEachRow(rows, []any{&topic, &code, &n.Records, &n.Oldest, &n.Newest}, func() error {
@@ -262,6 +282,7 @@ func (s *Session) CountParked(ctx context.Context) (ParkedCounts, error) {
 	}); err != nil {
 		return nil, s.broken("read", "tributary.parked", err)
 	}
+	s.parkedThere = now
 	return out, nil
 }
 

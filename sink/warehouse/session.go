@@ -25,9 +25,10 @@ type Session struct {
 	timing   *Timing           // of the Apply under way, if somebody wants it
 	pid      atomic.Uint32     // of the server's process, for everybody; 0: none is known
 
-	inspecting bool     // by Inspect: changes of targets are listed and rolled back
-	changes    []string // statements
-	beside     []rule.Target
+	inspecting  bool     // by Inspect: changes of targets are listed and rolled back
+	changes     []string // statements
+	beside      []rule.Target
+	parkedThere parkedThere
 }
 
 // Session makes a session. It does no I/O.
