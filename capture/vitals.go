@@ -30,6 +30,7 @@ type vitals struct {
 	knownAt  time.Time // since when there is something to be published; zero: there is nothing
 	snapshot time.Time // when the last one ended
 	reading  bool
+	had      int64 // rows of snapshots, when last sampled
 }
 
 type tableVitals struct {
@@ -127,6 +128,12 @@ func (c *Capture) sample(now time.Time) {
 	}
 	v.changes.Sample(now, float64(changes))
 	base := c.status.Load()
+	v.mu.Lock()
+	if base.Snapshot.Rows < v.had { // a table is read again, from its first row on
+		v.rows.Restart()
+	}
+	v.had = base.Snapshot.Rows
+	v.mu.Unlock()
 	v.rows.Sample(now, float64(base.Snapshot.Rows))
 	look := c.budget.standing()
 	if !look.at.IsZero() {
