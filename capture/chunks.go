@@ -238,6 +238,9 @@ func (s *session) settle(ctx context.Context, t *table) error {
 		if w.chunk.Last != nil {
 			snap.ranges = append([]snapshot.Range{{After: w.chunk.Last, Up: w.rng.Up}}, snap.ranges...)
 		}
+		if rate := t.progress.Rate; rate > 0 { // before the next is begun
+			snap.notBefore = time.Now().Add(time.Duration(float64(w.chunk.Rows.Len()) / float64(rate) * float64(time.Second)))
+		}
 		if err := s.dispatch(ctx); err != nil { // its reader goes on meanwhile
 			return err
 		}
@@ -330,9 +333,6 @@ func (s *session) publishRows(ctx context.Context, t *table, rows *snapshot.Rows
 		count++
 	}
 	t.progress.Rows += count
-	if rate := t.progress.Rate; rate > 0 && t.snapshot != nil {
-		t.snapshot.notBefore = time.Now().Add(time.Duration(float64(count) / float64(rate) * float64(time.Second)))
-	}
 	s.changed[t.pub.Relation.OID] = true
 	t.counters.snapshot(count)
 	s.meter.chunks.WithLabelValues(chunkPublished).Inc()

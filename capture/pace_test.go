@@ -16,20 +16,33 @@ func TestSnapshotOfSeveralTables(t *testing.T) {
 		insert into a select generate_series(1, 600); insert into b select generate_series(1, 600); analyze a, b`)
 	c, stop := r.start()
 	r.fence()
-	q, err := json.Marshal(signal{Snapshot: &SnapshotRequest{ID: "slow", By: "ada", Tables: []string{"public.a", "public.b"}, Rate: 30}})
-	must(t, err)
-	r.exec(fmt.Sprintf(`select pg_logical_emit_message(true, 'tributary', '%s')`, q))
 	var read [2]TableStatus
-	eventually(t, "both are read and have a rate", func() bool {
-		tables := c.Status().Tables
-		read = [2]TableStatus(tables[:2])
-		for i := range read {
-			if s := read[i].Snapshot; s == nil || !s.reads() || s.RowsPerSecond == 0 || s.ETASeconds == nil {
-				return false
+	slowly := func() Status {
+		q, err := json.Marshal(signal{Snapshot: &SnapshotRequest{ID: "slow", By: "ada", Tables: []string{"public.a", "public.b"}, Rate: 30}})
+		must(t, err)
+		r.exec(fmt.Sprintf(`select pg_logical_emit_message(true, 'tributary', '%s')`, q))
+		eventually(t, "both are read and have a rate", func() bool {
+			tables := c.Status().Tables
+			read = [2]TableStatus(tables[:2])
+			for i := range read {
+				if s := read[i].Snapshot; s == nil || !s.reads() || s.RowsPerSecond == 0 || s.ETASeconds == nil || read[i].SnapshotRows < 150 {
+					return false
+				}
+			}
+			return true
+		})
+		st := c.Status()
+		for i := range read { // a chunk is of a second, and the first comes at once
+			if most := 30 * (time.Since(read[i].Snapshot.BeganAt).Seconds() + 1.5); float64(st.Tables[i].SnapshotRows) > most {
+				t.Errorf("%s: %d rows, where %.0f are the most", read[i].Table, st.Tables[i].SnapshotRows, most)
 			}
 		}
-		return true
-	})
+		if all := &st.Snapshot; all.RowsPerSecond < 30 || all.RowsPerSecond > 90 { // what was read before is no part of it
+			t.Errorf("both are read at %v rows a second", all.RowsPerSecond)
+		}
+		return st
+	}
+	st := slowly()
 	for i := range read {
 		s, one := read[i].Snapshot, &read[i]
 		if s.State != readReading || s.By != "ada" || s.RowsPerSecond > 300 || s.BeganAt.IsZero() || !s.EndedAt.IsZero() {
@@ -39,7 +52,6 @@ func TestSnapshotOfSeveralTables(t *testing.T) {
 			t.Errorf("%s: %v s are left, of %d rows at %v /s", one.Table, *s.ETASeconds, one.SnapshotRows, s.RowsPerSecond)
 		}
 	}
-	st := c.Status()
 	for _, bar := range (&Report{Status: st}).Bars() {
 		if bar.Rate == 0 || bar.Left == 0 || bar.Total != 600 {
 			t.Errorf("%+v", bar)
@@ -60,5 +72,6 @@ func TestSnapshotOfSeveralTables(t *testing.T) {
 	if shown := st.page().Snapshot; shown == nil || !strings.Contains(shown.Rows[0].Notes[0], "done") {
 		t.Errorf("the page has %+v", shown)
 	}
+	slowly()
 	must(t, stop())
 }
