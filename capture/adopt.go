@@ -25,6 +25,11 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 		}
 	}
 	newEra := pr != nil && pr.Era != s.era
+	if pr != nil && !newEra {
+		for _, g := range pr.Gone {
+			s.gone[schema.OID(g.OID)] = g
+		}
+	}
 	for _, known := range tables {
 		was, isKnown := before[uint32(known.Relation.OID)]
 		if err := s.adopt(ctx, known, was, isKnown && !newEra, s.joined, asOf); err != nil {
@@ -34,6 +39,9 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 	for oid, was := range before {
 		t := s.tables[schema.OID(oid)]
 		s.fewer = s.fewer || t == nil || t.progress.Schema != was.Schema || t.progress.Table != was.Table
+		if t == nil && !newEra {
+			s.part(was, asOf)
+		}
 	}
 	s.tellLeftOut(tables)
 	return nil
@@ -100,6 +108,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.tables[known.Relation.OID] = t
 	}
 	t.catalog, t.gone = known, 0
+	delete(s.gone, known.Relation.OID)
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
 		s.log.Info("table was renamed: it is read anew, into a topic of its new name", "table", known.Relation.QualifiedName(), "was", was.Schema+"."+was.Table)
 		isKnown = false

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
@@ -118,6 +119,56 @@ func TestLastWordsOfAnEarlierTable(t *testing.T) {
 	}
 }
 
+// TestKeyOfADroppedTable: rows of a table that is gone by the time its stream comes are published as those before them, with its key in the
+// key's order: else they would be in other partitions than those that they follow.
+func TestKeyOfADroppedTable(t *testing.T) {
+	for _, away := range []bool{true, false} {
+		for _, identity := range []string{"default", "full"} {
+			t.Run(fmt.Sprintf("%s, away %t", identity, away), func(t *testing.T) {
+				r := newRig(t, 0, kafkatest.Fake(t), `create table t (a int, b int, v text, primary key (b, a)); create table u (id int primary key);
+					alter table t replica identity `+identity+`; insert into t select i, i * 7, 'old' from generate_series(1, 60) i`)
+				r.config.Topics.Partitions, r.config.Source.Refresh = 4, 100*time.Millisecond
+				c, stop := r.start()
+				r.fence()
+				verbs := r.verbs()
+				if away {
+					must(t, stop())
+				} else {
+					must(t, verbs.Pause(t.Context(), PauseRequest{}))
+					eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+				}
+				r.exec(`update t set v = 'last words' where a % 3 = 0`)
+				for i := range 300 {
+					r.exec(fmt.Sprintf(`delete from t where a = %d; insert into t values (%[1]d, %d, 'in turn')`, 20+i%20, i))
+				}
+				r.exec(`delete from t where a > 50`)
+				want := r.source("public.t")
+				r.exec(`drop table t`)
+				r.exec(`insert into u values (1)`)
+				if away {
+					for range 2 { // the second one has it of the progress of the first alone
+						must(t, verbs.Pause(t.Context(), PauseRequest{}))
+						c, stop = r.start()
+						eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+						must(t, stop())
+					}
+					_, stop = r.start()
+				} else {
+					eventually(t, "it is noticed", func() bool {
+						return !slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool { return one.Table == "public.t" })
+					})
+				}
+				must(t, verbs.Resume(t.Context()))
+				r.fence()
+				if got := r.read("public", "t").rows; !slices.Equal(got, want) {
+					t.Errorf("the topic has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+				}
+				must(t, stop())
+			})
+		}
+	}
+}
+
 // TestPublicationAltered: somebody takes a table out of its publication, or has it published in part, for a while or for good.
 // What happens to it meanwhile is not in the stream.
 func TestPublicationAltered(t *testing.T) {
@@ -172,7 +223,13 @@ func publicationGone(t *testing.T, major int, ends trouble.Code, away bool, gone
 			t.Errorf("%v: %s", e, e.Hint)
 		}
 		var out strings.Builder
-		must(t, r.verbs().DropSlot(t.Context(), &out))
+		eventually(t, "the slot is dropped", func() bool { // the server may take a moment to notice that nobody streams any more
+			err := r.verbs().DropSlot(t.Context(), &out)
+			if trouble.CodeOf(err) != trouble.SlotInUse {
+				must(t, err)
+			}
+			return err == nil
+		})
 		r.options.OnGap = GapResnapshot
 	}
 	if away || ends != "" {

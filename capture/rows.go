@@ -20,6 +20,9 @@ func (s *session) relation(data []byte) {
 	t := s.tables[s.decode.Relation.OID]
 	if t == nil {
 		t = &table{}
+		if s.gone[s.decode.Relation.OID].Held {
+			t.progress.Held = &record.Held{}
+		}
 		s.tables[s.decode.Relation.OID] = t
 	}
 	t.schema = ""
@@ -78,11 +81,17 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	}
 	done := s.stage.Hand(s.others.read, waitSource)
 	known, err := s.catalog.Table(ctx, d.Relation.OID)
+	done()
+	is := known
+	if is == nil && err == nil {
+		is, err = s.knownLast(ctx, t, d.Relation.OID)
+	}
 	var rel *schema.Relation
 	if err == nil {
-		rel, err = s.catalog.Resolve(ctx, &d.Relation, known, t.seen)
+		done := s.stage.Hand(s.others.read, waitSource)
+		rel, err = s.catalog.Resolve(ctx, &d.Relation, is, t.seen)
+		done()
 	}
-	done()
 	if err != nil {
 		return err
 	}

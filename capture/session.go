@@ -75,9 +75,10 @@ type session struct {
 	fences      []string            // reached since
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
-	foreign     map[string]bool // tables of which tellLeftOut has told
-	unfit       []string        // patterns likewise, that no table fits
-	fewer       bool            // the progress is of tables that are gone, or had another name, until a full record is written
+	foreign     map[string]bool                 // tables of which tellLeftOut has told
+	unfit       []string                        // patterns likewise, that no table fits
+	gone        map[schema.OID]record.GoneTable // tables of which rows may still come
+	fewer       bool                            // the progress is of tables that are gone, or had another name, until a full record is written
 	passage     passage
 	refused     publish.Refusals
 	oldest      int64 // commit time of the first change since the last Kafka commit, microseconds; 0 for none
@@ -534,6 +535,9 @@ func (s *session) progressRecord(full bool) *record.Progress {
 	pr.Health = s.health(0, pr.CommitTime) // as it is once the record is there: nothing that has been read waits any more
 	if s.leaving {
 		pr.Health.State = service.StateNotRunning
+	}
+	if full {
+		pr.Gone = s.parted(change.LSN(pr.EndLSN))
 	}
 	for oid, t := range s.tables {
 		if t.progress.OID != 0 && (full || s.changed[oid]) {

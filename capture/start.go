@@ -110,7 +110,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	}
 	s := &session{
 		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, catalog: cat, pub: pub, registry: c.registry, system: system,
-		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, publishStatus: c.publishStatus, paused: c.pausing.holds,
+		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, gone: map[schema.OID]record.GoneTable{}, publishStatus: c.publishStatus, paused: c.pausing.holds,
 		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version, passage: passage{tracer: c.tracer},
 		livelyAt: time.Now(), passed: passed{until: publishedUntil(state.Progress)},
 	}

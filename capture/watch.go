@@ -244,21 +244,6 @@ func (s *session) learn(ctx context.Context, f facts) error {
 	return nil
 }
 
-// lose takes t, which the catalog had not any more as of a position, for what the stream alone knows. Up to there it may have rows of
-// it, before which no other Relation message comes.
-func (s *session) lose(t *table, asOf change.LSN) {
-	s.log.Warn("table is gone at the source", "table", t.catalog.Relation.QualifiedName())
-	s.abandon(t)
-	if held := t.progress.Held; held != nil {
-		s.alarms.clear(trouble.Code(held.Code), subject(t.name()))
-	}
-	s.altered = without(s.altered, t)
-	t.altered, t.missed, t.seen, t.read = nil, false, nil, nil
-	t.progress = record.TableProgress{Held: t.progress.Held}
-	t.catalog, t.gone = nil, asOf
-	s.fewer = true
-}
-
 // abandon gives up reading t; what its readers still bring is dropped.
 func (s *session) abandon(t *table) {
 	s.chunks.queue, s.chunks.reading = without(s.chunks.queue, t), without(s.chunks.reading, t)

@@ -66,8 +66,27 @@ func alterAtRandom(t *testing.T, seed uint64, rounds int) {
 		}
 		a.insert(name, 40)
 	}
+	// How the group writes is the seed's as well.
+	members, mode, consistency := 1, "clone", "table"
+	switch seed % 4 {
+	case 1:
+		consistency = "source"
+	case 2:
+		mode, a.history = "history", true
+	case 3:
+		members = 2
+	}
 	startSink := func(group string) (stop func()) {
-		return startGroup(t, kafka, registry, warehouse, group, map[string]string{"copy": `{from: "*.*", to: "{schema}.{table}"}`, "rebuilt": `{from: "*.*", to: "re_{schema}.{table}"}`}[group])
+		rules := fmt.Sprintf(`{from: "*.*", to: "%s{schema}.{table}", mode: %s}`, map[string]string{"rebuilt": "re_"}[group], mode)
+		var stops []func()
+		for range members {
+			stops = append(stops, startGroup(t, kafka, registry, warehouse, group, rules, fmt.Sprintf("sources: [{name: %s, consistency: %s}]", a.s.name, consistency)))
+		}
+		return func() {
+			for _, stop := range stops {
+				stop()
+			}
+		}
 	}
 	stopSink := startSink("copy")
 	stop := a.s.startCapture(t)
@@ -167,7 +186,7 @@ func (a *altering) settle(group, prefix, id string) {
 		var passed bool
 		for until := time.Now().Add(5 * time.Second); !passed && time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
 			passed = scalar[bool](a.t, a.dwh, `select coalesce((select $3 = any(fences) from tributary.progress where grp = $1 and source = $2), false)`, group, a.s.name, fence)
-			if a.mend(group, told) {
+			if a.mend(group, told) && time.Since(began) < patience/2 {
 				until = time.Now().Add(5 * time.Second)
 			}
 		}
@@ -290,7 +309,11 @@ func (a *altering) wrong(prefix string) (list []string) {
 		}
 		sql := "select r from (select concat_ws(' | ', " + strings.Join(columns, ", ") + ") as r from TABLE) q order by r collate \"C\""
 		want := textsOf(a.t, source, strings.Replace(sql, "TABLE", table, 1))
-		rows, err := a.dwh.Query(a.t.Context(), strings.Replace(sql, "TABLE", prefix+table, 1))
+		target := prefix + table
+		if a.history {
+			target += " where valid_to = 'infinity'"
+		}
+		rows, err := a.dwh.Query(a.t.Context(), strings.Replace(sql, "TABLE", target, 1))
 		var got []string
 		if err == nil {
 			got, err = pgx.CollectRows(rows, pgx.RowTo[string])

@@ -174,7 +174,7 @@ func (s *source) startCapture(t *testing.T) (stop func()) {
 }
 
 // startGroup starts the only sink of a group, with the rules, until stop or the end of the test.
-func startGroup(t *testing.T, kafka kafkatest.Cluster, registry, warehouse, group, rules string) (stop func()) {
+func startGroup(t *testing.T, kafka kafkatest.Cluster, registry, warehouse, group, rules string, lines ...string) (stop func()) {
 	t.Helper()
 	var cfg sink.Config
 	must(t, config.Decode("sink.yaml", fmt.Appendf(nil, `
@@ -185,7 +185,8 @@ registry: {url: %q}
 refresh: 200ms
 http: {listen: "127.0.0.1:0"}
 tables: [%s]
-`, group, warehouse, strings.Join(kafka.Addrs(), ","), registry, rules), &cfg))
+%s
+`, group, warehouse, strings.Join(kafka.Addrs(), ","), registry, rules, strings.Join(lines, "\n")), &cfg))
 	k, err := sink.New(cfg, quiet())
 	must(t, err)
 	return run(t, "sink", k.Run)

@@ -45,8 +45,10 @@ type Progress struct {
 
 	// Tables is the state of every captured table; in a delta, of those whose state has changed.
 	Tables []TableProgress `json:"tables,omitempty"`
-	Fences []string        `json:"fences,omitempty"` // fence ids whose message is at or before CommitLSN, since the record before
-	Health Health          `json:"health"`
+	// Gone are tables that the source does not have any more and of which rows may still come; in full records.
+	Gone   []GoneTable `json:"gone,omitempty"`
+	Fences []string    `json:"fences,omitempty"` // fence ids whose message is at or before CommitLSN, since the record before
+	Health Health      `json:"health"`
 }
 
 const (
@@ -101,6 +103,14 @@ type TableProgress struct {
 	Rate int64 `json:"rate,omitempty"`
 	// Held says why nothing of the table is published at present; nil where all of it is.
 	Held *Held `json:"held,omitempty"`
+}
+
+// GoneTable is what is to be known of a table for its last rows.
+type GoneTable struct {
+	OID      uint32 `json:"oid"`
+	SchemaID int    `json:"schema_id"` // as TableProgress.SchemaID
+	By       LSN    `json:"by"`        // at or before which it was gone
+	Held     bool   `json:"held,omitempty"`
 }
 
 // Held is why a table is held: from an event on nothing of it is published, while the source's other tables go on. Of the

@@ -17,7 +17,7 @@ func (p *Progress) Reached() change.Position {
 
 // ProgressFold makes of the records of a progress topic, in their order, one state.
 type ProgressFold struct {
-	// Last is the newest record that follows on what is known, with Vector complete; nil before a full record.
+	// Last is the newest record that follows on what is known, with Vector and Gone complete; nil before a full record.
 	Last *Progress
 	// Tables is the state of every table, by its OID.
 	Tables map[uint32]TableProgress
@@ -36,7 +36,7 @@ func (f *ProgressFold) Add(p *Progress) {
 			vector = map[string][]int64{}
 		}
 		maps.Copy(vector, p.Vector)
-		p.Vector = vector
+		p.Vector, p.Gone = vector, f.Last.Gone
 	}
 	if f.Tables == nil {
 		f.Tables = map[uint32]TableProgress{}

@@ -1,0 +1,75 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/registry"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// lose takes t, which the catalog had not any more as of a position, for what the stream alone knows. Up to there it may have rows of
+// it, before which no other Relation message comes.
+func (s *session) lose(t *table, asOf change.LSN) {
+	s.log.Warn("table is gone at the source", "table", t.catalog.Relation.QualifiedName())
+	s.abandon(t)
+	if held := t.progress.Held; held != nil {
+		s.alarms.clear(trouble.Code(held.Code), subject(t.name()))
+	}
+	s.altered = without(s.altered, t)
+	t.altered, t.missed, t.seen, t.read = nil, false, nil, nil
+	s.part(t.progress, asOf)
+	t.progress = record.TableProgress{Held: t.progress.Held}
+	t.catalog, t.gone = nil, asOf
+	s.fewer = true
+}
+
+// part keeps what is to be known of a table that is gone for its last rows, also in sessions to come. A Relation message does not say what
+// the key is under REPLICA IDENTITY FULL, and never its order, by which a row has its partition:
+//
+//	key (b, a): a row is in partition 3
+//	capture is away: the row is deleted, DROP TABLE
+//	capture: by the message alone the key is (a, b), and its DELETE is in partition 0, where a sink may come to it first
+func (s *session) part(was record.TableProgress, asOf change.LSN) {
+	if was.SchemaID != 0 {
+		s.gone[schema.OID(was.OID)] = record.GoneTable{OID: was.OID, SchemaID: was.SchemaID, By: record.LSN(asOf), Held: was.Held != nil}
+	}
+}
+
+// parted gives those of which rows may come behind a position, and forgets the others.
+func (s *session) parted(behind change.LSN) (all []record.GoneTable) {
+	for oid, g := range s.gone {
+		if change.LSN(g.By) <= behind {
+			delete(s.gone, oid)
+			continue
+		}
+		all = append(all, g)
+	}
+	return all
+}
+
+// knownLast gives what was known last of a table that the catalog does not have any more; nil where nothing is.
+func (s *session) knownLast(ctx context.Context, t *table, oid schema.OID) (*catalog.Table, error) {
+	g, parted := s.gone[oid]
+	switch {
+	case t.catalog != nil:
+		return t.catalog, nil
+	case t.pub != nil:
+		return &catalog.Table{Relation: *t.pub.Relation}, nil
+	case !parted:
+		return nil, nil //nolint:nilnil // as Catalog.Table
+	}
+	rel, err := s.version(ctx, g.SchemaID, oid)
+	switch {
+	case errors.Is(err, registry.ErrUnknownSchema), errors.Is(err, errOtherTable): // its number was given again
+		return nil, nil //nolint:nilnil,nilerr // as above
+	case err != nil:
+		return nil, registry.Trouble("look up the last version of", fmt.Sprintf("a table that is gone, OID %d", oid), err)
+	}
+	return &catalog.Table{Relation: *rel}, nil
+}
