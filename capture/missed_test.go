@@ -169,6 +169,24 @@ func TestKeyOfADroppedTable(t *testing.T) {
 	}
 }
 
+// TestPartitionWithAnotherIdentity: a table without key whose partition has one is not published in full for a while, and nobody has noticed. Its
+// rows came as changes of which no reader could tell what they were of.
+func TestPartitionWithAnotherIdentity(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table t (id int not null, v text) partition by range (id); alter table t replica identity full;
+		create table t1 partition of t (primary key (id)) for values from (0) to (100); alter table t1 replica identity full; insert into t select i, 'old' from generate_series(1, 9) i`)
+	r.config.Source.Refresh = time.Hour
+	_, stop := r.start()
+	r.fence()
+	r.exec(`alter table t1 replica identity default`)
+	r.exec(`update t set v = 'new' where id < 4; delete from t where id = 7; alter table t1 replica identity full`)
+	r.exec(`insert into t values (10, 'later')`)
+	eventually(t, "the topic has the rows", func() bool {
+		r.fence()
+		return slices.Equal(r.read("public", "t").rows, r.source("public.t"))
+	})
+	must(t, stop())
+}
+
 // TestPublicationAltered: somebody takes a table out of its publication, or has it published in part, for a while or for good.
 // What happens to it meanwhile is not in the stream.
 func TestPublicationAltered(t *testing.T) {

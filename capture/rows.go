@@ -167,6 +167,13 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 		return fmt.Errorf("decode a row of table %q at %s: it has not the %d columns of its Relation message", rel.QualifiedName(), s.tx.CommitLSN, width)
 	}
 	complete(rel, row)
+	if kind != pgoutput.KindInsert && len(rel.Key) == 0 && (row.Old == nil || row.OldIsKey) {
+		s.meter.skipped.WithLabelValues(skipLeftOut).Inc()
+		if t.catalog != nil && s.event(change.Update, t).Position.Compare(s.reached) > 0 {
+			s.makeUp(t, "a row of a partition came without all of its old values, as the partition has not REPLICA IDENTITY FULL: which it was nobody can tell")
+		}
+		return nil
+	}
 	if t.snapshot != nil {
 		drop, err := s.meet(ctx, t, row)
 		if err != nil || drop {
