@@ -23,7 +23,8 @@ type FormerRule struct {
 	Differs []string  `json:"differs"`          // what of them is not as the rule says
 	Target  string    `json:"target,omitempty"` // where they are, if not in the target
 
-	stays bool // a read of all rows is not enough
+	stays  bool // a read of all rows is not enough
+	reload bool // it takes one that removes what is gone at the source
 }
 
 // takeRules notes under which rules the partitions are written from now on.
@@ -92,8 +93,8 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 	now := route.Meaning()
 	for _, f := range formers {
 		one := FormerRule{Until: f.Until.UTC()}
-		if one.stays = now.Stays(); f.Lost != "" {
-			one.Differs = []string{f.Lost}
+		if one.stays = now.Stays() && !f.Reload; f.Lost != "" {
+			one.Differs, one.reload = []string{f.Lost}, f.Reload
 		} else if was, err := rule.ParseMeaning(f.Rule); err == nil {
 			one.stays = one.stays || was.Stays()
 			if one.Differs = was.Since(now); was.Target != now.Target {
@@ -162,7 +163,11 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 	}
 	n.Why = strings.Join(why, ". ")
 	if !slices.ContainsFunc(t.Former, func(f FormerRule) bool { return f.stays }) && slices.ContainsFunc(st.Sources, func(src SourceStatus) bool { return src.Name == t.Source }) {
-		n.Do = append(n.Do, service.Step{Command: "capture snapshot --wait --table " + service.Quote(t.Table), Note: "where " + t.Source + " is captured: all rows come again, and are written by the rule that there is"})
+		how, note := "capture snapshot --wait --table ", "all rows come again, and are written by the rule that there is"
+		if slices.ContainsFunc(t.Former, func(f FormerRule) bool { return f.reload }) {
+			how, note = "capture snapshot --reload --wait --table ", note+"; those that are gone at the source are removed"
+		}
+		n.Do = append(n.Do, service.Step{Command: how + service.Quote(t.Table), Note: "where " + t.Source + " is captured: " + note})
 	} else {
 		n.Do = append(n.Do, service.Step{Command: "sink tenant rebuild " + service.Quote(t.Source), Note: "all rows come again out of Kafka, of every table of the source"})
 	}

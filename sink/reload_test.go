@@ -3,11 +3,13 @@ package sink_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -274,4 +276,55 @@ func TestReloadOfRowsThatStay(t *testing.T) {
 	w.exec(`DROP TRIGGER audit ON public.t`)
 	w.swept()
 	w.rows(`SELECT id FROM public.t`, "1")
+}
+
+// TestReloadGivenUp: the key of a target is altered while its table is read anew. What is gone at the source stays, and that is told until a reload
+// has ended: rows that only come again remove nothing.
+func TestReloadGivenUp(t *testing.T) {
+	w := newWorld(t)
+	shop, r := w.source("shop"), relation("t", "id integer key")
+	s := w.start(w.cfg)
+	shop.snapshot(r, true)
+	shop.tx(ins(r, 1), ins(r, 2), ins(r, 3))
+	w.complete(shop)
+	shop.readAnew(r)
+	shop.tx(snap(r, 1))
+	w.rows(`SELECT count(*) FROM tributary.reload`, "1")
+	w.exec(`ALTER TABLE public.t ALTER COLUMN id TYPE bigint`)
+	shop.tx(snap(r, 2))
+	shop.snapshot(r, true)
+	shop.tx()
+	w.complete(shop)
+	w.swept()
+	const told = "read anew: rows that are gone at the source may be there still"
+	tells := func() any {
+		for _, n := range s.Status().Needs {
+			if n.Code == trouble.RowsOutdated && strings.Contains(n.Why, told) {
+				return n.Do[0].Command
+			}
+		}
+		return ""
+	}
+	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "2", "3")
+	w.eventually("capture snapshot --reload --wait --table public.t", tells)
+	w.exec(`UPDATE tributary.rule SET former = former || '[{"lost": "mark", "until": "2026-01-01T00:00:00Z", "era": 1, "lsn": "0/0"}]' WHERE topic = 'shop.public.t'`)
+	shop.begins(r)
+	shop.tx(snap(r, 1), snap(r, 2))
+	shop.snapshot(r, true)
+	shop.tx(ins(r, 4))
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM tributary.rule WHERE former @> '[{"lost": "mark"}]'`, "0")
+	if kept := w.query(`SELECT count(*) FROM tributary.rule WHERE former @> '[{"reload": true}]'`); kept[0] != "1" {
+		t.Error("it is forgotten, though nothing was removed")
+	}
+	shop.begins(r)
+	shop.readAnew(r)
+	shop.tx(snap(r, 1), snap(r, 4))
+	shop.snapshot(r, true)
+	shop.tx()
+	w.complete(shop)
+	w.swept()
+	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "4")
+	w.eventually("", tells)
+	w.rows(`SELECT former FROM tributary.rule WHERE topic = 'shop.public.t'`, "[]")
 }

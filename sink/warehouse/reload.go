@@ -120,7 +120,7 @@ func (s *Session) dropReload(ctx context.Context, topic string) error {
 }
 
 // checkReload abandons a reload whose keys are not those of the target any more: which rows are gone cannot be told, so
-// all stay.
+// all stay, and that is told until a reload has ended.
 func (a *flushing) checkReload(ctx context.Context, i int) error {
 	u := &a.f.Units[i]
 	r := a.reloads[u.Topic]
@@ -130,11 +130,15 @@ func (a *flushing) checkReload(ctx context.Context, i int) error {
 	if err := a.run(ctx); err != nil {
 		return err
 	}
-	if err := a.s.endReload(ctx, u.Topic); err != nil {
+	err := a.s.endReload(ctx, u.Topic)
+	if err == nil {
+		err = a.s.noteLoss(ctx, a.s.conn, "the key has changed while the table was read anew: rows that are gone at the source may be there still", true, u.Topic)
+	}
+	if err != nil {
 		return &statementError{unit: i, err: err}
 	}
 	delete(a.reloads, u.Topic)
-	a.s.w.cfg.Log.Warn("the key has changed while the table is read anew: rows that are gone at the source stay until it is read anew again", "topic", u.Topic)
+	a.s.w.cfg.Log.Warn("the key has changed while the table is read anew: rows that are gone at the source stay until it is read anew again", "topic", u.Topic, "code", trouble.RowsOutdated)
 	return nil
 }
 
@@ -311,7 +315,15 @@ func (sw *sweeping) all(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return tag.RowsAffected(), sw.s.endReload(ctx, sw.due.Topic)
+	return tag.RowsAffected(), sw.end(ctx)
+}
+
+// end ends the reload, which has removed what is gone, in the open transaction.
+func (sw *sweeping) end(ctx context.Context) error {
+	if err := sw.s.endReload(ctx, sw.due.Topic); err != nil {
+		return err
+	}
+	return sw.s.reloaded(ctx, sw.due.Topic)
 }
 
 // noneStay refuses rows that are there still after they were removed. gone is the end of a statement that finds them as t.
@@ -397,7 +409,7 @@ func (sw *sweeping) piece(ctx context.Context, from int64, last bool) (removed i
 		}
 		removed = tag.RowsAffected()
 		if last {
-			return s.endReload(ctx, sw.due.Topic)
+			return sw.end(ctx)
 		}
 		return nil
 	})

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -26,6 +27,8 @@ type Former struct {
 	Rule  string    // "" where rows were lost otherwise, as the target, or a column of it, was gone and made anew
 	Lost  string    // how: a sentence
 	Until time.Time // by the warehouse's clock
+
+	Reload bool // what is meant is rows that only a reload removes
 }
 
 // former is one in tributary.rule. What the partition had applied by then stands at, or before, the position.
@@ -35,6 +38,8 @@ type former struct {
 	Until time.Time  `json:"until"`
 	Era   uint16     `json:"era"`
 	LSN   record.LSN `json:"lsn"`
+
+	Reload bool `json:"reload,omitempty"`
 }
 
 // noRows stands for fewer than nothing is: whatever is applied was so under the rule.
@@ -183,16 +188,34 @@ func goneAndBack(what string) string {
 // lost notes that rows of topics which were written to a target are not there any more, all or some of them or their values of a column, in the
 // transaction of that. what is a sentence. Nothing is of a partition that stands at its beginning, as it is rebuilt: all of them come again.
 func (s *Session) lost(ctx context.Context, tx pgx.Tx, what string, topics ...string) error {
+	return s.noteLoss(ctx, tx, what, false, topics...)
+}
+
+// execer is a connection or a transaction.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// noteLoss does that. Where reload is set it is rows that are gone at the source which are there still: they go with a reload.
+func (s *Session) noteLoss(ctx context.Context, tx execer, what string, reload bool, topics ...string) error {
 	if s.inspecting {
 		return nil
 	}
 	_, err := tx.Exec(ctx, `
 		UPDATE tributary.rule r
-		   SET former = r.former || jsonb_build_object('lost', $3::text, 'until', now(), 'era', c.era, 'lsn', c.lsn::text)
+		   SET former = r.former || jsonb_strip_nulls(jsonb_build_object('lost', $3::text, 'reload', nullif($4::boolean, false), 'until', now(), 'era', c.era, 'lsn', c.lsn::text))
 		  FROM tributary.checkpoint c
 		 WHERE r.grp = $1 AND r.topic = ANY ($2) AND c.grp = r.grp AND c.topic = r.topic AND c.partition = r.partition
 		   AND c.applied_rows > 0 AND (c.era, c.lsn, c.seq) <> (0, '0/0', 0)`,
-		s.w.cfg.Group, topics, what)
+		s.w.cfg.Group, topics, what, reload)
+	return err
+}
+
+// reloaded forgets of a topic what a reload mends, in the open transaction in which one ends.
+func (s *Session) reloaded(ctx context.Context, topic string) error {
+	_, err := s.conn.Exec(ctx, `
+		UPDATE tributary.rule SET former = coalesce((SELECT jsonb_agg(f ORDER BY n) FROM jsonb_array_elements(former) WITH ORDINALITY AS e(f, n) WHERE NOT f ? 'reload'), '[]')
+		 WHERE grp = $1 AND topic = $2 AND former @> '[{"reload": true}]'`, s.w.cfg.Group, topic)
 	return err
 }
 
@@ -241,7 +264,7 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 	again := func(r *ruling, by read) func(former) bool {
 		return func(f former) bool {
 			at := change.Position{Era: f.Era, CommitLSN: change.LSN(f.LSN)}
-			return by.begun.Compare(at) > 0 && enough(f.Rule, r.rule, by.columns)
+			return by.begun.Compare(at) > 0 && !f.Reload && enough(f.Rule, r.rule, by.columns)
 		}
 	}
 	reads := map[Place]read{}
@@ -276,12 +299,12 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 // tables are of a version before.
 func (s *Session) Formers(ctx context.Context) ([]Former, error) {
 	return ruled(ctx, s, func(row pgx.CollectableRow) (f Former, err error) {
-		err = row.Scan(&f.Topic, &f.Rule, &f.Lost, &f.Until)
+		err = row.Scan(&f.Topic, &f.Rule, &f.Lost, &f.Reload, &f.Until)
 		return f, err
 	}, `
-		SELECT r.topic, coalesce(f->>'rule', ''), coalesce(f->>'lost', ''), max((f->>'until')::timestamptz)
+		SELECT r.topic, coalesce(f->>'rule', ''), coalesce(f->>'lost', ''), f ? 'reload', max((f->>'until')::timestamptz)
 		  FROM tributary.rule r CROSS JOIN LATERAL jsonb_array_elements(r.former) f
-		 WHERE r.grp = $1 AND r.former <> '[]' GROUP BY 1, 2, 3 ORDER BY 1, 4`)
+		 WHERE r.grp = $1 AND r.former <> '[]' GROUP BY 1, 2, 3, 4 ORDER BY 1, 5`)
 }
 
 // Rules gives under which rule each topic is written, in order of topic; of one whose partitions differ, that of the first. None where the own
