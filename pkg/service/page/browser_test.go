@@ -407,6 +407,23 @@ func TestBrowserKeys(t *testing.T) {
 	b.quiet(url)
 }
 
+// TestBrowserForcedColours: who has the browser paint everything in a few colours of theirs tells the lines of a chart apart still, and
+// what is named by its place alone to others is named to who does not see it.
+func TestBrowserForcedColours(t *testing.T) {
+	url := serve(t, func() View { return full("shop") }, testHistory())
+	b := openTab(t, url+"/")
+	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "forced-colors", Value: "active"}}})
+	b.await(`matchMedia("(forced-colors: active)").matches`)
+	const keys = `[...document.querySelectorAll("figure")].map(f => [...f.querySelectorAll(".key")].map(k => getComputedStyle(k).color))`
+	if !eval[bool](b, keys+`.some(f => f.length > 1) && `+keys+`.every(f => new Set(f).size === f.length)`) {
+		t.Errorf("lines of charts have the colours %s", eval[string](b, `JSON.stringify(`+keys+`)`))
+	}
+	if nameless := eval[string](b, `[...document.querySelectorAll("table.rows:not([aria-label]), .copy:not([aria-label]), article:not([aria-labelledby])")].map(e => e.outerHTML.slice(0, 80)).join("\n")`); nameless != "" {
+		t.Errorf("without a name:\n%s", nameless)
+	}
+	b.quiet(url)
+}
+
 // The first screen answers: what needs somebody, and the numbers, however many cards there are. A folded one says the rest on
 // request, and stays as the reader left it while the page goes on.
 func TestBrowserFirstScreen(t *testing.T) {

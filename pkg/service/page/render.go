@@ -209,9 +209,10 @@ func (s *shownTable) Unit() string {
 
 // grid is a table of HTML.
 type grid struct {
-	ID   string
-	Head []gridHead
-	Rows []toldRow
+	ID    string
+	Label string // for who does not see where it stands
+	Head  []gridHead
+	Rows  []toldRow
 }
 
 type gridHead struct {
@@ -233,8 +234,11 @@ type toldCell struct {
 }
 
 // Grid puts heads and cells to rows. The main table's can be sorted by its heads.
-func (s *shownTable) Grid(id string, rows []Row) grid {
-	out := grid{ID: id}
+func (s *shownTable) Grid(id, group string, rows []Row) grid {
+	out := grid{ID: id, Label: s.Title}
+	if group != "" {
+		out.Label += " of " + group
+	}
 	for _, c := range s.Columns {
 		if s.told(c) {
 			continue

@@ -126,10 +126,10 @@
 
   on("click", ({target: button}) => {
     if (button.className !== "copy") return;
-    const code = button.previousElementSibling, say = text => { button.textContent = text; };
-    // Over plain HTTP from afar there is no clipboard: the command is selected, to be copied by hand.
+    const code = button.previousElementSibling, say = text => button.textContent = text;
+    // Over plain HTTP from afar there is no clipboard: the command is selected.
     if (!navigator.clipboard) return getSelection().selectAllChildren(code);
-    navigator.clipboard.writeText(code.textContent).then(() => say("Copied"));
+    navigator.clipboard.writeText(code.textContent).then(() => by("said").textContent = say("Copied"));
     setTimeout(say, 1500, "Copy");
   });
   on("keydown", e => {
