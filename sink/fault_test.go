@@ -503,7 +503,7 @@ func TestAskedWithoutKafka(t *testing.T) {
 	w := newWorld(t)
 	shop := w.source("shop")
 	shop.tx(ins(relation("t", "id integer key"), 1))
-	w.start(w.cfg)
+	s := w.start(w.cfg)
 	w.complete(shop)
 	o := w.operator()
 	ask := func() any {
@@ -519,6 +519,10 @@ func TestAskedWithoutKafka(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.eventually("waiting may have more to do than the warehouse tells: Kafka does not say where its topics end. The warehouse is complete", ask)
+	w.cfg.Freshness = time.Nanosecond // it is late by now
+	w.eventually("waiting may have more to do than the warehouse tells: Kafka does not say where its topics end. The warehouse is complete", ask)
+	s.stop() // which it says in the warehouse
+	w.eventually("not_running is not running: no sink is in the group. The warehouse is complete", ask)
 }
 
 func TestProgressAndFences(t *testing.T) {

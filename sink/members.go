@@ -141,6 +141,11 @@ func (m *Member) says(is *warehouse.Presence, ago time.Duration) {
 	}
 }
 
+// ended says that all sinks that are known of have said that they end.
+func (st *Status) ended() bool {
+	return len(st.Members) > 0 && !slices.ContainsFunc(st.Members, func(m Member) bool { return !m.Ended })
+}
+
 // sinks counts the members that are there, as far as is known.
 func (st *Status) sinks() int {
 	n := 0

@@ -51,11 +51,13 @@ func (o *Operator) Ask(ctx context.Context, cfg Config, whom service.Whom) (*Rep
 	if err != nil {
 		return nil, err
 	}
-	if st.State != service.StateNotRunning && empty(ctx, cfg) {
+	failed := o.outlook.failure()
+	if st.State != service.StateNotRunning && (failed != "" && st.ended() || empty(ctx, cfg)) {
 		st.notRunning()
 	}
-	if failed := o.outlook.failure(); failed != "" {
-		if st.State == service.StateUpToDate { // as far as the warehouse alone says
+	if failed != "" {
+		switch st.State {
+		case service.StateUpToDate, service.StateSnapshotting, service.StateCatchingUp, service.StateBehind: // as far as the warehouse alone says
 			st.State, st.Headline = service.StateWaiting, "may have more to do than the warehouse tells: "+failed+st.completeTo(". The warehouse is ")+"."
 		}
 		why += "; " + failed
