@@ -1,6 +1,8 @@
 package sink_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -188,4 +190,24 @@ func TestRetentionWaitsForNobody(t *testing.T) {
 // noPartition refuses to be told of a partition.
 func noPartition(t *testing.T) func(warehouse.TablePartition) {
 	return func(p warehouse.TablePartition) { t.Errorf("partition %s %s", p.Name, p.Deed) }
+}
+
+// TestRetentionIsStopped: who is told to stop in the middle of retention leaves its lock behind for nobody, not even for the moment in which the
+// server ends the session.
+func TestRetentionIsStopped(t *testing.T) {
+	w := newWorld(t)
+	session := w.warehouse("one").Session()
+	for range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		ours, err := session.Retain(ctx, func() error {
+			cancel()
+			return ctx.Err()
+		})
+		if !ours || !errors.Is(err, context.Canceled) {
+			t.Fatal(ours, err)
+		}
+		if held := w.query(`SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted`); held[0] != "0" {
+			t.Fatal("the lock is held still")
+		}
+	}
 }

@@ -88,7 +88,9 @@ func (s *Session) Retain(ctx context.Context, do func() error) (bool, error) {
 	if err == nil && ours {
 		// Waits for no lock for long: a statement that waits for a table keeps all behind it waiting, readers too.
 		if _, err = s.conn.Exec(ctx, planFreely, false); err == nil {
-			_, err = s.conn.Exec(ctx, `SET lock_timeout = '2s'`)
+			// Of a machine that is gone the server knows within a minute, and not after the two hours of the operating system: the others wait.
+			_, err = s.conn.Exec(ctx, `SELECT set_config('lock_timeout', '2s', false), set_config('tcp_keepalives_idle', '30', false),
+				set_config('tcp_keepalives_interval', '10', false), set_config('tcp_keepalives_count', '3', false)`)
 		}
 	}
 	if err != nil {
@@ -100,9 +102,11 @@ func (s *Session) Retain(ctx context.Context, do func() error) (bool, error) {
 	defer s.Close(context.WithoutCancel(ctx)) // and the lock with it, at the latest
 	err = do()
 	// Unlocked before: the server ends a session some time after the client has left, and the next one would be refused.
-	// An error here is of no matter, the session ends in any case.
+	// Also of who was told to stop. An error here is of no matter, the session ends in any case.
 	if s.conn != nil {
-		_, _ = s.conn.Exec(ctx, `SELECT pg_advisory_unlock(hashtext('tributary retention'), hashtext($1))`, s.w.cfg.Group)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_, _ = s.conn.Exec(last, `SELECT pg_advisory_unlock(hashtext('tributary retention'), hashtext($1))`, s.w.cfg.Group)
 	}
 	return true, err
 }
