@@ -161,7 +161,11 @@ func resumeCommand() *cobra.Command {
 				for _, p := range pauses {
 					if p.Source == source && p.Table == table {
 						found++
-						out.Printf("%s: paused since %s goes on\n", p.Subject(), p.Since.Format(time.RFC3339))
+						was := "paused since %s goes on"
+						if p.Removed {
+							was = "removed since %s is read again, from the beginning of its topics"
+						}
+						out.Printf("%s: "+was+"\n", p.Subject(), p.Since.Format(time.RFC3339))
 					}
 				}
 				for _, q := range quarantines {
