@@ -3,7 +3,9 @@ package capture
 import (
 	"context"
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -127,17 +129,35 @@ func (c *Capture) SetTopic(ctx context.Context, topic string, change TopicChange
 		text := strconv.FormatInt(value, 10)
 		alter = append(alter, kadm.AlterConfig{Op: kadm.SetConfig, Name: name, Value: &text})
 	}
+	lasts := int64(-1)
+	if d := change.Retention; d != nil && *d >= 0 {
+		lasts = max(d.Milliseconds(), 1)
+	}
 	if change.MaxMessageBytes != nil {
 		set("max.message.bytes", *change.MaxMessageBytes)
-	}
-	if d := change.Retention; d != nil {
-		set("retention.ms", max(d.Milliseconds(), -1))
 	}
 	admin, closeAdmin, err := c.admin()
 	if err != nil {
 		return err
 	}
 	defer closeAdmin()
+	if change.Retention != nil {
+		set("retention.ms", lasts)
+		is, err := admin.DescribeTopicConfigs(ctx, topic)
+		if err != nil {
+			return kafka.Trouble("describe", fmt.Sprintf("topic %q", topic), err)
+		}
+		var info TopicInfo
+		described, _ := is.On(topic, nil) // where it cannot be told, it cannot be altered either
+		info.read(described.Configs)
+		if strings.Contains(info.Cleanup, "compact") {
+			lag := lasts
+			if lag < 0 {
+				lag = math.MaxInt64
+			}
+			set("min.compaction.lag.ms", lag)
+		}
+	}
 	answers, err := admin.AlterTopicConfigs(ctx, alter, topic)
 	if err == nil {
 		for _, a := range answers {

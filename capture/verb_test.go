@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -124,6 +125,38 @@ func TestStatusVerb(t *testing.T) {
 }
 
 // TestTopicVerbs: what is in the topics is listed, changed at the broker, and followed.
+// TestCompactedTopics: what is not read yet stays for a week, or as long as somebody wants.
+func TestCompactedTopics(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	r.config.Topics.Overrides = []publish.TopicOverride{{Table: "public.item", Keep: "latest"}}
+	_, stop := r.start()
+	r.exec(`insert into item (id) values (1)`)
+	r.fence()
+	topic := r.config.Source.Name + ".public.item"
+	is := func(name, want string) {
+		t.Helper()
+		admin, closeAdmin, err := r.verbs().admin()
+		must(t, err)
+		defer closeAdmin()
+		all, err := admin.DescribeTopicConfigs(t.Context(), topic)
+		must(t, err)
+		for _, one := range all[0].Configs {
+			if one.Key == name && one.MaybeValue() == want {
+				return
+			}
+		}
+		t.Errorf("%s is not %s: %+v", name, want, all[0].Configs)
+	}
+	is("min.compaction.lag.ms", "604800000")
+	is("delete.retention.ms", "604800000")
+	for lag, lasts := range map[string]time.Duration{"3600000": time.Hour, "9223372036854775807": -1} {
+		must(t, r.verbs().SetTopic(t.Context(), topic, TopicChange{Retention: &lasts}))
+		is("min.compaction.lag.ms", lag)
+		is("retention.ms", map[bool]string{true: "-1", false: "3600000"}[lasts < 0])
+	}
+	must(t, stop())
+}
+
 func TestTopicVerbs(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item select i, 'a' from generate_series(1, 3) i`)
 	_, stop := r.start()

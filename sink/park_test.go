@@ -382,6 +382,44 @@ func TestPause(t *testing.T) {
 
 // TestRetentionHeadroom: of a topic that keeps its records for an hour, a table that stands is in danger to lose what waits; one that does not
 // stand, and one whose topic keeps all, are not. It is told until the table goes on.
+// TestCompactionHeadroom: from a topic that somebody has had compacted, records go that are not applied.
+func TestCompactionHeadroom(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Freshness = time.Second
+	shop := w.source("shop")
+	a, b, c := relation("a", "id integer key"), relation("b", "id integer key"), relation("c", "id integer key")
+	shop.tx(ins(a, 1), ins(b, 1), ins(c, 1))
+	alter := func(name, value string, topics ...string) {
+		t.Helper()
+		altered, err := kadm.NewClient(shop.client).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: name, Value: &value}}, topics...)
+		if err != nil || altered[0].Err != nil {
+			t.Fatal(err, altered)
+		}
+	}
+	alter("cleanup.policy", "compact", "shop.public.a", "shop.public.b")
+	alter("min.compaction.lag.ms", "3600000", "shop.public.b")
+	s, o := w.start(w.cfg), w.operator()
+	w.complete(shop)
+	if err := o.Pause(t.Context(), "shop", "", "", 0); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(false, func() any {
+		return slices.ContainsFunc(s.Status().Tables, func(table sink.TableStatus) bool { return table.State != service.StatePaused })
+	})
+	shop.tx(ins(a, 2), ins(b, 2), ins(c, 2))
+	w.eventually("Kafka may delete records of shop/public.a that are not applied at any time; the oldest record of shop/public.b that is not applied is deleted by Kafka", func() any {
+		var told []string
+		for _, n := range s.Status().Needs {
+			if n.Code == trouble.RetentionHeadroom {
+				what, _, _ := strings.Cut(n.What, " in ")
+				told = append(told, what)
+			}
+		}
+		slices.Sort(told)
+		return strings.Join(told, "; ")
+	})
+}
+
 func TestRetentionHeadroom(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Freshness = time.Second

@@ -18,7 +18,7 @@ import (
 type Topics struct {
 	Partitions      int             `mapstructure:"partitions" default:"1" doc:"partitions of a new topic; more only for tables that one sink cannot keep up with"`
 	Replication     int             `mapstructure:"replication" default:"-1" doc:"replicas of a new topic; -1 takes the broker's default"`
-	Keep            string          `mapstructure:"keep" default:"all" doc:"all: nothing is deleted by time, so that a warehouse can be rebuilt; latest: compaction keeps the newest record of each key"`
+	Keep            string          `mapstructure:"keep" default:"all" doc:"all: nothing is deleted by time, so that a warehouse can be rebuilt; latest: compaction keeps the newest record of each key, and for a week the others"`
 	MaxMessageBytes config.Bytes    `mapstructure:"max_message_bytes" default:"8MiB" doc:"greatest record, as max.message.bytes of the topic; above 100MiB the brokers' socket.request.max.bytes must be raised as well"`
 	Overrides       []TopicOverride `mapstructure:"overrides" doc:"other settings for some tables; the first that fits is taken"`
 }
@@ -106,7 +106,7 @@ func (t Topics) made(name string, rel *schema.Relation) kafka.Topic {
 	}
 	settings := map[string]string{"max.message.bytes": strconv.Itoa(int(t.MaxMessageBytes))}
 	if keep == keepLatest {
-		settings["cleanup.policy"] = "compact"
+		settings["cleanup.policy"], settings["min.compaction.lag.ms"], settings["delete.retention.ms"] = "compact", compactedAfter, compactedAfter
 	} else {
 		settings["cleanup.policy"], settings["retention.ms"], settings["retention.bytes"] = "delete", "-1", "-1"
 	}
@@ -138,6 +138,10 @@ func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation
 	top.compacted, top.maxBytes = made.Configs["cleanup.policy"] == "compact", int(p.topics.MaxMessageBytes)
 	return top, nil
 }
+
+// compactedAfter is from which age on, in milliseconds, what has a newer record of its key is removed from a topic that keeps the newest, and how
+// long a tombstone stays after that. A sink that is further behind misses deletes, and values that later updates do not carry.
+const compactedAfter = "604800000"
 
 func newTopic(name string, partitions int) *topic {
 	t := &topic{

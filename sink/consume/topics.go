@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -84,18 +85,38 @@ func (c *Consumer) askRetention(ctx context.Context, topics []string) {
 		for _, one := range a.Configs {
 			values[one.Key] = one.MaybeValue()
 		}
-		ms, err := strconv.ParseInt(values["retention.ms"], 10, 64)
-		switch {
-		case a.Err != nil || err != nil:
-		case ms < 0 || values["cleanup.policy"] == "compact" || ms > int64(KeptForEver/time.Millisecond):
-			retained[a.Name] = KeptForEver
-		default:
-			retained[a.Name] = time.Duration(ms) * time.Millisecond
+		if kept, known := keeps(values); a.Err == nil && known {
+			retained[a.Name] = kept
 		}
 	}
 	c.mu.Lock()
 	c.retained = retained
 	c.mu.Unlock()
+}
+
+// keeps says how long a topic with these settings has each of its records. Compaction removes all but the newest of a key, and a delete some time
+// after it, of what is older than min.compaction.lag.ms: who has not read them by then misses what the newest does not carry.
+func keeps(settings map[string]string) (kept time.Duration, known bool) {
+	lasts := func(name string) time.Duration {
+		ms, err := strconv.ParseInt(settings[name], 10, 64)
+		known = known || err == nil
+		if err != nil || ms < 0 || ms > int64(KeptForEver/time.Millisecond) {
+			return KeptForEver
+		}
+		return max(time.Duration(ms)*time.Millisecond, 1) // 0 would be that it is not known
+	}
+	kept = KeptForEver
+	if settings["cleanup.policy"] != "compact" {
+		kept = lasts("retention.ms")
+	}
+	if strings.Contains(settings["cleanup.policy"], "compact") {
+		lag := time.Duration(1) // unless somebody has set it
+		if settings["min.compaction.lag.ms"] != "" {
+			lag = lasts("min.compaction.lag.ms")
+		}
+		kept, known = min(kept, lag), true
+	}
+	return kept, known
 }
 
 // askEnds asks how far the topics of held partitions have grown: these are not fetched.
