@@ -56,7 +56,7 @@ func (c *Capture) affirm(ctx context.Context, pub *publish.Publisher, state *pub
 	}
 	mine := *state.Progress
 	mine.Full, mine.Fences = true, nil
-	mine.Health.State, mine.Health.Instance, mine.Health.HTTP = "starting", c.instance, c.options.HTTP
+	mine.Health.State, mine.Health.Instance, mine.Health.HTTP = service.StateStarting, c.instance, c.options.HTTP
 	mine.Health.Version, mine.Health.Trouble, mine.Health.TroubleSince = service.ThisBuild().Version, "", 0
 	mine.Health.BehindSeconds = max(time.Since(publishedUntil(state.Progress)).Seconds(), 0) // or what the record said would count as said now
 	return pub.Commit(ctx, &mine)

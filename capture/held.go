@@ -94,5 +94,5 @@ func (t *TableStatus) tellHeld(h *record.Held) {
 	}
 	told := tell(heldTrouble(t.Table, h))
 	told.Since = time.UnixMicro(h.Since).UTC()
-	t.State, t.Held, t.HeldLSN = "held", &told, change.LSN(h.LSN).String()
+	t.State, t.Held, t.HeldLSN = service.StateHeld, &told, change.LSN(h.LSN).String()
 }

@@ -67,7 +67,7 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	}
 	slot, pause := look.Slot, look.Pause
 	st := &Status{
-		Schema: statusSchema, Source: c.config.Source.Name, State: "not_running", Slot: c.config.Source.slot(), ServerLSN: look.WAL.String(),
+		Schema: statusSchema, Source: c.config.Source.Name, State: service.StateNotRunning, Slot: c.config.Source.slot(), ServerLSN: look.WAL.String(),
 		WAL: WAL{BudgetBytes: int64(c.config.Source.WALBudget), SlotStatus: "missing"}, Tables: []TableStatus{}, Alarms: []TroubleStatus{},
 		Paused: tellPause(pause, 0), Stages: []service.StageState{}, Events: []service.Event{}, Build: service.ThisBuild(),
 	}
@@ -79,7 +79,7 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 		c.budget.tell(st)
 		st.ToPublish = slot.ToPublishBytes
 		if slot.Active {
-			st.State, st.Holder = "elsewhere", slot.Holder
+			st.State, st.Holder = service.StateElsewhere, slot.Holder
 		}
 	}
 	pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
@@ -113,9 +113,9 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	}
 	st.Snapshot = snapshotOf(&pr.Health)
 	for _, t := range pr.Tables {
-		one := TableStatus{Table: t.Schema + "." + t.Table, State: "streaming", Level: t.Level, SnapshotRows: t.Rows, ExpectedRows: new(t.Rows), LastHour: []float32{}}
+		one := TableStatus{Table: t.Schema + "." + t.Table, State: service.StateStreaming, Level: t.Level, SnapshotRows: t.Rows, ExpectedRows: new(t.Rows), LastHour: []float32{}}
 		if !t.Done {
-			one.State, one.ExpectedRows = "snapshotting", nil // the record does not say
+			one.State, one.ExpectedRows = service.StateSnapshotting, nil // the record does not say
 		}
 		one.tellHeld(t.Held)
 		st.Tables = append(st.Tables, one)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/service"
 )
 
 // standbyPatience is how long the slot must have been free before a standby takes over: an instance that begins a new
@@ -64,7 +65,7 @@ func (c *Capture) standing(slot *catalog.Slot, since time.Time) {
 	}
 	c.trouble.Store(nil)
 	st := &Status{
-		Schema: statusSchema, Source: c.config.Source.Name, Instance: c.instance, State: "standby", Slot: c.config.Source.slot(),
+		Schema: statusSchema, Source: c.config.Source.Name, Instance: c.instance, State: service.StateStandby, Slot: c.config.Source.slot(),
 		Tables: []TableStatus{}, Alarms: []TroubleStatus{}, HolderSince: since.UTC(),
 	}
 	if slot != nil {

@@ -365,7 +365,7 @@ func (c *Capture) publishStatus(s *session) {
 		}
 		one := TableStatus{
 			LastHour: []float32{},
-			Table:    t.name(), State: "streaming", Level: t.progress.Level, Reason: t.catalog.Reason, Help: t.catalog.Help,
+			Table:    t.name(), State: service.StateStreaming, Level: t.progress.Level, Reason: t.catalog.Reason, Help: t.catalog.Help,
 			SnapshotRows: t.progress.Rows, ExpectedRows: new(t.progress.Rows),
 		}
 		if t.pub != nil {
@@ -384,7 +384,7 @@ func (c *Capture) publishStatus(s *session) {
 		}
 		if t.snapshot != nil {
 			one.Snapshot = t.snapshot.tell(t.progress.Rows, false)
-			one.State, one.ExpectedRows = "snapshotting", estimate(t.catalog.EstimatedRows)
+			one.State, one.ExpectedRows = service.StateSnapshotting, estimate(t.catalog.EstimatedRows)
 		}
 		one.Key = keyColumns(t.relation())
 		one.tellHeld(t.progress.Held)
@@ -446,7 +446,7 @@ func keyColumns(rel *schema.Relation) string {
 // none that has been read, newest that of the last one that is; microseconds.
 func (s *session) health(oldest, newest int64) record.Health {
 	h := record.Health{
-		State: "up_to_date", Instance: s.instance, Version: service.ThisBuild().Version, HTTP: s.http,
+		State: service.StateUpToDate, Instance: s.instance, Version: service.ThisBuild().Version, HTTP: s.http,
 		WALBudget: int64(s.config.Source.WALBudget),
 	}
 	blind := false
@@ -484,9 +484,9 @@ func (s *session) health(oldest, newest int64) record.Health {
 	case s.paused() != nil:
 		h.State = service.StatePaused
 	case h.SnapshotDone < h.SnapshotOf:
-		h.State = "snapshotting"
+		h.State = service.StateSnapshotting
 	case h.BehindSeconds > 60:
-		h.State = "catching_up"
+		h.State = service.StateCatchingUp
 	}
 	return h
 }

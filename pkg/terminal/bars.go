@@ -106,8 +106,8 @@ func names(all []Progress, name string) bool {
 	return false
 }
 
-// Say writes a line with the time of day above the bars.
-func (b *Bars) Say(line string) {
+// say writes a line with the time of day above the bars.
+func (b *Bars) say(line string) {
 	if !b.out.Quiet {
 		_, _ = fmt.Fprintf(b, "%s %s\n", time.Now().Format(time.TimeOnly), Clean(line))
 	}

@@ -131,7 +131,7 @@ func (l *Look) await(ctx context.Context, out *Output, ask func(context.Context)
 		case err != nil:
 			if said != unasked {
 				said = unasked
-				bars.Say(unasked + err.Error())
+				bars.say(unasked + err.Error())
 			}
 			return lacks, nil
 		}
@@ -140,7 +140,7 @@ func (l *Look) await(ctx context.Context, out *Output, ask func(context.Context)
 		}
 		if state := firstWords(st.Sentence()); state != said {
 			said = state
-			bars.Say(st.Sentence())
+			bars.say(st.Sentence())
 		}
 		bars.Show(st.Bars())
 		return lacks, nil
@@ -169,7 +169,7 @@ func Await(ctx context.Context, out *Output, what string, timeout time.Duration,
 		case retry.Transient(err):
 			if !lost {
 				lost = true
-				bars.Say(unasked + err.Error())
+				bars.say(unasked + err.Error())
 			}
 			return lacked, nil
 		case err == nil && lacks != "":
