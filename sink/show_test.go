@@ -2,6 +2,7 @@ package sink
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"flag"
 	"os"
@@ -84,7 +85,7 @@ func TestStatusText(t *testing.T) {
 				r.summarise()
 			}
 			var b, beside bytes.Buffer
-			out.Out, out.Err, out.Width = &b, &b, 130
+			out.Out, out.Err, out.Width = &b, &b, cmp.Or(out.Width, 130)
 			if !out.Terminal {
 				out.Err = &beside
 			}
@@ -135,6 +136,7 @@ func TestStatusText(t *testing.T) {
 		}
 		bad.RebalancedAt = new(now.Add(-3 * 24 * time.Hour))
 		show("quarantined.txt", bad, person, terminal.Look{})
+		show("narrow.txt", bad, terminal.Output{Terminal: true, Width: 60}, terminal.Look{})
 		show("source.txt", bad.Of("tenant_b"), person, terminal.Look{})
 		bad.Of("")
 

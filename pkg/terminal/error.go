@@ -133,15 +133,17 @@ func (p printer) print(err error, t told) {
 	writeField(p.w, "see", t.See, 0)
 }
 
+// fieldIndent is where what stands under a name begins.
+const fieldIndent = 9
+
 // writeField writes what there is to say under a name, line by line; nothing where that is nothing. Sentences are wrapped at a
 // width; with 0, as for commands, they are not.
 func writeField(w io.Writer, name, text string, width int) {
 	if text == "" {
 		return
 	}
-	const indent = 9
 	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
-		for _, part := range wrap(Clean(line), width-indent, 0) {
+		for _, part := range wrap(Clean(line), width-fieldIndent, 0) {
 			_, _ = fmt.Fprintf(w, "  %-6s %s\n", name, part)
 			name = ""
 		}

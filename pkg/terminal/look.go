@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -235,8 +236,30 @@ func (o *Output) Facts(facts []Fact) {
 		}
 	}
 	for _, f := range facts {
-		line := fmt.Sprintf("  %-12s %-*s  %s", f.Name, width, Clean(f.Value), Clean(f.Note))
-		o.line(strings.TrimRight(line, " "))
+		name, value, note := fmt.Sprintf("  %-12s ", f.Name), Clean(f.Value), Clean(f.Note)
+		if note == "" {
+			o.hanging(name, value)
+			continue
+		}
+		head := fmt.Sprintf("%s%-*s  ", name, width, value)
+		if o.wraps() > 0 && o.wraps()-utf8.RuneCountInString(head) < leastNote {
+			if head = strings.Repeat(" ", len(name)); f.Name+value != "" {
+				o.hanging(name, value)
+			}
+		}
+		o.hanging(head, note)
+	}
+}
+
+// leastNote is how much room a note needs beside its value; where there is less it stands below.
+const leastNote = 24
+
+// hanging writes a text behind a head, and what goes on of it below its beginning.
+func (o *Output) hanging(head, text string) {
+	width := utf8.RuneCountInString(head)
+	for _, line := range wrap(text, o.wraps()-width, 0) {
+		o.line(strings.TrimRight(head+line, " "))
+		head = strings.Repeat(" ", width)
 	}
 }
 
@@ -292,15 +315,20 @@ func (o *Output) Needs(needs []service.Need, program string) {
 			}
 		}
 		for _, step := range n.Do {
-			text, wraps := step.Command, 0
+			text, wraps, below := step.Command, 0, ""
 			switch {
 			case text == "":
 				text, wraps = step.Note, o.wraps()
 			case step.Note != "":
 				text = fmt.Sprintf("%-*s   %s", width, step.Command, step.Note)
+				if o.wraps() > 0 && fieldIndent+utf8.RuneCountInString(text) > o.wraps() {
+					text, below = step.Command, step.Note
+				}
 			}
 			writeField(o.Out, name, text, wraps)
-			name = ""
+			if name = ""; below != "" {
+				o.hanging(strings.Repeat(" ", fieldIndent+2), Clean(below))
+			}
 		}
 		if _, ok := trouble.RunbookOf(n.Code); ok {
 			writeField(o.Out, "see", see(program, o.Explains, n.Code), 0)
