@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
@@ -145,11 +146,17 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	r.request(SnapshotRequest{ID: "again", Tables: []string{"public.item"}})
 	eventually(t, "it is read again", func() bool { return !done() })
 	waited := make(chan error, 1)
-	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "again", 1, terminal.To(io.Discard)) }()
-	must(t, r.verbs().RequestSnapshot(t.Context(), cancel, false, &out))
+	var shown strings.Builder
+	go func() {
+		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "again"}, []*catalog.Table{{}}, &terminal.Output{Out: io.Discard, Err: &shown})
+	}()
+	must(t, r.verbs().RequestSnapshot(t.Context(), cancel, false, terminal.To(&out)))
 	eventually(t, "it is given up", done)
 	if err := <-waited; trouble.CodeOf(err) != trouble.SnapshotFailed || !strings.Contains(err.Error(), "cancelled") {
 		t.Errorf("who waits for it is told %v", err)
+	}
+	if !strings.Contains(shown.String(), "snapshot public.item   ") {
+		t.Errorf("how far it was: %q", shown.String())
 	}
 	_, err := other.Exec(t.Context(), `commit`)
 	must(t, err)
@@ -178,12 +185,12 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	// A read that may take its time does; and one that comes later takes its place, which who waits is told.
 	began := time.Now()
 	r.request(SnapshotRequest{ID: "slow", Tables: []string{"public.item"}, Rate: 400})
-	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "slow", 1, terminal.To(io.Discard)) }()
+	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slow"}, []*catalog.Table{{}}, terminal.To(io.Discard)) }()
 	must(t, <-waited)
 	if took := time.Since(began); took < time.Second || r.same("public", "item").reads != before+1000 {
 		t.Errorf("500 rows at 400 a second took %s", took)
 	}
-	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), "slower", 1, terminal.To(io.Discard)) }() // it looks each second
+	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slower"}, []*catalog.Table{{}}, terminal.To(io.Discard)) }() // it looks each second
 	r.request(SnapshotRequest{ID: "slower", Tables: []string{"public.item"}, Rate: 1})
 	eventually(t, "it is read slowly", func() bool { p := r.tableProgress("public.item"); return p.Asked == "slower" && p.Rows >= 3 })
 	r.exec(`analyze item`)

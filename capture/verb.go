@@ -28,9 +28,8 @@ func (c *Capture) dsn() (string, error) {
 }
 
 // RequestSnapshot writes q, which gets an ID of its own, into the source's WAL, where the capture that runs, or the next
-// one, finds it. With wait it returns when the rows are published. It prints what happens.
-func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait bool, w io.Writer) error {
-	out := terminal.To(w)
+// one, finds it. With wait it returns when the rows are published. It prints what happens, and shows how far it is.
+func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait bool, out *terminal.Output) error {
 	cat, tables, err := c.openAsked(ctx, q)
 	if err != nil {
 		return err
@@ -69,7 +68,7 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 	if !wait {
 		return nil
 	}
-	return c.awaitSnapshot(ctx, q.ID, len(names), out)
+	return c.awaitSnapshot(ctx, &q, tables, out)
 }
 
 // PlanSnapshot prints what q would do.
@@ -182,10 +181,18 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 }
 
 // awaitSnapshot follows the progress topic until all tables have been read for the request, or one will not be.
-func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out *terminal.Output) error {
+func (c *Capture) awaitSnapshot(ctx context.Context, q *SnapshotRequest, tables []*catalog.Table, out *terminal.Output) error {
+	expected := map[uint32]int64{}
+	for _, t := range tables {
+		if q.Where == "" {
+			expected[uint32(t.Relation.OID)] = t.EstimatedRows
+		}
+	}
+	bars := terminal.NewBars(out)
+	defer bars.Close()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	begun, told := map[uint32]bool{}, map[uint32]bool{}
+	begun, told := map[uint32]time.Time{}, map[uint32]bool{}
 	for {
 		pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
 		if err != nil {
@@ -194,37 +201,53 @@ func (c *Capture) awaitSnapshot(ctx context.Context, id string, tables int, out 
 		if pr == nil {
 			pr = &record.Progress{}
 		}
+		var reading []terminal.Progress
 		for _, t := range pr.Tables {
+			name := t.Schema + "." + t.Table
 			gone := func(cause string) error {
 				return &trouble.Error{
-					Code: trouble.SnapshotFailed, Op: "wait for the rows of", Subject: subject(t.Schema + "." + t.Table), Cause: errors.New(cause),
+					Code: trouble.SnapshotFailed, Op: "wait for the rows of", Subject: subject(name), Cause: errors.New(cause),
 					Means: "rows that were published stay; the stream goes on", Hint: "ask again, if they are still wanted: capture snapshot",
 				}
 			}
-			switch {
+			switch since, seen := begun[t.OID]; {
 			case told[t.OID]:
-				continue
-			case t.Asked == id && t.Held != nil:
-				return heldTrouble(t.Schema+"."+t.Table, t.Held)
-			case t.Asked == id && t.GivenUp:
+			case t.Asked == q.ID && t.Held != nil:
+				return heldTrouble(name, t.Held)
+			case t.Asked == q.ID && t.GivenUp:
 				return gone("cancelled: the read was given up")
-			case t.Asked != id && begun[t.OID]:
+			case t.Asked != q.ID && seen:
 				return gone("a later request reads the table anew")
-			case t.Asked == id:
-				begun[t.OID] = true
-			}
-			if t.Asked == id && t.Done {
+			case t.Asked == q.ID && t.Done:
 				told[t.OID] = true
-				out.Printf("%s.%s: %s published\n", t.Schema, t.Table, service.Plural(t.Rows, "row"))
+				bars.Close() // they stand below the line
+				out.Printf("%s: %s published\n", name, service.Plural(t.Rows, "row"))
+			case t.Asked == q.ID:
+				if !seen {
+					since = time.Now()
+					begun[t.OID] = since
+				}
+				reading = append(reading, readingBar(name, t.Rows, expected[t.OID], time.Since(since)))
 			}
 		}
-		if len(told) >= tables {
+		if len(told) >= len(tables) {
 			return nil
 		}
+		bars.Show(reading)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
 		}
 	}
+}
+
+// readingBar is of a read of which so many rows have come in a time; expected is 0 where how many there are is not known.
+func readingBar(table string, rows, expected int64, in time.Duration) terminal.Progress {
+	bar := terminal.Progress{Name: "snapshot " + table, Done: rows, Total: max(expected, 0), Unit: "rows", Estimated: true}
+	if in >= time.Second && rows > 0 {
+		bar.Rate = float64(rows) / in.Seconds()
+		bar.Left = seconds(float64(max(bar.Total-rows, 0)) / bar.Rate)
+	}
+	return bar
 }

@@ -28,13 +28,13 @@ func (r *rig) verbs() *Capture {
 func TestSnapshotVerb(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item select i, 'a' from generate_series(1, 300) i; insert into full_bag values (1, 'a')`)
 	var out strings.Builder
-	if err := r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.item"}}, false, &out); trouble.CodeOf(err) != trouble.SlotMissing {
+	if err := r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.item"}}, false, terminal.To(&out)); trouble.CodeOf(err) != trouble.SlotMissing {
 		t.Errorf("without a slot: %v", err)
 	}
 	_, stop := r.start()
 	r.fence()
 	before := r.same("public", "item").reads
-	must(t, r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.item", "public.full*"}}, true, &out))
+	must(t, r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.item", "public.full*"}}, true, terminal.To(&out)))
 	if got := r.same("public", "item"); got.reads != before+300 {
 		t.Errorf("%d rows were read when it returned, want %d", got.reads, before+300)
 	}
@@ -45,11 +45,11 @@ func TestSnapshotVerb(t *testing.T) {
 	for _, q := range []SnapshotRequest{
 		{Tables: []string{"public.item"}, Where: "nonsense ="}, {Tables: []string{"public.full_bag"}, Where: "k = 1"},
 	} {
-		if err := r.verbs().RequestSnapshot(t.Context(), q, false, &out); trouble.CodeOf(err) != trouble.SnapshotFailed {
+		if err := r.verbs().RequestSnapshot(t.Context(), q, false, terminal.To(&out)); trouble.CodeOf(err) != trouble.SnapshotFailed {
 			t.Errorf("%+v: %v", q, err)
 		}
 	}
-	if err := r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.itm"}}, false, &out); err == nil || !strings.Contains(err.Error(), "did you mean public.item?") {
+	if err := r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.itm"}}, false, terminal.To(&out)); err == nil || !strings.Contains(err.Error(), "did you mean public.item?") {
 		t.Errorf("a table that is not there: %v", err)
 	}
 	must(t, stop())

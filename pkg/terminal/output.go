@@ -56,7 +56,7 @@ func (o *Output) Beside() *Output {
 }
 
 // To gives an output that writes texts to w, cleaned.
-func To(w io.Writer) *Output { return &Output{Out: w} }
+func To(w io.Writer) *Output { return &Output{Out: w, Err: io.Discard} }
 
 // dumb says that the terminal takes no escape codes.
 func dumb() bool { return os.Getenv("TERM") == "dumb" }

@@ -27,9 +27,9 @@ func snapshotCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := terminal.Of(cmd).Out
+			out := terminal.Of(cmd)
 			if change.Plan || request.Reload && !change.Yes {
-				if err := c.PlanSnapshot(cmd.Context(), request, out); err != nil {
+				if err := c.PlanSnapshot(cmd.Context(), request, out.Out); err != nil {
 					return err
 				}
 				if ok, err := change.Agreed(cmd); err != nil || !ok {
@@ -70,8 +70,8 @@ func snapshotCancel() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			out := terminal.Of(cmd).Out
-			if err := c.PlanSnapshot(cmd.Context(), request, out); err != nil {
+			out := terminal.Of(cmd)
+			if err := c.PlanSnapshot(cmd.Context(), request, out.Out); err != nil {
 				return err
 			}
 			if ok, err := change.Agreed(cmd); err != nil || !ok {
