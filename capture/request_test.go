@@ -185,12 +185,16 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	// A read that may take its time does; and one that comes later takes its place, which who waits is told.
 	began := time.Now()
 	r.request(SnapshotRequest{ID: "slow", Tables: []string{"public.item"}, Rate: 400})
-	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slow"}, []*catalog.Table{{}}, terminal.To(io.Discard)) }()
+	go func() {
+		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slow"}, []*catalog.Table{{}}, terminal.To(io.Discard))
+	}()
 	must(t, <-waited)
 	if took := time.Since(began); took < time.Second || r.same("public", "item").reads != before+1000 {
 		t.Errorf("500 rows at 400 a second took %s", took)
 	}
-	go func() { waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slower"}, []*catalog.Table{{}}, terminal.To(io.Discard)) }() // it looks each second
+	go func() {
+		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slower"}, []*catalog.Table{{}}, terminal.To(io.Discard))
+	}() // it looks each second
 	r.request(SnapshotRequest{ID: "slower", Tables: []string{"public.item"}, Rate: 1})
 	eventually(t, "it is read slowly", func() bool { p := r.tableProgress("public.item"); return p.Asked == "slower" && p.Rows >= 3 })
 	r.exec(`analyze item`)
