@@ -388,10 +388,9 @@ func (s *Session) Sources(ctx context.Context) ([]Source, error) {
 		return nil, err
 	}
 	rows, err := s.conn.Query(ctx, `
-		SELECT p.source, coalesce(p.complete_lsn::text, ''), p.complete_ts, extract(epoch FROM l.lag)::float8, p.fences,
-		       p.capture::text, p.reported_at, s.tables::text, now() - l.lag
+		SELECT p.source, coalesce(p.complete_lsn::text, ''), p.complete_ts, extract(epoch FROM p.lag)::float8, p.fences,
+		       p.capture::text, p.reported_at, s.tables::text, now() - p.lag
 		  FROM tributary.progress p JOIN tributary.source s USING (grp, source)
-		  CROSS JOIN LATERAL (SELECT CASE WHEN p.complete_lsn IS NOT NULL THEN p.lag END AS lag) l -- the view gives 0 where nothing is complete
 		 WHERE p.grp = $1 ORDER BY p.source`, s.w.cfg.Group)
 	if err != nil {
 		return nil, s.broken("read", "tributary.progress", err)
