@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,6 +65,68 @@ func TestConstantOfAColumnThatWasThere(t *testing.T) {
 			w.rows(`SELECT count(*) FROM tributary.rule, jsonb_array_elements(former) f WHERE f ? 'lost'`, map[bool]string{true: "0", false: "1"}[c.want == ""])
 		})
 	}
+}
+
+// TestConstantWhileOthersRunOn: sinks are started anew one after the other, with a rule that gives a column the same value in all rows. Those that one has
+// written by the rule before, after the others were given the value, get it when its partitions are taken over.
+func TestConstantWhileOthersRunOn(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", SID: "tenant"})
+	r := relation("t", "id integer key", "v text")
+	shop, other := w.source("shop"), w.source("other")
+	shop.table(r, 8) // of which each of two sinks has some
+	id := 0
+	tx := func() {
+		t.Helper()
+		shop.tx(many(40, func(i int) event { return ins(r, id+i, "x") })...)
+		id += 40
+		w.complete(shop)
+	}
+	other.tx(ins(r, 1, "x"))
+	old := w.start(w.cfg)
+	tx()
+	w.complete(other)
+	next := w.cfg
+	next.Tables = slices.Clone(next.Tables)
+	next.Tables[0].Set = []rule.Computed{{Column: "region", Value: "'eu'"}}
+	w.start(next)
+	w.rows(`SELECT count(DISTINCT rule) FROM tributary.rule WHERE topic = 'shop.public.t'`, "2")
+	tx() // somewhere in between the others get it
+	tx()
+	lack := `SELECT count(*) > 0 FROM public.t WHERE tenant = 'shop' AND region IS NULL`
+	w.rows(lack, "t")
+	old.stop()
+	w.rows(`SELECT count(DISTINCT rule) FROM tributary.rule WHERE topic = 'shop.public.t'`, "1")
+	tx()
+	w.rows(lack, "f")
+}
+
+// TestTargetsAreReadOutOfTheLock: while a target is read to know whether its rows have the value of a column, nobody else of its schema waits.
+func TestTargetsAreReadOutOfTheLock(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t"})
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	s := w.start(w.cfg)
+	shop.tx(ins(r, 1, "x"))
+	w.complete(shop)
+	s.stop()
+	w.exec(`ALTER TABLE public.t ADD COLUMN region text; UPDATE public.t SET region = 'eu'`)
+	gate := w.connect(w.dsn)
+	if _, err := gate.Exec(t.Context(), `BEGIN; LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	w.cfg.Tables[0].Set = []rule.Computed{{Column: "region", Value: "'eu'"}}
+	w.start(w.cfg)
+	shop.tx(ins(r, 2, "x"))
+	const reads = ` FROM pg_stat_activity a WHERE a.datname = current_database() AND a.wait_event_type = 'Lock' AND a.query LIKE 'SELECT EXISTS (SELECT FROM "public"."t"%'`
+	w.rows(`SELECT count(*)`+reads, "1")
+	if got := w.query(`SELECT count(*) FROM pg_locks l WHERE l.locktype = 'advisory' AND l.pid IN (SELECT a.pid` + reads + `)`); got[0] != "0" {
+		t.Error("others wait for it")
+	}
+	if _, err := gate.Exec(t.Context(), `COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT DISTINCT region FROM public.t`, "eu")
 }
 
 // TestColumnAndRuleRenamed: a column that is renamed at the source, and in the rule with it, is the same; one that is another is told of.

@@ -223,7 +223,7 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 			if err := e.alter(ctx, sql, "it has no column %q", name); err != nil {
 				return err
 			}
-			if err := e.fill(ctx, i, alone); err != nil {
+			if err := e.fill(ctx, i, alone, ""); err != nil {
 				return err
 			}
 			if e.had(src, name) {
@@ -235,7 +235,7 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 		}
 		switch {
 		case e.took(src):
-			if err := e.fill(ctx, i, false); err != nil {
+			if err := e.fill(ctx, i, false, ""); err != nil {
 				return err
 			}
 		case e.fixes(i):
@@ -281,29 +281,44 @@ func (e *evolution) fixes(i int) bool {
 }
 
 // unfilled has rows of the source get such a value in a column that was there already, where others write the target: whoever came first has
-// added the column, and filled it for itself alone. Of a target of one source, where somebody has made the column, it tells.
+// added the column, and filled it for itself alone, or a sink that ran on by the rule before has written rows since. Of a target of one source,
+// where somebody has made the column, it tells.
 func (e *evolution) unfilled(ctx context.Context, i int, column *catalogColumn) error {
-	name, value := postgres.Ident(e.names[i]), "NULL"
-	if d := e.plan.Column(i).Default; d != nil {
-		if e.plan.SIDColumn != "" && !e.feed.sole {
-			return e.fill(ctx, i, false)
-		}
+	value := "NULL"
+	d := e.plan.Column(i).Default
+	if d != nil {
 		value = postgres.Literal(*d) + "::" + column.full + "::text"
 	}
-	var other bool
-	sql := fmt.Sprintf("SELECT EXISTS (SELECT FROM %s t WHERE t.%s::text IS DISTINCT FROM %s", e.table, name, value)
-	if e.plan.SIDColumn != "" {
-		sql += fmt.Sprintf(" AND t.%s = %s", postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
+	other := fmt.Sprintf("%s::text IS DISTINCT FROM %s", postgres.Ident(e.names[i]), value)
+	if d != nil && e.plan.SIDColumn != "" && !e.feed.sole {
+		return e.fill(ctx, i, false, " AND "+other)
 	}
-	if err := e.tx.QueryRow(ctx, sql+")").Scan(&other); err != nil || !other {
-		return err
+	if e.s.inspecting {
+		return nil // what is lost is told once it is
+	}
+	sql := "SELECT EXISTS (SELECT FROM " + e.table + " WHERE " + other
+	if e.plan.SIDColumn != "" {
+		sql += fmt.Sprintf(" AND %s = %s", postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
+	}
+	sql += ")"
+	if there, known := e.s.answers[sql]; !known {
+		return &question{sql}
+	} else if !there {
+		return nil
 	}
 	return e.s.lost(ctx, e.tx, fmt.Sprintf("column %q was there before the rule gave it its value: they do not have it", e.names[i]), e.feed.topic)
 }
 
+// question is what has to be known of the rows of a target before it is made to fit. Its answer may take as long as the target is large: others
+// of its schema would wait meanwhile.
+type question struct{ sql string }
+
+func (q *question) Error() string { return "it is not known yet: " + q.sql }
+
 // fill gives the rows of one source, among those of others, the default of a column that it has added. The others lack the
-// column, or have another default: the column itself gets none. done says that the rows have it already, by that of the column.
-func (e *evolution) fill(ctx context.Context, i int, done bool) error {
+// column, or have another default: the column itself gets none. done says that the rows have it already, by that of the column. only is a condition
+// more, for those that may have it.
+func (e *evolution) fill(ctx context.Context, i int, done bool, only string) error {
 	src := e.plan.Column(i)
 	if src.Default == nil || e.plan.Mode == rule.Log || e.plan.SIDColumn == "" {
 		return nil
@@ -313,6 +328,7 @@ func (e *evolution) fill(ctx context.Context, i int, done bool) error {
 		return e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP DEFAULT", e.table, column), "column %q is of one source", e.names[i])
 	}
 	sql := fmt.Sprintf("UPDATE %s SET %s = %s WHERE %s = %s", e.table, column, postgres.Literal(*src.Default), postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
+	sql += only
 	if e.s.inspecting {
 		e.s.changes = append(e.s.changes, sql)
 		return nil

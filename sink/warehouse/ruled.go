@@ -93,13 +93,15 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 		return nil, nil
 	}
 	topics, numbers = placesIn(taking)
+	var again []rule.Target
 	err = s.inTx(ctx, "write", "tributary.rule", func(tx pgx.Tx) error {
 		// Of a partition that has no rule yet there is something to lock then.
 		if _, err := tx.Exec(ctx, `INSERT INTO tributary.rule (grp, topic, partition, rule, rows) SELECT $1, s.topic, s.partition, '', 0 FROM `+somePlaces+` ORDER BY 2, 3 ON CONFLICT DO NOTHING`,
 			s.w.cfg.Group, topics, numbers); err != nil {
 			return err
 		}
-		return s.noteRules(ctx, tx, func(r *ruling) {
+		replaced := map[string][]string{}
+		if err := s.noteRules(ctx, tx, func(r *ruling) {
 			t := taking[r.Place]
 			if r.rule == t.is { // by now: a rename
 				return
@@ -113,18 +115,62 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 			r.former = slices.DeleteFunc(r.former, func(f former) bool { return t.applied == 0 || f.Lost == "" && f.Rule == t.is })
 			if was != "" && written {
 				r.former = slices.DeleteFunc(r.former, func(f former) bool { return f.Lost == "" && f.Rule == was })
+				replaced[r.Topic] = append(replaced[r.Topic], was)
 				r.former = append(r.former, former{Rule: was, Until: t.now, Era: t.at.Era, LSN: record.LSN(t.at.CommitLSN)})
 			}
 			if len(r.former) > 0 && !slices.Contains(changed, r.Topic) {
 				changed = append(changed, r.Topic)
 			}
 			r.former = r.former[max(0, len(r.former)-maxFormer):]
-		}, `(topic, partition) IN (SELECT s.topic, s.partition FROM `+somePlaces+`)`, topics, numbers)
+		}, `(topic, partition) IN (SELECT s.topic, s.partition FROM `+somePlaces+`)`, topics, numbers); err != nil {
+			return err
+		}
+		for topic, rules := range replaced {
+			targets, err := s.unfix(ctx, tx, topic, rules)
+			if err != nil {
+				return err
+			}
+			again = append(again, targets...)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	for _, target := range again {
+		s.w.forgetTarget(target)
+	}
 	return changed, nil
+}
+
+// unfix has columns looked at again to which rules, by which rows of a topic were written up to now, gave no value. It gives the targets.
+//
+//	sink 1, partition 0: is started with a rule that gives a column the same value in all rows, and gives it to those that are there
+//	sink 2, partition 1: runs on by the rule before, and writes rows without it
+//	sink 1, partition 1: takes it over
+func (s *Session) unfix(ctx context.Context, tx pgx.Tx, topic string, rules []string) ([]rule.Target, error) {
+	const of = ` WHERE grp = $1 AND topic = $2 AND jsonb_typeof(shape->'constants') = 'array'`
+	rows, err := tx.Query(ctx, `SELECT jsonb_array_elements_text(shape->'constants') FROM tributary.feed`+of, s.w.cfg.Group, topic)
+	if err != nil {
+		return nil, err
+	}
+	constants, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	lacks := slices.DeleteFunc(constants, func(name string) bool {
+		return !slices.ContainsFunc(rules, func(text string) bool {
+			was, err := rule.ParseMeaning(text)
+			_, had := was.Columns[name]
+			return err == nil && !had
+		})
+	})
+	// Also where none is left: sink 2 may have noted since that its rule has none, of which sink 1 does not know.
+	if rows, err = tx.Query(ctx, `UPDATE tributary.feed SET shape = jsonb_set(shape, '{constants}', (shape->'constants') - $3::text[])`+of+
+		` RETURNING target_schema, target_table`, s.w.cfg.Group, topic, lacks); err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[rule.Target])
 }
 
 // somePlaces are partitions, of arrays of topics and numbers, behind the group.

@@ -2,6 +2,7 @@ package warehouse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -71,16 +72,42 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	w := s.w
+	s.answers = map[string]bool{}
+	t, err := s.prepare(ctx, plan, topic, at)
+	for {
+		q, asks := errors.AsType[*question](err)
+		if !asks {
+			break
+		}
+		var db reader = s.conn
+		if s.cut != nil {
+			db = s.cut
+		}
+		var yes bool
+		if err = db.QueryRow(ctx, q.sql).Scan(&yes); err == nil {
+			s.answers[q.sql] = yes
+			t, err = s.prepare(ctx, plan, topic, at)
+		}
+	}
+	if err != nil {
+		return nil, s.broken("prepare target", targetName(plan), err)
+	}
+	s.w.mu.Lock()
+	s.w.targets[plan] = t
+	s.w.mu.Unlock()
+	return t, nil
+}
+
+// prepare does so in one transaction. It fails with a question if that has to be answered before.
+func (s *Session) prepare(ctx context.Context, plan *rule.Plan, topic string, at change.Position) (t *Target, err error) {
 	var tx pgx.Tx
-	var err error
 	if s.cut != nil {
 		tx, err = s.cut.Begin(ctx) // a savepoint
 	} else {
 		tx, err = s.conn.Begin(ctx)
 	}
 	if err != nil {
-		return nil, s.broken("prepare target", targetName(plan), err)
+		return nil, err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	// Sinks that see a new table or column at the same time take turns.
@@ -98,13 +125,7 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at
 	if err == nil {
 		err = tx.Commit(ctx)
 	}
-	if err != nil {
-		return nil, s.broken("prepare target", targetName(plan), err)
-	}
-	w.mu.Lock()
-	w.targets[plan] = t
-	w.mu.Unlock()
-	return t, nil
+	return t, err
 }
 
 // Prepared gives what Prepare has given before, nil if it has not. It does not use the connection.
