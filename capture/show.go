@@ -284,8 +284,8 @@ func (r *Report) facts() []terminal.Fact {
 	switch {
 	case r.PublishedLSN != "":
 		published = "up to " + r.PublishedLSN
-	case unseen:
-		published = "-" // by a capture of before, perhaps
+	case unseen, r.Trouble != nil && strings.HasPrefix(string(r.Trouble.Code), "kafka-"):
+		published = "-" // by a capture of before, perhaps; or the progress could not be read
 	}
 	add("published", published, strings.Join(position, ", "))
 	if len(r.Idle) > 0 {

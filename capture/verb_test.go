@@ -122,9 +122,10 @@ func TestStatusVerb(t *testing.T) {
 	if len(report.Tables) != 6 || report.PublishedLSN == "" || report.Era != 1 {
 		t.Errorf("%+v", report)
 	}
+	must(t, kafka.Stop())
+	ask(r.verbs(), false, "the source", "is not running", "WAL kept", "kafka-unreachable")
 }
 
-// TestTopicVerbs: what is in the topics is listed, changed at the broker, and followed.
 // TestCompactedTopics: what is not read yet stays for a week, or as long as somebody wants.
 func TestCompactedTopics(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
@@ -157,6 +158,7 @@ func TestCompactedTopics(t *testing.T) {
 	must(t, stop())
 }
 
+// TestTopicVerbs: what is in the topics is listed, changed at the broker, and followed.
 func TestTopicVerbs(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item select i, 'a' from generate_series(1, 3) i`)
 	_, stop := r.start()
