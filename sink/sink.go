@@ -275,7 +275,7 @@ func (s *Sink) work(ctx context.Context) error {
 	err = retry.Do(ctx, backoff, func(ctx context.Context) (err error) {
 		session := s.warehouse.Session()
 		defer session.Close(context.WithoutCancel(ctx))
-		if err = s.readPauses(ctx, session); err == nil {
+		if _, err = s.readPauses(ctx, session); err == nil {
 			known, err = session.Topics(ctx)
 		}
 		return err
@@ -387,7 +387,8 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 	}
 	session := s.warehouse.Session()
 	defer session.Close(context.WithoutCancel(ctx))
-	if err := s.readPauses(ctx, session); err != nil { // after the claim: see warehouse.MarkRemoved
+	pauses, err := s.readPauses(ctx, session) // after the claim: see warehouse.MarkRemoved
+	if err != nil {
 		return nil, err
 	}
 	if err := s.takeRules(ctx, session, requests); err != nil {
@@ -399,7 +400,8 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 		if c.Park != nil {
 			starts[i].Park = c.Park
 		}
-		if s.pausedTopic(c.Topic) {
+		// By what was read here: a look that has read before the mark may have put its list in the place of this one since.
+		if s.pausedIn(pauses, c.Topic) {
 			starts[i].Hold = errPaused
 		}
 	}
@@ -410,15 +412,15 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 }
 
 // readPauses learns what people have stopped.
-func (s *Sink) readPauses(ctx context.Context, session *warehouse.Session) error {
+func (s *Sink) readPauses(ctx context.Context, session *warehouse.Session) ([]warehouse.Pause, error) {
 	pauses, err := session.Pauses(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.mu.Lock()
 	s.pauses = pauses
 	s.mu.Unlock()
-	return nil
+	return pauses, nil
 }
 
 // Run makes a sink and runs it until ctx ends.

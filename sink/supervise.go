@@ -497,24 +497,23 @@ func (v *supervisor) back(ctx context.Context) error {
 	return nil
 }
 
+// pausedTopic says whether somebody has paused what a topic is of, or removed its source.
 func (s *Sink) pausedTopic(topic string) bool {
-	if source, ok := record.ParseProgressTopic(topic); ok {
-		return s.removed(source) || s.rules.Whole(source) && s.pausedBy(source, "") != nil // its tables can only be paused together
-	}
-	source, schema, table, ok := record.ParseTopic(topic)
-	return ok && s.pausedBy(source, schema+"."+table) != nil
-}
-
-// pausedBy gives the pause that holds a table, nil for none.
-func (s *Sink) pausedBy(source, table string) *warehouse.Pause {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range s.pauses {
-		if p := &s.pauses[i]; p.Covers(source, table) {
-			return p
-		}
+	return s.pausedIn(s.pauses, topic)
+}
+
+// pausedIn says so by a list of pauses.
+func (s *Sink) pausedIn(pauses []warehouse.Pause, topic string) bool {
+	covers := func(source, table string) bool {
+		return slices.ContainsFunc(pauses, func(p warehouse.Pause) bool { return p.Covers(source, table) })
 	}
-	return nil
+	if source, ok := record.ParseProgressTopic(topic); ok {
+		return warehouse.Removed(pauses, source) || s.rules.Whole(source) && covers(source, "") // its tables can only be paused together
+	}
+	source, schema, table, ok := record.ParseTopic(topic)
+	return ok && covers(source, schema+"."+table)
 }
 
 // removed says whether somebody has removed a source from the warehouse.
