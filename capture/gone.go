@@ -41,6 +41,16 @@ func (s *session) part(was record.TableProgress, asOf change.LSN) {
 	}
 }
 
+// partHeld has the sessions to come leave out, too, what is left out of t from here on.
+func (s *session) partHeld(t *table) {
+	for oid, g := range s.gone {
+		if s.tables[oid] == t {
+			g.Held = true
+			s.gone[oid], s.fewer = g, true
+		}
+	}
+}
+
 // parted gives those of which rows may come behind a position, and forgets the others.
 func (s *session) parted(behind change.LSN) (all []record.GoneTable) {
 	for oid, g := range s.gone {

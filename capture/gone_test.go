@@ -1,8 +1,12 @@
 package capture
 
 import (
+	"context"
 	"slices"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -27,6 +31,41 @@ func TestLastWordsOfADroppedTable(t *testing.T) {
 	r.same("public", "other")
 	r.count("public", "altered", 2)
 	r.count("public", "large", 1) // and nothing behind what cannot be published
+	must(t, stop())
+}
+
+// TestLastWordsAreLeftOutToTheEnd: behind a row that cannot be published, nothing of a table that is gone is published by the next session either.
+func TestLastWordsAreLeftOutToTheEnd(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table large (id int primary key, v text); create table bag (id int); alter table bag replica identity full`)
+	r.config.Topics.MaxMessageBytes, r.config.Publish.Linger = 64<<10, time.Nanosecond
+	verbs := r.verbs()
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	must(t, verbs.Pause(t.Context(), PauseRequest{}))
+	for _, sql := range []string{
+		`insert into large values (1, 'a')`, `insert into large values (2, ` + huge + `)`,
+		`select pg_logical_emit_message(true, 'tributary', '{"snapshot": {"tables": ["public.bag"]}}')`, `insert into bag values (1)`, // at which the first session ends
+		`insert into large values (3, 'c')`, `drop table large`,
+	} {
+		r.exec(sql)
+	}
+	c, stop := r.start()
+	eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+	locker, err := pgx.Connect(t.Context(), r.dsn)
+	must(t, err)
+	defer locker.Close(context.Background()) //nolint:errcheck // the test is over
+	_, err = locker.Exec(t.Context(), `begin; lock table bag in access exclusive mode`)
+	must(t, err)
+	must(t, verbs.Resume(t.Context()))
+	eventually(t, "it waits for the rows of bag", func() bool { return c.Status().WaitingOn == waitSnapshot })
+	_ = stop()
+	_, err = locker.Exec(t.Context(), `rollback`)
+	must(t, err)
+	_, stop = r.start()
+	r.fence()
+	r.same("public", "bag")
+	r.count("public", "large", 1)
 	must(t, stop())
 }
 

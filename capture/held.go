@@ -33,6 +33,7 @@ func (s *session) setAside(t *table, err error) error {
 		s.meter.trouble(e.Code)
 		s.log.Warn("a table that is gone at the source could not be published to its end: the rest of its changes is left out", service.Err(e))
 		t.progress.Held = &record.Held{Code: string(e.Code)}
+		s.partHeld(t)
 		return nil
 	}
 	at := s.lastCommit
