@@ -169,7 +169,8 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 	complete(rel, row)
 	if kind != pgoutput.KindInsert && len(rel.Key) == 0 && (row.Old == nil || row.OldIsKey) {
 		s.meter.skipped.WithLabelValues(skipLeftOut).Inc()
-		if t.catalog != nil && s.event(change.Update, t).Position.Compare(s.reached) > 0 {
+		if t.catalog != nil && t.lacked != s.tx.CommitLSN && s.event(change.Update, t).Position.Compare(s.reached) > 0 {
+			t.lacked = s.tx.CommitLSN // once for all of its rows, of which there may be millions: no read begins before it ends
 			s.makeUp(t, "a row of a partition came without all of its old values, as the partition has not REPLICA IDENTITY FULL: which it was nobody can tell")
 		}
 		return nil

@@ -109,6 +109,7 @@ type table struct {
 	progress record.TableProgress
 	seen     *schema.Relation // the version that the stream was at last; pub may be ahead of it, see alter.go
 	seenAt   change.LSN       // commit LSN of the row that told of it; 0 where none has
+	lacked   change.LSN       // commit LSN of the transaction of which a row came without its old values last
 	missed   bool             // it has left the captured names, and rows of it were left out
 	later    *table           // that has by now the name under which t is published, see alter.go; nil where none is known
 	altered  *alteration      // what the watcher has found changed, until the stream is there
