@@ -85,7 +85,7 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	st.accept = c.config.accepted()
 	defer func() { st.judge(time.Now(), 0) }()
 	pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
-	if t, ok := errors.AsType[*trouble.Error](err); ok { // what the source says is worth most when Kafka is away: how long it can be
+	if t, ok := errors.AsType[*trouble.Error](err); ok && ctx.Err() == nil { // what the source says is worth most when Kafka is away: how long it can be
 		st.Trouble = new(tell(t))
 		return st, nil
 	}

@@ -1,12 +1,14 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -192,7 +194,7 @@ func (c *Capture) awaitSnapshot(ctx context.Context, q *SnapshotRequest, tables 
 	defer bars.Close()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	begun, told := map[uint32]time.Time{}, map[uint32]bool{}
+	begun, told := map[uint32]readSeen{}, map[uint32]bool{}
 	for {
 		pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
 		if err != nil {
@@ -210,7 +212,7 @@ func (c *Capture) awaitSnapshot(ctx context.Context, q *SnapshotRequest, tables 
 					Means: "rows that were published stay; the stream goes on", Hint: "ask again, if they are still wanted: capture snapshot",
 				}
 			}
-			switch since, seen := begun[t.OID]; {
+			switch first, seen := begun[t.OID]; {
 			case told[t.OID]:
 			case t.Asked == q.ID && t.Held != nil:
 				return heldTrouble(name, t.Held)
@@ -224,15 +226,16 @@ func (c *Capture) awaitSnapshot(ctx context.Context, q *SnapshotRequest, tables 
 				out.Printf("%s: %s published\n", name, service.Plural(t.Rows, "row"))
 			case t.Asked == q.ID:
 				if !seen {
-					since = time.Now()
-					begun[t.OID] = since
+					first = readSeen{time.Now(), t.Rows}
+					begun[t.OID] = first
 				}
-				reading = append(reading, readingBar(name, t.Rows, expected[t.OID], time.Since(since)))
+				reading = append(reading, first.bar(name, t.Rows, expected[t.OID]))
 			}
 		}
 		if len(told) >= len(tables) {
 			return nil
 		}
+		slices.SortFunc(reading, func(a, b terminal.Progress) int { return cmp.Compare(a.Name, b.Name) }) // the record has them in no order
 		bars.Show(reading)
 		select {
 		case <-ctx.Done():
@@ -242,11 +245,17 @@ func (c *Capture) awaitSnapshot(ctx context.Context, q *SnapshotRequest, tables 
 	}
 }
 
-// readingBar is of a read of which so many rows have come in a time; expected is 0 where how many there are is not known.
-func readingBar(table string, rows, expected int64, in time.Duration) terminal.Progress {
+// readSeen is when a read was seen first, and how many rows had come by then.
+type readSeen struct {
+	at   time.Time
+	rows int64
+}
+
+// bar is of the read by now; expected is 0 where how many rows there are is not known.
+func (first readSeen) bar(table string, rows, expected int64) terminal.Progress {
 	bar := terminal.Progress{Name: "snapshot " + table, Done: rows, Total: max(expected, 0), Unit: "rows", Estimated: true}
-	if in >= time.Second && rows > 0 {
-		bar.Rate = float64(rows) / in.Seconds()
+	if in := time.Since(first.at); in >= time.Second && rows > first.rows {
+		bar.Rate = float64(rows-first.rows) / in.Seconds()
 		bar.Left = seconds(float64(max(bar.Total-rows, 0)) / bar.Rate)
 	}
 	return bar

@@ -126,6 +126,13 @@ func TestStatusVerb(t *testing.T) {
 	ask(r.verbs(), false, "the source", "is not running", "WAL kept", "kafka-unreachable")
 }
 
+// The rows that a read had when who waits for it came are no part of how fast it is since.
+func TestReadSeen(t *testing.T) {
+	if bar := (readSeen{time.Now().Add(-10 * time.Second), 1000}).bar("public.item", 1100, 1200); bar.Rate < 9 || bar.Rate > 10 || bar.Left < 10*time.Second || bar.Left > 12*time.Second {
+		t.Errorf("%+v", bar)
+	}
+}
+
 // TestCompactedTopics: what is not read yet stays for a week, or as long as somebody wants.
 func TestCompactedTopics(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
