@@ -112,7 +112,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 		Kafka: cfg.Kafka, Group: cfg.Group, Member: cfg.Member, Session: cfg.Session, Refresh: cfg.Refresh,
 		Memory: int64(cfg.Batch.Memory), Age: cfg.Batch.Age, Log: log,
 		Stage:    s.stages.Stage("fetch", waitMemory),
-		Retrying: s.retrying, Route: s.route, Source: s.sourceRate, Ahead: func(lane int) bool { return lane >= s.progressLane() }, Claim: s.claim, Fault: s.fault,
+		Retrying: s.retrying, Route: s.route, Source: s.sourceRate, Ahead: func(lane int) bool { return lane >= s.progressLane() }, Claim: s.claimAssigned, Fault: s.fault,
 	})
 	if err != nil {
 		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "kafka", Cause: err}
@@ -375,8 +375,29 @@ func (s *Sink) gaveUp(by any) {
 	maps.DeleteFunc(s.waiting, func(at waiter, _ *wait) bool { return at.by == by })
 }
 
-// claim takes partitions over in the warehouse.
+// claim takes partitions over in the warehouse, of which Kafka still has what was applied of them.
 func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume.Start, error) {
+	starts, err := s.takeOver(ctx, requests)
+	if err == nil {
+		err = s.consumer.CheckTerms(ctx, requests, starts)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return starts, nil
+}
+
+// claimAssigned is claim for those that the group has given us. One of which Kafka does not tell, as its leader is gone, keeps no other from
+// going on: of these the client asks itself, for each term, before it fetches anything behind it.
+func (s *Sink) claimAssigned(ctx context.Context, requests []consume.Request) ([]consume.Start, error) {
+	starts, err := s.takeOver(ctx, requests)
+	if err == nil {
+		_ = s.consumer.CheckTerms(ctx, requests, starts)
+	}
+	return starts, err
+}
+
+func (s *Sink) takeOver(ctx context.Context, requests []consume.Request) ([]consume.Start, error) {
 	parts := make([]warehouse.Partition, len(requests))
 	for i, r := range requests {
 		parts[i] = warehouse.Partition{Topic: r.Topic, Number: r.Number, TopicID: r.TopicID}
@@ -404,9 +425,6 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 		if s.pausedIn(pauses, c.Topic) {
 			starts[i].Hold = errPaused
 		}
-	}
-	if err := s.consumer.CheckTerms(ctx, requests, starts); err != nil {
-		return nil, err
 	}
 	return starts, nil
 }

@@ -1,9 +1,11 @@
 package sink_test
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
@@ -116,4 +118,46 @@ func TestTopicThatLostItsEnd(t *testing.T) {
 			w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
 		})
 	}
+}
+
+// TestTermsThatKafkaDoesNotTell: a partition without a leader keeps no other from going on. What it has lost is noticed once there is one.
+func TestTermsThatKafkaDoesNotTell(t *testing.T) {
+	cluster := kafkatest.Fake(t)
+	w := newWorldOn(t, cluster)
+	shop := w.source("shop")
+	r, other := relation("t", "id integer key"), relation("other", "id integer key")
+	s := w.start(w.cfg)
+	shop.tx(ins(r, 1), ins(other, 1))
+	w.complete(shop)
+	s.stop()
+	var back atomic.Bool
+	cluster.Kfake().ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.Kfake().KeepControl()
+		request := q.(*kmsg.OffsetForLeaderEpochRequest)
+		response := request.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+		for _, topic := range request.Topics {
+			answer := kmsg.NewOffsetForLeaderEpochResponseTopic()
+			answer.Topic = topic.Topic
+			for _, p := range topic.Partitions {
+				one := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+				one.Partition, one.LeaderEpoch, one.EndOffset = p.Partition, p.LeaderEpoch, 1<<40
+				switch {
+				case topic.Topic == "shop.public.t" && back.Load():
+					one.EndOffset = 0
+				case topic.Topic == "shop.public.t":
+					one.ErrorCode, one.EndOffset = kerr.LeaderNotAvailable.Code, -1
+				}
+				answer.Partitions = append(answer.Partitions, one)
+			}
+			response.Topics = append(response.Topics, answer)
+		}
+		return response, nil, true
+	})
+	shop.tx(ins(r, 2), ins(other, 2))
+	w.start(w.cfg)
+	w.rows(`SELECT count(*) FROM public.other`, "2")
+	w.rows(`SELECT count(*) FROM public.t`, "1")
+	back.Store(true)
+	w.rows(`SELECT topic, code FROM tributary.quarantine`, "shop.public.t|topic-truncated")
+	w.rows(`SELECT count(*) FROM public.t`, "1")
 }

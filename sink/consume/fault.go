@@ -1,6 +1,7 @@
 package consume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,8 @@ func lostBehind(offset int64) error {
 //	capture: publishes 12 to 40
 //	sink:    begins at 21
 //
-// The broker is asked up to where it has records of the term of 20. It says 11. starts are in the order of requests.
+// The broker is asked up to where it has records of the term of 20. It says 11. starts are in the order of requests. With an error there
+// are some of which that is not known; the Err of the others is set all the same.
 func (c *Consumer) CheckTerms(ctx context.Context, requests []Request, starts []Start) error {
 	terms := kadm.OffsetForLeaderEpochRequest{}
 	for i := range starts {
@@ -75,21 +77,21 @@ func (c *Consumer) CheckTerms(ctx context.Context, requests []Request, starts []
 	ctx, cancel := context.WithTimeout(ctx, firstPatience)
 	defer cancel()
 	ends, err := c.admin.OffsetForLeaderEpoch(ctx, terms)
-	if err != nil {
-		return kafka.Trouble("ask for the terms of", service.Plural(len(terms), "topic"), err)
+	if err != nil { // of some of them, perhaps: ends has the others
+		err = kafka.Trouble("ask for the terms of", service.Plural(len(terms), "topic"), err)
 	}
 	for i, r := range requests {
 		end, asked := ends[r.Topic][r.Number]
 		switch s := &starts[i]; {
 		case !asked || s.Err != nil:
 		case end.Err != nil && kerr.IsRetriable(end.Err) && !errors.Is(end.Err, kerr.UnknownTopicOrPartition):
-			return kafka.Trouble("ask for the terms of", fmt.Sprintf("topic %q", r.Topic), end.Err)
+			err = cmp.Or(err, error(kafka.Trouble("ask for the terms of", fmt.Sprintf("topic %q", r.Topic), end.Err)))
 		case end.Err == nil && end.EndOffset >= 0 && end.EndOffset < s.Next:
 			subject := fmt.Sprintf("topic %q partition %d from offset %d", r.Topic, r.Number, s.Next)
 			s.Err = withFirst(ctx, c.admin, r.Topic, r.Number, truncated(subject, lostBehind(end.EndOffset)))
 		}
 	}
-	return nil
+	return err
 }
 
 // firstPatience is how long is waited for where a topic begins.
