@@ -380,8 +380,6 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// TestRetentionHeadroom: of a topic that keeps its records for an hour, a table that stands is in danger to lose what waits; one that does not
-// stand, and one whose topic keeps all, are not. It is told until the table goes on.
 // TestCompactionHeadroom: from a topic that somebody has had compacted, records go that are not applied.
 func TestCompactionHeadroom(t *testing.T) {
 	w := newWorld(t)
@@ -420,6 +418,8 @@ func TestCompactionHeadroom(t *testing.T) {
 	})
 }
 
+// TestRetentionHeadroom: of a topic that keeps its records for an hour, a table that stands is in danger to lose what waits; one that does not
+// stand, and one whose topic keeps all, are not. It is told until the table goes on.
 func TestRetentionHeadroom(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Freshness = time.Second

@@ -317,7 +317,13 @@ func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source
 	}
 	if len(w.ranges) > 0 {
 		err = w.g.reader.Read(ctx, w.ranges, func(topic string, number int32, records []*kgo.Record) (int, error) {
-			return w.take(ctx, partKey{topic, number}, records)
+			k := partKey{topic, number}
+			n, err := w.take(ctx, k, records)
+			if n > 0 {
+				a := &w.moved[k].advance
+				a.Next, a.Term = records[n-1].Offset+1, int32(consume.TermOf(records[n-1]))
+			}
+			return n, err
 		})
 		if err == nil {
 			err = w.write(ctx)
@@ -337,7 +343,9 @@ func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source
 	w.wrote = time.Now()
 	for _, r := range w.ranges {
 		a := &w.moved[partKey{r.Topic, r.Partition}].advance
-		a.Next = r.To
+		if a.Next != r.To { // the record before is gone, by compaction: who wrote it is not known
+			a.Next, a.Term = r.To, 0
+		}
 		advances = append(advances, *a)
 	}
 	return w.cut.Commit(ctx, advances)
@@ -349,7 +357,6 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 	m, part := w.moved[k], w.parts[k]
 	for i := 0; i < len(records); i++ {
 		r := records[i]
-		m.advance.Term = int32(consume.TermOf(r))
 		if r.Attrs.IsControl() || r.Value == nil {
 			continue
 		}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/tracing/tracingtest"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -256,4 +258,24 @@ func TestWholeSourceCatchesUp(t *testing.T) {
 	w.rows(`SELECT count(*), sum(length(big)) FROM public.t`, fmt.Sprintf("%d|%d", 20*steps, 20*steps*5000))
 	w.rows(`SELECT count(*), count(DISTINCT id) FROM public.log`, fmt.Sprintf("%d|%d", steps, steps))
 	w.rows(`SELECT sum(applied_rows) FROM tributary.checkpoint WHERE topic LIKE '%.public.%'`, fmt.Sprint(21*steps))
+}
+
+// TestTermOfWhatIsNotThere: of a record that is gone from a topic, by compaction or as its transaction was aborted, nobody knows who wrote it. That of
+// another one in its place would have the topic end before the checkpoint.
+func TestTermOfWhatIsNotThere(t *testing.T) {
+	w := newWholeWorld(t)
+	shop := w.source("shop")
+	r, other := relation("t", "id integer key"), relation("other", "id integer key")
+	shop.tx(ins(r, 1))
+	if err := shop.client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	shop.produce(&kgo.Record{Topic: "shop.public.t", Value: []byte("gone")})
+	if err := shop.client.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+	shop.tx(ins(other, 1))
+	w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT topic, next_offset, term > 0 FROM tributary.checkpoint WHERE topic LIKE '%.public.%' ORDER BY 1`, "shop.public.other|1|t", "shop.public.t|3|f")
 }
