@@ -54,14 +54,20 @@ func (s *Session) readFeed(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*fe
 
 // feed makes sure that nobody else writes the rows of a topic: no other topic, and no other group.
 func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic string) (*feed, error) {
-	added, err := tx.Exec(ctx, `INSERT INTO tributary.feed VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
-		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, feedSID(plan), topic)
+	// Of a source that was removed nothing is noted any more: what is about to be written of it is refused, as its checkpoint is gone.
+	added, err := tx.Exec(ctx, `
+		INSERT INTO tributary.feed SELECT $1, $2, $3, $4, $5
+		 WHERE NOT EXISTS (SELECT FROM tributary.control WHERE grp = $1 AND source = $6 AND "table" = '' AND removed) ON CONFLICT DO NOTHING`,
+		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, feedSID(plan), topic, sourceOf(topic))
 	if err != nil {
 		return nil, err
 	}
 	f, err := s.readFeed(ctx, tx, plan)
 	if err != nil {
 		return nil, err
+	}
+	if f == nil {
+		return &feed{topic: topic}, nil
 	}
 	if f.topic == topic {
 		return f, s.refuseOthers(ctx, tx, plan, added.RowsAffected() > 0)
