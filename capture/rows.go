@@ -106,7 +106,7 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 			return err
 		}
 	}
-	if known != nil {
+	if known != nil && s.patterns.Match(known.Relation.Schema, known.Relation.Name) { // else only the stream has it, for a while
 		t.catalog = known
 	}
 	t.message, t.pending = t.pending, nil
