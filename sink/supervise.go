@@ -528,9 +528,18 @@ func (v *supervisor) reclaim(ctx context.Context, p *consume.Partition) error {
 	if !v.s.consumer.Settled(p) {
 		return nil // given up, or at the next look: what is under way for it would be fenced by this
 	}
-	starts, err := v.s.claim(ctx, []consume.Request{v.s.consumer.Request(p)})
+	requests := []consume.Request{v.s.consumer.Request(p)}
+	starts, err := v.s.takeOver(ctx, requests)
 	if err != nil {
 		return err
+	}
+	switch err := v.s.consumer.CheckTerms(ctx, requests, starts); {
+	case err == nil || starts[0].Err != nil:
+	case retry.Waits(err): // as its leader is gone: it stays held, and all else is looked at
+		v.s.log.Debug("a held partition is tried again later", "topic", p.Topic, "partition", p.Number, service.Err(err))
+		return nil
+	default:
+		starts[0].Err = err
 	}
 	v.released(p)
 	if starts[0].Err != nil {

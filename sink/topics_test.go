@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"fmt"
 	"sync/atomic"
 	"testing"
 
@@ -130,7 +131,8 @@ func TestTermsThatKafkaDoesNotTell(t *testing.T) {
 	shop.tx(ins(r, 1), ins(other, 1))
 	w.complete(shop)
 	s.stop()
-	var back atomic.Bool
+	var says, asked atomic.Int32 // a code for shop.public.t; 0: its end is lost
+	says.Store(int32(kerr.LeaderNotAvailable.Code))
 	cluster.Kfake().ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(q kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.Kfake().KeepControl()
 		request := q.(*kmsg.OffsetForLeaderEpochRequest)
@@ -141,11 +143,11 @@ func TestTermsThatKafkaDoesNotTell(t *testing.T) {
 			for _, p := range topic.Partitions {
 				one := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
 				one.Partition, one.LeaderEpoch, one.EndOffset = p.Partition, p.LeaderEpoch, 1<<40
-				switch {
-				case topic.Topic == "shop.public.t" && back.Load():
-					one.EndOffset = 0
-				case topic.Topic == "shop.public.t":
-					one.ErrorCode, one.EndOffset = kerr.LeaderNotAvailable.Code, -1
+				if topic.Topic == "shop.public.t" {
+					asked.Add(1)
+					if one.ErrorCode, one.EndOffset = int16(says.Load()), -1; one.ErrorCode == 0 { //nolint:gosec // one of Kafka's
+						one.EndOffset = 0
+					}
 				}
 				answer.Partitions = append(answer.Partitions, one)
 			}
@@ -157,7 +159,21 @@ func TestTermsThatKafkaDoesNotTell(t *testing.T) {
 	w.start(w.cfg)
 	w.rows(`SELECT count(*) FROM public.other`, "2")
 	w.rows(`SELECT count(*) FROM public.t`, "1")
-	back.Store(true)
+	says.Store(0)
 	w.rows(`SELECT topic, code FROM tributary.quarantine`, "shop.public.t|topic-truncated")
+	// Nor does it where it is tried again, and the sink goes on looking.
+	for n, code := range []int16{kerr.LeaderNotAvailable.Code, kerr.TopicAuthorizationFailed.Code} {
+		is := map[int]string{0: "topic-truncated", 1: "kafka-not-authorised"}[n]
+		says.Store(int32(code))
+		asked.Store(0)
+		w.exec(`DELETE FROM tributary.quarantine`)
+		w.eventually(true, func() any { return asked.Load() > 0 })
+		now := w.query(`SELECT clock_timestamp()`)[0]
+		shop.tx(ins(other, 3+n))
+		w.rows(`SELECT count(*) FROM public.other`, fmt.Sprint(3+n))
+		w.rows(`SELECT max(seen_at) > '`+now+`' FROM tributary.member`, "t")
+		says.Store(map[int]int32{0: 0, 1: int32(code)}[n])
+		w.rows(`SELECT topic, code FROM tributary.quarantine`, "shop.public.t|"+is)
+	}
 	w.rows(`SELECT count(*) FROM public.t`, "1")
 }
