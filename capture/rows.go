@@ -44,7 +44,7 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 		}
 	}
 	if t.progress.Held != nil {
-		if s.event(change.Create, t).Position.Compare(s.reached) > 0 { // else it was counted by who read it first
+		if s.isNew() { // else it was counted by who read it first
 			s.meter.skipped.WithLabelValues(skipHeld).Inc()
 		}
 		return nil
@@ -62,7 +62,7 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 		t.txAt, t.txOrdinal = s.tx.CommitLSN, 0
 	}
 	t.txOrdinal++
-	if t.later != nil && s.event(change.Create, t).Position.Compare(s.reached) > 0 { // else the progress has what it led to
+	if t.later != nil && s.isNew() {
 		if err := s.overtaken(ctx, t); err != nil {
 			return err
 		}
@@ -151,9 +151,16 @@ func (s *session) setCatalog(ctx context.Context, t *table, known *catalog.Table
 func (s *session) event(op change.Op, t *table) change.Event {
 	return change.Event{
 		Op: op, Tx: s.tx, TableOrdinal: t.txOrdinal,
-		Position: change.Position{Era: s.era, CommitLSN: s.tx.CommitLSN, Seq: s.ordinal * 2},
+		Position: s.position(),
 	}
 }
+
+func (s *session) position() change.Position {
+	return change.Position{Era: s.era, CommitLSN: s.tx.CommitLSN, Seq: s.ordinal * 2}
+}
+
+// isNew says whether the current event is behind the progress that the session began with, which has what earlier ones led to.
+func (s *session) isNew() bool { return s.position().Compare(s.reached) > 0 }
 
 // row publishes an Insert, Update or Delete.
 func (s *session) row(ctx context.Context, kind pgoutput.Kind) error {
@@ -169,7 +176,7 @@ func (s *session) rowOf(ctx context.Context, t *table, kind pgoutput.Kind) (err 
 	complete(rel, row)
 	if kind != pgoutput.KindInsert && len(rel.Key) == 0 && (row.Old == nil || row.OldIsKey) {
 		s.meter.skipped.WithLabelValues(skipLeftOut).Inc()
-		if t.catalog != nil && t.lacked != s.tx.CommitLSN && s.event(change.Update, t).Position.Compare(s.reached) > 0 {
+		if t.catalog != nil && t.lacked != s.tx.CommitLSN && s.isNew() {
 			t.lacked = s.tx.CommitLSN // once for all of its rows, of which there may be millions: no read begins before it ends
 			s.makeUp(t, "a row of a partition came without all of its old values, as the partition has not REPLICA IDENTITY FULL: which it was nobody can tell")
 		}
