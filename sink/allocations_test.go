@@ -42,7 +42,7 @@ func reading(tb testing.TB) func() {
 	client, err := registry.New(config.Registry{URL: kafkatest.Registry(tb)})
 	must(tb, err)
 	w := newWorker(s, 0)
-	w.versions = newVersions(client, s.rules, nil)
+	w.versions = newVersions(client, s.rules, s.latest)
 	records := kernelRecords(tb, client, 1000)
 	p := &consume.Partition{Topic: records[0].Topic, Count: 1}
 	w.parked[p] = &warehouse.Parked{}

@@ -66,6 +66,29 @@ func TestPartitionsAdded(t *testing.T) {
 	w.rows(`SELECT DISTINCT code FROM tributary.quarantine`, "topic-partitions-changed")
 }
 
+// termsOf has a broker say where the terms of shop.public.t end; those of all other topics are whole.
+func termsOf(cluster *kafkatest.FakeCluster, says func(*kmsg.OffsetForLeaderEpochResponseTopicPartition)) {
+	cluster.Kfake().ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.Kfake().KeepControl()
+		request := q.(*kmsg.OffsetForLeaderEpochRequest)
+		response := request.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+		for _, topic := range request.Topics {
+			answer := kmsg.NewOffsetForLeaderEpochResponseTopic()
+			answer.Topic = topic.Topic
+			for _, p := range topic.Partitions {
+				one := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+				one.Partition, one.LeaderEpoch, one.EndOffset = p.Partition, p.LeaderEpoch, 1<<40
+				if topic.Topic == "shop.public.t" {
+					says(&one)
+				}
+				answer.Partitions = append(answer.Partitions, one)
+			}
+			response.Topics = append(response.Topics, answer)
+		}
+		return response, nil, true
+	})
+}
+
 // TestTopicThatLostItsEnd: a broker that has lost the end of a topic gives its offsets once more. A sink that was away meanwhile does not take what
 // stands behind its checkpoint for what comes next, however often it is told to go on, until somebody has moved the checkpoint.
 func TestTopicThatLostItsEnd(t *testing.T) {
@@ -80,25 +103,7 @@ func TestTopicThatLostItsEnd(t *testing.T) {
 			shop.tx(many(10, func(i int) event { return ins(r, i) })...)
 			w.complete(shop)
 			s.stop()
-			cluster.Kfake().ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(q kmsg.Request) (kmsg.Response, error, bool) {
-				cluster.Kfake().KeepControl()
-				request := q.(*kmsg.OffsetForLeaderEpochRequest)
-				response := request.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
-				for _, topic := range request.Topics {
-					answer := kmsg.NewOffsetForLeaderEpochResponseTopic()
-					answer.Topic = topic.Topic
-					for _, p := range topic.Partitions {
-						one := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
-						one.Partition, one.LeaderEpoch, one.EndOffset = p.Partition, p.LeaderEpoch, 1<<40
-						if topic.Topic == "shop.public.t" {
-							one.EndOffset = 5
-						}
-						answer.Partitions = append(answer.Partitions, one)
-					}
-					response.Topics = append(response.Topics, answer)
-				}
-				return response, nil, true
-			})
+			termsOf(cluster, func(end *kmsg.OffsetForLeaderEpochResponseTopicPartition) { end.EndOffset = 5 })
 			shop.tx(ins(r, 10))
 			w.start(w.cfg)
 			attempt := ""
@@ -133,27 +138,11 @@ func TestTermsThatKafkaDoesNotTell(t *testing.T) {
 	s.stop()
 	var says, asked atomic.Int32 // a code for shop.public.t; 0: its end is lost
 	says.Store(int32(kerr.LeaderNotAvailable.Code))
-	cluster.Kfake().ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(q kmsg.Request) (kmsg.Response, error, bool) {
-		cluster.Kfake().KeepControl()
-		request := q.(*kmsg.OffsetForLeaderEpochRequest)
-		response := request.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
-		for _, topic := range request.Topics {
-			answer := kmsg.NewOffsetForLeaderEpochResponseTopic()
-			answer.Topic = topic.Topic
-			for _, p := range topic.Partitions {
-				one := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
-				one.Partition, one.LeaderEpoch, one.EndOffset = p.Partition, p.LeaderEpoch, 1<<40
-				if topic.Topic == "shop.public.t" {
-					asked.Add(1)
-					if one.ErrorCode, one.EndOffset = int16(says.Load()), -1; one.ErrorCode == 0 { //nolint:gosec // one of Kafka's
-						one.EndOffset = 0
-					}
-				}
-				answer.Partitions = append(answer.Partitions, one)
-			}
-			response.Topics = append(response.Topics, answer)
+	termsOf(cluster, func(end *kmsg.OffsetForLeaderEpochResponseTopicPartition) {
+		asked.Add(1)
+		if end.ErrorCode, end.EndOffset = int16(says.Load()), -1; end.ErrorCode == 0 { //nolint:gosec // one of Kafka's
+			end.EndOffset = 0
 		}
-		return response, nil, true
 	})
 	shop.tx(ins(r, 2), ins(other, 2))
 	w.start(w.cfg)
@@ -162,9 +151,14 @@ func TestTermsThatKafkaDoesNotTell(t *testing.T) {
 	says.Store(0)
 	w.rows(`SELECT topic, code FROM tributary.quarantine`, "shop.public.t|topic-truncated")
 	// Nor does it where it is tried again, and the sink goes on looking.
-	for n, code := range []int16{kerr.LeaderNotAvailable.Code, kerr.TopicAuthorizationFailed.Code} {
-		is := map[int]string{0: "topic-truncated", 1: "kafka-not-authorised"}[n]
-		says.Store(int32(code))
+	for n, c := range []struct {
+		first, then int16
+		is          string
+	}{
+		{kerr.LeaderNotAvailable.Code, 0, "topic-truncated"},
+		{kerr.TopicAuthorizationFailed.Code, kerr.TopicAuthorizationFailed.Code, "kafka-not-authorised"},
+	} {
+		says.Store(int32(c.first))
 		asked.Store(0)
 		w.exec(`DELETE FROM tributary.quarantine`)
 		w.eventually(true, func() any { return asked.Load() > 0 })
@@ -172,8 +166,8 @@ func TestTermsThatKafkaDoesNotTell(t *testing.T) {
 		shop.tx(ins(other, 3+n))
 		w.rows(`SELECT count(*) FROM public.other`, fmt.Sprint(3+n))
 		w.rows(`SELECT max(seen_at) > '`+now+`' FROM tributary.member`, "t")
-		says.Store(map[int]int32{0: 0, 1: int32(code)}[n])
-		w.rows(`SELECT topic, code FROM tributary.quarantine`, "shop.public.t|"+is)
+		says.Store(int32(c.then))
+		w.rows(`SELECT topic, code FROM tributary.quarantine`, "shop.public.t|"+c.is)
 	}
 	w.rows(`SELECT count(*) FROM public.t`, "1")
 }

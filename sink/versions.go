@@ -22,7 +22,7 @@ import (
 type versions struct {
 	registry *registry.Client
 	rules    *rule.Set
-	latest   *newest // nil: names in rules mean the columns that have them in each version
+	latest   *newest
 	tops     map[string]*top
 	plans    map[planKey]*versionPlan
 }
@@ -57,7 +57,7 @@ func (vs *versions) top(ctx context.Context, topic string, route *rule.Route, ag
 	if t, known := vs.tops[topic]; known && !again {
 		return t, nil
 	}
-	if vs.latest == nil || !route.NamesColumns() {
+	if !route.NamesColumns() {
 		return nil, nil
 	}
 	id, reached, err := vs.latest.of(ctx, topic, again)
@@ -219,7 +219,7 @@ func (vs *versions) plan(ctx context.Context, r *kgo.Record, route *rule.Route, 
 			p, err = route.Compile(rel)
 		}
 		// A rule that fits neither may be of a version that came after what is known.
-		if err == nil || again || vs.latest == nil || !route.NamesColumns() {
+		if err == nil || again || !route.NamesColumns() {
 			return p, err
 		}
 	}
