@@ -40,7 +40,7 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 		t := s.tables[schema.OID(oid)]
 		s.fewer = s.fewer || t == nil || t.progress.Schema != was.Schema || t.progress.Table != was.Table
 		if t == nil && !newEra {
-			s.part(was, asOf)
+			s.part(schema.OID(oid), was, asOf)
 		}
 	}
 	s.tellLeftOut(tables)
@@ -131,7 +131,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		return nil
 	}
 	if err := s.setCatalog(ctx, t, known); err != nil {
-		return s.setAside(t, err)
+		return s.setAside(ctx, t, err)
 	}
 	t.progress = fresh
 	if err := s.beginVersion(ctx, t, was); err != nil {

@@ -61,7 +61,7 @@ func (s *session) alterations(ctx context.Context) error {
 		} else if fresh == nil || !fresh.Relation.Equal(&known.Relation) {
 			continue
 		}
-		if err := s.setAside(t, s.setCatalog(ctx, t, known)); err != nil {
+		if err := s.setAside(ctx, t, s.setCatalog(ctx, t, known)); err != nil {
 			return err
 		}
 		if t.progress.Held == nil {

@@ -180,7 +180,7 @@ func (s *session) snapshots(ctx context.Context) error {
 		}
 	}
 	for _, t := range slices.Clone(s.chunks.reading) {
-		if err := s.setAside(t, s.settle(ctx, t)); err != nil {
+		if err := s.setAside(ctx, t, s.settle(ctx, t)); err != nil {
 			return err
 		}
 		if t.snapshot == nil || len(t.snapshot.windows) == 0 && t.snapshot.hold == nil {
@@ -365,7 +365,7 @@ func (s *session) dispatch(ctx context.Context) error {
 	for _, t := range slices.Clone(s.chunks.queue) {
 		for s.chunks.idle > 0 && windows < s.config.Snapshot.Workers { // those that wait to be published among them
 			next, err := s.nextTask(ctx, t)
-			if err := s.setAside(t, err); err != nil {
+			if err := s.setAside(ctx, t, err); err != nil {
 				return err
 			}
 			if next == nil {

@@ -23,7 +23,7 @@ func (s *session) lose(t *table, asOf change.LSN) {
 	}
 	s.altered = without(s.altered, t)
 	t.altered, t.missed, t.seen, t.read = nil, false, nil, nil
-	s.part(t.progress, asOf)
+	s.part(t.catalog.Relation.OID, t.progress, asOf)
 	t.progress = record.TableProgress{Held: t.progress.Held}
 	t.catalog, t.gone = nil, asOf
 	s.fewer = true
@@ -35,20 +35,29 @@ func (s *session) lose(t *table, asOf change.LSN) {
 //	key (b, a): a row is in partition 3
 //	capture is away: the row is deleted, DROP TABLE
 //	capture: by the message alone the key is (a, b), and its DELETE is in partition 0, where a sink may come to it first
-func (s *session) part(was record.TableProgress, asOf change.LSN) {
-	if was.SchemaID != 0 {
-		s.gone[schema.OID(was.OID)] = record.GoneTable{OID: was.OID, SchemaID: was.SchemaID, By: record.LSN(asOf), Held: was.Held != nil}
-	}
+func (s *session) part(oid schema.OID, was record.TableProgress, asOf change.LSN) {
+	s.gone[oid] = record.GoneTable{OID: uint32(oid), SchemaID: was.SchemaID, By: record.LSN(asOf), Held: was.Held != nil}
 }
 
-// partHeld has the sessions to come leave out, too, what is left out of t from here on.
-func (s *session) partHeld(t *table) {
-	for oid, g := range s.gone {
-		if s.tables[oid] == t {
-			g.Held = true
-			s.gone[oid], s.fewer = g, true
+// partHeld has the sessions to come leave out, too, what is left out of t from here on, which the catalog does not have. Of one that was
+// made while nobody looked, and dropped since, no progress has said anything.
+func (s *session) partHeld(ctx context.Context, t *table) error {
+	for oid, one := range s.tables {
+		if one != t {
+			continue
 		}
+		g, parted := s.gone[oid]
+		if !parted {
+			at, err := s.catalog.WALPosition(ctx)
+			if err != nil {
+				return err
+			}
+			g = record.GoneTable{OID: uint32(oid), By: record.LSN(at)}
+		}
+		g.Held = true
+		s.gone[oid], s.fewer = g, true
 	}
+	return nil
 }
 
 // parted gives those of which rows may come behind a position, and forgets the others.
@@ -65,13 +74,13 @@ func (s *session) parted(behind change.LSN) (all []record.GoneTable) {
 
 // knownLast gives what was known last of a table that the catalog does not have any more; nil where nothing is.
 func (s *session) knownLast(ctx context.Context, t *table, oid schema.OID) (*catalog.Table, error) {
-	g, parted := s.gone[oid]
+	g := s.gone[oid]
 	switch {
 	case t.catalog != nil:
 		return t.catalog, nil
 	case t.pub != nil:
 		return &catalog.Table{Relation: *t.pub.Relation}, nil
-	case !parted:
+	case g.SchemaID == 0:
 		return nil, nil //nolint:nilnil // as Catalog.Table
 	}
 	rel, err := s.version(ctx, g.SchemaID, oid)

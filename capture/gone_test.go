@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -56,13 +57,27 @@ func TestLastWordsUnderACapturedName(t *testing.T) {
 
 // TestLastWordsAreLeftOutToTheEnd: behind a row that cannot be published, nothing of a table that is gone is published by the next session either.
 func TestLastWordsAreLeftOutToTheEnd(t *testing.T) {
-	r := newRig(t, 0, kafkatest.Fake(t), `create table large (id int primary key, v text); create table bag (id int); alter table bag replica identity full`)
+	for _, known := range []bool{true, false} {
+		t.Run(fmt.Sprintf("known before %t", known), func(t *testing.T) { leftOutToTheEnd(t, known) })
+	}
+}
+
+// leftOutToTheEnd has a table that capture has known, or one that was made while it was away, and that only its publication knew.
+func leftOutToTheEnd(t *testing.T, known bool) {
+	const table = `create table large (id int primary key, v text)`
+	r := newRig(t, 0, kafkatest.Fake(t), `create table bag (id int); alter table bag replica identity full`)
+	if known {
+		r.exec(table)
+	}
 	r.config.Topics.MaxMessageBytes, r.config.Publish.Linger = 64<<10, time.Nanosecond
 	verbs := r.verbs()
 	_, stop := r.start()
 	r.fence()
 	must(t, stop())
 	must(t, verbs.Pause(t.Context(), PauseRequest{}))
+	if !known {
+		r.exec(table + "; alter publication " + r.config.Source.publications().Full + " add table large")
+	}
 	for _, sql := range []string{
 		`insert into large values (1, 'a')`, `insert into large values (2, ` + huge + `)`,
 		`select pg_logical_emit_message(true, 'tributary', '{"snapshot": {"tables": ["public.bag"]}}')`, `insert into bag values (1)`, // at which the first session ends

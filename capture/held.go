@@ -21,7 +21,7 @@ import (
 
 // setAside holds t if err is a trouble of that table alone and the configuration wants it so; any other err, and nil, it
 // gives back.
-func (s *session) setAside(t *table, err error) error {
+func (s *session) setAside(ctx context.Context, t *table, err error) error {
 	one, ok := errors.AsType[*publish.OneTable](err)
 	if !ok || s.config.Source.OnError != onErrorHold {
 		return err
@@ -33,8 +33,7 @@ func (s *session) setAside(t *table, err error) error {
 		s.meter.trouble(e.Code)
 		s.log.Warn("a table that is gone at the source could not be published to its end: the rest of its changes is left out", service.Err(e))
 		t.progress.Held = &record.Held{Code: string(e.Code)}
-		s.partHeld(t)
-		return nil
+		return s.partHeld(ctx, t)
 	}
 	at := s.lastCommit
 	if s.inTx {
@@ -76,7 +75,7 @@ func (s *session) takeBack(ctx context.Context, t *table, q *SnapshotRequest) er
 	if err == nil && !there {
 		t.progress.Held = held // until the watcher has noticed
 	}
-	return s.setAside(t, err)
+	return s.setAside(ctx, t, err)
 }
 
 // heldTrouble gives what h says of a table as a trouble.

@@ -51,7 +51,7 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 	}
 	if t.pending != nil {
 		if err := s.resolve(ctx, t); err != nil {
-			return s.setAside(t, err)
+			return s.setAside(ctx, t, err)
 		}
 	}
 	if t.pub == nil {
@@ -67,7 +67,7 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 			return err
 		}
 	}
-	return s.setAside(t, do(t))
+	return s.setAside(ctx, t, do(t))
 }
 
 // resolve takes up a pending Relation message.

@@ -108,7 +108,7 @@ type TableProgress struct {
 // GoneTable is what is to be known of a table for its last rows.
 type GoneTable struct {
 	OID      uint32 `json:"oid"`
-	SchemaID int    `json:"schema_id"` // as TableProgress.SchemaID
+	SchemaID int    `json:"schema_id"` // as TableProgress.SchemaID; 0 where none is known
 	By       LSN    `json:"by"`        // at or before which it was gone
 	Held     bool   `json:"held,omitempty"`
 }
