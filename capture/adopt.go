@@ -107,7 +107,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		t = &table{}
 		s.tables[known.Relation.OID] = t
 	}
-	t.catalog, t.gone = known, 0
+	t.catalog, t.lost = known, false
 	delete(s.gone, known.Relation.OID)
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
 		s.log.Info("table was renamed: it is read anew, into a topic of its new name", "table", known.Relation.QualifiedName(), "was", was.Schema+"."+was.Table)

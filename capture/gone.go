@@ -25,7 +25,7 @@ func (s *session) lose(t *table, asOf change.LSN) {
 	t.altered, t.missed, t.seen, t.read = nil, false, nil, nil
 	s.part(t.catalog.Relation.OID, t.progress, asOf)
 	t.progress = record.TableProgress{Held: t.progress.Held}
-	t.catalog, t.gone = nil, asOf
+	t.catalog, t.lost = nil, true
 	s.fewer = true
 }
 

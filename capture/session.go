@@ -101,7 +101,7 @@ type session struct {
 // table is a captured table.
 type table struct {
 	catalog  *catalog.Table // nil: it is none that is captured, or was dropped before or since; the stream may have rows of it still
-	gone     change.LSN     // where the catalog that it is missing in was read before this; 0 where none was
+	lost     bool           // the catalog had it while this session ran; since where it has not, session.gone says
 	pub      *publish.Table // nil until the first row needs it
 	message  []byte         // the Relation message that pub was made of, nil if it was made of the catalog
 	pending  []byte         // a newer Relation message, resolved when the first row needs it

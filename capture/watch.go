@@ -232,7 +232,7 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		if t.catalog != nil && !there[oid] {
 			s.lose(t, f.asOf)
 		}
-		if t.catalog == nil && t.gone != 0 && t.gone <= s.streamed {
+		if t.lost && change.LSN(s.gone[oid].By) <= s.streamed { // also where it is forgotten, as no row of it can come any more
 			delete(s.tables, oid)
 		}
 	}
