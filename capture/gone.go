@@ -7,7 +7,6 @@ import (
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/registry"
-	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -18,9 +17,6 @@ import (
 func (s *session) lose(t *table, asOf change.LSN) {
 	s.log.Warn("table is gone at the source", "table", t.catalog.Relation.QualifiedName())
 	s.abandon(t)
-	if held := t.progress.Held; held != nil {
-		s.alarms.clear(trouble.Code(held.Code), subject(t.name()))
-	}
 	s.altered = without(s.altered, t)
 	t.altered, t.missed, t.seen, t.read = nil, false, nil, nil
 	s.part(t.catalog.Relation.OID, t.progress, asOf)

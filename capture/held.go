@@ -48,8 +48,11 @@ func (s *session) setAside(ctx context.Context, t *table, err error) error {
 	return nil
 }
 
-// tellHeld makes it visible that t is held.
-func (s *session) tellHeld(t *table) { s.raise(heldTrouble(t.name(), t.progress.Held)) }
+// tellHeld makes it visible that t is held. As long as it is, the status says so of the table.
+func (s *session) tellHeld(t *table) {
+	s.statusDue = true
+	s.told(heldTrouble(t.name(), t.progress.Held))
+}
 
 // takeBack lets a table that is held go on, for the request q that loads it anew. It is held again, with its state told
 // anew, where what is wrong is wrong still.
@@ -63,7 +66,6 @@ func (s *session) takeBack(ctx context.Context, t *table, q *SnapshotRequest) er
 	if err := s.pub.Together(ctx); err != nil {
 		return err
 	}
-	s.alarms.clear(trouble.Code(held.Code), subject(t.name()))
 	if topic, err := record.Topic(s.config.Source.Name, t.relation().Schema, t.relation().Name); err == nil {
 		delete(s.refused, topic)
 	}

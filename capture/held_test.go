@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -139,6 +140,31 @@ func TestRowTooLargeHoldsItsTable(t *testing.T) {
 		})
 		must(t, stop())
 	})
+}
+
+// TestHeldBeforeItIsTakenUp: somebody has published a new table, a row of which comes before capture has looked, and is too large. Capture takes
+// the table up as a new one, reads it, and says no more that it is held.
+func TestHeldBeforeItIsTakenUp(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table other (id int primary key)`)
+	r.config.Topics.MaxMessageBytes, r.config.Source.Refresh = 64<<10, time.Hour
+	c, stop := r.start()
+	r.fence()
+	r.exec(`create table large (id int primary key, v text); alter publication ` + r.config.Source.publications().Full + ` add table large`)
+	r.exec(`insert into large values (1, ` + huge + `); delete from large; insert into large values (2, 'a')`)
+	r.fence()
+	eventually(t, "it is held", func() bool { return alarmed(c, trouble.RecordTooLarge, `table "public.large"`) != nil })
+
+	cat, err := catalog.Open(t.Context(), r.dsn, "test")
+	must(t, err)
+	defer cat.Close(context.Background()) //nolint:errcheck // the test is over
+	seen, err := cat.Look(t.Context(), r.config.Source.slot(), r.config.Source.publications())
+	must(t, err)
+	c.looks <- look{time.Now(), seen}
+	eventually(t, "it is taken up", func() bool { p := r.tableProgress("public.large"); return p.Done && p.Held == nil })
+	eventually(t, "nothing is said of it any more", func() bool { st := c.Status(); return st.held() == 0 && len(st.Alarms) == 0 && len(st.Needs) == 0 })
+	r.fence()
+	r.same("public", "large")
+	must(t, stop())
 }
 
 // A table whose rows must not be read ended capture, for every table.

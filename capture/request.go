@@ -230,12 +230,17 @@ func subject(table string) string { return fmt.Sprintf("table %q", table) }
 func (s *session) raise(t *trouble.Error) {
 	s.statusDue = true
 	if s.alarms.set(t) {
-		s.meter.trouble(t.Code)
-		s.log.Warn("something is wrong", service.Err(t))
+		s.told(t)
 	}
 }
 
-// alarms are the troubles that stop nothing, at most one for each code and subject. The zero alarms is empty.
+// told has log and metrics tell of what stops nothing.
+func (s *session) told(t *trouble.Error) {
+	s.meter.trouble(t.Code)
+	s.log.Warn("something is wrong", service.Err(t))
+}
+
+// alarms are the troubles that stop nothing, but for tables that are held, at most one for each code and subject. The zero alarms is empty.
 type alarms []*trouble.Error
 
 // maxAlarms bounds what a flood of bad requests can leave behind: the oldest go.

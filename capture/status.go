@@ -353,9 +353,6 @@ func (c *Capture) publishStatus(s *session) {
 		Snapshot: snapshotOf(&h),
 		Tables:   []TableStatus{}, Alarms: []TroubleStatus{}, SeenAt: time.Now().UTC(), ServerVersion: s.serverVersion, Idle: s.unfit,
 	}
-	for _, t := range s.alarms {
-		st.Alarms = append(st.Alarms, tell(t))
-	}
 	if s.newest != 0 {
 		st.PublishedTime = micros(s.newest).UTC()
 	}
@@ -391,6 +388,14 @@ func (c *Capture) publishStatus(s *session) {
 		st.Tables = append(st.Tables, one)
 	}
 	slices.SortFunc(st.Tables, func(a, b TableStatus) int { return cmp.Compare(a.Table, b.Table) })
+	for _, t := range s.alarms {
+		st.Alarms = append(st.Alarms, tell(t))
+	}
+	for i := range st.Tables {
+		if held := st.Tables[i].Held; held != nil {
+			st.Alarms = append(st.Alarms, *held)
+		}
+	}
 	c.status.Store(st)
 }
 
