@@ -483,7 +483,7 @@ func TestBacklogReleasesWAL(t *testing.T) {
 			// What is not taken yet is more than is read ahead, so that SQL is not at its end.
 			at := b.confirmed("sql")
 			for deadline := time.Now().Add(pgtest.Patience); s.CatchingUp() && s.Confirmed() > at && !released && time.Now().Before(deadline); {
-				s.Report()
+				s.reportNow()
 				if b.confirmed("sql") > at {
 					released = restart() != began
 					break

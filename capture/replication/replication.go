@@ -380,7 +380,7 @@ func (s *Stream) accept(data []byte) error {
 		return s.append(data[xlogDataHeader:], change.LSN(binary.BigEndian.Uint64(data[9:])))
 	case len(data) == keepaliveLength && data[0] == pglogrepl.PrimaryKeepaliveMessageByteID:
 		if data[17] != 0 {
-			s.Report()
+			s.reportNow()
 		}
 		return s.keepalive(change.LSN(binary.BigEndian.Uint64(data[1:])), data[17] != 0)
 	case len(data) == 0:
@@ -464,8 +464,8 @@ func (s *Stream) Confirmed() change.LSN {
 	return s.durable
 }
 
-// Report asks for a status update to be sent now.
-func (s *Stream) Report() { signal(s.wake) }
+// reportNow asks for a status update to be sent now.
+func (s *Stream) reportNow() { signal(s.wake) }
 
 // report sends status updates from a goroutine of its own, so that a full pipeline never makes the server believe
 // that we are dead.

@@ -285,7 +285,7 @@ func (r *Reader) inTransaction(ctx context.Context, tx pgx.Tx, s Source, seen *V
 	}
 	*lsn = change.LSN(position)
 	var err error
-	if *seen, err = ParseVisibility(text); err != nil {
+	if *seen, err = parseVisibility(text); err != nil {
 		return err
 	}
 	return read()

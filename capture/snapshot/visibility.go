@@ -9,13 +9,13 @@ import (
 
 // Visibility is what pg_current_snapshot() gives: which transactions a read has seen.
 type Visibility struct {
-	Xmin uint64   // all below are finished
-	Xmax uint64   // none from here on had begun
-	Xip  []uint64 // between the two, those that were running; ascending
+	xmin uint64   // all below are finished
+	xmax uint64   // none from here on had begun
+	xip  []uint64 // between the two, those that were running; ascending
 }
 
-// ParseVisibility reads the text of a pg_snapshot: "xmin:xmax:xip,xip".
-func ParseVisibility(text string) (Visibility, error) {
+// parseVisibility reads the text of a pg_snapshot: "xmin:xmax:xip,xip".
+func parseVisibility(text string) (Visibility, error) {
 	fail := fmt.Errorf("parse snapshot %q: want xmin:xmax:xip,…", text)
 	parts := strings.Split(text, ":")
 	if len(parts) != 3 {
@@ -23,8 +23,8 @@ func ParseVisibility(text string) (Visibility, error) {
 	}
 	var v Visibility
 	var err1, err2 error
-	v.Xmin, err1 = strconv.ParseUint(parts[0], 10, 64)
-	v.Xmax, err2 = strconv.ParseUint(parts[1], 10, 64)
+	v.xmin, err1 = strconv.ParseUint(parts[0], 10, 64)
+	v.xmax, err2 = strconv.ParseUint(parts[1], 10, 64)
 	if err1 != nil || err2 != nil {
 		return Visibility{}, fail
 	}
@@ -34,10 +34,10 @@ func ParseVisibility(text string) (Visibility, error) {
 			if err != nil {
 				return Visibility{}, fail
 			}
-			v.Xip = append(v.Xip, xid)
+			v.xip = append(v.xip, xid)
 		}
 	}
-	slices.Sort(v.Xip)
+	slices.Sort(v.xip)
 	return v, nil
 }
 
@@ -45,19 +45,19 @@ func ParseVisibility(text string) (Visibility, error) {
 // is that which brings it next to the snapshot, since no transaction is 2³¹ others away.
 func (v *Visibility) Sees(xid uint32) bool {
 	full := v.widen(xid)
-	if full < v.Xmin {
+	if full < v.xmin {
 		return true
 	}
-	if full >= v.Xmax {
+	if full >= v.xmax {
 		return false
 	}
-	_, running := slices.BinarySearch(v.Xip, full)
+	_, running := slices.BinarySearch(v.xip, full)
 	return !running
 }
 
 // Finished says whether every transaction with an id up to and including xid had ended when the snapshot was taken.
-func (v *Visibility) Finished(xid uint32) bool { return v.widen(xid) < v.Xmin }
+func (v *Visibility) Finished(xid uint32) bool { return v.widen(xid) < v.xmin }
 
 func (v *Visibility) widen(xid uint32) uint64 {
-	return v.Xmax + uint64(int64(int32(xid-uint32(v.Xmax)))) //nolint:gosec // the wrap-around is meant
+	return v.xmax + uint64(int64(int32(xid-uint32(v.xmax)))) //nolint:gosec // the wrap-around is meant
 }

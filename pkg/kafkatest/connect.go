@@ -22,9 +22,6 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/internal/process"
 )
 
-// DebeziumVersion is that of the connectors a ConnectWorker has.
-const DebeziumVersion = "3.6.0.Final"
-
 //go:embed connect
 var connectFiles embed.FS
 
@@ -300,16 +297,11 @@ func (w *ConnectWorker) ask(ctx context.Context, method, path string, body, into
 // Stop ends the worker with SIGTERM: it keeps the offsets of its sources. One that does not end within a minute is
 // killed, and that is an error.
 func (w *ConnectWorker) Stop() error {
-	if w.server == nil || !w.server.Alive() {
+	if w.server == nil {
 		return nil
 	}
-	if err := w.server.Signal(syscall.SIGTERM); err != nil {
+	if err := w.server.Stop(syscall.SIGTERM, realStopTimeout); err != nil {
 		return fmt.Errorf("stop Kafka Connect: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), realStopTimeout)
-	defer cancel()
-	if err := w.server.Wait(ctx); err != nil {
-		return fmt.Errorf("stop Kafka Connect: %w", errors.Join(err, w.server.Kill()))
 	}
 	return nil
 }

@@ -309,16 +309,11 @@ func (c *RealCluster) Stop() error {
 }
 
 func (c *RealCluster) stop() error {
-	if c.server == nil || !c.server.Alive() {
+	if c.server == nil {
 		return nil
 	}
-	if err := c.server.Signal(syscall.SIGTERM); err != nil {
+	if err := c.server.Stop(syscall.SIGTERM, realStopTimeout); err != nil {
 		return fmt.Errorf("stop Apache Kafka: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), realStopTimeout)
-	defer cancel()
-	if err := c.server.Wait(ctx); err != nil {
-		return fmt.Errorf("stop Apache Kafka: %w", errors.Join(err, c.server.Kill()))
 	}
 	return nil
 }

@@ -24,8 +24,8 @@ const (
 	KeepLast4 Kind = "keep_last_4" // "****" and the last four characters; "****" alone for a text below eight
 )
 
-// Kinds names them, for a tag of a configuration.
-const Kinds = "hash,redact,null,keep_last_4"
+// kinds names them, for a tag of a configuration.
+const kinds = "hash,redact,null,keep_last_4"
 
 // Check says whether k is a mask.
 func (k Kind) Check() error {
@@ -33,7 +33,7 @@ func (k Kind) Check() error {
 	case None, Hash, Redact, Null, KeepLast4:
 		return nil
 	}
-	return errors.New("not a mask; write " + strings.ReplaceAll(Kinds, ",", ", "))
+	return errors.New("not a mask; write " + strings.ReplaceAll(kinds, ",", ", "))
 }
 
 // Masker hides values under one salt. It is one goroutine's.

@@ -373,17 +373,9 @@ func (c *Cluster) stop() error {
 	if c.server == nil {
 		return nil
 	}
-	if !c.server.Alive() {
-		// Somebody else ended it. As a zombie it would keep a server of the next process from its data.
-		return c.server.Wait(context.Background())
-	}
-	if err := c.server.Signal(syscall.SIGINT); err != nil {
+	// Also where somebody else has ended it: as a zombie it would keep a server of the next process from its data.
+	if err := c.server.Stop(syscall.SIGINT, stopTimeout); err != nil {
 		return fmt.Errorf("stop Postgres: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	if err := c.server.Wait(ctx); err != nil {
-		return fmt.Errorf("stop Postgres: %w", errors.Join(err, c.server.Kill()))
 	}
 	return nil
 }

@@ -25,8 +25,8 @@ import (
 // reader froze.
 const WALSenderTimeout = 30 * time.Second
 
-// ConnectTimeout is how long one attempt to connect to one address may take where the connection string does not say.
-const ConnectTimeout = 10 * time.Second
+// connectTimeout is how long one attempt to connect to one address may take where the connection string does not say.
+const connectTimeout = 10 * time.Second
 
 // A dead peer is noticed after about half a minute: idle + count × interval, and the same for unacknowledged data.
 const (
@@ -72,7 +72,7 @@ func ParseConfig(dsn, application string) (*pgx.ConnConfig, error) {
 		cfg.RuntimeParams["application_name"] = application
 	}
 	if cfg.ConnectTimeout == 0 {
-		cfg.ConnectTimeout = ConnectTimeout
+		cfg.ConnectTimeout = connectTimeout
 	}
 	dialer := &net.Dialer{
 		Timeout: cfg.ConnectTimeout,

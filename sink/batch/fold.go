@@ -124,7 +124,7 @@ func (f *Fold) forget() {
 // Release lets go of memory that was of no use lately. Folds take turns: else each would keep what the largest batch that ever
 // came its way has needed.
 func (f *Fold) Release() {
-	f.lately = max(f.Size(), f.lately-f.lately/8)
+	f.lately = max(f.size(), f.lately-f.lately/8)
 	capacity := cap(f.arena) + 8*(cap(f.rows)+cap(f.keys)) + 48*(cap(f.slots)+cap(f.state)+cap(f.bags)+cap(f.story.steps)+cap(f.entries))
 	if capacity > 4*f.lately+fewestKept {
 		*f = Fold{lately: f.lately}
@@ -133,8 +133,8 @@ func (f *Fold) Release() {
 
 const fewestKept = 256 << 10
 
-// Size estimates the memory held, in bytes.
-func (f *Fold) Size() int {
+// size estimates the memory held, in bytes.
+func (f *Fold) size() int {
 	return len(f.arena) + 8*(len(f.rows)+len(f.keys)) + 48*(len(f.slots)+len(f.state)+len(f.bags)+len(f.story.steps)+len(f.entries))
 }
 

@@ -14,9 +14,9 @@ import (
 // has to run.
 const rootCache = "/var/cache/tributary"
 
-// CacheDir gives the directory for what is expensive to fetch or make: TRIBUTARY_CACHE if set, else tributary in the
+// cacheDir gives the directory for what is expensive to fetch or make: TRIBUTARY_CACHE if set, else tributary in the
 // user's cache directory.
-func CacheDir() (string, error) {
+func cacheDir() (string, error) {
 	if dir := os.Getenv("TRIBUTARY_CACHE"); dir != "" {
 		return filepath.Abs(dir)
 	}
@@ -34,7 +34,7 @@ func CacheDir() (string, error) {
 // it, which is then renamed: a half-made one is never seen, and of several processes one makes it while the others
 // wait. What fill leaves must not be changed afterwards.
 func Cached(ctx context.Context, name string, fill func(ctx context.Context, dir string) error) (string, error) {
-	cache, err := CacheDir()
+	cache, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
@@ -45,7 +45,7 @@ func Cached(ctx context.Context, name string, fill func(ctx context.Context, dir
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", fmt.Errorf("make cache directory: %w", err)
 	}
-	unlock, err := Lock(ctx, dir+".lock")
+	unlock, err := lock(ctx, dir+".lock")
 	if err != nil {
 		return "", err
 	}
@@ -77,8 +77,8 @@ func exists(path string) bool {
 // ErrLocked says that another process, or another owner in this one, holds a lock.
 var ErrLocked = errors.New("in use by another process")
 
-// Lock takes an exclusive lock on the file path, waiting for it. It ends with unlock, or with this process.
-func Lock(ctx context.Context, path string) (unlock func(), err error) {
+// lock takes an exclusive lock on the file path, waiting for it. It ends with unlock, or with this process.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
 	err = Poll(ctx, func() (bool, error) {
 		unlock, err = TryLock(path)
 		if errors.Is(err, ErrLocked) {
@@ -92,7 +92,7 @@ func Lock(ctx context.Context, path string) (unlock func(), err error) {
 	return unlock, nil
 }
 
-// TryLock is Lock without waiting: ErrLocked if somebody has it.
+// TryLock is lock without waiting: ErrLocked if somebody has it.
 func TryLock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

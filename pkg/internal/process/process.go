@@ -73,6 +73,20 @@ func (s *Server) Wait(ctx context.Context) error {
 	return nil
 }
 
+// Stop ends the root with sig and reaps it, also one that has ended by itself. A tree that does not end within that time is killed, and
+// that is an error.
+func (s *Server) Stop(sig syscall.Signal, within time.Duration) error {
+	if err := s.Signal(sig); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	if err := s.Wait(ctx); err != nil {
+		return errors.Join(err, s.Kill())
+	}
+	return nil
+}
+
 // Kill ends the whole tree with SIGKILL and returns when every process of it is gone.
 func (s *Server) Kill() error {
 	if !s.Alive() {

@@ -209,14 +209,14 @@ func TestCachedAfterFailure(t *testing.T) {
 
 func TestLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	unlock, err := Lock(t.Context(), path)
+	unlock, err := lock(t.Context(), path)
 	must(t, err)
 	if _, err := TryLock(path); !errors.Is(err, ErrLocked) {
 		t.Errorf("TryLock of a taken lock: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := Lock(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := lock(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Lock of a taken lock: %v", err)
 	}
 	unlock()
