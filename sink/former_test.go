@@ -1,11 +1,13 @@
 package sink_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -247,33 +249,73 @@ func TestRulesAreNotedInTurn(t *testing.T) {
 	w.start(w.cfg)
 	shop.tx(ins(r, 1, "x"))
 	w.complete(shop)
-	gate := w.connect(w.dsn)
-	for _, sql := range []string{`BEGIN`, `SELECT FROM tributary.rule WHERE topic = 'shop.public.t' FOR UPDATE`} {
-		if _, err := gate.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	wait := func(n int) {
-		t.Helper()
-		w.rows(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%tributary.rule%'`, fmt.Sprint(n))
-	}
+	release := w.lock(`SELECT FROM tributary.rule WHERE topic = 'shop.public.t' FOR UPDATE`)
 	w.exec(`ALTER TABLE public.t DROP COLUMN v`)
 	shop.tx(ins(r, 2, "y"))
-	wait(1)
-	other := warehouse.New(warehouse.Config{DSN: func() (string, error) { return w.dsn, nil }, Group: "warehouse", Instance: "other", Log: slog.New(slog.DiscardHandler)}).Session()
-	defer other.Close(t.Context())
+	w.waiting("tributary.rule", 1)
 	done := make(chan error, 1)
-	go func() {
-		_, err := other.TakeRules(t.Context(), []warehouse.Ruled{{Place: warehouse.Place{Topic: "shop.public.t"}, Rule: `{"target":"public.t","mode":"log"}`}})
-		done <- err
-	}()
-	wait(2)
-	if _, err := gate.Exec(t.Context(), `COMMIT`); err != nil {
-		t.Fatal(err)
-	}
+	go func() { done <- w.takeRule(t.Context(), "shop.public.t", 0) }()
+	w.waiting("tributary.rule", 2)
+	release()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
 	w.complete(shop)
 	w.rows(`SELECT count(*) FILTER (WHERE f ? 'lost'), count(*) FILTER (WHERE f ? 'rule') FROM tributary.rule, jsonb_array_elements(former) f`, "1|1")
+}
+
+// lock holds what a statement locks, until release is called.
+func (w *world) lock(sql string) (release func()) {
+	w.t.Helper()
+	gate := w.connect(w.dsn)
+	for _, sql := range []string{`BEGIN`, sql} {
+		if _, err := gate.Exec(w.t.Context(), sql); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return func() {
+		w.t.Helper()
+		if _, err := gate.Exec(w.t.Context(), `COMMIT`); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// waiting waits until so many statements with a text wait for locks.
+func (w *world) waiting(text string, n int) {
+	w.t.Helper()
+	w.rows(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%`+text+`%'`, fmt.Sprint(n))
+}
+
+// takeRule does as a sink that takes a partition over under another rule.
+func (w *world) takeRule(ctx context.Context, topic string, partition int32) error {
+	other := warehouse.New(warehouse.Config{DSN: func() (string, error) { return w.dsn, nil }, Group: "warehouse", Instance: "other", Log: slog.New(slog.DiscardHandler)}).Session()
+	defer other.Close(context.WithoutCancel(ctx))
+	_, err := other.TakeRules(ctx, []warehouse.Ruled{{Place: warehouse.Place{Topic: topic, Partition: partition}, Rule: `{"target":"public.t","mode":"log"}`}})
+	return err
+}
+
+// TestRulesAreLockedBeforeFeeds: a sink that notes that a target is another one, and one that takes a partition over under another rule, do not
+// wait for each other.
+func TestRulesAreLockedBeforeFeeds(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	shop.table(r, 2)
+	w.start(w.cfg)
+	shop.tx(many(10, func(i int) event { return ins(r, i, "x") })...)
+	w.complete(shop)
+	release := w.lock(`SELECT FROM tributary.rule WHERE topic = 'shop.public.t' AND partition = 0 FOR UPDATE`)
+	w.exec(`DROP TABLE public.t`)
+	shop.tx(ins(r, 100, "y"))
+	w.waiting("tributary.rule", 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := w.takeRule(ctx, "shop.public.t", 1); err != nil {
+		t.Error(err)
+	}
+	release()
+	w.complete(shop)
+	w.rows(`SELECT partition, f->>'lost' FROM tributary.rule, jsonb_array_elements(former) f WHERE f ? 'lost' ORDER BY 1`,
+		`0|table "public.t" was gone, and was made anew: it has what was written since`, `1|table "public.t" was gone, and was made anew: it has what was written since`)
 }

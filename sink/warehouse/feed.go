@@ -121,16 +121,30 @@ func (s *Session) refuseOthers(ctx context.Context, tx pgx.Tx, plan *rule.Plan, 
 // noteOwn is the oid of tributary.feed, beside that of the target: in a copy of the warehouse, by a dump or by logical replication, both are others.
 const noteOwn = `jsonb_build_object('own', 'tributary.feed'::regclass::oid::text)`
 
-// noteTable notes in the feeds of a target, $1 to $3, that its oid is $4. It gives those that knew another one, created or not ($5) in this
-// warehouse: their rows are not there, unless somebody has copied them. A feed that knew none was noted by a version of before. One of a topic
+// movedFeeds gives the feeds of a target, $1 to $3, that knew another table than the one with oid $4, with whether that one was, created or not ($5),
+// in this warehouse: their rows are not there, unless somebody has copied them. A feed that knew none was noted by a version of before. One of a topic
 // that has others may be of a former rule: it is left to that topic, but for the one with sid $6, which is written now.
-const noteTable = `
-	WITH former AS (SELECT f.sid, $5 OR f.shape->>'table' IS NOT NULL AND f.shape->'own' = ` + noteOwn + `->'own' AS told FROM tributary.feed f
-		  WHERE f.grp = $1 AND f.target_schema = $2 AND f.target_table = $3 AND f.shape IS NOT NULL AND f.shape->>'table' IS DISTINCT FROM $4
-		   AND (f.sid = $6 OR NOT EXISTS (SELECT FROM tributary.feed o WHERE o.grp = f.grp AND o.topic = f.topic AND (o.target_schema, o.target_table, o.sid) <> ($2, $3, f.sid))))
-	UPDATE tributary.feed f SET shape = f.shape || jsonb_build_object('table', $4::text) || ` + noteOwn + `
-	  FROM former WHERE f.grp = $1 AND f.target_schema = $2 AND f.target_table = $3 AND f.sid = former.sid
-	RETURNING f.topic, f.sid, former.told AND has_table_privilege($4::oid, 'SELECT')`
+const movedFeeds = `
+	SELECT f.topic, f.sid, ($5 OR f.shape->>'table' IS NOT NULL AND f.shape->'own' = ` + noteOwn + `->'own') AND has_table_privilege($4::text::oid, 'SELECT') FROM tributary.feed f
+	 WHERE f.grp = $1 AND f.target_schema = $2 AND f.target_table = $3 AND f.shape IS NOT NULL AND f.shape->>'table' IS DISTINCT FROM $4::text
+	   AND (f.sid = $6 OR NOT EXISTS (SELECT FROM tributary.feed o WHERE o.grp = f.grp AND o.topic = f.topic AND (o.target_schema, o.target_table, o.sid) <> ($2, $3, f.sid)))
+	 ORDER BY 1, 2`
+
+// feedOf is one of a target: see movedFeeds.
+type feedOf struct{ topic, sid string }
+
+func columnsOf(feeds []feedOf) (topics, sids []string) {
+	for _, f := range feeds {
+		topics, sids = append(topics, f.topic), append(sids, f.sid)
+	}
+	return topics, sids
+}
+
+// lockFeeds locks feeds until the end of the transaction: see lockRules. which says which, of the group, in SQL, with args from $2 on.
+func (s *Session) lockFeeds(ctx context.Context, tx execer, which string, args ...any) error {
+	_, err := tx.Exec(ctx, `SELECT FROM tributary.feed WHERE grp = $1 AND `+which+` ORDER BY target_schema, target_table, sid FOR UPDATE`, append([]any{s.w.cfg.Group}, args...)...)
+	return err
+}
 
 // sameTable tells of a target that is another table than the one that was written before: somebody has dropped it, or renamed it, and it was created, or they
 // have put another one in its place. So it does of all feeds of the group that write it, as those of which nothing changes have no other occasion.
@@ -148,22 +162,23 @@ func (e *evolution) sameTable(ctx context.Context, have catalogColumns, created 
 		}
 		row, sidType = fmt.Sprintf("t.%s %s f.sid::%s", postgres.Ident(c.name), c.target().equal, c.base), c.base
 	}
-	rows, err := e.tx.Query(ctx, noteTable, e.s.w.cfg.Group, e.plan.Target.Schema, e.plan.Target.Table, have.table(), created, feedSID(e.plan))
+	rows, err := e.tx.Query(ctx, movedFeeds, e.s.w.cfg.Group, e.plan.Target.Schema, e.plan.Target.Table, have.table(), created, feedSID(e.plan))
 	if err != nil {
 		return err
 	}
-	var topics, sids []string
-	var topic, sid string
+	var asked []feedOf
+	var f feedOf
 	var told bool
-	if _, err := pgx.ForEachRow(rows, []any{&topic, &sid, &told}, func() error {
-		if _, unfit := rule.SIDFits(sid, sidType); told && (sid == "") == (sidType == "") && (sid == "" || unfit == nil) {
-			topics, sids = append(topics, topic), append(sids, sid)
+	if _, err := pgx.ForEachRow(rows, []any{&f.topic, &f.sid, &told}, func() error {
+		if _, unfit := rule.SIDFits(f.sid, sidType); told && (f.sid == "") == (sidType == "") && (f.sid == "" || unfit == nil) {
+			asked = append(asked, f)
 		}
+		e.moved = append(e.moved, f)
 		return nil
-	}); err != nil || len(topics) == 0 {
+	}); err != nil || len(asked) == 0 {
 		return err
 	}
-	gone, err := e.rowless(ctx, e.table, row, topics, sids)
+	gone, err := e.rowless(ctx, e.table, row, asked)
 	if err != nil || len(gone) == 0 {
 		return err
 	}
@@ -172,11 +187,11 @@ func (e *evolution) sameTable(ctx context.Context, have catalogColumns, created 
 		return err
 	}
 	if c := had.column(e.plan.SIDColumn); len(had) > 0 && (sidType == "" || c != nil && c.base == sidType) {
-		never, err := e.rowless(ctx, former, row, topics, sids)
+		never, err := e.rowless(ctx, former, row, asked)
 		if err != nil {
 			return err
 		}
-		if gone = slices.DeleteFunc(gone, func(topic string) bool { return slices.Contains(never, topic) }); len(gone) == 0 {
+		if gone = slices.DeleteFunc(gone, func(f feedOf) bool { return slices.Contains(never, f) }); len(gone) == 0 {
 			return nil
 		}
 	}
@@ -184,16 +199,22 @@ func (e *evolution) sameTable(ctx context.Context, have catalogColumns, created 
 	if created {
 		what = goneAndBack(targetName(e.plan))
 	}
-	return e.s.lost(ctx, e.tx, what, gone...)
+	topics, _ := columnsOf(gone)
+	e.lose(what, topics...)
+	return nil
 }
 
-// rowless gives the topics, each with its sid, of which a table has no rows. row is the condition that a row t of it is of such an f.
-func (e *evolution) rowless(ctx context.Context, table, row string, topics, sids []string) ([]string, error) {
-	rows, err := e.tx.Query(ctx, `SELECT f.topic FROM unnest($1::text[], $2::text[]) f(topic, sid) WHERE NOT EXISTS (SELECT FROM `+table+` t WHERE `+row+`) ORDER BY 1`, topics, sids)
+// rowless gives those of feeds of which a table has no rows. row is the condition that a row t of it is of such an f.
+func (e *evolution) rowless(ctx context.Context, table, row string, feeds []feedOf) ([]feedOf, error) {
+	topics, sids := columnsOf(feeds)
+	rows, err := e.tx.Query(ctx, `SELECT f.topic, f.sid FROM unnest($1::text[], $2::text[]) f(topic, sid) WHERE NOT EXISTS (SELECT FROM `+table+` t WHERE `+row+`) ORDER BY 1`, topics, sids)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (f feedOf, err error) {
+		err = row.Scan(&f.topic, &f.sid)
+		return f, err
+	})
 }
 
 // former gives the table that was the target before, quoted, with its columns; none where it is gone or may not be read.

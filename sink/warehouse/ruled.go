@@ -3,6 +3,7 @@ package warehouse
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -125,14 +126,8 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 		}, `(topic, partition) IN (SELECT s.topic, s.partition FROM `+somePlaces+`)`, topics, numbers); err != nil {
 			return err
 		}
-		for topic, rules := range replaced {
-			targets, err := s.unfix(ctx, tx, topic, rules)
-			if err != nil {
-				return err
-			}
-			again = append(again, targets...)
-		}
-		return nil
+		again, err = s.unfix(ctx, tx, replaced)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -143,34 +138,48 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 	return changed, nil
 }
 
-// unfix has columns looked at again to which rules, by which rows of a topic were written up to now, gave no value. It gives the targets.
+// unfix has columns looked at again to which rules, by which rows of topics were written up to now, gave no value. It gives the targets.
 //
 //	sink 1, partition 0: is started with a rule that gives a column the same value in all rows, and gives it to those that are there
 //	sink 2, partition 1: runs on by the rule before, and writes rows without it
 //	sink 1, partition 1: takes it over
-func (s *Session) unfix(ctx context.Context, tx pgx.Tx, topic string, rules []string) ([]rule.Target, error) {
-	const of = ` WHERE grp = $1 AND topic = $2 AND jsonb_typeof(shape->'constants') = 'array'`
-	rows, err := tx.Query(ctx, `SELECT jsonb_array_elements_text(shape->'constants') FROM tributary.feed`+of, s.w.cfg.Group, topic)
+func (s *Session) unfix(ctx context.Context, tx pgx.Tx, replaced map[string][]string) (again []rule.Target, err error) {
+	if len(replaced) == 0 {
+		return nil, nil
+	}
+	const which = `topic = ANY ($2) AND jsonb_typeof(shape->'constants') = 'array'`
+	topics := slices.Collect(maps.Keys(replaced))
+	if err := s.lockFeeds(ctx, tx, which, topics); err != nil {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, `SELECT topic, target_schema, target_table, sid, ARRAY(SELECT jsonb_array_elements_text(shape->'constants')) FROM tributary.feed WHERE grp = $1 AND `+which,
+		s.w.cfg.Group, topics)
 	if err != nil {
 		return nil, err
 	}
-	constants, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, err
-	}
-	lacks := slices.DeleteFunc(constants, func(name string) bool {
-		return !slices.ContainsFunc(rules, func(text string) bool {
-			was, err := rule.ParseMeaning(text)
-			_, had := was.Columns[name]
-			return err == nil && !had
+	var batch pgx.Batch
+	var topic, sid string
+	var target rule.Target
+	var constants []string
+	if _, err := pgx.ForEachRow(rows, []any{&topic, &target.Schema, &target.Table, &sid, &constants}, func() error {
+		// Also where none is left: sink 2 may have noted since that its rule has none, of which sink 1 does not know.
+		again = append(again, target)
+		lacks := slices.DeleteFunc(constants, func(name string) bool {
+			return !slices.ContainsFunc(replaced[topic], func(text string) bool {
+				was, err := rule.ParseMeaning(text)
+				_, had := was.Columns[name]
+				return err == nil && !had
+			})
 		})
-	})
-	// Also where none is left: sink 2 may have noted since that its rule has none, of which sink 1 does not know.
-	if rows, err = tx.Query(ctx, `UPDATE tributary.feed SET shape = jsonb_set(shape, '{constants}', (shape->'constants') - $3::text[])`+of+
-		` RETURNING target_schema, target_table`, s.w.cfg.Group, topic, lacks); err != nil {
-		return nil, err
+		if len(lacks) > 0 {
+			batch.Queue(`UPDATE tributary.feed SET shape = jsonb_set(shape, '{constants}', (shape->'constants') - $5::text[]) WHERE grp = $1 AND target_schema = $2 AND target_table = $3 AND sid = $4`,
+				s.w.cfg.Group, target.Schema, target.Table, sid, lacks)
+		}
+		return nil
+	}); err != nil || batch.Len() == 0 {
+		return again, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[rule.Target])
+	return again, tx.SendBatch(ctx, &batch).Close()
 }
 
 // somePlaces are partitions, of arrays of topics and numbers, behind the group.
@@ -189,6 +198,19 @@ type ruling struct {
 	rule   string
 	rows   int64
 	former []former
+}
+
+// lockRules locks the rules of topics until the end of the transaction.
+//
+// What several transactions write of these tables is locked in one order, so that none waits for another one that waits for it: checkpoints, then
+// rules, then feeds; rows of one table in the order of their keys. Whoever makes a target fit finds out in another order what is to be noted, and
+// notes it at the end (evolution.noteFound).
+func (s *Session) lockRules(ctx context.Context, tx execer, topics []string) error {
+	if len(topics) == 0 {
+		return nil
+	}
+	_, err := tx.Exec(ctx, `SELECT FROM tributary.rule WHERE grp = $1 AND topic = ANY ($2) ORDER BY topic, partition FOR UPDATE`, s.w.cfg.Group, topics)
+	return err
 }
 
 // noteRules has change make of what is noted of partitions what is to be noted of them, in the open transaction. They are locked before they are
@@ -247,6 +269,9 @@ func (s *Session) noteLoss(ctx context.Context, tx execer, what string, reload b
 	if s.inspecting {
 		return nil
 	}
+	if err := s.lockRules(ctx, tx, topics); err != nil {
+		return err
+	}
 	_, err := tx.Exec(ctx, `
 		UPDATE tributary.rule r
 		   SET former = r.former || jsonb_strip_nulls(jsonb_build_object('lost', $3::text, 'reload', nullif($4::boolean, false), 'until', now(), 'era', c.era, 'lsn', c.lsn::text))
@@ -259,6 +284,9 @@ func (s *Session) noteLoss(ctx context.Context, tx execer, what string, reload b
 
 // reloaded forgets of a topic what a reload mends, in the open transaction in which one ends.
 func (s *Session) reloaded(ctx context.Context, topic string) error {
+	if err := s.lockRules(ctx, s.conn, []string{topic}); err != nil {
+		return err
+	}
 	_, err := s.conn.Exec(ctx, `
 		UPDATE tributary.rule SET former = coalesce((SELECT jsonb_agg(f ORDER BY n) FROM jsonb_array_elements(former) WITH ORDINALITY AS e(f, n) WHERE NOT f ? 'reload'), '[]')
 		 WHERE grp = $1 AND topic = $2 AND former @> '[{"reload": true}]'`, s.w.cfg.Group, topic)
@@ -385,7 +413,7 @@ func (s *Session) AcceptRules(ctx context.Context, topics []string, subject, rea
 	return s.inTx(ctx, "accept rows of", subject, func(tx pgx.Tx) error {
 		var before []byte
 		err := tx.QueryRow(ctx, `
-			WITH before AS (SELECT topic, partition, former FROM tributary.rule WHERE grp = $1 AND topic = ANY ($2) AND former <> '[]' FOR UPDATE),
+			WITH before AS (SELECT topic, partition, former FROM tributary.rule WHERE grp = $1 AND topic = ANY ($2) AND former <> '[]' ORDER BY topic, partition FOR UPDATE),
 			     done AS (UPDATE tributary.rule r SET former = '[]' FROM before b WHERE r.grp = $1 AND r.topic = b.topic AND r.partition = b.partition)
 			SELECT coalesce(jsonb_agg(to_jsonb(b)), '[]')::text FROM before b`, s.w.cfg.Group, topics).Scan(&before)
 		if err != nil {

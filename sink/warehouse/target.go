@@ -167,13 +167,13 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 		have, err = readColumns(ctx, tx, plan.Target)
 	}
 	if err == nil {
+		err = e.views(ctx, have)
+	}
+	if err == nil {
 		err = e.sameTable(ctx, have, created)
 	}
 	if err == nil {
 		err = e.remember(ctx, at, have.table())
-	}
-	if err == nil {
-		err = e.views(ctx, have)
 	}
 	if err != nil {
 		return nil, err

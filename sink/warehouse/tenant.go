@@ -184,13 +184,17 @@ func (s *Session) TakeAway(ctx context.Context, source string, emptied ...Feed) 
 
 // takeAway takes the checkpoints of topics away from whoever owns them. Flushes under way have written them, or will not.
 func (s *Session) takeAway(ctx context.Context, tx pgx.Tx, topics []string) error {
-	// Rows are locked in the order in which flushes lock them.
-	if _, err := tx.Exec(ctx, `SELECT FROM tributary.checkpoint WHERE grp = $1 AND topic = ANY ($2) ORDER BY topic, partition FOR UPDATE`,
-		s.w.cfg.Group, topics); err != nil {
+	if err := s.lockCheckpoints(ctx, tx, topics); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `UPDATE tributary.checkpoint SET owner_epoch = owner_epoch + 1, owner = NULL WHERE grp = $1 AND topic = ANY ($2)`,
 		s.w.cfg.Group, topics)
+	return err
+}
+
+// lockCheckpoints locks those of topics until the end of the transaction, in the order in which flushes lock them: see lockRules.
+func (s *Session) lockCheckpoints(ctx context.Context, tx pgx.Tx, topics []string) error {
+	_, err := tx.Exec(ctx, `SELECT FROM tributary.checkpoint WHERE grp = $1 AND topic = ANY ($2) ORDER BY topic, partition FOR UPDATE`, s.w.cfg.Group, topics)
 	return err
 }
 
@@ -203,9 +207,20 @@ func (s *Session) Forget(ctx context.Context, mark Pause, removed int64) error {
 		}
 		for _, table := range []string{"checkpoint", "quarantine", "parked", "rule", "feed", "reload"} {
 			topics, err := s.topicsOf(ctx, tx, "tributary."+table, source)
-			for _, topic := range topics {
-				if err == nil && table == "reload" {
-					err = s.dropReload(ctx, topic)
+			if err == nil {
+				switch table {
+				case "checkpoint":
+					err = s.lockCheckpoints(ctx, tx, topics)
+				case "rule":
+					err = s.lockRules(ctx, tx, topics)
+				case "feed":
+					err = s.lockFeeds(ctx, tx, `topic = ANY ($2)`, topics)
+				case "reload":
+					for _, topic := range topics {
+						if err == nil {
+							err = s.dropReload(ctx, topic)
+						}
+					}
 				}
 			}
 			if err == nil {
@@ -267,6 +282,9 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 				 WHERE grp = $1 AND topic = $2 AND partition = $3`, s.w.cfg.Group, place.Topic, place.Partition, start); err != nil {
 				return err
 			}
+		}
+		if err := s.lockRules(ctx, tx, topics); err != nil {
+			return err
 		}
 		// Of rule, too: all rows come again, under the rule that there is.
 		for _, table := range []string{"quarantine", "parked", "rule"} {
