@@ -187,7 +187,7 @@ func (e *evolution) sameTable(ctx context.Context, have catalogColumns, created 
 		return err
 	}
 	if c := had.column(e.plan.SIDColumn); len(had) > 0 && (sidType == "" || c != nil && c.base == sidType) {
-		never, err := e.rowless(ctx, former, row, asked)
+		never, err := e.rowless(ctx, former, row, gone)
 		if err != nil {
 			return err
 		}
