@@ -100,6 +100,49 @@ func TestConstantWhileOthersRunOn(t *testing.T) {
 	w.rows(lack, "f")
 }
 
+// TestConstantIsLookedAtAgain: rows that another sink has written without a column's value get it also where the target is just being looked at, by who
+// knows nothing of them, when their partition is taken over.
+func TestConstantIsLookedAtAgain(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", SID: "tenant"})
+	w.cfg.Warehouse.Connections = 1 // both partitions are written by one worker, which knows the target already
+	r := relation("t", "id integer key", "v text")
+	shop, other := w.source("shop"), w.source("other")
+	shop.table(r, 2)
+	other.tx(ins(r, 1, "x"))
+	id := 0
+	tx := func() {
+		t.Helper()
+		shop.tx(many(10, func(i int) event { return ins(r, id+i, "x") })...)
+		id += 10
+	}
+	tx()
+	s := w.start(w.cfg)
+	w.complete(shop)
+	w.complete(other)
+	before := w.query(`SELECT rule FROM tributary.rule WHERE topic = 'shop.public.t' AND partition = 1`)[0]
+	s.stop()
+	w.cfg.Tables[0].Set = []rule.Computed{{Column: "region", Value: "'eu'"}}
+	w.start(w.cfg)
+	tx()
+	w.complete(shop)
+	const constants = `SELECT shape->'constants' FROM tributary.feed WHERE topic = 'shop.public.t'`
+	w.rows(constants, `["region"]`)
+	// As a sink leaves it that has written some rows by the rule before.
+	w.exec(`UPDATE tributary.rule SET rule = '` + before + `', rows = 0 WHERE topic = 'shop.public.t' AND partition = 1; UPDATE public.t SET region = NULL WHERE tenant = 'shop' AND id < 3`)
+	release := w.lock(`SELECT FROM tributary.feed WHERE topic = 'shop.public.t' FOR UPDATE`)
+	w.exec(`UPDATE tributary.checkpoint SET owner_epoch = owner_epoch + 1, owner = NULL WHERE topic = 'shop.public.t' AND partition = 1`)
+	w.waiting("tributary.feed", 1)
+	w.exec(`CREATE UNIQUE INDEX ON public.t (tenant, id)`)
+	tx()
+	w.waiting("tributary.feed", 2)
+	release()
+	w.complete(shop)
+	tx()
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t WHERE tenant = 'shop' AND region IS NULL`)
+	w.rows(constants, `["region"]`)
+}
+
 // TestTargetsAreReadOutOfTheLock: while a target is read to know whether its rows have the value of a column, nobody else of its schema waits.
 func TestTargetsAreReadOutOfTheLock(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.t"})

@@ -132,9 +132,7 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 	if err != nil {
 		return nil, err
 	}
-	for _, target := range again {
-		s.w.forgetTarget(target)
-	}
+	s.w.lookAgain(again)
 	return changed, nil
 }
 

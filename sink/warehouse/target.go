@@ -73,6 +73,9 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at
 		return nil, err
 	}
 	s.answers = map[string]bool{}
+	s.w.mu.Lock()
+	again := s.w.again
+	s.w.mu.Unlock()
 	t, err := s.prepare(ctx, plan, topic, at)
 	for {
 		q, asks := errors.AsType[*question](err)
@@ -93,7 +96,9 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at
 		return nil, s.broken("prepare target", targetName(plan), err)
 	}
 	s.w.mu.Lock()
-	s.w.targets[plan] = t
+	if s.w.again == again {
+		s.w.targets[plan] = t
+	}
 	s.w.mu.Unlock()
 	return t, nil
 }

@@ -41,6 +41,7 @@ type Warehouse struct {
 
 	mu      sync.Mutex
 	targets map[any]*Target // by *rule.Plan
+	again   int             // how often lookAgain was called
 }
 
 // New makes a Warehouse. It does no I/O.
@@ -207,6 +208,19 @@ func (w *Warehouse) forgetTarget(target rule.Target) {
 	w.mu.Lock()
 	maps.DeleteFunc(w.targets, func(plan any, _ *Target) bool { return plan.(*rule.Plan).Target == target })
 	w.mu.Unlock()
+}
+
+// lookAgain is forgetTarget of targets for something that no flush compares. Nor is remembered what a Prepare under way finds, which may have looked before.
+func (w *Warehouse) lookAgain(targets []rule.Target) {
+	if len(targets) == 0 {
+		return
+	}
+	w.mu.Lock()
+	w.again++
+	w.mu.Unlock()
+	for _, target := range targets {
+		w.forgetTarget(target)
+	}
 }
 
 // partitionName names a partition for people.

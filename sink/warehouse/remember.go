@@ -1,0 +1,142 @@
+package warehouse
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// loss is what lost is told, and of which topics.
+type loss struct {
+	what   string
+	topics []string
+}
+
+// lose has the transaction note a loss at its end.
+func (e *evolution) lose(what string, topics ...string) {
+	e.losses = append(e.losses, loss{what, topics})
+}
+
+// remember writes down what the target, whose oid table is, was made to fit, and what was found on the way. Nothing behind it waits for a lock.
+func (e *evolution) remember(ctx context.Context, at change.Position, table string) error {
+	if e.feed == nil || e.s.inspecting {
+		return nil
+	}
+	if e.older {
+		return e.noteFound(ctx, nil, table)
+	}
+	now := e.fitted(at, table)
+	// Also where nothing of the target was altered, as for a column that is dropped: what other plans know of it is of the mapping before.
+	//
+	//	partition 0: version 1, then version 2, which is noted in the open transaction
+	//	partition 1: version 1, by what was known before: it is refused, everything is taken back, and it comes to the same again
+	if e.feed.shape == nil || !reflect.DeepEqual(e.feed.shape.Columns, now.Columns) {
+		e.s.w.forgetTarget(e.plan.Target)
+	}
+	var list []rule.Rename
+	if e.feed.shape != nil {
+		list = e.feed.shape.renames(now)
+	}
+	if err := e.noteFound(ctx, list, table); err != nil {
+		return err
+	}
+	if err := e.leaveUnfixed(ctx, now); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(now)
+	if err != nil {
+		return err
+	}
+	_, err = e.tx.Exec(ctx, `UPDATE tributary.feed SET shape = $1::text::jsonb || `+noteOwn+` WHERE grp = $2 AND topic = $3 AND target_schema = $4 AND target_table = $5`,
+		string(raw), e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table)
+	return err
+}
+
+// leaveUnfixed leaves out of a shape, which is about to be noted, columns that somebody has had looked at again since the target was looked at: rows
+// have not been given their values here. The feed is locked.
+//
+//	sink 1, partition 0: looks at the target: its rows have the value
+//	sink 1, partition 1: takes it over from a sink that wrote rows without, and has the column looked at again (unfix)
+//	sink 1, partition 0: notes what it has found
+func (e *evolution) leaveUnfixed(ctx context.Context, now *shape) error {
+	if e.feed.shape == nil || len(e.feed.shape.Constants) == 0 {
+		return nil
+	}
+	var is []string
+	err := e.tx.QueryRow(ctx, `SELECT ARRAY(SELECT jsonb_array_elements_text(shape->'constants')) FROM tributary.feed
+		WHERE grp = $1 AND topic = $2 AND target_schema = $3 AND target_table = $4 AND sid = $5 AND jsonb_typeof(shape->'constants') = 'array'`,
+		e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table, feedSID(e.plan)).Scan(&is)
+	if errors.Is(err, pgx.ErrNoRows) { // its source was removed
+		return nil
+	}
+	now.Constants = slices.DeleteFunc(now.Constants, func(name string) bool {
+		return slices.Contains(e.feed.shape.Constants, name) && !slices.Contains(is, name)
+	})
+	return err
+}
+
+// noteFound notes what was lost, what the source has renamed, and which feeds have another table now. Those of the plan's topic are locked then.
+func (e *evolution) noteFound(ctx context.Context, list []rule.Rename, table string) error {
+	var ruled []string
+	for _, l := range e.losses {
+		ruled = append(ruled, l.topics...)
+	}
+	if len(list) > 0 {
+		ruled = append(ruled, e.feed.topic)
+	}
+	if err := e.s.lockRules(ctx, e.tx, ruled); err != nil {
+		return err
+	}
+	for _, l := range e.losses {
+		if err := e.s.lost(ctx, e.tx, l.what, l.topics...); err != nil {
+			return err
+		}
+	}
+	if len(list) > 0 {
+		if err := e.s.renameRules(ctx, e.tx, e.feed.topic, e.plan.Meaning().Text(), list); err != nil {
+			return err
+		}
+	}
+	topics, sids := columnsOf(e.moved)
+	args := []any{e.plan.Target.Schema, e.plan.Target.Table, append(topics, e.feed.topic)}
+	if err := e.s.lockFeeds(ctx, e.tx, `target_schema = $2 AND target_table = $3 AND topic = ANY ($4)`, args...); err != nil || len(e.moved) == 0 {
+		return err
+	}
+	_, err := e.tx.Exec(ctx, `
+		UPDATE tributary.feed SET shape = shape || jsonb_build_object('table', $5::text) || `+noteOwn+`
+		 WHERE grp = $1 AND target_schema = $2 AND target_table = $3 AND sid = ANY ($4) AND shape IS NOT NULL`,
+		e.s.w.cfg.Group, e.plan.Target.Schema, e.plan.Target.Table, sids, table)
+	return err
+}
+
+// fitted is the shape that the target has now.
+func (e *evolution) fitted(at change.Position, table string) *shape {
+	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns(), Constants: []string{}, Table: table}
+	for i := range e.plan.Columns {
+		if e.plan.Constant(i) {
+			now.Constants = append(now.Constants, e.names[i])
+		}
+		src := e.plan.Column(i)
+		if src.AttNum == 0 {
+			continue
+		}
+		c := shapeColumn{Source: src.Name, Target: e.names[i]}
+		if e.feed.shape != nil && e.plan.Mode != rule.Log {
+			if was, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]; known {
+				c.Default = was.Default
+			} else {
+				c.Default = src.Default
+			}
+		}
+		now.Columns[fmt.Sprint(src.AttNum)] = c
+	}
+	return now
+}
