@@ -361,7 +361,7 @@ func TestPages(t *testing.T) {
 			html, err := s.config(t, 3).Main(query)
 			must(t, err)
 			if name == "catching_up" { // which is pictured
-				browsertest.Agree(t, string(html), map[string]string{"Behind": "Behind", "Changes/s": "Rate, 1 min", "WAL kept": "WAL kept", "Latency": "Latency, 5 min"})
+				browsertest.Agree(t, string(html), map[string]string{"Behind": "Behind", "Changes/s": "Rate, 1 min", "WAL kept": "WAL kept", "Latency, p50": "Latency, 5 min"})
 			}
 			if bytes.Contains(html, []byte("<li>capture ")) || bytes.Contains(html, []byte("<li>sink ")) {
 				t.Errorf("%s: a command cannot be copied", name)

@@ -418,7 +418,7 @@ func TestPages(t *testing.T) {
 				t.Fatal(err)
 			}
 			if name == "quarantined" { // which is pictured
-				browsertest.Agree(t, string(html), map[string]string{"Worst behind": "Freshness", "Changes applied/s": "Applied, 1 min", "Records waiting": "Waiting", "Latency": "Latency, 5 min"})
+				browsertest.Agree(t, string(html), map[string]string{"Worst behind": "Freshness", "Changes applied/s": "Applied, 1 min", "Records waiting": "Waiting", "Latency, p50": "Latency, 5 min"})
 			}
 			if bytes.Contains(html, []byte("<li>capture ")) || bytes.Contains(html, []byte("<li>sink ")) {
 				t.Errorf("%s: a command cannot be copied", name)

@@ -401,9 +401,16 @@ func TestBrowserKeys(t *testing.T) {
 	b.await(`document.querySelector("#main").textContent.includes("None of 3 ")`)
 	b.run(chromedp.KeyEvent("\x1b"))
 	b.await(`document.querySelector("#q").value === "" && document.querySelectorAll("#tables tbody tr").length > 0`)
-	eval[bool](b, `document.activeElement.blur(); true`)
+	b.run(chromedp.KeyEvent("\x1b"))
+	b.await(`document.activeElement === document.body`)
 	b.run(chromedp.KeyEvent("?"))
-	b.await(`document.querySelector("#keys").matches(":popover-open")`)
+	b.await(`document.querySelector("#keys").matches(":popover-open") && document.activeElement.id === "keys"`)
+	b.run(chromedp.KeyEvent("\t"))
+	b.await(`document.activeElement.id === "keys-on"`)
+	b.run(chromedp.KeyEvent("\x1b"))
+	b.await(`!document.querySelector("#keys").matches(":popover-open") && document.activeElement === document.body`)
+	b.run(chromedp.Navigate(url + "/explain/gap"))
+	b.await(`document.body.textContent.includes("# gap")`)
 	b.quiet(url)
 }
 

@@ -40,7 +40,7 @@ type Config struct {
 func Handle(server *service.Server, cfg Config) {
 	p := &pages{cfg: cfg, boot: hex.EncodeToString(fmt.Append(nil, time.Now().UnixNano())), done: map[string]rendered{}}
 	for pattern, handler := range map[string]http.HandlerFunc{
-		"GET /{$}": p.whole, "GET /table/{name...}": p.table, "GET /stream": server.Stream(p.stream), "GET /changes": server.Stream(p.changes), "GET /series": p.series, "GET /explain/{code}": explain, "GET /icon.svg": icon,
+		"GET /{$}": p.whole, "GET /table/{name...}": p.table, "GET /stream": server.Stream(p.stream), "GET /changes": server.Stream(p.changes), "GET /series": p.series, "GET /explain/{code}": explain, "GET /icon.svg": icon, "GET /favicon.ico": icon,
 		"GET /static/{name}": static,
 	} {
 		server.Handle(pattern, secured(handler))

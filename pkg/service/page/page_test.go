@@ -180,6 +180,29 @@ func TestTablePage(t *testing.T) {
 	}
 }
 
+// A line that is at nothing all the time is drawn; what stands above a chart says of which line it is, and of no time before its first point.
+func TestCharts(t *testing.T) {
+	h := NewHistory(Chart{"Behind", Seconds, []ChartLine{{"behind", false}, {"freshness", true}}}, Chart{"Latency", Seconds, []ChartLine{{"p50", false}, {"p99", false}}})
+	began := at.Truncate(hourStep).Add(7 * time.Second)
+	for i := range 3 {
+		h.Sample(began.Add(time.Duration(i)*hourStep), 0, 60, float64(2-i), 9)
+	}
+	_, charts, _ := h.shown(false)
+	if path := charts[0].Paths[0]; path != "M0 100.0L150 100.0L300 100.0" {
+		t.Errorf("nothing all the time is drawn as %q", path)
+	}
+	if of := []string{charts[0].First, charts[1].First}; of[0] != "" || of[1] != "p50" {
+		t.Errorf("the charts tell of the lines %q", of)
+	}
+	if most := charts[1].MostAt; !most.Equal(began) {
+		t.Errorf("the most was at %s, the first point is of %s", most, began)
+	}
+	one, _ := (&Hour{Title: "Behind", Kind: Seconds, Points: []float32{3}}).shown(at, nil)
+	if b, err := render("hour", &shown{Hour: one}); err != nil || strings.Contains(string(b), "<svg") || !strings.Contains(string(b), "<b>3.0 s</b> in the last minute") {
+		t.Errorf("one point is shown as %s (%v)", b, err)
+	}
+}
+
 // Names come from databases, and nothing in them may become part of the page, or hide what stands beside it.
 func TestHostileNames(t *testing.T) {
 	if len(hostile) != 63 {

@@ -273,6 +273,7 @@ func (s *shownTable) told(c Column) bool { return s.by >= 0 && c.Key == s.Group[
 type shownChart struct {
 	Chart
 	Known     []knownLine // of its lines
+	First     string      // that Now and Most are of, where that has to be said
 	Now, Most string
 	MostAt    time.Time
 	Rows      []chartRow // five minutes each
@@ -318,7 +319,11 @@ func (h *History) shown(day bool) (since time.Time, out []shownChart, marks []Ma
 	since, times, columns, marks := h.read(day)
 	at := 0
 	for _, c := range h.charts {
-		out = append(out, c.shown(times, columns[at:at+len(c.Lines)], marks))
+		one := c.shown(times, columns[at:at+len(c.Lines)], marks)
+		if !one.MostAt.IsZero() && one.MostAt.Before(since) { // a point stands at the beginning of its time
+			one.MostAt = since
+		}
+		out = append(out, one)
 		at += len(c.Lines)
 	}
 	return since, out, marks
@@ -341,6 +346,9 @@ func (c Chart) shown(times []int64, columns [][]float64, marks []Mark) shownChar
 		s.Paths = append(s.Paths, trace(times, column, top))
 		if i == 0 || slices.ContainsFunc(column, func(v float64) bool { return !math.IsNaN(v) }) {
 			known, s.Known = append(known, column), append(s.Known, knownLine{c.Lines[i], i})
+			if first := c.Lines[0].Name; i > 0 && !c.Lines[i].Limit && !strings.Contains(strings.ToLower(c.Title), first) {
+				s.First = first
+			}
 		}
 	}
 	s.Rows, s.Ticks = c.rows(times, known), ticks(times, marks)
@@ -400,18 +408,23 @@ func (c Chart) rows(times []int64, columns [][]float64) []chartRow {
 
 // trace gives the points of a line in a picture of 300 by 100, a gap where a value is not known.
 func trace(times []int64, column []float64, top float64) string {
-	if len(times) < 2 || top <= 0 {
+	if len(times) < 2 {
 		return ""
 	}
+	nothing := top <= 0 // all the time: a line at the bottom, and no limit in sight
 	first, span := float64(times[0]), float64(times[len(times)-1]-times[0])
 	var b strings.Builder
 	pen := "M"
 	for i, v := range column {
-		if math.IsNaN(v) {
+		if math.IsNaN(v) || nothing && v > 0 {
 			pen = "M"
 			continue
 		}
-		fmt.Fprintf(&b, "%s%.0f %.1f", pen, 300*(float64(times[i])-first)/span, 100-98*v/top)
+		y := 100.0
+		if !nothing {
+			y -= 98 * v / top
+		}
+		fmt.Fprintf(&b, "%s%.0f %.1f", pen, 300*(float64(times[i])-first)/span, y)
 		pen = "L"
 	}
 	return b.String()

@@ -106,7 +106,7 @@
     });
   }
 
-  // The filter, and which groups are open, stand in the address.
+  // Filter and open groups stand in the address.
   function address(query) {
     history.replaceState(null, "", query.size ? `/?${query}` : "/");
     open();
@@ -135,7 +135,7 @@
   on("keydown", e => {
     const q = by("q"), needs = [...document.querySelectorAll(".need")], next = needs[(needs.indexOf(document.activeElement) + 1) % needs.length];
     if (e.key === "Escape" && e.target === q) {
-      q.value = "";
+      q.value ? q.value = "" : q.blur();
       q.dispatchEvent(new Event("input", {bubbles: true}));
     }
     if (e.target.closest("input, select") || e.ctrlKey || e.metaKey || e.altKey || !wanted.checked) return;
