@@ -120,10 +120,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 	}
 	v, err := w.version(ctx, r)
 	if err != nil {
-		if ctx.Err() != nil || retry.Waits(err) {
-			return 0, err
-		}
-		return pt.end(err)
+		return pt.fail(ctx, err)
 	}
 	w.arena, err = v.decoder.Decode(r.Value, &w.event, w.arena[:0])
 	if err != nil {
@@ -138,10 +135,7 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 		h.position = pt.next(ev)
 		if ev.Op == change.Truncate && r.Key == nil {
 			if v, err = w.keyed(ctx, r); err != nil {
-				if ctx.Err() != nil || retry.Waits(err) {
-					return 0, err
-				}
-				return pt.end(err)
+				return pt.fail(ctx, err)
 			}
 		}
 	}
@@ -159,36 +153,25 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 	}
 	u, ok, err := w.unit(ctx, o, pt, r.Topic, v, h.position)
 	if err != nil {
-		if ctx.Err() != nil || retry.Waits(err) {
-			return 0, err
-		}
-		return pt.end(err)
+		return pt.fail(ctx, err)
 	}
 	if !ok {
 		return 0, nil // another plan: the next flush
 	}
-	if ev.Op == change.Delete && h.newKey != nil {
-		next, n := w.other(pt, records)
-		if next == nil && record.Partition(h.newKey, pt.p.Count) == pt.p.Number && n == 0 {
-			pt.more = true // its other half is on the way
-			return 0, nil
+	if ev.Op == change.Delete && (h.newKey != nil || h.half) {
+		both := w.move
+		if h.half {
+			both = w.debeziumMove
 		}
-		if next != nil {
-			second, err := headersOf(next)
-			if err == nil && second.oldKey != nil && second.known && follows(h.position, second.position) {
-				if !bytes.HasPrefix(next.Value, r.Value[:record.FrameSize]) {
-					return pt.end(invalid(next, errors.New("the halves of a change of a key have different schemas")))
-				}
-				if w.arena2, err = v.decoder.Decode(next.Value, &w.second, w.arena2[:0]); err != nil {
-					return pt.end(invalid(next, err))
-				}
-				if err := u.fold.Move(ev, &w.second); err != nil {
-					return pt.end(invalid(r, err))
-				}
-				pt.take(ev, h)
-				pt.take(&w.second, second)
-				return n, nil
-			}
+		n, wait, err := both(pt, r, u, v, h, records)
+		if err != nil {
+			return pt.end(err)
+		}
+		if wait {
+			pt.more = true
+		}
+		if wait || n > 0 {
+			return n, nil
 		}
 	}
 	if u.begins(ev, h) {
@@ -197,19 +180,6 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 		}
 		u.mark = warehouse.Mark{Partition: r.Partition, Offset: r.Offset, At: ev.Tx.CommitTime}
 		pt.reload = true
-	}
-	if ev.Op == change.Delete && h.half {
-		n, wait, err := w.debeziumMove(pt, r, u, v, h, records)
-		if err != nil {
-			return pt.end(err)
-		}
-		if wait {
-			pt.more = true
-			return 0, nil
-		}
-		if n > 0 {
-			return n, nil
-		}
 	}
 	h.place(ev, r)
 	if err := u.fold.Add(ev, h.newKey != nil || h.oldKey != nil || h.half, h.reload); err != nil {
@@ -220,6 +190,31 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 	}
 	pt.take(ev, h)
 	return 1, nil
+}
+
+// move takes in both halves of a change of a key, w.event being the first, and gives how many records these are: 0 where the second is in
+// another partition, or is still to come, for which to wait.
+func (w *worker) move(pt *part, r *kgo.Record, u *unit, v *versionPlan, h headers, records *[]*kgo.Record) (n int, wait bool, err error) {
+	next, n := w.other(pt, records)
+	if next == nil {
+		return 0, n == 0 && record.Partition(h.newKey, pt.p.Count) == pt.p.Number, nil
+	}
+	second, err := headersOf(next)
+	if err != nil || second.oldKey == nil || !second.known || !follows(h.position, second.position) {
+		return 0, false, nil // whatever is wrong with that record, it is told when it is read itself
+	}
+	if !bytes.HasPrefix(next.Value, r.Value[:record.FrameSize]) {
+		return 0, false, invalid(next, errors.New("the halves of a change of a key have different schemas"))
+	}
+	if w.arena2, err = v.decoder.Decode(next.Value, &w.second, w.arena2[:0]); err != nil {
+		return 0, false, invalid(next, err)
+	}
+	if err := u.fold.Move(&w.event, &w.second); err != nil {
+		return 0, false, invalid(r, err)
+	}
+	pt.take(&w.event, h)
+	pt.take(&w.second, second)
+	return n, false, nil
 }
 
 // begins says whether an event begins a reload.
@@ -253,6 +248,14 @@ func (w *worker) other(pt *part, records *[]*kgo.Record) (next *kgo.Record, n in
 func (pt *part) end(err error) (int, error) {
 	pt.stop = err
 	return 0, nil
+}
+
+// fail ends the part before a record by err, unless that is over when it is tried again.
+func (pt *part) fail(ctx context.Context, err error) (int, error) {
+	if ctx.Err() != nil || retry.Waits(err) {
+		return 0, err
+	}
+	return pt.end(err)
 }
 
 // take moves the part's position past an event.
