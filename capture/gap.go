@@ -63,19 +63,11 @@ func (c *Capture) refusal(ctx context.Context, server *catalog.Server, slot *cat
 	if err := usable(server); err != nil {
 		return err
 	}
-	dsn, err := c.dsn()
+	conn, system, err := c.replicate(ctx, "look")
 	if err != nil {
 		return err
 	}
-	conn, err := replication.Open(ctx, dsn, "tributary look "+c.instance, c.notice)
-	if err != nil {
-		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)
-	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
-	system, err := conn.Identify(ctx)
-	if err != nil {
-		return catalog.Unreachable("identify", "source", err)
-	}
 	history, err := historyOf(ctx, conn, system, pr)
 	if err != nil {
 		return err

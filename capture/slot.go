@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
-	"github.com/tributary-cdc/tributary/capture/replication"
-	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -94,19 +92,11 @@ func (c *Capture) dropSlot(ctx context.Context, slot *catalog.Slot) error {
 	if slot.Active {
 		return inUse
 	}
-	dsn, err := c.dsn()
+	conn, system, err := c.replicate(ctx, "slot")
 	if err != nil {
 		return err
 	}
-	conn, err := replication.Open(ctx, dsn, "tributary slot "+c.instance, c.notice)
-	if err != nil {
-		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)
-	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
-	system, err := conn.Identify(ctx)
-	if err != nil {
-		return catalog.Unreachable("identify", "source", err)
-	}
 	if !ours(slot, system.Database) {
 		return &trouble.Error{
 			Code: trouble.Gap, Op: "drop", Subject: subject, Cause: fmt.Errorf("it is not a slot of ours: plugin %q, database %q", slot.Plugin, slot.Database),

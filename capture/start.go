@@ -35,43 +35,10 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := usable(server); err != nil {
+	if err := c.mayBegin(ctx, cat, server, fenced); err != nil {
 		return err
 	}
-	if err := c.notTakenOver(ctx); err != nil {
-		return err
-	}
-	if c.isStopped() {
-		if err := c.stillStopped(ctx, cat, server); err != nil {
-			return err
-		}
-	}
-	if c.options.Standby {
-		if err := c.standBy(ctx, cat, fenced); err != nil {
-			return err
-		}
-	}
-	covers, salt, err := c.config.covers()
-	if err != nil {
-		return err
-	}
-	var awaited *trouble.Error
-	waits := func(t *trouble.Error) {
-		if t == nil {
-			c.trouble.CompareAndSwap(awaited, nil)
-			return
-		}
-		awaited = t
-		c.note(t)
-		c.setStopped(false)
-	}
-	done := c.others.kafka.Wait(waitKafka)
-	pub, err := publish.Open(ctx, publish.Options{
-		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
-		TransactionTimeout: c.config.Publish.TransactionTimeout, Refused: c.refused, Covers: covers, Salt: salt,
-		Direct: c.config.Publish.direct(), Waits: waits,
-	})
-	done()
+	pub, err := c.openPublisher(ctx)
 	if err != nil {
 		return err
 	}
@@ -99,52 +66,35 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		return err
 	}
 	claimed = true
-	conn, err := replication.Open(ctx, dsn, "tributary capture "+c.instance, c.notice)
+	conn, system, err := c.replicate(ctx, "capture")
 	if err != nil {
-		return catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)
+		return err
 	}
-	system, err := conn.Identify(ctx)
-	if err != nil {
-		_ = conn.Close(ctx)
-		return catalog.Unreachable("identify", "source", err)
-	}
-	s := &session{
-		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, catalog: cat, pub: pub, registry: c.registry, system: system,
-		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, gone: map[schema.OID]record.GoneTable{}, publishStatus: c.publishStatus, paused: c.pausing.holds,
-		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version, passage: passage{tracer: c.tracer},
-		livelyAt: time.Now(), passed: passed{until: publishedUntil(state.Progress)},
-	}
-	s.tooSlow = func() bool { return !server.InRecovery && c.behind.tooSlow(s.stream) }
-	if c.tracer != nil {
-		pub.SetTrace(s.passage.begin)
-	}
+	s := c.newSession(cat, pub, server, system, state)
+	defer func() {
+		if s.stream == nil { // which closes it
+			_ = conn.Close(ctx)
+		}
+	}()
 	s.facts.at = time.Now()
 	seen, err := c.look(ctx, cat) // before anything is published: is it paused, and how far behind?
 	if err != nil {
-		_ = conn.Close(ctx)
 		return err
 	}
 	s.facts.slot, s.facts.wal = seen.Slot, seen.WAL
 	s.passed.see(s.facts.at, s.facts.wal)
-	s.patterns, _ = catalog.ParsePatterns(c.config.Source.Tables) // the configuration's check has parsed them
-	pub.SetSource(record.Source{
-		Name: c.config.Source.Name, Database: system.Database, Version: service.ThisBuild().Version, SystemID: system.ID, Timeline: system.Timeline,
-	})
 	tables, err := cat.Tables(ctx, s.patterns)
-	if err == nil {
-		_, err = cat.LeaveOut(ctx, c.config.Source.publications(), tables)
-	}
-	var asOf change.LSN
-	if err == nil {
-		asOf, err = cat.WALPosition(ctx)
-	}
 	if err != nil {
-		_ = conn.Close(ctx)
 		return err
 	}
-	s.stream, err = c.openStream(ctx, s, conn, cat, server, state, tables)
+	if _, err := cat.LeaveOut(ctx, c.config.Source.publications(), tables); err != nil {
+		return err
+	}
+	asOf, err := cat.WALPosition(ctx)
 	if err != nil {
-		_ = conn.Close(ctx)
+		return err
+	}
+	if s.stream, err = c.openStream(ctx, s, conn, cat, server, state, tables); err != nil {
 		return err
 	}
 	c.stream.Store(s.stream)
@@ -174,6 +124,87 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		c.behind.fails()
 	}
 	return err
+}
+
+// mayBegin says why a session must not begin: the server, another instance, or what capture has stopped by. On standby it returns when the
+// source is nobody's.
+func (c *Capture) mayBegin(ctx context.Context, cat *catalog.Catalog, server *catalog.Server, fenced bool) error {
+	if err := usable(server); err != nil {
+		return err
+	}
+	if err := c.notTakenOver(ctx); err != nil {
+		return err
+	}
+	if c.isStopped() {
+		if err := c.stillStopped(ctx, cat, server); err != nil {
+			return err
+		}
+	}
+	if c.options.Standby {
+		return c.standBy(ctx, cat, fenced)
+	}
+	return nil
+}
+
+// openPublisher fences whoever published before, and says meanwhile for what Kafka makes it wait.
+func (c *Capture) openPublisher(ctx context.Context) (*publish.Publisher, error) {
+	covers, salt, err := c.config.covers()
+	if err != nil {
+		return nil, err
+	}
+	var awaited *trouble.Error
+	waits := func(t *trouble.Error) {
+		if t == nil {
+			c.trouble.CompareAndSwap(awaited, nil)
+			return
+		}
+		awaited = t
+		c.note(t)
+		c.setStopped(false)
+	}
+	defer c.others.kafka.Wait(waitKafka)()
+	return publish.Open(ctx, publish.Options{
+		Source: c.config.Source.Name, Kafka: c.config.Kafka, Topics: c.config.Topics, Registry: c.registry, Log: c.log,
+		TransactionTimeout: c.config.Publish.TransactionTimeout, Refused: c.refused, Covers: covers, Salt: salt,
+		Direct: c.config.Publish.direct(), Waits: waits,
+	})
+}
+
+// newSession makes a session that stands nowhere yet.
+func (c *Capture) newSession(cat *catalog.Catalog, pub *publish.Publisher, server *catalog.Server, system replication.System, state *publish.State) *session {
+	s := &session{
+		config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, catalog: cat, pub: pub, registry: c.registry, system: system,
+		tables: map[schema.OID]*table{}, changed: map[schema.OID]bool{}, gone: map[schema.OID]record.GoneTable{}, publishStatus: c.publishStatus, paused: c.pausing.holds,
+		instance: c.instance, http: c.options.HTTP, refused: c.refused, serverVersion: server.Version, passage: passage{tracer: c.tracer},
+		livelyAt: time.Now(), passed: passed{until: publishedUntil(state.Progress)},
+	}
+	s.tooSlow = func() bool { return !server.InRecovery && c.behind.tooSlow(s.stream) }
+	if c.tracer != nil {
+		pub.SetTrace(s.passage.begin)
+	}
+	s.patterns, _ = catalog.ParsePatterns(c.config.Source.Tables) // the configuration's check has parsed them
+	pub.SetSource(record.Source{
+		Name: c.config.Source.Name, Database: system.Database, Version: service.ThisBuild().Version, SystemID: system.ID, Timeline: system.Timeline,
+	})
+	return s
+}
+
+// replicate opens a connection for replication, under a name that says what for, and asks which server that is.
+func (c *Capture) replicate(ctx context.Context, as string) (*replication.Conn, replication.System, error) {
+	dsn, err := c.dsn()
+	if err != nil {
+		return nil, replication.System{}, err
+	}
+	conn, err := replication.Open(ctx, dsn, "tributary "+as+" "+c.instance, c.notice)
+	if err != nil {
+		return nil, replication.System{}, catalog.Unreachable("connect for replication to", postgres.Redact(dsn), err)
+	}
+	system, err := conn.Identify(ctx)
+	if err != nil {
+		_ = conn.Close(ctx)
+		return nil, replication.System{}, catalog.Unreachable("identify", "source", err)
+	}
+	return conn, system, nil
 }
 
 // notice logs what the server says inside the stream.
