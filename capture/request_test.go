@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -12,8 +13,10 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
 
@@ -145,10 +148,11 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	lock()
 	r.request(SnapshotRequest{ID: "again", Tables: []string{"public.item"}})
 	eventually(t, "it is read again", func() bool { return !done() })
+	item := []*catalog.Table{{Relation: schema.Relation{OID: schema.OID(r.tableProgress("public.item").OID), Schema: "public", Name: "item"}}}
 	waited := make(chan error, 1)
 	var shown strings.Builder
 	go func() {
-		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "again"}, []*catalog.Table{{}}, &terminal.Output{Out: io.Discard, Err: &shown})
+		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "again"}, item, math.MaxUint64, &terminal.Output{Out: io.Discard, Err: &shown})
 	}()
 	must(t, r.verbs().RequestSnapshot(t.Context(), cancel, false, terminal.To(&out)))
 	eventually(t, "it is given up", done)
@@ -186,14 +190,14 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	began := time.Now()
 	r.request(SnapshotRequest{ID: "slow", Tables: []string{"public.item"}, Rate: 400})
 	go func() {
-		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slow"}, []*catalog.Table{{}}, terminal.To(io.Discard))
+		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slow"}, item, math.MaxUint64, terminal.To(io.Discard))
 	}()
 	must(t, <-waited)
 	if took := time.Since(began); took < time.Second || r.same("public", "item").reads != before+1000 {
 		t.Errorf("500 rows at 400 a second took %s", took)
 	}
 	go func() {
-		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slower"}, []*catalog.Table{{}}, terminal.To(io.Discard))
+		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slower"}, item, math.MaxUint64, terminal.To(io.Discard))
 	}() // it looks each second
 	r.request(SnapshotRequest{ID: "slower", Tables: []string{"public.item"}, Rate: 1})
 	eventually(t, "it is read slowly", func() bool { p := r.tableProgress("public.item"); return p.Asked == "slower" && p.Rows >= 3 })
@@ -214,6 +218,69 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 			t.Errorf("no %q in\n%s", part, out.String())
 		}
 	}
+}
+
+// TestRowsThatDoNotCome: who waits for a read is told of each that will not come to its end.
+func TestRowsThatDoNotCome(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table dropped (id int primary key); create table early (id int primary key); create table kept (id int primary key);
+		insert into dropped select generate_series(1, 500); insert into kept select generate_series(1, 500)`)
+	c, stop := r.start()
+	r.fence()
+	verbs := r.verbs()
+	verbs.config.Snapshot.Conditions = true // which that of the capture which runs is not
+	wait := func(q SnapshotRequest) (says func(text string), ended func(cause string)) {
+		said, done := make(lines, 100), make(chan error, 1)
+		go func() { done <- verbs.RequestSnapshot(t.Context(), q, true, &terminal.Output{Out: said, Err: said}) }()
+		says = func(text string) {
+			t.Helper()
+			for {
+				select {
+				case line := <-said:
+					if strings.Contains(line, text) {
+						return
+					}
+				case err := <-done:
+					t.Fatalf("it ended before it said %q: %v", text, err)
+				}
+			}
+		}
+		return says, func(cause string) {
+			t.Helper()
+			if err := <-done; trouble.CodeOf(err) != trouble.SnapshotFailed || !strings.Contains(err.Error(), cause) {
+				t.Errorf("who waits for %s is told %v, want %s", q.Tables, err, cause)
+			}
+		}
+	}
+	says, ended := wait(SnapshotRequest{Tables: []string{"public.dropped"}, Rate: 1})
+	says("snapshot public.dropped")
+	r.exec(`drop table dropped`)
+	ended("it is not captured any more")
+
+	says, ended = wait(SnapshotRequest{Tables: []string{"public.kept"}, Rate: 1})
+	says("snapshot public.kept")
+	publication := r.config.Source.publications().Full
+	r.exec(`alter publication ` + publication + ` drop table kept; alter publication ` + publication + ` add table kept`)
+	ended("by itself")
+
+	_, ended = wait(SnapshotRequest{Tables: []string{"public.kept"}, Where: "id = 1"})
+	ended("has not taken the request")
+
+	must(t, verbs.Pause(t.Context(), PauseRequest{}))
+	eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+	says, ended = wait(SnapshotRequest{Tables: []string{"public.early"}})
+	says("asked for")
+	r.exec(`drop table early`)
+	must(t, verbs.Resume(t.Context()))
+	ended("it is not captured any more")
+	must(t, stop())
+}
+
+// lines has each line that is written to it.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
 }
 
 func TestConditionsOfRequestsAreOffByDefault(t *testing.T) {

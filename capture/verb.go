@@ -18,6 +18,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
 
@@ -56,7 +57,8 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 	if err != nil {
 		return fmt.Errorf("write the request: %w", err)
 	}
-	if err := cat.EmitMessage(ctx, string(text)); err != nil {
+	behind, err := cat.Ask(ctx, string(text))
+	if err != nil {
 		return err
 	}
 	asked := "asked for %s: %s\n"
@@ -70,7 +72,7 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 	if !wait {
 		return nil
 	}
-	return c.awaitSnapshot(ctx, &q, tables, out)
+	return c.awaitSnapshot(ctx, &q, tables, behind, out)
 }
 
 // PlanSnapshot prints what q would do.
@@ -182,14 +184,9 @@ func (c *Capture) askedTables(ctx context.Context, cat *catalog.Catalog, pattern
 	return asked, nil
 }
 
-// awaitSnapshot follows the progress topic until all tables have been read for the request, or one will not be.
-func (c *Capture) awaitSnapshot(ctx context.Context, q *SnapshotRequest, tables []*catalog.Table, out *terminal.Output) error {
-	expected := map[uint32]int64{}
-	for _, t := range tables {
-		if q.Where == "" {
-			expected[uint32(t.Relation.OID)] = t.EstimatedRows
-		}
-	}
+// awaitSnapshot follows the progress topic until tables have been read for the request, which stands in the WAL before a position, or one
+// will not be.
+func (c *Capture) awaitSnapshot(ctx context.Context, q *SnapshotRequest, tables []*catalog.Table, behind change.LSN, out *terminal.Output) error {
 	bars := terminal.NewBars(out)
 	defer bars.Close()
 	tick := time.NewTicker(time.Second)
@@ -203,45 +200,76 @@ func (c *Capture) awaitSnapshot(ctx context.Context, q *SnapshotRequest, tables 
 		if pr == nil {
 			pr = &record.Progress{}
 		}
-		var reading []terminal.Progress
+		state := map[uint32]record.TableProgress{}
 		for _, t := range pr.Tables {
-			name := t.Schema + "." + t.Table
-			gone := func(cause string) error {
-				return &trouble.Error{
-					Code: trouble.SnapshotFailed, Op: "wait for the rows of", Subject: subject(name), Cause: errors.New(cause),
-					Means: "rows that were published stay; the stream goes on", Hint: "ask again, if they are still wanted: capture snapshot",
-				}
+			state[t.OID] = t
+		}
+		var reading []terminal.Progress
+		for _, asked := range tables {
+			oid, name := uint32(asked.Relation.OID), asked.Relation.QualifiedName()
+			t := state[oid]
+			first, seen := begun[oid]
+			if told[oid] {
+				continue
 			}
-			switch first, seen := begun[t.OID]; {
-			case told[t.OID]:
-			case t.Asked == q.ID && t.Held != nil:
-				return heldTrouble(name, t.Held)
-			case t.Asked == q.ID && t.GivenUp:
-				return gone("cancelled: the read was given up")
-			case t.Asked != q.ID && seen:
-				return gone("a later request reads the table anew")
-			case t.Asked == q.ID && t.Done:
-				told[t.OID] = true
+			if err := q.fails(name, t, seen, change.LSN(pr.EndLSN) >= behind); err != nil {
+				return err
+			}
+			switch {
+			case t.Asked != q.ID:
+			case t.Done:
+				told[oid] = true
 				bars.Close() // they stand below the line
 				out.Printf("%s: %s published\n", name, service.Plural(t.Rows, "row"))
-			case t.Asked == q.ID:
+			default:
 				if !seen {
 					first = readSeen{time.Now(), t.Rows}
-					begun[t.OID] = first
+					begun[oid] = first
 				}
-				reading = append(reading, first.bar(name, t.Rows, expected[t.OID]))
+				expected := asked.EstimatedRows
+				if q.Where != "" {
+					expected = 0
+				}
+				reading = append(reading, first.bar(name, t.Rows, expected))
 			}
 		}
 		if len(told) >= len(tables) {
 			return nil
 		}
-		slices.SortFunc(reading, func(a, b terminal.Progress) int { return cmp.Compare(a.Name, b.Name) }) // the record has them in no order
+		slices.SortFunc(reading, func(a, b terminal.Progress) int { return cmp.Compare(a.Name, b.Name) })
 		bars.Show(reading)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
 		}
+	}
+}
+
+// fails says why rows that q asks for do not come any more; nil: they may. t is what the progress says of the table, the zero value where it
+// does not have it. seen says that they were being read for q, passed that capture has come past q: whatever came of it is in the progress.
+func (q *SnapshotRequest) fails(table string, t record.TableProgress, seen, passed bool) error {
+	var cause string
+	hint := "ask again, if they are still wanted: capture snapshot"
+	switch asked := t.Asked == q.ID; {
+	case t.Held != nil && (asked || passed):
+		return heldTrouble(table, t.Held)
+	case asked && t.GivenUp:
+		cause = "cancelled: the read was given up"
+	case asked || !seen && !passed:
+		return nil
+	case t.OID == 0:
+		cause, hint = "it is not captured any more: it was dropped, or has another name", "capture check lists the tables; one that has just been made is read by itself"
+	case seen && t.Asked != "":
+		cause = "a later request reads the table anew"
+	case seen:
+		cause, hint = "capture has begun to read the table anew by itself, as it was altered, or its topic lacked changes", "the rows come with that: capture status shows how far it is, the log says why"
+	default:
+		cause, hint = "capture has not taken the request, or a later one reads the table anew", "capture status says why, where the request was refused"
+	}
+	return &trouble.Error{
+		Code: trouble.SnapshotFailed, Op: "wait for the rows of", Subject: subject(table), Cause: errors.New(cause),
+		Means: "rows that were published stay; the stream goes on", Hint: hint,
 	}
 }
 

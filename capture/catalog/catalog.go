@@ -17,6 +17,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
 )
 
 // Catalog is one connection to the source's catalogs. It is not safe for concurrent use.
@@ -82,6 +83,18 @@ func (c *Catalog) EmitMessage(ctx context.Context, content string) error {
 		return Unreachable("write a logical message to", "source", err)
 	}
 	return nil
+}
+
+// Ask writes content as EmitMessage does, and gives a position of the WAL that is behind it, or right at its end.
+func (c *Catalog) Ask(ctx context.Context, content string) (behind change.LSN, err error) {
+	if err := c.EmitMessage(ctx, content); err != nil {
+		return 0, err
+	}
+	// Not what is flushed: with synchronous_commit off the message may not be.
+	if err := c.conn.QueryRow(ctx, `select (pg_current_wal_insert_lsn() - '0/0')::int8`).Scan((*uint64)(&behind)); err != nil {
+		return 0, Unreachable("ask the WAL position of", "source", err)
+	}
+	return behind, nil
 }
 
 // MessagePrefix is the prefix of the logical messages that are meant for capture.

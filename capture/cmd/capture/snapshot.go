@@ -44,7 +44,7 @@ func snapshotCommand() *cobra.Command {
 	cmd.Flags().StringSliceVar(&request.Columns, "columns", nil, "read only these columns, and the key: what a rule of the sink has taken up since (a,b)")
 	cmd.Flags().Int64Var(&request.Rate, "rate", 0, "rows a second that are read of each table at most; 0: as many as it can")
 	cmd.Flags().BoolVar(&request.Reload, "reload", false, "publish a truncate first, so that rows that are gone at the source go downstream too")
-	cmd.Flags().BoolVar(&wait, "wait", false, "return when the rows are published; exit code 1 if they will not be, as somebody cancels that")
+	cmd.Flags().BoolVar(&wait, "wait", false, "return when the rows are published; exit code 1 if they will not be: the read is cancelled or refused, or a table is gone")
 	change.Flags(cmd, false)
 	cmd.AddCommand(snapshotList(), snapshotCancel())
 	return cmd
