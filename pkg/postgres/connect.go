@@ -44,6 +44,9 @@ var pinned = map[string]string{
 	"intervalstyle":                       "postgres",
 	"extra_float_digits":                  "3",
 	"bytea_output":                        "hex",
+	"array_nulls":                         "on",      // off: a null in the text of an array is read as four letters
+	"xmloption":                           "content", // document: what is none is refused
+	"quote_all_identifiers":               "off",     // on: format_type gives types other names
 	"timezone":                            "UTC",
 	"search_path":                         "pg_catalog",
 	"statement_timeout":                   "0",

@@ -52,7 +52,7 @@ func TestPinnedSettings(t *testing.T) {
 	for _, setting := range []string{
 		"datestyle = 'SQL, DMY'", "intervalstyle = 'sql_standard'", "extra_float_digits = 0", "bytea_output = 'escape'",
 		"timezone = 'Asia/Kolkata'", "search_path = public", "statement_timeout = '1s'", "lock_timeout = '1s'",
-		"idle_in_transaction_session_timeout = '1s'", "client_encoding = 'LATIN1'",
+		"idle_in_transaction_session_timeout = '1s'", "client_encoding = 'LATIN1'", "array_nulls = off", "xmloption = document", "quote_all_identifiers = on",
 	} {
 		if _, err := admin.Exec(t.Context(), "ALTER DATABASE "+Ident(name)+" SET "+setting); err != nil {
 			t.Fatal(err)
@@ -60,8 +60,9 @@ func TestPinnedSettings(t *testing.T) {
 	}
 	const query = `SELECT 0.1::float8 + 0.2, '\xdeadbeef'::bytea, '1 mon -1 day'::interval,
 		'2024-02-03 04:05:06.789+00'::timestamptz, 'ü', current_setting('search_path'), current_setting('statement_timeout'),
-		current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout'), current_setting('application_name')`
-	const want = `0.30000000000000004 | \xdeadbeef | 1 mon -1 days | 2024-02-03 04:05:06.789+00 | ü | pg_catalog | 0 | 0 | 0 | tributary test`
+		current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout'), current_setting('application_name'),
+		'{null}'::text[], 'a<b/>'::xml, format_type('text[]'::regtype, -1)`
+	const want = `0.30000000000000004 | \xdeadbeef | 1 mon -1 days | 2024-02-03 04:05:06.789+00 | ü | pg_catalog | 0 | 0 | 0 | tributary test | {NULL} | a<b/> | text[]`
 
 	for _, dsn := range []string{dsn, withParameter(dsn, "TimeZone=Europe%2FRome&DateStyle=German&options=-c%20extra_float_digits%3D0")} {
 		conn, err := Connect(t.Context(), dsn, "tributary test")
