@@ -312,9 +312,7 @@ func (o *Operator) Resuming(g warehouse.Going, resumed []warehouse.Quarantine) f
 				}
 				// A row without a remedy is of an attempt that failed: one that was asked for stays until it is over.
 				if h.Next != q.Next && past || h.Remedy == warehouse.TryAgain && !past {
-					return 0, "", &trouble.Error{
-						Code: trouble.Code(h.Code), Op: "resume", Subject: q.Name(), Cause: errors.New(h.Message), Means: means, Hint: strings.ReplaceAll(h.Hint, "SOURCE/TABLE", service.Quote(q.Name())),
-					}
+					return 0, "", heldAgain(h, "resume", means)
 				}
 			}
 			if past {
@@ -324,6 +322,13 @@ func (o *Operator) Resuming(g warehouse.Going, resumed []warehouse.Quarantine) f
 			}
 		}
 		return done, lacks, nil
+	}
+}
+
+// heldAgain is the trouble of what is waited for, and held.
+func heldAgain(q *warehouse.Quarantine, op, means string) error {
+	return &trouble.Error{
+		Code: trouble.Code(q.Code), Op: op, Subject: q.Name(), Cause: errors.New(q.Message), Means: means, Hint: strings.ReplaceAll(q.Hint, "SOURCE/TABLE", service.Quote(q.Name())),
 	}
 }
 

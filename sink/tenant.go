@@ -270,8 +270,8 @@ func (o *Operator) RebuildTenant(ctx context.Context, cfg Config, p *TenantPlan,
 	return err
 }
 
-// Rebuilding gives what tells how far a rebuild of p is that has begun: offsets applied of those that Kafka held when this was
-// called, and what is missing still, "" for nothing. An error says that it stands still until somebody does something.
+// Rebuilding gives what tells how far p is whose topics are read from their beginning, by a rebuild or as it was brought back: offsets applied of
+// those that Kafka held when this was called, and what is missing still, "" for nothing. An error says that it stands still until somebody does something.
 func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (func(context.Context) (done, of int64, lacks string, err error), error) {
 	ends, err := o.endsNow(ctx, cfg)
 	if err != nil {
@@ -281,12 +281,12 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 	for _, f := range p.written() {
 		feeds[f.Topic] = true
 	}
-	maps.DeleteFunc(ends, func(at warehouse.Place, _ int64) bool {
-		source, progress := record.ParseProgressTopic(at.Topic)
-		_, ruled := matchTopic(o.rules, at.Topic) // of others nobody reads on
-		wanted := feeds[at.Topic] || progress && source == p.Source || ruled && sourceOf(at.Topic) == p.Source
-		return !wanted
-	})
+	wanted := func(topic string) bool {
+		source, progress := record.ParseProgressTopic(topic)
+		_, ruled := matchTopic(o.rules, topic) // of others nobody reads on
+		return feeds[topic] || progress && source == p.Source || ruled && sourceOf(topic) == p.Source
+	}
+	maps.DeleteFunc(ends, func(at warehouse.Place, _ int64) bool { return !wanted(at.Topic) })
 	return func(ctx context.Context) (done, of int64, lacks string, err error) {
 		next, err := o.session.Checkpoints(ctx)
 		if err != nil {
@@ -301,18 +301,15 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 			return 0, 0, "", err
 		}
 		for i := range held {
-			if q := &held[i]; feeds[q.Topic] {
-				return 0, 0, "", &trouble.Error{
-					Code: trouble.Code(q.Code), Op: "rebuild", Subject: q.Source + "/" + q.Table, Cause: errors.New(q.Message),
-					Means: "the table is held, and its rebuild with it; the others go on", Hint: q.Hint,
-				}
+			if q := &held[i]; wanted(q.Topic) {
+				return 0, 0, "", heldAgain(q, "read anew", "it is held, and what is read anew of it with it; the others go on")
 			}
 		}
 		for at, end := range ends {
 			done, of = done+min(next[at], end), of+end
 		}
 		for _, t := range tables {
-			if feeds[t.Topic] && t.Reload != nil {
+			if wanted(t.Topic) && t.Reload != nil {
 				lacks = "what has not come again is to be removed"
 			}
 		}

@@ -278,7 +278,17 @@ func TestTenantRemove(t *testing.T) {
 			if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
 				t.Fatal(err)
 			}
-			w.complete(a)
+			how, err := o.Rebuilding(t.Context(), w.cfg, &sink.TenantPlan{Source: "a"}) // what --wait waits for
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.eventually("", func() any {
+				done, of, lacks, err := how(t.Context())
+				if err != nil || of == 0 || lacks == "" && done < of {
+					t.Fatalf("%d of %d, %q: %v", done, of, lacks, err)
+				}
+				return lacks
+			})
 			w.rows(`SELECT tenant, count(*), count(*) FILTER (WHERE v = 'under way') FROM public.t GROUP BY 1 ORDER BY 1`, "a|501|500", "b|500|0")
 			w.rows(`SELECT count(*) FROM own.a`, "1")
 		})

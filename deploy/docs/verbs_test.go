@@ -50,6 +50,8 @@ func TestVerbsEndAsTheySay(t *testing.T) {
 		ending{command: "sink pause shop/public.odrers --yes", says: "did you mean shop/public.orders?"},
 		ending{command: "sink resume shop/public.odrers --yes", says: "1 pause ended"},
 		ending{command: "sink tenant rebuild shop --yes --wait --timeout 1m", says: "rebuilt"},
+		ending{command: "sink tenant remove shop --yes", says: "rows removed"},
+		ending{command: "sink tenant resume shop --yes --wait --timeout 1m", says: "all rows are there again"},
 
 		// Failed, or not well.
 		ending{command: "TRIBUTARY_KAFKA_BROKERS=127.0.0.1:1 capture check --json", code: 1, says: `"FAIL"`, failure: "kafka-unreachable"},

@@ -140,7 +140,8 @@ func TestVerbs(t *testing.T) {
 	want(run("", "tenant", "list", "--json"), `"state": "removed"`, `"reason": "gone"`)
 	want(run("", "tenant", "remove", "shop", "--yes"), "0 rows removed")
 	run("it is removed", "tenant", "rebuild", "shop", "--yes")
-	want(run("", "tenant", "resume", "shop", "--yes"), "1 pause ended")
+	run("", "tenant", "resume", "shop", "--plan")
+	want(run("list topics of Kafka", "tenant", "resume", "shop", "--yes", "--wait"), "is read again, from the beginning", "until it is done, sink tenant list shows shop as not complete")
 	want(run("", "tenant", "list", "--json"), `"tenants": []`)
 
 	run("not SOURCE/TABLE", "parked", "retry", "shop")

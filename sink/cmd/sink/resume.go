@@ -21,6 +21,7 @@ type resuming struct {
 	going   warehouse.Going
 	args    []string
 	what    string // becomes of a record that holds a table
+	removed bool   // it is a tenant that was removed
 	wait    bool
 	timeout time.Duration
 }
@@ -35,7 +36,7 @@ func resumeCommand() *cobra.Command {
 		Long: "Ends the pause of exactly what is named, and has the tables of it that are held tried again. A record that cannot be written is put\n" +
 			"aside (--park), or passed over (--skip), which names its offset: no other is. Who did it, when, why, and to which record of which\n" +
 			"topic, tributary.operation keeps; Kafka keeps the record. A sink of the group does it within a second or two: --wait says what came of it.",
-		Annotations: map[string]string{terminal.Exits: "  0  done; with --wait, all that was held is past the record that it was held at\n  1  failed; with --wait also: a table is held again, or --timeout is over\n" +
+		Annotations: map[string]string{terminal.Exits: "  0  done; with --wait, all that was held is past the record that it was held at, and what was removed is there again\n  1  failed; with --wait also: a table is held again, or --timeout is over\n" +
 			"  2  used wrongly: flag, argument or configuration; nothing was attempted"},
 		Example: "  sink resume shop/public.orders --yes --wait\n  sink resume shop/public.orders --park --plan\n  sink resume shop/public.orders --skip 88120 --reason 'test data' --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,14 +56,14 @@ func resumeCommand() *cobra.Command {
 			case skips:
 				r.going.Remedy, r.going.Offset, r.what = warehouse.Skip, skip, "is passed over: its change is lost, and the table goes on"
 			}
-			return operate(cmd, func(o *sink.Operator, _ sink.Config) error {
+			return operate(cmd, func(o *sink.Operator, cfg sink.Config) error {
 				if found, err := r.find(cmd, o); err != nil || !found {
 					return err
 				}
 				if ok, err := c.Agreed(cmd); err != nil || !ok {
 					return err
 				}
-				return r.do(cmd, o)
+				return r.do(cmd, o, cfg)
 			})
 		},
 	}
@@ -70,7 +71,7 @@ func resumeCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&park, "park", false, "put the record aside that the table is held at")
 	cmd.Flags().Int64Var(&skip, "skip", -1, "pass over the record at this offset, if the table is held at it; its change is lost")
 	cmd.Flags().Lookup("skip").DefValue = "0" // not shown
-	cmd.Flags().BoolVar(&r.wait, "wait", false, "return when what was held is past the record that it was held at")
+	cmd.Flags().BoolVar(&r.wait, "wait", false, "return when what was held is past the record that it was held at, and what was removed is there again")
 	cmd.Flags().DurationVar(&r.timeout, "timeout", 0, "with --wait: give up after this time, with exit code 1; what was asked for stays so; 0s: never")
 	return cmd
 }
@@ -91,7 +92,7 @@ func (r *resuming) find(cmd *cobra.Command, o *sink.Operator) (found bool, err e
 		if p.Source == source && p.Table == table {
 			found = true
 			was := "paused since %s goes on"
-			if p.Removed {
+			if r.removed = p.Removed; r.removed {
 				was = "removed since %s is read again, from the beginning of its topics"
 			}
 			out.Printf("%s: "+was+"\n", p.Subject(), p.Since.Format(time.RFC3339))
@@ -121,10 +122,13 @@ func (r *resuming) find(cmd *cobra.Command, o *sink.Operator) (found bool, err e
 }
 
 // do asks for it, and waits for what comes of it where that is wanted.
-func (r *resuming) do(cmd *cobra.Command, o *sink.Operator) error {
+func (r *resuming) do(cmd *cobra.Command, o *sink.Operator, cfg sink.Config) error {
 	done, err := o.Resume(cmd.Context(), r.going)
 	if err != nil {
 		return err
+	}
+	if r.removed && len(done.Pauses) > 0 {
+		return comesAgain(cmd, o, cfg, &sink.TenantPlan{Source: r.going.Source}, "resume", "all rows are there again", r.wait, r.timeout)
 	}
 	out := terminal.Of(cmd)
 	out.Printf("%s ended, %s %s tried again\n", service.Plural(len(done.Pauses), "pause"), service.Plural(len(done.Quarantines), "partition"), service.Agree(len(done.Quarantines), "is", "are"))

@@ -176,24 +176,7 @@ func tenantRebuild() *cobra.Command {
 				if err := o.RebuildTenant(cmd.Context(), cfg, p, c.Reason, teller(terminal.Of(cmd))); err != nil {
 					return err
 				}
-				out := terminal.Of(cmd)
-				out.Printf("every sink begins within a second or two; until it is done, sink tenant list shows %s as not complete\n", p.Source)
-				if !wait {
-					return nil
-				}
-				how, err := o.Rebuilding(cmd.Context(), cfg, p)
-				if err != nil {
-					return err
-				}
-				name := "rebuild " + p.Source
-				if err := terminal.Await(cmd.Context(), out, name, timeout, func(ctx context.Context) (terminal.Progress, string, error) {
-					done, of, lacks, err := how(ctx)
-					return terminal.Progress{Name: name, Done: done, Total: of, Unit: "offsets"}, lacks, err
-				}); err != nil {
-					return err
-				}
-				out.Printf("rebuilt\n")
-				return nil
+				return comesAgain(cmd, o, cfg, p, "rebuild", "rebuilt", wait, timeout)
 			})
 		},
 	}
@@ -201,4 +184,26 @@ func tenantRebuild() *cobra.Command {
 	cmd.Flags().BoolVar(&wait, "wait", false, "return when all rows are there again")
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "with --wait: give up after this time, with exit code 1; the rebuild goes on; 0s: never")
 	return cmd
+}
+
+// comesAgain says that the topics of a tenant are read from their beginning by what verb does, and waits until all has come, where that is wanted.
+func comesAgain(cmd *cobra.Command, o *sink.Operator, cfg sink.Config, p *sink.TenantPlan, verb, done string, wait bool, timeout time.Duration) error {
+	out := terminal.Of(cmd)
+	out.Printf("every sink begins within a second or two; until it is done, sink tenant list shows %s as not complete\n", p.Source)
+	if !wait {
+		return nil
+	}
+	how, err := o.Rebuilding(cmd.Context(), cfg, p)
+	if err != nil {
+		return err
+	}
+	name := verb + " " + p.Source
+	if err := terminal.Await(cmd.Context(), out, name, timeout, func(ctx context.Context) (terminal.Progress, string, error) {
+		done, of, lacks, err := how(ctx)
+		return terminal.Progress{Name: name, Done: done, Total: of, Unit: "offsets"}, lacks, err
+	}); err != nil {
+		return err
+	}
+	out.Printf("%s\n", done)
+	return nil
 }
