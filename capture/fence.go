@@ -42,9 +42,7 @@ func (c *Capture) claim(ctx context.Context, pub *publish.Publisher) (*publish.S
 	}
 	c.wrote = pub.N()
 	if state.Progress != nil {
-		if h := &state.Progress.Health; h.Trouble != "" {
-			c.last = lastTrouble{h.Trouble, h.TroubleSince}
-		}
+		c.last.take(&state.Progress.Health, c.instance)
 	}
 	return state, c.affirm(ctx, pub, state)
 }
@@ -93,6 +91,14 @@ func (c *Capture) lastWord(ctx context.Context, pub *publish.Publisher, ended er
 type lastTrouble struct {
 	code  string
 	since int64 // microseconds
+}
+
+// take takes what the newest progress record says when instance claims the source. One of its own without a trouble is a claim whose last
+// word did not come to be written; one of another instance says that something has streamed since, or has begun to try.
+func (l *lastTrouble) take(h *record.Health, instance string) {
+	if h.Trouble != "" || h.Instance != instance {
+		*l = lastTrouble{h.Trouble, h.TroubleSince}
+	}
 }
 
 // lastWordPatience is how long a session that has ended may take to say so.

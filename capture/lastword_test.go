@@ -69,3 +69,22 @@ func TestLastWord(t *testing.T) {
 		must(t, stop())
 	}
 }
+
+// TestLastTroubleOfAnotherInstance: what kept an instance from streaming before another one did is not why it cannot now.
+func TestLastTroubleOfAnotherInstance(t *testing.T) {
+	before := lastTrouble{"source-unreachable", 7}
+	for _, c := range []struct {
+		h    record.Health
+		want lastTrouble
+	}{
+		{record.Health{Instance: "me"}, before},
+		{record.Health{Instance: "me", Trouble: "slot-lost", TroubleSince: 9}, lastTrouble{"slot-lost", 9}},
+		{record.Health{Instance: "another"}, lastTrouble{}},
+		{record.Health{Instance: "another", Trouble: "slot-lost", TroubleSince: 9}, lastTrouble{"slot-lost", 9}},
+	} {
+		got := before
+		if got.take(&c.h, "me"); got != c.want {
+			t.Errorf("%+v: %+v, want %+v", c.h, got, c.want)
+		}
+	}
+}
