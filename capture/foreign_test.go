@@ -124,6 +124,11 @@ func TestTableInAClosedSchema(t *testing.T) {
 	if text, err := check(); trouble.CodeOf(err) != trouble.SourceRights || !strings.Contains(text, "stock.item: its rows may not be read") || !strings.Contains(text, "GRANT USAGE") {
 		t.Errorf("check says %v:\n%s", err, text)
 	}
+	r.config.Snapshot.Mode = "never" // with which hardly any row is read
+	if text, err := check(); err != nil || !strings.Contains(text, "warn 1 table stock.item: its rows may not be read. With snapshot.mode never") {
+		t.Errorf("check says %v:\n%s", err, text)
+	}
+	r.config.Snapshot.Mode = "initial"
 	eventually(t, "it is held", func() bool {
 		return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool { return one.Held != nil })
 	})
