@@ -127,7 +127,7 @@ func TestTablesWithoutWAL(t *testing.T) {
 		create unlogged table fast (id int primary key, v text); insert into fast values (1, 'before');
 		create materialized view seen as select 1 as one; create view viewed as select 1 as one; create sequence seq;
 		create foreign data wrapper nowhere; create server nowhere foreign data wrapper nowhere; create foreign table far (id int) server nowhere;
-		create temporary table brief (id int primary key)`)
+		create temporary table brief (id int primary key); create table hollow (); insert into hollow default values`)
 	var out strings.Builder
 	r.config.Accept = []Accept{{Code: trouble.TableWithoutIdentity, Table: "*.bag"}, {Code: trouble.TableWithoutIdentity, Table: "public.noth?ng"}}
 	strict := terminal.NewCheck("capture", &out)
@@ -135,7 +135,7 @@ func TestTablesWithoutWAL(t *testing.T) {
 	must(t, r.verbs().Check(t.Context(), strict))
 	for _, part := range []string{
 		"0 there, 6 to be made: 1 partition, kept for ever; a record has up to 8.0 MiB", "the server keeps WAL until its disk is full",
-		"public.bag: it has no primary key", "(accepted)", "0 warnings", "public.fast: an unlogged table has no WAL to read", "ALTER TABLE \"public\".\"fast\" SET LOGGED;", "public.seen: a materialized view", "public.far: a foreign table", "temporary, of the sessions",
+		"public.bag: it has no primary key", "(accepted)", "0 warnings", "public.fast: an unlogged table has no WAL to read", "ALTER TABLE \"public\".\"fast\" SET LOGGED;", "public.seen: a materialized view", "public.far: a foreign table", "public.hollow: it has no column", "temporary, of the sessions",
 	} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("check does not say %q:\n%s", part, out.String())
@@ -144,13 +144,43 @@ func TestTablesWithoutWAL(t *testing.T) {
 	c, stop := r.start()
 	r.exec(`insert into item (id) values (1); insert into brief values (1)`)
 	r.fence()
+	captured := func(table string) {
+		t.Helper()
+		eventually(t, table+" is captured", func() bool {
+			return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool { return one.Table == table && one.Level == "all" && one.State == "streaming" })
+		})
+	}
 	r.exec(`alter table fast set logged; insert into fast values (2, 'logged')`)
-	eventually(t, "it is captured", func() bool {
-		return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool { return one.Table == "public.fast" && one.State == "streaming" })
-	})
+	captured("public.fast")
 	r.exec(`update fast set v = 'logged' where id = 1`)
 	r.fence()
 	r.same("public", "fast")
+	// A table with its first column.
+	if topic := r.ends(r.config.Source.Name + ".public.hollow"); len(topic) > 0 {
+		t.Errorf("a table without columns has a topic, with %v", topic)
+	}
+	r.exec(`alter table hollow add v text, replica identity full; insert into hollow values ('first')`)
+	captured("public.hollow")
+	r.exec(`delete from hollow where v is null`)
+	r.fence()
+	r.same("public", "hollow")
+	// Its last one goes, and it gets another.
+	r.exec(`alter table hollow drop v`)
+	eventually(t, "it is published no more", func() bool {
+		var published bool
+		must(t, r.conn.QueryRow(t.Context(), `select exists (select from pg_publication_rel where prrelid = 'hollow'::regclass)`).Scan(&published))
+		return !published
+	})
+	r.exec(`insert into hollow default values; alter table hollow add w int; insert into hollow values (2)`)
+	captured("public.hollow")
+	eventually(t, "it is published again", func() bool {
+		var published bool
+		must(t, r.conn.QueryRow(t.Context(), `select exists (select from pg_publication_rel where prrelid = 'hollow'::regclass)`).Scan(&published))
+		return published
+	})
+	r.fence()
+	eventually(t, "its rows are there", func() bool { return len(r.read("public", "hollow").rows) == 3 })
+	r.same("public", "hollow")
 	// The server keeps a table that is published from losing its WAL again.
 	if _, err := r.conn.Exec(t.Context(), `alter table fast set unlogged`); err == nil {
 		t.Error("it can be set unlogged while it is captured")

@@ -239,6 +239,9 @@ func (t *Table) judge(r *relation) {
 	case r.persistence == "u":
 		t.Level, t.Reason, t.Help = LeftOut, "an unlogged table has no WAL to read", "ALTER TABLE "+name+" SET LOGGED;"
 		return
+	case len(t.Relation.Columns) == 0: // nothing says what a target would be
+		t.Level, t.Reason = LeftOut, "it has no column whose values are in the WAL"
+		return
 	}
 	if !t.Partitioned {
 		if r.identity == schema.IdentityFull || len(r.identityKey()) > 0 && len(t.Relation.Key) > 0 {
