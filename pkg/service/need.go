@@ -74,7 +74,7 @@ const verbsOfBoth = `check|config (?:check|reference|schema|show)|explain|health
 
 var (
 	// command is a verb of ours with what looks like its arguments, up to the end of the line, a mark, or a note three
-	// spaces further on; "capture run reads all tables" is none. The verbs are all that the programs have: see terminal.Examples.
+	// spaces further on; "capture run reads all tables" is none. The verbs are all that the programs have: see verbstest.Help.
 	command = regexp.MustCompile(`\b((?:` +
 		`capture (?:pause|resume|slot (?:show|drop)|snapshot(?: list| cancel)?|topics (?:list|set)|` + verbsOfBoth + `)|` +
 		`sink (?:pause|resume|parked (?:discard|list|retry|show)|retention (?:plan|run)|rules (?:accept|explain|match|scaffold|test)|tenant (?:list|pause|rebuild|remove|resume)|` + verbsOfBoth + `))` +

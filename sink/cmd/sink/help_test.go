@@ -1,39 +1,13 @@
 package main
 
 import (
-	"io/fs"
-	"os"
-	"path"
 	"testing"
 
-	"github.com/tributary-cdc/tributary/pkg/terminal"
+	"github.com/tributary-cdc/tributary/pkg/verbs/verbstest"
 )
 
-func TestHelp(t *testing.T) {
-	for _, wrong := range terminal.Examples(command()) {
-		t.Error(wrong)
-	}
-}
+func TestHelp(t *testing.T) { verbstest.Help(t, command()) }
 
-// TestDocumented: what the pages and the runbooks say to type can be typed.
-func TestDocumented(t *testing.T) {
-	top := os.DirFS("../../..")
-	for _, dir := range []string{".", "docs", "docs/operations", "docs/runbooks", "docs/runbooks/alerts", "docs/reference"} {
-		pages, err := fs.Glob(top, path.Join(dir, "*.md"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, page := range pages {
-			if page == "docs/differences.md" {
-				continue // it names what there is not
-			}
-			text, err := fs.ReadFile(top, page)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, wrong := range terminal.Documented(command(), string(text)) {
-				t.Errorf("%s: %s", page, wrong)
-			}
-		}
-	}
-}
+func TestDocumented(t *testing.T) { verbstest.Documented(t, command()) }
+
+func TestManualIsFresh(t *testing.T) { verbstest.Manual(t, command()) }

@@ -1,19 +1,76 @@
-package terminal
+// Package verbstest looks, in tests of both programs, whether their help can be typed, whether what the documentation says to type can, and
+// whether the manual is what the help says.
+package verbstest
 
 import (
 	"fmt"
+	"io/fs"
+	"os"
+	"path"
 	"regexp"
 	"strings"
+	"testing"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/verbs"
 )
 
-// Examples says what is wrong with the help of a program's verbs: each has a sentence, and two examples that can be typed
-// as they are. Tests ask.
-func Examples(root *cobra.Command) []string {
+// top is the top of the repository, as seen from the directory of a program.
+const top = "../../.."
+
+// Help fails t for what is wrong with the help of a program's verbs: each has a sentence, and two examples that can be typed
+// as they are.
+func Help(t *testing.T, root *cobra.Command) {
+	t.Helper()
+	for _, wrong := range examples(root) {
+		t.Error(wrong)
+	}
+}
+
+// Documented fails t for what the pages and the runbooks say to type of a program and that cannot be typed.
+func Documented(t *testing.T, root *cobra.Command) {
+	t.Helper()
+	for _, dir := range []string{".", "docs", "docs/operations", "docs/runbooks", "docs/runbooks/alerts", "docs/reference"} {
+		pages, err := fs.Glob(os.DirFS(top), path.Join(dir, "*.md"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, page := range pages {
+			if page == "docs/differences.md" {
+				continue // it names what there is not
+			}
+			text, err := fs.ReadFile(os.DirFS(top), page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, wrong := range documented(root, string(text)) {
+				t.Errorf("%s: %s", page, wrong)
+			}
+		}
+	}
+}
+
+// Manual fails t where docs/reference/cli.md does not say what --help says.
+func Manual(t *testing.T, root *cobra.Command) {
+	t.Helper()
+	page, err := os.ReadFile(path.Join(top, "docs/reference/cli.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chapter, err := verbs.Markdown(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(page), chapter) {
+		t.Error("docs/reference/cli.md is stale: make docs")
+	}
+}
+
+// examples says what is wrong with the help.
+func examples(root *cobra.Command) []string {
 	var wrong []string
 	for _, cmd := range root.Commands() {
 		switch cmd.Name() {
@@ -21,7 +78,7 @@ func Examples(root *cobra.Command) []string {
 			continue
 		}
 		if cmd.HasSubCommands() {
-			wrong = append(wrong, Examples(cmd)...)
+			wrong = append(wrong, examples(cmd)...)
 		}
 		if cmd.HasSubCommands() && cmd.Example == "" {
 			continue // a noun
@@ -61,9 +118,9 @@ func example(cmd *cobra.Command, line string) error {
 	return cmd.Args(cmd, flags.Args())
 }
 
-// Documented says what is wrong with the commands of a program in a page of Markdown: with lines of its blocks of kind sh and
-// console that begin with the program's name, and with code within sentences that does. Tests ask.
-func Documented(root *cobra.Command, page string) []string {
+// documented says what is wrong with the commands of a program in a page of Markdown: with lines of its blocks of kind sh and
+// console that begin with the program's name, and with code within sentences that does.
+func documented(root *cobra.Command, page string) []string {
 	var wrong []string
 	look := func(text string, check func(*cobra.Command, string) error) {
 		if rest, ours := strings.CutPrefix(strings.TrimPrefix(text, "bin/"), root.Name()+" "); ours {

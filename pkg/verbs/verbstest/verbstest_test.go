@@ -1,4 +1,4 @@
-package terminal
+package verbstest
 
 import (
 	"strings"
@@ -27,7 +27,7 @@ func TestDocumented(t *testing.T) {
 		"with `sink tenants`, not sink tenants":                   "unknown command",
 		"```sh\nls\n```\nthen `sink tenant resume`":               `no "resume"`,
 	} {
-		got := Documented(root, page)
+		got := documented(root, page)
 		if want == "" && len(got) > 0 || want != "" && (len(got) != 1 || !strings.Contains(got[0], want)) {
 			t.Errorf("%q: %q, want %q", page, got, want)
 		}
