@@ -147,7 +147,9 @@ func TestTablesWithoutWAL(t *testing.T) {
 	captured := func(table string) {
 		t.Helper()
 		eventually(t, table+" is captured", func() bool {
-			return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool { return one.Table == table && one.Level == "all" && one.State == "streaming" })
+			return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool {
+				return one.Table == table && one.Level == "all" && one.State == "streaming"
+			})
 		})
 	}
 	r.exec(`alter table fast set logged; insert into fast values (2, 'logged')`)
