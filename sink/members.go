@@ -94,7 +94,8 @@ func (v *supervisor) leave(ctx context.Context) {
 func (p presences) age() time.Duration { return time.Since(p.at) }
 
 // crew puts together what checkpoints say of the sinks of the group and what these say of themselves, by name. Who is gone is left out:
-// who has ended while there are others, and who has said nothing for long while others have.
+// who has ended while there are others, and who has said nothing while others have: for as long as makes it silent, or, where it has a partition that
+// nobody has taken over, for long.
 func (p presences) crew(owners []warehouse.Member) []Member {
 	told := p.told
 	if p.age() >= memberSilent { // nothing is known of how long they have said nothing
@@ -121,7 +122,7 @@ func (p presences) crew(owners []warehouse.Member) []Member {
 	}
 	out = slices.DeleteFunc(out, func(m Member) bool {
 		is := known[m.Instance]
-		return is != nil && (is.Ended && !all || is.Age-least > warehouse.MemberForgotten)
+		return is != nil && (is.Ended && !all || m.Partitions == 0 && is.Age-least >= memberSilent || is.Age-least > warehouse.MemberForgotten)
 	})
 	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.Instance, b.Instance) })
 	for i := range out {
@@ -178,8 +179,8 @@ func (m *Member) line() string {
 	switch {
 	case m.Ended:
 		return text + "last seen " + terminal.Clock(*m.SeenAt) + ", version " + m.Version
-	case m.SilentSeconds > 0:
-		text += fmt.Sprintf("no report for %s, last seen %s, ", service.FormatSeconds(m.SilentSeconds), terminal.Clock(*m.SeenAt))
+	case m.SilentSeconds > 0: // how busy it is is not known
+		return text + fmt.Sprintf("no report for %s, last seen %s, %s, version %s", service.FormatSeconds(m.SilentSeconds), terminal.Clock(*m.SeenAt), parts, m.Version)
 	}
 	return fmt.Sprintf("%s%s, version %s, since %s, busy %.0f %%, %s", text, parts, m.Version, terminal.Clock(*m.Since), 100*value(m.BusyShare), service.FormatBytes(m.MemoryBytes))
 }
@@ -214,6 +215,8 @@ func (st *Status) members() page.Table {
 		state := service.StateUpToDate
 		if m.SeenAt != nil {
 			host.Text, version.Text, since, seen = m.Host, m.Version, page.Cell{Time: *m.Since}, page.Cell{Time: *m.SeenAt}
+		}
+		if m.SeenAt != nil && m.SilentSeconds == 0 {
 			busy = page.Cell{Text: fmt.Sprintf("%.0f %%", 100*value(m.BusyShare)), Order: value(m.BusyShare)}
 			memory = page.Cell{Text: service.FormatBytes(m.MemoryBytes), Order: float64(m.MemoryBytes)}
 		}

@@ -87,12 +87,12 @@ func TestGoneMembers(t *testing.T) {
 	w := newWorld(t)
 	w.warehouse("first") // makes the own tables
 	w.exec(`INSERT INTO tributary.member SELECT 'warehouse', name, 'h', '1', now(), 1, 0, now() - make_interval(secs => ago), ended
-		FROM (VALUES ('0 fresh', 0, false), ('1 late', 15, false), ('2 quiet', 41, false), ('3 ended', 5, true), ('4 gone', 601, false), ('5 gone, but named', 601, false), ('6 gone', 590, true)) v(name, ago, ended);
+		FROM (VALUES ('0 fresh', 0, false), ('1 late', 15, false), ('2 quiet', 41, false), ('2 quiet, without a partition', 41, false), ('3 ended', 5, true), ('4 gone', 601, false), ('5 gone, but named', 601, false), ('6 gone', 590, true)) v(name, ago, ended);
 		INSERT INTO tributary.checkpoint (grp, topic, partition, topic_id, owner) VALUES
-		('warehouse', 'left.public.t', 0, 'x', '5 gone, but named'), ('warehouse', 'left.public.t', 1, 'x', '7 older'), ('other', 'left.public.t', 0, 'x', '4 gone')`)
+		('warehouse', 'left.public.t', 0, 'x', '5 gone, but named'), ('warehouse', 'left.public.t', 1, 'x', '7 older'), ('warehouse', 'left.public.t', 2, 'x', '2 quiet'), ('other', 'left.public.t', 0, 'x', '4 gone')`)
 	s := w.start(w.cfg)
 	names := map[string]string{s.Status().Instance: "this"}
-	w.rows(`SELECT string_agg(left(instance, 1), '' ORDER BY instance) FROM tributary.member WHERE instance ~ '^\d '`, "012356")
+	w.rows(`SELECT string_agg(left(instance, 1), '' ORDER BY instance) FROM tributary.member WHERE instance ~ '^\d '`, "0122356")
 	// It owns nothing, and is one all the same.
 	w.eventually("0 fresh, 1 late, 2 quiet silent, 7 older says nothing, this", func() any { return said(s.status(), names) })
 	if _, metrics := s.get("/metrics"); strings.Contains(metrics, "group_members") {
