@@ -13,6 +13,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service/page"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
+	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -320,6 +321,24 @@ func TestGone(t *testing.T) {
 		st := Status{Sources: []SourceStatus{{Name: one.source}}, Tables: []TableStatus{table}}
 		if st.summarise(); strings.Contains(st.Headline, "1 table, 1 of which is captured no more.") != one.gone {
 			t.Errorf("%s: %q", name, st.Headline)
+		}
+	}
+}
+
+// TestHeldWith: the log said of a progress topic that is held that a table was.
+func TestHeldWith(t *testing.T) {
+	rules, err := rule.New([]rule.Source{{Name: "whole", Consistency: "source"}, {Name: "shop"}}, []rule.Table{{From: "*.*", To: "{source}.{table}"}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for topic, want := range map[string]string{
+		"shop.public.orders":        "table is quarantined, all others go on",
+		"shop.tributary.progress":   "progress of a source is quarantined: tables go on",
+		"whole.tributary.progress":  "source is quarantined with all of its tables",
+		"other.public.with.a.point": "table is quarantined",
+	} {
+		if got := heldWith(rules, topic); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %s", topic, got)
 		}
 	}
 }

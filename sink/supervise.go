@@ -13,6 +13,7 @@ import (
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/consume"
+	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -58,8 +59,7 @@ func (s *Sink) hold(ctx context.Context, session *warehouse.Session, p *consume.
 	s.held[p] = h
 	s.mu.Unlock()
 	s.consumer.Hold(p, err)
-	s.metrics.trouble(p.Topic, trouble.CodeOf(err))
-	s.log.Error("table is quarantined, all others go on", "topic", p.Topic, "partition", p.Number, "offset", next, service.Err(err))
+	s.tellHeld(p, next, err)
 	s.writeHold(context.WithoutCancel(ctx), session, p, h)
 }
 
@@ -93,8 +93,25 @@ func (s *Sink) fault(p *consume.Partition, err error) {
 	s.mu.Lock()
 	s.held[p] = &hold{err: err, since: time.Now(), next: p.Next}
 	s.mu.Unlock()
+	s.tellHeld(p, p.Next, err)
+}
+
+// tellHeld has log and metrics tell that p is held before an offset.
+func (s *Sink) tellHeld(p *consume.Partition, next int64, err error) {
 	s.metrics.trouble(p.Topic, trouble.CodeOf(err))
-	s.log.Error("table is quarantined, all others go on", "topic", p.Topic, "partition", p.Number, service.Err(err))
+	s.log.Error(heldWith(s.rules, p.Topic), "topic", p.Topic, "partition", p.Number, "offset", next, service.Err(err))
+}
+
+// heldWith says what is held with a partition of a topic.
+func heldWith(rules *rule.Set, topic string) string {
+	source, ok := record.ParseProgressTopic(topic)
+	switch {
+	case !ok:
+		return "table is quarantined, all others go on"
+	case rules.Whole(source):
+		return "source is quarantined with all of its tables, as it is written as a whole; all others go on"
+	}
+	return "progress of a source is quarantined: tables go on, how far it is complete is not known any more"
 }
 
 // refused stops a partition whose checkpoint is not where we left it.
