@@ -147,11 +147,12 @@ func (st *Status) snapshotTile() page.Tile {
 	t := page.Tile{Name: "Snapshot", Value: "none runs"}
 	switch {
 	case s.TablesDone < s.Tables:
-		t.Value, t.Lines = percent(s.Rows, s.RowsExpected), []string{fmt.Sprintf("%d of %s", s.TablesDone, service.Plural(s.Tables, "table"))}
-		if s.RowsExpected != nil {
-			t.Bar = bar(s.Rows, s.RowsExpected)
+		rows, of := st.rowsRead()
+		t.Value, t.Lines = percent(rows, of), []string{fmt.Sprintf("%d of %s", s.TablesDone, service.Plural(s.Tables, "table"))}
+		if of != nil {
+			t.Bar = bar(rows, of)
 		} else {
-			t.Lines = append(t.Lines, service.FormatCount(s.Rows)+" rows so far; of how many is not known, as a table was never analyzed")
+			t.Lines = append(t.Lines, service.FormatCount(rows)+" rows so far; of how many is not known, as a table was never analyzed")
 		}
 		if s.ETASeconds != nil {
 			t.Lines = append(t.Lines, service.FormatLeft(seconds(*s.ETASeconds)))
@@ -162,6 +163,25 @@ func (st *Status) snapshotTile() page.Tile {
 		t.Lines = []string{fmt.Sprintf("%s, %s rows read before", service.Plural(s.Tables, "table"), service.FormatCount(s.Rows))}
 	}
 	return t
+}
+
+// rowsRead sums up the tables that are being read, as their bars do: how many rows have come, and of how many; nil where that is not known of
+// one of them.
+func (st *Status) rowsRead() (rows int64, of *int64) {
+	of = new(int64)
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if t.State != service.StateSnapshotting {
+			continue
+		}
+		rows += t.SnapshotRows
+		if of != nil && t.ExpectedRows != nil {
+			*of += max(*t.ExpectedRows, t.SnapshotRows)
+		} else {
+			of = nil
+		}
+	}
+	return rows, of
 }
 
 // percent gives how much of an estimate is done; "–" where there is none, or there was more than it said.

@@ -105,7 +105,7 @@ func TestUnknownIsNotZero(t *testing.T) {
 			t.Errorf("%+v", row)
 		}
 	}
-	if tile := v.Tiles[5]; tile.Value != "–" || tile.Bar != nil || !strings.Contains(strings.Join(tile.Lines, " "), "1,204 rows so far") {
+	if tile := v.Tiles[5]; tile.Value != "–" || tile.Bar != nil || !strings.Contains(strings.Join(tile.Lines, " "), "2,408 rows so far") {
 		t.Errorf("%+v", tile)
 	}
 }

@@ -117,12 +117,8 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 		told.Printf("\n")
 		told.Facts(r.facts())
 		if bars := r.Bars(); len(bars) > 0 && out.Terminal {
-			left := ""
-			if r.Snapshot.ETASeconds != nil {
-				left = ", " + service.FormatLeft(seconds(*r.Snapshot.ETASeconds))
-			}
-			out.Printf("\nSnapshot: %d of %s done, %s of the rows%s\n", r.Snapshot.TablesDone, service.Plural(r.Snapshot.Tables, "table"),
-				percent(r.Snapshot.Rows, r.Snapshot.RowsExpected), left)
+			// No share of the rows: with those of tables that are done it is another one than that of the bars.
+			out.Printf("\nSnapshot: %d of %s done\n", r.Snapshot.TablesDone, service.Plural(r.Snapshot.Tables, "table"))
 			out.BarLines(bars)
 		}
 		if r.State == service.StateNotRunning {
