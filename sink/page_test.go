@@ -1,6 +1,8 @@
 package sink
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -178,6 +180,29 @@ func TestWaiting(t *testing.T) {
 		st.Tables[0].Parked = 1
 		if st.tell(true, true, true); st.Headline != "needs you: 1 row is parked. It waits for Kafka." {
 			t.Errorf("%q", st.Headline)
+		}
+	})
+}
+
+// What is removed beside the tables holds none of them: its own words are told, and not those of a runbook that speaks of tables that are held.
+func TestUpkeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := Status{Group: "warehouse", Tables: []TableStatus{{Source: "shop", Table: "public.x", State: service.StateUpToDate}}}
+		for what, hint := range map[string]string{"retention": "leave drop out of the rule", "sweep": "put it back"} {
+			w := wait{since: time.Now(), tries: 7, err: fmt.Errorf("and: %w", &trouble.Error{Code: trouble.TargetType, Op: "remove", Subject: "rows", Cause: errors.New("x"), Means: "no row is removed; all else goes on", Hint: hint})}
+			st.Waiting = append(st.Waiting, w.tell(what))
+		}
+		slices.SortFunc(st.Waiting, func(a, b Waiting) int { return strings.Compare(a.For, b.For) })
+		time.Sleep(time.Minute)
+		st.tell(true, true, true)
+		told := st.Headline
+		for _, n := range st.Needs {
+			told += fmt.Sprintf("\n%s; %s; %v", n.What, n.Means, n.Do)
+		}
+		if want := "is waiting for the removal of old rows, for 1 min 0 s.\n" +
+			"waiting for the removal of old rows, try 7; no row is removed; all else goes on; [{ leave drop out of the rule}]\n" +
+			"waiting for the removal of rows that are gone at the source, try 7; no row is removed; all else goes on; [{ put it back}]"; told != want {
+			t.Errorf("it is told as\n%s\nwant\n%s", told, want)
 		}
 	})
 }

@@ -88,8 +88,9 @@ type Waiting struct {
 	Code  string    `json:"code"`
 	Error string    `json:"error"`
 
-	hint string
-	lock string // that is waited for; "": it is something else
+	hint   string
+	effect string // of the error, in words
+	lock   string // that is waited for; "": it is something else
 }
 
 // SourceStatus is one source, from tributary.progress.

@@ -289,7 +289,7 @@ func (st *Status) needs() []service.Need {
 		if one := [2]string{w.whom(), w.Code}; time.Since(w.Since) >= service.WaitingAfter && !awaited[one] {
 			awaited[one] = true // whatever else waits for it: the first has waited longest
 			all = append(all, service.Need{
-				Code: trouble.Code(w.Code), Subject: w.For, Since: w.Since, What: fmt.Sprintf("waiting for %s, try %d", w.whom(), w.Tries), Why: w.Error, Do: w.do(),
+				Code: trouble.Code(w.Code), Subject: w.For, Since: w.Since, What: fmt.Sprintf("waiting for %s, try %d", w.whom(), w.Tries), Why: w.Error, Means: w.means(), Do: w.do(),
 			})
 		}
 	}
@@ -466,7 +466,7 @@ func (t *TableStatus) name() string { return t.Source + "/" + t.Table }
 func (w *wait) tell(what string) Waiting {
 	told := Waiting{For: what, Since: w.since.UTC(), Tries: w.tries, Code: string(trouble.CodeOf(w.err)), Error: w.err.Error()}
 	if t, ok := errors.AsType[*trouble.Error](w.err); ok {
-		told.hint = t.Hint
+		told.hint, told.effect = t.Hint, t.Means
 	}
 	if told.Code == string(trouble.LockWait) {
 		told.lock = waitedLock(w.err)
@@ -474,9 +474,34 @@ func (w *wait) tell(what string) Waiting {
 	return told
 }
 
+// upkeep names what is tried again and again of what goes on beside the tables, "" for all else. Runbooks speak of tables that are held, which
+// none is by it.
+func (w *Waiting) upkeep() string {
+	switch {
+	case trouble.Code(w.Code) == trouble.WarehouseUnreachable:
+		return ""
+	case w.For == "retention":
+		return "the removal of old rows"
+	case w.For == "sweep":
+		return "the removal of rows that are gone at the source"
+	}
+	return ""
+}
+
+// means says what the error does; "" where the runbook says it.
+func (w *Waiting) means() string {
+	if w.upkeep() == "" {
+		return ""
+	}
+	return w.effect
+}
+
 // do says what is to be done where somebody refuses, which the error knows best: whether it is a login, a certificate or a right.
 // For what else keeps a sink waiting it is the runbook that says it.
 func (w *Waiting) do() []service.Step {
+	if w.upkeep() != "" {
+		return service.Steps(w.hint)
+	}
 	switch trouble.Code(w.Code) {
 	case trouble.WarehouseRights, trouble.KafkaAuth, trouble.RegistryAuth, trouble.IdentityUnreachable, trouble.LockWait:
 		return service.Steps(w.hint)
@@ -497,6 +522,9 @@ func (w *Waiting) whom() string {
 		return "the warehouse"
 	case trouble.LockWait:
 		return w.lock
+	}
+	if text := w.upkeep(); text != "" {
+		return text
 	}
 	switch w.For {
 	case "kafka":
