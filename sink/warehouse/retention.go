@@ -111,13 +111,17 @@ func (s *Session) Retain(ctx context.Context, do func() error) (bool, error) {
 	return true, err
 }
 
+// hostClock is the clock of this host. What is too old is so by it and by the warehouse's: one that is set ahead, by a year say, removes nothing
+// that is not old.
+var hostClock = time.Now
+
 // expiry is the condition that a row t is too old, and the column is of a type that can tell.
 func (s *Session) expiry(ctx context.Context, k *Keep) (condition string, cutoff time.Time, err error) {
 	have, err := readColumns(ctx, s.conn, k.Target)
 	if err != nil || len(have) == 0 {
 		return "", cutoff, err
 	}
-	if err := s.conn.QueryRow(ctx, `SELECT now() - $1::text::interval`, string(k.Age)).Scan(&cutoff); err != nil {
+	if err := s.conn.QueryRow(ctx, `SELECT least(now(), $2::timestamptz) - $1::text::interval`, string(k.Age), hostClock()).Scan(&cutoff); err != nil {
 		return "", cutoff, err
 	}
 	c := have.column(k.By)

@@ -1,0 +1,50 @@
+package warehouse
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// TestClocksOfRetention: a clock that is ahead, be it the sink's or the warehouse's, makes no row and no partition too old.
+func TestClocksOfRetention(t *testing.T) {
+	dsn := pgtest.Database(t, pgtest.Shared(t, 0))
+	w := New(Config{DSN: func() (string, error) { return dsn, nil }, Group: "warehouse", Instance: "x"})
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(w.Migrate(t.Context(), LockPatience))
+	conn, err := pgx.Connect(t.Context(), dsn)
+	must(err)
+	defer conn.Close(t.Context()) //nolint:errcheck // the test is over
+	_, err = conn.Exec(t.Context(), `
+		CREATE TABLE public.t (at timestamptz); INSERT INTO public.t VALUES (now() - interval '3 days');
+		CREATE TABLE public.p (at timestamptz) PARTITION BY RANGE (at); CREATE TABLE public.old PARTITION OF public.p FOR VALUES FROM ('2000-01-01') TO ('2000-01-02'); CREATE TABLE public.aside (at timestamptz);
+		INSERT INTO tributary.detached VALUES ('warehouse', 'public', 'p', 'public.aside'::regclass, 'public', 'aside', 'x', now() - interval '3 days')`)
+	must(err)
+	s := w.Session()
+	defer s.Close(t.Context())
+	t.Cleanup(func() { hostClock = time.Now })
+	for _, step := range []struct {
+		set             time.Duration // the sink's clock, before the warehouse's
+		rows            int64
+		detached, aside int
+	}{{0, 1, 1, 1}, {365 * 24 * time.Hour, 1, 1, 1}, {-36 * time.Hour, 0, 1, 0}, {-50 * 365 * 24 * time.Hour, 0, 0, 0}} {
+		hostClock = func() time.Time { return time.Now().Add(step.set) }
+		e, err := s.CountExpired(t.Context(), Keep{Feed: Feed{Topic: "shop.public.t", Target: rule.Target{Schema: "public", Table: "t"}}, Age: "2 days", By: "at"})
+		must(err)
+		done := map[Deed]int{}
+		must(s.PlanPartitions(t.Context(), []Keep{{Feed: Feed{Topic: "shop.public.p", Target: rule.Target{Schema: "public", Table: "p"}}, Age: "2 days", By: "at", Drop: "2 days"}},
+			func(p TablePartition) { done[p.Deed]++ }))
+		if e.Removed != step.rows || done[Detached] != step.detached || done[Dropped] != step.aside {
+			t.Errorf("with a clock set by %s: %d rows, partitions %v; want %d, %d detached and %d dropped", step.set, e.Removed, done, step.rows, step.detached, step.aside)
+		}
+	}
+}
