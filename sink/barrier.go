@@ -47,7 +47,7 @@ func (s *Sink) barrierOf(topic string) *Barrier {
 	if first == nil {
 		first = s.outlook.truncation(topic)
 	}
-	return first.tell(s.troubles)
+	return first.tell(s.seen.troubles)
 }
 
 // truncation gives the TRUNCATE that a partition of the topic has waited at longest, as the checkpoints have it; nil for none, or where they

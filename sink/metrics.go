@@ -334,7 +334,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	s.mu.Lock()
-	parked, retained := s.parked, s.retained
+	parked, retained := s.seen.parked, s.seen.retained
 	s.mu.Unlock()
 	for i := range st.Tables {
 		t := &st.Tables[i]

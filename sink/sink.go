@@ -60,20 +60,10 @@ type Sink struct {
 	held     map[*consume.Partition]*hold
 	tables   map[string]*tableStats // by topic
 	waiting  map[waiter]*wait       // what is being retried
-	sources  []warehouse.Source     // as last read
-	troubles []warehouse.Quarantine
-	pauses   []warehouse.Pause
-	parked   warehouse.ParkedCounts
-	version  string // of the warehouse's server
-	reloads  []warehouse.OpenReload
-	formers  map[string][]warehouse.Former // by topic
-	retained map[string]warehouse.Expired  // by topic
-	members  []warehouse.Member            // where this sink tells Prometheus of them
+	seen     sighting               // of the newest look
 	told     presences
 	locks    []warehouse.Lock           // that the group waits for
 	writers  map[int]*warehouse.Session // of each lane
-	lookedAt time.Time                  // when all this was read
-	heard    map[string]bool            // topics of which the sources had all by then
 	step     string                     // of the start, "" once running
 	unlisted map[string]bool
 }
@@ -436,7 +426,7 @@ func (s *Sink) readPauses(ctx context.Context, session *warehouse.Session) ([]wa
 		return nil, err
 	}
 	s.mu.Lock()
-	s.pauses = pauses
+	s.seen.pauses = pauses
 	s.mu.Unlock()
 	return pauses, nil
 }

@@ -158,45 +158,28 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 		Schema: statusSchema, Group: s.cfg.Group, Instance: s.instance, Build: service.ThisBuild(), Since: s.started.UTC(),
 		Partitions: len(views), Rebalances: overview.Rebalances, BufferBytes: overview.Bytes, BufferLimit: overview.Limit,
 		Sources: []SourceStatus{}, Tables: []TableStatus{}, Unmatched: []string{}, Stages: s.stages.Snapshot(),
-		Events: s.vitals.events.Newest(), Members: []Member{}, Locks: []Lock{}, FreshnessSeconds: s.cfg.Freshness.Seconds(),
+		Events: s.vitals.events.Newest(), Members: []Member{}, FreshnessSeconds: s.cfg.Freshness.Seconds(),
 		accept: s.cfg.accepted(), wants: s.cfg.wants(), MemoryBytes: service.Memory(), Configuration: s.shown,
 	}
 	s.tellVitals(st)
 	s.tellWaiting(st, overview.Asked)
 	s.mu.Lock()
-	st.Step = s.step
-	st.Version = s.version
+	seen, present := s.seen, s.told
+	st.Step, st.Version = s.step, seen.version
+	st.Locks = s.tellLocks()
+	troubles := s.tellTroubles()
+	s.mu.Unlock()
 	st.WarehouseUp = st.WarehouseUp && st.Step != stepConnecting
-	sources, lookedAt, heard := slices.Clone(s.sources), s.lookedAt, s.heard
+	sources := slices.Clone(seen.sources)
 	for i := range sources {
 		if src := &sources[i]; src.Lag != nil { // as of the look; it may be the warehouse that does not answer
-			src.Lag = new(*src.Lag + max(time.Since(lookedAt), 0))
+			src.Lag = new(*src.Lag + max(time.Since(seen.at), 0))
 		}
 	}
-	present, owners := s.told, s.members
-	for _, l := range s.locks {
-		one := Lock{Table: l.Table, Since: l.Since.UTC(), PID: l.PID, Application: l.Application, User: l.User, State: l.State, Began: utc(l.Began), Statement: l.Statement}
-		for lane, session := range s.writers {
-			if session.PID() == l.Waiter {
-				one.Here, one.lane = true, lane
-			}
-		}
-		st.Locks = append(st.Locks, one)
-	}
-	troubles := map[string]*Trouble{}
-	for _, q := range s.troubles {
-		troubles[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
-	}
-	for p, h := range s.held {
-		if t := troubles[p.Topic]; t == nil && h.barrier.IsZero() && !h.fenced && !h.paused && !h.moved {
-			troubles[p.Topic] = &Trouble{Code: string(trouble.CodeOf(h.err)), Message: h.err.Error(), Topic: p.Topic, Partition: p.Number, Offset: h.next, Since: h.since.UTC()}
-		}
-	}
-	s.mu.Unlock()
 	if members, ok := s.outlook.sinks(present); ok {
 		st.Members = members
-	} else if owners != nil {
-		st.Members = present.crew(owners)
+	} else if seen.members != nil {
+		st.Members = present.crew(seen.members)
 	}
 	waits := len(st.Waiting) > 0 && time.Since(st.Waiting[0].Since) >= service.WaitingAfter
 
@@ -246,12 +229,41 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 	for i := range st.Sources {
 		// Only what was read when its progress had been applied up to its end, and still is, says that capture is silent.
 		src := &st.Sources[i]
-		if views := byTopic[record.ProgressTopic(src.Name)]; len(views) > 0 && atEnd(&views[0]) && heard[views[0].Topic] {
-			src.hush(lookedAt)
+		if views := byTopic[record.ProgressTopic(src.Name)]; len(views) > 0 && atEnd(&views[0]) && seen.heard[views[0].Topic] {
+			src.hush(seen.at)
 		}
 	}
 	st.tell(len(overview.Topics) > 0, overview.Ready, waits)
 	return st
+}
+
+// tellLocks gives the locks that the group waits for. s.mu is held.
+func (s *Sink) tellLocks() []Lock {
+	all := []Lock{}
+	for _, l := range s.locks {
+		one := Lock{Table: l.Table, Since: l.Since.UTC(), PID: l.PID, Application: l.Application, User: l.User, State: l.State, Began: utc(l.Began), Statement: l.Statement}
+		for lane, session := range s.writers {
+			if session.PID() == l.Waiter {
+				one.Here, one.lane = true, lane
+			}
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// tellTroubles gives what holds partitions, by topic: what the warehouse knows, and what this sink could not write there yet. s.mu is held.
+func (s *Sink) tellTroubles() map[string]*Trouble {
+	all := map[string]*Trouble{}
+	for _, q := range s.seen.troubles {
+		all[q.Topic] = &Trouble{q.Code, q.Message, q.Hint, q.Topic, q.Partition, q.Next, q.Since.UTC()}
+	}
+	for p, h := range s.held {
+		if t := all[p.Topic]; t == nil && h.barrier.IsZero() && !h.fenced && !h.paused && !h.moved {
+			all[p.Topic] = &Trouble{Code: string(trouble.CodeOf(h.err)), Message: h.err.Error(), Topic: p.Topic, Partition: p.Number, Offset: h.next, Since: h.since.UTC()}
+		}
+	}
+	return all
 }
 
 // groupRate sums up what all tables have; nil where that is not known of one.

@@ -313,59 +313,16 @@ func (v *supervisor) look(ctx context.Context) error {
 			}
 		}
 	}
-	quarantines, err := v.session.Quarantines(ctx)
+	seen, err := v.see(ctx)
 	if err != nil {
 		return err
 	}
-	heard := map[string]bool{}
-	for _, view := range v.s.consumer.Views() { // before: what is applied after this may not be in what is read
-		heard[view.Topic] = atEnd(&view)
-	}
-	sources, err := v.session.Sources(ctx)
+	unowned, err := v.unowned(ctx)
 	if err != nil {
 		return err
-	}
-	pauses, err := v.session.Pauses(ctx)
-	if err != nil {
-		return err
-	}
-	parked, err := v.session.CountParked(ctx)
-	if err != nil {
-		return err
-	}
-	members, err := v.members(ctx, sources)
-	if err != nil {
-		return err
-	}
-	reloads, err := v.session.Reloads(ctx)
-	if err != nil {
-		return err
-	}
-	formers, err := v.session.Formers(ctx)
-	if err == nil && len(formers) > 0 { // the next look finds those that are left
-		err = v.session.ForgetFormers(ctx, enough)
-	}
-	if err != nil {
-		return err
-	}
-	var ours []warehouse.Place
-	for _, view := range v.s.consumer.Views() {
-		ours = append(ours, warehouse.Place{Topic: view.Topic, Partition: view.Number})
-	}
-	unowned, err := v.session.Unowned(ctx, ours)
-	if err != nil {
-		return err
-	}
-	var retained map[string]warehouse.Expired
-	if v.s.rules.AnyKeep() {
-		if retained, err = v.session.Retained(ctx); err != nil {
-			return err
-		}
 	}
 	v.s.mu.Lock()
-	v.s.troubles, v.s.sources, v.s.pauses, v.s.parked, v.s.reloads, v.s.retained = quarantines, sources, pauses, parked, reloads, retained
-	v.s.heard, v.s.formers = heard, byTopic(formers)
-	v.s.members, v.s.lookedAt, v.s.version = members, time.Now(), v.session.ServerVersion()
+	v.s.seen = *seen
 	v.s.mu.Unlock()
 	if err := v.pause(ctx, held); err != nil {
 		return err
@@ -377,7 +334,7 @@ func (v *supervisor) look(ctx context.Context) error {
 	for p, h := range held {
 		over := h.fenced && time.Since(h.since) >= reclaimAfter || h.moved
 		if h.written {
-			over = !slices.ContainsFunc(quarantines, func(q warehouse.Quarantine) bool {
+			over = !slices.ContainsFunc(seen.troubles, func(q warehouse.Quarantine) bool {
 				return q.Topic == p.Topic && q.Partition == p.Number && q.Remedy == warehouse.TryAgain
 			})
 		}
@@ -393,6 +350,63 @@ func (v *supervisor) look(ctx context.Context) error {
 	v.beat(ctx)
 	v.s.notice()
 	return nil
+}
+
+// sighting is what the warehouse has said of the group when it was looked at.
+type sighting struct {
+	at       time.Time
+	heard    map[string]bool // topics of which the sources had all before
+	version  string          // of its server
+	sources  []warehouse.Source
+	troubles []warehouse.Quarantine
+	pauses   []warehouse.Pause
+	parked   warehouse.ParkedCounts
+	members  []warehouse.Member // where this sink tells Prometheus of them
+	reloads  []warehouse.OpenReload
+	formers  map[string][]warehouse.Former // by topic
+	retained map[string]warehouse.Expired  // by topic
+}
+
+// see reads it.
+func (v *supervisor) see(ctx context.Context) (*sighting, error) {
+	seen := &sighting{heard: map[string]bool{}}
+	var err error
+	if seen.troubles, err = v.session.Quarantines(ctx); err != nil {
+		return nil, err
+	}
+	for _, view := range v.s.consumer.Views() { // before: what is applied after this may not be in what is read
+		seen.heard[view.Topic] = atEnd(&view)
+	}
+	if seen.sources, err = v.session.Sources(ctx); err != nil {
+		return nil, err
+	}
+	if seen.pauses, err = v.session.Pauses(ctx); err != nil {
+		return nil, err
+	}
+	if seen.parked, err = v.session.CountParked(ctx); err != nil {
+		return nil, err
+	}
+	if seen.members, err = v.members(ctx, seen.sources); err != nil {
+		return nil, err
+	}
+	if seen.reloads, err = v.session.Reloads(ctx); err != nil {
+		return nil, err
+	}
+	formers, err := v.session.Formers(ctx)
+	if err == nil && len(formers) > 0 { // the next look finds those that are left
+		err = v.session.ForgetFormers(ctx, enough)
+	}
+	if err != nil {
+		return nil, err
+	}
+	seen.formers = byTopic(formers)
+	if v.s.rules.AnyKeep() {
+		if seen.retained, err = v.session.Retained(ctx); err != nil {
+			return nil, err
+		}
+	}
+	seen.at, seen.version = time.Now(), v.session.ServerVersion()
+	return seen, nil
 }
 
 // locks asks who holds the locks that are waited for, where nothing of a table moves.
@@ -428,7 +442,7 @@ func (v *supervisor) members(ctx context.Context, sources []warehouse.Source) ([
 	if time.Since(v.counted) < watchedFor {
 		v.s.mu.Lock()
 		defer v.s.mu.Unlock()
-		return v.s.members, nil
+		return v.s.seen.members, nil
 	}
 	v.counted = time.Now()
 	all, err := v.session.Group(ctx)
@@ -457,6 +471,15 @@ func (v *supervisor) pause(ctx context.Context, held map[*consume.Partition]*hol
 		}
 	}
 	return nil
+}
+
+// unowned asks which of the partitions that this sink has it owns no more.
+func (v *supervisor) unowned(ctx context.Context) (map[warehouse.Place]bool, error) {
+	var ours []warehouse.Place
+	for _, view := range v.s.consumer.Views() {
+		ours = append(ours, warehouse.Place{Topic: view.Topic, Partition: view.Number})
+	}
+	return v.session.Unowned(ctx, ours)
 }
 
 // moved holds the partitions whose checkpoints were moved from outside, for them to be claimed again.
@@ -518,7 +541,7 @@ func (v *supervisor) back(ctx context.Context) error {
 func (s *Sink) pausedTopic(topic string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pausedIn(s.pauses, topic)
+	return s.pausedIn(s.seen.pauses, topic)
 }
 
 // pausedIn says so by a list of pauses.
@@ -537,7 +560,7 @@ func (s *Sink) pausedIn(pauses []warehouse.Pause, topic string) bool {
 func (s *Sink) removed(source string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return warehouse.Removed(s.pauses, source)
+	return warehouse.Removed(s.seen.pauses, source)
 }
 
 // reclaim takes a held partition over again: its checkpoint may have been moved by a person meanwhile.

@@ -61,7 +61,7 @@ func (w *sweeper) run(ctx context.Context) error {
 // due gives the reloads that are ours to end. It drops from done what is known to be over.
 func (w *sweeper) due(done map[int64]bool) (out []warehouse.OpenReload) {
 	w.s.mu.Lock()
-	open := w.s.reloads
+	open := w.s.seen.reloads
 	w.s.mu.Unlock()
 	if len(open) == 0 {
 		clear(done)
