@@ -24,7 +24,6 @@ type Report struct {
 	Asked string `json:"asked"`
 
 	source string // the only one that is shown; "" for all
-	hint   string // what is to be done about topics that no rule wants
 }
 
 // Of gives the report of one source, "" for all.
@@ -40,7 +39,7 @@ func (o *Operator) Ask(ctx context.Context, cfg Config, whom service.Whom) (*Rep
 	if !whom.Direct {
 		st, err := askService(ctx, cfg, whom)
 		if err == nil {
-			return &Report{Status: st, Asked: "the sink at " + at, hint: unmatched(o.rules, st.Unmatched)}, nil
+			return &Report{Status: st, Asked: "the sink at " + at}, nil
 		}
 		if whom.URL != "" {
 			return nil, fmt.Errorf("ask %s: %w", at, err)
@@ -168,7 +167,10 @@ func (r *Report) Show(out *terminal.Output, look *terminal.Look) error {
 	told := out.Beside()
 	told.Sentence(r.Sentence())
 	if topics := r.unmatched(); topics != "" {
-		told.Sentence(topics + " (" + r.hint + ")")
+		if r.UnmatchedHint != "" { // a sink of before does not tell it
+			topics += " (" + r.UnmatchedHint + ")"
+		}
+		told.Sentence(topics)
 	}
 	quiet := r.State == service.StateUpToDate && len(r.Needs) == 0 && len(tables.Rows) == 0
 	if !quiet || look.All || r.source != "" || len(look.Tables) > 0 || !out.Terminal {

@@ -103,7 +103,7 @@ func TestStatusText(t *testing.T) {
 		}
 		show("well.txt", well(), person, terminal.Look{})
 		apart := well()
-		apart.hint = `say {from: "…", skip: true} if that is meant; sources does not name "billing": name it there, if it is to be written`
+		apart.UnmatchedHint = `say {from: "…", skip: true} if that is meant; sources does not name "billing": name it there, if it is to be written`
 		apart.Unmatched, apart.Tables[1].Gone = []string{"billing.public.draft", "tenant_b.public.profiles"}, true
 		show("unmatched.txt", apart, person, terminal.Look{})
 		left := source("billing", 0)

@@ -31,17 +31,19 @@ type Status struct {
 	Partitions  int           `json:"partitions"`
 	Rebalances  int64         `json:"rebalances"`
 	// RebalancedAt is when this sink got its partitions, or lost some, last; within a second.
-	RebalancedAt *time.Time           `json:"rebalanced_at,omitempty"`
-	BufferBytes  int64                `json:"buffer_bytes"`
-	BufferLimit  int64                `json:"buffer_limit_bytes"`
-	RowsPerSec   float64              `json:"rows_per_second"` // changes applied by this sink, last minute
-	LatencyP50   *float64             `json:"latency_p50_seconds"`
-	LatencyP99   *float64             `json:"latency_p99_seconds"`
-	Waiting      []Waiting            `json:"waiting"`
-	Sources      []SourceStatus       `json:"sources"`
-	Tables       []TableStatus        `json:"tables"`
-	Unmatched    []string             `json:"unmatched_topics"` // no rule wants them
-	Stages       []service.StageState `json:"stages"`
+	RebalancedAt *time.Time     `json:"rebalanced_at,omitempty"`
+	BufferBytes  int64          `json:"buffer_bytes"`
+	BufferLimit  int64          `json:"buffer_limit_bytes"`
+	RowsPerSec   float64        `json:"rows_per_second"` // changes applied by this sink, last minute
+	LatencyP50   *float64       `json:"latency_p50_seconds"`
+	LatencyP99   *float64       `json:"latency_p99_seconds"`
+	Waiting      []Waiting      `json:"waiting"`
+	Sources      []SourceStatus `json:"sources"`
+	Tables       []TableStatus  `json:"tables"`
+	Unmatched    []string       `json:"unmatched_topics"` // no rule wants them
+	// UnmatchedHint says what is to be done about them, by the rules that this sink runs with; "" where there are none.
+	UnmatchedHint string               `json:"unmatched_hint,omitempty"`
+	Stages        []service.StageState `json:"stages"`
 
 	Needs            []service.Need  `json:"needs_you"`
 	Accepted         []service.Need  `json:"accepted"` // warnings that the configuration accepts
@@ -224,6 +226,7 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 			st.Unmatched = append(st.Unmatched, topic)
 		}
 	}
+	st.UnmatchedHint = unmatched(s.rules, st.Unmatched)
 	st.RowsPerSecGroup = st.groupRate()
 	st.addSources(sources, s.rules)
 	for i := range st.Sources {
