@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
@@ -124,6 +125,33 @@ func TestTopicThatLostItsEnd(t *testing.T) {
 			w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
 		})
 	}
+}
+
+// TestTermsOfASilentBroker: a broker that does not answer does not keep another one from being asked where a topic begins that has lost its end.
+func TestTermsOfASilentBroker(t *testing.T) {
+	cluster := kafkatest.Fake(t, kfake.NumBrokers(2))
+	w := newWorldOn(t, cluster)
+	shop := w.source("shop")
+	r, other := relation("t", "id integer key"), relation("other", "id integer key")
+	shop.table(r, 1)
+	shop.table(other, 1)
+	for topic, node := range map[string]int32{"shop.public.t": 0, "shop.public.other": 1} {
+		if err := cluster.Kfake().MoveTopicPartition(topic, 0, node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := w.start(w.cfg)
+	shop.tx(many(10, func(i int) event { return ins(r, i) })...)
+	shop.tx(ins(other, 1))
+	w.complete(shop)
+	s.stop()
+	cluster.Kfake().ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.Kfake().KeepControl()
+		return nil, nil, cluster.Kfake().CurrentNode() == 1
+	})
+	termsOf(cluster, func(end *kmsg.OffsetForLeaderEpochResponseTopicPartition) { end.EndOffset = 5 })
+	w.start(w.cfg)
+	w.rows(`SELECT topic, message LIKE '%the broker lost what was behind offset 5; the first offset that is left is 0' FROM tributary.quarantine`, "shop.public.t|t")
 }
 
 // TestTermsThatKafkaDoesNotTell: a partition without a leader keeps no other from going on. What it has lost is noticed once there is one.

@@ -74,12 +74,13 @@ func (c *Consumer) CheckTerms(ctx context.Context, requests []Request, starts []
 	if len(terms) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, firstPatience)
-	defer cancel()
-	ends, err := c.admin.OffsetForLeaderEpoch(ctx, terms)
+	asking, cancel := context.WithTimeout(ctx, askPatience)
+	ends, err := c.admin.OffsetForLeaderEpoch(asking, terms)
+	cancel()
 	if err != nil { // of some of them, perhaps: ends has the others
 		err = kafka.Trouble("ask for the terms of", service.Plural(len(terms), "topic"), err)
 	}
+	var lost []string
 	for i, r := range requests {
 		end, asked := ends[r.Topic][r.Number]
 		switch s := &starts[i]; {
@@ -88,27 +89,46 @@ func (c *Consumer) CheckTerms(ctx context.Context, requests []Request, starts []
 			err = cmp.Or(err, error(kafka.Trouble("ask for the terms of", fmt.Sprintf("topic %q", r.Topic), end.Err)))
 		case end.Err == nil && end.EndOffset >= 0 && end.EndOffset < s.Next:
 			subject := fmt.Sprintf("topic %q partition %d from offset %d", r.Topic, r.Number, s.Next)
-			s.Err = withFirst(ctx, c.admin, r.Topic, r.Number, truncated(subject, lostBehind(end.EndOffset)))
+			s.Err = truncated(subject, lostBehind(end.EndOffset))
+			lost = append(lost, r.Topic)
+		}
+	}
+	if len(lost) == 0 {
+		return err
+	}
+	first := firstOffsets(ctx, c.admin, lost...)
+	for i, r := range requests {
+		if _, asked := ends[r.Topic][r.Number]; asked {
+			starts[i].Err = tellFirst(first, r.Topic, r.Number, starts[i].Err)
 		}
 	}
 	return err
 }
 
-// firstPatience is how long is waited for where a topic begins.
-const firstPatience = 5 * time.Second
+// askPatience is how long is waited for what brokers say of topics. Of those whose broker is silent it is not known then.
+const askPatience = 5 * time.Second
 
-// withFirst adds where a truncated topic begins now, to the trouble of that; any other is as it was. Where the brokers do not
-// say it, the trouble is told without.
+// firstOffsets asks where topics begin now. Those that are not known then are not among them.
+func firstOffsets(ctx context.Context, admin *kadm.Client, topics ...string) kadm.ListedOffsets {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	first, _ := admin.ListStartOffsets(ctx, topics...)
+	return first
+}
+
+// withFirst adds where a truncated topic begins now, to the trouble of that; any other is as it was.
 func withFirst(ctx context.Context, admin *kadm.Client, topic string, number int32, err error) error {
-	t, ok := errors.AsType[*trouble.Error](err)
-	if !ok || t.Code != trouble.TopicTruncated {
+	if trouble.CodeOf(err) != trouble.TopicTruncated {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, firstPatience)
-	defer cancel()
-	starts, failed := admin.ListStartOffsets(ctx, topic)
+	return tellFirst(firstOffsets(ctx, admin, topic), topic, number, err)
+}
+
+// tellFirst does so with what is known. Where the brokers do not say it, the trouble is told without.
+func tellFirst(starts kadm.ListedOffsets, topic string, number int32, err error) error {
+	t, ok := errors.AsType[*trouble.Error](err)
 	first, listed := starts.Lookup(topic, number)
-	if failed != nil || !listed || first.Err != nil {
+	if !ok || t.Code != trouble.TopicTruncated || !listed || first.Err != nil {
 		return err
 	}
 	out := *t
