@@ -66,7 +66,8 @@ func TestRowsOfTablesThatInherit(t *testing.T) {
 	w.rows(`SELECT tenant, count(*) FROM public.t GROUP BY 1`, "b|50")
 }
 
-// TestRowsOfForeignTables: rows of a tenant are removed in a foreign table that is a partition of the target; one that does not let them be is named.
+// TestRowsOfForeignTables: rows of a tenant are removed in a foreign table that is a partition of the target; one that does not let them be is named, and so
+// it is where the target is written.
 func TestRowsOfForeignTables(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
 	w.exec(`CREATE EXTENSION postgres_fdw; CREATE SCHEMA far; CREATE TABLE far.t (tenant text, id integer, v text);
@@ -100,6 +101,11 @@ func TestRowsOfForeignTables(t *testing.T) {
 		t.Fatalf("%d rows, %v", removed, err)
 	}
 	w.rows(`SELECT tenant, count(*) FROM public.t GROUP BY 1`, "b|50")
+	w.exec(`ALTER SERVER far OPTIONS (SET updatable 'false')`)
+	b.tx(del(r, 1))
+	w.rows(`SELECT code, message LIKE '%foreign table "t_far" does not allow deletes%', hint LIKE '%DETACH PARTITION%' FROM tributary.quarantine`, "target-type|t|t")
+	w.exec(`ALTER TABLE public.t DETACH PARTITION public.t_far; DELETE FROM tributary.quarantine`)
+	w.rows(`SELECT tenant, count(*) FROM public.t GROUP BY 1`, "b|29")
 }
 
 // TestRowsThatMove: rows of a tenant that go to another partition while it is removed are removed there: as retention makes one of what the

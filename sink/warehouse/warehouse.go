@@ -154,6 +154,10 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 			enum, _, _ := strings.Cut(rest, ": ")
 			t.Hint = "ALTER TYPE " + enum + " ADD VALUE the label that the source's type has been given; then sink resume SOURCE/TABLE"
 		}
+	case (state == "55000" || state == "0A000") && strings.Contains(t.Cause.Error(), "foreign table"):
+		t.Code = trouble.TargetType
+		t.Means = "a DELETE or UPDATE goes to all partitions of the target, and what holds the rows of this one does not let them be written; the table is held, nothing is lost"
+		t.Hint = "let it be written (updatable of a server of postgres_fdw), or ALTER TABLE the target DETACH PARTITION it; then sink resume SOURCE/TABLE"
 	case strings.HasPrefix(state, "42804"), state == "42846":
 		t.Code = trouble.TargetType
 	default:
