@@ -222,6 +222,16 @@ func TestForeignKeysThatChangeRows(t *testing.T) {
 			"of one partition each", partitioned, `ALTER TABLE public.child_1 ADD CONSTRAINT own FOREIGN KEY (p) REFERENCES public.parent_1 (id) ON DELETE CASCADE`,
 			`ALTER TABLE public.child_1 DROP CONSTRAINT own;`,
 		},
+		{
+			"through one that is none", tables,
+			`CREATE TABLE public.other (id integer PRIMARY KEY, p integer REFERENCES public.parent (id) ON DELETE CASCADE); INSERT INTO public.other VALUES (2, 1);
+			 ALTER TABLE public.child ADD CONSTRAINT "of other" FOREIGN KEY (p) REFERENCES public.other (id) ON DELETE SET NULL`, `ALTER TABLE public.child DROP CONSTRAINT "of other";`,
+		},
+		{
+			"through one whose rows stay", tables,
+			`CREATE TABLE public.other (id integer PRIMARY KEY, p integer REFERENCES public.parent (id) ON DELETE SET NULL); INSERT INTO public.other VALUES (2, 1);
+			 ALTER TABLE public.child ADD CONSTRAINT "of other" FOREIGN KEY (p) REFERENCES public.other (id) ON DELETE CASCADE`, "",
+		},
 		{"of no target", tables, `CREATE TABLE public.other (p integer REFERENCES public.parent (id) ON DELETE CASCADE)`, ""},
 		{"that is off", tables, plain + ` ON DELETE CASCADE; ALTER TABLE public.parent DISABLE TRIGGER ALL`, ""},
 		{"no action", tables, plain + ` DEFERRABLE`, ""},
@@ -257,6 +267,17 @@ func TestForeignKeysThatChangeRows(t *testing.T) {
 		w := newWorld(t)
 		shop := w.source("shop")
 		w.exec(tables + plain + ` ON DELETE CASCADE`)
+		w.start(w.cfg)
+		shop.tx(ins(parent, 1))
+		w.complete(shop)
+		shop.tx(ins(child, 1, 1))
+		w.rows(`SELECT code, table_name FROM tributary.quarantine`, "target-type|public.child")
+	})
+	t.Run("of one that becomes a target, through one that is none", func(t *testing.T) {
+		w := newWorld(t)
+		shop := w.source("shop")
+		w.exec(tables + `CREATE TABLE public.other (id integer PRIMARY KEY REFERENCES public.parent (id) ON DELETE CASCADE);
+			ALTER TABLE public.child ADD FOREIGN KEY (p) REFERENCES public.other (id) ON DELETE CASCADE`)
 		w.start(w.cfg)
 		shop.tx(ins(parent, 1))
 		w.complete(shop)

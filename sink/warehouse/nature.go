@@ -61,8 +61,8 @@ func (s *Session) nature(ctx context.Context, tx pgx.Tx, plan *rule.Plan, table 
 
 // cascades looks for foreign keys between a target and a target, which may be the same, by which the warehouse itself deletes or alters rows:
 // from it, too, as the other may have been looked at before this one was a target. It gives the statements that drop them, "" for none, and the
-// cause. A table that no topic writes is for whoever has made it. They are found by their triggers, of which pg_trigger has an index; of
-// partitions, the constraint that all of them have is the one that can be dropped.
+// cause. A table that no topic writes is for whoever has made it, but one whose rows go with those of a target may take rows of another target along. They are
+// found by their triggers, of which pg_trigger has an index; of partitions, the constraint that all of them have is the one that can be dropped.
 func (s *Session) cascades(ctx context.Context, db reader, of rule.Target) (drops, cause string, err error) {
 	written := `SELECT target_schema, target_table FROM tributary.feed UNION `
 	if s.inspecting {
@@ -80,22 +80,35 @@ func (s *Session) cascades(ctx context.Context, db reader, of rule.Target) (drop
 		return fmt.Sprintf(`(SELECT %[1]s UNION SELECT relid::oid FROM pg_partition_tree(%[1]s) UNION SELECT relid::oid FROM pg_partition_ancestors(%[1]s))`, oid)
 	}
 	isTarget := func(oid string) string { return "EXISTS (SELECT FROM target WHERE oid IN " + tree(oid) + ")" }
+	const deletes, updates = `k.confdeltype IN ('c', 'n', 'd')`, `k.confupdtype IN ('c', 'n', 'd')`
+	// The foreign keys of a table, found by its triggers, on one side of them.
+	keys := func(of, side string) string {
+		return fmt.Sprintf(`pg_trigger g ON g.tgrelid = %[1]s.oid AND g.tgisinternal JOIN pg_constraint k ON k.oid = g.tgconstraint AND k.contype = 'f' AND k.%[2]s = %[1]s.oid`, of, side)
+	}
+	const off = `EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = k.confrelid AND g.tgconstraint = k.oid AND g.tgenabled = 'D')`
 	rows, err := db.Query(ctx, `
 		WITH RECURSIVE target AS MATERIALIZED (
 		         SELECT c.oid FROM (`+written+`SELECT * FROM unnest($2::text[], $3::text[])) w(schema, name)
 		           JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name),
 		     ours AS MATERIALIZED `+tree("$1::text::regclass::oid")+`,
-		     found AS MATERIALIZED (
-		         SELECT k.* FROM pg_constraint k
-		          WHERE k.oid IN (SELECT g.tgconstraint FROM pg_trigger g JOIN ours ON ours.oid = g.tgrelid WHERE g.tgisinternal)
-		            AND k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))),
-		     up AS (
-		         SELECT k.oid, k.conparentid FROM found k
-		          WHERE k.confrelid IN (SELECT oid FROM ours) AND `+isTarget("k.conrelid")+` OR k.conrelid IN (SELECT oid FROM ours) AND `+isTarget("k.confrelid")+`
+		     down(oid) AS ( -- ours, and others of which rows go with those of ours
+		         SELECT oid FROM ours
 		         UNION
-		         SELECT k.oid, k.conparentid FROM up JOIN pg_constraint k ON k.oid = up.conparentid)
-		SELECT k.conrelid::regclass::text, quote_ident(k.conname), pg_get_constraintdef(k.oid) FROM up JOIN pg_constraint k USING (oid)
-		 WHERE k.conparentid = 0 AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = k.confrelid AND g.tgconstraint = k.oid AND g.tgenabled = 'D')
+		         SELECT t.oid FROM down JOIN `+keys("down", "confrelid")+` AND k.confdeltype = 'c', LATERAL `+tree("k.conrelid")+` t(oid)
+		          WHERE NOT `+isTarget("k.conrelid")+` AND NOT `+off+`),
+		     up(first, deletes, oid) AS ( -- with what rows of ours go, by which key of ours
+		         SELECT k.oid, `+deletes+`, t.oid FROM ours JOIN `+keys("ours", "conrelid")+` AND (`+deletes+` OR `+updates+`), LATERAL `+tree("k.confrelid")+` t(oid)
+		         UNION
+		         SELECT up.first, true, t.oid FROM up JOIN `+keys("up", "conrelid")+` AND k.confdeltype = 'c', LATERAL `+tree("k.confrelid")+` t(oid)
+		          WHERE up.deletes AND NOT `+isTarget("k.conrelid")+` AND NOT `+off+`),
+		     found(oid, conparentid) AS (
+		         SELECT k.oid, k.conparentid FROM down JOIN `+keys("down", "confrelid")+` WHERE (`+deletes+` OR `+updates+` AND down.oid IN (SELECT oid FROM ours)) AND `+isTarget("k.conrelid")+`
+		         UNION
+		         SELECT k.oid, k.conparentid FROM up JOIN pg_constraint k ON k.oid = up.first WHERE up.oid IN (SELECT oid FROM target)
+		         UNION
+		         SELECT k.oid, k.conparentid FROM found JOIN pg_constraint k ON k.oid = found.conparentid)
+		SELECT k.conrelid::regclass::text, quote_ident(k.conname), pg_get_constraintdef(k.oid) FROM found JOIN pg_constraint k USING (oid)
+		 WHERE k.conparentid = 0 AND NOT `+off+`
 		 ORDER BY 1, 2`, postgres.Ident(of.Schema, of.Table), schemas, tables)
 	if err != nil {
 		return "", "", err
