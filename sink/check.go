@@ -223,20 +223,27 @@ func membersOf(ctx context.Context, admin *kadm.Client, name string) (int, error
 	return len(group.Members), nil
 }
 
-// checkRules says which rule meets which topics, and what it would do to its targets.
-func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Session, topics kadm.TopicDetails, up bool) {
-	matched := make([][]string, s.rules.Len())
-	var nowhere, there []string // there are the tables that any topic is of
-	progress, visible := 0, 0
-	routes := map[string]*rule.Route{} // by topic
+// topicsByRule is what the rules make of the topics that the brokers show.
+type topicsByRule struct {
+	visible  int                    // topics that are shown
+	progress int                    // of them, those of progress of sources that are read
+	matched  [][]string             // topics, by rule
+	nowhere  []string               // topics that no rule wants
+	there    []string               // tables that any topic is of
+	routes   map[string]*rule.Route // by topic
+}
+
+// sortTopics sorts the topics by the rules that take them.
+func (s *Sink) sortTopics(topics kadm.TopicDetails) *topicsByRule {
+	m := &topicsByRule{matched: make([][]string, s.rules.Len()), routes: map[string]*rule.Route{}}
 	for _, name := range topics.Names() {
 		if topics[name].IsInternal || topics[name].Err != nil {
 			continue
 		}
-		visible++
+		m.visible++
 		if source, ok := record.ParseProgressTopic(name); ok {
 			if _, ok := s.rules.Source(source); ok {
-				progress++
+				m.progress++
 			}
 			continue
 		}
@@ -244,43 +251,46 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		if !ok {
 			continue
 		}
-		there = append(there, schema+"."+table)
+		m.there = append(m.there, schema+"."+table)
 		r, ok := s.rules.Match(source, schema, table)
 		if !ok {
 			if !s.rules.Skipped(source, schema, table) {
-				nowhere = append(nowhere, name)
+				m.nowhere = append(m.nowhere, name)
 			}
 			continue
 		}
-		matched[r.Rule] = append(matched[r.Rule], name)
-		routes[name] = r
+		m.matched[r.Rule] = append(m.matched[r.Rule], name)
+		m.routes[name] = r
 	}
-	tables := 0
-	for _, names := range matched {
-		tables += len(names)
-	}
-	c.Part("Rules", fmt.Sprintf("%s, %s, %s", service.Plural(s.rules.Len(), "rule"), service.Plural(tables, "table"), service.Plural(progress, "source")))
+	return m
+}
+
+// checkRules says which rule meets which topics, and what it would do to its targets.
+func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Session, topics kadm.TopicDetails, up bool) {
+	m := s.sortTopics(topics)
+	tables := len(m.routes)
+	c.Part("Rules", fmt.Sprintf("%s, %s, %s", service.Plural(s.rules.Len(), "rule"), service.Plural(tables, "table"), service.Plural(m.progress, "source")))
 	if tables == 0 && topics != nil {
 		text, hints := "no topic matches the rules", []string{"start capture, or look at from and sources"}
-		if visible == 0 {
+		if m.visible == 0 {
 			text = "the brokers show no topic"
 			hints = append([]string{"start capture; or the brokers hide topics that the user may not describe:"}, s.cfg.Kafka.Commands(kafka.OnTopics, s.rights())...)
 		}
 		c.Warn(trouble.NoTopics, "topics", text, hints...)
 	}
-	plans := s.plans(ctx, c, slices.Concat(matched...))
+	plans := s.plans(ctx, c, slices.Concat(m.matched...))
 	var targets []rule.Target
 	for _, plan := range plans {
 		targets = append(targets, plan.Target)
 	}
-	c.checkSharing(shareTargets(routes), plans)
+	c.checkSharing(shareTargets(m.routes), plans)
 	if up {
-		s.checkFormer(ctx, c, session, routes)
+		s.checkFormer(ctx, c, session, m.routes)
 	}
-	for i, names := range matched {
+	for i, names := range m.matched {
 		if len(names) == 0 {
 			if topics != nil && !s.rules.Skips(i) {
-				c.Warn(trouble.NoTopics, fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: no topic%s", s.rules.From(i), terminal.Meant(s.rules.From(i), there)), "see docs/runbooks/no-topics.md")
+				c.Warn(trouble.NoTopics, fmt.Sprintf("tables[%d]", i), fmt.Sprintf("%s: no topic%s", s.rules.From(i), terminal.Meant(s.rules.From(i), m.there)), "see docs/runbooks/no-topics.md")
 			}
 			continue
 		}
@@ -292,6 +302,11 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 		}
 	}
 	c.tellTargets()
+	s.checkUnmatched(c, m.nowhere)
+}
+
+// checkUnmatched tells of the topics that no rule wants.
+func (s *Sink) checkUnmatched(c *checker, nowhere []string) {
 	// On brokers that others use, too, sources is set so that theirs are left alone.
 	var elsewhere []string
 	nowhere = slices.DeleteFunc(nowhere, func(topic string) bool {

@@ -379,22 +379,17 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 			return 0, invalid(r, err)
 		}
 		ev := &w.event
-		if ev.Op == change.Truncate && part.count > 1 && m.pass.Compare(h.position) < 0 {
-			if !h.known {
-				return 0, invalid(r, errors.New("a TRUNCATE of several partitions without a position: where it stands in the others cannot be told"))
-			}
-			m.barrier = h.position
-			if !w.allAt(k.topic, part.count, h.position) {
+		if ev.Op == change.Truncate && part.count > 1 {
+			passed, wait, err := w.meet(k, part.count, h)
+			switch {
+			case err != nil:
+				return 0, invalid(r, err)
+			case wait:
 				return i, nil
+			case passed:
+				m.took(ev, h)
+				continue
 			}
-			for other, om := range w.moved {
-				if other.topic == k.topic {
-					om.pass = h.position // they skip theirs
-				}
-			}
-		} else if ev.Op == change.Truncate && part.count > 1 {
-			m.took(ev, h)
-			continue
 		}
 		if w.bytes >= int64(w.g.s.cfg.Batch.Bytes) {
 			if err := w.write(ctx); err != nil {
@@ -408,23 +403,13 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 		w.bytes += int64(len(r.Value))
 		w.read += int64(len(r.Key) + len(r.Value))
 		if h.newKey != nil && record.Partition(h.newKey, part.count) == k.number {
-			j := i + 1
-			for j < len(records) && (records[j].Attrs.IsControl() || records[j].Value == nil) {
-				j++
-			}
-			if j == len(records) {
+			j, err := w.move(m, u, v, h, records, i)
+			switch {
+			case err != nil:
+				return 0, err
+			case j == len(records):
 				return i, nil // its other half is on the way
-			}
-			second, err := headersOf(records[j])
-			if err == nil && second.oldKey != nil && second.known && follows(h.position, second.position) {
-				if w.arena2, err = v.decoder.Decode(records[j].Value, &w.second, w.arena2[:0]); err != nil {
-					return 0, invalid(records[j], err)
-				}
-				if err := u.fold.Move(ev, &w.second); err != nil {
-					return 0, invalid(r, err)
-				}
-				m.took(ev, h)
-				m.took(&w.second, second)
+			case j > i:
 				i = j
 				continue
 			}
@@ -449,6 +434,53 @@ func (w *wholeCut) take(ctx context.Context, k partKey, records []*kgo.Record) (
 		m.took(ev, h)
 	}
 	return len(records), nil
+}
+
+// meet says what a partition does at a TRUNCATE that all of the topic have: wait for the others, or leave it out, as the first that has met
+// them all has taken it in for all. Else it is that one.
+func (w *wholeCut) meet(k partKey, count int32, h headers) (passed, wait bool, err error) {
+	m := w.moved[k]
+	if m.pass.Compare(h.position) >= 0 {
+		return true, false, nil
+	}
+	if !h.known {
+		return false, false, errors.New("a TRUNCATE of several partitions without a position: where it stands in the others cannot be told")
+	}
+	m.barrier = h.position
+	if !w.allAt(k.topic, count, h.position) {
+		return false, true, nil
+	}
+	for other, om := range w.moved {
+		if other.topic == k.topic {
+			om.pass = h.position // they skip theirs
+		}
+	}
+	return false, false, nil
+}
+
+// move folds both halves of a change of a key, the first being records[i], and gives where the second is: i where what follows is none,
+// len(records) where it is still to come.
+func (w *wholeCut) move(m *wholeMove, u *unit, v *versionPlan, h headers, records []*kgo.Record, i int) (int, error) {
+	j := i + 1
+	for j < len(records) && (records[j].Attrs.IsControl() || records[j].Value == nil) {
+		j++
+	}
+	if j == len(records) {
+		return j, nil
+	}
+	second, err := headersOf(records[j])
+	if err != nil || second.oldKey == nil || !second.known || !follows(h.position, second.position) {
+		return i, nil // whatever is wrong with that record, it is told when it is read itself
+	}
+	if w.arena2, err = v.decoder.Decode(records[j].Value, &w.second, w.arena2[:0]); err != nil {
+		return i, invalid(records[j], err)
+	}
+	if err := u.fold.Move(&w.event, &w.second); err != nil {
+		return i, invalid(records[i], err)
+	}
+	m.took(&w.event, h)
+	m.took(&w.second, second)
+	return j, nil
 }
 
 // allAt says whether every partition of a topic has come to a TRUNCATE, or is past it.
