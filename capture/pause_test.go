@@ -53,6 +53,9 @@ func TestPause(t *testing.T) {
 	if report.State != service.StateNotRunning || report.Paused == nil {
 		t.Errorf("while the service is down: %s, %+v", report.State, report.Paused)
 	}
+	if len(report.Tables) == 0 || report.Tables[0].State != service.StateNotRunning {
+		t.Errorf("while the service is down its tables are %+v", report.Tables)
+	}
 	c, stop = r.start()
 	paused(c, true)
 	if end := r.ends(topic)[0]; end != before {

@@ -118,8 +118,11 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 	st.Snapshot = snapshotOf(&pr.Health)
 	for _, t := range pr.Tables {
 		one := TableStatus{Table: t.Schema + "." + t.Table, State: service.StateStreaming, Level: t.Level, SnapshotRows: t.Rows, ExpectedRows: new(t.Rows), LastHour: []float32{}}
-		if !t.Done {
+		switch {
+		case !t.Done:
 			one.State, one.ExpectedRows = service.StateSnapshotting, nil // the record does not say
+		case st.State == service.StateNotRunning:
+			one.State = service.StateNotRunning
 		}
 		one.tellHeld(t.Held)
 		st.Tables = append(st.Tables, one)

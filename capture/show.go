@@ -161,7 +161,8 @@ func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Tab
 			continue
 		}
 		note := one.note()
-		if service.Look(one.State).Colour == "green" && note == "" && out.Terminal && !look.All && len(look.Tables) == 0 {
+		calm := service.Look(one.State).Colour == "green" || one.State == service.StateNotRunning // which the first sentence says of all
+		if calm && note == "" && out.Terminal && !look.All && len(look.Tables) == 0 {
 			rest++
 			continue
 		}

@@ -225,7 +225,8 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	c.publishStatus(s) // before the goroutine that owns s runs
 	c.ready()
 	c.streamed = true
-	c.log.Info("streaming", "slot", c.config.Source.slot(), "lsn", s.stream.Confirmed().String(), "tables", len(tables), "to_read", len(s.chunks.queue))
+	captured := slices.DeleteFunc(slices.Clone(tables), func(t *catalog.Table) bool { return t.Level == catalog.LeftOut })
+	c.log.Info("streaming", "slot", c.config.Source.slot(), "lsn", s.stream.Confirmed().String(), "tables", len(captured), "to_read", len(s.chunks.queue))
 	group := service.NewGroup(ctx)
 	for i := range workers {
 		group.Go("snapshot reader", func(ctx context.Context) error {

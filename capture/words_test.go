@@ -124,6 +124,9 @@ func TestStatusText(t *testing.T) {
 		down := base()
 		down.State, down.Asked = service.StateNotRunning, "the source and Kafka: http://127.0.0.1:9191 does not answer: connection refused"
 		down.WAL.RetainedBytes, down.WAL.GrowthBytesPerSecond, down.WAL.FullInSeconds, down.ToPublish = 6<<30, 6.7*1024*1024, number(6720), 5<<30
+		for i := range down.Tables {
+			down.Tables[i].State = service.StateNotRunning
+		}
 		show("down.txt", down, person, terminal.Look{})
 		for i := range down.Tables {
 			down.Tables[i].Partitions, down.Tables[i].SchemaID = 0, 0 // the progress record does not say
