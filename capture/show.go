@@ -217,17 +217,7 @@ func (r *Report) facts() []terminal.Fact {
 	case unseen:
 		add("behind", "-", "nobody has looked yet")
 	default:
-		note := ""
-		switch quiet := time.Since(r.PublishedTime); {
-		case r.LagSeconds >= 1 && !r.PublishedTime.IsZero():
-			note = "the newest published change was committed at " + terminal.Clock(r.PublishedTime)
-		case r.LagSeconds == 0 && !r.PublishedTime.IsZero() && quiet > 10*time.Minute:
-			note = "quiet for " + service.FormatDuration(quiet)
-		}
-		if skew := r.skew(); skew != "" {
-			note = strings.TrimPrefix(note+"; "+skew, "; ")
-		}
-		add("behind", service.FormatSeconds(r.LagSeconds), note)
+		add("behind", service.FormatSeconds(r.LagSeconds), r.lateness())
 	}
 	switch {
 	case unseen:
@@ -263,28 +253,8 @@ func (r *Report) facts() []terminal.Fact {
 	if r.Paused != nil {
 		add("paused", "since "+terminal.Clock(r.Paused.Since), r.Paused.until(&r.WAL))
 	}
-	var position []string
-	if r.Era != 0 {
-		position = append(position, fmt.Sprintf("era %d", r.Era))
-	}
-	position = append(position, strings.TrimSpace("slot "+r.Slot))
-	if r.WAL.SlotStatus != "" {
-		position = append(position, r.WAL.SlotStatus)
-	}
-	if down && !r.PublishedTime.IsZero() {
-		position = append(position, "committed "+terminal.Clock(r.PublishedTime))
-	}
-	if r.ServerLSN != "" && r.ServerLSN != r.PublishedLSN {
-		position = append(position, "the source is at "+r.ServerLSN)
-	}
-	published := "nothing yet"
-	switch {
-	case r.PublishedLSN != "":
-		published = "up to " + r.PublishedLSN
-	case unseen, r.Trouble != nil && strings.HasPrefix(string(r.Trouble.Code), "kafka-"):
-		published = "-" // by a capture of before, perhaps; or the progress could not be read
-	}
-	add("published", published, strings.Join(position, ", "))
+	published, where := r.reach(down, unseen)
+	add("published", published, where)
 	if len(r.Idle) > 0 {
 		add("tables", "none fits "+strings.Join(r.Idle, ", "), "of source.tables; capture check says which name is near")
 	}
@@ -304,6 +274,47 @@ func (r *Report) facts() []terminal.Fact {
 		add("next", "capture resume", "")
 	}
 	return all
+}
+
+// lateness says what stands behind how far behind the capture is.
+func (r *Report) lateness() string {
+	note := ""
+	switch quiet := time.Since(r.PublishedTime); {
+	case r.LagSeconds >= 1 && !r.PublishedTime.IsZero():
+		note = "the newest published change was committed at " + terminal.Clock(r.PublishedTime)
+	case r.LagSeconds == 0 && !r.PublishedTime.IsZero() && quiet > 10*time.Minute:
+		note = "quiet for " + service.FormatDuration(quiet)
+	}
+	if skew := r.skew(); skew != "" {
+		note = strings.TrimPrefix(note+"; "+skew, "; ")
+	}
+	return note
+}
+
+// reach says up to where all is published, and where that is.
+func (r *Report) reach(down, unseen bool) (published, where string) {
+	var position []string
+	if r.Era != 0 {
+		position = append(position, fmt.Sprintf("era %d", r.Era))
+	}
+	position = append(position, strings.TrimSpace("slot "+r.Slot))
+	if r.WAL.SlotStatus != "" {
+		position = append(position, r.WAL.SlotStatus)
+	}
+	if down && !r.PublishedTime.IsZero() {
+		position = append(position, "committed "+terminal.Clock(r.PublishedTime))
+	}
+	if r.ServerLSN != "" && r.ServerLSN != r.PublishedLSN {
+		position = append(position, "the source is at "+r.ServerLSN)
+	}
+	published = "nothing yet"
+	switch {
+	case r.PublishedLSN != "":
+		published = "up to " + r.PublishedLSN
+	case unseen, r.Trouble != nil && strings.HasPrefix(string(r.Trouble.Code), "kafka-"):
+		published = "-" // by a capture of before, perhaps; or the progress could not be read
+	}
+	return published, strings.Join(position, ", ")
 }
 
 // wal says how much of the budget is used, and what becomes of it.

@@ -87,37 +87,7 @@ func (p *Publisher) settle(ctx context.Context, s *survey) error {
 // there, committed or hanging as well. If something of it was aborted then so was all of its transaction. It refuses what
 // another producer has left, which cannot be ended in its name.
 func (p *Publisher) hangingProgress(ctx context.Context, s *survey, id int64) (*record.Progress, error) {
-	progress := record.ProgressTopic(p.source)
-	spans := map[string][]span{}
-	for name, partitions := range s.hanging {
-		spans[name] = make([]span, len(s.ends[name]))
-		for _, i := range partitions {
-			spans[name][i] = span{s.ends[name][i], s.ends[name][i] + 1}
-			if name == progress {
-				spans[name][i].to = s.high[name][i]
-			}
-		}
-	}
-	fold := record.ProgressFold{Last: s.last}
-	var newest *record.Progress // nil where the newest does not follow on what is known
-	foreign := map[string][]int32{}
-	err := p.scan(ctx, kgo.ReadUncommitted(), spans, func(r *kgo.Record) error {
-		if r.Attrs.IsTransactional() && r.ProducerID != id {
-			foreign[r.Topic] = append(foreign[r.Topic], r.Partition)
-		}
-		if r.Topic != progress || r.Attrs.IsControl() {
-			return nil
-		}
-		before := fold.Last
-		err := addProgress(&fold, r)
-		if newest = fold.Last; newest == before {
-			newest = nil
-		}
-		return err
-	})
-	if err == nil && len(foreign) > 0 {
-		err = p.withoutEnd(foreign, "it is of another producer, or of one of ours whose id the brokers have forgotten")
-	}
+	newest, err := p.readHanging(ctx, s, id)
 	if err != nil || newest == nil {
 		return nil, err
 	}
@@ -148,6 +118,45 @@ func (p *Publisher) hangingProgress(ctx context.Context, s *survey, id int64) (*
 				return nil, nil
 			}
 		}
+	}
+	return newest, nil
+}
+
+// readHanging reads what hangs, and gives the newest progress in it; nil where there is none, or it does not follow on what is known.
+func (p *Publisher) readHanging(ctx context.Context, s *survey, id int64) (*record.Progress, error) {
+	progress := record.ProgressTopic(p.source)
+	spans := map[string][]span{}
+	for name, partitions := range s.hanging {
+		spans[name] = make([]span, len(s.ends[name]))
+		for _, i := range partitions {
+			spans[name][i] = span{s.ends[name][i], s.ends[name][i] + 1}
+			if name == progress {
+				spans[name][i].to = s.high[name][i]
+			}
+		}
+	}
+	fold := record.ProgressFold{Last: s.last}
+	var newest *record.Progress
+	foreign := map[string][]int32{}
+	err := p.scan(ctx, kgo.ReadUncommitted(), spans, func(r *kgo.Record) error {
+		if r.Attrs.IsTransactional() && r.ProducerID != id {
+			foreign[r.Topic] = append(foreign[r.Topic], r.Partition)
+		}
+		if r.Topic != progress || r.Attrs.IsControl() {
+			return nil
+		}
+		before := fold.Last
+		err := addProgress(&fold, r)
+		if newest = fold.Last; newest == before {
+			newest = nil
+		}
+		return err
+	})
+	if err == nil && len(foreign) > 0 {
+		err = p.withoutEnd(foreign, "it is of another producer, or of one of ours whose id the brokers have forgotten")
+	}
+	if err != nil {
+		return nil, err
 	}
 	return newest, nil
 }
