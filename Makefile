@@ -150,6 +150,6 @@ man: $(BIN)/capture $(BIN)/sink
 vendor:
 	@node pkg/service/page/vendor.mjs
 
-## clean: what was built, and the data of demo, bin/local broker and make databases; .cache stays: tools, and reports of nemesis and soak
+## clean: what was built, and the data of demo, bin/local broker, bin/local registry and make databases; .cache stays: tools, and reports of nemesis and soak
 clean:
-	rm -rf $(BIN) $(CACHE)/release .demo broker databases
+	rm -rf $(BIN) $(CACHE)/release .demo broker registry databases

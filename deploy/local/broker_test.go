@@ -3,8 +3,10 @@ package local
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -68,6 +70,36 @@ func TestBrokerKeepsItsData(t *testing.T) {
 	}
 	if got := get(t, again.RegistryURL()+"/schemas/ids/1"); !strings.Contains(got, "string") {
 		t.Errorf("schema 1 is %s", got)
+	}
+}
+
+// A registry by itself has what it was told, or what a broker's was, and shares its directory with neither.
+func TestRegistryKeepsItsData(t *testing.T) {
+	dir := t.TempDir()
+	for _, schema := range []string{`"string"`, `"long"`} {
+		r, err := StartRegistry(dir, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		post(t, r.URL()+"/subjects/topic-key/versions", `{"schema": "\"string\""}`)
+		post(t, r.URL()+"/subjects/topic-value/versions", `{"schema": `+strconv.Quote(schema)+`}`)
+		if second, err := StartBroker(BrokerConfig{Dir: dir}); err == nil {
+			_ = second.Close()
+			t.Fatal("a broker shares the directory of a registry")
+		}
+		if err := errors.Join(r.Close(), r.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := StartBroker(BrokerConfig{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, b.RegistryURL()+"/subjects/topic-value/versions"); !strings.Contains(got, "[1,2]") {
+		t.Errorf("it has the versions %s", got)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -35,7 +35,7 @@ func main() {
 
 func command() *cobra.Command {
 	root := terminal.Group("local", "Run Tributary, or what it needs, on one machine",
-		demoCommand(), runCommand(), brokerCommand(), databasesCommand(), psqlCommand(), &cobra.Command{
+		demoCommand(), runCommand(), brokerCommand(), registryCommand(), databasesCommand(), psqlCommand(), &cobra.Command{
 			Use: "version", Short: "Print the version", Args: terminal.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				b := service.ThisBuild()
@@ -152,6 +152,27 @@ func brokerCommand() *cobra.Command {
 	cmd.Flags().StringVar(&cfg.Dir, "dir", "broker", "directory of its data")
 	cmd.Flags().StringVar(&cfg.Kafka, "kafka", "127.0.0.1:9092", "address of the broker")
 	cmd.Flags().StringVar(&cfg.Registry, "registry", "127.0.0.1:8081", "address of the schema registry")
+	return cmd
+}
+
+func registryCommand() *cobra.Command {
+	var dir, listen string
+	cmd := &cobra.Command{
+		Use: "registry", Short: "Run a schema registry until Ctrl-C, for a Kafka that has none", Args: terminal.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			registry, err := local.StartRegistry(dir, listen)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "registry: {url: %q}\n", registry.URL())
+			if err == nil {
+				<-cmd.Context().Done()
+			}
+			return errors.Join(err, registry.Close())
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "registry", "directory of its data")
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8081", "its address")
 	return cmd
 }
 
