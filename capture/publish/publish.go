@@ -52,6 +52,7 @@ type Publisher struct {
 	sender record.Source
 	known  map[string]*topic // by name
 	memory memory
+	clock  time.Time     // of this host, when it was looked at last
 	ended  time.Time     // when the last Kafka transaction was
 	over   chan struct{} // see Over; nil until it is asked for
 	open   bool          // something was produced since the last Commit
@@ -405,7 +406,7 @@ func (p *Publisher) produce(ctx context.Context, t *Table, ev *change.Event, key
 	position := p.memory.position(ev.Position)
 	r := p.memory.record()
 	r.Topic, r.Partition, r.Key, r.Value = t.topic.name, partition, key, value
-	r.Timestamp = time.UnixMicro(ev.Tx.CommitTime)
+	r.Timestamp = p.stamp(ev.Tx.CommitTime)
 	r.Headers = p.memory.headers(kgo.RecordHeader{Key: record.HeaderPosition, Value: position}, headers)
 	p.send(ctx, t.topic, r)
 	if t.topic.compacted && ev.Op == change.Delete && key != nil {
@@ -415,6 +416,18 @@ func (p *Publisher) produce(ctx context.Context, t *Table, ev *change.Event, key
 		p.send(ctx, t.topic, grave)
 	}
 	return true, nil
+}
+
+// stamp gives a record's time: that of the commit, in microseconds by the source's clock, but none that is to come. Brokers refuse a record
+// that is an hour ahead (message.timestamp.after.max.ms), and what a source with such a clock has committed keeps its time in the WAL.
+func (p *Publisher) stamp(commit int64) time.Time {
+	at := time.UnixMicro(commit)
+	if at.After(p.clock) {
+		if p.clock = time.Now(); at.After(p.clock) {
+			return p.clock
+		}
+	}
+	return at
 }
 
 // recordOverhead bounds what a record takes in a batch of its own besides key and value.

@@ -53,6 +53,11 @@ var kinds = []struct {
 		errors: []error{kerr.MessageTooLarge, kerr.RecordListTooLarge},
 	},
 	{
+		code:   trouble.KafkaProduce,
+		hint:   "set the clocks of this host and of the brokers right, or raise message.timestamp.after.max.ms and message.timestamp.before.max.ms of the topic",
+		errors: []error{kerr.InvalidTimestamp},
+	},
+	{
 		code:   trouble.TopicName,
 		errors: []error{kerr.InvalidTopicException},
 	},
