@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
@@ -135,4 +137,59 @@ func (t *TableStatus) barrier() (n service.Need, ok bool) {
 		n.Do = append(n.Do, step)
 	}
 	return n, true
+}
+
+// holdAtBarrier lets a partition wait at a TRUNCATE.
+func (s *Sink) holdAtBarrier(p *consume.Partition, at change.Position) {
+	s.mu.Lock()
+	s.held[p] = &hold{err: errBarrier, since: time.Now(), barrier: at}
+	s.mu.Unlock()
+	s.consumer.Hold(p, errBarrier)
+}
+
+// barriers lets partitions pass a TRUNCATE: partition 0, which executes it, when all others have come to it; the
+// others when partition 0 has executed it. All of it is in the checkpoints, so that it holds across processes.
+func (v *supervisor) barriers(ctx context.Context) error {
+	if !v.s.anyBarrier() {
+		return nil
+	}
+	for p, h := range v.heldNow() {
+		if h.barrier.IsZero() {
+			continue
+		}
+		all, err := v.session.Barriers(ctx, p.Topic)
+		if err != nil {
+			return err
+		}
+		done, there := false, 0
+		v.s.mu.Lock()
+		if real := v.s.held[p]; real != nil {
+			real.peers = all
+		}
+		v.s.mu.Unlock()
+		for _, b := range all {
+			if b.At(h.barrier) {
+				there++
+			}
+			if b.Partition == 0 && b.Applied.Compare(h.barrier) >= 0 {
+				done = true
+			}
+		}
+		if done || p.Number == 0 && there >= int(p.Count) {
+			v.released(p)
+			v.s.consumer.Release(p, func(p *consume.Partition) { p.Pass = h.barrier })
+		}
+	}
+	return nil
+}
+
+func (s *Sink) anyBarrier() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.held {
+		if !h.barrier.IsZero() {
+			return true
+		}
+	}
+	return false
 }

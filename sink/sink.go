@@ -8,7 +8,7 @@
 //	one worker a lane                    worker.go, read.go: decode, fold, apply; a partition belongs to one lane
 //	progress                             progress.go: applies the progress topics
 //	sources written as a whole           whole.go: progress decides what becomes visible together
-//	supervisor                           supervise.go: quarantine, barriers, lost partitions, what /status shows
+//	supervisor                           supervise.go, barrier.go: quarantine, TRUNCATE, lost partitions, what /status shows
 //	outlook                              outlook.go: how far other sinks of the group are, while somebody looks
 //	retention                            retention.go: removes rows that are too old
 //	sweep                                sweep.go: removes what did not come again when a table was read anew
