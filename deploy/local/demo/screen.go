@@ -228,7 +228,7 @@ func (l *line) add(o line) {
 }
 
 func (l line) String() string {
-	return strings.TrimRight(fmt.Sprintf("%-15s %10s %12.0f %11s   %s", l.name, service.FormatCount(l.rows), l.rate, ago(l.behind), l.from), " ")
+	return strings.TrimRight(fmt.Sprintf("%-15s %10s %12s %11s   %s", l.name, service.FormatCount(l.rows), service.FormatRate(l.rate), ago(l.behind), l.from), " ")
 }
 
 // table draws at most most tables, the rest as one line.
@@ -245,7 +245,7 @@ func (g *gauge) table(most int) []string {
 	for _, l := range tables {
 		out = append(out, "           "+l.String())
 	}
-	out = append(out, fmt.Sprintf("           %-15s %10s %12.0f   %s", total.name, service.FormatCount(total.rows), total.rate, g.demo.lag()))
+	out = append(out, fmt.Sprintf("           %-15s %10s %12s   %s", total.name, service.FormatCount(total.rows), service.FormatRate(total.rate), g.demo.lag()))
 	if g.trouble != "" {
 		out = append(out, "           "+g.trouble)
 	}
@@ -255,12 +255,19 @@ func (g *gauge) table(most int) []string {
 // plain gives the total as one line.
 func (g *gauge) plain() string {
 	_, total := g.lines()
-	text := fmt.Sprintf(" %s  %s rows, %.0f changes/s, behind %s, %s", time.Now().Format(time.TimeOnly),
-		service.FormatCount(total.rows), total.rate, ago(total.behind), g.demo.lag())
+	text := " " + time.Now().Format(time.TimeOnly) + "  " + total.sum(g.demo.lag())
 	if g.trouble != "" {
 		text += ", " + g.trouble
 	}
 	return text
+}
+
+// sum tells of all tables together, in a line without columns.
+func (l line) sum(lag string) string {
+	if l.rows == 0 { // how far behind that is nobody knows yet
+		return "no row is in the warehouse yet"
+	}
+	return fmt.Sprintf("%s rows, %s changes/s, behind %s, %s", service.FormatCount(l.rows), service.FormatRate(l.rate), ago(l.behind), lag)
 }
 
 // lag gives the quantiles of the time from a commit at a source to the commit in the warehouse.
