@@ -154,7 +154,7 @@ func TestExplainAndTest(t *testing.T) {
 	w := newWorld(t, rule.Table{
 		From: "public.orders", To: "sales.orders", Filter: "amount > 10", Columns: []rule.Column{{From: "mail", Mask: "hash"}, {From: "note", As: "remark"}},
 		Set: []rule.Computed{{Column: "n", Value: "id / 10", Key: true}},
-	})
+	}, rule.Table{From: "public.moods", To: "sales.moods"})
 	w.cfg.Salt = "pepper"
 	shop := w.source("shop")
 	r := relation("orders", "id integer key", "amount numeric", "mail text", "note text")
@@ -242,4 +242,10 @@ func TestExplainAndTest(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	w.rows(`SELECT count(*) FROM pg_class WHERE relname = 'orders'`, "0")
+	shop.tx(ins(relation("moods", "id integer key", "m public.mood"), 1, "sad"))
+	out.Reset()
+	if err := o.ExplainRule(t.Context(), "shop.public.moods", &out); err != nil {
+		t.Fatal(err)
+	}
+	has(out.String(), "id integer, key id integer as is", "m public.mood m public.mood, else text as is", `"m" text`)
 }

@@ -31,7 +31,7 @@ func (p *Plan) Steps() (steps []Step) {
 			}
 			taken = true
 			one := s
-			one.To, one.ToType, one.How = c.Name, p.Column(n).Type.Name, c.how(&rel.Columns[i])
+			one.To, one.ToType, one.How = c.Name, p.madeAs(n), c.how(&rel.Columns[i])
 			steps = append(steps, one)
 		}
 		if !taken {
@@ -51,13 +51,22 @@ func (p *Plan) Steps() (steps []Step) {
 			if c.key {
 				how += ", key"
 			}
-			steps = append(steps, Step{To: c.Name, ToType: p.Column(n).Type.Name, How: how})
+			steps = append(steps, Step{To: c.Name, ToType: p.madeAs(n), How: how})
 		}
 	}
 	for _, a := range p.Added {
 		steps = append(steps, Step{To: a.Name, ToType: a.Type, How: "mode " + p.Mode.String()})
 	}
 	return steps
+}
+
+// madeAs gives the type that column n has in a target that is made: a type of the source's own only where the warehouse has it, too.
+func (p *Plan) madeAs(n int) string {
+	t := &p.Column(n).Type
+	if t.OID >= schema.FirstUserOID {
+		return t.Name + ", else " + t.Portable()
+	}
+	return t.Name
 }
 
 func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
