@@ -146,7 +146,7 @@ func (r *retainer) round(ctx context.Context) error {
 		told := func(p warehouse.TablePartition) {
 			r.s.log.Info("a partition was "+string(p.Deed), "table", p.Target.String(), "partition", p.Name.String(), "rows", p.Rows)
 		}
-		gone := gone{}
+		gone, stays := gone{}, map[rule.Target]error{}
 		var failed []error
 		for _, keeps := range byTarget(list, makes) {
 			if err := r.session.MakeAhead(ctx, keeps, told); err != nil {
@@ -161,7 +161,7 @@ func (r *retainer) round(ctx context.Context) error {
 				told(p)
 				r.s.metrics.expired.WithLabelValues(p.Target.String()).Add(float64(gone.add(p)))
 			}); err != nil {
-				failed = append(failed, err)
+				failed, stays[keeps[0].Target] = append(failed, err), err
 			}
 		}
 		for _, k := range list {
@@ -182,8 +182,11 @@ func (r *retainer) round(ctx context.Context) error {
 			delete(r.kept, k.Topic)
 			if err != nil {
 				failed = append(failed, err)
+			}
+			if err := errors.Join(stays[k.Target], err); err != nil {
 				r.kept[k.Topic] = keptBack{e.RanAt, err}
 			}
+			delete(stays, k.Target) // of those that write it, the first tells
 			if rows := e.Removed - gone[k.Topic]; rows > 0 {
 				r.s.log.Info("old rows were removed", "topic", k.Topic, "table", k.Target.String(), "rows", rows, "keep", string(k.Age))
 			}

@@ -183,6 +183,31 @@ func TestRetentionDropsPartitions(t *testing.T) {
 	})
 }
 
+// TestPartitionThatStaysIsToldOf: what keeps a partition from being detached is told until there is another run, once for all that write the target.
+func TestPartitionThatStaysIsToldOf(t *testing.T) {
+	w := newWorld(t)
+	w.partitioned()
+	a, b := w.source("a"), w.source("b")
+	w.retained(a, b, map[*source][]event{a: {ins(txRelation, 1, ago(150), "v")}, b: {ins(txRelation, 1, ago(150), "v")}}, "1 hour")
+	w.exec(`INSERT INTO fin.tx_old VALUES ('by hand', 1, '` + ago(150) + `')`)
+	w.cfg.Retention = sink.Retention{Every: time.Hour, Rate: 1_000_000}
+	s := w.start(w.cfg)
+	s.stop()
+	w.exec(`UPDATE tributary.retention SET ran_at = ran_at - interval '2 hours'`)
+	round := s.Retainer()
+	for range 3 {
+		if err := fmt.Sprint(round(t.Context())); strings.Count(err, "rows that no rule with keep lets go") != 1 {
+			t.Errorf("got %s", err)
+		}
+	}
+	w.exec(`DELETE FROM fin.tx WHERE tenant = 'by hand'; UPDATE tributary.retention SET ran_at = ran_at - interval '2 hours'`)
+	for range 2 {
+		if err := round(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // told gives what the sink's metrics tell of fin.tx.
 func told(t *testing.T, s *running, name string) float64 {
 	t.Helper()
