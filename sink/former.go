@@ -30,10 +30,8 @@ type FormerRule struct {
 // takeRules notes under which rules the partitions are written from now on.
 func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, requests []consume.Request) error {
 	var parts []warehouse.Ruled
-	routes := map[string]*rule.Route{}
 	add := func(at warehouse.Place) {
 		if route, ok := s.match(at.Topic); ok {
-			routes[at.Topic] = route
 			parts = append(parts, warehouse.Ruled{Place: at, Rule: route.Meaning().Text()})
 		}
 	}
@@ -63,21 +61,72 @@ func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, reques
 	if err != nil || len(changed) == 0 {
 		return err
 	}
-	formers, err := session.Formers(ctx)
-	if err != nil {
-		return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, topic := range changed {
+		s.changed[topic] = &taken{since: time.Now(), ends: map[warehouse.Place]int64{}}
 	}
-	of := byTopic(formers)
+	return nil
+}
+
+// taken is a topic that was taken over under another rule, with the ends of its partitions when they were looked at first.
+type taken struct {
+	since time.Time
+	ends  map[warehouse.Place]int64
+}
+
+// nothingComes is after how long a partition of which nothing was fetched counts as one without records that are to be applied: the client does not tell.
+const nothingComes = 10 * time.Second
+
+// settled gives the topics taken over under another rule of which all is applied that was there when they were looked at first, and all that their source
+// had told of itself. Before, the log does not tell of their rows: the rule may have been changed for a column that the source has renamed, and the
+// records of that are still to come. views are of before the rules are read.
+func (s *Sink) settled(views []consume.View) (topics []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.changed) == 0 {
+		return nil
+	}
+	of := map[string][]*consume.View{}
+	for i := range views {
+		of[views[i].Topic] = append(of[views[i].Topic], &views[i])
+	}
+	for topic, t := range s.changed {
+		behind := false
+		for _, v := range slices.Concat(of[topic], of[record.ProgressTopic(sourceOf(topic))]) {
+			at := warehouse.Place{Topic: v.Topic, Partition: v.Number}
+			end, known := t.ends[at]
+			if !known && v.End >= 0 {
+				t.ends[at], end, known = v.End, v.End, true
+			}
+			behind = behind || known && v.Next < end || !known && time.Since(t.since) < nothingComes
+		}
+		if !behind {
+			topics = append(topics, topic)
+		}
+	}
+	slices.Sort(topics)
+	return topics
+}
+
+// tellChanged tells in the log what of the rows of topics that are settled is not as their rules say.
+func (s *Sink) tellChanged(topics []string, formers map[string][]warehouse.Former) {
 	var told []string
-	for _, topic := range changed { // a line for all tables of which the same is said
-		differs := formerRules(routes[topic], of[topic])
-		if text := fmt.Sprint(routes[topic].Rule, differs); len(differs) > 0 && !slices.Contains(told, text) {
+	for _, topic := range topics { // a line for all tables of which the same is said
+		s.mu.Lock()
+		delete(s.changed, topic)
+		s.mu.Unlock()
+		route, ok := s.match(topic)
+		if !ok {
+			continue
+		}
+		differs := formerRules(route, formers[topic])
+		if text := fmt.Sprint(route.Rule, differs); len(differs) > 0 && !slices.Contains(told, text) {
 			told = append(told, text)
-			s.log.Warn("the rule has changed: rows that are in the warehouse are not as it says", "topic", topic, "rule", fmt.Sprintf("tables[%d]", routes[topic].Rule),
+			s.log.Warn("the rule has changed: rows that are in the warehouse are not as it says", "topic", topic, "rule", fmt.Sprintf("tables[%d]", route.Rule),
 				"rows", differs[len(differs)-1].Differs, "code", trouble.RowsOutdated, "hint", "sink status says what to do")
 		}
 	}
-	return nil
 }
 
 func byTopic(formers []warehouse.Former) map[string][]warehouse.Former {

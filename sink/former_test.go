@@ -103,6 +103,7 @@ func testRowsOutdated(t *testing.T, consistency string, code trouble.Code) {
 	told()
 	with(as("public.t", "id", "v")) // nobody writes: it is told all the same
 	told("they have no values of column v")
+	w.eventually(true, func() any { return s.warned() })
 	with(as("public.t", "id")) // nothing was written meanwhile
 	told()
 	with(as("public.t", "id", "v"))

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -207,8 +208,18 @@ func TestColumnAndRuleRenamed(t *testing.T) {
 				return got
 			})
 			w.rows(`SELECT count(*) FROM public.t`, "6")
+			if c.want != "" {
+				w.eventually(true, func() any { return s.warned() })
+			} else if s.warned() {
+				t.Error("the log tells of rows that are as the rule says")
+			}
 		})
 	}
+}
+
+// warned says whether the log has told of rows that are not as their rule says.
+func (r *running) warned() bool {
+	return slices.ContainsFunc(r.Status().Events, func(e service.Event) bool { return strings.Contains(e.Text, "the rule has changed") })
 }
 
 // TestTargetReplaced: somebody puts another table in the place of a target. Each source whose rows are not in it is told of, also one that has not

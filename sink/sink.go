@@ -66,6 +66,7 @@ type Sink struct {
 	writers  map[int]*warehouse.Session // of each lane
 	step     string                     // of the start, "" once running
 	unlisted map[string]bool
+	changed  map[string]*taken // by topic: see settled
 }
 
 // waiter tells what is tried again, and by which of several; nil where there is one.
@@ -93,6 +94,7 @@ func New(cfg Config, log *slog.Logger) (*Sink, error) {
 	s := &Sink{
 		vitals: vitals, cfg: cfg, shown: cfg.HTTP.Shown(cfg), log: log, instance: service.Instance(), rules: rules, stages: &service.Stages{}, step: stepConnecting, started: time.Now(),
 		held: map[*consume.Partition]*hold{}, tables: map[string]*tableStats{}, waiting: map[waiter]*wait{}, unlisted: map[string]bool{}, writers: map[int]*warehouse.Session{},
+		changed: map[string]*taken{},
 	}
 	if s.registry, err = registry.New(cfg.Registry); err != nil {
 		return nil, err

@@ -319,9 +319,11 @@ func (v *supervisor) see(ctx context.Context) (*sighting, error) {
 	if seen.troubles, err = v.session.Quarantines(ctx); err != nil {
 		return nil, err
 	}
-	for _, view := range v.s.consumer.Views() { // before: what is applied after this may not be in what is read
-		seen.heard[view.Topic] = atEnd(&view)
+	views := v.s.consumer.Views() // before: what is applied after this may not be in what is read
+	for i := range views {
+		seen.heard[views[i].Topic] = atEnd(&views[i])
 	}
+	settled := v.s.settled(views)
 	if seen.sources, err = v.session.Sources(ctx); err != nil {
 		return nil, err
 	}
@@ -345,6 +347,7 @@ func (v *supervisor) see(ctx context.Context) (*sighting, error) {
 		return nil, err
 	}
 	seen.formers = byTopic(formers)
+	v.s.tellChanged(settled, seen.formers)
 	if v.s.rules.AnyKeep() {
 		if seen.retained, err = v.session.Retained(ctx); err != nil {
 			return nil, err
