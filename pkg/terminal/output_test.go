@@ -244,3 +244,12 @@ func TestErrorsOfSeveral(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", &b, want)
 	}
 }
+
+// A number is not parted from its sign.
+func TestWrap(t *testing.T) {
+	for width, want := range map[int]string{14: "apply 88 %,|commit 4 %", 9: "apply|88 %,|commit|4 %", 0: "apply 88 %, commit 4 %"} {
+		if got := strings.Join(wrap("apply 88 %, commit 4 %", width, 0), "|"); got != want {
+			t.Errorf("%d: %s, want %s", width, got, want)
+		}
+	}
+}

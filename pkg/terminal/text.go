@@ -64,13 +64,21 @@ func Bar(part, whole float64, width int) string {
 }
 
 // wrap breaks a sentence into lines of so many characters at most, of which the first has so many fewer. Words stay whole, however
-// long, and so do spaces within a line. With a width of 0 or less nothing is broken.
+// long, and so do a number with its %, and spaces within a line. With a width of 0 or less nothing is broken.
 func wrap(s string, width, first int) (lines []string) {
 	if width <= 0 {
 		return []string{s}
 	}
 	line, room := "", width-max(first, 0)
-	for _, word := range strings.SplitAfter(s, " ") {
+	var words []string
+	for word := range strings.SplitAfterSeq(s, " ") {
+		if last := len(words) - 1; last >= 0 && strings.HasPrefix(word, "%") { // it stays with its number
+			words[last] += word
+		} else {
+			words = append(words, word)
+		}
+	}
+	for _, word := range words {
 		if line != "" && utf8.RuneCountInString(line)+utf8.RuneCountInString(strings.TrimRight(word, " ")) > room {
 			lines, line, room = append(lines, strings.TrimRight(line, " ")), "", width
 		}
