@@ -260,6 +260,9 @@ func (r *Report) facts(allMembers bool) []terminal.Fact {
 		}
 		add("", "", r.Members[i].line())
 	}
+	if r.State == service.StateNotRunning {
+		add("next", "sink run", "")
+	}
 	return all
 }
 
