@@ -326,3 +326,18 @@ func TestRowSecurity(t *testing.T) {
 	shop.tx(del(r, 2))
 	w.rows(`SELECT code FROM tributary.quarantine`, "target-type")
 }
+
+// TestCompositeTypeThatIsBehind: a composite type that somebody has made in the warehouse lacks what the source's has been given since.
+func TestCompositeTypeThatIsBehind(t *testing.T) {
+	w := newWorld(t)
+	shop, r := w.source("shop"), relation("t", "id integer key", "p text")
+	r.Columns[1].Type = schema.Type{OID: 20004, Typmod: -1, Name: "public.pair", Class: schema.ClassComposite}
+	w.exec(`CREATE TYPE public.pair AS (a integer, b text)`)
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "(1,x)"))
+	w.complete(shop)
+	shop.tx(ins(r, 2, "(1,x,2)"))
+	w.rows(`SELECT code, hint LIKE 'ALTER TYPE … ADD ATTRIBUTE%' FROM tributary.quarantine`, "value-out-of-range|t")
+	w.exec(`ALTER TYPE public.pair ADD ATTRIBUTE c integer; DELETE FROM tributary.quarantine`)
+	w.rows(`SELECT id, p FROM public.t ORDER BY id`, "1|(1,x,)", "2|(1,x,2)")
+}

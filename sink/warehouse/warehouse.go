@@ -154,6 +154,9 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 			enum, _, _ := strings.Cut(rest, ": ")
 			t.Hint = "ALTER TYPE " + enum + " ADD VALUE the label that the source's type has been given; then sink resume SOURCE/TABLE"
 		}
+		if strings.Contains(t.Cause.Error(), "malformed record literal") {
+			t.Hint = "ALTER TYPE … ADD ATTRIBUTE or DROP ATTRIBUTE, as the source's composite type has been altered, or make the target's column text; then sink resume SOURCE/TABLE"
+		}
 	case (state == "55000" || state == "0A000") && strings.Contains(t.Cause.Error(), "foreign table"):
 		t.Code = trouble.TargetType
 		t.Means = "a DELETE or UPDATE goes to all partitions of the target, and what holds the rows of this one does not let them be written; the table is held, nothing is lost"
