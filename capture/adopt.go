@@ -119,7 +119,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
 	fresh := newProgress(known)
 	if was.Level != fresh.Level {
-		was.Member, was.Parts = fresh.Member, fresh.Parts
+		was.Member, was.Published, was.Parts = fresh.Member, fresh.Published, fresh.Parts
 	}
 	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
 	if t.progress = fresh; isKnown {

@@ -217,21 +217,25 @@ func (s *session) overtaken(ctx context.Context, t *table) error {
 	return nil
 }
 
-// remember notes t's place in its publication. Where it is another one, of the same level, somebody else has taken the table out, or
-// had it published in part: changes are missing. Transactions up to after may have written to it before it was put in again.
+// remember notes t's place in its publication. Where it is another one, of the same level, or the publication is another, somebody else has
+// taken the table out, or had it published in part: changes are missing. Transactions up to after may have written to it before it was put in
+// again. That the publication is as it should be says nothing of what it was:
+//
+//	somebody: ALTER PUBLICATION SET (publish = 'insert'); UPDATE; ALTER PUBLICATION SET (publish = 'insert, update, delete, truncate')
+//	stream:   has no UPDATE
 //
 // The read waits until the stream has come to where the catalog was read: before that the table may still have what was left of it.
 func (s *session) remember(t *table, after uint32, asOf change.LSN) {
-	was, is := t.progress.Member, t.catalog.Member
-	if was == is && t.progress.Parts == t.catalog.FullLeaves || is == 0 {
+	p, is := &t.progress, t.catalog
+	if p.Member == is.Member && p.Published == is.Published && p.Parts == is.FullLeaves || is.Member == 0 {
 		return
 	}
-	if t.progress.Parts != t.catalog.FullLeaves {
-		was = 0 // it was moved by us
-	}
-	t.progress.Member, t.progress.Parts = is, t.catalog.FullLeaves
-	s.changed[t.catalog.Relation.OID] = true
-	if was == 0 || t.progress.Held != nil || t.pub == nil {
+	byUs := p.Member == 0 || p.Parts != is.FullLeaves // it is new, or was moved
+	// Where capture was older, it is not known whether the publication has been altered.
+	same := p.Member == is.Member && (p.Published == is.Published || p.Published == 0)
+	p.Member, p.Published, p.Parts = is.Member, is.Published, is.FullLeaves
+	s.changed[is.Relation.OID] = true
+	if byUs || same || p.Held != nil || t.pub == nil {
 		return
 	}
 	s.makeUp(t, "somebody has changed what its publication has of it")

@@ -214,6 +214,7 @@ func TestPublicationAltered(t *testing.T) {
 				`alter publication P drop table T; alter publication P add table T (id, v)` + write + `; alter publication P drop table T; alter publication P add table T`,
 			}.live(t, away)
 			lives{`begin; alter publication P set (publish = 'insert')` + write + `; commit`}.live(t, away)
+			lives{`alter publication P set (publish = 'insert')` + write + `; alter publication P set (publish = 'insert, update, delete, truncate')`}.live(t, away)
 		})
 	}
 }

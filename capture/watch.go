@@ -166,7 +166,7 @@ func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (fact
 func fingerprint(tables []*catalog.Table) string {
 	var b strings.Builder
 	for _, t := range tables {
-		fmt.Fprintf(&b, "%d %q %q %s %t %d %v", t.Relation.OID, t.Relation.Schema, t.Relation.Name, t.Level, t.FullLeaves, t.Member, t.Relation.Key)
+		fmt.Fprintf(&b, "%d %q %q %s %t %d %d %v", t.Relation.OID, t.Relation.Schema, t.Relation.Name, t.Level, t.FullLeaves, t.Member, t.Published, t.Relation.Key)
 		for _, l := range t.Leaves {
 			fmt.Fprintf(&b, " %d", l.OID)
 		}

@@ -51,7 +51,7 @@ func plan(tables []*Table) (full, insert []member) {
 	return full, insert
 }
 
-// Ensure makes the publications publish exactly tables, as their levels say, and sets Member of each. A table that
+// Ensure makes the publications publish exactly tables, as their levels say, and sets Member and Published of each. A table that
 // moves from one to the other is in one transaction never in neither; one that somebody has had published in part is put
 // in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again.
 func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) error {
@@ -61,7 +61,7 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 		return Unreachable("begin", "", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after Commit it does nothing
-	rows, whole := map[schema.OID]uint32{}, uint32(0)
+	rows, whole, altered := map[schema.OID]uint32{}, uint32(0), map[string]uint32{}
 	for _, one := range []struct {
 		name, operations string
 		want             []member
@@ -76,18 +76,24 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 		for _, m := range have {
 			rows[m.oid] = m.row
 		}
-		if one.name == p.Full {
-			if err := tx.QueryRow(ctx, `select oid from pg_publication where pubname = $1`, p.Full).Scan(&whole); err != nil {
-				return publicationTrouble(p.Full, err)
-			}
+		var oid, xmin uint32
+		if err := tx.QueryRow(ctx, `select oid, xmin::text::int8 from pg_publication where pubname = $1`, one.name).Scan(&oid, &xmin); err != nil {
+			return publicationTrouble(one.name, err)
+		}
+		if altered[one.name] = xmin; one.name == p.Full {
+			whole = oid
 		}
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return publicationTrouble(p.Full, err)
 	}
 	for _, t := range tables {
+		t.Published = altered[p.Full]
 		if t.Member = rows[t.Relation.OID]; t.FullLeaves { // it is in both, in parts: those come and go
 			t.Member += whole
+			t.Published += altered[p.Insert]
+		} else if t.Level == InsertOnly {
+			t.Published = altered[p.Insert]
 		}
 	}
 	return nil

@@ -42,6 +42,9 @@ type Table struct {
 	// Member is another number when the table was taken out of its publication and put in again, or the publication made anew; 0:
 	// that is not known. Of a table that is in both, it says nothing of the partitions. Only Ensure finds it out.
 	Member uint32
+	// Published is another number when its publication was altered, by whomever: what it publishes of its tables, or whose it is; 0:
+	// that is not known. Only Ensure finds it out.
+	Published uint32
 	// FullLeaves says that the partitions are published each by itself for UPDATE and DELETE, see Publications.
 	FullLeaves bool
 }

@@ -85,6 +85,8 @@ type TableProgress struct {
 	Leaves []uint32 `json:"leaves,omitempty"`
 	// Member is another number when the table was taken out of its publication and put in again, whoever did it.
 	Member uint32 `json:"member,omitempty"`
+	// Published is another number when that publication was altered, whoever did it; 0 where capture was older.
+	Published uint32 `json:"published,omitempty"`
 	// Parts: its partitions are published one by one. Member is another then, too.
 	Parts bool `json:"parts,omitempty"`
 	// Reload: a truncate is still to be published before the rows.
