@@ -417,7 +417,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		if out.Unknown != "" && out.State == service.StateUpToDate && late(out.Source) > route.Freshness(cfg.Freshness) {
 			out.State = service.StateCatchingUp // as far as the source's progress tells
 		}
-		out.leaves(sources)
+		out.captured(sources)
 		st.Tables = append(st.Tables, out)
 	}
 	if err := o.members(ctx, st); err != nil {

@@ -352,5 +352,8 @@ func (t *TableStatus) note() string {
 	if t.Gone {
 		add("captured no more")
 	}
+	if t.InsertsOnly {
+		add("INSERT, TRUNCATE only")
+	}
 	return note
 }

@@ -340,13 +340,30 @@ func TestGone(t *testing.T) {
 	} {
 		last := at.Add(-one.age)
 		table := TableStatus{Source: one.source, Table: "public." + one.table, Topic: one.source + ".public." + one.table, LastCommit: &last, State: service.StateUpToDate}
-		if table.leaves(sources); table.Gone != one.gone || strings.Contains(table.note(), "captured no more") != one.gone {
+		if table.captured(sources); table.Gone != one.gone || strings.Contains(table.note(), "captured no more") != one.gone {
 			t.Errorf("%s: %t, %q", name, table.Gone, table.note())
 		}
 		st := Status{Sources: []SourceStatus{{Name: one.source}}, Tables: []TableStatus{table}}
 		if st.summarise(); strings.Contains(st.Headline, "1 table, 1 of which is captured no more.") != one.gone {
 			t.Errorf("%s: %q", name, st.Headline)
 		}
+	}
+}
+
+// TestInsertsOnly: of a table without replica identity the sink said that it is up to date, and complete, as if it were the source's.
+func TestInsertsOnly(t *testing.T) {
+	at := time.Now()
+	sources := []warehouse.Source{{Name: "shop", CompleteAt: &at, Tables: map[string]warehouse.TableProgress{"shop.public.event": {Done: true, Level: "insert"}, "shop.public.orders": {Done: true, Level: "all"}}}}
+	st := Status{Sources: []SourceStatus{{Name: "shop"}}}
+	for name, only := range map[string]bool{"event": true, "orders": false} {
+		table := TableStatus{Source: "shop", Table: "public." + name, Topic: "shop.public." + name, State: service.StateUpToDate}
+		if table.captured(sources); table.InsertsOnly != only || strings.Contains(table.note(), "INSERT, TRUNCATE only") != only {
+			t.Errorf("%s: %t, %q", name, table.InsertsOnly, table.note())
+		}
+		st.Tables = append(st.Tables, table)
+	}
+	if st.summarise(); !strings.Contains(st.Headline, "2 tables, 1 of which is captured without UPDATE and DELETE.") {
+		t.Errorf("%s", st.Headline)
 	}
 }
 

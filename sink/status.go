@@ -216,7 +216,7 @@ func (s *Sink) statusWith(shown func(TableStatus) TableStatus) *Status {
 				t.State = service.StateCatchingUp // as far as the source's progress tells; its member knows better
 			}
 			t.endangered(overview.Retention[topic])
-			t.leaves(sources)
+			t.captured(sources)
 			t = shown(t)
 			st.Tables = append(st.Tables, t)
 		}

@@ -60,6 +60,8 @@ type TableStatus struct {
 	Rule        string     `json:"rule,omitempty"` // by which it is written: "tables[1]"
 	// Gone says that its source captures it no more, as it was dropped or renamed there, or is left out: nothing will come.
 	Gone bool `json:"gone,omitempty"`
+	// InsertsOnly says that only INSERT and TRUNCATE of it are captured: rows that are updated or deleted at the source stay as they are.
+	InsertsOnly bool `json:"inserts_only,omitempty"`
 	// Former tells of rows that are not as the rule says; absent where all are.
 	Former []FormerRule `json:"former_rules,omitempty"`
 
@@ -216,12 +218,17 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	return out, true
 }
 
-// leaves notes whether the source, as far as its progress says, captures the table no more. What is new has come in of late, and may stand
-// in a record that is still to come.
-func (t *TableStatus) leaves(sources []warehouse.Source) {
+// captured notes what the source, as far as its progress says, captures of the table, or whether it does no more. What is new has come in of
+// late, and may stand in a record that is still to come.
+func (t *TableStatus) captured(sources []warehouse.Source) {
 	for i := range sources {
-		if src := &sources[i]; src.Name == t.Source && len(src.Tables) > 0 && t.LastCommit != nil && src.CompleteAt != nil {
-			_, captured := src.Tables[t.Topic]
+		src := &sources[i]
+		if src.Name != t.Source {
+			continue
+		}
+		is, captured := src.Tables[t.Topic]
+		t.InsertsOnly = is.Level == "insert"
+		if len(src.Tables) > 0 && t.LastCommit != nil && src.CompleteAt != nil {
 			t.Gone = !captured && src.CompleteAt.Sub(*t.LastCommit) > goneAfter
 		}
 	}

@@ -101,10 +101,13 @@ func (st *Status) notRunning() {
 
 // sentence says how a group does of which no table needs anybody.
 func (st *Status) sentence() string {
-	late, gone := 0, 0
+	late, gone, inserts := 0, 0, 0
 	for i := range st.Tables {
 		if st.Tables[i].Gone {
 			gone++
+		}
+		if st.Tables[i].InsertsOnly {
+			inserts++
 		}
 		if service.Look(st.Tables[i].State).Colour != "green" {
 			late++
@@ -117,6 +120,9 @@ func (st *Status) sentence() string {
 	size := fmt.Sprintf("%s%s, %s", service.Plural(sources, "source"), leftOut, service.Plural(len(st.Tables), "table"))
 	if gone > 0 {
 		size += fmt.Sprintf(", %d of which %s captured no more", gone, service.Agree(gone, "is", "are"))
+	}
+	if inserts > 0 {
+		size += fmt.Sprintf(", %d of which %s captured without UPDATE and DELETE", inserts, service.Agree(inserts, "is", "are"))
 	}
 	switch st.State {
 	case service.StateUpToDate:
