@@ -153,6 +153,19 @@ func (c *Capture) checkRole(ctx context.Context, r *terminal.Check, cat *catalog
 	if !s.CanCreate && !made {
 		lacking = append(lacking, fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s;", postgres.Ident(s.Database), postgres.Ident(s.Role)))
 	}
+	less, err := cat.LackingPublications(ctx, c.config.Source.publications())
+	if err != nil {
+		r.Failed("publications", err)
+		return
+	}
+	for _, l := range less {
+		switch text := fmt.Sprintf("somebody has had %q publish less: no %s", l.Name, l.Lacks); {
+		case l.Mended:
+			r.Warn(trouble.Publication, "publication", text+". Capture mends that when it runs, and reads its tables anew", l.Help)
+		default:
+			r.Fail(trouble.SourceRights, "publication", text+fmt.Sprintf(". It is not %q's, so that capture cannot mend it", s.Role), l.Help)
+		}
+	}
 	if len(lacking) == 0 {
 		r.OK("role", fmt.Sprintf("%q: REPLICATION, may have its publications", s.Role))
 		return

@@ -150,6 +150,51 @@ func TestTableInAClosedSchema(t *testing.T) {
 	must(t, stop())
 }
 
+// TestPublicationOfAnotherOwner: somebody has a publication publish less, which capture may not put right: it said so in its log alone.
+func TestPublicationOfAnotherOwner(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key, v text); insert into item select i, 'old' from generate_series(1, 5) i`)
+	r.member()
+	check := func() (string, error) {
+		var out strings.Builder
+		err := r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out))
+		return strings.Join(strings.Fields(out.String()), " "), err
+	}
+	c, stop := r.start()
+	r.fence()
+	publication := r.config.Source.publications().Full
+	must(t, stop())
+	r.exec("alter publication " + publication + " set (publish = 'insert')")
+	if text, err := check(); err != nil || !strings.Contains(text, "publish less: no UPDATE, DELETE, TRUNCATE. Capture mends that when it runs") {
+		t.Errorf("check says %v:\n%s", err, text)
+	}
+	c, stop = r.start()
+	r.exec("alter publication " + publication + " owner to postgres")
+	r.exec("alter publication " + publication + " set (publish = 'insert')")
+	r.exec("update item set v = 'unseen' where id = 1; delete from item where id = 2")
+	var told *TroubleStatus
+	eventually(t, "the status tells of it", func() bool {
+		told = alarmed(c, trouble.SourceRights, fmt.Sprintf("%q", publication))
+		return told != nil
+	})
+	if !strings.Contains(told.Means, "changes of its tables do not arrive") {
+		t.Errorf("it says %+v", told)
+	}
+	text, err := check()
+	_, help, _ := strings.Cut(text, "FAIL publication")
+	_, help, _ = strings.Cut(help, "-> ")
+	help, _, _ = strings.Cut(help, ";")
+	if trouble.CodeOf(err) != trouble.SourceRights || !strings.HasPrefix(help, "ALTER PUBLICATION") {
+		t.Fatalf("check says %v:\n%s", err, text)
+	}
+	r.exec(help) // as it says
+	eventually(t, "nothing is said of it any more", func() bool { return len(c.Status().Alarms) == 0 })
+	eventually(t, "the topic has the rows", func() bool {
+		r.fence()
+		return slices.Equal(r.read("public", "item").rows, r.source("public.item"))
+	})
+	must(t, stop())
+}
+
 // Membership is in no catalog of the database.
 func TestGrantIsNoticed(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)

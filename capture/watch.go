@@ -25,6 +25,8 @@ type facts struct {
 	tables []*catalog.Table     // nil when nothing has changed since the last facts that had them
 	asOf   change.LSN           // the catalog was read before this
 	after  uint32               // transactions up to this id may have written to tables before they were published
+	// unpublished is why the publications are not as they should be since more than one look; nil: they are, as far as is known.
+	unpublished *trouble.Error
 }
 
 // look is what the source was seen to be.
@@ -45,6 +47,7 @@ type watcher struct {
 	version  string               // of the catalog that all is done about
 	rows     map[schema.OID]int64 // as of version
 	slots    int                  // of the server that somebody streams from
+	refused  int                  // looks in a row after which the publications could not be changed
 }
 
 // crowd is how many slots a server has before heartbeats are written more seldom, so that it is never more for all of them together:
@@ -143,10 +146,14 @@ func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (fact
 		var t *trouble.Error
 		if errors.As(err, &t) && t.Code != trouble.SourceUnreachable {
 			w.log.Warn("publications are not changed yet, trying again", service.Err(err))
+			if w.refused++; w.refused > 1 { // a lock may be free at the next look
+				f.unpublished = t
+			}
 			return f, nil
 		}
 		return f, err
 	}
+	w.refused = 0
 	now := fingerprint(tables)
 	if now == w.known {
 		w.version = l.Version
@@ -183,6 +190,7 @@ func fingerprint(tables []*catalog.Table) string {
 func (s *session) learn(ctx context.Context, f facts) error {
 	s.facts = f
 	s.passed.see(f.at, f.wal)
+	s.tellUnpublished(f.unpublished)
 	for oid, t := range s.tables {
 		if rows, known := f.rows[oid]; known && t.catalog != nil {
 			t.catalog.EstimatedRows = rows
@@ -242,6 +250,16 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		}
 	}
 	return nil
+}
+
+// tellUnpublished makes visible why the publications are not as they should be, as long as they are not.
+func (s *session) tellUnpublished(t *trouble.Error) {
+	if was := s.unpublished; was != nil && (t == nil || was.Code != t.Code || was.Subject != t.Subject) {
+		s.alarms.clear(was.Code, was.Subject)
+	}
+	if s.unpublished = t; t != nil {
+		s.raise(t)
+	}
 }
 
 // abandon gives up reading t; what its readers still bring is dropped.

@@ -123,7 +123,11 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want []m
 		_, err = tx.Exec(ctx, `alter publication `+postgres.Ident(name)+` set`+options)
 	}
 	if err != nil {
-		return nil, publicationTrouble(name, err)
+		e := publicationTrouble(name, err)
+		if exists && !whole {
+			e.Means = "somebody has had it publish less: changes of its tables do not arrive; the tables are read anew when it publishes all"
+		}
+		return nil, e
 	}
 	if have, err = members(ctx, tx, name); err != nil {
 		return nil, err
@@ -226,7 +230,7 @@ func members(ctx context.Context, tx pgx.Tx, name string) ([]member, error) {
 	return list, nil
 }
 
-func publicationTrouble(name string, err error) error {
+func publicationTrouble(name string, err error) *trouble.Error {
 	e := &trouble.Error{
 		Code: trouble.Publication, Op: "make publication", Subject: quoted(name), Cause: postgres.Describe(err),
 		Means: "nothing was changed; tables that are not yet published are not captured",
@@ -237,6 +241,36 @@ func publicationTrouble(name string, err error) error {
 		e.Hint = "capture's role must have CREATE on the database, and the rights of the tables' owner: capture init DSN --role prints the statements"
 	}
 	return e
+}
+
+// Lacking is a publication of ours that publishes less than it is to.
+type Lacking struct {
+	Name   string
+	Lacks  string // for people: "UPDATE, DELETE"
+	Mended bool   // the role may alter it, as Ensure does
+	Help   string // SQL that has it publish all
+}
+
+// LackingPublications gives those of p that are there and publish less than capture wants, as somebody has altered them.
+func (c *Catalog) LackingPublications(ctx context.Context, p Publications) ([]Lacking, error) {
+	return query(ctx, c.conn, "list publications", func(row pgx.CollectableRow) (Lacking, error) {
+		var l Lacking
+		var generated bool
+		if err := row.Scan(&l.Name, &l.Lacks, &l.Mended, &generated); err != nil {
+			return l, err
+		}
+		operations := allOperations
+		if l.Name == p.Insert {
+			operations = insertOperations
+		}
+		l.Help = "ALTER PUBLICATION " + postgres.Ident(l.Name) + " SET" + publicationOptions(operations, generated) + ";"
+		return l, nil
+	}, `select name, lacks, may, current_setting('server_version_num')::int >= 180000
+	      from (select pubname::text as name, pg_has_role(pubowner, 'usage') as may, concat_ws(', ', case when not pubinsert then 'INSERT' end,
+	                   case when not pubupdate and pubname = $1 then 'UPDATE' end, case when not pubdelete and pubname = $1 then 'DELETE' end,
+	                   case when not pubtruncate then 'TRUNCATE' end, case when not pubviaroot then 'partitions as their table' end) as lacks
+	              from pg_publication where pubname in ($1, $2)) l
+	     where lacks <> '' order by name`, p.Full, p.Insert)
 }
 
 // Breaking is a table that a publication of somebody else publishes although its UPDATE or DELETE fail because
