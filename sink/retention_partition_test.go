@@ -340,3 +340,29 @@ func TestRetentionDropsWhatItLookedAt(t *testing.T) {
 	}
 	w.rows(`SELECT relispartition FROM pg_class WHERE relname = '`+other+`'`, "t")
 }
+
+// TestTriggersElsewhere: a trigger of another table is no reason to look at a partitioned target again; one of a partition is, however deep.
+func TestTriggersElsewhere(t *testing.T) {
+	w := newWorld(t)
+	w.exec(`CREATE TABLE public.t (id integer, v text) PARTITION BY RANGE (id); CREATE TABLE public.t_0 PARTITION OF public.t DEFAULT PARTITION BY RANGE (id);
+		CREATE TABLE public.t_0_0 PARTITION OF public.t_0 DEFAULT; CREATE INDEX ON public.t_0_0 (id); CREATE TABLE public.elsewhere (id integer);
+		CREATE FUNCTION public.pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'`)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "x"))
+	w.complete(shop)
+	release := w.lock(`SELECT FROM tributary.feed FOR UPDATE`) // for which a look would wait
+	trigger := func(table string) {
+		w.exec(`CREATE TRIGGER pass BEFORE INSERT ON ` + table + ` FOR EACH ROW EXECUTE FUNCTION public.pass()`)
+	}
+	trigger("public.elsewhere")
+	shop.tx(ins(r, 2, "x"))
+	w.complete(shop)
+	trigger("public.t_0_0")
+	shop.tx(ins(r, 3, "x"))
+	w.waiting("tributary.feed", 1)
+	release()
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "2", "3")
+}
