@@ -384,3 +384,12 @@ func TestHeldWith(t *testing.T) {
 		}
 	}
 }
+
+// A table of rows alone that were there before has no commit, and is not said to have nothing.
+func TestTableOfRowsThatWereThere(t *testing.T) {
+	st := Status{Group: "warehouse", Tables: []TableStatus{{Source: "shop", Table: "public.x", State: service.StateUpToDate, Position: "1:0/10.140737488355328"}}}
+	i := slices.IndexFunc(st.tablePage().Tiles, func(tile page.Tile) bool { return tile.Name == "Last commit" })
+	if tile := st.tablePage().Tiles[i]; tile.Value != "–" || tile.Lines[0] != "no change has come yet" {
+		t.Errorf("%+v", tile)
+	}
+}

@@ -103,7 +103,7 @@ func (st *Status) tablePage() page.View {
 		rate.Value = "–"
 		rate.Lines = append(rate.Lines, "what other sinks apply was not looked at for long enough")
 	}
-	commit := page.Tile{Name: "Last commit", Value: "–", Lines: []string{"nothing is applied yet"}}
+	commit := page.Tile{Name: "Last commit", Value: "–", Lines: []string{"no change has come yet"}}
 	if t.LastCommit != nil {
 		commit.Value, commit.Lines = service.FormatDuration(time.Since(*t.LastCommit))+" ago", []string{t.LastCommit.UTC().Format(time.DateTime) + " UTC, at the source"}
 	}
