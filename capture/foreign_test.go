@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
@@ -148,6 +149,37 @@ func TestTableInAClosedSchema(t *testing.T) {
 	r.reload("stock.item")
 	r.same("stock", "item")
 	must(t, stop())
+}
+
+// TestForeignTableIsPublishedMeanwhile: somebody publishes a table of another owner, as capture has said, while capture makes the publications
+// what it has just found them to lack: it took the table out again.
+func TestForeignTableIsPublishedMeanwhile(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key)`)
+	r.member()
+	r.exec("create table theirs (id int primary key)")
+	cat, err := catalog.Open(t.Context(), string(r.config.Source.DSN), "test")
+	must(t, err)
+	defer cat.Close(context.Background()) //nolint:errcheck // the test is over
+	patterns, err := catalog.ParsePatterns(r.config.Source.Tables)
+	must(t, err)
+	names := r.config.Source.publications()
+	look := func() (tables, foreign []*catalog.Table) {
+		tables, err := cat.Tables(t.Context(), patterns)
+		must(t, err)
+		foreign, err = cat.LeaveOut(t.Context(), names, tables)
+		must(t, err)
+		return tables, foreign
+	}
+	tables, foreign := look()
+	must(t, cat.Ensure(t.Context(), names, tables))
+	if len(foreign) != 1 {
+		t.Fatalf("%d tables are foreign", len(foreign))
+	}
+	r.exec("alter publication " + names.Full + " add table only theirs")
+	must(t, cat.Ensure(t.Context(), names, tables))
+	if _, foreign = look(); len(foreign) != 0 {
+		t.Error("the table was taken out")
+	}
 }
 
 // TestPublicationOfAnotherOwner: somebody has a publication publish less, which capture may not put right: it said so in its log alone.

@@ -56,6 +56,13 @@ func plan(tables []*Table) (full, insert []member) {
 // in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again.
 func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) error {
 	full, insert := plan(tables)
+	// LeaveOut found it in neither. Where it is in one by now, somebody with its owner's rights has brought it there since, as it says.
+	var foreign []member
+	for _, t := range tables {
+		if t.Foreign && !t.FullLeaves {
+			foreign = append(foreign, member{oid: t.Relation.OID})
+		}
+	}
 	tx, err := c.conn.Begin(ctx)
 	if err != nil {
 		return Unreachable("begin", "", err)
@@ -69,7 +76,7 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 		{p.Full, allOperations, full},
 		{p.Insert, insertOperations, insert},
 	} {
-		have, err := ensureOne(ctx, tx, one.name, one.operations, one.want)
+		have, err := ensureOne(ctx, tx, one.name, one.operations, one.want, foreign)
 		if err != nil {
 			return err
 		}
@@ -99,8 +106,8 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 	return nil
 }
 
-// ensureOne gives the members that the publication then has.
-func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want []member) (have []member, err error) {
+// ensureOne gives the members that the publication then has, but for foreign ones, which stay as they are.
+func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, foreign []member) (have []member, err error) {
 	if _, err := tx.Exec(ctx, `set local lock_timeout = '3s'`); err != nil {
 		return nil, publicationTrouble(name, err)
 	}
@@ -132,6 +139,7 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want []m
 	if have, err = members(ctx, tx, name); err != nil {
 		return nil, err
 	}
+	have = without(have, foreign)
 	for i := range have {
 		have[i].part = have[i].part || !whole // somebody has had it leave out operations
 	}
