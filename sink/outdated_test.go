@@ -217,6 +217,37 @@ func TestColumnAndRuleRenamed(t *testing.T) {
 	}
 }
 
+// TestColumnsThatChangeNames: two columns change their names with each other, and the rule follows: rows are as they were.
+func TestColumnsThatChangeNames(t *testing.T) {
+	as := func(x, y string) []rule.Column {
+		return []rule.Column{{From: "id"}, {From: x, As: "x"}, {From: y, As: "y"}}
+	}
+	for name, c := range map[string]struct {
+		is   []rule.Column
+		told string
+	}{
+		"follows":            {as("b", "a"), "0"},
+		"is as it was":       {as("a", "b"), "0"},
+		"has another column": {append(as("b", "a"), rule.Column{From: "c"}), "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.t", Columns: as("a", "b")})
+			shop := w.source("shop")
+			older, newer := relation("t", "id integer key", "a text", "b text", "c text"), relation("t", "id integer key", "b text", "a text", "c text")
+			s := w.start(w.cfg)
+			shop.tx(ins(older, 1, "first", "second", "third"))
+			w.complete(shop)
+			s.stop()
+			w.cfg.Tables[0].Columns = c.is
+			shop.tx(ins(newer, 2, "first", "second", "third"))
+			w.start(w.cfg)
+			w.complete(shop)
+			w.rows(`SELECT count(DISTINCT (x, y)) FROM public.t`, "1")
+			w.rows(`SELECT count(*) FROM tributary.rule, jsonb_array_elements(former)`, c.told)
+		})
+	}
+}
+
 // warned says whether the log has told of rows that are not as their rule says.
 func (r *running) warned() bool {
 	return slices.ContainsFunc(r.Status().Events, func(e service.Event) bool { return strings.Contains(e.Text, "the rule has changed") })

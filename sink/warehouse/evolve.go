@@ -36,9 +36,10 @@ type shapeColumn struct {
 	Default *string `json:"default,omitempty"` // what rows have that were written before the source had the column
 }
 
-// renames gives what columns are called now that had other names. There are none where it cannot be told by a name whether it is one of before
+// renames gives what columns are called now that had other names. It is not sure where it cannot be told by a name whether it is one of before
 // or one of now, as that of columns that have changed theirs with each other.
-func (s *shape) renames(now *shape) (list []rule.Rename) {
+func (s *shape) renames(now *shape) (list []rule.Rename, sure bool) {
+	sure = true
 	former, is := map[string]bool{}, map[string]bool{}
 	for _, c := range s.Columns {
 		former[c.Source] = true
@@ -48,15 +49,12 @@ func (s *shape) renames(now *shape) (list []rule.Rename) {
 	}
 	for number, c := range now.Columns {
 		was, known := s.Columns[number]
-		switch {
-		case !known || was.Source == c.Source:
-		case former[c.Source] || is[was.Source]:
-			return nil
-		default:
+		if known && was.Source != c.Source {
+			sure = sure && !former[c.Source] && !is[was.Source]
 			list = append(list, rule.Rename{From: was.Source, To: c.Source, FromTarget: was.Target, ToTarget: c.Target})
 		}
 	}
-	return list
+	return list, sure
 }
 
 // newest is a position behind all others.

@@ -31,7 +31,7 @@ func (e *evolution) remember(ctx context.Context, at change.Position, table stri
 		return nil
 	}
 	if e.older {
-		return e.noteFound(ctx, nil, table)
+		return e.noteFound(ctx, nil, true, table)
 	}
 	now := e.fitted(at, table)
 	// Also where nothing of the target was altered, as for a column that is dropped: what other plans know of it is of the mapping before.
@@ -42,10 +42,11 @@ func (e *evolution) remember(ctx context.Context, at change.Position, table stri
 		e.s.w.forgetTarget(e.plan.Target)
 	}
 	var list []rule.Rename
+	var sure bool
 	if e.feed.shape != nil {
-		list = e.feed.shape.renames(now)
+		list, sure = e.feed.shape.renames(now)
 	}
-	if err := e.noteFound(ctx, list, table); err != nil {
+	if err := e.noteFound(ctx, list, sure, table); err != nil {
 		return err
 	}
 	if err := e.leaveUnfixed(ctx, now); err != nil {
@@ -84,7 +85,7 @@ func (e *evolution) leaveUnfixed(ctx context.Context, now *shape) error {
 }
 
 // noteFound notes what was lost, what the source has renamed, and which feeds have another table now. Those of the plan's topic are locked then.
-func (e *evolution) noteFound(ctx context.Context, list []rule.Rename, table string) error {
+func (e *evolution) noteFound(ctx context.Context, list []rule.Rename, sure bool, table string) error {
 	var ruled []string
 	for _, l := range e.losses {
 		ruled = append(ruled, l.topics...)
@@ -101,7 +102,7 @@ func (e *evolution) noteFound(ctx context.Context, list []rule.Rename, table str
 		}
 	}
 	if len(list) > 0 {
-		if err := e.s.renameRules(ctx, e.tx, e.feed.topic, e.plan.Meaning().Text(), list); err != nil {
+		if err := e.s.renameRules(ctx, e.tx, e.feed.topic, e.plan.Meaning().Text(), list, sure); err != nil {
 			return err
 		}
 	}

@@ -292,14 +292,17 @@ func (s *Session) reloaded(ctx context.Context, topic string) error {
 }
 
 // renameRules has the rules under which rows of a topic were written name columns as the source does now; is is the one that there is, which
-// does so. In the transaction in which the target is made to fit.
-func (s *Session) renameRules(ctx context.Context, tx pgx.Tx, topic, is string, list []rule.Rename) error {
+// does so. In the transaction in which the target is made to fit. Where the names are not sure, only a rule is meant that is the one that there is by them.
+func (s *Session) renameRules(ctx context.Context, tx pgx.Tx, topic, is string, list []rule.Rename, sure bool) error {
 	renamed := func(text string) string {
 		m, err := rule.ParseMeaning(text)
 		if err != nil || text == is || text == "" {
 			return text // of a version that knows more; or the one that there is
 		}
-		return m.Renamed(list).Text()
+		if now := m.Renamed(list).Text(); sure || now == is {
+			return now
+		}
+		return text
 	}
 	return s.noteRules(ctx, tx, func(r *ruling) {
 		r.rule = renamed(r.rule)
