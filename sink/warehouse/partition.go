@@ -190,11 +190,11 @@ func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(Ta
 			if _, err := tx.Exec(ctx, fmt.Sprintf("ALTER TABLE %s DETACH PARTITION %s", postgres.Ident(target.Schema, target.Table), p.quoted())); err != nil {
 				return err
 			}
-			_, err := tx.Exec(ctx, `INSERT INTO tributary.detached VALUES ($1, $2, $3, $4, $5, $6, $7, now())
+			_, err := tx.Exec(ctx, `INSERT INTO tributary.detached VALUES ($1, $2, $3, $4, $5, $6, $7, greatest(now(), $8::timestamptz))
 				ON CONFLICT (grp, partition) DO UPDATE SET target_schema = excluded.target_schema, target_table = excluded.target_table,
 				    partition_schema = excluded.partition_schema, partition_table = excluded.partition_table,
 				    bounds = excluded.bounds, detached_at = excluded.detached_at`,
-				s.w.cfg.Group, target.Schema, target.Table, p.oid, p.Name.Schema, p.Name.Table, p.Bounds)
+				s.w.cfg.Group, target.Schema, target.Table, p.oid, p.Name.Schema, p.Name.Table, p.Bounds, hostClock())
 			for topic, rows := range p.Of {
 				if err == nil && rows > 0 {
 					err = s.retained(ctx, tx, target, topic, rows)
@@ -213,6 +213,13 @@ func (s *Session) DropPartitions(ctx context.Context, keeps []Keep, told func(Ta
 		   AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		         WHERE c.oid = d.partition AND c.relname = d.partition_table AND n.nspname = d.partition_schema AND NOT c.relispartition)`,
 		s.w.cfg.Group, target.Schema, target.Table)
+	if forget == nil {
+		// Their time is over when it is by both clocks. Of one that was ahead meanwhile, and has been put right, it begins anew.
+		_, forget = s.conn.Exec(ctx, `
+			UPDATE tributary.detached SET detached_at = greatest(now(), $4::timestamptz)
+			 WHERE grp = $1 AND target_schema = $2 AND target_table = $3 AND detached_at > greatest(now(), $4::timestamptz)`,
+			s.w.cfg.Group, target.Schema, target.Table, hostClock())
+	}
 	if forget != nil {
 		err = errors.Join(err, s.broken("write", "tributary.detached", forget))
 	}
@@ -243,9 +250,9 @@ func (p *TablePartition) drop(ctx context.Context, tx pgx.Tx) error {
 func (s *Session) retained(ctx context.Context, tx pgx.Tx, target rule.Target, topic string, rows int64) error {
 	_, err := tx.Exec(ctx, `
 		INSERT INTO tributary.retention AS r (grp, topic, target_schema, target_table, ran_at, cutoff, removed, removed_ever)
-		VALUES ($1, $2, $3, $4, now(), to_timestamp(0), $5, $5)
+		VALUES ($1, $2, $3, $4, least(now(), $6::timestamptz), to_timestamp(0), $5, $5)
 		ON CONFLICT (grp, topic) DO UPDATE SET removed_ever = r.removed_ever + excluded.removed_ever`,
-		s.w.cfg.Group, topic, target.Schema, target.Table, rows)
+		s.w.cfg.Group, topic, target.Schema, target.Table, rows, hostClock())
 	return err
 }
 

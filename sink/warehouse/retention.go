@@ -112,7 +112,7 @@ func (s *Session) Retain(ctx context.Context, do func() error) (bool, error) {
 }
 
 // hostClock is the clock of this host. What is too old is so by it and by the warehouse's: one that is set ahead, by a year say, removes nothing
-// that is not old.
+// that is not old. When retention ran is so by both, too: noted in the future, it would not be due until then, also when the clock is right again.
 var hostClock = time.Now
 
 // expiry is the condition that a row t is too old, and the column is of a type that can tell.
@@ -198,11 +198,11 @@ func (s *Session) Expire(ctx context.Context, k Keep, gone int64, told func(rows
 	if begun && !retry.Waits(err) && ctx.Err() == nil {
 		noted := s.conn.QueryRow(ctx, `
 			INSERT INTO tributary.retention AS r (grp, topic, target_schema, target_table, ran_at, cutoff, removed, removed_ever)
-			VALUES ($1, $2, $3, $4, now(), coalesce($5, to_timestamp(0)), $6, 0)
+			VALUES ($1, $2, $3, $4, least(now(), $7::timestamptz), coalesce($5, to_timestamp(0)), $6, 0)
 			ON CONFLICT (grp, topic) DO UPDATE SET target_schema = excluded.target_schema, target_table = excluded.target_table, ran_at = excluded.ran_at,
 			    cutoff = coalesce($5, r.cutoff), removed = excluded.removed
 			RETURNING ran_at, cutoff, removed_ever`,
-			s.w.cfg.Group, k.Topic, k.Target.Schema, k.Target.Table, reached(cutoff, err), e.Removed).Scan(&e.RanAt, &e.Cutoff, &e.Ever)
+			s.w.cfg.Group, k.Topic, k.Target.Schema, k.Target.Table, reached(cutoff, err), e.Removed, hostClock()).Scan(&e.RanAt, &e.Cutoff, &e.Ever)
 		err = cmp.Or(err, noted)
 	}
 	return e, s.removing("remove old rows from", k.Target, "they stay, and with them may others that are too old; all else goes on", err)

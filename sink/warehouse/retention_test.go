@@ -47,4 +47,25 @@ func TestClocksOfRetention(t *testing.T) {
 			t.Errorf("with a clock set by %s: %d rows, partitions %v; want %d, %d detached and %d dropped", step.set, e.Removed, done, step.rows, step.detached, step.aside)
 		}
 	}
+	// What is done is noted as done when it was by the earlier clock, what is put aside by the later one. A clock that was ahead of both is forgotten.
+	hostClock = func() time.Time { return time.Now().Add(-36 * time.Hour) }
+	keep := Keep{Feed: Feed{Topic: "shop.public.p", Target: rule.Target{Schema: "public", Table: "p"}}, Age: "2 days", By: "at", Drop: "2 days"}
+	nobody := func(TablePartition) {}
+	must(s.DropPartitions(t.Context(), []Keep{keep}, nobody))
+	_, err = s.Expire(t.Context(), keep, 0, func(int64) error { return nil })
+	must(err)
+	noted := func() (ran, aside time.Duration) {
+		t.Helper()
+		must(conn.QueryRow(t.Context(), `SELECT now() - ran_at, now() - detached_at FROM tributary.retention, tributary.detached WHERE partition_table = 'old'`).Scan(&ran, &aside))
+		return ran.Round(time.Hour), aside.Round(time.Hour)
+	}
+	if ran, aside := noted(); ran != 36*time.Hour || aside != 0 {
+		t.Errorf("retention ran %s ago, and a partition is aside for %s; want 36 hours and 0", ran, aside)
+	}
+	_, err = conn.Exec(t.Context(), `UPDATE tributary.detached SET detached_at = now() + interval '1 year' WHERE partition_table = 'old'`)
+	must(err)
+	must(s.DropPartitions(t.Context(), []Keep{keep}, nobody))
+	if _, aside := noted(); aside != 0 {
+		t.Errorf("a partition is aside for %s", aside)
+	}
 }
