@@ -258,8 +258,8 @@ func TestReloadWhole(t *testing.T) {
 	end()
 }
 
-// TestReloadOfRowsThatStay: a trigger keeps the rows from being deleted that are gone at the source. The reload does not end before
-// they are.
+// TestReloadOfRowsThatStay: a trigger keeps the rows from being deleted that are gone at the source, then a foreign key. The reload does not end before
+// they are, and nothing is told of a table that is held.
 func TestReloadOfRowsThatStay(t *testing.T) {
 	w := newWorld(t)
 	shop, r := w.source("shop"), relation("t", "id integer key")
@@ -273,7 +273,12 @@ func TestReloadOfRowsThatStay(t *testing.T) {
 	shop.tx(snap(r, 1))
 	s.reads("/", "1 rows were there still after their DELETE")
 	w.rows(`SELECT topic FROM tributary.reload`, "shop.public.t")
-	w.exec(`DROP TRIGGER audit ON public.t`)
+	w.exec(`CREATE TABLE public.refers (id integer REFERENCES public.t (id)); INSERT INTO public.refers VALUES (2); DROP TRIGGER audit ON public.t`)
+	s.reads("/", "refers_id_fkey", "rows that are gone at the source stay; all else goes on", "remove what refers to them, or drop the constraint")
+	if _, page := s.get("/"); strings.Contains(page, "SOURCE/TABLE") {
+		t.Errorf("it tells of a table that is held:\n%s", page)
+	}
+	w.exec(`DROP TABLE public.refers`)
 	w.swept()
 	w.rows(`SELECT id FROM public.t`, "1")
 }

@@ -308,7 +308,7 @@ func (s *Session) eachAhead(ctx context.Context, keeps []Keep, do func(p *TableP
 	}
 	c, list, rest, err := missing(ctx, s.conn, first.Target, first.Partition, first.By, ages)
 	if err != nil {
-		return s.broken("make partitions of", subject, err)
+		return s.maintaining("make partitions of", first.Target, "no partition is made; all else goes on", err)
 	}
 	var failed []error
 	for i := range list {
@@ -317,7 +317,7 @@ func (s *Session) eachAhead(ctx context.Context, keeps []Keep, do func(p *TableP
 			err = do(&list[i], c, rest)
 		}
 		if err != nil {
-			failed = append(failed, s.broken("make partition of", subject, err))
+			failed = append(failed, s.maintaining("make partition of", first.Target, "it is not made; other partitions and all else go on", err))
 		}
 	}
 	return errors.Join(failed...)

@@ -261,10 +261,10 @@ func (s *Session) eachPartition(ctx context.Context, keeps []Keep, op string, do
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	subject := fmt.Sprintf("table %q", keeps[0].Target.String())
+	target := keeps[0].Target
 	list, tooOld, err := s.oldPartitions(ctx, keeps)
 	if err != nil {
-		return s.broken(op, subject, err)
+		return s.removing(op, target, "its old partitions stay as they are; all else goes on", err)
 	}
 	var failed []error
 	for i := range list {
@@ -273,7 +273,7 @@ func (s *Session) eachPartition(ctx context.Context, keeps []Keep, op string, do
 			err = do(&list[i])
 		}
 		if err != nil {
-			failed = append(failed, s.broken(op, subject, err))
+			failed = append(failed, s.removing(op, target, "it stays as it is; other partitions and all else go on", err))
 		}
 	}
 	return errors.Join(failed...)

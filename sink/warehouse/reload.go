@@ -241,10 +241,7 @@ func (s *Session) Sweep(ctx context.Context, due OpenReload) (removed int64, err
 	if err == nil {
 		removed, err = sw.run(ctx)
 	}
-	if err != nil {
-		return removed, s.broken("remove rows that are gone at the source from", fmt.Sprintf("table %q", due.target.String()), err)
-	}
-	return removed, nil
+	return removed, s.removing("remove rows that are gone at the source from", due.target, "rows that are gone at the source stay; all else goes on", err)
 }
 
 // sweeping is one sweep.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -100,13 +101,41 @@ func (s *Session) removeForeign(ctx context.Context, target rule.Target, p piece
 	return stay, err
 }
 
-// removing makes the trouble of rows that could not be removed from a target: nothing of it is held where a constraint is in the way.
+// removing makes the trouble of rows, or of a partition, that could not be removed from a target.
 func (s *Session) removing(op string, target rule.Target, means string, err error) error {
-	err = s.broken(op, fmt.Sprintf("table %q", target.String()), err)
+	err = s.maintaining(op, target, means, err)
 	if t, ok := errors.AsType[*trouble.Error](err); ok && t.Code == trouble.ConstraintViolation {
-		t.Means, t.Hint = means, "remove what refers to them, or drop the constraint"
+		t.Hint = "remove what refers to them, or drop the constraint"
 	}
 	return err
+}
+
+// maintaining makes the trouble of what is done to a target beside writing it, and is tried again by itself: no table is held by it, and none is to be
+// resumed. means is what a refusal of Postgres does; what is said of the warehouse as a whole, and what was found by ourselves, has its own words.
+func (s *Session) maintaining(op string, target rule.Target, means string, err error) error {
+	_, ours := errors.AsType[*trouble.Error](err)
+	err = s.broken(op, fmt.Sprintf("table %q", target.String()), err)
+	if t, ok := errors.AsType[*trouble.Error](err); ok && !ours {
+		t.Hint = withoutResume(t.Hint)
+		if t.Code != trouble.WarehouseUnreachable && t.Code != trouble.WarehouseReadOnly {
+			t.Means = means
+		}
+	}
+	return err
+}
+
+// withoutResume gives a hint without what it says of a table that is held.
+func withoutResume(hint string) string {
+	var lines []string
+	for line := range strings.SplitSeq(hint, "\n") {
+		if todo, _, is := strings.Cut(line, "then sink resume SOURCE/TABLE"); is {
+			line = strings.TrimRight(todo, ";, ")
+		}
+		if line != "" && !strings.Contains(line, "SOURCE/TABLE") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // lostColumn tells that a target lacks what rows are told apart by.
