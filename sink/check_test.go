@@ -97,6 +97,10 @@ func TestCheck(t *testing.T) {
 	made := months("sales.orders", time.Now().AddDate(0, 0, -90), time.Now().AddDate(0, 3, 0))
 	want(0, `"extra" date) PARTITION BY RANGE ("extra")`, `note  target         sales.orders will be made, and get `+fmt.Sprint(len(made))+` partitions, `+made[0]+" to "+made[len(made)-1],
 		`CREATE INDEX ON "sales"."orders" ("extra");`)
+	w.cfg.Tables[0].Drop = "1 day" // whole partitions go, without a look for old rows
+	if _, text := check(); !strings.Contains(text, "and get "+fmt.Sprint(len(made))+" partitions") || strings.Contains(text, "by which old rows are found") {
+		t.Errorf("of partitions that are dropped whole:\n%s", text)
+	}
 	w.cfg.Tables = tables
 	w.cfg.Registry.URL = "http://127.0.0.1:1"
 	want(3, "reach http://127.0.0.1:1")

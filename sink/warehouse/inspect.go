@@ -58,7 +58,8 @@ type Inspection struct {
 	Changes []string // statements that the sink would run on the target
 	// Index is the statement that would create the index that is missing; "" if there is one, or the table has no key.
 	Index string
-	// ByIndex is that of the index by which retention would find old rows; "" if there is one, or nothing is removed.
+	// ByIndex is that of the index by which retention would find old rows; "" if there is one, nothing is removed, or whole partitions
+	// go, of which sinks make enough: few rows are then removed one by one.
 	ByIndex string
 	// Ahead are the partitions that would be made.
 	Ahead []TablePartition
@@ -106,7 +107,8 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan, beside ...rule.T
 	if err != nil {
 		return in, s.broken("look at", targetName(plan), err)
 	}
-	if age, by := plan.Keep(); age != "" {
+	unit, partitionBy := plan.Partition()
+	if age, by := plan.Keep(); age != "" && (unit == "" || plan.Drop() == "") {
 		var found bool
 		if err := tx.QueryRow(ctx, `
 			SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -129,7 +131,7 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan, beside ...rule.T
 			key = append(key, target.columns[k].name)
 		}
 		kind := "UNIQUE INDEX"
-		if unit, by := plan.Partition(); plan.Mode == rule.History || unit != "" && !slices.Contains(plan.KeyNames(target.names), by) {
+		if plan.Mode == rule.History || unit != "" && !slices.Contains(plan.KeyNames(target.names), partitionBy) {
 			kind = "INDEX" // a key has many versions; and a unique index of a partitioned table has its column in it
 		}
 		in.Index = fmt.Sprintf("CREATE %s%s ON %s (%s);", kind, concurrently, target.name, strings.Join(key, ", "))
