@@ -244,11 +244,20 @@ func TestBrowserFits(t *testing.T) {
 				if width != 360 && width != 1280 {
 					continue
 				}
-				eval[bool](b, axe)
-				found := eval[[]string](b, `axe.run(document, {resultTypes: ["violations"]}).then(r => r.violations.filter(v => v.impact === "serious" || v.impact === "critical")
-					.map(v => v.id + ": " + v.nodes.map(n => n.html.slice(0, 120) + " " + n.failureSummary).join("\n  ")))`)
-				for _, f := range found {
+				for _, f := range b.faults(axe) {
 					t.Errorf("%s, %d px, %s: %s", scheme, width, path, f)
+				}
+			}
+			for _, name := range []string{"gap", "TributaryCaptureWaiting", "constraint-violation"} {
+				b.run(chromedp.Navigate(url + "/explain/" + name))
+				b.await(`document.querySelector("h1")?.textContent === "` + name + `"`)
+				if got := eval[int64](b, `document.documentElement.scrollWidth`); got > width {
+					t.Errorf("%s, %d px: the runbook %s is %d px wide", scheme, width, name, got)
+				}
+				if width == 360 {
+					for _, f := range b.faults(axe) {
+						t.Errorf("%s, %d px, runbook %s: %s", scheme, width, name, f)
+					}
 				}
 			}
 		}
@@ -410,7 +419,9 @@ func TestBrowserKeys(t *testing.T) {
 	b.run(chromedp.KeyEvent("\x1b"))
 	b.await(`!document.querySelector("#keys").matches(":popover-open") && document.activeElement === document.body`)
 	b.run(chromedp.Navigate(url + "/explain/gap"))
-	b.await(`document.body.textContent.includes("# gap")`)
+	b.await(`document.querySelector("h1").textContent === "gap"`)
+	eval[bool](b, `document.querySelector("header a").click(), true`)
+	b.await(`document.querySelector("#live")?.textContent.startsWith("live ")`)
 	b.quiet(url)
 }
 
@@ -469,6 +480,13 @@ func TestBrowserFirstScreen(t *testing.T) {
 	}
 	b.await(`document.activeElement === document.querySelectorAll(".need")[1] && document.activeElement.querySelector("details").open`)
 	b.quiet(url)
+}
+
+// faults are what axe finds on the page that is hard for somebody to use.
+func (b *tab) faults(axe string) []string {
+	eval[bool](b, axe)
+	return eval[[]string](b, `axe.run(document, {resultTypes: ["violations"]}).then(r => r.violations.filter(v => v.impact === "serious" || v.impact === "critical")
+		.map(v => v.id + ": " + v.nodes.map(n => n.html.slice(0, 120) + " " + n.failureSummary).join("\n  ")))`)
 }
 
 func axeScript(t *testing.T) string {

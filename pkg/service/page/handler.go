@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
-	"io"
 	"log/slog"
 	"math"
 	"net/http"
@@ -22,7 +21,6 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/service"
-	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // Config says what a page shows.
@@ -40,7 +38,7 @@ type Config struct {
 func Handle(server *service.Server, cfg Config) {
 	p := &pages{cfg: cfg, boot: hex.EncodeToString(fmt.Append(nil, time.Now().UnixNano())), done: map[string]rendered{}}
 	for pattern, handler := range map[string]http.HandlerFunc{
-		"GET /{$}": p.whole, "GET /table/{name...}": p.table, "GET /stream": server.Stream(p.stream), "GET /changes": server.Stream(p.changes), "GET /series": p.series, "GET /explain/{code}": explain, "GET /icon.svg": icon, "GET /favicon.ico": icon,
+		"GET /{$}": p.whole, "GET /table/{name...}": p.table, "GET /stream": server.Stream(p.stream), "GET /changes": server.Stream(p.changes), "GET /series": p.series, "GET /explain/{code}": p.explain, "GET /icon.svg": icon, "GET /favicon.ico": icon,
 		"GET /static/{name}": static,
 	} {
 		server.Handle(pattern, secured(handler))
@@ -272,18 +270,6 @@ func (p *pages) columns(day bool) []byte {
 		return []byte("{}")
 	}
 	return b
-}
-
-// explain gives the runbook of a code: it is embedded, for where there is no internet.
-func explain(w http.ResponseWriter, r *http.Request) {
-	book, ok := trouble.RunbookOf(trouble.Code(r.PathValue("code")))
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	if !ok {
-		w.WriteHeader(http.StatusNotFound)
-		_, _ = io.WriteString(w, "There is no runbook of this code.\n")
-		return
-	}
-	_, _ = io.WriteString(w, book.Text)
 }
 
 // icon is a disc in the colour of the state.
