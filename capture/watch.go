@@ -25,7 +25,8 @@ type facts struct {
 	tables []*catalog.Table     // nil when nothing has changed since the last facts that had them
 	asOf   change.LSN           // the catalog was read before this
 	after  uint32               // transactions up to this id may have written to tables before they were published
-	// unpublished is why the publications are not as they should be since more than one look; nil: they are, as far as is known.
+	// unpublished is why the publications are not as they should be, told after refusedPatience where it is not for a right; nil: they are, as far
+	// as is known.
 	unpublished *trouble.Error
 }
 
@@ -47,7 +48,7 @@ type watcher struct {
 	version  string               // of the catalog that all is done about
 	rows     map[schema.OID]int64 // as of version
 	slots    int                  // of the server that somebody streams from
-	refused  int                  // looks in a row after which the publications could not be changed
+	refused  time.Time            // since when each look found that the publications could not be changed; zero: the last one did not
 }
 
 // crowd is how many slots a server has before heartbeats are written more seldom, so that it is never more for all of them together:
@@ -61,6 +62,10 @@ func (w *watcher) beatAfter() time.Duration {
 
 // lookPatience is how many times source.refresh a look is waited for. Then the watcher looks itself, and tells why it cannot.
 const lookPatience = 3
+
+// refusedPatience is how long the publications may not be changed before that is told: mostly a lock of an ordinary transaction is in the way, and
+// goes. No right comes by itself.
+const refusedPatience = time.Minute
 
 func (w *watcher) run(ctx context.Context, dsn, application string) error {
 	cat, err := catalog.Open(ctx, dsn, application)
@@ -118,6 +123,10 @@ func (w *watcher) tell(f facts) {
 	case old := <-w.out:
 		if f.tables == nil {
 			f.tables, f.after, f.asOf = old.tables, old.after, old.asOf
+		} else if old.tables != nil {
+			for _, t := range f.tables {
+				t.Handed = false // the publication may have been altered otherwise before that
+			}
 		}
 	default:
 	}
@@ -146,14 +155,17 @@ func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (fact
 		var t *trouble.Error
 		if errors.As(err, &t) && t.Code != trouble.SourceUnreachable {
 			w.log.Warn("publications are not changed yet, trying again", service.Err(err))
-			if w.refused++; w.refused > 1 { // a lock may be free at the next look
+			if w.refused.IsZero() {
+				w.refused = time.Now()
+			}
+			if t.Code == trouble.SourceRights || time.Since(w.refused) >= refusedPatience {
 				f.unpublished = t
 			}
 			return f, nil
 		}
 		return f, err
 	}
-	w.refused = 0
+	w.refused = time.Time{}
 	now := fingerprint(tables)
 	if now == w.known {
 		w.version = l.Version

@@ -51,8 +51,8 @@ func plan(tables []*Table) (full, insert []member) {
 	return full, insert
 }
 
-// Ensure makes the publications publish exactly tables, as their levels say, and sets Member and Published of each. A table that
-// moves from one to the other is in one transaction never in neither; one that somebody has had published in part is put
+// Ensure makes the publications publish exactly tables, as their levels say, and sets Member, Published and Handed of each. A table
+// that moves from one to the other is in one transaction never in neither; one that somebody has had published in part is put
 // in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again.
 func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) error {
 	full, insert := plan(tables)
@@ -68,7 +68,7 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 		return Unreachable("begin", "", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after Commit it does nothing
-	rows, whole, altered := map[schema.OID]uint32{}, uint32(0), map[string]uint32{}
+	rows, as := map[schema.OID]uint32{}, map[string]publication{}
 	for _, one := range []struct {
 		name, operations string
 		want             []member
@@ -76,42 +76,56 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 		{p.Full, allOperations, full},
 		{p.Insert, insertOperations, insert},
 	} {
-		have, err := ensureOne(ctx, tx, one.name, one.operations, one.want, foreign)
+		var is publication
+		have, whole, err := ensureOne(ctx, tx, one.name, one.operations, one.want, foreign)
+		c.lacked = c.lacked || !whole
 		if err != nil {
 			return err
 		}
 		for _, m := range have {
 			rows[m.oid] = m.row
 		}
-		var oid, xmin uint32
-		if err := tx.QueryRow(ctx, `select oid, xmin::text::int8 from pg_publication where pubname = $1`, one.name).Scan(&oid, &xmin); err != nil {
+		err = tx.QueryRow(ctx, `
+			select oid, xmin::text::int8, xmin::text in (select d.xmin::text from pg_shdepend d join pg_database b on b.oid = d.dbid and b.datname = current_database()
+			                                              where d.classid = 'pg_publication'::regclass and d.objid = p.oid and d.deptype = 'o')
+			  from pg_publication p where pubname = $1`, one.name).Scan(&is.oid, &is.xmin, &is.handed)
+		if err != nil {
 			return publicationTrouble(one.name, err)
 		}
-		if altered[one.name] = xmin; one.name == p.Full {
-			whole = oid
-		}
+		is.handed = is.handed && !c.lacked
+		as[one.name] = is
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return publicationTrouble(p.Full, err)
 	}
+	c.lacked = false
 	for _, t := range tables {
-		t.Published = altered[p.Full]
+		is := as[p.Full]
 		if t.Member = rows[t.Relation.OID]; t.FullLeaves { // it is in both, in parts: those come and go
-			t.Member += whole
-			t.Published += altered[p.Insert]
+			t.Member += is.oid
+			is.xmin += as[p.Insert].xmin
+			is.handed = is.handed && as[p.Insert].handed
 		} else if t.Level == InsertOnly {
-			t.Published = altered[p.Insert]
+			is = as[p.Insert]
 		}
+		t.Published, t.Handed = is.xmin, is.handed
 	}
 	return nil
 }
 
-// ensureOne gives the members that the publication then has, but for foreign ones, which stay as they are.
-func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, foreign []member) (have []member, err error) {
+// publication is one of ours as Ensure has made it. See Table for what it says.
+type publication struct {
+	oid, xmin uint32
+	handed    bool
+}
+
+// ensureOne gives the members that the publication then has, but for foreign ones, which stay as they are. whole: it was there, and published no
+// less than it is to; that is told beside an error, too.
+func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, foreign []member) (have []member, whole bool, err error) {
 	if _, err := tx.Exec(ctx, `set local lock_timeout = '3s'`); err != nil {
-		return nil, publicationTrouble(name, err)
+		return nil, false, publicationTrouble(name, err)
 	}
-	var exists, whole, fits, generated bool
+	var exists, fits, generated bool
 	err = tx.QueryRow(ctx, `
 		select count(*) > 0,
 		       coalesce(bool_and(pubviaroot and pubinsert and pubtruncate and pubupdate >= $2 and pubdelete >= $2), false),
@@ -120,24 +134,27 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, fo
 		       current_setting('server_version_num')::int >= 180000
 		  from pg_publication p where pubname = $1`, name, strings.Contains(operations, "update")).Scan(&exists, &whole, &fits, &generated)
 	if err != nil {
-		return nil, publicationTrouble(name, err)
+		return nil, false, publicationTrouble(name, err)
 	}
 	options := publicationOptions(operations, generated)
 	switch {
 	case !exists:
 		_, err = tx.Exec(ctx, `create publication `+postgres.Ident(name)+` with`+options)
 	case !fits:
-		_, err = tx.Exec(ctx, `alter publication `+postgres.Ident(name)+` set`+options)
+		_, err = tx.Exec(ctx, alterSQL(name, options))
 	}
 	if err != nil {
 		e := publicationTrouble(name, err)
 		if exists && !whole {
 			e.Means = "somebody has had it publish less: changes of its tables do not arrive; the tables are read anew when it publishes all"
+			if e.Code == trouble.SourceRights {
+				e.Hint = alterSQL(name, options) + "   as the publication's owner"
+			}
 		}
-		return nil, e
+		return nil, whole, e
 	}
 	if have, err = members(ctx, tx, name); err != nil {
-		return nil, err
+		return nil, whole, err
 	}
 	have = without(have, foreign)
 	for i := range have {
@@ -145,9 +162,10 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, fo
 	}
 	changed, err := alterMembers(ctx, tx, name, have, want)
 	if err != nil || !changed {
-		return have, err
+		return have, whole, err
 	}
-	return members(ctx, tx, name)
+	have, err = members(ctx, tx, name)
+	return have, whole, err
 }
 
 // publicationOptions is what stands behind WITH, or SET.
@@ -157,6 +175,10 @@ func publicationOptions(operations string, generated bool) string {
 		options += ", publish_generated_columns = stored"
 	}
 	return options + ")"
+}
+
+func alterSQL(name, options string) string {
+	return "ALTER PUBLICATION " + postgres.Ident(name) + " SET" + options + ";"
 }
 
 // SQL gives the statements by which an administrator makes the publications as Ensure would, on a server of this major
@@ -271,7 +293,7 @@ func (c *Catalog) LackingPublications(ctx context.Context, p Publications) ([]La
 		if l.Name == p.Insert {
 			operations = insertOperations
 		}
-		l.Help = "ALTER PUBLICATION " + postgres.Ident(l.Name) + " SET" + publicationOptions(operations, generated) + ";"
+		l.Help = alterSQL(l.Name, publicationOptions(operations, generated))
 		return l, nil
 	}, `select name, lacks, may, current_setting('server_version_num')::int >= 180000
 	      from (select pubname::text as name, pg_has_role(pubowner, 'usage') as may, concat_ws(', ', case when not pubinsert then 'INSERT' end,
