@@ -494,14 +494,26 @@ func (s *Sink) pausedTopic(topic string) bool {
 
 // pausedIn says so by a list of pauses.
 func (s *Sink) pausedIn(pauses []warehouse.Pause, topic string) bool {
-	covers := func(source, table string) bool {
-		return slices.ContainsFunc(pauses, func(p warehouse.Pause) bool { return p.Covers(source, table) })
+	return pauseIn(s.rules, pauses, topic) != nil
+}
+
+// pauseIn gives the pause of a list by which nothing of a topic is read, nil for none.
+func pauseIn(rules *rule.Set, pauses []warehouse.Pause, topic string) *warehouse.Pause {
+	covering := func(is func(p *warehouse.Pause) bool) *warehouse.Pause {
+		for i := range pauses {
+			if is(&pauses[i]) {
+				return &pauses[i]
+			}
+		}
+		return nil
 	}
 	if source, ok := record.ParseProgressTopic(topic); ok {
-		return warehouse.Removed(pauses, source) || s.rules.Whole(source) && covers(source, "") // its tables can only be paused together
+		return covering(func(p *warehouse.Pause) bool {
+			return p.Removed && p.Source == source || rules.Whole(source) && p.Covers(source, "") // its tables can only be paused together
+		})
 	}
 	source, schema, table, ok := record.ParseTopic(topic)
-	return ok && covers(source, schema+"."+table)
+	return covering(func(p *warehouse.Pause) bool { return ok && p.Covers(source, schema+"."+table) })
 }
 
 // removed says whether somebody has removed a source from the warehouse.

@@ -287,6 +287,13 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 		return feeds[topic] || progress && source == p.Source || ruled && sourceOf(topic) == p.Source
 	}
 	maps.DeleteFunc(ends, func(at warehouse.Place, _ int64) bool { return !wanted(at.Topic) })
+	if len(ends) == 0 {
+		return nil, &trouble.Error{
+			Code: trouble.RuleConflict, Op: "wait for", Subject: fmt.Sprintf("tenant %q", p.Source), Cause: errors.New("no topic of it is shown by Kafka"),
+			Means: "nothing of it is read, and what the warehouse had of it is not known to come again",
+			Hint:  "look whether its topics are there, and whether the user of sink may describe them",
+		}
+	}
 	return func(ctx context.Context) (done, of int64, lacks string, err error) {
 		next, err := o.session.Checkpoints(ctx)
 		if err != nil {
@@ -305,8 +312,19 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 				return 0, 0, "", heldAgain(q, "read anew", "it is held, and what is read anew of it with it; the others go on")
 			}
 		}
+		pauses, err := o.session.Pauses(ctx)
+		if err != nil {
+			return 0, 0, "", err
+		}
+		var paused *warehouse.Pause
 		for at, end := range ends {
 			done, of = done+min(next[at], end), of+end
+			if next[at] < end && (paused == nil || paused.Until != nil) {
+				paused = cmp.Or(pauseIn(o.rules, pauses, at.Topic), paused)
+			}
+		}
+		if paused != nil && paused.Until == nil { // who waits would do so for ever
+			return 0, 0, "", pausedStill(paused)
 		}
 		for _, t := range tables {
 			if wanted(t.Topic) && t.Reload != nil {
@@ -315,9 +333,26 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 		}
 		if done < of {
 			lacks = fmt.Sprintf("%s of %s offsets are applied", service.FormatCount(done), service.FormatCount(of))
+			if paused != nil {
+				lacks += fmt.Sprintf("; %s is paused until %s", paused.Subject(), paused.Until.UTC().Format(time.RFC3339))
+			}
 		}
 		return done, of, lacks, nil
 	}, nil
+}
+
+// pausedStill is the trouble of what is waited for, and paused until somebody ends that.
+func pausedStill(p *warehouse.Pause) error {
+	cause, hint := "it is paused since "+p.Since.UTC().Format(time.RFC3339), "sink resume"
+	if p.Removed {
+		cause, hint = "it was removed again", "sink tenant resume"
+	}
+	if p.Source != "" {
+		hint += " " + service.Quote(p.Subject())
+	}
+	return &trouble.Error{
+		Code: trouble.RuleConflict, Op: "read anew", Subject: p.Subject(), Cause: errors.New(cause), Means: "nothing of it is written; all else goes on", Hint: hint,
+	}
 }
 
 // rebuildPause is the reason of the pause in which rows are removed that are to come again.

@@ -275,11 +275,23 @@ func TestTenantRemove(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.eventually("", func() any { return missing(nil) })
+			if _, err := o.Rebuilding(t.Context(), w.cfg, &sink.TenantPlan{Source: "nobody"}); err == nil || !strings.Contains(err.Error(), "no topic of it is shown by Kafka") {
+				t.Errorf("a wait for a tenant without topics: %v", err)
+			}
+			if err := o.Pause(t.Context(), "", "", "", 0); err != nil {
+				t.Fatal(err)
+			}
 			if _, err := o.Resume(t.Context(), warehouse.Going{Source: "a"}); err != nil {
 				t.Fatal(err)
 			}
 			how, err := o.Rebuilding(t.Context(), w.cfg, &sink.TenantPlan{Source: "a"}) // what --wait waits for
 			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, _, err := how(t.Context()); err == nil || !strings.Contains(err.Error(), "it is paused since") {
+				t.Errorf("a wait for what is paused: %v", err)
+			}
+			if _, err := o.Resume(t.Context(), warehouse.Going{}); err != nil {
 				t.Fatal(err)
 			}
 			w.eventually("", func() any {
