@@ -307,21 +307,26 @@ func (s *Sink) checkRules(ctx context.Context, c *checker, session *warehouse.Se
 
 // checkUnmatched tells of the topics that no rule wants.
 func (s *Sink) checkUnmatched(c *checker, nowhere []string) {
-	// On brokers that others use, too, sources is set so that theirs are left alone.
-	var elsewhere []string
-	nowhere = slices.DeleteFunc(nowhere, func(topic string) bool {
-		_, ok := s.rules.Source(sourceOf(topic))
-		if !ok {
-			elsewhere = append(elsewhere, topic)
-		}
-		return !ok
-	})
+	nowhere, elsewhere := byNamed(s.rules, nowhere)
 	if n := len(elsewhere); n > 0 {
 		c.Note("unmatched", fmt.Sprintf("%s %s of no source that sources names: %s", service.Plural(n, "topic"), service.Agree(n, "is", "are"), shortened(elsewhere)), unmatched(s.rules, elsewhere))
 	}
 	if len(nowhere) > 0 {
 		c.Warn(trouble.NoTopics, "unmatched", fmt.Sprintf("%s %s no rule: %s", service.Plural(len(nowhere), "topic"), service.Agree(len(nowhere), "matches", "match"), shortened(nowhere)), unmatched(s.rules, nowhere))
 	}
+}
+
+// byNamed parts topics that no rule wants by whether sources names their source: on brokers that others use, too, it is set so that theirs
+// are left alone.
+func byNamed(rules *rule.Set, topics []string) (named, elsewhere []string) {
+	for _, topic := range topics {
+		if _, ok := rules.Source(sourceOf(topic)); ok {
+			named = append(named, topic)
+		} else {
+			elsewhere = append(elsewhere, topic)
+		}
+	}
+	return named, elsewhere
 }
 
 // unmatched says what is to be done about topics that the rules do not want: a rule is only asked of a source that is named.

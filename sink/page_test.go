@@ -253,6 +253,10 @@ tables: [{from: "public.a"}]
 			t.Errorf("%q: %s, want %s", topics, got, want)
 		}
 	}
+	// What sources leaves out is left out on purpose, and no warning.
+	if named, elsewhere := byNamed(rules, []string{"bank.public.a", "shop_eu.public.b", "bank.public.b"}); !slices.Equal(named, []string{"shop_eu.public.b"}) || !slices.Equal(elsewhere, []string{"bank.public.a", "bank.public.b"}) {
+		t.Errorf("%q, %q", named, elsewhere)
+	}
 }
 
 // The page has the configuration as config show prints it, without the passwords that are in it; who asks of a table does not get it.

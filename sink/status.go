@@ -473,7 +473,11 @@ func (s *Sink) notice() {
 		}
 	}
 	s.mu.Unlock()
-	if len(fresh) > 0 {
-		s.log.Warn("topics match no rule and are not written", "topics", len(fresh), "first", fresh[0], "hint", unmatched(s.rules, fresh))
+	named, elsewhere := byNamed(s.rules, fresh)
+	if len(named) > 0 {
+		s.log.Warn("topics match no rule and are not written", "topics", len(named), "first", named[0], "hint", unmatched(s.rules, named))
+	}
+	if len(elsewhere) > 0 {
+		s.log.Info("topics are of no source that sources names, and are not written", "topics", len(elsewhere), "first", elsewhere[0])
 	}
 }
