@@ -108,9 +108,12 @@ func (c *Consumer) CheckTerms(ctx context.Context, requests []Request, starts []
 // askPatience is how long is waited for what brokers say of topics. Of those whose broker is silent it is not known then.
 const askPatience = 5 * time.Second
 
+// hintPatience is how long is waited for what only words a hint, beside that.
+const hintPatience = 2 * time.Second
+
 // firstOffsets asks where topics begin now. Those that are not known then are not among them.
 func firstOffsets(ctx context.Context, admin *kadm.Client, topics ...string) kadm.ListedOffsets {
-	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	ctx, cancel := context.WithTimeout(ctx, hintPatience)
 	defer cancel()
 	first, _ := admin.ListStartOffsets(ctx, topics...)
 	return first
