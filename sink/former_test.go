@@ -320,3 +320,25 @@ func TestRulesAreLockedBeforeFeeds(t *testing.T) {
 	w.rows(`SELECT partition, f->>'lost' FROM tributary.rule, jsonb_array_elements(former) f WHERE f ? 'lost' ORDER BY 1`,
 		`0|table "public.t" was gone, and was made anew: it has what was written since`, `1|table "public.t" was gone, and was made anew: it has what was written since`)
 }
+
+// TestFeedsAreLockedLast: a sink that waits to look at a target, as somebody has locked a partition of a table whose rows go with those of it, holds up
+// nobody who takes partitions over under another rule.
+func TestFeedsAreLockedLast(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "x"))
+	w.complete(shop)
+	w.exec(`CREATE TABLE public.other (p integer REFERENCES public.t (id) ON DELETE CASCADE) PARTITION BY LIST (p); CREATE TABLE public.other_1 PARTITION OF public.other DEFAULT`)
+	shop.tx(ins(r, 2, "x"))
+	w.complete(shop)
+	release := w.lock(`LOCK TABLE public.other_1 IN ACCESS EXCLUSIVE MODE`)
+	w.exec(`CREATE UNIQUE INDEX ON public.t (id)`)
+	shop.tx(ins(r, 3, "x"))
+	w.waiting("pg_partition_tree", 1)
+	w.exec(`SELECT FROM tributary.feed WHERE topic = 'shop.public.t' FOR UPDATE NOWAIT`)
+	release()
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM public.t`, "3")
+}

@@ -178,9 +178,6 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 	if err == nil {
 		err = e.sameTable(ctx, have, created)
 	}
-	if err == nil {
-		err = e.remember(ctx, at, have.table())
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -240,6 +237,9 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 		if t.unique, t.indexed, err = hasIndex(ctx, tx, plan.Target, key); err != nil {
 			return nil, err
 		}
+	}
+	if err := e.remember(ctx, at, have.table()); err != nil {
+		return nil, err
 	}
 	t.compile()
 	return t, nil
