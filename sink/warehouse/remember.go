@@ -56,24 +56,28 @@ func (e *evolution) remember(ctx context.Context, at change.Position, table stri
 	if err != nil {
 		return err
 	}
-	_, err = e.tx.Exec(ctx, `UPDATE tributary.feed SET shape = $1::text::jsonb || `+noteOwn+` WHERE grp = $2 AND topic = $3 AND target_schema = $4 AND target_table = $5`,
-		string(raw), e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table)
+	// One row: those of several are locked in their order before.
+	_, err = e.tx.Exec(ctx, `UPDATE tributary.feed SET shape = $1::text::jsonb || `+noteOwn+` WHERE grp = $2 AND topic = $3 AND target_schema = $4 AND target_table = $5 AND sid = $6`,
+		string(raw), e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table, feedSID(e.plan))
 	return err
 }
 
 // leaveUnfixed leaves out of a shape, which is about to be noted, columns that somebody has had looked at again since the target was looked at: rows
-// have not been given their values here. The feed is locked.
+// have not been given their values here. The feed is locked then.
 //
 //	sink 1, partition 0: looks at the target: its rows have the value
 //	sink 1, partition 1: takes it over from a sink that wrote rows without, and has the column looked at again (unfix)
 //	sink 1, partition 0: notes what it has found
+//
+// Where the column was not noted before, there is nothing to have looked at again, and nothing to tell by. Then rows that were written without the value,
+// behind the answer to a question, are not told of as lost: what tells of them is the rule that the partition was written by, see TakeRules.
 func (e *evolution) leaveUnfixed(ctx context.Context, now *shape) error {
 	if e.feed.shape == nil || len(e.feed.shape.Constants) == 0 {
 		return nil
 	}
 	var is []string
 	err := e.tx.QueryRow(ctx, `SELECT ARRAY(SELECT jsonb_array_elements_text(shape->'constants')) FROM tributary.feed
-		WHERE grp = $1 AND topic = $2 AND target_schema = $3 AND target_table = $4 AND sid = $5 AND jsonb_typeof(shape->'constants') = 'array'`,
+		WHERE grp = $1 AND topic = $2 AND target_schema = $3 AND target_table = $4 AND sid = $5 AND jsonb_typeof(shape->'constants') = 'array' FOR UPDATE`,
 		e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table, feedSID(e.plan)).Scan(&is)
 	if errors.Is(err, pgx.ErrNoRows) { // its source was removed
 		return nil
@@ -84,7 +88,7 @@ func (e *evolution) leaveUnfixed(ctx context.Context, now *shape) error {
 	return err
 }
 
-// noteFound notes what was lost, what the source has renamed, and which feeds have another table now. Those of the plan's topic are locked then.
+// noteFound notes what was lost, what the source has renamed, and which feeds have another table now. These, and those of the plan's topic, are locked then.
 func (e *evolution) noteFound(ctx context.Context, list []rule.Rename, sure bool, table string) error {
 	var ruled []string
 	for _, l := range e.losses {
@@ -106,9 +110,11 @@ func (e *evolution) noteFound(ctx context.Context, list []rule.Rename, sure bool
 			return err
 		}
 	}
+	if len(e.moved) == 0 {
+		return nil
+	}
 	topics, sids := columnsOf(e.moved)
-	args := []any{e.plan.Target.Schema, e.plan.Target.Table, append(topics, e.feed.topic)}
-	if err := e.s.lockFeeds(ctx, e.tx, `target_schema = $2 AND target_table = $3 AND topic = ANY ($4)`, args...); err != nil || len(e.moved) == 0 {
+	if err := e.s.lockFeeds(ctx, e.tx, `target_schema = $2 AND target_table = $3 AND topic = ANY ($4)`, e.plan.Target.Schema, e.plan.Target.Table, append(topics, e.feed.topic)); err != nil {
 		return err
 	}
 	_, err := e.tx.Exec(ctx, `
