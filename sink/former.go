@@ -61,10 +61,17 @@ func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, reques
 	if err != nil || len(changed) == 0 {
 		return err
 	}
+	claimed := map[string][]warehouse.Place{} // of which there will be views
+	for _, r := range requests {
+		if leading(s.rules, r.Topic) == r.Topic {
+			claimed[r.Topic] = append(claimed[r.Topic], warehouse.Place{Topic: r.Topic, Partition: r.Number})
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, topic := range changed {
-		s.changed[topic] = &taken{since: time.Now(), ends: map[warehouse.Place]int64{}}
+		parts := slices.Concat(claimed[topic], claimed[record.ProgressTopic(sourceOf(topic))])
+		s.changed[topic] = &taken{since: time.Now(), parts: parts, ends: map[warehouse.Place]int64{}}
 	}
 	return nil
 }
@@ -72,10 +79,12 @@ func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, reques
 // taken is a topic that was taken over under another rule, with the ends of its partitions when they were looked at first.
 type taken struct {
 	since time.Time
+	parts []warehouse.Place // that were claimed with it: there is no view of them before the claim is over
 	ends  map[warehouse.Place]int64
 }
 
 // nothingComes is after how long a partition of which nothing was fetched counts as one without records that are to be applied: the client does not tell.
+// A claim is over by then.
 const nothingComes = 10 * time.Second
 
 // settled gives the topics taken over under another rule of which all is applied that was there when they were looked at first, and all that their source
@@ -92,15 +101,18 @@ func (s *Sink) settled(views []consume.View) (topics []string) {
 		of[views[i].Topic] = append(of[views[i].Topic], &views[i])
 	}
 	for topic, t := range s.changed {
-		behind := false
+		var there []warehouse.Place
+		behind, lately := false, time.Since(t.since) < nothingComes
 		for _, v := range slices.Concat(of[topic], of[record.ProgressTopic(sourceOf(topic))]) {
 			at := warehouse.Place{Topic: v.Topic, Partition: v.Number}
+			there = append(there, at)
 			end, known := t.ends[at]
 			if !known && v.End >= 0 {
 				t.ends[at], end, known = v.End, v.End, true
 			}
-			behind = behind || known && v.Next < end || !known && time.Since(t.since) < nothingComes
+			behind = behind || known && v.Next < end || !known && lately
 		}
+		behind = behind || lately && slices.ContainsFunc(t.parts, func(at warehouse.Place) bool { return !slices.Contains(there, at) })
 		if !behind {
 			topics = append(topics, topic)
 		}

@@ -4,7 +4,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -245,6 +249,29 @@ func TestColumnsThatChangeNames(t *testing.T) {
 			w.rows(`SELECT count(DISTINCT (x, y)) FROM public.t`, "1")
 			w.rows(`SELECT count(*) FROM tributary.rule, jsonb_array_elements(former)`, c.told)
 		})
+	}
+}
+
+// TestChangedRuleIsToldBehindTheClaim: the log does not tell of rows of another rule while Kafka is still asked for what was applied of them.
+func TestChangedRuleIsToldBehindTheClaim(t *testing.T) {
+	cluster := kafkatest.Fake(t)
+	w := newWorldOn(t, cluster, rule.Table{From: "public.t", Columns: []rule.Column{{From: "id"}, {From: "name"}}})
+	shop := w.source("shop")
+	s := w.start(w.cfg)
+	shop.tx(ins(relation("t", "id integer key", "name text"), 1, "Ann"))
+	w.complete(shop)
+	s.stop()
+	cluster.Kfake().ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.Kfake().SleepControl(func() { <-time.After(3 * time.Second) }) // some looks, and less than a sink waits for it
+		return nil, nil, false
+	})
+	shop.tx(ins(relation("t", "id integer key", "full_name text"), 2, "Ben"))
+	w.cfg.Tables[0].Columns[1].From = "full_name"
+	s = w.start(w.cfg)
+	w.complete(shop)
+	w.eventually("", func() any { return outdated(s.Status(), trouble.RowsOutdated) })
+	if s.warned() {
+		t.Error("the log tells of rows that are as the rule says")
 	}
 }
 
