@@ -61,6 +61,26 @@ func TestTwoHundredTenants(t *testing.T) {
 	}
 }
 
+// TestSIDOfASourceChanges: rows are written with the new sid from then on, also once the source renames a column; those of before stay as they are, and are
+// told of.
+func TestSIDOfASourceChanges(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", SID: "tenant"})
+	shop := w.source("shop")
+	s := w.start(w.cfg)
+	shop.tx(ins(relation("t", "id integer key", "v text"), 1, "x"))
+	w.complete(shop)
+	s.stop()
+	w.cfg.Sources = []rule.Source{{Name: "shop", SID: "s2"}}
+	s = w.start(w.cfg)
+	shop.tx(ins(relation("t", "id integer key", "v text"), 2, "x"))
+	w.complete(shop)
+	shop.tx(ins(relation("t", "id integer key", "w text"), 3, "x"))
+	w.complete(shop)
+	w.rows(`SELECT tenant, id, v, w FROM public.t ORDER BY id`, "shop|1|x|∅", "s2|2|∅|x", "s2|3|∅|x")
+	w.rows(`SELECT sid, shape->'columns'->'2'->>'source' FROM tributary.feed ORDER BY sid`, "s2|w", "shop|v")
+	w.eventually(true, func() any { return strings.Contains(outdated(s.Status(), trouble.RowsOutdated), "sid") })
+}
+
 // TestSIDTypes: the column is of the rule's type where the target is created, and of its own where it is there; a
 // source whose sid is not of it is refused, and the others go on.
 func TestSIDTypes(t *testing.T) {

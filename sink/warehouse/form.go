@@ -45,8 +45,9 @@ SELECT FROM (SELECT $1::text AS grp, u.* FROM unnest($2::text[], $3::text[], $4:
    AND form = (SELECT ` + tableForm + ` FROM pg_class c WHERE c.oid = s.oid::oid) || (SELECT string_agg(` + columnForm + `, ',' ORDER BY a.attnum) FROM pg_attribute a
                 WHERE a.attrelid = s.oid::oid AND a.attnum = ANY (s.attnums::int2[]) AND NOT a.attisdropped)`
 
-// mappingForm is to which columns of the target those of a source go: of topic s.topic, into the table s.oid.
-const mappingForm = `coalesce((SELECT md5((f.shape->'columns')::text) FROM tributary.feed f, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+// mappingForm is to which columns of the target those of a source go: of topic s.topic, into the table s.oid. There are several where the source had
+// another sid before.
+const mappingForm = `coalesce((SELECT string_agg(md5((f.shape->'columns')::text), ' ' ORDER BY f.sid) FROM tributary.feed f, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE c.oid = s.oid::oid AND f.grp = s.grp AND f.target_schema = n.nspname AND f.target_table = c.relname AND f.topic = s.topic), '')`
 
 // mapped notes that.
