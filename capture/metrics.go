@@ -173,10 +173,13 @@ func peer(code trouble.Code) string {
 }
 
 // waits gives for whom capture waits by its status, as stages name it, and since when; "" for nobody. What is tried again is waited for
-// since it failed first.
+// since it failed first, and a pause that nobody has given an end since it
+// was asked for, whichever session obeys it.
 func (c *Capture) waits() (on string, since time.Time) {
 	st := c.Status()
 	switch {
+	case st.State == service.StatePaused && st.Paused != nil && st.Paused.Until.IsZero():
+		return waitResume, st.Paused.Since
 	case st.State != service.StateWaiting || st.Trouble == nil:
 		return st.on, st.WaitingSince
 	case st.Trouble.Code == trouble.Internal: // nobody's

@@ -58,6 +58,9 @@ func TestPause(t *testing.T) {
 	}
 	c, stop = r.start()
 	paused(c, true)
+	if on, since := c.waits(); on != waitResume || !since.Equal(st.Paused.Since) {
+		t.Errorf("after a restart it waits for %q since %s, and is paused since %s", on, since, st.Paused.Since)
+	}
 	if end := r.ends(topic)[0]; end != before {
 		t.Errorf("a restart has published: %d, %d", before, end)
 	}
