@@ -153,7 +153,13 @@ func (r *Report) shown(out *terminal.Output, look *terminal.Look) (*terminal.Tab
 	rest := 0
 	var known []string
 	rows := slices.Clone(r.Tables)
-	slices.SortStableFunc(rows, func(a, b TableStatus) int { return cmp.Compare(service.StateRank(a.State), service.StateRank(b.State)) })
+	rank := func(t TableStatus) int {
+		if t.State == service.StateNotRunning { // as all are, but those that are held
+			return service.StateRank(service.StateStreaming)
+		}
+		return service.StateRank(t.State)
+	}
+	slices.SortStableFunc(rows, func(a, b TableStatus) int { return cmp.Compare(rank(a), rank(b)) })
 	for i := range rows {
 		one := &rows[i]
 		known = append(known, one.Table)
