@@ -151,7 +151,7 @@ func (st *Status) snapshotTile() page.Tile {
 		t.Value, t.Lines = percent(rows, of), []string{fmt.Sprintf("%d of %s", s.TablesDone, service.Plural(s.Tables, "table"))}
 		if of != nil {
 			t.Bar = bar(rows, of)
-		} else {
+		} else if rows > 0 {
 			t.Lines = append(t.Lines, service.FormatCount(rows)+" rows so far; of how many is not known, as a table was never analyzed")
 		}
 		if s.ETASeconds != nil {
@@ -166,7 +166,7 @@ func (st *Status) snapshotTile() page.Tile {
 }
 
 // rowsRead sums up the tables that are being read, as their bars do: how many rows have come, and of how many; nil where that is not known of
-// one of them.
+// one of them, or there are none.
 func (st *Status) rowsRead() (rows int64, of *int64) {
 	of = new(int64)
 	for i := range st.Tables {
@@ -180,6 +180,9 @@ func (st *Status) rowsRead() (rows int64, of *int64) {
 		} else {
 			of = nil
 		}
+	}
+	if of != nil && *of == 0 { // none is said to be read, or none has a row
+		of = nil
 	}
 	return rows, of
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
@@ -108,6 +109,10 @@ func TestUnknownIsNotZero(t *testing.T) {
 	if tile := v.Tiles[5]; tile.Value != "–" || tile.Bar != nil || !strings.Contains(strings.Join(tile.Lines, " "), "2,408 rows so far") {
 		t.Errorf("%+v", tile)
 	}
+	st.Tables = nil // it is not known yet which are read
+	if tile := st.page().Tiles[5]; tile.Value != "–" || tile.Bar != nil || len(tile.Lines) != 1 {
+		t.Errorf("%+v", tile)
+	}
 }
 
 // A warning that the configuration accepts is a note, and needs nobody; what stops a table is no warning.
@@ -205,5 +210,17 @@ registry: {url: "http://127.0.0.1:1"}
 	}
 	if become(service.StateStopped, service.StateHeld); c.steady().State != service.StateStopped || c.steady().Tables[0].State != service.StateHeld {
 		t.Errorf("red is not told at once: %+v", c.steady())
+	}
+}
+
+// While capture is down, tables that are held stand before those that wait for it alone.
+func TestHeldComesFirstWhileDown(t *testing.T) {
+	r := Report{Status: Status{State: service.StateNotRunning, Tables: []TableStatus{
+		{Table: "public.a", State: service.StateNotRunning}, {Table: "public.b", State: service.StateHeld},
+	}}}
+	shown, _, err := r.shown(&terminal.Output{}, &terminal.Look{})
+	must(t, err)
+	if first := shown.Rows[0][0].Text; first != "public.b" {
+		t.Errorf("the first is %s", first)
 	}
 }
