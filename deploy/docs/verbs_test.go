@@ -59,7 +59,7 @@ func TestVerbsEndAsTheySay(t *testing.T) {
 		ending{command: "WAREHOUSE_DSN=postgres://sink@127.0.0.1:1/dwh sink status --direct --json", code: 1, failure: "warehouse-unreachable"},
 		ending{command: "capture status --url http://127.0.0.1:1", code: 1, says: "127.0.0.1:1"},
 		ending{command: "TRIBUTARY_HTTP_LISTEN=127.0.0.1:1 sink healthcheck", code: 1, says: "connection refused"},
-		ending{command: "sink status --wait complete=FF/0 --timeout 100ms --json", code: 1, says: "is complete up to", failure: "late"},
+		ending{command: "sink status --wait complete=FF/0 --timeout 3s --json", code: 1, says: "is complete up to", failure: "late"}, // once a second the sink looks at what was brought back
 		ending{command: "capture run", code: 1, says: "http.listen"}, // one runs
 		ending{command: "WAREHOUSE_DSN=${WAREHOUSE_DSN/dwh/no_such} TRIBUTARY_HTTP_LISTEN=127.0.0.1:0 sink run", code: 1, says: "sink explain warehouse-rights"},
 
@@ -100,8 +100,11 @@ func TestVerbsEndAsTheySay(t *testing.T) {
 		interrupted(130, "reads existing rows", "capture status --wait snapshot-done"),
 		ending{command: "capture status --wait snapshot-done --timeout 100ms --json", code: 1, says: "tables done", failure: "late"},
 		ending{command: "capture snapshot cancel --table public.orders --yes", says: "asked to give up"},
-		ending{command: "sink pause shop --yes"},
+		ending{command: "sink pause shop --for 1h --yes"},
 		interrupted(130, "every sink begins", "sink tenant rebuild shop --yes --wait"),
+		ending{command: "sink resume shop --yes"},
+		ending{command: "sink pause shop --yes"}, // this one nobody ends
+		ending{command: "sink tenant rebuild shop --yes --wait", code: 1, says: "it is paused since"},
 		ending{command: "sink resume shop --yes"},
 	)
 	sql("warehouse", "dwh", `ALTER TABLE sales.orders ADD CHECK (status <> 'bad')`)
