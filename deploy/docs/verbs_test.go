@@ -60,7 +60,7 @@ func TestVerbsEndAsTheySay(t *testing.T) {
 		ending{command: "capture status --url http://127.0.0.1:1", code: 1, says: "127.0.0.1:1"},
 		ending{command: "TRIBUTARY_HTTP_LISTEN=127.0.0.1:1 sink healthcheck", code: 1, says: "connection refused"},
 		ending{command: "sink status --wait complete=FF/0 --timeout 3s --json", code: 1, says: "is complete up to", failure: "late"}, // once a second the sink looks at what was brought back
-		ending{command: "capture run", code: 1, says: "http.listen"}, // one runs
+		ending{command: "capture run", code: 1, says: "http.listen"},                                                                 // one runs
 		ending{command: "WAREHOUSE_DSN=${WAREHOUSE_DSN/dwh/no_such} TRIBUTARY_HTTP_LISTEN=127.0.0.1:0 sink run", code: 1, says: "sink explain warehouse-rights"},
 
 		// Used wrongly.
