@@ -124,9 +124,7 @@ func (s *Sink) unfit(ctx context.Context, session *warehouse.Session, plan *rule
 	switch t, ok := errors.AsType[*trouble.Error](err); {
 	case !ok:
 	case t.Code == trouble.TargetMissing, t.Code == trouble.TargetType, t.Code == trouble.SchemaChangeBlocked:
-		// Of the hint what is to be done, not how a table that is held goes on.
-		hint := strings.ReplaceAll(t.Hint, "; then sink resume SOURCE/TABLE", "")
-		found = &rule.Misfit{At: plan.Where(), Hint: hint, Cause: fmt.Errorf("%s %s: %w", t.Op, t.Subject, t.Cause)}
+		found = &rule.Misfit{At: plan.Where(), Hint: warehouse.WithoutResume(t.Hint), Cause: fmt.Errorf("%s %s: %w", t.Op, t.Subject, t.Cause)}
 	case t.Code == trouble.WarehouseUnreachable:
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -116,26 +115,12 @@ func (s *Session) maintaining(op string, target rule.Target, means string, err e
 	_, ours := errors.AsType[*trouble.Error](err)
 	err = s.broken(op, fmt.Sprintf("table %q", target.String()), err)
 	if t, ok := errors.AsType[*trouble.Error](err); ok && !ours {
-		t.Hint = withoutResume(t.Hint)
+		t.Hint = WithoutResume(t.Hint)
 		if t.Code != trouble.WarehouseUnreachable && t.Code != trouble.WarehouseReadOnly {
 			t.Means = means
 		}
 	}
 	return err
-}
-
-// withoutResume gives a hint without what it says of a table that is held.
-func withoutResume(hint string) string {
-	var lines []string
-	for line := range strings.SplitSeq(hint, "\n") {
-		if todo, _, is := strings.Cut(line, "then sink resume SOURCE/TABLE"); is {
-			line = strings.TrimRight(todo, ";, ")
-		}
-		if line != "" && !strings.Contains(line, "SOURCE/TABLE") {
-			lines = append(lines, line)
-		}
-	}
-	return strings.Join(lines, "\n")
 }
 
 // lostColumn tells that a target lacks what rows are told apart by.

@@ -169,6 +169,20 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 	return t
 }
 
+// resumed is how hints end of what holds a table.
+var resumed = regexp.MustCompile(`(^|[;,] )then sink resume SOURCE/TABLE`)
+
+// WithoutResume gives of a hint what is to be done, and not how a table that is held goes on, where none is.
+func WithoutResume(hint string) string {
+	var lines []string
+	for line := range strings.SplitSeq(hint, "\n") {
+		if line = resumed.ReplaceAllString(line, ""); line != "" && !strings.Contains(line, "SOURCE/TABLE") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
 // refusal is what Postgres says of a right that is missing, where it speaks English.
 var refusal = regexp.MustCompile(`^(permission denied for|must be owner of) (database|schema|table|relation) (.+) \(SQLSTATE `)
 
