@@ -128,7 +128,7 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, fo
 	var exists, fits, generated bool
 	err = tx.QueryRow(ctx, `
 		select count(*) > 0,
-		       coalesce(bool_and(pubviaroot and pubinsert and pubtruncate and pubupdate >= $2 and pubdelete >= $2), false),
+		       coalesce(bool_and(`+lackingOf("$2")+` = ''), false),
 		       coalesce(bool_and(pubviaroot and pubinsert and pubtruncate and pubupdate = $2 and pubdelete = $2
 		                         and coalesce(to_jsonb(p)->>'pubgencols', 's') = 's'), false),
 		       current_setting('server_version_num')::int >= 180000
@@ -296,11 +296,16 @@ func (c *Catalog) LackingPublications(ctx context.Context, p Publications) ([]La
 		l.Help = alterSQL(l.Name, publicationOptions(operations, generated))
 		return l, nil
 	}, `select name, lacks, may, current_setting('server_version_num')::int >= 180000
-	      from (select pubname::text as name, pg_has_role(pubowner, 'usage') as may, concat_ws(', ', case when not pubinsert then 'INSERT' end,
-	                   case when not pubupdate and pubname = $1 then 'UPDATE' end, case when not pubdelete and pubname = $1 then 'DELETE' end,
-	                   case when not pubtruncate then 'TRUNCATE' end, case when not pubviaroot then 'partitions as their table' end) as lacks
-	              from pg_publication where pubname in ($1, $2)) l
+	      from (select pubname::text as name, pg_has_role(pubowner, 'usage') as may, `+lackingOf("pubname = $1")+` as lacks from pg_publication where pubname in ($1, $2)) l
 	     where lacks <> '' order by name`, p.Full, p.Insert)
+}
+
+// lackingOf is the expression of what a row of pg_publication publishes less than it is to, for people; empty where it is nothing. updates is the
+// condition that UPDATE and DELETE are asked of it.
+func lackingOf(updates string) string {
+	return `concat_ws(', ', case when not pubinsert then 'INSERT' end,
+	                   case when not pubupdate and ` + updates + ` then 'UPDATE' end, case when not pubdelete and ` + updates + ` then 'DELETE' end,
+	                   case when not pubtruncate then 'TRUNCATE' end, case when not pubviaroot then 'partitions as their table' end)`
 }
 
 // Breaking is a table that a publication of somebody else publishes although its UPDATE or DELETE fail because
