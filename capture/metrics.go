@@ -173,8 +173,7 @@ func peer(code trouble.Code) string {
 }
 
 // waits gives for whom capture waits by its status, as stages name it, and since when; "" for nobody. What is tried again is waited for
-// since it failed first, and a pause that nobody has given an end since it
-// was asked for, whichever session obeys it.
+// since it failed first, and the end of a pause that has none of its own since somebody asked for it, whichever session obeys it.
 func (c *Capture) waits() (on string, since time.Time) {
 	st := c.Status()
 	switch {

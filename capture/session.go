@@ -75,7 +75,6 @@ type session struct {
 	fences      []string            // reached since
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
-	unpublished *trouble.Error                  // as the newest facts say
 	foreign     map[string]bool                 // tables of which tellLeftOut has told
 	unfit       []string                        // patterns likewise, that no table fits
 	gone        map[schema.OID]record.GoneTable // tables of which rows may still come

@@ -200,9 +200,9 @@ func fingerprint(tables []*catalog.Table) string {
 
 // learn takes the watcher's facts.
 func (s *session) learn(ctx context.Context, f facts) error {
+	s.tellUnpublished(s.facts.unpublished, f.unpublished)
 	s.facts = f
 	s.passed.see(f.at, f.wal)
-	s.tellUnpublished(f.unpublished)
 	for oid, t := range s.tables {
 		if rows, known := f.rows[oid]; known && t.catalog != nil {
 			t.catalog.EstimatedRows = rows
@@ -264,13 +264,13 @@ func (s *session) learn(ctx context.Context, f facts) error {
 	return nil
 }
 
-// tellUnpublished makes visible why the publications are not as they should be, as long as they are not.
-func (s *session) tellUnpublished(t *trouble.Error) {
-	if was := s.unpublished; was != nil && (t == nil || was.Code != t.Code || was.Subject != t.Subject) {
+// tellUnpublished makes visible why the publications are not as they should be, as long as they are not: as the facts before said it, and those now.
+func (s *session) tellUnpublished(was, is *trouble.Error) {
+	if was != nil && (is == nil || was.Code != is.Code || was.Subject != is.Subject) {
 		s.alarms.clear(was.Code, was.Subject)
 	}
-	if s.unpublished = t; t != nil {
-		s.raise(t)
+	if is != nil {
+		s.raise(is)
 	}
 }
 
