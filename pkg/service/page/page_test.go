@@ -127,7 +127,18 @@ type answer struct {
 
 func get(t *testing.T, url string) (answer, string) {
 	t.Helper()
-	resp, err := http.Get(url)
+	return getAs(t, url, "")
+}
+
+// getAs asks with an Accept header of a browser, or of another program.
+func getAs(t *testing.T, url, accept string) (answer, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", accept)
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,32 +292,12 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// getAs asks with an Accept header of a browser, or of another program.
-func getAs(t *testing.T, url, accept string) (status int, header http.Header, body string) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Accept", accept)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, resp.Header, string(text)
-}
-
 // A browser that asks for the status gets the page, a program the JSON.
 func TestStatusLeadsToThePage(t *testing.T) {
 	url := serve(t, func() View { return full("a") }, testHistory())
 	for accept, want := range map[string]string{"text/html,*/*": "text/html; charset=utf-8", "": "application/json"} {
-		_, header, _ := getAs(t, url+"/status", accept)
-		if got := header.Get("Content-Type"); got != want {
+		resp, _ := getAs(t, url+"/status", accept)
+		if got := resp.header.Get("Content-Type"); got != want {
 			t.Errorf("%q: %s", accept, got)
 		}
 	}

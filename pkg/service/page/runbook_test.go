@@ -20,9 +20,9 @@ func TestRunbookPages(t *testing.T) {
 	}
 	code := regexp.MustCompile(`(?s)<pre.*?</pre>|<code>.*?</code>`)
 	for _, name := range append(names, "none") {
-		status, header, body := getAs(t, url+"/explain/"+name, "text/html,*/*")
-		if (status == http.StatusOK) == (name == "none") || header.Get("Content-Type") != "text/html; charset=utf-8" || header.Get("Content-Security-Policy") != policy || !strings.Contains(body, `<a href="/">`) {
-			t.Fatalf("%s: %d, %v\n%s", name, status, header, body)
+		resp, body := getAs(t, url+"/explain/"+name, "text/html,*/*")
+		if (resp.status == http.StatusOK) == (name == "none") || resp.header.Get("Content-Type") != "text/html; charset=utf-8" || resp.header.Get("Content-Security-Policy") != policy || !strings.Contains(body, `<a href="/">`) {
+			t.Fatalf("%s: %d, %v\n%s", name, resp.status, resp.header, body)
 		}
 		if name == "none" {
 			continue
