@@ -81,6 +81,17 @@ func TestWarehouseAway(t *testing.T) {
 	w.loaded(shop, 200)
 }
 
+// noRoom has what is written to a table fail as on a full disk, until room is called.
+func (w *world) noRoom(events, table string) (room func()) {
+	w.t.Helper()
+	w.exec(`CREATE FUNCTION public.no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$`)
+	w.exec(`CREATE TRIGGER no_room BEFORE ` + events + ` ON ` + table + ` FOR EACH ROW EXECUTE FUNCTION public.no_room()`)
+	return func() {
+		w.t.Helper()
+		w.exec(`DROP TRIGGER no_room ON ` + table)
+	}
+}
+
 // TestFullForOneTable: on a full disk there is room for progress, and for what goes into the pages of another table. That such things
 // are written does not make the sink forget how long it has waited with the one that is not.
 func TestFullForOneTable(t *testing.T) {
@@ -92,8 +103,7 @@ func TestFullForOneTable(t *testing.T) {
 	s := w.start(w.cfg)
 	shop.tx(ins(r, 1, 1), ins(log, 1))
 	w.complete(shop)
-	w.exec(`CREATE FUNCTION public.no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$`)
-	w.exec(`CREATE TRIGGER no_room BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.no_room()`)
+	room := w.noRoom("INSERT", "public.t")
 	waits := func() (since time.Time) {
 		for _, wait := range s.Status().Waiting {
 			if wait.For == "warehouse" && wait.Code == "warehouse-full" {
@@ -110,7 +120,7 @@ func TestFullForOneTable(t *testing.T) {
 		w.eventually(change.LSN(shop.last.CommitLSN), func() any { return w.query(`SELECT published_lsn FROM tributary.progress`)[0] })
 	}
 	w.eventually(true, func() any { return waits().Equal(since) }) // a try may just be under way
-	w.exec(`DROP TRIGGER no_room ON public.t`)
+	room()
 	w.complete(shop)
 	w.eventually(0, func() any { return len(s.Status().Waiting) })
 }
@@ -126,8 +136,7 @@ func TestFullAtStart(t *testing.T) {
 	w.complete(shop)
 	s.stop()
 	shop.tx(many(100, func(i int) event { return ins(r, 2+i, 2) })...)
-	w.exec(`CREATE FUNCTION public.no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$`)
-	w.exec(`CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON tributary.checkpoint FOR EACH ROW EXECUTE FUNCTION public.no_room()`)
+	room := w.noRoom("INSERT OR UPDATE", "tributary.checkpoint")
 	s = w.start(w.cfg)
 	told := func() any {
 		st, text := s.Status(), ""
@@ -143,7 +152,7 @@ func TestFullAtStart(t *testing.T) {
 		return text + st.State
 	}
 	w.eventually("public.t waiting the warehouse; shop waiting; warehouse-full; waiting", told)
-	w.exec(`DROP TRIGGER no_room ON tributary.checkpoint`)
+	room()
 	w.complete(shop)
 	w.eventually("public.t up_to_date ; shop up_to_date; up_to_date", told)
 }
