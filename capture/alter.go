@@ -224,8 +224,7 @@ func (s *session) overtaken(ctx context.Context, t *table) error {
 //	somebody: ALTER PUBLICATION SET (publish = 'insert'); UPDATE; ALTER PUBLICATION SET (publish = 'insert, update, delete, truncate')
 //	stream:   has no UPDATE
 //
-// Nor can it be told that he has set what was set already. A change of its owner alone is told (REASSIGN OWNED, where roles take turns), and nothing
-// is read for it: what somebody had it leave out just before that, unseen, is missed then.
+// Nor can it be told that he has set what was set already, or has given it another owner: who does that may have done the other before.
 //
 // The read waits until the stream has come to where the catalog was read: before that the table may still have what was left of it.
 func (s *session) remember(t *table, after uint32, asOf change.LSN) {
@@ -236,7 +235,7 @@ func (s *session) remember(t *table, after uint32, asOf change.LSN) {
 	byUs := p.Member == 0 || p.Parts != is.FullLeaves // it is new, or was moved
 	member := p.Member == is.Member
 	// Where capture was older, it is not known whether the publication has been altered.
-	same := member && (p.Published == 0 || p.Published == is.Published || is.Handed)
+	same := member && (p.Published == 0 || p.Published == is.Published)
 	p.Member, p.Published, p.Parts = is.Member, is.Published, is.FullLeaves
 	s.changed[is.Relation.OID] = true
 	if byUs || same || p.Held != nil || t.pub == nil {

@@ -123,10 +123,6 @@ func (w *watcher) tell(f facts) {
 	case old := <-w.out:
 		if f.tables == nil {
 			f.tables, f.after, f.asOf = old.tables, old.after, old.asOf
-		} else if old.tables != nil {
-			for _, t := range f.tables {
-				t.Handed = false // the publication may have been altered otherwise before that
-			}
 		}
 	default:
 	}

@@ -24,8 +24,6 @@ import (
 type Catalog struct {
 	conn  *pgx.Conn
 	types map[schema.OID]*pgType
-	// lacked: Ensure has found a publication to publish less than it is to, and has not made up for it yet.
-	lacked bool
 }
 
 // Open connects to the database that dsn names.

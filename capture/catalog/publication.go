@@ -51,8 +51,8 @@ func plan(tables []*Table) (full, insert []member) {
 	return full, insert
 }
 
-// Ensure makes the publications publish exactly tables, as their levels say, and sets Member, Published and Handed of each. A table
-// that moves from one to the other is in one transaction never in neither; one that somebody has had published in part is put
+// Ensure makes the publications publish exactly tables, as their levels say, and sets Member and Published of each. A table that
+// moves from one to the other is in one transaction never in neither; one that somebody has had published in part is put
 // in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again.
 func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) error {
 	full, insert := plan(tables)
@@ -76,56 +76,44 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 		{p.Full, allOperations, full},
 		{p.Insert, insertOperations, insert},
 	} {
-		var is publication
-		have, whole, err := ensureOne(ctx, tx, one.name, one.operations, one.want, foreign)
-		c.lacked = c.lacked || !whole
+		have, err := ensureOne(ctx, tx, one.name, one.operations, one.want, foreign)
 		if err != nil {
 			return err
 		}
 		for _, m := range have {
 			rows[m.oid] = m.row
 		}
-		err = tx.QueryRow(ctx, `
-			select oid, xmin::text::int8, xmin::text in (select d.xmin::text from pg_shdepend d join pg_database b on b.oid = d.dbid and b.datname = current_database()
-			                                              where d.classid = 'pg_publication'::regclass and d.objid = p.oid and d.deptype = 'o')
-			  from pg_publication p where pubname = $1`, one.name).Scan(&is.oid, &is.xmin, &is.handed)
-		if err != nil {
+		var is publication
+		if err := tx.QueryRow(ctx, `select oid, xmin::text::int8 from pg_publication where pubname = $1`, one.name).Scan(&is.oid, &is.xmin); err != nil {
 			return publicationTrouble(one.name, err)
 		}
-		is.handed = is.handed && !c.lacked
 		as[one.name] = is
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return publicationTrouble(p.Full, err)
 	}
-	c.lacked = false
 	for _, t := range tables {
 		is := as[p.Full]
 		if t.Member = rows[t.Relation.OID]; t.FullLeaves { // it is in both, in parts: those come and go
 			t.Member += is.oid
 			is.xmin += as[p.Insert].xmin
-			is.handed = is.handed && as[p.Insert].handed
 		} else if t.Level == InsertOnly {
 			is = as[p.Insert]
 		}
-		t.Published, t.Handed = is.xmin, is.handed
+		t.Published = is.xmin
 	}
 	return nil
 }
 
 // publication is one of ours as Ensure has made it. See Table for what it says.
-type publication struct {
-	oid, xmin uint32
-	handed    bool
-}
+type publication struct{ oid, xmin uint32 }
 
-// ensureOne gives the members that the publication then has, but for foreign ones, which stay as they are. whole: it was there, and published no
-// less than it is to; that is told beside an error, too.
-func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, foreign []member) (have []member, whole bool, err error) {
+// ensureOne gives the members that the publication then has, but for foreign ones, which stay as they are.
+func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, foreign []member) (have []member, err error) {
 	if _, err := tx.Exec(ctx, `set local lock_timeout = '3s'`); err != nil {
-		return nil, false, publicationTrouble(name, err)
+		return nil, publicationTrouble(name, err)
 	}
-	var exists, fits, generated bool
+	var exists, whole, fits, generated bool
 	err = tx.QueryRow(ctx, `
 		select count(*) > 0,
 		       coalesce(bool_and(`+lackingOf("$2")+` = ''), false),
@@ -134,7 +122,7 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, fo
 		       current_setting('server_version_num')::int >= 180000
 		  from pg_publication p where pubname = $1`, name, strings.Contains(operations, "update")).Scan(&exists, &whole, &fits, &generated)
 	if err != nil {
-		return nil, false, publicationTrouble(name, err)
+		return nil, publicationTrouble(name, err)
 	}
 	options := publicationOptions(operations, generated)
 	switch {
@@ -151,10 +139,10 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, fo
 				e.Hint = alterSQL(name, options) + "   as the publication's owner"
 			}
 		}
-		return nil, whole, e
+		return nil, e
 	}
 	if have, err = members(ctx, tx, name); err != nil {
-		return nil, whole, err
+		return nil, err
 	}
 	have = without(have, foreign)
 	for i := range have {
@@ -162,10 +150,9 @@ func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, fo
 	}
 	changed, err := alterMembers(ctx, tx, name, have, want)
 	if err != nil || !changed {
-		return have, whole, err
+		return have, err
 	}
-	have, err = members(ctx, tx, name)
-	return have, whole, err
+	return members(ctx, tx, name)
 }
 
 // publicationOptions is what stands behind WITH, or SET.

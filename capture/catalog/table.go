@@ -45,9 +45,6 @@ type Table struct {
 	// Published is another number when its publication was altered, by whomever: what it publishes of its tables, or whose it is; 0:
 	// that is not known. Only Ensure finds it out.
 	Published uint32
-	// Handed says that the newest who altered the publication gave it to another owner, and that it lacked nothing. That somebody had it publish
-	// less just before, between two looks or while capture was away, it does not say. It is not known of an owner who is the server's first role.
-	Handed bool
 	// FullLeaves says that the partitions are published each by itself for UPDATE and DELETE, see Publications.
 	FullLeaves bool
 }
