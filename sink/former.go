@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -23,8 +24,10 @@ type FormerRule struct {
 	Differs []string  `json:"differs"`          // what of them is not as the rule says
 	Target  string    `json:"target,omitempty"` // where they are, if not in the target
 
-	stays  bool // a read of all rows is not enough
-	reload bool // it takes one that removes what is gone at the source
+	stays  bool   // a read of all rows is not enough
+	reload bool   // it takes one that removes what is gone at the source
+	sid    string // that they have, where the source has another one now: they do not come again with it
+	remove string // the statement that removes those
 }
 
 // takeRules notes under which rules the partitions are written from now on.
@@ -158,8 +161,11 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 			one.Differs, one.reload = []string{f.Lost}, f.Reload
 		} else if was, err := rule.ParseMeaning(f.Rule); err == nil {
 			one.stays = one.stays || was.Stays()
-			if one.Differs = was.Since(now); was.Target != now.Target {
+			switch one.Differs = was.Since(now); {
+			case was.Target != now.Target:
 				one.Target = was.Target
+			case was.SIDColumn == route.SIDColumn && route.SIDColumn != "" && was.SID != route.SID:
+				one.sid, one.remove = was.SID, fmt.Sprintf("DELETE FROM %s WHERE %s = %s;", postgres.Ident(route.Target.Schema, route.Target.Table), postgres.Ident(was.SIDColumn), postgres.Literal(was.SID))
 			}
 		}
 		if len(one.Differs) > 0 {
@@ -214,12 +220,16 @@ func (st *Status) outdated() (all []service.Need) {
 
 func (st *Status) outdatedOf(t *TableStatus) service.Need {
 	n := service.Need{Code: trouble.RowsOutdated, Subject: t.name(), Since: t.Former[len(t.Former)-1].Until, What: "rows of " + t.name() + " are not as its rule says"}
-	var why, elsewhere []string
+	var why, elsewhere, beside []string
 	for i := range t.Former {
 		f := &t.Former[i]
 		why = append(why, fmt.Sprintf("rows of before %s: %s", f.Until.Format(time.DateTime+" UTC"), strings.Join(f.Differs, "; ")))
 		if f.Target != "" && !slices.Contains(elsewhere, f.Target) {
 			elsewhere = append(elsewhere, f.Target)
+		}
+		another := func(o TableStatus) bool { return o.Target == t.Target && o.sid == f.sid } // has that sid now
+		if f.remove != "" && !slices.Contains(beside, f.remove) && !slices.ContainsFunc(st.Tables, another) {
+			beside = append(beside, f.remove)
 		}
 	}
 	n.Why = strings.Join(why, ". ")
@@ -234,6 +244,9 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 	}
 	for _, target := range elsewhere {
 		n.Do = append(n.Do, service.Step{Note: "what is in " + target + " stays there: drop it when nobody needs it"})
+	}
+	for _, remove := range beside {
+		n.Do = append(n.Do, service.Step{Command: remove, Note: "in the warehouse, when all rows have come again and nobody needs those with the sid of before: they stay there, beside the new ones"})
 	}
 	n.Do = append(n.Do, service.Step{Command: "sink rules accept " + service.Quote(t.name()), Note: "leaves the rows as they are, if that is meant"})
 	return n

@@ -397,7 +397,7 @@ func (o *Operator) Status(ctx context.Context, cfg Config) (*Status, error) {
 		}
 		out.aside(parked[t.Topic])
 		out.expired(route, retained)
-		out.Former = formerRules(route, formers[t.Topic])
+		out.Former, out.sid = formerRules(route, formers[t.Topic]), route.SIDThere()
 		f := service.Facts{Quarantined: out.Trouble != nil, Stopped: out.Trouble.stops(), Paused: out.pausedBy(pauses), Snapshot: out.Snapshot, Freshness: route.Freshness(cfg.Freshness)}
 		at := o.outlook.stand(t.Topic, nil)
 		if out.RowsPerSec, out.Unknown = at.rate, at.lost; out.Unknown == "" {

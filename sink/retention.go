@@ -21,14 +21,12 @@ func keeps(ctx context.Context, session *warehouse.Session, rules *rule.Set) ([]
 	var out []warehouse.Keep
 	for _, f := range feeds {
 		route, ok := matchTopic(rules, f.Topic)
-		if !ok || route.Target != f.Target || f.SID != "" && (route.SIDColumn == "" || route.SID != f.SID) {
+		if !ok || route.Target != f.Target || route.SIDThere() != f.SID {
 			continue // written by a rule of before: nobody says what becomes of its rows
 		}
 		age, by := route.Keep()
 		if unit, _ := route.Partition(); age != "" || unit != "" {
-			if f.SID != "" {
-				f.SIDColumn = route.SIDColumn
-			}
+			f.SIDColumn = route.SIDColumn
 			out = append(out, warehouse.Keep{Feed: f, Age: age, By: by, Drop: route.Drop(), Partition: unit})
 		}
 	}

@@ -73,6 +73,8 @@ type TableStatus struct {
 
 	Mode  string `json:"mode,omitempty"`
 	Topic string `json:"topic,omitempty"`
+
+	sid string // of its source, in the column of that; "" without one
 }
 
 // ParkedBy is how many records are put aside for one reason.
@@ -153,7 +155,7 @@ func (s *Sink) tableStatus(topic string, views []consume.View, t *Trouble, rows 
 	paused := out.pausedBy(s.seen.pauses)
 	out.reloads(topic, s.seen.reloads)
 	out.Barrier = s.barrierOf(topic)
-	out.Former = formerRules(route, s.seen.formers[topic])
+	out.Former, out.sid = formerRules(route, s.seen.formers[topic]), route.SIDThere()
 	s.mu.Unlock()
 	stats := s.table(topic)
 	stats.mu.Lock()

@@ -14,7 +14,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
-	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -157,11 +156,12 @@ func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, erro
 	}
 	for _, f := range feeds {
 		route, ok := matchTopic(o.rules, f.Topic)
+		ok = ok && route.Target == f.Target
 		switch {
 		case f.SID == "":
-		case !ok || route.Target != f.Target || route.SID != f.SID || route.SIDColumn == "":
+		case !ok || route.SIDColumn == "":
 			return nil, refused(source, fmt.Sprintf("no rule says any more which column of table %q holds the sid %q", f.Target, f.SID),
-				"put the rule back that wrote it; or, where its rows are gone: DELETE FROM tributary.feed WHERE topic = "+postgres.Literal(f.Topic)+";")
+				"put the rule back that wrote it; or, where its rows are gone: "+o.session.ForgetFeed(f))
 		default:
 			f.SIDColumn = route.SIDColumn
 			f.Key = slices.DeleteFunc(f.Key, func(name string) bool { return name == f.SIDColumn })
@@ -169,7 +169,7 @@ func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, erro
 		if ok && !route.Overwrites() {
 			f.Key = nil
 		}
-		f.Unwritten = !ok || route.Target != f.Target
+		f.Unwritten = !ok || f.SID != route.SIDThere()
 		p.Feeds = append(p.Feeds, f)
 	}
 	return p, nil

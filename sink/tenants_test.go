@@ -61,8 +61,8 @@ func TestTwoHundredTenants(t *testing.T) {
 	}
 }
 
-// TestSIDOfASourceChanges: rows are written with the new sid from then on, also once the source renames a column; those of before stay as they are, and are
-// told of.
+// TestSIDOfASourceChanges: rows are written with the new sid from then on, also once the source renames a column or gets another key; those of before stay
+// as they are, and what removes them is told.
 func TestSIDOfASourceChanges(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.t", SID: "tenant"})
 	shop := w.source("shop")
@@ -76,9 +76,59 @@ func TestSIDOfASourceChanges(t *testing.T) {
 	w.complete(shop)
 	shop.tx(ins(relation("t", "id integer key", "w text"), 3, "x"))
 	w.complete(shop)
-	w.rows(`SELECT tenant, id, v, w FROM public.t ORDER BY id`, "shop|1|x|∅", "s2|2|∅|x", "s2|3|∅|x")
+	w.rows(`SELECT tenant, id, w FROM public.t ORDER BY id`, "shop|1|x", "s2|2|x", "s2|3|x")
 	w.rows(`SELECT sid, shape->'columns'->'2'->>'source' FROM tributary.feed ORDER BY sid`, "s2|w", "shop|v")
-	w.eventually(true, func() any { return strings.Contains(outdated(s.Status(), trouble.RowsOutdated), "sid") })
+	shop.tx(ins(relation("t", "id integer key", "w text key"), 3, "y"))
+	w.complete(shop)
+	w.rows(`SELECT tenant, id, w FROM public.t ORDER BY id, w`, "shop|1|x", "s2|2|x", "s2|3|x", "s2|3|y")
+	w.eventually([]string{"capture snapshot --wait --table public.t", `DELETE FROM "public"."t" WHERE "tenant" = 'shop';`, "sink rules accept shop/public.t"},
+		func() any { return steps(s.Status()) })
+	if got := outdated(s.Status(), trouble.RowsOutdated); !strings.Contains(got, `their sid is "shop", and now "s2"`) {
+		t.Error(got)
+	}
+	// Of rows that are another source's by now, it is not.
+	other := w.source("other")
+	w.cfg.Sources = append(w.cfg.Sources, rule.Source{Name: "other", SID: "shop"})
+	w.exec(`DELETE FROM tributary.feed WHERE sid = 'shop'`)
+	s.stop()
+	s = w.start(w.cfg)
+	other.tx(ins(relation("t", "id integer key", "w text key"), 9, "z"))
+	w.complete(other)
+	w.eventually([]string{"capture snapshot --wait --table public.t", "sink rules accept shop/public.t"}, func() any { return steps(s.Status()) })
+}
+
+// TestTenantVerbsOfAnotherSID: a rebuild leaves the rows alone that a source wrote with the sid that it had before, and a removal removes them, of a target with
+// a key and of one without.
+func TestTenantVerbsOfAnotherSID(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	r, log := relation("t", "id integer key", "v text"), relation("log", "v text")
+	a, b := w.source("a"), w.source("b")
+	s := w.start(w.cfg)
+	a.snapshot(r, true)
+	a.snapshot(log, true)
+	for _, src := range []*source{a, b} {
+		src.tx(ins(r, 1, "x"), ins(log, "x"))
+		w.complete(src)
+	}
+	s.stop()
+	w.cfg.Sources = []rule.Source{{Name: "a", SID: "a2"}, {Name: "b"}}
+	w.start(w.cfg)
+	a.tx(ins(r, 2, "y"), ins(log, "y"))
+	w.complete(a)
+	const all = `SELECT tenant, id::text, v FROM public.t UNION ALL SELECT tenant, 'log', v FROM public.log ORDER BY 1, 2, 3`
+	w.rows(all, "a|1|x", "a|log|x", "a2|2|y", "a2|log|y", "b|1|x", "b|log|x")
+	w.exec(`UPDATE public.t SET v = 'spoilt'; INSERT INTO public.log VALUES ('a2', 'spoilt')`)
+	o := w.operator()
+	if err := o.RebuildTenant(t.Context(), w.cfg, w.tenantPlan(o, "a"), "", untold); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(all, "a|1|spoilt", "a|log|x", "a2|1|x", "a2|2|y", "a2|log|x", "a2|log|y", "b|1|spoilt", "b|log|x")
+	w.swept()
+	if n, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "a"), "", untold); n != 6 || err != nil {
+		t.Errorf("%d rows are removed: %v", n, err)
+	}
+	w.rows(all, "b|1|spoilt", "b|log|x")
+	w.rows(`SELECT topic FROM tributary.feed ORDER BY 1`, "b.public.log", "b.public.t")
 }
 
 // TestSIDTypes: the column is of the rule's type where the target is created, and of its own where it is there; a
@@ -409,6 +459,10 @@ func TestTenantVerbsAreRefused(t *testing.T) {
 	}
 	w.cfg.Tables = []rule.Table{{From: "public.*", Create: true}}
 	fails(w.operator(), "a", `no rule says any more which column of table "public.t" holds the sid "a"`)
+	_, err := w.operator().Tenant(t.Context(), "a")
+	if e, ok := errors.AsType[*trouble.Error](err); !ok || !strings.Contains(e.Hint, `WHERE grp = 'warehouse' AND topic = 'a.public.t' AND target_schema = 'public' AND target_table = 't' AND sid = 'a';`) {
+		t.Errorf("got %+v", e)
+	}
 	s.stop()
 	w.exec(`INSERT INTO tributary.feed VALUES ('other', 'public', 't', 'a', 'a.public.t')`)
 	fails(o, "a", "topic a.public.t of group other writes the same rows")

@@ -327,6 +327,14 @@ type Route struct {
 	salt                  []byte
 }
 
+// SIDThere is what the sid column has, by which tributary.feed tells rows of a target apart; "" without one.
+func (r *Route) SIDThere() string {
+	if r.SIDColumn == "" {
+		return ""
+	}
+	return r.SID
+}
+
 // Mode is the mode of the rule: "clone".
 func (r *Route) Mode() string { return r.rule.Mode }
 

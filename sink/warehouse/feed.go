@@ -17,16 +17,8 @@ import (
 // feed is what is known of a topic that writes a target.
 type feed struct {
 	topic string
-	sole  bool   // no other topic writes the target
+	sole  bool   // no other topic writes the target: with the sid that its source had before, this one may have
 	shape *shape // nil before the first time
-}
-
-// feedSID gives the sid by which tributary.feed tells the rows of a plan apart: "" where the target has no sid column.
-func feedSID(plan *rule.Plan) string {
-	if plan.SIDColumn == "" {
-		return ""
-	}
-	return plan.SID
 }
 
 // readFeed gives nil where no topic writes the plan's target with its sid.
@@ -36,9 +28,9 @@ func (s *Session) readFeed(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*fe
 	f := &feed{}
 	// Without a lock: whoever prepares a target has the advisory lock of its schema.
 	err := tx.QueryRow(ctx, `
-		SELECT max(topic) FILTER (WHERE grp = $1 AND sid = $4), count(*) <= 1, (array_agg(shape::text) FILTER (WHERE grp = $1 AND sid = $4))[1]
+		SELECT max(topic) FILTER (WHERE grp = $1 AND sid = $4), count(DISTINCT (grp, topic)) <= 1, (array_agg(shape::text) FILTER (WHERE grp = $1 AND sid = $4))[1]
 		  FROM tributary.feed WHERE target_schema = $2 AND target_table = $3`,
-		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, feedSID(plan)).Scan(&known, &f.sole, &raw)
+		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, plan.SIDThere()).Scan(&known, &f.sole, &raw)
 	if err != nil || known == nil {
 		return nil, err
 	}
@@ -58,7 +50,7 @@ func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic st
 	added, err := tx.Exec(ctx, `
 		INSERT INTO tributary.feed SELECT $1, $2, $3, $4, $5
 		 WHERE NOT EXISTS (SELECT FROM tributary.control WHERE grp = $1 AND source = $6 AND "table" = '' AND removed) ON CONFLICT DO NOTHING`,
-		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, feedSID(plan), topic, sourceOf(topic))
+		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, plan.SIDThere(), topic, sourceOf(topic))
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +69,19 @@ func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic st
 		hint = "give the sources different values of sid"
 	}
 	return nil, conflict(plan, fmt.Errorf("topic %q already writes table %q with the same sid", f.topic, plan.Target.String()),
-		hint+fmt.Sprintf("\nif the other is gone for good: DELETE FROM tributary.feed WHERE grp = %s AND topic = %s;", postgres.Literal(s.w.cfg.Group), postgres.Literal(f.topic)))
+		hint+"\nif the other is gone for good: "+forgetFeed(s.w.cfg.Group, f.topic, plan.Target, plan.SIDThere()))
+}
+
+// forgetFeed is the statement by which one topic does not write rows of one sid in one target any more. A topic may have several: of targets, and of sids, that
+// rules have given it before.
+func forgetFeed(group, topic string, target rule.Target, sid string) string {
+	return fmt.Sprintf("DELETE FROM tributary.feed WHERE grp = %s AND topic = %s AND target_schema = %s AND target_table = %s AND sid = %s;",
+		postgres.Literal(group), postgres.Literal(topic), postgres.Literal(target.Schema), postgres.Literal(target.Table), postgres.Literal(sid))
+}
+
+// ForgetFeed is that of a feed of the group.
+func (s *Session) ForgetFeed(f Feed) string {
+	return forgetFeed(s.w.cfg.Group, f.Topic, f.Target, f.SID)
 }
 
 // memberSilent is how long a sink of another group has said nothing when it does not count as writing: it says something every
@@ -94,7 +98,7 @@ func (s *Session) refuseOthers(ctx context.Context, tx pgx.Tx, plan *rule.Plan, 
 	var group, topic, sid string
 	const others = `SELECT f.grp, f.topic, f.sid FROM tributary.feed f
 		 WHERE f.grp <> $1 AND f.target_schema = $2 AND f.target_table = $3 AND (f.sid = $4 OR f.sid = '' OR $4 = '')`
-	args := []any{s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, feedSID(plan)}
+	args := []any{s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, plan.SIDThere()}
 	err := tx.QueryRow(ctx, others+" ORDER BY 1, 2 LIMIT 1", args...).Scan(&group, &topic, &sid)
 	if err == nil && !first { // only then: nobody waits for who has locked tributary.member
 		err = tx.QueryRow(ctx, others+` AND EXISTS (SELECT FROM tributary.checkpoint c JOIN tributary.member m ON m.grp = c.grp AND m.instance = c.owner
@@ -108,14 +112,14 @@ func (s *Session) refuseOthers(ctx context.Context, tx pgx.Tx, plan *rule.Plan, 
 		return err
 	}
 	how, hint := "with the same sid", "write to another target (to), or with another sid"
-	if sid != feedSID(plan) {
+	if sid != plan.SIDThere() {
 		how, hint = "and one of the two has no sid", "write to another target (to), or give the rules of both groups a sid"
 	} else if sid == "" {
 		how = "and none has a sid"
 	}
 	return conflict(plan, fmt.Errorf("group %q writes table %q, too, from topic %q, %s", group, plan.Target.String(), topic, how),
-		hint+fmt.Sprintf("\nif it is this group by its former name: docs/operations/rename-group.md\nif it is stopped and is not to write the table again: DELETE FROM tributary.feed WHERE grp = %s AND topic = %s;",
-			postgres.Literal(group), postgres.Literal(topic)))
+		hint+"\nif it is this group by its former name: docs/operations/rename-group.md\nif it is stopped and is not to write the table again: "+
+			forgetFeed(group, topic, plan.Target, sid))
 }
 
 // noteOwn is the oid of tributary.feed, beside that of the target: in a copy of the warehouse, by a dump or by logical replication, both are others.
@@ -162,7 +166,7 @@ func (e *evolution) sameTable(ctx context.Context, have catalogColumns, created 
 		}
 		row, sidType = fmt.Sprintf("t.%s %s f.sid::%s", postgres.Ident(c.name), c.target().equal, c.base), c.base
 	}
-	rows, err := e.tx.Query(ctx, movedFeeds, e.s.w.cfg.Group, e.plan.Target.Schema, e.plan.Target.Table, have.table(), created, feedSID(e.plan))
+	rows, err := e.tx.Query(ctx, movedFeeds, e.s.w.cfg.Group, e.plan.Target.Schema, e.plan.Target.Table, have.table(), created, e.plan.SIDThere())
 	if err != nil {
 		return err
 	}

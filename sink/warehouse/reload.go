@@ -73,7 +73,7 @@ func (a *flushing) beginReload(ctx context.Context, i int) error {
 			SELECT grp, topic, $3, topic_id, partition, $5, $6, $7, $8, $9, $10, $11, $12, $13
 			  FROM tributary.checkpoint WHERE grp = $1 AND topic = $2 AND partition = $4
 			RETURNING id, since`, a.s.w.cfg.Group, u.Topic, plan.Source, u.Mark.Partition, u.Mark.Offset,
-			plan.Target.Schema, plan.Target.Table, plan.SIDColumn, feedSID(plan), r.key, r.types,
+			plan.Target.Schema, plan.Target.Table, plan.SIDColumn, plan.SIDThere(), r.key, r.types,
 			r.At, historyNames(plan)).Scan(&r.ID, &r.Since)
 	}
 	if err == nil {

@@ -58,7 +58,7 @@ func (e *evolution) remember(ctx context.Context, at change.Position, table stri
 	}
 	// One row: those of several are locked in their order before.
 	_, err = e.tx.Exec(ctx, `UPDATE tributary.feed SET shape = $1::text::jsonb || `+noteOwn+` WHERE grp = $2 AND topic = $3 AND target_schema = $4 AND target_table = $5 AND sid = $6`,
-		string(raw), e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table, feedSID(e.plan))
+		string(raw), e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table, e.plan.SIDThere())
 	return err
 }
 
@@ -78,7 +78,7 @@ func (e *evolution) leaveUnfixed(ctx context.Context, now *shape) error {
 	var is []string
 	err := e.tx.QueryRow(ctx, `SELECT ARRAY(SELECT jsonb_array_elements_text(shape->'constants')) FROM tributary.feed
 		WHERE grp = $1 AND topic = $2 AND target_schema = $3 AND target_table = $4 AND sid = $5 AND jsonb_typeof(shape->'constants') = 'array' FOR UPDATE`,
-		e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table, feedSID(e.plan)).Scan(&is)
+		e.s.w.cfg.Group, e.feed.topic, e.plan.Target.Schema, e.plan.Target.Table, e.plan.SIDThere()).Scan(&is)
 	if errors.Is(err, pgx.ErrNoRows) { // its source was removed
 		return nil
 	}

@@ -28,7 +28,7 @@ type Feed struct {
 
 	// SIDColumn and Unwritten are set by whoever knows the rules.
 	SIDColumn string
-	Unwritten bool // no rule writes the topic there any more
+	Unwritten bool // no rule writes the topic there any more, or with another sid
 }
 
 // sourceOf gives the source that a topic belongs to, "" for none.
