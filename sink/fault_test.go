@@ -131,12 +131,15 @@ func TestTruncateIsABarrier(t *testing.T) {
 	}
 }
 
-// warehouse gives w's as one instance of a sink has it.
+// group gives w's warehouse as one instance of a sink of a group has it.
+func (w *world) group(name, instance string) *warehouse.Warehouse {
+	return warehouse.New(warehouse.Config{DSN: func() (string, error) { return w.dsn, nil }, Group: name, Instance: instance, Log: slog.New(slog.DiscardHandler)})
+}
+
+// warehouse gives it to one of group g, with its own tables.
 func (w *world) warehouse(instance string) *warehouse.Warehouse {
 	w.t.Helper()
-	wh := warehouse.New(warehouse.Config{
-		DSN: func() (string, error) { return w.dsn, nil }, Group: "g", Instance: instance, Log: slog.New(slog.DiscardHandler),
-	})
+	wh := w.group("g", instance)
 	if err := wh.Migrate(w.t.Context(), warehouse.LockPatience); err != nil {
 		w.t.Fatal(err)
 	}

@@ -30,20 +30,26 @@ type FormerRule struct {
 	remove string // the statement that removes those
 }
 
-// takeRules notes under which rules the partitions are written from now on.
-func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, requests []consume.Request) error {
-	var parts []warehouse.Ruled
-	add := func(at warehouse.Place) {
+// takeRules notes under which rules the partitions are written from now on: by whoever owns progress, where that is not nil, and the claim of each else.
+func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, claims []warehouse.Claim, progress *consume.Partition) error {
+	var parts []warehouse.Taken
+	add := func(at, by warehouse.Place, epoch int64) {
 		if route, ok := s.match(at.Topic); ok {
-			parts = append(parts, warehouse.Ruled{Place: at, Rule: route.Meaning().Text()})
+			parts = append(parts, warehouse.Taken{Ruled: warehouse.Ruled{Place: at, Rule: route.Meaning().Text()}, By: by, Epoch: epoch})
 		}
 	}
 	// Who owns the progress of a source that is written as a whole writes all its tables, and claims them when something comes.
-	whole := map[string]bool{}
-	for _, r := range requests {
-		add(warehouse.Place{Topic: r.Topic, Partition: r.Number})
-		if source, ok := record.ParseProgressTopic(r.Topic); ok && s.rules.Whole(source) {
-			whole[source] = true
+	whole := map[string]*warehouse.Claim{}
+	for i := range claims {
+		c := &claims[i]
+		at := warehouse.Place{Topic: c.Topic, Partition: c.Number}
+		if progress != nil {
+			add(at, warehouse.Place{Topic: progress.Topic, Partition: progress.Number}, progress.Epoch)
+		} else {
+			add(at, at, c.Epoch)
+		}
+		if source, ok := record.ParseProgressTopic(c.Topic); ok && s.rules.Whole(source) {
+			whole[source] = c
 		}
 	}
 	if len(whole) > 0 {
@@ -52,8 +58,8 @@ func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, reques
 			return err
 		}
 		for at := range known {
-			if whole[sourceOf(at.Topic)] {
-				add(at)
+			if by := whole[sourceOf(at.Topic)]; by != nil {
+				add(at, warehouse.Place{Topic: by.Topic, Partition: by.Number}, by.Epoch)
 			}
 		}
 	}
@@ -65,9 +71,9 @@ func (s *Sink) takeRules(ctx context.Context, session *warehouse.Session, reques
 		return err
 	}
 	claimed := map[string][]warehouse.Place{} // of which there will be views
-	for _, r := range requests {
-		if leading(s.rules, r.Topic) == r.Topic {
-			claimed[r.Topic] = append(claimed[r.Topic], warehouse.Place{Topic: r.Topic, Partition: r.Number})
+	for i := range claims {
+		if c := &claims[i]; leading(s.rules, c.Topic) == c.Topic {
+			claimed[c.Topic] = append(claimed[c.Topic], warehouse.Place{Topic: c.Topic, Partition: c.Number})
 		}
 	}
 	s.mu.Lock()

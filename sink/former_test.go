@@ -2,8 +2,8 @@ package sink_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -290,10 +290,82 @@ func (w *world) waiting(text string, n int) {
 
 // takeRule does as a sink that takes a partition over under another rule.
 func (w *world) takeRule(ctx context.Context, topic string, partition int32) error {
-	other := warehouse.New(warehouse.Config{DSN: func() (string, error) { return w.dsn, nil }, Group: "warehouse", Instance: "other", Log: slog.New(slog.DiscardHandler)}).Session()
+	other := w.group("warehouse", "other").Session()
 	defer other.Close(context.WithoutCancel(ctx))
-	_, err := other.TakeRules(ctx, []warehouse.Ruled{{Place: warehouse.Place{Topic: topic, Partition: partition}, Rule: `{"target":"public.t","mode":"log"}`}})
+	at := warehouse.Place{Topic: topic, Partition: partition}
+	var epoch int64
+	if err := w.connect(w.dsn).QueryRow(ctx, `SELECT owner_epoch FROM tributary.checkpoint WHERE topic = $1 AND partition = $2`, topic, partition).Scan(&epoch); err != nil {
+		return err
+	}
+	_, err := other.TakeRules(ctx, []warehouse.Taken{{Ruled: warehouse.Ruled{Place: at, Rule: otherRule}, By: at, Epoch: epoch}})
 	return err
+}
+
+const otherRule = `{"target":"public.t","mode":"log"}`
+
+// TestRulesOfALateOwner: a sink that was stopped behind its claim, and goes on when another one writes by another rule, notes none; nor is it told that one
+// has changed.
+func TestRulesOfALateOwner(t *testing.T) {
+	for _, consistency := range []string{"table", "source"} {
+		t.Run(consistency, func(t *testing.T) {
+			w := newWorld(t)
+			w.cfg.Sources = []rule.Source{{Name: "shop", Consistency: consistency}}
+			shop, r := w.source("shop"), relation("t", "id integer key", "v text")
+			s := w.start(w.cfg)
+			shop.tx(ins(r, 1, "x"))
+			w.complete(shop)
+			s.stop()
+			// What makes all of it ours: of a source that is written as a whole its progress.
+			owner := map[string]string{"table": "shop.public.t", "source": "shop.tributary.progress"}[consistency]
+			late := func() warehouse.Taken {
+				t.Helper()
+				var is warehouse.Taken
+				is.Place, is.By, is.Rule = warehouse.Place{Topic: "shop.public.t"}, warehouse.Place{Topic: owner}, otherRule
+				if err := w.conn.QueryRow(t.Context(), `UPDATE tributary.checkpoint SET owner_epoch = owner_epoch + 1 WHERE topic = $1 RETURNING owner_epoch`, owner).Scan(&is.Epoch); err != nil {
+					t.Fatal(err)
+				}
+				return is
+			}()
+			w.cfg.Tables[0].Filter = "id > 0"
+			w.start(w.cfg)
+			shop.tx(ins(r, 2, "x"))
+			w.complete(shop)
+			const rules = `SELECT rule, rows, former FROM tributary.rule`
+			before := w.query(rules)
+			session := w.group("warehouse", "late").Session()
+			defer session.Close(context.Background())
+			changed, err := session.TakeRules(t.Context(), []warehouse.Taken{late})
+			if err != nil || len(changed) > 0 {
+				t.Errorf("changed %q: %v", changed, err)
+			}
+			w.rows(rules, before...)
+		})
+	}
+}
+
+// TestRulesAreNotedBehindTheClaimBefore: whoever claims a partition while one before notes its rule waits for it, and finds what it has noted.
+func TestRulesAreNotedBehindTheClaimBefore(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	s := w.start(w.cfg)
+	shop.tx(ins(relation("t", "id integer key", "v text"), 1, "x"))
+	w.complete(shop)
+	s.stop()
+	release := w.lock(`SELECT FROM tributary.rule WHERE topic = 'shop.public.t' FOR UPDATE`)
+	done := make(chan error, 1)
+	go func() { done <- w.takeRule(t.Context(), "shop.public.t", 0) }()
+	w.waiting("tributary.rule", 1)
+	claimed := make(chan error, 1)
+	go func() {
+		_, err := w.group("warehouse", "next").Claim(t.Context(), []warehouse.Partition{{Topic: "shop.public.t"}})
+		claimed <- err
+	}()
+	w.waiting("tributary.checkpoint c", 1)
+	release()
+	if err := errors.Join(<-done, <-claimed); err != nil {
+		t.Error(err)
+	}
+	w.rows(`SELECT rule FROM tributary.rule WHERE topic = 'shop.public.t'`, otherRule)
 }
 
 // TestRulesAreLockedBeforeFeeds: a sink that notes that a target is another one, and one that takes a partition over under another rule, do not

@@ -367,9 +367,9 @@ func (s *Sink) gaveUp(by any) {
 	maps.DeleteFunc(s.waiting, func(at waiter, _ *wait) bool { return at.by == by })
 }
 
-// claim takes partitions over in the warehouse, of which Kafka still has what was applied of them.
-func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume.Start, error) {
-	starts, err := s.takeOver(ctx, requests)
+// claimTables takes over partitions of tables in the warehouse, of which Kafka still has what was applied of them, for who owns the progress of their source.
+func (s *Sink) claimTables(ctx context.Context, progress *consume.Partition, requests []consume.Request) ([]consume.Start, error) {
+	starts, err := s.takeOver(ctx, requests, progress)
 	if err == nil {
 		err = s.consumer.CheckTerms(ctx, requests, starts)
 	}
@@ -379,17 +379,18 @@ func (s *Sink) claim(ctx context.Context, requests []consume.Request) ([]consume
 	return starts, nil
 }
 
-// claimAssigned is claim for those that the group has given us. One of which Kafka does not tell, as its leader is gone, keeps no other from
+// claimAssigned takes over those that the group has given us. One of which Kafka does not tell, as its leader is gone, keeps no other from
 // going on: of these the client asks itself, for each term, before it fetches anything behind it.
 func (s *Sink) claimAssigned(ctx context.Context, requests []consume.Request) ([]consume.Start, error) {
-	starts, err := s.takeOver(ctx, requests)
+	starts, err := s.takeOver(ctx, requests, nil)
 	if err == nil {
 		_ = s.consumer.CheckTerms(ctx, requests, starts)
 	}
 	return starts, err
 }
 
-func (s *Sink) takeOver(ctx context.Context, requests []consume.Request) ([]consume.Start, error) {
+// takeOver claims partitions. progress is that of their source where it is written as a whole, and they are its tables.
+func (s *Sink) takeOver(ctx context.Context, requests []consume.Request, progress *consume.Partition) ([]consume.Start, error) {
 	parts := make([]warehouse.Partition, len(requests))
 	for i, r := range requests {
 		parts[i] = warehouse.Partition{Topic: r.Topic, Number: r.Number, TopicID: r.TopicID}
@@ -404,7 +405,7 @@ func (s *Sink) takeOver(ctx context.Context, requests []consume.Request) ([]cons
 	if err != nil {
 		return nil, err
 	}
-	if err := s.takeRules(ctx, session, requests); err != nil {
+	if err := s.takeRules(ctx, session, claims, progress); err != nil {
 		return nil, err
 	}
 	starts := make([]consume.Start, len(claims))

@@ -529,7 +529,7 @@ func (v *supervisor) reclaim(ctx context.Context, p *consume.Partition) error {
 		return nil // given up, or at the next look: what is under way for it would be fenced by this
 	}
 	requests := []consume.Request{v.s.consumer.Request(p)}
-	starts, err := v.s.takeOver(ctx, requests)
+	starts, err := v.s.takeOver(ctx, requests, nil)
 	if err != nil {
 		return err
 	}

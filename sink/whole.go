@@ -168,7 +168,7 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 	if err != nil || n == 0 {
 		return 0, err
 	}
-	if parts, err = g.claim(ctx, source, vector); err != nil {
+	if parts, err = g.claim(ctx, p, source, vector); err != nil {
 		return 0, err
 	}
 	read := ends[n-1]
@@ -212,7 +212,7 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 }
 
 // claim takes over the partitions of the vector that are not ours yet.
-func (g *whole) claim(ctx context.Context, source string, vector map[string][]int64) (map[partKey]*wholePart, error) {
+func (g *whole) claim(ctx context.Context, p *consume.Partition, source string, vector map[string][]int64) (map[partKey]*wholePart, error) {
 	parts := g.parts[source]
 	if parts == nil {
 		parts = map[partKey]*wholePart{}
@@ -250,7 +250,7 @@ func (g *whole) claim(ctx context.Context, source string, vector map[string][]in
 			requests = append(requests, consume.Request{Topic: topic, Number: number, TopicID: ids[topic]})
 		}
 	}
-	starts, err := g.s.claim(ctx, requests)
+	starts, err := g.s.claimTables(ctx, p, requests)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,14 @@ type Ruled struct {
 	Rule string
 }
 
+// Taken is a partition that is written from now on under a rule, by whoever has claimed the partition By: itself, or the progress of a source that is
+// written as a whole.
+type Taken struct {
+	Ruled
+	By    Place
+	Epoch int64 // of that claim
+}
+
 // Former is a rule under which rows of a topic were written that have not come again since.
 type Former struct {
 	Topic string
@@ -54,13 +62,22 @@ const maxFormer = 8
 //
 // It is noted for each partition, not each topic: while sinks are started anew with another configuration, one after the other, some
 // partitions are written by the new rule and others by the old one.
-func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []string, err error) {
+//
+// Of those that somebody else has claimed since nothing is noted, nor given:
+//
+//	sink 1: claims a partition, and is stopped
+//	sink 2: claims it, notes another rule, and writes
+//	sink 1: goes on; what it would note is what rows are not written by
+func (s *Session) TakeRules(ctx context.Context, parts []Taken) (changed []string, err error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
 	topics, numbers, rules := make([]string, len(parts)), make([]int32, len(parts)), make([]string, len(parts))
+	by := map[Place]Place{}
+	claims := map[Place]int64{}
 	for i, p := range parts {
 		topics[i], numbers[i], rules[i] = p.Topic, p.Partition, p.Rule
+		by[p.Place], claims[p.By] = p.By, p.Epoch
 	}
 	// A partition of which nothing is applied has no rows. Neither the rows nor the rules of a topic that was made anew count: it is not written.
 	rows, err := s.conn.Query(ctx, `
@@ -93,9 +110,17 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 	if len(taking) == 0 {
 		return nil, nil
 	}
-	topics, numbers = placesIn(taking)
 	var again []rule.Target
 	err = s.inTx(ctx, "write", "tributary.rule", func(tx pgx.Tx) error {
+		ours, err := s.lockClaims(ctx, tx, claims)
+		if err != nil {
+			return err
+		}
+		maps.DeleteFunc(taking, func(at Place, _ taken) bool { return !ours[by[at]] })
+		if len(taking) == 0 {
+			return nil
+		}
+		topics, numbers := placesIn(taking)
 		// Of a partition that has no rule yet there is something to lock then.
 		if _, err := tx.Exec(ctx, `INSERT INTO tributary.rule (grp, topic, partition, rule, rows) SELECT $1, s.topic, s.partition, '', 0 FROM `+somePlaces+` ORDER BY 2, 3 ON CONFLICT DO NOTHING`,
 			s.w.cfg.Group, topics, numbers); err != nil {
@@ -134,6 +159,27 @@ func (s *Session) TakeRules(ctx context.Context, parts []Ruled) (changed []strin
 	}
 	s.w.lookAgain(again)
 	return changed, nil
+}
+
+// lockClaims locks the checkpoints of claims, of which it has the epochs, and gives those that nobody has claimed since. Nobody does until the end of the
+// transaction, and whoever does it then finds what was noted. See lockRules.
+func (s *Session) lockClaims(ctx context.Context, tx pgx.Tx, claims map[Place]int64) (ours map[Place]bool, err error) {
+	topics, numbers := placesIn(claims)
+	epochs := make([]int64, len(topics))
+	for i := range topics {
+		epochs[i] = claims[Place{topics[i], numbers[i]}]
+	}
+	rows, err := tx.Query(ctx, `
+		SELECT c.topic, c.partition FROM unnest($2::text[], $3::int[], $4::bigint[]) AS s(topic, partition, epoch)
+		  JOIN tributary.checkpoint c ON c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition AND c.owner_epoch = s.epoch
+		 ORDER BY c.topic COLLATE "C", c.partition FOR SHARE OF c`, s.w.cfg.Group, topics, numbers, epochs)
+	if err != nil {
+		return nil, err
+	}
+	ours = map[Place]bool{}
+	var at Place
+	_, err = pgx.ForEachRow(rows, []any{&at.Topic, &at.Partition}, func() error { ours[at] = true; return nil })
+	return ours, err
 }
 
 // unfix has columns looked at again to which rules, by which rows of topics were written up to now, gave no value. It gives the targets.
