@@ -25,8 +25,7 @@ type facts struct {
 	tables []*catalog.Table     // nil when nothing has changed since the last facts that had them
 	asOf   change.LSN           // the catalog was read before this
 	after  uint32               // transactions up to this id may have written to tables before they were published
-	// unpublished is why the publications are not as they should be, told after refusedPatience where it is not for a right; nil: they are, as far
-	// as is known.
+	// unpublished is why the publications are not as they should be, see refusedPatience; nil: they are, as far as is known.
 	unpublished *trouble.Error
 }
 
@@ -64,7 +63,7 @@ func (w *watcher) beatAfter() time.Duration {
 const lookPatience = 3
 
 // refusedPatience is how long the publications may not be changed before that is told: mostly a lock of an ordinary transaction is in the way, and
-// goes. No right comes by itself.
+// goes. No right comes by itself, and where one publishes less, changes are missing.
 const refusedPatience = time.Minute
 
 func (w *watcher) run(ctx context.Context, dsn, application string) error {
@@ -154,10 +153,11 @@ func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (fact
 			if w.refused.IsZero() {
 				w.refused = time.Now()
 			}
-			if t.Code == trouble.SourceRights || time.Since(w.refused) >= refusedPatience {
+			less, err := cat.LackingPublications(ctx, w.config.Source.publications())
+			if len(less) > 0 || t.Code == trouble.SourceRights || time.Since(w.refused) >= refusedPatience {
 				f.unpublished = t
 			}
-			return f, nil
+			return f, err
 		}
 		return f, err
 	}

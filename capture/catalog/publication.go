@@ -53,7 +53,8 @@ func plan(tables []*Table) (full, insert []member) {
 
 // Ensure makes the publications publish exactly tables, as their levels say, and sets Member and Published of each. A table that
 // moves from one to the other is in one transaction never in neither; one that somebody has had published in part is put
-// in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again.
+// in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again. What one of them publishes of all its
+// tables is put right before, which waits for no lock on a table.
 func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) error {
 	full, insert := plan(tables)
 	// LeaveOut found it in neither. Where it is in one by now, somebody with its owner's rights has brought it there since, as it says.
@@ -63,34 +64,32 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 			foreign = append(foreign, member{oid: t.Relation.OID})
 		}
 	}
-	tx, err := c.conn.Begin(ctx)
-	if err != nil {
-		return Unreachable("begin", "", err)
-	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after Commit it does nothing
-	rows, as := map[schema.OID]uint32{}, map[string]publication{}
-	for _, one := range []struct {
-		name, operations string
-		want             []member
-	}{
-		{p.Full, allOperations, full},
-		{p.Insert, insertOperations, insert},
-	} {
-		have, err := ensureOne(ctx, tx, one.name, one.operations, one.want, foreign)
-		if err != nil {
+	both := []aim{{p.Full, allOperations, full, foreign}, {p.Insert, insertOperations, insert, foreign}}
+	for _, a := range both {
+		if err := c.alter(ctx, a.name, func(tx pgx.Tx) error { return a.restore(ctx, tx) }); err != nil {
 			return err
 		}
-		for _, m := range have {
-			rows[m.oid] = m.row
-		}
-		var is publication
-		if err := tx.QueryRow(ctx, `select oid, xmin::text::int8 from pg_publication where pubname = $1`, one.name).Scan(&is.oid, &is.xmin); err != nil {
-			return publicationTrouble(one.name, err)
-		}
-		as[one.name] = is
 	}
-	if err := tx.Commit(ctx); err != nil {
-		return publicationTrouble(p.Full, err)
+	rows, as := map[schema.OID]uint32{}, map[string]publication{}
+	err := c.alter(ctx, p.Full, func(tx pgx.Tx) error {
+		for _, a := range both {
+			have, err := a.ensure(ctx, tx)
+			if err != nil {
+				return err
+			}
+			for _, m := range have {
+				rows[m.oid] = m.row
+			}
+			var is publication
+			if err := tx.QueryRow(ctx, `select oid, xmin::text::int8 from pg_publication where pubname = $1`, a.name).Scan(&is.oid, &is.xmin); err != nil {
+				return publicationTrouble(a.name, err)
+			}
+			as[a.name] = is
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	for _, t := range tables {
 		is := as[p.Full]
@@ -105,54 +104,116 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 	return nil
 }
 
+// alter has do alter the publication called name in a transaction that waits for no lock longer than a few seconds.
+func (c *Catalog) alter(ctx context.Context, name string, do func(pgx.Tx) error) error {
+	tx, err := c.conn.Begin(ctx)
+	if err != nil {
+		return Unreachable("begin", "", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // after Commit it does nothing
+	if _, err := tx.Exec(ctx, `set local lock_timeout = '3s'`); err != nil {
+		return publicationTrouble(name, err)
+	}
+	if err := do(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return publicationTrouble(name, err)
+	}
+	return nil
+}
+
 // publication is one of ours as Ensure has made it. See Table for what it says.
 type publication struct{ oid, xmin uint32 }
 
-// ensureOne gives the members that the publication then has, but for foreign ones, which stay as they are.
-func ensureOne(ctx context.Context, tx pgx.Tx, name, operations string, want, foreign []member) (have []member, err error) {
-	if _, err := tx.Exec(ctx, `set local lock_timeout = '3s'`); err != nil {
-		return nil, publicationTrouble(name, err)
-	}
-	var exists, whole, fits, generated bool
+// aim is what a publication is to be.
+type aim struct {
+	name, operations string
+	want             []member
+	foreign          []member // which stay as they are
+}
+
+// present is what a publication publishes of its tables, beside what it is to.
+type present struct {
+	exists  bool
+	whole   bool   // no less
+	fits    bool   // no more either
+	options string // with which it does
+}
+
+func (a aim) ask(ctx context.Context, tx pgx.Tx) (is present, err error) {
+	var generated bool
 	err = tx.QueryRow(ctx, `
 		select count(*) > 0,
 		       coalesce(bool_and(`+lackingOf("$2")+` = ''), false),
 		       coalesce(bool_and(pubviaroot and pubinsert and pubtruncate and pubupdate = $2 and pubdelete = $2
 		                         and coalesce(to_jsonb(p)->>'pubgencols', 's') = 's'), false),
 		       current_setting('server_version_num')::int >= 180000
-		  from pg_publication p where pubname = $1`, name, strings.Contains(operations, "update")).Scan(&exists, &whole, &fits, &generated)
+		  from pg_publication p where pubname = $1`, a.name, strings.Contains(a.operations, "update")).Scan(&is.exists, &is.whole, &is.fits, &generated)
 	if err != nil {
-		return nil, publicationTrouble(name, err)
+		return is, publicationTrouble(a.name, err)
 	}
-	options := publicationOptions(operations, generated)
-	switch {
-	case !exists:
-		_, err = tx.Exec(ctx, `create publication `+postgres.Ident(name)+` with`+options)
-	case !fits:
-		_, err = tx.Exec(ctx, alterSQL(name, options))
-	}
-	if err != nil {
-		e := publicationTrouble(name, err)
-		if exists && !whole {
-			e.Means = "somebody has had it publish less: changes of its tables do not arrive; the tables are read anew when it publishes all"
-			if e.Code == trouble.SourceRights {
-				e.Hint = alterSQL(name, options) + "   as the publication's owner"
-			}
+	is.options = publicationOptions(a.operations, generated)
+	return is, nil
+}
+
+// refused is why it could not be altered.
+func (a aim) refused(is present, err error) error {
+	e := publicationTrouble(a.name, err)
+	if is.exists && !is.whole {
+		e.Means = "somebody has had it publish less: changes of its tables do not arrive; the tables are read anew when it publishes all"
+		if e.Code == trouble.SourceRights {
+			e.Hint = alterSQL(a.name, is.options) + "   as the publication's owner"
 		}
-		return nil, e
 	}
-	if have, err = members(ctx, tx, name); err != nil {
+	return e
+}
+
+// restore has a publication that publishes less than it is to publish all. Not one that a table has to leave, which ensure does in the same
+// transaction: the table may have no identity any more, and while all is published its UPDATE fails.
+func (a aim) restore(ctx context.Context, tx pgx.Tx) error {
+	is, err := a.ask(ctx, tx)
+	if err != nil || !is.exists || is.whole {
+		return err
+	}
+	have, err := members(ctx, tx, a.name)
+	if err != nil || len(without(without(have, a.foreign), a.want)) > 0 {
+		return err
+	}
+	if _, err := tx.Exec(ctx, alterSQL(a.name, is.options)); err != nil {
+		return a.refused(is, err)
+	}
+	return nil
+}
+
+// ensure gives the members that the publication then has, but for foreign ones.
+func (a aim) ensure(ctx context.Context, tx pgx.Tx) ([]member, error) {
+	is, err := a.ask(ctx, tx)
+	if err != nil {
 		return nil, err
 	}
-	have = without(have, foreign)
-	for i := range have {
-		have[i].part = have[i].part || !whole // somebody has had it leave out operations
+	switch {
+	case !is.exists:
+		_, err = tx.Exec(ctx, `create publication `+postgres.Ident(a.name)+` with`+is.options)
+	case !is.fits:
+		_, err = tx.Exec(ctx, alterSQL(a.name, is.options))
 	}
-	changed, err := alterMembers(ctx, tx, name, have, want)
-	if err != nil || !changed {
-		return have, err
+	if err != nil {
+		return nil, a.refused(is, err)
 	}
-	return members(ctx, tx, name)
+	have, err := members(ctx, tx, a.name)
+	if err != nil {
+		return nil, err
+	}
+	have = without(have, a.foreign)
+	changed, err := a.alterMembers(ctx, tx, have)
+	if err != nil {
+		return nil, a.refused(is, err)
+	}
+	if !changed {
+		return have, nil
+	}
+	return members(ctx, tx, a.name)
 }
 
 // publicationOptions is what stands behind WITH, or SET.
@@ -192,13 +253,14 @@ const (
 	insertOperations = "insert, truncate"
 )
 
-func alterMembers(ctx context.Context, tx pgx.Tx, name string, have, want []member) (changed bool, err error) {
+// alterMembers gives the server's own error.
+func (a aim) alterMembers(ctx context.Context, tx pgx.Tx, have []member) (changed bool, err error) {
 	whole := slices.DeleteFunc(slices.Clone(have), func(m member) bool { return m.part })
 	part := without(have, whole)
 	for _, step := range []struct {
 		verb string
 		list []member
-	}{{"drop", part}, {"add", without(want, whole)}, {"drop", without(whole, want)}} {
+	}{{"drop", part}, {"add", without(a.want, whole)}, {"drop", without(whole, a.want)}} {
 		if len(step.list) == 0 {
 			continue
 		}
@@ -208,9 +270,9 @@ func alterMembers(ctx context.Context, tx pgx.Tx, name string, have, want []memb
 			names[i] = postgres.Ident(m.schema, m.name)
 		}
 		// Without ONLY a table's inheritance children would come with it; a partitioned table means the same either way.
-		_, err := tx.Exec(ctx, `alter publication `+postgres.Ident(name)+` `+step.verb+` table only `+strings.Join(names, ", only "))
+		_, err := tx.Exec(ctx, `alter publication `+postgres.Ident(a.name)+` `+step.verb+` table only `+strings.Join(names, ", only "))
 		if err != nil {
-			return false, publicationTrouble(name, err)
+			return false, err
 		}
 	}
 	return changed, nil

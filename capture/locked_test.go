@@ -1,0 +1,92 @@
+package capture
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
+)
+
+// lock locks a table as VACUUM and CREATE INDEX CONCURRENTLY do, until unlock.
+func (r *rig) lock(table string) (unlock func()) {
+	r.t.Helper()
+	conn, err := pgx.Connect(r.t.Context(), r.dsn)
+	must(r.t, err)
+	unlock = func() { _ = conn.Close(context.Background()) }
+	r.t.Cleanup(unlock)
+	_, err = conn.Exec(r.t.Context(), "begin; lock table "+table+" in share update exclusive mode")
+	must(r.t, err)
+	return unlock
+}
+
+// watching gives a watcher that looks when it is told to.
+func (r *rig) watching() (w *watcher, learn func() facts) {
+	r.t.Helper()
+	cat, err := catalog.Open(r.t.Context(), r.dsn, "test")
+	must(r.t, err)
+	r.t.Cleanup(func() { _ = cat.Close(context.Background()) })
+	patterns, err := catalog.ParsePatterns(r.config.Source.Tables)
+	must(r.t, err)
+	w = &watcher{config: &r.config, log: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)), patterns: patterns}
+	return w, func() facts {
+		r.t.Helper()
+		l, err := cat.Look(r.t.Context(), r.config.Source.slot(), r.config.Source.publications())
+		must(r.t, err)
+		f, err := w.learn(r.t.Context(), cat, look{time.Now(), l})
+		must(r.t, err)
+		return f
+	}
+}
+
+// TestLockBesideAPublicationThatPublishesLess: somebody has a publication publish less, and holds a lock on one of its tables. No lock keeps it from
+// being put right: changes of all tables were missing as long as there was one.
+func TestLockBesideAPublicationThatPublishesLess(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key, v text); insert into item select i, 'old' from generate_series(1, 5) i;
+		create table busy (id int primary key)`)
+	_, stop := r.start()
+	r.fence()
+	r.lock("busy")
+	publication := r.config.Source.publications().Full
+	r.exec("begin; alter publication " + publication + " set (publish = 'insert'); update item set v = 'unseen' where id = 1; delete from item where id = 2; commit")
+	eventually(t, "the topic has the rows", func() bool {
+		r.fence()
+		return slices.Equal(r.read("public", "item").rows, r.source("public.item"))
+	})
+	must(t, stop())
+}
+
+// TestLockOfATableThatLeavesAPublication: where a table has to leave a publication that publishes less, that goes before: else its UPDATE would fail.
+// Until then changes are missing, which is told at once.
+func TestLockOfATableThatLeavesAPublication(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key); create table busy (id int primary key); insert into busy values (1)`)
+	_, learn := r.watching()
+	if f := learn(); f.unpublished != nil || len(f.tables) != 2 {
+		t.Fatalf("%+v", f)
+	}
+	publication := r.config.Source.publications().Full
+	r.exec("alter publication " + publication + " set (publish = 'insert'); alter table busy drop constraint busy_pkey")
+	unlock := r.lock("busy")
+	f := learn()
+	if f.unpublished == nil || postgres.SQLState(f.unpublished) != "55P03" || !strings.Contains(f.unpublished.Means, "changes of its tables do not arrive") {
+		t.Errorf("it is told %v", f.unpublished)
+	}
+	r.exec("update busy set id = 2")
+	unlock()
+	if f = learn(); f.unpublished != nil || len(f.tables) != 2 {
+		t.Errorf("%+v", f)
+	}
+	r.exec("update busy set id = 3")
+	var all bool
+	must(t, r.conn.QueryRow(t.Context(), "select pubupdate and pubdelete from pg_publication where pubname = $1", publication).Scan(&all))
+	if !all {
+		t.Error("the publication publishes less")
+	}
+}
