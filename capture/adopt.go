@@ -47,8 +47,8 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 	return nil
 }
 
-// tellLeftOut makes visible which of tables are not captured since the role may not publish them, that there are none, and which
-// patterns none fits: a name that is wrong would be missed only when its rows are.
+// tellLeftOut makes visible which of tables are not captured, that there are none, and which patterns none fits: a name that is wrong would be
+// missed only when its rows are.
 func (s *session) tellLeftOut(tables []*catalog.Table) {
 	idle := s.patterns.Idle(tables)
 	for _, pattern := range idle {
@@ -57,8 +57,8 @@ func (s *session) tellLeftOut(tables []*catalog.Table) {
 		}
 	}
 	s.unfit = idle
-	told := s.foreign
-	s.foreign = map[string]bool{}
+	told := s.leftOut
+	s.leftOut = map[string]*catalog.Table{}
 	none := !slices.ContainsFunc(tables, func(t *catalog.Table) bool { return t.Level != catalog.LeftOut })
 	if s.alarms.clear(trouble.Config, "source.tables"); none {
 		s.raise(&trouble.Error{
@@ -68,17 +68,23 @@ func (s *session) tellLeftOut(tables []*catalog.Table) {
 	}
 	for _, t := range tables {
 		name := t.Relation.QualifiedName()
-		if !t.Foreign {
+		if t.Level != catalog.LeftOut {
 			continue
 		}
-		s.foreign[name] = true
+		s.leftOut[name] = t
+		if !t.Foreign {
+			if was := told[name]; was == nil || was.Reason != t.Reason {
+				s.log.Warn("table is left out", "table", name, "reason", t.Reason)
+			}
+			continue
+		}
 		s.raise(&trouble.Error{
 			Code: trouble.SourceRights, Op: "publish", Subject: subject(name), Cause: errors.New(t.Reason),
 			Means: "none of its rows is captured; all other tables are", Hint: t.Help + "\n\"!" + name + "\" in source.tables     if it is not to be captured",
 		})
 	}
-	for name := range told {
-		if !s.foreign[name] {
+	for name, was := range told {
+		if is := s.leftOut[name]; was.Foreign && (is == nil || !is.Foreign) {
 			s.alarms.clear(trouble.SourceRights, subject(name))
 		}
 	}
@@ -88,10 +94,7 @@ func (s *session) tellLeftOut(tables []*catalog.Table) {
 // snapshot must void: of a table of its name that was dropped, renamed or moved to where it was not captured, however long
 // ago. The catalog was read before asOf.
 func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.TableProgress, isKnown bool, after uint32, asOf change.LSN) error {
-	if known.Level == catalog.LeftOut {
-		if !known.Foreign { // which tellLeftOut tells
-			s.log.Warn("table is left out", "table", known.Relation.QualifiedName(), "reason", known.Reason)
-		}
+	if known.Level == catalog.LeftOut { // which tellLeftOut tells
 		return nil
 	}
 	if known.Level == catalog.InsertOnly {

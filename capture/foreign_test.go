@@ -3,6 +3,8 @@ package capture
 import (
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -265,6 +267,38 @@ func TestPublicationHandedOver(t *testing.T) {
 			})
 			must(t, stop())
 		})
+	}
+}
+
+// TestLeftOutIsToldOnce: each change of the catalog told of all tables that are not captured, as new ones.
+func TestLeftOutIsToldOnce(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key); create unlogged table unlogged (id int primary key)`)
+	_, owner := r.member()
+	r.exec("create table theirs (id int primary key)")
+	var log strings.Builder
+	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(io.MultiWriter(&log, testWriter{t}), nil)))
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	for _, name := range []string{"item", "a", "b"} {
+		if name != "item" {
+			r.exec("begin; create unlogged table unlogged_" + name + " (id int); create table " + name + " (id int primary key); alter table " + name + " owner to " + owner + "; commit")
+		}
+		eventually(t, "it is captured", func() bool {
+			return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool { return one.Table == "public."+name })
+		})
+	}
+	cancel()
+	must(t, <-done)
+	text := strings.ReplaceAll(log.String(), " source="+r.config.Source.Name, "")
+	for line, want := range map[string]int{
+		`msg="new table" table=public.theirs`: 0, `msg="new table" table=public.unlogged`: 0, `msg="new table" table=public.b`: 1,
+		`msg="table is left out" table=public.unlogged `: 1, `msg="table is left out" table=public.unlogged_a `: 1, `msg="table is left out" table=public.unlogged_b `: 1,
+	} {
+		if n := strings.Count(text, line); n != want {
+			t.Errorf("%s is said %d times, want %d", line, n, want)
+		}
 	}
 }
 

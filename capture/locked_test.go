@@ -90,3 +90,25 @@ func TestLockOfATableThatLeavesAPublication(t *testing.T) {
 		t.Error("the publication publishes less")
 	}
 }
+
+// TestLockThatIsGoneIsForgotten: a new table was locked, and is dropped: so the catalog is as it was. The next lock, an hour later, is a new one.
+func TestLockThatIsGoneIsForgotten(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key)`)
+	w, learn := r.watching()
+	learn()
+	learn() // of the catalog with the publications
+	locked := func() {
+		t.Helper()
+		r.exec("create table busy (id int primary key)")
+		unlock := r.lock("busy")
+		if f := learn(); f.unpublished != nil || w.refused.IsZero() {
+			t.Errorf("it is told %v, refused since %s", f.unpublished, w.refused)
+		}
+		w.refused = w.refused.Add(-time.Hour)
+		unlock()
+		r.exec("drop table busy")
+		learn()
+	}
+	locked()
+	locked()
+}

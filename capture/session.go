@@ -75,7 +75,7 @@ type session struct {
 	fences      []string            // reached since
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
-	foreign     map[string]bool                 // tables of which tellLeftOut has told
+	leftOut     map[string]*catalog.Table       // by name, of which tellLeftOut has told
 	unfit       []string                        // patterns likewise, that no table fits
 	gone        map[schema.OID]record.GoneTable // tables of which rows may still come
 	fewer       bool                            // the progress is of tables that are gone, or had another name, until a full record is written

@@ -132,6 +132,7 @@ func (w *watcher) tell(f facts) {
 func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (facts, error) {
 	f := facts{at: l.began, slot: l.Slot, wal: l.WAL, rows: w.rows}
 	if l.Version == w.version {
+		w.refused = time.Time{} // what was to be changed is not there any more
 		return f, nil
 	}
 	tables, err := cat.Tables(ctx, w.patterns)
@@ -222,7 +223,9 @@ func (s *session) learn(ctx context.Context, f facts) error {
 		t := s.tables[oid]
 		switch {
 		case t == nil || t.catalog == nil || t.progress.Table == "" && known.Level != catalog.LeftOut: // rows of it may have come before
-			s.log.Info("new table", "table", known.Relation.QualifiedName())
+			if known.Level != catalog.LeftOut { // which tellLeftOut tells
+				s.log.Info("new table", "table", known.Relation.QualifiedName())
+			}
 			if err := s.adopt(ctx, known, record.TableProgress{}, false, f.after, f.asOf); err != nil {
 				return err
 			}
