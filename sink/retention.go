@@ -163,6 +163,9 @@ func (r *retainer) round(ctx context.Context) error {
 				failed, stays[keeps[0].Target] = append(failed, err), err
 			}
 		}
+		if err := r.session.DropForsaken(ctx, told); err != nil {
+			failed = append(failed, err)
+		}
 		for _, k := range list {
 			if forever(k) || paused(k) {
 				continue
@@ -212,6 +215,9 @@ func (o *Operator) RetentionPlan(ctx context.Context, told func(k warehouse.Keep
 			return err
 		}
 	}
+	if err := o.session.PlanForsaken(ctx, partition); err != nil {
+		return err
+	}
 	for _, k := range slices.DeleteFunc(list, forever) {
 		e, err := o.session.CountExpired(ctx, k)
 		if err != nil {
@@ -242,6 +248,7 @@ func (o *Operator) RunRetention(ctx context.Context, rate int, told func(k wareh
 			})
 			failed, stays[keeps[0].Target] = append(failed, err), err != nil
 		}
+		failed = append(failed, o.session.DropForsaken(ctx, partition))
 		for _, k := range list {
 			if forever(k) || stays[k.Target] {
 				continue

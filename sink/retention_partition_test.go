@@ -183,6 +183,48 @@ func TestRetentionDropsPartitions(t *testing.T) {
 	})
 }
 
+// TestPartitionsOfRemovedTenants: of a tenant that is removed no row is left, in no partition that is kept aside, either. What is empty by that goes also where
+// nobody writes the target any more; what has rows stays.
+func TestPartitionsOfRemovedTenants(t *testing.T) {
+	w := newWorld(t)
+	w.partitioned()
+	w.exec(`CREATE TABLE fin.tx_before PARTITION OF fin.tx FOR VALUES FROM (MINVALUE) TO ('` + ago(300) + `') PARTITION BY LIST (tenant);
+		CREATE TABLE fin.tx_before_a PARTITION OF fin.tx_before FOR VALUES IN ('a'); CREATE TABLE fin.tx_before_b PARTITION OF fin.tx_before FOR VALUES IN ('b')`)
+	a, b := w.source("a"), w.source("b")
+	rows := []event{ins(txRelation, 1, ago(150), "v"), ins(txRelation, 2, ago(400), "v"), ins(txRelation, 3, ago(1), "v")}
+	o := w.retained(a, b, map[*source][]event{a: rows, b: rows}, "1 hour")
+	var d did
+	run := func() error { return o.RunRetention(t.Context(), 1_000_000, d.rows, d.partition) }
+	d.want(t, run(), "fin.tx_old detached with 2", "fin.tx_before detached with 2")
+	remove := func(source string) {
+		t.Helper()
+		if n, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, source), "", untold); n != 3 || err != nil {
+			t.Errorf("%d rows are removed: %v", n, err)
+		}
+	}
+	const aside = `SELECT 'old', tenant FROM fin.tx_old UNION ALL SELECT 'before', tenant FROM fin.tx_before ORDER BY 1`
+	remove("a")
+	w.rows(aside, "before|b", "old|b")
+	d.want(t, run())
+	w.exec(`UPDATE tributary.detached SET detached_at = detached_at - interval '2 hours' WHERE partition_table = 'tx_old'`)
+	d.want(t, run(), "fin.tx_old dropped with 1")
+	w.exec(`CREATE TABLE fin.tx_again PARTITION OF fin.tx FOR VALUES FROM ('` + ago(190) + `') TO ('` + ago(110) + `')`)
+	d.want(t, run(), "fin.tx_again detached with 0")
+	if n, err := o.RemoveTenant(t.Context(), w.tenantPlan(o, "b"), "", untold); n != 2 || err != nil {
+		t.Errorf("%d rows are removed: %v", n, err)
+	}
+	w.exec(`INSERT INTO fin.tx_again VALUES ('by hand', 1, '` + ago(150) + `')`)
+	d.want(t, o.RetentionPlan(t.Context(), d.plan, d.partition), "fin.tx_before dropped with 0")
+	s := w.start(w.cfg) // which does it by itself
+	w.rows(`SELECT partition_table FROM tributary.detached`, "tx_again")
+	s.stop()
+	d.want(t, run())
+	w.rows(`SELECT to_regclass('fin.tx_before') IS NULL, (SELECT count(*) FROM fin.tx_again)`, "t|1")
+	w.exec(`DROP TABLE fin.tx_again`)
+	d.want(t, run())
+	w.rows(`SELECT count(*) FROM tributary.detached`, "0")
+}
+
 // TestPartitionThatStaysIsToldOf: what keeps a partition from being detached is told until there is another run, once for all that write the target.
 func TestPartitionThatStaysIsToldOf(t *testing.T) {
 	w := newWorld(t)

@@ -227,10 +227,10 @@ func (o *Operator) removeMarked(ctx context.Context, mark warehouse.Pause, told 
 		return 0, err
 	}
 	for _, f := range p.Feeds {
-		if err := o.session.RemoveRows(ctx, f, o.session.WhileRemoved(mark), func(rows int64) {
+		if err := o.session.RemoveRows(ctx, f, warehouse.Removal{First: o.session.WhileRemoved(mark), Aside: true, Told: func(rows int64) {
 			removed += rows
 			told(f.Target.String(), removed)
-		}); err != nil {
+		}}); err != nil {
 			return removed, err
 		}
 	}
@@ -251,12 +251,12 @@ func (o *Operator) RebuildTenant(ctx context.Context, cfg Config, p *TenantPlan,
 	if starts, err = o.starts(ctx, cfg, p); err != nil {
 		return err
 	}
-	resume := func() error { return nil }
-	if slices.ContainsFunc(p.Feeds, func(f warehouse.Feed) bool { return len(f.Key) == 0 }) {
-		resume, err = o.emptyKeyless(ctx, p, told)
+	resume, emptied := func() error { return nil }, ""
+	if keyless := warehouse.Keyless(p.Feeds); len(keyless) > 0 {
+		resume, emptied, err = o.empty(ctx, p.Source, keyless, told)
 	}
 	if err == nil {
-		err = o.session.Rebuild(ctx, p.Source, reason, p.Feeds, starts, func(topic string) bool {
+		err = o.session.Rebuild(ctx, p.Source, reason, p.Feeds, emptied, starts, func(topic string) bool {
 			r, ok := matchTopic(o.rules, topic)
 			return ok && r.Keeps()
 		}, o.rules.Whole(p.Source))
@@ -288,11 +288,7 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 	}
 	maps.DeleteFunc(ends, func(at warehouse.Place, _ int64) bool { return !wanted(at.Topic) })
 	if len(ends) == 0 {
-		return nil, &trouble.Error{
-			Code: trouble.RuleConflict, Op: "wait for", Subject: fmt.Sprintf("tenant %q", p.Source), Cause: errors.New("no topic of it is shown by Kafka"),
-			Means: "nothing of it is read, and what the warehouse had of it is not known to come again",
-			Hint:  "look whether its topics are there, and whether the user of sink may describe them",
-		}
+		return nil, o.nothingShown(p)
 	}
 	return func(ctx context.Context) (done, of int64, lacks string, err error) {
 		next, err := o.session.Checkpoints(ctx)
@@ -341,6 +337,24 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 	}, nil
 }
 
+// nothingShown is the trouble of a tenant that is waited for, of whose topics none is to be read.
+func (o *Operator) nothingShown(p *TenantPlan) error {
+	t := &trouble.Error{
+		Code: trouble.RuleConflict, Op: "wait for", Subject: fmt.Sprintf("tenant %q", p.Source), Cause: errors.New("no topic of it is shown by Kafka"),
+		Means: "nothing of it is read, and what the warehouse had of it is not known to come again",
+		Hint:  "look whether its topics are there, and whether the user of sink may describe them",
+	}
+	_, named := o.rules.Source(p.Source)
+	ruled := func(topic string) bool { _, ok := matchTopic(o.rules, topic); return ok }
+	switch {
+	case !named:
+		t.Cause, t.Hint = errors.New(notNamed), "name it there, and restart the sinks"
+	case len(p.Topics) > 0 && !slices.ContainsFunc(p.Topics, ruled):
+		t.Cause, t.Hint = errors.New("no rule writes a table of it"), "add one, and restart the sinks"
+	}
+	return t
+}
+
 // pausedStill is the trouble of what is waited for, and paused until somebody ends that.
 func pausedStill(p *warehouse.Pause) error {
 	cause, hint := "it is paused since "+p.Since.UTC().Format(time.RFC3339), "sink resume"
@@ -358,37 +372,38 @@ func pausedStill(p *warehouse.Pause) error {
 // rebuildPause is the reason of the pause in which rows are removed that are to come again.
 const rebuildPause = "tenant rebuild"
 
-// emptyKeyless removes the rows of a tenant's tables without key while nobody writes them: the tenant is paused until
-// resume is called.
-func (o *Operator) emptyKeyless(ctx context.Context, p *TenantPlan, told func(target string, rows int64)) (resume func() error, err error) {
+// empty removes the rows of a tenant's tables without key while nobody writes them: the tenant is paused until resume is called. emptied is for Rebuild.
+func (o *Operator) empty(ctx context.Context, source string, keyless []warehouse.Feed, told func(target string, rows int64)) (resume func() error, emptied string, err error) {
 	resume = func() error { return nil }
-	pause, err := o.pauseOf(ctx, p.Source)
+	pause, err := o.pauseOf(ctx, source)
 	if err == nil && pause == nil {
-		if err = o.Pause(ctx, p.Source, "", rebuildPause, 0); err == nil {
-			pause, err = o.pauseOf(ctx, p.Source)
+		if err = o.Pause(ctx, source, "", rebuildPause, 0); err == nil {
+			pause, err = o.pauseOf(ctx, source)
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if pause != nil && pause.Reason == rebuildPause { // perhaps of one before, which has failed
 		resume = func() error { return o.session.EndPause(context.WithoutCancel(ctx), *pause) }
 	}
-	keyless := slices.DeleteFunc(slices.Clone(p.Feeds), func(f warehouse.Feed) bool { return len(f.Key) > 0 })
-	err = o.session.TakeAway(ctx, p.Source, keyless...)
+	emptied, err = o.session.TakeAway(ctx, source, keyless...)
 	removed := int64(0)
 	for _, f := range keyless {
 		if err == nil {
-			err = o.session.RemoveRows(ctx, f, o.session.Emptying(f.Topic), func(rows int64) {
+			err = o.session.RemoveRows(ctx, f, warehouse.Removal{Last: o.session.Emptying(f.Topic), Told: func(rows int64) {
 				removed += rows
 				told(f.Target.String(), removed)
-			})
+			}})
 		}
 	}
-	if err != nil {
-		return nil, err // it stays paused: a part of its rows is gone
+	if err == nil {
+		err = o.session.CheckEmpty(ctx, keyless, emptied)
 	}
-	return resume, nil
+	if err != nil {
+		return nil, "", err // it stays paused: a part of its rows is gone
+	}
+	return resume, emptied, nil
 }
 
 // pauseOf gives the pause of a whole source, nil for none.

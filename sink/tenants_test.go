@@ -288,7 +288,7 @@ func TestTenantRemove(t *testing.T) {
 	for _, consistency := range []string{"table", "source"} {
 		t.Run(consistency, func(t *testing.T) {
 			w := newWorld(t, rule.Table{From: "public.own", To: "own.{source}"}, rule.Table{From: "public.*", SID: "tenant"})
-			w.cfg.Sources = []rule.Source{{Name: "a", Consistency: consistency}, {Name: "b"}}
+			w.cfg.Sources = []rule.Source{{Name: "a", Consistency: consistency}, {Name: "b"}, {Name: "nobody"}}
 			w.cfg.Batch.Rows = 50
 			r, own := relation("t", "id integer key", "v text"), relation("own", "id integer key")
 			a, b := w.source("a"), w.source("b")
@@ -345,8 +345,17 @@ func TestTenantRemove(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.eventually("", func() any { return missing(nil) })
-			if _, err := o.Rebuilding(t.Context(), w.cfg, &sink.TenantPlan{Source: "nobody"}); err == nil || !strings.Contains(err.Error(), "no topic of it is shown by Kafka") {
-				t.Errorf("a wait for a tenant without topics: %v", err)
+			for _, c := range []struct {
+				plan sink.TenantPlan
+				want string
+			}{
+				{sink.TenantPlan{Source: "nobody"}, "no topic of it is shown by Kafka"},
+				{sink.TenantPlan{Source: "nobody", Topics: []string{"nobody.elsewhere.t"}}, "no rule writes a table of it"},
+				{sink.TenantPlan{Source: "nowhere"}, "sources does not name it"},
+			} {
+				if _, err := o.Rebuilding(t.Context(), w.cfg, &c.plan); err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("a wait for a tenant without topics: %v, want %q", err, c.want)
+				}
 			}
 			if err := o.Pause(t.Context(), "", "", "", 0); err != nil {
 				t.Fatal(err)

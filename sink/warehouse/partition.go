@@ -123,8 +123,7 @@ func (s *Session) oldPartitions(ctx context.Context, keeps []Keep) (list []Table
 		SELECT old.oid, old.schema, old.name, old.bounds, 'detached' FROM old WHERE old.upto::%s <= $2::text::%[2]s
 		UNION ALL
 		SELECT d.partition, d.partition_schema, d.partition_table, d.bounds, 'dropped'
-		  FROM tributary.detached d JOIN pg_class c ON c.oid = d.partition AND c.relname = d.partition_table AND NOT c.relispartition
-		  JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = d.partition_schema
+		  FROM `+detachedStill+`
 		 WHERE d.grp = $3 AND d.target_schema = $4 AND d.target_table = $5
 		   AND d.detached_at + (SELECT max(g::interval) FROM unnest($6::text[]) g) <= least(now(), $7::timestamptz)
 		 ORDER BY 5, 4`, bounded, by.base), name, until.UTC().Format("2006-01-02 15:04:05.999999+00"), s.w.cfg.Group, target.Schema, target.Table, graces, hostClock())

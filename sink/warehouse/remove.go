@@ -19,29 +19,65 @@ const removeRows = 10_000
 
 const theyStay = "they stay, and so does what is known of their source"
 
-// RemoveRows removes the rows of a feed, in small transactions, each of which begins with first, and is told. Nobody may write them meanwhile.
-func (s *Session) RemoveRows(ctx context.Context, f Feed, first func(context.Context, pgx.Tx) error, told func(rows int64)) error {
+// Removal is what RemoveRows does beside removing rows, which it does in small transactions.
+type Removal struct {
+	First func(context.Context, pgx.Tx) error // begins each of them, and may refuse; nil for none
+	Last  func(context.Context, pgx.Tx) error // ends each of them that removes rows; nil for none
+	Aside bool                                // partitions that retention has detached, and not dropped yet, are gone over, too
+	Told  func(rows int64)                    // of each of them
+}
+
+// RemoveRows removes the rows of a feed. Nobody may write them meanwhile.
+func (s *Session) RemoveRows(ctx context.Context, f Feed, r Removal) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
-	err := func() error {
-		condition, err := f.rows(ctx, s.conn)
-		if err != nil || condition == "" {
-			return err
+	// Whoever attaches or detaches a partition meanwhile has it here or there when it is looked for.
+	done := map[rule.Target]bool{}
+	for {
+		tables := []rule.Target{f.Target}
+		if r.Aside {
+			aside, err := s.detached(ctx, &f.Target)
+			if err != nil {
+				return s.removing("remove rows from", f.Target, theyStay, err)
+			}
+			for _, p := range aside {
+				tables = append(tables, p.Name)
+			}
 		}
-		how := pieces{condition: condition, lock: "FOR UPDATE", rows: removeRows, first: first, told: func(rows int64) error { told(rows); return nil }}
-		stay, err := s.removeLeaves(ctx, f.Target, how)
-		if err == nil {
-			var more int64
-			more, err = s.removeForeign(ctx, f.Target, how)
-			stay += more
+		tables = slices.DeleteFunc(tables, func(table rule.Target) bool { return done[table] })
+		if len(tables) == 0 {
+			return nil
 		}
-		if err == nil && stay > 0 {
-			err = kept(f.Target, stay, "empty", theyStay)
+		for _, table := range tables {
+			if err := s.removeFrom(ctx, &f, table, r); err != nil {
+				return s.removing("remove rows from", table, theyStay, err)
+			}
+			done[table] = true
 		}
+	}
+}
+
+// removeFrom removes those that are in a table: the target, or one that was a partition of it.
+func (s *Session) removeFrom(ctx context.Context, f *Feed, table rule.Target, r Removal) error {
+	condition, err := f.rows(ctx, s.conn, table)
+	if err != nil || condition == "" {
 		return err
-	}()
-	return s.removing("remove rows from", f.Target, theyStay, err)
+	}
+	how := pieces{condition: condition, lock: "FOR UPDATE", rows: removeRows, first: r.First, told: func(rows int64) error { r.Told(rows); return nil }}
+	if r.Last != nil {
+		how.with = func(ctx context.Context, tx pgx.Tx, _ int64) error { return r.Last(ctx, tx) }
+	}
+	stay, err := s.removeLeaves(ctx, table, how)
+	if err == nil {
+		var more int64
+		more, err = s.removeForeign(ctx, table, how)
+		stay += more
+	}
+	if err == nil && stay > 0 {
+		err = kept(table, stay, "empty", theyStay)
+	}
+	return err
 }
 
 // removeLeaves does removePieces of all tables that hold the rows of a target, also of those that come meanwhile: whoever makes a partition has
@@ -72,8 +108,10 @@ func (s *Session) removeForeign(ctx context.Context, target rule.Target, p piece
 		var rows, removed int64
 		if err == nil {
 			err = pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
-				if err := p.first(ctx, tx); err != nil {
-					return err
+				if p.first != nil {
+					if err := p.first(ctx, tx); err != nil {
+						return err
+					}
 				}
 				var lets bool
 				if err := tx.QueryRow(ctx, fmt.Sprintf(`SELECT count(*), pg_relation_is_updatable($1::text::regclass, false) & (1 << 4) <> 0 FROM ONLY %s t WHERE %s`, table, p.condition), table).
@@ -89,6 +127,9 @@ func (s *Session) removeForeign(ctx context.Context, target rule.Target, p piece
 				}
 				tag, err := tx.Exec(ctx, fmt.Sprintf(`DELETE FROM ONLY %s t WHERE %s`, table, p.condition))
 				removed = tag.RowsAffected()
+				if err == nil && removed > 0 && p.with != nil {
+					err = p.with(ctx, tx, removed)
+				}
 				return err
 			})
 		}
@@ -116,7 +157,7 @@ func (s *Session) maintaining(op string, target rule.Target, means string, err e
 	err = s.broken(op, fmt.Sprintf("table %q", target.String()), err)
 	if t, ok := errors.AsType[*trouble.Error](err); ok && !ours {
 		t.Hint = WithoutResume(t.Hint)
-		if t.Code != trouble.WarehouseUnreachable && t.Code != trouble.WarehouseReadOnly {
+		if t.Code != trouble.WarehouseUnreachable && t.Code != trouble.WarehouseReadOnly && t.Code != trouble.WarehouseFull {
 			t.Means = means
 		}
 	}
@@ -132,9 +173,9 @@ func lostColumn(op string, target rule.Target, column, means string) error {
 	}
 }
 
-// rows is the condition that a row t of the target is the feed's; "" where somebody has dropped the target.
-func (f *Feed) rows(ctx context.Context, db reader) (string, error) {
-	have, err := readColumns(ctx, db, f.Target)
+// rows is the condition that a row t of a table, the target or one that was a partition of it, is the feed's; "" where somebody has dropped the table.
+func (f *Feed) rows(ctx context.Context, db reader, table rule.Target) (string, error) {
+	have, err := readColumns(ctx, db, table)
 	switch {
 	case err != nil || len(have) == 0:
 		return "", err
@@ -143,21 +184,26 @@ func (f *Feed) rows(ctx context.Context, db reader) (string, error) {
 	}
 	c := have.column(f.SIDColumn)
 	if c == nil {
-		return "", lostColumn("remove rows from", f.Target, f.SIDColumn, "its rows stay, as nothing tells whose they are")
+		return "", lostColumn("remove rows from", table, f.SIDColumn, "its rows stay, as nothing tells whose they are")
 	}
 	return fmt.Sprintf("t.%s %s %s::%s", postgres.Ident(c.name), c.target().equal, postgres.Literal(f.SID), c.base), nil
 }
 
-// empty removes what RemoveRows has left, or somebody has written since, in the open transaction, in which the checkpoints have been taken away.
+// empty removes what somebody has written since RemoveRows, in the open transaction, in which the checkpoints have been taken away.
 func (f *Feed) empty(ctx context.Context, tx pgx.Tx) error {
-	condition, err := f.rows(ctx, tx)
+	condition, err := f.rows(ctx, tx, f.Target)
 	if err != nil || condition == "" {
 		return err
 	}
 	if _, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s t WHERE %s", postgres.Ident(f.Target.Schema, f.Target.Table), condition)); err != nil {
 		return err
 	}
-	return noneStay(ctx, tx, f.Target, "t WHERE "+condition, "empty", "they would be there twice; its source is not rebuilt")
+	return f.isEmpty(ctx, tx, condition)
+}
+
+// isEmpty refuses a target that has rows of the feed, which its condition finds, after they were removed.
+func (f *Feed) isEmpty(ctx context.Context, db querier, condition string) error {
+	return noneStay(ctx, db, f.Target, "t WHERE "+condition, "empty", "they would be there twice; its source is not rebuilt")
 }
 
 // noneStay refuses rows that are there still after they were removed. these is the end of a statement that finds them in the target, as t.

@@ -1,6 +1,7 @@
 package warehouse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,7 +127,8 @@ func (s *Session) MarkRemoved(ctx context.Context, source, reason string, feeds 
 	}); err != nil {
 		return Pause{}, err
 	}
-	return mark, s.TakeAway(ctx, source)
+	_, err = s.TakeAway(ctx, source)
+	return mark, err
 }
 
 // ErrOvertaken says that a removal is not the one any more that there is of its source.
@@ -151,8 +153,8 @@ func (s *Session) WhileRemoved(mark Pause) func(ctx context.Context, tx pgx.Tx) 
 // emptying is what was lost of a topic whose rows a rebuild removes, until its end.
 const emptying = "they, or some of them, were removed by a rebuild that has not come to its end"
 
-// Emptying notes in the open transaction that rows of a topic are removed, if that is not known any more: a rebuild that was stopped for long, and goes on,
-// finds that somebody has done it again, to its end.
+// Emptying notes in the open transaction, which has removed rows of a topic, that they are, if that is not known any more: a rebuild that was stopped for long,
+// and goes on, finds that somebody has done it again, to its end. It does so behind the rows: see lockRules.
 func (s *Session) Emptying(topic string) func(ctx context.Context, tx pgx.Tx) error {
 	return func(ctx context.Context, tx pgx.Tx) error {
 		var known bool
@@ -166,9 +168,9 @@ func (s *Session) Emptying(topic string) func(ctx context.Context, tx pgx.Tx) er
 }
 
 // TakeAway takes the checkpoints of a source away from the sinks. They are claimed again unless the source is paused. Rows of emptied are
-// about to be removed, until Rebuild or Forget.
-func (s *Session) TakeAway(ctx context.Context, source string, emptied ...Feed) error {
-	return s.inTx(ctx, "take the checkpoints of", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
+// about to be removed, until Rebuild or Forget; it gives how far they are applied.
+func (s *Session) TakeAway(ctx context.Context, source string, emptied ...Feed) (applied string, err error) {
+	err = s.inTx(ctx, "take the checkpoints of", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
 		topics, err := s.topicsOf(ctx, tx, "tributary.checkpoint", source)
 		if err == nil {
 			err = s.takeAway(ctx, tx, topics)
@@ -178,8 +180,52 @@ func (s *Session) TakeAway(ctx context.Context, source string, emptied ...Feed) 
 				err = s.lost(ctx, tx, emptying, emptied[i].Topic)
 			}
 		}
+		if err == nil {
+			applied, err = s.applied(ctx, tx, emptied)
+		}
 		return err
 	})
+	return applied, err
+}
+
+// applied says how far the topics of feeds are applied: nothing of them is written while that stays the same.
+func (s *Session) applied(ctx context.Context, db querier, feeds []Feed) (text string, err error) {
+	err = db.QueryRow(ctx, `SELECT coalesce(string_agg(format('%s %s %s %s %s %s', topic, partition, topic_id, next_offset, applied_rows, parked_n), ', ' ORDER BY topic, partition), '')
+		FROM tributary.checkpoint WHERE grp = $1 AND topic = ANY ($2)`, s.w.cfg.Group, topicsIn(feeds)).Scan(&text)
+	return text, err
+}
+
+func topicsIn(feeds []Feed) []string {
+	topics := []string{}
+	for i := range feeds {
+		topics = append(topics, feeds[i].Topic)
+	}
+	slices.Sort(topics)
+	return topics
+}
+
+// CheckEmpty refuses feeds whose rows RemoveRows has removed, and that have rows still; but for what was written since TakeAway, which gave applied.
+func (s *Session) CheckEmpty(ctx context.Context, feeds []Feed, applied string) error {
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	for i := range feeds {
+		f := &feeds[i]
+		condition, err := f.rows(ctx, s.conn, f.Target)
+		if err == nil && condition != "" {
+			err = f.isEmpty(ctx, s.conn, condition)
+		}
+		if trouble.CodeOf(err) == trouble.RowCount {
+			now, asked := s.applied(ctx, s.conn, feeds)
+			if err = cmp.Or(asked, err); asked == nil && now != applied {
+				return nil // Rebuild removes it
+			}
+		}
+		if err != nil {
+			return s.removing("remove rows from", f.Target, "its source is not rebuilt", err)
+		}
+	}
+	return nil
 }
 
 // takeAway takes the checkpoints of topics away from whoever owns them. Flushes under way have written them, or will not.
@@ -254,18 +300,19 @@ func (s *Session) removedWhole(ctx context.Context, tx pgx.Tx, source string) er
 
 // Rebuild has the topics of a source read anew from their first records. It is one transaction: afterwards sinks claim
 // the partitions again. The rows of a table that has a key stay until all of them have come again, as in a reload; those
-// of keyless are removed; the caller has removed most of them in small transactions. starts are the first offsets.
-func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Feed, starts map[Place]int64, keeps func(topic string) bool, whole bool) error {
+// of tables without were removed by the caller, in small transactions, and what was written of them since they were applied as far as emptied says is removed
+// here: whoever starts waits for that. starts are the first offsets.
+func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Feed, emptied string, starts map[Place]int64, keeps func(topic string) bool, whole bool) error {
 	return s.inTx(ctx, "rebuild", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
-		var topics []string
-		for _, f := range feeds {
-			topics = append(topics, f.Topic)
-		}
-		slices.Sort(topics)
+		topics := topicsIn(feeds)
 		if err := s.notRemoved(ctx, tx, source); err != nil {
 			return err
 		}
 		if err := s.takeAway(ctx, tx, topics); err != nil {
+			return err
+		}
+		applied, err := s.applied(ctx, tx, Keyless(feeds))
+		if err != nil {
 			return err
 		}
 		if whole {
@@ -283,21 +330,12 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 				return err
 			}
 		}
-		if err := s.lockRules(ctx, tx, topics); err != nil {
-			return err
-		}
-		// Of rule, too: all rows come again, under the rule that there is.
-		for _, table := range []string{"quarantine", "parked", "rule"} {
-			if _, err := tx.Exec(ctx, `DELETE FROM tributary.`+table+` WHERE grp = $1 AND topic = ANY ($2)`, s.w.cfg.Group, topics); err != nil {
-				return err
-			}
-		}
 		for i := range feeds {
 			f := &feeds[i]
 			if err := s.endReload(ctx, f.Topic); err != nil {
 				return err
 			}
-			if len(f.Key) == 0 {
+			if len(f.Key) == 0 && applied != emptied {
 				if err := f.empty(ctx, tx); err != nil {
 					return err
 				}
@@ -309,8 +347,23 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 				return err
 			}
 		}
+		// Behind the targets, as whoever makes one fit locks it before it notes what it has found: see lockRules.
+		if err := s.lockRules(ctx, tx, topics); err != nil {
+			return err
+		}
+		// Of rule, too: all rows come again, under the rule that there is.
+		for _, table := range []string{"quarantine", "parked", "rule"} {
+			if _, err := tx.Exec(ctx, `DELETE FROM tributary.`+table+` WHERE grp = $1 AND topic = ANY ($2)`, s.w.cfg.Group, topics); err != nil {
+				return err
+			}
+		}
 		return s.operation(ctx, tx, Operation{Verb: "tenant rebuild", Subject: source, After: map[string]any{"topics": topics}, Reason: reason, Outcome: "begun"})
 	})
+}
+
+// Keyless gives the feeds whose rows cannot be written again in place.
+func Keyless(feeds []Feed) []Feed {
+	return slices.DeleteFunc(slices.Clone(feeds), func(f Feed) bool { return len(f.Key) > 0 })
 }
 
 // notRemoved refuses a source that somebody has removed meanwhile.

@@ -137,6 +137,7 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 		t.Hint = "promote it, or point warehouse.dsn to the primary; the sink goes on by itself"
 	case state == "53100":
 		t.Code = trouble.WarehouseFull
+		t.Means = "what needs space is not written; nothing is lost: Kafka keeps the changes"
 		t.Hint = "free disk space; the sink goes on by itself"
 	case strings.HasPrefix(state, "08"), strings.HasPrefix(state, "57P"), state == "53300":
 		t.Code = trouble.WarehouseUnreachable
@@ -170,7 +171,7 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 }
 
 // resumed is how hints end of what holds a table.
-var resumed = regexp.MustCompile(`(^|[;,] )then sink resume SOURCE/TABLE`)
+var resumed = regexp.MustCompile(`^then sink resume SOURCE/TABLE(; )?|[;,] then sink resume SOURCE/TABLE`)
 
 // WithoutResume gives of a hint what is to be done, and not how a table that is held goes on, where none is.
 func WithoutResume(hint string) string {
