@@ -160,9 +160,9 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if t.snapshot != nil && t.progress.Reload {
 		t.snapshot.from = asOf
 	}
+	s.partitions(t, after, asOf)
 	s.remember(t, after, asOf)
 	s.foresee(t, known, asOf)
-	s.partitions(t)
 	return nil
 }
 

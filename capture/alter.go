@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/schema"
@@ -103,7 +102,7 @@ func (s *session) follow(t *table, now *schema.Relation) {
 	s.log.Info("table was altered: its rows are read again", "table", now.QualifiedName(), "reason", reason)
 	s.fewer = s.fewer || t.progress.Schema != now.Schema || t.progress.Table != now.Name
 	t.progress.Schema, t.progress.Table = now.Schema, now.Name
-	s.request(t, &SnapshotRequest{Reload: reload})
+	s.request(t, &SnapshotRequest{own: true, Reload: reload})
 }
 
 // miss notes that rows of t are left out, as it has a name that is not captured: it is read anew when it comes back, also in another
@@ -116,7 +115,7 @@ func (s *session) miss(t *table) {
 	t.missed = true
 	if s.config.Snapshot.Mode != "never" {
 		t.progress.Done, t.progress.Reload, t.progress.Rows, t.progress.Ranges = false, true, 0, nil
-		t.progress.Where, t.progress.Columns, t.progress.Whole = "", nil, false // of the read before
+		t.progress.Where, t.progress.Needed, t.progress.Columns, t.progress.Whole = "", "", nil, false // of the read before
 		s.changed[t.catalog.Relation.OID] = true
 	}
 }
@@ -160,7 +159,7 @@ func (s *session) makeUp(t *table, reason string) {
 		return
 	}
 	s.log.Warn("topic and table differ: the table is loaded anew", "table", t.name(), "reason", reason)
-	s.request(t, &SnapshotRequest{Reload: true})
+	s.request(t, &SnapshotRequest{own: true, Reload: true})
 }
 
 // An earlier table of a name may have events to come when the later one is known already:
@@ -314,44 +313,4 @@ func sameKey(a, b *schema.Relation) bool {
 		return list
 	}
 	return slices.Equal(nums(a), nums(b))
-}
-
-// partitions notices which partitions have come and gone. Rows that come with an attached one are in no event: they are
-// read. Rows that go with one that is detached or dropped are gone without an event, too; but many do that so as to keep
-// them downstream, and so it is only told. A partition that has just been made and written to is read as well: its rows
-// come a second time, which changes nothing.
-func (s *session) partitions(t *table) {
-	now := leavesOf(t.catalog)
-	was := t.progress.Leaves
-	if slices.Equal(was, now) {
-		return
-	}
-	t.progress.Leaves = now
-	s.changed[t.catalog.Relation.OID] = true
-	if len(was) == 0 || t.progress.Held != nil || t.pub == nil || s.config.Snapshot.Mode == "never" {
-		return
-	}
-	var come []string
-	for _, l := range t.catalog.Leaves {
-		if !l.Empty && !slices.Contains(was, uint32(l.OID)) {
-			come = append(come, fmt.Sprint(uint32(l.OID)))
-			s.log.Info("partition was attached: its rows are read", "table", t.name(), "partition", l.Schema+"."+l.Name)
-		}
-	}
-	if len(come) > 0 {
-		s.request(t, &SnapshotRequest{Where: "tableoid in (" + strings.Join(come, ", ") + ")"})
-	}
-	if gone := slices.DeleteFunc(slices.Clone(was), func(oid uint32) bool { return slices.Contains(now, oid) }); len(gone) > 0 {
-		s.log.Warn("partitions were detached or dropped: their rows stay downstream", "table", t.name(), "partitions", len(gone),
-			"hint", "if they are to go: capture snapshot --table "+t.name()+" --reload")
-	}
-}
-
-// leavesOf gives the OIDs of the partitions of a table, in order.
-func leavesOf(t *catalog.Table) (oids []uint32) {
-	for _, l := range t.Leaves {
-		oids = append(oids, uint32(l.OID))
-	}
-	slices.Sort(oids)
-	return oids
 }

@@ -309,7 +309,7 @@ func (snap *tableSnapshot) left() []snapshot.Range {
 func (s *session) snapshotDone(t *table) {
 	t.read = t.snapshot.tell(t.progress.Rows, true)
 	t.snapshot = nil
-	t.progress.Done, t.progress.Reload, t.progress.Whole, t.progress.Ranges, t.progress.Rate = true, false, false, nil, 0
+	t.progress.Done, t.progress.Reload, t.progress.Whole, t.progress.Needed, t.progress.Ranges, t.progress.Rate = true, false, false, "", nil, 0
 	t.progress.DoneLSN = record.LSN(s.lastCommit)
 	s.changed[t.pub.Relation.OID] = true
 	s.chunks.queue = without(s.chunks.queue, t)
@@ -388,7 +388,8 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 		return nil, nil
 	}
 	source := snapshot.Source{
-		Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Where: t.progress.Where, Columns: t.progress.Columns, Unpublished: t.pub.Unpublished(),
+		Relation: t.pub.Relation, Partitioned: t.catalog.Partitioned, Columns: t.progress.Columns, Unpublished: t.pub.Unpublished(),
+		Where: t.progress.Where, Sound: !t.progress.Whole && t.progress.Needed == "",
 	}
 	if len(source.Relation.Key) == 0 {
 		if snap.hold != nil {
@@ -522,7 +523,7 @@ func (s *session) readAgain(t *table, row change.Tuple) {
 	}
 	if len(snap.ranges) > maxRanges {
 		snap.ranges, snap.windows, snap.split, snap.forRows = []snapshot.Range{{}}, nil, true, true
-		t.progress.Whole, t.progress.Where, t.progress.Columns = false, "", nil
+		t.progress.Whole, t.progress.Needed, t.progress.Where, t.progress.Columns = false, "", "", nil
 		t.progress.Asked = cmp.Or(t.progress.Asked, "rows of key changes") // so that it is read after a restart also where nothing else is
 	}
 	s.noteRanges(t)

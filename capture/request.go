@@ -13,6 +13,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
 )
 
 // signal is what a logical message with our prefix asks for or says.
@@ -40,9 +41,11 @@ type SnapshotRequest struct {
 	Reload bool `json:"reload,omitempty"`
 	// Rate is how many rows a second are read of each table at most; 0: as many as it can. A table without key is read at once.
 	Rate int64 `json:"rate,omitempty"`
-	// Cancel asks for the contrary: that reads which were asked for be given up. The first read of a table, and one that has
-	// voided it before, go on, since rows are missing downstream without them.
+	// Cancel asks for the contrary: that reads which were asked for be given up. The first read of a table, one that has voided it
+	// before, and what capture has asked for itself go on, since rows are missing downstream without them.
 	Cancel bool `json:"cancel,omitempty"`
+
+	own bool // capture itself asks: readers of the topic lack what is to be read
 }
 
 // check finds what is wrong with a request whoever wrote it.
@@ -140,26 +143,34 @@ func (s *session) takeRequests(ctx context.Context) error {
 	return nil
 }
 
-// cancel gives up a read that t is whole without. Single rows whose new place in the topic only a read can give are read still.
+// cancel gives up what is read of t without need.
 func (s *session) cancel(t *table) {
-	if t.snapshot == nil || !t.progress.Whole {
+	if t.snapshot == nil || !t.progress.Whole && t.progress.Needed == "" {
 		return
 	}
 	s.log.Info("the read of a table is given up, as somebody wants it", "table", t.name(), "rows", t.progress.Rows)
 	s.breakOff(t)
 }
 
-// breakOff ends the read of t but for single rows.
+// breakOff ends the read of t but for what readers of the topic lack without it: that begins anew, and single rows whose new place in the
+// topic only a read can give are read still.
 func (s *session) breakOff(t *table) {
 	s.noteRanges(t)
-	single, after := singles(t.progress.Ranges), t.snapshot.after
+	p, left, after, from := &t.progress, singles(t.progress.Ranges), t.snapshot.after, t.snapshot.from
 	s.abandon(t)
-	t.progress.Done, t.progress.Whole, t.progress.Ranges = len(single) == 0, false, single
-	t.progress.Where, t.progress.Columns, t.progress.Rate, t.progress.GivenUp = "", nil, 0, true
-	t.progress.BegunEra, t.progress.BegunLSN, t.progress.BegunColumns = 0, 0, nil // not all rows have come
+	if p.Needed != "" {
+		p.Rows = 0
+		if len(left) > 0 {
+			left = append(left, record.RangeProgress{})
+		}
+	}
+	p.Done, p.Whole, p.Ranges = p.Needed == "" && len(left) == 0, false, left
+	p.Where, p.Needed, p.Columns, p.Rate, p.GivenUp = p.Needed, "", nil, 0, true
+	p.BegunEra, p.BegunLSN, p.BegunColumns = 0, 0, nil // not all rows have come
 	s.changed[t.pub.Relation.OID] = true
-	if len(single) > 0 {
+	if !p.Done {
 		s.want(t, after, false)
+		t.snapshot.from = from
 	}
 }
 
@@ -180,30 +191,57 @@ func (s *session) request(t *table, q *SnapshotRequest) {
 	if keyless {
 		where, columns, rate = "", nil, 0 // its rows cannot be told apart: all or none, and its stream waits for them
 	}
-	whole := !reload && (t.snapshot == nil && t.progress.Done || t.progress.Whole && !t.snapshot.single())
-	if t.snapshot != nil {
-		if len(columns) == 0 || len(t.progress.Columns) == 0 || t.snapshot.single() {
+	lacks, needed := q.own || reload, where // what readers of the topic have not without it
+	switch before := &t.progress; {
+	case t.snapshot != nil:
+		single, was := t.snapshot.single(), before.Where
+		if len(columns) == 0 || len(before.Columns) == 0 || single {
 			columns = nil
 		} else {
-			columns = slices.Concat(columns, t.progress.Columns)
+			columns = slices.Concat(columns, before.Columns)
 		}
 		after, from = t.snapshot.after, t.snapshot.from
-		reload = reload || t.progress.Reload
-		switch {
-		case where == "" || t.progress.Where == "" || t.snapshot.single(): // such a row need not fit any condition
-			where = ""
-		case where != t.progress.Where:
-			where = "(" + t.progress.Where + "\n) or (" + where + "\n)"
+		reload = reload || before.Reload
+		if single { // such a row need not fit any condition
+			was = ""
 		}
+		if single || !before.Whole {
+			lacked := was
+			if !single && before.Needed != "" {
+				lacked = before.Needed
+			}
+			if lacks {
+				lacked = either(lacked, needed)
+			}
+			lacks, needed = true, lacked
+		}
+		where = either(was, where)
 		s.abandon(t)
+	case !before.Done: // it lacks all, and is not read at present: see miss
+		where, columns, reload, lacks, needed = "", nil, reload || before.Reload, true, ""
+	}
+	if !lacks || needed == where {
+		needed = ""
 	}
 	s.log.Info("table is read again", "table", t.pub.Relation.QualifiedName(), "request", q.ID, "where", where, "columns", columns, "rate", rate, "reload", reload)
 	t.progress.Done = true // what was read before does not count
-	t.progress.Asked, t.progress.Where, t.progress.Columns, t.progress.Whole = q.ID, where, columns, whole
+	t.progress.Asked, t.progress.Where, t.progress.Columns = q.ID, where, columns
+	t.progress.Whole, t.progress.Needed = !lacks, needed
 	s.want(t, after, reload)
 	t.snapshot.by, t.snapshot.from = q.By, from
 	t.progress.Rate, t.progress.GivenUp = rate, false
 	s.alarms.clear(trouble.SnapshotFailed, subject(t.name()))
+}
+
+// either gives the condition that rows of one or the other fit; "" is that of all.
+func either(one, other string) string {
+	switch {
+	case one == "" || other == "":
+		return ""
+	case one == other:
+		return one
+	}
+	return "(" + one + "\n) or (" + other + "\n)"
 }
 
 func (s *session) refuse(q *SnapshotRequest, err error) {
@@ -213,8 +251,7 @@ func (s *session) refuse(q *SnapshotRequest, err error) {
 	})
 }
 
-// giveUp ends a read that its condition makes impossible. The table was complete before it was asked for, but for rows of key
-// changes since.
+// giveUp ends a read that the condition of somebody makes impossible, see breakOff.
 func (s *session) giveUp(t *table, err error) {
 	s.breakOff(t)
 	s.raise(&trouble.Error{

@@ -87,7 +87,7 @@ func (c *Capture) PlanSnapshot(ctx context.Context, q SnapshotRequest, w io.Writ
 		what := "its rows are read again and published; what is gone at the source stays downstream"
 		switch {
 		case q.Cancel:
-			what = "if it is read again at present, that is given up; its first read, and one that began with a truncate, go on"
+			what = "if it is read again at present, that is given up; its first read, one that began with a truncate, and what capture reads by itself go on"
 		case q.Reload || len(t.Relation.Key) == 0:
 			what = "a truncate is published, then its rows: what is gone at the source goes downstream, too"
 		case q.Where != "":

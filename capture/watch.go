@@ -241,9 +241,9 @@ func (s *session) learn(ctx context.Context, f facts) error {
 			}
 		default:
 			t.catalog = known
+			s.partitions(t, f.after, f.asOf)
 			s.remember(t, f.after, f.asOf)
 			s.foresee(t, known, f.asOf)
-			s.partitions(t)
 		}
 	}
 	s.tellLeftOut(f.tables)

@@ -51,9 +51,9 @@ func plan(tables []*Table) (full, insert []member) {
 	return full, insert
 }
 
-// Ensure makes the publications publish exactly tables, as their levels say, and sets Member and Published of each. A table that
-// moves from one to the other is in one transaction never in neither; one that somebody has had published in part is put
-// in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again. What one of them publishes of all its
+// Ensure makes the publications publish exactly tables, as their levels say, sets Member and Published of each, and says which of their
+// partitions are empty. A table that moves from one to the other is in one transaction never in neither; one that somebody has had published
+// in part is put in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again. What one of them publishes of all its
 // tables is put right before, which waits for no lock on a table.
 func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) error {
 	full, insert := plan(tables)
@@ -101,7 +101,7 @@ func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) e
 		}
 		t.Published = is.xmin
 	}
-	return nil
+	return c.findEmpty(ctx, tables) // not before: who has written to a partition by now may have done so before it was published
 }
 
 // alter has do alter the publication called name in a transaction that waits for no lock longer than a few seconds.

@@ -56,7 +56,8 @@ type Leaf struct {
 	Identity     schema.ReplicaIdentity
 	// KeyColumns are the names of the columns of its replica identity, in key order; nil for FULL and for none.
 	KeyColumns []string
-	Empty      bool // it is known to have not a page; only Tables finds out
+	Empty      bool // it is known to have had not a page since it was published; only Ensure finds out
+	Unused     bool // it is Empty, and not since VACUUM has taken its pages: it has never had a row
 }
 
 // relation is pg_class with what hangs on it.
@@ -69,7 +70,6 @@ type relation struct {
 	partition    bool
 	tuples       int64
 	file         int64 // pg_class.relfilenode
-	empty        bool  // it is known to have not a page, TOAST apart
 	columns      []attribute
 	primary      []int16 // attnums of the primary key if it can identify rows
 	replident    []int16 // attnums of the index of REPLICA IDENTITY USING INDEX
@@ -95,9 +95,6 @@ func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, erro
 	}
 	leaves, err := c.leaves(ctx, relations)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.findEmpty(ctx, leaves); err != nil {
 		return nil, err
 	}
 	tables := []*Table{} // none is an answer, too
@@ -172,7 +169,7 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 	}
 	t.Files = r.file
 	for _, l := range leaves {
-		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey()), Empty: l.empty})
+		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey())})
 		t.EstimatedRows += l.tuples
 		t.Files += l.file
 	}
@@ -488,30 +485,33 @@ func (c *Catalog) leaves(ctx context.Context, relations []*relation) (map[schema
 const sizePatience = "500ms"
 
 // findEmpty marks the partitions that are empty. Where somebody has locked one they all may have rows.
-func (c *Catalog) findEmpty(ctx context.Context, leaves map[schema.OID][]*relation) error {
-	byOID := map[uint32]*relation{}
+func (c *Catalog) findEmpty(ctx context.Context, tables []*Table) error {
+	byOID := map[uint32]*Leaf{}
 	var oids []uint32
-	for _, list := range leaves {
-		for _, l := range list {
-			if l.kind == "r" {
-				byOID[uint32(l.oid)] = l
-				oids = append(oids, uint32(l.oid))
-			}
+	for _, t := range tables {
+		for i := range t.Leaves {
+			oid := uint32(t.Leaves[i].OID)
+			byOID[oid] = &t.Leaves[i]
+			oids = append(oids, oid)
 		}
 	}
 	if len(oids) == 0 {
 		return nil
 	}
-	var empty []uint32
+	type found struct {
+		OID     uint32
+		Counted bool
+	}
+	var empty []found
 	err := pgx.BeginFunc(ctx, c.conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "set local lock_timeout = '"+sizePatience+"'"); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `select r.oid from unnest($1::oid[]) r(oid) where pg_relation_size(r.oid) = 0`, oids)
+		rows, err := tx.Query(ctx, `select oid, reltuples >= 0 from pg_class where oid = any($1::oid[]) and relkind = 'r' and pg_relation_size(oid) = 0`, oids)
 		if err != nil {
 			return err
 		}
-		empty, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
+		empty, err = pgx.CollectRows(rows, pgx.RowToStructByPos[found])
 		return err
 	})
 	if postgres.SQLState(err) == "55P03" {
@@ -519,8 +519,9 @@ func (c *Catalog) findEmpty(ctx context.Context, leaves map[schema.OID][]*relati
 	} else if err != nil {
 		return Unreachable("ask for the sizes of", "partitions", err)
 	}
-	for _, oid := range empty {
-		byOID[oid].empty = true
+	for _, f := range empty {
+		l := byOID[f.OID]
+		l.Empty, l.Unused = true, !f.Counted
 	}
 	return nil
 }

@@ -208,6 +208,25 @@ var alterations = []alteration{
 			`alter table T attach partition T_2 for values from (100) to (200)`, `insert into T values (150, 'c')`, `update T set a = 'd' where id = 101`,
 		},
 	},
+	{
+		name:  "attach_first",
+		begin: []string{`create table T (id int primary key, a text) partition by range (id)`},
+		then: []string{
+			`create table T_1 (id int primary key, a text)`, `insert into T_1 select i, 'b' || i from generate_series(1, 20) i`,
+			`alter table T attach partition T_1 for values from (0) to (100)`, `insert into T values (50, 'c')`, `update T set a = 'd' where id = 1`,
+		},
+	},
+	{
+		name: "partitions_full",
+		begin: []string{
+			`create table T (id int primary key, a text) partition by range (id)`, `create table T_1 partition of T for values from (0) to (100)`,
+			`alter table T_1 replica identity full`, `insert into T select i, 'a' || i from generate_series(1, 20) i`,
+		},
+		then: []string{
+			`create table T_2 partition of T for values from (100) to (200)`, `insert into T select i, 'b' || i from generate_series(100, 120) i`,
+			`delete from T where id in (101, 102)`, `update T set id = 130 where id = 103`, `update T set id = 99 where id = 104`, `update T set a = 'c' where id = 105`,
+		},
+	},
 }
 
 func TestAlteredTables(t *testing.T) {
@@ -252,10 +271,11 @@ func alterTables(t *testing.T, kafka kafkatest.Cluster, registry string, major i
 	if later {
 		s.startCapture(t)
 	}
-	// A table that is made anew is noticed within source.refresh; only then can a fence behind it be waited for.
-	eventually(t, "the table that was made anew is noticed", func() bool {
-		return scalar[bool](t, dwh, `select exists (select from information_schema.columns
-			where table_schema = 'public' and table_name = 'made_anew' and column_name = 'b')`)
+	// What is altered is noticed within source.refresh; only then can a fence behind it be waited for.
+	exec(t, s.conn, `create table noticed (id int primary key)`)
+	exec(t, s.conn, `insert into noticed values (1)`)
+	eventually(t, "what was altered is noticed", func() bool {
+		return scalar[bool](t, dwh, `select to_regclass('public.noticed') is not null`)
 	})
 	s.mendAll(t, dwh, "public", alterations)
 	fence(t, dwh, "public", []*source{s}, "altered")

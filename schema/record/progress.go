@@ -97,6 +97,9 @@ type TableProgress struct {
 	Columns []string `json:"columns,omitempty"`
 	// Whole: a reader of the topic has all rows without the read that is under way, which can be given up.
 	Whole bool `json:"whole,omitempty"`
+	// Needed is the part of Where without which a reader of the topic has not all rows: what else is read can be given up. "": all of
+	// it, unless Whole.
+	Needed string `json:"needed,omitempty"`
 	// Asked is the id of the request for the read that is under way or done; "" for the first one of the table.
 	Asked string `json:"asked,omitempty"`
 	// GivenUp: the read that Asked is of was given up before its end.

@@ -59,8 +59,8 @@ func snapshotCancel() *cobra.Command {
 	var change terminal.Change
 	cmd := &cobra.Command{
 		Use: "cancel", Short: "Give up reading tables again; rows that are published stay", Args: terminal.NoArgs,
-		Long: "Writes the request into the source's WAL, as capture snapshot does. The first read of a table, and one that began with a truncate,\n" +
-			"are not given up: rows would be missing downstream. capture pause holds them.",
+		Long: "Writes the request into the source's WAL, as capture snapshot does. The first read of a table, one that began with a truncate, and\n" +
+			"what capture reads by itself, as a partition was attached, say, are not given up: rows would be missing downstream. capture pause holds them.",
 		Example: "  capture snapshot cancel --table public.orders --plan\n  capture snapshot cancel --table 'public.*' --yes",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(request.Tables) == 0 {

@@ -1,0 +1,70 @@
+package capture
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/schema/change"
+)
+
+// partitions notices which partitions have come and gone. Rows that come with an attached one are in no event: they are
+// read. Rows that go with one that is detached or dropped are gone without an event, too; but many do that so as to keep
+// them downstream, and so it is only told. A partition that has just been made and written to is read as well: its rows
+// come a second time, which changes nothing.
+//
+// Where partitions are published one by one, the root's place in the other publication has a new one published for INSERT alone, until capture
+// has seen it:
+//
+//	stream:  row 5, inserted into it
+//	source:  row 5 is deleted, of which no event tells; capture has the partition published
+//	read:    has no row 5
+//
+// So the table is then read behind a reload, which stands behind all that may have come so: the catalog was read before asOf, and transactions
+// up to after may have written to the partition before it was published. It is called before remember, which notes how they are published.
+func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
+	now := leavesOf(t.catalog)
+	was := t.progress.Leaves
+	if slices.Equal(was, now) {
+		return
+	}
+	t.progress.Leaves = now
+	s.changed[t.catalog.Relation.OID] = true
+	if t.progress.Held != nil || t.pub == nil {
+		return
+	}
+	apart := t.progress.Parts || t.catalog.FullLeaves
+	var come, names []string
+	for _, l := range t.catalog.Leaves {
+		if !slices.Contains(was, uint32(l.OID)) && !l.Unused && (apart || !l.Empty) {
+			come, names = append(come, fmt.Sprint(uint32(l.OID))), append(names, l.Schema+"."+l.Name)
+		}
+	}
+	switch {
+	case len(come) == 0:
+	case s.config.Snapshot.Mode == "never":
+		s.log.Warn("partitions were attached, and their rows are not read: snapshot.mode is never",
+			"table", t.name(), "partitions", names, "hint", "capture snapshot --reload --table "+t.name())
+	case apart:
+		s.log.Info("partitions were attached that are published one by one: the table is loaded anew", "table", t.name(), "partitions", names)
+		s.request(t, &SnapshotRequest{own: true, Reload: true})
+		t.snapshot.after, t.snapshot.from = after, asOf
+	default:
+		s.log.Info("partitions were attached: their rows are read", "table", t.name(), "partitions", names)
+		s.request(t, &SnapshotRequest{own: true, Where: "tableoid in (" + strings.Join(come, ", ") + ")"})
+	}
+	if gone := slices.DeleteFunc(slices.Clone(was), func(oid uint32) bool { return slices.Contains(now, oid) }); len(gone) > 0 {
+		s.log.Warn("partitions were detached or dropped: their rows stay downstream", "table", t.name(), "partitions", len(gone),
+			"hint", "if they are to go: capture snapshot --table "+t.name()+" --reload")
+	}
+}
+
+// leavesOf gives the OIDs of the partitions of a table, in order.
+func leavesOf(t *catalog.Table) (oids []uint32) {
+	for _, l := range t.Leaves {
+		oids = append(oids, uint32(l.OID))
+	}
+	slices.Sort(oids)
+	return oids
+}

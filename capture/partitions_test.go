@@ -1,0 +1,204 @@
+package capture
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+)
+
+// arrives waits until topic and source hold the same rows of a table.
+func (r *rig) arrives(table string) topicRead {
+	r.t.Helper()
+	var got topicRead
+	eventually(r.t, "the topic of "+table+" has the rows of the source", func() bool {
+		got = r.read("public", table)
+		return slices.Equal(got.rows, r.source("public."+table))
+	})
+	return got
+}
+
+// leaves waits until capture has noticed that a table has n partitions that hold rows.
+func (r *rig) leaves(table string, n int) {
+	r.t.Helper()
+	eventually(r.t, fmt.Sprintf("%s has %d partitions", table, n), func() bool {
+		p := r.tableProgress("public." + table)
+		return p.OID != 0 && len(p.Leaves) == n
+	})
+}
+
+// A partition that is attached comes with rows of which no event tells: also the first one that its table has.
+func TestFirstPartitionIsRead(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table late (id int primary key, a text) partition by range (id);
+		create table again (like late including all) partition by range (id); create table away (like late including all) partition by range (id);
+		create table deep (like late including all) partition by range (id); create table made (like late including all) partition by range (id);
+		create table again_0 partition of again for values from (0) to (10); insert into again values (1, 'before')`)
+	attach := func(root string) {
+		r.exec(fmt.Sprintf(`create table %[1]s_1 (id int primary key, a text); insert into %[1]s_1 select i, 'a' || i from generate_series(10, 19) i;
+			alter table %[1]s attach partition %[1]s_1 for values from (10) to (20)`, root))
+	}
+	_, stop := r.start()
+	r.fence()
+	r.exec(`delete from again; alter table again detach partition again_0`)
+	r.leaves("again", 0)
+	for _, root := range []string{"late", "again"} {
+		attach(root)
+		r.exec(`update ` + root + ` set a = 'new' where id = 12; delete from ` + root + ` where id = 13; insert into ` + root + ` values (13, 'came')`)
+		r.arrives(root)
+	}
+	r.exec(`create table made_1 partition of made for values from (10) to (20)`)
+	r.leaves("made", 1)
+	must(t, stop())
+	attach("away")
+	r.exec(`create table deep_0 (like late including all) partition by range (id)`)
+	r.exec(`create table deep_1 (like late including all); insert into deep_1 select i, 'a' || i from generate_series(10, 19) i;
+		alter table deep_0 attach partition deep_1 for values from (10) to (20); alter table deep attach partition deep_0 for values from (0) to (100)`)
+	r.exec(`create table made_2 partition of made for values from (20) to (30)`)
+	_, stop = r.start()
+	r.arrives("away")
+	r.arrives("deep")
+	r.leaves("made", 2)
+	r.exec(`insert into made values (10, 'a'), (20, 'b')`)
+	r.fence()
+	if got := r.same("public", "made"); got.reads != 0 {
+		t.Errorf("%d rows of partitions that were made empty were read", got.reads)
+	}
+	must(t, stop())
+}
+
+// TestNeededRowsAreNotGivenUp: what capture reads since readers of the topic lack it comes, whatever somebody asks for besides and gives up, or asks
+// for with a condition that fails; also where another capture goes on with it.
+func TestNeededRowsAreNotGivenUp(t *testing.T) {
+	cases := []struct {
+		table          string
+		before, behind []SnapshotRequest // the attached partition
+		given          bool
+		reads          int
+	}{
+		{table: "cancelled", behind: []SnapshotRequest{{Cancel: true}}, reads: 10},
+		{table: "all_cancelled", behind: []SnapshotRequest{{ID: "all"}, {Cancel: true}}, given: true, reads: 10},
+		{table: "part_cancelled", before: []SnapshotRequest{{ID: "part", Where: "id < 5", Rate: 1}}, behind: []SnapshotRequest{{Cancel: true}}, given: true, reads: 10},
+		{table: "columns_cancelled", before: []SnapshotRequest{{ID: "columns", Columns: []string{"a"}, Rate: 1}}, behind: []SnapshotRequest{{Cancel: true}}, given: true, reads: 10},
+		{table: "impossible", behind: []SnapshotRequest{{ID: "wrong", Where: "1 / (id - id) = 1"}}, given: true, reads: 10},
+		{table: "impossible_before", before: []SnapshotRequest{{ID: "wrong", Where: "1 / (id - id) = 1"}}, given: true, reads: 10},
+		{table: "possible", behind: []SnapshotRequest{{ID: "more", Where: "id < 5"}}, reads: 15},
+		{table: "twice", behind: []SnapshotRequest{{ID: "some", Where: "id < 3"}, {ID: "more", Where: "id < 5"}}, reads: 15},
+		{table: "loaded", behind: []SnapshotRequest{{Reload: true}, {Where: "id < 5"}, {Cancel: true}}, reads: 20},
+	}
+	for _, restart := range []bool{false, true} {
+		r := newRig(t, 0, kafkatest.Fake(t), `create table mark (id int primary key)`)
+		r.config.Snapshot.Conditions, r.config.Snapshot.Workers = true, 4
+		for _, c := range cases {
+			r.exec(fmt.Sprintf(`create table %[1]s (id int primary key, a text) partition by range (id); create table %[1]s_0 partition of %[1]s for values from (0) to (10);
+				insert into %[1]s select i, 'old' from generate_series(0, 9) i`, c.table))
+		}
+		_, stop := r.start()
+		r.fence()
+		other, marks := r.connect(), 0
+		_, err := other.Exec(t.Context(), `begin`)
+		must(t, err)
+		for _, c := range cases {
+			_, err = other.Exec(t.Context(), `lock table `+c.table+`_0 in access exclusive mode`) // readers wait
+			must(t, err)
+			ask := func(list []SnapshotRequest) {
+				for _, q := range list {
+					q.Tables = []string{"public." + c.table}
+					r.request(q)
+				}
+				marks++
+				id := fmt.Sprint(marks)
+				r.request(SnapshotRequest{ID: id, Tables: []string{"public.mark"}})
+				eventually(t, "the requests are taken", func() bool { return r.tableProgress("public.mark").Asked == id })
+			}
+			ask(c.before)
+			r.exec(fmt.Sprintf(`create table %[1]s_1 (id int primary key, a text); insert into %[1]s_1 select i, 'new' from generate_series(10, 19) i;
+				alter table %[1]s attach partition %[1]s_1 for values from (10) to (20)`, c.table))
+			r.leaves(c.table, 2)
+			ask(c.behind)
+		}
+		if restart {
+			must(t, stop())
+			_, stop = r.start()
+		}
+		_, err = other.Exec(t.Context(), `rollback`)
+		must(t, err)
+		r.fence()
+		for _, c := range cases {
+			if got := r.same("public", c.table); got.reads != 10+c.reads {
+				t.Errorf("%s, restart %t: %d rows were read, want %d", c.table, restart, got.reads-10, c.reads)
+			}
+			if p := r.tableProgress("public." + c.table); p.GivenUp != c.given || p.Whole || p.Needed != "" {
+				t.Errorf("%s, restart %t: progress %+v, given up: %t", c.table, restart, p, c.given)
+			}
+		}
+		must(t, stop())
+	}
+}
+
+// Where partitions are published one by one, what is deleted in a new one before capture has seen it is in no event: its row, of which one was,
+// goes all the same.
+func TestDeletedBeforePartitionIsPublished(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table root (id int primary key, a text) partition by range (id); create table root_0 partition of root for values from (0) to (10);
+		alter table root_0 replica identity full; insert into root select i, 'old' from generate_series(0, 9) i`)
+	r.config.Source.Refresh = time.Second
+	_, stop := r.start()
+	r.fence()
+	reads := r.same("public", "root").reads
+	r.exec(`create table root_1 partition of root for values from (10) to (20)`)
+	r.leaves("root", 2)
+	r.exec(`insert into root values (10, 'a'), (11, 'b'); delete from root where id = 11`)
+	r.fence()
+	if got := r.same("public", "root"); got.reads != reads {
+		t.Errorf("%d rows were read for a partition that was made empty", got.reads-reads)
+	}
+	made := func(name string, from int, change string) {
+		r.exec(fmt.Sprintf(`create table %[1]s partition of root for values from (%[2]d) to (%[2]d + 10)`, name, from))
+		r.exec(fmt.Sprintf(`insert into root select i, 'a' from generate_series(%d, %[1]d + 9) i`, from))
+		r.exec(change)
+	}
+	made("root_2", 20, `update root set a = 'b' where id = 20; delete from root where id in (21, 22); update root set id = 22 where id = 29`)
+	r.leaves("root", 3)
+	r.fence()
+	r.same("public", "root")
+	must(t, stop())
+
+	made("root_3", 30, `delete from root where id in (30, 31); update root set id = 32 - 2 where id = 32`)
+	_, stop = r.start()
+	r.leaves("root", 4)
+	r.fence()
+	r.same("public", "root")
+	must(t, stop())
+
+	// All its rows are gone, and VACUUM has taken its pages. Of the last one partitions are published with the root, when capture comes.
+	made("root_4", 40, `delete from root where id >= 40`)
+	r.exec(`vacuum root_4`)
+	_, stop = r.start()
+	r.leaves("root", 5)
+	r.fence()
+	r.same("public", "root")
+	must(t, stop())
+	made("root_5", 50, `delete from root where id = 51; alter table root_0 replica identity default`)
+	_, stop = r.start()
+	r.leaves("root", 6)
+	r.fence()
+	r.same("public", "root")
+	must(t, stop())
+}
+
+// A table that is altered while the rows of an attached partition are read has them read to their end.
+func TestAlteredWhilePartitionIsRead(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table root (id int primary key, a text, b text) partition by range (id)`)
+	r.config.Snapshot.ChunkRows, r.config.Snapshot.Workers = 10, 1
+	_, stop := r.start()
+	r.fence()
+	r.exec(`create table one (id int primary key, a text, b text); insert into one select i, 'a', 'b' from generate_series(1, 3000) i; alter table root attach partition one for values from (0) to (9999)`)
+	eventually(t, "it is read", func() bool { p := r.tableProgress("public.root"); return !p.Done && p.Rows > 0 })
+	r.exec(`alter table root drop column b`)
+	r.fence()
+	if got := r.read("public", "root"); len(got.rows) != 3000 {
+		t.Errorf("%d rows, want 3000", len(got.rows))
+	}
+	must(t, stop())
+}
