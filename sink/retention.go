@@ -140,8 +140,12 @@ func (r *retainer) round(ctx context.Context) error {
 			return err
 		}
 		paused := func(k warehouse.Keep) bool { return r.s.pausedTopic(k.Topic) }
-		// By how far it is from now: what was noted by a clock that was far ahead says nothing. Clocks of two sinks may differ by less.
-		early := func(k warehouse.Keep) bool { return time.Since(done[k.Topic].RanAt).Abs() < r.s.cfg.Retention.Every }
+		// What was noted by a clock that was far ahead says nothing. What is less ahead is: the clock of this host may be behind that of another sink, and each
+		// would not believe what the other has noted.
+		early := func(k warehouse.Keep) bool {
+			ago, every := time.Since(done[k.Topic].RanAt), r.s.cfg.Retention.Every
+			return ago < every && ago > -max(every, 24*time.Hour)
+		}
 		told := func(p warehouse.TablePartition) {
 			r.s.log.Info("a partition was "+string(p.Deed), "table", p.Target.String(), "partition", p.Name.String(), "rows", p.Rows)
 		}

@@ -74,6 +74,29 @@ func TestRetention(t *testing.T) {
 	w.rows(`SELECT bool_and(ran_at < now() + interval '1 day') FROM tributary.retention`, "t")
 }
 
+// TestRetentionOfSinksWhoseClocksDiffer: a sink whose clock is behind that of another one leaves to it what it has done lately; what was noted by one that was
+// far ahead it does not.
+func TestRetentionOfSinksWhoseClocksDiffer(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.tx", Keep: "90 days", By: "at"})
+	w.cfg.Retention = sink.Retention{Every: 10 * time.Minute, Rate: 1_000_000}
+	a := w.source("a")
+	s := w.start(w.cfg)
+	a.tx(ins(txRelation, 1, ago(1), "x"))
+	w.complete(a)
+	s.stop()
+	round := s.Retainer()
+	for ahead, again := range map[string]bool{"-11 minutes": true, "-9 minutes": false, "15 minutes": false, "23 hours": false, "25 hours": true} {
+		w.exec(`INSERT INTO tributary.retention (grp, topic, target_schema, target_table, ran_at, cutoff, removed, removed_ever) SELECT grp, topic, target_schema, target_table, now(), now(), 0, 0
+			FROM tributary.feed ON CONFLICT DO NOTHING; UPDATE tributary.retention SET ran_at = now() + '` + ahead + `', removed = 77`)
+		if err := round(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.query(`SELECT removed = 0 FROM tributary.retention`); (got[0] == "t") != again {
+			t.Errorf("noted %s from now: it has run again: %s", ahead, got[0])
+		}
+	}
+}
+
 // TestRetentionIsTriedSoon: a warehouse that was away when old rows were looked for is asked again soon. With the next look alone, a
 // sink was said to wait for the warehouse for minutes after it was back.
 func TestRetentionIsTriedSoon(t *testing.T) {

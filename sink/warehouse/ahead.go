@@ -89,7 +89,8 @@ func (c *catalogColumn) literal(t time.Time) string {
 }
 
 // missing gives the partitions that a target should have and has not, and the default partition, "" for none. Time that
-// others have, or a part of it, is theirs. ages are how long rows are kept.
+// others have, or a part of it, is theirs. ages are how long rows are kept. Of two clocks each has its own: one that is wrong by more than partitions
+// are made ahead would have rows of today refused.
 func missing(ctx context.Context, db reader, target rule.Target, unit, by string, ages []string) (c *catalogColumn, list []TablePartition, rest string, err error) {
 	have, err := readColumns(ctx, db, target)
 	if err != nil || len(have) == 0 {
@@ -126,12 +127,14 @@ func missing(ctx context.Context, db reader, target rule.Target, unit, by string
 			SELECT coalesce(range_agg(tsrange(%s, %s)), '{}') AS times
 			  FROM (SELECT pg_get_expr(c.relpartbound, c.oid) AS bounds FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = $1::text::regclass) p
 			 WHERE bounds <> 'DEFAULT'
-		), now AS (SELECT now() AT TIME ZONE 'UTC' AS now)
+		), clock AS (SELECT at AT TIME ZONE 'UTC' AS now FROM unnest(ARRAY[now(), $5::timestamptz]) at
+		), wanted AS (
+			SELECT DISTINCT period FROM clock, generate_series(date_trunc($2, now - (SELECT coalesce(max(a::interval), '0') FROM unnest($3::text[]) a)),
+			       date_trunc($2, now + $4::text::interval), ('1 ' || $2)::interval) period
+		)
 		SELECT lower(free), upper(free)
-		  FROM now, taken, generate_series(date_trunc($2, now - (SELECT coalesce(max(a::interval), '0') FROM unnest($3::text[]) a)),
-		           date_trunc($2, now + $4::text::interval), ('1 ' || $2)::interval) period,
-		       unnest(tsmultirange(tsrange(period, period + ('1 ' || $2)::interval)) - times) free
-		 ORDER BY 1`, from, to), parent, unit, ages, units[unit].ahead)
+		  FROM taken, wanted, unnest(tsmultirange(tsrange(period, period + ('1 ' || $2)::interval)) - times) free
+		 ORDER BY 1`, from, to), parent, unit, ages, units[unit].ahead, hostClock())
 	if err != nil {
 		return nil, nil, "", err
 	}

@@ -1,6 +1,8 @@
 package warehouse
 
 import (
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -67,5 +69,38 @@ func TestClocksOfRetention(t *testing.T) {
 	must(s.DropPartitions(t.Context(), []Keep{keep}, nobody))
 	if _, aside := noted(); aside != 0 {
 		t.Errorf("a partition is aside for %s", aside)
+	}
+}
+
+// TestClocksOfPartitionsAhead: there are partitions for the time of either clock, and none for what is in between.
+func TestClocksOfPartitionsAhead(t *testing.T) {
+	dsn := pgtest.Database(t, pgtest.Shared(t, 0))
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err == nil {
+		defer conn.Close(t.Context()) //nolint:errcheck // the test is over
+		_, err = conn.Exec(t.Context(), `CREATE TABLE public.p (at timestamptz) PARTITION BY RANGE (at)`)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{DSN: func() (string, error) { return dsn, nil }, Group: "warehouse", Instance: "x"}).Session()
+	defer s.Close(t.Context())
+	t.Cleanup(func() { hostClock = time.Now })
+	now := time.Now()
+	for _, years := range []int{0, -20, 20} {
+		of := now.AddDate(years, 0, 0)
+		hostClock = func() time.Time { return of }
+		var made []string
+		if err := s.PlanAhead(t.Context(), []Keep{{Feed: Feed{Topic: "shop.public.p", Target: rule.Target{Schema: "public", Table: "p"}}, Age: "2 days", By: "at", Partition: "day"}},
+			func(p TablePartition) { made = append(made, p.Name.Table) }); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]bool{}
+		for day := -2; day <= 7; day++ {
+			want[now.UTC().AddDate(0, 0, day).Format("p_2006_01_02")], want[of.UTC().AddDate(0, 0, day).Format("p_2006_01_02")] = true, true
+		}
+		if is := slices.Sorted(maps.Keys(want)); !slices.Equal(made, is) {
+			t.Errorf("with a clock set by %d years: %q, want %q", years, made, is)
+		}
 	}
 }
