@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -68,6 +69,34 @@ func (w *world) watch(least int, sql string) (end func()) {
 			w.t.Errorf("%d reads, the least was %d rows, want %d: %v", r.reads, r.lowest, least, r.err)
 		}
 	}
+}
+
+// TestReloadsWaitForNobody: whoever looks at the tables that are read anew, as every sink does all the time, does not wait for one of them with others in his
+// hands.
+func TestReloadsWaitForNobody(t *testing.T) {
+	w := newWorld(t)
+	shop, r, other := w.source("shop"), relation("t", "id integer key", "v text"), relation("other", "id integer key")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "x"), ins(r, 2, "x"), ins(other, 1))
+	w.complete(shop)
+	shop.readAnew(r)
+	shop.readAnew(other)
+	w.rows(`SELECT count(*) FROM tributary.reload`, "2")
+	release := w.lock(`SELECT FROM tributary.reload WHERE topic = 'shop.public.t' FOR UPDATE`)
+	shop.snapshot(r, true)
+	shop.snapshot(other, true)
+	shop.tx(snap(r, 1, "y"), snap(other, 1))
+	w.rows(`SELECT topic FROM tributary.reload`, "shop.public.t") // the other one ends
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience/3)
+	defer cancel()
+	session := w.group("warehouse", "other").Session()
+	defer session.Close(context.Background())
+	if _, err := session.Reloads(ctx); err != nil {
+		t.Error(err)
+	}
+	release()
+	w.swept()
+	w.rows(`SELECT id, v FROM public.t`, "1|y")
 }
 
 // TestReload: a table of four partitions, written by two sinks, is read anew while it changes. No reader ever sees less

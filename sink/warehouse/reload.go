@@ -196,12 +196,15 @@ func (s *Session) Reloads(ctx context.Context) ([]OpenReload, error) {
 
 // reloads does that; for one source if it is not "".
 func (s *Session) reloads(ctx context.Context, source string) ([]OpenReload, error) {
+	// One that somebody has locked is ended, or noted by whoever has it: nobody waits for that with others in his hands.
 	if _, err := s.conn.Exec(ctx, `
-		UPDATE tributary.reload r
-		   SET vector = ARRAY(SELECT v::bigint FROM jsonb_array_elements_text(s.vector->r.topic) WITH ORDINALITY AS e(v, i) ORDER BY i)
-		  FROM tributary.source s
-		 WHERE r.grp = $1 AND ($2 = '' OR r.source = $2) AND r.vector IS NULL AND s.grp = r.grp AND s.source = r.source AND s.known
-		   AND (s.tables->r.topic->>'done')::boolean AND (s.vector->r.topic->>r.partition)::bigint > r."offset"`, s.w.cfg.Group, source); err != nil {
+		UPDATE tributary.reload r SET vector = ready.vector
+		  FROM (SELECT r.id, ARRAY(SELECT v::bigint FROM jsonb_array_elements_text(s.vector->r.topic) WITH ORDINALITY AS e(v, i) ORDER BY i) AS vector
+		          FROM tributary.reload r JOIN tributary.source s ON s.grp = r.grp AND s.source = r.source
+		         WHERE r.grp = $1 AND ($2 = '' OR r.source = $2) AND r.vector IS NULL AND s.known
+		           AND (s.tables->r.topic->>'done')::boolean AND (s.vector->r.topic->>r.partition)::bigint > r."offset"
+		           FOR UPDATE OF r SKIP LOCKED) ready
+		 WHERE r.grp = $1 AND r.id = ready.id`, s.w.cfg.Group, source); err != nil {
 		return nil, err
 	}
 	// A checkpoint of another topic id is of a topic that was made anew: what was noted says nothing of its rows.
