@@ -5,17 +5,21 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -209,6 +213,83 @@ func TestProgressTopicLost(t *testing.T) {
 		t.Errorf("era %d", era)
 	}
 	r.same("public", "item")
+}
+
+// Without its progress topic a source that was restored on another server began with era 1 again, below all that the topics hold: nothing that
+// it changed came to them, without a word.
+func TestProgressTopicLostAndAnotherServer(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	for range 6 { // behind where a new server begins
+		r.exec(`insert into item values (0, 'before'); delete from item`)
+		r.exec(`select pg_switch_wal()`)
+	}
+	_, stop := r.start()
+	r.exec(`insert into item values (1, 'one'), (2, 'two'), (4, 'gone')`)
+	r.fence()
+	must(t, stop())
+
+	restored := pgtest.New(t, pgtest.Options{})
+	r.dsn = restored.DSN("postgres")
+	r.config.Source.DSN = config.Secret(r.dsn)
+	var err error
+	r.conn, err = pgx.Connect(t.Context(), r.dsn)
+	must(t, err)
+	r.exec(tables + `insert into item values (1, 'one'), (2, 'restored')`)
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...))
+	must(t, err)
+	defer client.Close()
+	_, err = kadm.NewClient(client).DeleteTopic(t.Context(), record.ProgressTopic(r.config.Source.Name))
+	must(t, err)
+	c, stop := r.start()
+	r.exec(`insert into item values (3, 'three'); delete from item where id = 1`)
+	r.fence()
+	must(t, stop())
+	if era := c.Status().Era; era != 2 {
+		t.Errorf("era %d", era)
+	}
+	r.same("public", "item")
+}
+
+// Kafka deletes what a retention says, up to the end of a topic that nobody writes for long. What it deleted was read at the next start, which
+// ended there, and each one after it.
+func TestRetentionOfAQuietTopic(t *testing.T) {
+	kafkatest.Each(t, func(t *testing.T, cluster kafkatest.Cluster) {
+		r := newRig(t, 0, cluster, tables+`create table quiet (id int primary key)`)
+		_, stop := r.start()
+		r.exec(`insert into item values (1, 'one'), (2, 'two')`)
+		r.fence()
+		must(t, stop())
+		client, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...))
+		must(t, err)
+		defer client.Close()
+		item, quiet := r.config.Source.Name+".public.item", r.config.Source.Name+".public.quiet"
+		must(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: quiet, Value: []byte("not ours")}).FirstErr())
+		admin := kadm.NewClient(client)
+		expire := func() {
+			t.Helper()
+			ends, err := admin.ListEndOffsets(t.Context(), item, quiet)
+			must(t, err)
+			deleted, err := admin.DeleteRecords(t.Context(), ends.Offsets())
+			must(t, err)
+			must(t, deleted.Error())
+		}
+		expire()
+		_, stop = r.start()
+		r.fence()
+		must(t, stop())
+		for i := range 2 { // also of what the same capture has written behind it
+			_, stop = r.start()
+			r.exec(fmt.Sprintf(`insert into item values (%d, 'later'); insert into quiet values (%[1]d)`, 3+i))
+			r.fence()
+			must(t, stop())
+			for _, table := range []string{"item", "quiet"} {
+				if got := r.read("public", table).events; len(got) != 1 || !strings.HasPrefix(got[0], "c ") {
+					t.Errorf("topic of %s: %q, want one insert", table, got)
+				}
+			}
+			expire()
+		}
+	})
 }
 
 // Readers lack what a broker acknowledged: here its topic was made anew. Capture does not go on as if nothing was;

@@ -355,10 +355,8 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 	pr := state.Progress
 	s.streamed, s.endLSN, s.progressEnd = confirmed, confirmed, confirmed
 	if pr == nil || newEra {
-		s.era = 1
-		if newEra {
-			s.era = state.Newest.Era + 1 // of partitions: the progress may be lost
-		}
+		// Behind what stands in the partitions, if anything does: the progress may be lost, and of another server. 1 where nothing does.
+		s.era = state.Newest.Era + 1
 		if pr != nil {
 			s.era = max(s.era, pr.Era+1)
 		}

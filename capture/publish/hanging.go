@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -219,7 +218,7 @@ func (p *Publisher) fates(ctx context.Context, next, high map[string][]int64) (m
 	starts := map[string][]int64{}
 	if len(names) > 0 { // asked of none, the brokers tell of all
 		var err error
-		if starts, err = p.offsets(ctx, kadm.NewClient(p.client).ListStartOffsets, names...); err != nil {
+		if starts, err = p.starts(ctx, names...); err != nil {
 			return nil, err
 		}
 	}

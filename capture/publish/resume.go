@@ -175,11 +175,19 @@ func (p *Publisher) readFloors(ctx context.Context, s *survey) error {
 			top.floors[i] = floor
 		}
 	}
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(s.ends)), func(name string) bool { return name == record.ProgressTopic(p.source) })
+	if len(names) == 0 { // asked of none, the brokers tell of all
+		return nil
+	}
+	// What a retention has deleted, up to the end of a topic that nobody writes for long, is not there to be read. What it held
+	// is in the progress, or was left by a commit that broke down so long ago, and is published again.
+	starts, err := p.starts(ctx, names...)
+	if err != nil {
+		return err
+	}
 	spans := map[string][]span{}
-	for name, ends := range s.ends {
-		if name == record.ProgressTopic(p.source) {
-			continue
-		}
+	for _, name := range names {
+		ends := s.ends[name]
 		top := p.known[name]
 		if top == nil {
 			top = newTopic(name, len(ends))
@@ -192,6 +200,9 @@ func (p *Publisher) readFloors(ctx context.Context, s *survey) error {
 		for i := range ends {
 			top.floors[i] = floor
 			spans[name][i] = span{max(top.next[i], 0), ends[i]}
+			if i < len(starts[name]) {
+				spans[name][i].from = max(spans[name][i].from, starts[name][i])
+			}
 		}
 	}
 	return p.read(ctx, spans, func(r *kgo.Record) error {
@@ -350,6 +361,11 @@ func (p *Publisher) Forgo(s *State) {
 	for _, f := range s.shorts {
 		f.topic.next[f.partition], f.topic.touched = f.next, true
 	}
+}
+
+// starts gives the first offset of each partition that is left.
+func (p *Publisher) starts(ctx context.Context, names ...string) (map[string][]int64, error) {
+	return p.offsets(ctx, kadm.NewClient(p.client).ListStartOffsets, names...)
 }
 
 // ends gives the last stable offset of each partition: behind the last record of a transaction that has ended.
