@@ -346,15 +346,15 @@ func (c *Cluster) DataDir() string { return filepath.Join(c.dir, "data") }
 // Log gives the path of the server's log.
 func (c *Cluster) Log() string { return filepath.Join(c.dir, "postgres.log") }
 
-// CreateDatabase creates an empty database.
-func (c *Cluster) CreateDatabase(ctx context.Context, name string) error {
+// CreateDatabase creates an empty database, with options of CREATE DATABASE.
+func (c *Cluster) CreateDatabase(ctx context.Context, name string, options ...string) error {
 	conn, err := pgx.Connect(ctx, c.DSN("postgres"))
 	if err != nil {
 		return fmt.Errorf("create database %q: %w", name, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	// template0 has no connections, so that databases can be created side by side.
-	if _, err := conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE template0"); err != nil {
+	if _, err := conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE template0 "+strings.Join(options, " ")); err != nil {
 		return fmt.Errorf("create database %q: %w", name, err)
 	}
 	return nil

@@ -70,12 +70,16 @@ func Shared(t testing.TB, major int) *Cluster {
 
 var databases atomic.Int64
 
+// InWords has texts of a database in the order of a dictionary, where _ comes before letters and A behind a, not in that of their bytes. Postgres 14 has no
+// such databases without locales of the machine.
+const InWords = "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
+
 // Database creates an empty database with a name of its own and gives its DSN. It is not dropped with the test:
-// what a failed test left behind (connections, slots) must not make it fail twice.
-func Database(t testing.TB, c *Cluster) (dsn string) {
+// what a failed test left behind (connections, slots) must not make it fail twice. options are those of CREATE DATABASE.
+func Database(t testing.TB, c *Cluster, options ...string) (dsn string) {
 	t.Helper()
 	name := fmt.Sprintf("test_%d_%d", databases.Add(1), os.Getpid())
-	if err := c.CreateDatabase(t.Context(), name); err != nil {
+	if err := c.CreateDatabase(t.Context(), name, options...); err != nil {
 		t.Fatal(err)
 	}
 	return c.DSN(name)

@@ -1,10 +1,13 @@
 package warehouse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -231,8 +234,8 @@ type Advance struct {
 // is Behind) what is parked of it has changed. Nothing was written.
 var ErrFenced = errors.New("checkpoint belongs to another owner")
 
-// advanceSQL is the compare-and-set. Its plan can only be a nested loop (see connect), in the order of the arrays or
-// of the primary key: the same.
+// advanceSQL is the compare-and-set. It takes its locks in the order of the arrays: the plan can only be a nested loop (see connect), and = ANY lets a
+// checkpoint be looked for by what an array has, not the other way round. That would be in the order of the index, which another collation than C has.
 const advanceSQL = `
 UPDATE tributary.checkpoint c
    SET next_offset = s.next::bigint, term = s.term::int, term_offset = s.next::bigint, era = s.era::int, lsn = s.lsn::pg_lsn, seq = s.seq::bigint,
@@ -240,17 +243,30 @@ UPDATE tributary.checkpoint c
        parked_n = c.parked_n + s.parks::bigint, applied_rows = c.applied_rows + s.rows::bigint, applied_at = clock_timestamp(),
        last_commit_ts = coalesce('epoch'::timestamptz + s.ts::bigint * interval '1 microsecond', c.last_commit_ts),
        owner_pid = pg_backend_pid(), owner_backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
-  FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-              $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[])
-    AS s(topic, partition, epoch, expected, next, term, era, lsn, seq, bera, blsn, bseq, rows, ts, parked, parks)
- WHERE c.grp = $1 AND c.topic = s.topic AND c.partition = s.partition::int`
+  FROM (SELECT $1::text AS grp, u.* FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+                     $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[])
+          AS u(topic, partition, epoch, expected, next, term, era, lsn, seq, bera, blsn, bseq, rows, ts, parked, parks) OFFSET 0) s
+ WHERE c.grp = ANY (ARRAY[s.grp]) AND c.topic = ANY (ARRAY[s.topic]) AND c.partition = ANY (ARRAY[s.partition::int])`
 
 // compareSQL is what makes it one.
 const compareSQL = `
    AND c.owner_epoch = s.epoch::bigint AND c.next_offset = s.expected::bigint
    AND (c.parked_n = s.parked::bigint OR s.parked::bigint < 0)`
 
+// inOrder gives advances in the order in which checkpoints are locked: see lockRules.
+func inOrder(advances []Advance) []Advance {
+	before := func(a, b Advance) int {
+		return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	}
+	if !slices.IsSortedFunc(advances, before) {
+		advances = slices.SortedFunc(slices.Values(advances), before)
+	}
+	return advances
+}
+
+// advance is the statement that moves checkpoints, all or none.
 func (w *Warehouse) advance(advances []Advance) statement {
+	advances = inOrder(advances)
 	column := func(text func(a *Advance) string) []byte {
 		return textArray(len(advances), func(i int) ([]byte, bool) {
 			s := text(&advances[i])

@@ -68,8 +68,10 @@ func (s *Session) BeginCut(ctx context.Context, locks []Advance, progress Advanc
 	}
 	c := &Cut{s: s, tx: tx, source: source}
 	s.cut = tx
-	if len(locks) > 0 {
-		err = s.run(ctx, []statement{s.w.advance(locks)})
+	if len(locks) > 0 { // with the progress: all of them in their order
+		stays := progress
+		stays.Next, stays.Term, stays.Rows = progress.Expected, 0, 0
+		err = s.run(ctx, []statement{s.w.advance(append(slices.Clone(locks), stays))})
 	}
 	if err == nil {
 		err = s.followIn(ctx, progress, source, records, consumed)

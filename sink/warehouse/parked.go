@@ -375,7 +375,7 @@ func (s *Session) Discard(ctx context.Context, sel Selection, reason string) (n 
 		if _, err := tx.Exec(ctx, `
 			SELECT FROM tributary.checkpoint c WHERE c.grp = $1 AND EXISTS (SELECT FROM tributary.parked p
 			  WHERE p.grp = c.grp AND p.topic = c.topic AND p.partition = c.partition AND ($2 = '' OR p.source = $2) AND ($3 = '' OR p.table_name = $3))
-			 ORDER BY c.topic, c.partition FOR UPDATE`, s.w.cfg.Group, sel.Source, sel.Table); err != nil {
+			 ORDER BY c.topic COLLATE "C", c.partition FOR UPDATE`, s.w.cfg.Group, sel.Source, sel.Table); err != nil {
 			return err
 		}
 		var offsets []byte

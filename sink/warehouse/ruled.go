@@ -247,8 +247,8 @@ type ruling struct {
 // lockRules locks the rules of topics until the end of the transaction.
 //
 // What several transactions write of these tables is locked in one order, so that none waits for another one that waits for it: checkpoints, then
-// rules, then feeds; rows of one table in the order of their keys. Whoever makes a target fit finds out in another order what is to be noted, and
-// notes it at the end (evolution.noteFound).
+// rules, then feeds; rows of one table in the order of their keys, those of checkpoints in the order of bytes, which Go has as well. Whoever makes a
+// target fit finds out in another order what is to be noted, and notes it at the end (evolution.noteFound).
 func (s *Session) lockRules(ctx context.Context, tx execer, topics []string) error {
 	if len(topics) == 0 {
 		return nil

@@ -240,7 +240,7 @@ func (s *Session) takeAway(ctx context.Context, tx pgx.Tx, topics []string) erro
 
 // lockCheckpoints locks those of topics until the end of the transaction, in the order in which flushes lock them: see lockRules.
 func (s *Session) lockCheckpoints(ctx context.Context, tx pgx.Tx, topics []string) error {
-	_, err := tx.Exec(ctx, `SELECT FROM tributary.checkpoint WHERE grp = $1 AND topic = ANY ($2) ORDER BY topic, partition FOR UPDATE`, s.w.cfg.Group, topics)
+	_, err := tx.Exec(ctx, `SELECT FROM tributary.checkpoint WHERE grp = $1 AND topic = ANY ($2) ORDER BY topic COLLATE "C", partition FOR UPDATE`, s.w.cfg.Group, topics)
 	return err
 }
 
@@ -308,7 +308,11 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 		if err := s.notRemoved(ctx, tx, source); err != nil {
 			return err
 		}
-		if err := s.takeAway(ctx, tx, topics); err != nil {
+		taken := topics
+		if whole {
+			taken = append(slices.Clone(topics), record.ProgressTopic(source))
+		}
+		if err := s.takeAway(ctx, tx, taken); err != nil {
 			return err
 		}
 		applied, err := s.applied(ctx, tx, Keyless(feeds))
@@ -379,16 +383,13 @@ func (s *Session) notRemoved(ctx context.Context, tx pgx.Tx, source string) erro
 	return err
 }
 
-// readAgain has the newest progress record of a source that is written as a whole read once more, by which its tables come to the state that they had:
-// whoever writes it reads them for a progress record only, and the source's capture may write none any more.
+// readAgain has the newest progress record of a source that is written as a whole, which was taken away, read once more, by which its tables come to the state
+// that they had: whoever writes it reads them for a progress record only, and the source's capture may write none any more.
 func (s *Session) readAgain(ctx context.Context, tx pgx.Tx, source string) error {
-	topic := record.ProgressTopic(source)
-	if err := s.takeAway(ctx, tx, []string{topic}); err != nil {
-		return err
-	}
 	_, err := tx.Exec(ctx, `
 		UPDATE tributary.checkpoint SET next_offset = least(next_offset,
-			(SELECT max(progress_offset) FROM tributary.milestone WHERE grp = $1 AND source = $2)) WHERE grp = $1 AND topic = $3`, s.w.cfg.Group, source, topic)
+			(SELECT max(progress_offset) FROM tributary.milestone WHERE grp = $1 AND source = $2)) WHERE grp = $1 AND topic = $3`,
+		s.w.cfg.Group, source, record.ProgressTopic(source))
 	return err
 }
 
