@@ -112,3 +112,67 @@ func TestLockThatIsGoneIsForgotten(t *testing.T) {
 	locked()
 	locked()
 }
+
+// TestLockOfANewTable: a table that was made while capture was away is locked. It kept capture from starting, as long as that took.
+func TestLockOfANewTable(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key, v text); insert into item select i, 'old' from generate_series(1, 5) i`)
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	r.exec("create table busy (id int primary key); insert into busy values (1)")
+	unlock := r.lock("busy")
+	publication := r.config.Source.publications().Full
+	r.exec("alter publication " + publication + " set (publish = 'insert'); update item set v = 'unseen' where id = 1; delete from item where id = 2")
+	c, stop := r.start()
+	rows := func(table string) {
+		t.Helper()
+		eventually(t, "the topic has the rows", func() bool {
+			r.fence()
+			return slices.Equal(r.read("public", table).rows, r.source("public."+table))
+		})
+	}
+	rows("item")
+	if n := len(c.Status().Tables); n != 1 {
+		t.Errorf("%d tables are captured", n)
+	}
+	unlock()
+	r.exec("insert into busy values (2)")
+	eventually(t, "it is captured", func() bool { return len(c.Status().Tables) == 2 })
+	rows("busy")
+	must(t, stop())
+}
+
+// TestLockWhileItRuns: a new table that is locked keeps nothing else from being told. One that is known is not taken for one that is left out.
+func TestLockWhileItRuns(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key)`)
+	_, learn := r.watching()
+	learn()
+	publication := r.config.Source.publications().Full
+	levels := func(f facts) (list []string) {
+		for _, one := range f.tables {
+			list = append(list, one.Relation.Name+" "+string(one.Level))
+		}
+		return list
+	}
+	r.exec("create table busy (id int primary key); alter publication " + publication + " set (publish = 'insert')")
+	unlock := r.lock("busy")
+	if list := levels(learn()); !slices.Equal(list, []string{"busy left out", "item all"}) {
+		t.Errorf("it is told of %q", list)
+	}
+	if list := levels(learn()); list != nil {
+		t.Errorf("it is told of %q once more", list)
+	}
+	unlock()
+	if list := levels(learn()); !slices.Equal(list, []string{"busy all", "item all"}) {
+		t.Errorf("it is told of %q", list)
+	}
+	r.exec("alter publication " + publication + " drop table item")
+	unlock = r.lock("item")
+	if list := levels(learn()); list != nil {
+		t.Errorf("it is told of %q", list)
+	}
+	unlock()
+	if list := levels(learn()); !slices.Equal(list, []string{"busy all", "item all"}) {
+		t.Errorf("it is told of %q", list)
+	}
+}

@@ -225,7 +225,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	c.publishStatus(s) // before the goroutine that owns s runs
 	c.ready()
 	c.streamed = true
-	captured := slices.DeleteFunc(slices.Clone(tables), func(t *catalog.Table) bool { return t.Level == catalog.LeftOut })
+	captured := captured(tables)
 	c.log.Info("streaming", "slot", c.config.Source.slot(), "lsn", s.stream.Confirmed().String(), "tables", len(captured), "to_read", len(s.chunks.queue))
 	group := service.NewGroup(ctx)
 	for i := range workers {
@@ -233,7 +233,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 			return reader(ctx, dsn, fmt.Sprintf("tributary snapshot %d %s", i, c.instance), s.chunks.tasks, s.chunks.results, c.meter.chunkTook.WithLabelValues())
 		})
 	}
-	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, looks: c.looks, out: watched, known: fingerprint(tables)}
+	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, looks: c.looks, out: watched, known: fingerprint(tables), captured: captured}
 	group.Go("registry watcher", func(ctx context.Context) error { c.watchRegistry(ctx); return nil })
 	group.Go("catalog watcher", func(ctx context.Context) error { return w.run(ctx, dsn, "tributary watcher "+c.instance) })
 	group.Go("stream", func(ctx context.Context) error {
@@ -286,8 +286,18 @@ func (c *Capture) askWhy(ctx context.Context, pub *publish.Publisher) {
 // openStream makes publications and slot, compares what there is with what was published, and starts to stream.
 func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, state *publish.State, tables []*catalog.Table) (*replication.Stream, error) {
 	name, pubs := c.config.Source.slot(), c.config.Source.publications()
-	if err := cat.Ensure(ctx, pubs, tables); err != nil {
+	known := map[schema.OID]bool{}
+	if state.Progress != nil {
+		for _, t := range state.Progress.Tables {
+			known[schema.OID(t.OID)] = true
+		}
+	}
+	late, err := cat.Ensure(ctx, pubs, tables, known)
+	if err != nil {
 		return nil, err
+	}
+	if late != nil {
+		c.log.Warn(notChangedYet, service.Err(late))
 	}
 	slot, err := cat.Slot(ctx, name)
 	if err != nil {

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +45,8 @@ type watcher struct {
 	looks    <-chan look // at the source, see Capture.watchBudget
 	out      chan facts
 	known    string
-	version  string               // of the catalog that all is done about
+	captured map[schema.OID]bool  // what the session has been told of
+	version  string               // of the catalog that all is done about; "": of none
 	rows     map[schema.OID]int64 // as of version
 	slots    int                  // of the server that somebody streams from
 	refused  time.Time            // since when each look found that the publications could not be changed; zero: the last one did not
@@ -132,7 +134,6 @@ func (w *watcher) tell(f facts) {
 func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (facts, error) {
 	f := facts{at: l.began, slot: l.Slot, wal: l.WAL, rows: w.rows}
 	if l.Version == w.version {
-		w.refused = time.Time{} // what was to be changed is not there any more
 		return f, nil
 	}
 	tables, err := cat.Tables(ctx, w.patterns)
@@ -147,25 +148,18 @@ func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (fact
 		f.rows[t.Relation.OID] = t.EstimatedRows
 	}
 	w.rows = f.rows
-	if err := cat.Ensure(ctx, w.config.Source.publications(), tables); err != nil {
-		var t *trouble.Error
-		if errors.As(err, &t) && t.Code != trouble.SourceUnreachable {
-			w.log.Warn("publications are not changed yet, trying again", service.Err(err))
-			if w.refused.IsZero() {
-				w.refused = time.Now()
-			}
-			less, err := cat.LackingPublications(ctx, w.config.Source.publications())
-			if len(less) > 0 || t.Code == trouble.SourceRights || time.Since(w.refused) >= refusedPatience {
-				f.unpublished = t
-			}
+	late, err := cat.Ensure(ctx, w.config.Source.publications(), tables, w.captured)
+	if w.version = l.Version; err == nil && late == nil {
+		w.refused = time.Time{}
+	} else {
+		w.version = "" // also where it is as before: what was refused may be gone
+		refused := err
+		if f.unpublished, err = w.refuse(ctx, cat, cmp.Or(refused, late)); err != nil || refused != nil {
 			return f, err
 		}
-		return f, err
 	}
-	w.refused = time.Time{}
 	now := fingerprint(tables)
 	if now == w.known {
-		w.version = l.Version
 		return f, nil
 	}
 	if f.after, err = cat.NewestTransaction(ctx); err != nil {
@@ -174,8 +168,40 @@ func (w *watcher) learn(ctx context.Context, cat *catalog.Catalog, l look) (fact
 	if f.asOf, err = cat.WALPosition(ctx); err != nil {
 		return f, err
 	}
-	f.tables, w.known, w.version = tables, now, l.Version
+	f.tables, w.known, w.captured = tables, now, captured(tables)
 	return f, nil
+}
+
+// notChangedYet is what the log says of publications that are not as they should be.
+const notChangedYet = "publications are not changed yet, trying again"
+
+// refuse notes that the publications could not be changed as they should. It gives what is to be told of it, nil for nothing yet, or the error by
+// which there is no going on.
+func (w *watcher) refuse(ctx context.Context, cat *catalog.Catalog, err error) (tell *trouble.Error, _ error) {
+	t, ok := errors.AsType[*trouble.Error](err)
+	if !ok || t.Code == trouble.SourceUnreachable {
+		return nil, err
+	}
+	w.log.Warn(notChangedYet, service.Err(err))
+	if w.refused.IsZero() {
+		w.refused = time.Now()
+	}
+	less, err := cat.LackingPublications(ctx, w.config.Source.publications())
+	if len(less) > 0 || t.Code == trouble.SourceRights || time.Since(w.refused) >= refusedPatience {
+		return t, err
+	}
+	return nil, err
+}
+
+// captured gives those of tables that are not left out.
+func captured(tables []*catalog.Table) map[schema.OID]bool {
+	all := map[schema.OID]bool{}
+	for _, t := range tables {
+		if t.Level != catalog.LeftOut {
+			all[t.Relation.OID] = true
+		}
+	}
+	return all
 }
 
 // fingerprint is equal for lists of tables that are published alike and have the same columns.

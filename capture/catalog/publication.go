@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -53,9 +54,53 @@ func plan(tables []*Table) (full, insert []member) {
 
 // Ensure makes the publications publish exactly tables, as their levels say, sets Member and Published of each, and says which of their
 // partitions are empty. A table that moves from one to the other is in one transaction never in neither; one that somebody has had published
-// in part is put in anew. It waits for no lock longer than a few seconds: then it fails, to be tried again. What one of them publishes of all its
-// tables is put right before, which waits for no lock on a table.
-func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table) error {
+// in part is put in anew. It waits for no lock longer than a few seconds. Where one is not free, tables that are new, as known does not have them and
+// nothing of them is published, are LeftOut so that they keep nobody waiting; late is why. Where that does not help it fails. Either way it is to be
+// tried again.
+func (c *Catalog) Ensure(ctx context.Context, p Publications, tables []*Table, known map[schema.OID]bool) (late, err error) {
+	if err = c.ensure(ctx, p, tables); postgres.SQLState(err) != "55P03" { // a lock is not free
+		return nil, err
+	}
+	left, leaveErr := c.leaveNew(ctx, p, tables, known)
+	if leaveErr != nil || !left {
+		return nil, cmp.Or(leaveErr, err)
+	}
+	if again := c.ensure(ctx, p, tables); again != nil {
+		return nil, again
+	}
+	return err, nil
+}
+
+// leaveNew makes those of tables LeftOut that are new, see Ensure. Where none would be left it changes nothing.
+func (c *Catalog) leaveNew(ctx context.Context, p Publications, tables []*Table, known map[schema.OID]bool) (left bool, err error) {
+	published, err := query(ctx, c.conn, "list publications", pgx.RowTo[uint32],
+		`select r.prrelid from pg_publication_rel r join pg_publication p on p.oid = r.prpubid where p.pubname in ($1, $2)`, p.Full, p.Insert)
+	if err != nil {
+		return false, err
+	}
+	var fresh []*Table
+	stay := 0
+	for _, t := range tables {
+		switch {
+		case t.Level == LeftOut:
+		case known[t.Relation.OID], slices.Contains(published, uint32(t.Relation.OID)),
+			slices.ContainsFunc(t.Leaves, func(l Leaf) bool { return slices.Contains(published, uint32(l.OID)) }):
+			stay++
+		default:
+			fresh = append(fresh, t)
+		}
+	}
+	if len(fresh) == 0 || stay == 0 {
+		return false, nil
+	}
+	for _, t := range fresh {
+		t.Level, t.Reason, t.Help = LeftOut, "a lock is in the way of publishing it: it is captured, with all its rows, when that is gone", ""
+	}
+	return true, nil
+}
+
+// ensure is Ensure where nothing is left out. What a publication publishes of all its tables is put right first, which waits for no lock on a table.
+func (c *Catalog) ensure(ctx context.Context, p Publications, tables []*Table) error {
 	full, insert := plan(tables)
 	// LeaveOut found it in neither. Where it is in one by now, somebody with its owner's rights has brought it there since, as it says.
 	var foreign []member
