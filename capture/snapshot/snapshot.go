@@ -183,10 +183,14 @@ func (r *Reader) Chunk(ctx context.Context, s Source, rng Range, limits Limits) 
 	if rng.At != nil {
 		s.Columns = nil
 	}
-	where, params := s.where(rng)
-	sql := "declare chunk no scroll cursor for select " + s.columns() + " from " + s.from() + where + " order by " + s.order()
 	c := &Chunk{Relation: s.Relation, Rows: newRows(len(s.Relation.Columns))}
 	err := r.inSnapshot(ctx, s, &c.Visibility, &c.LSN, func() error {
+		by, err := r.operators(ctx, s.Relation)
+		if err != nil {
+			return err
+		}
+		where, params := s.where(rng, by)
+		sql := "declare chunk no scroll cursor for select " + s.columns() + " from " + s.from() + where + " order by " + s.order()
 		if _, err := r.conn.PgConn().ExecParams(ctx, sql, params, nil, nil, nil).Close(); err != nil {
 			return err
 		}
@@ -343,28 +347,81 @@ func (s Source) order() string {
 	return strings.Join(names, ", ")
 }
 
-// where gives the condition of a range and its parameters. A row comparison is what the key's index understands.
-func (s Source) where(rng Range) (string, [][]byte) {
+// operators are those by which values of a key's column are compared, as they stand in SQL.
+type operators struct{ upTo, equal, from, beyond string }
+
+// operators gives those of each column of the key, by which its order is: the ones of the type's default operator class. A
+// type of an extension has them outside of the pinned search_path, and what is found there in their place has another order,
+// or is not there: citext would be compared as text, by which 'Mark' is not behind 'lmn', and the next chunk would leave it out.
+func (r *Reader) operators(ctx context.Context, rel *schema.Relation) ([]operators, error) {
+	all := make([]operators, len(rel.Key))
+	for i, k := range rel.Key {
+		all[i] = operators{"<=", "=", ">=", ">"}
+		typ := &rel.Columns[k].Type
+		for typ.Base != nil {
+			typ = typ.Base
+		}
+		if typ.OID < schema.FirstUserOID || typ.Class != schema.ClassBase || typ.Elem != nil {
+			continue // of Postgres itself, or compared by operators for all types of its class, which are
+		}
+		rows, err := r.conn.Query(ctx, `
+			select o.amopstrategy, n.nspname::text, p.oprname::text
+			  from pg_opclass c join pg_am m on m.oid = c.opcmethod and m.amname = 'btree'
+			  join pg_amop o on o.amopfamily = c.opcfamily and o.amoplefttype = c.opcintype and o.amoprighttype = c.opcintype
+			  join pg_operator p on p.oid = o.amopopr join pg_namespace n on n.oid = p.oprnamespace
+			 where c.opcdefault and c.opcintype = $1`, uint32(typ.OID))
+		if err != nil {
+			return nil, err
+		}
+		var strategy int16
+		var in, name string
+		_, err = pgx.ForEachRow(rows, []any{&strategy, &in, &name}, func() error {
+			operator := "operator(" + postgres.Ident(in) + "." + name + ")"
+			switch strategy { // of every btree
+			case 2:
+				all[i].upTo = operator
+			case 3:
+				all[i].equal = operator
+			case 4:
+				all[i].from = operator
+			case 5:
+				all[i].beyond = operator
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// where gives the condition of a range and its parameters.
+func (s Source) where(rng Range, by []operators) (string, [][]byte) {
 	var params [][]byte
-	compare := func(op string, values []string) string {
-		var columns, marks []string
-		for i, v := range values {
+	texts := func(key []string) (columns, marks []string) {
+		for i, v := range key {
 			col := &s.Relation.Columns[s.Relation.Key[i]]
 			params = append(params, []byte(v))
 			columns = append(columns, postgres.Ident(col.Name))
 			marks = append(marks, "$"+strconv.Itoa(len(params))+"::"+col.Type.Name)
 		}
-		return "(" + strings.Join(columns, ", ") + ") " + op + " (" + strings.Join(marks, ", ") + ")"
+		return columns, marks
 	}
 	var conditions []string
 	if rng.At != nil {
-		conditions = append(conditions, compare("=", rng.At))
+		columns, marks := texts(rng.At)
+		for i := range columns {
+			conditions = append(conditions, columns[i]+" "+by[i].equal+" "+marks[i])
+		}
 	}
 	if rng.After != nil {
-		conditions = append(conditions, compare(">", rng.After))
+		columns, marks := texts(rng.After)
+		conditions = append(conditions, beyond(columns, marks, by))
 	}
 	if rng.Up != nil {
-		conditions = append(conditions, compare("<=", rng.Up))
+		columns, marks := texts(rng.Up)
+		conditions = append(conditions, upTo(columns, marks, by))
 	}
 	if s.Where != "" && rng.At == nil { // one row that is asked for by its key is wanted whatever it holds
 		conditions = append(conditions, s.condition())
@@ -373,6 +430,29 @@ func (s Source) where(rng Range) (string, [][]byte) {
 		return "", nil
 	}
 	return " where " + strings.Join(conditions, " and "), params
+}
+
+// beyond says that columns come behind marks.
+func beyond(columns, marks []string, by []operators) string {
+	if together(columns, by) {
+		return "(" + strings.Join(columns, ", ") + ") " + by[0].beyond + " (" + strings.Join(marks, ", ") + ")"
+	}
+	rest := beyond(columns[1:], marks[1:], by[1:])
+	return columns[0] + " " + by[0].from + " " + marks[0] + " and (" + columns[0] + " " + by[0].beyond + " " + marks[0] + " or " + rest + ")"
+}
+
+// upTo says that they do not; no column of a key is null.
+func upTo(columns, marks []string, by []operators) string {
+	if together(columns, by) {
+		return "(" + strings.Join(columns, ", ") + ") " + by[0].upTo + " (" + strings.Join(marks, ", ") + ")"
+	}
+	return columns[0] + " " + by[0].upTo + " " + marks[0] + " and not (" + beyond(columns, marks, by) + ")"
+}
+
+// together says whether a row comparison can be made, which is what an index of several columns understands: it takes one
+// operator for all of them.
+func together(columns []string, by []operators) bool {
+	return !slices.ContainsFunc(by[:len(columns)], func(o operators) bool { return o != by[0] })
 }
 
 // condition gives Where so that it can stand beside others: a comment in it ends before the bracket does.
