@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
@@ -413,4 +414,57 @@ func TestFeedsAreLockedLast(t *testing.T) {
 	release()
 	w.complete(shop)
 	w.rows(`SELECT count(*) FROM public.t`, "3")
+}
+
+// TestACutHoldsUpNoOtherSource: a source that is written as a whole finds, in a transaction that may take long, that the rows of others are gone. Nobody who
+// takes over their partitions meanwhile waits for its end; and nobody who looks at what has come again waits for what it notes of itself.
+func TestACutHoldsUpNoOtherSource(t *testing.T) {
+	w := newWholeWorld(t)
+	w.cfg.Tables = []rule.Table{{From: "public.t", SID: "tenant", Create: true}, {From: "public.u", Create: true}}
+	shop, other := w.source("shop"), w.source("other")
+	r, u := relation("t", "id integer key", "v text"), relation("u", "id integer key")
+	s := w.start(w.cfg)
+	shop.tx(ins(r, 1, "x"), ins(u, 1))
+	other.tx(ins(r, 1, "x"))
+	w.complete(shop)
+	w.complete(other)
+	s.stop()
+	w.exec(`DROP TABLE public.t`)
+	shop.tx(ins(r, 2, "x"), ins(u, 2))
+	release := w.lock(`LOCK TABLE public.u IN ACCESS EXCLUSIVE MODE`)
+	w.start(w.cfg)
+	w.waiting(`"public"."u"`, 1)
+	for _, table := range []string{"rule", "feed"} {
+		w.exec(`SELECT FROM tributary.` + table + ` WHERE topic = 'other.public.t' FOR UPDATE NOWAIT`)
+	}
+	release()
+	w.complete(shop)
+	w.rows(`SELECT topic, f->>'lost' LIKE 'table "public.t" was gone%' FROM tributary.rule, jsonb_array_elements(former) f ORDER BY 1`, "other.public.t|t", "shop.public.t|t")
+	w.rows(`SELECT DISTINCT shape->>'table' = 'public.t'::regclass::oid::text FROM tributary.feed WHERE target_table = 't'`, "t")
+}
+
+// TestRulesThatAreLockedAreForgottenLater: whoever looks at which rows have come again, as every sink does between all else that it sees to, waits for nobody.
+func TestRulesThatAreLockedAreForgottenLater(t *testing.T) {
+	w := newWorld(t)
+	shop, r := w.source("shop"), relation("t", "id integer key", "v text")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "x"))
+	w.complete(shop)
+	w.exec(`UPDATE tributary.rule SET former = '[{"lost": "x", "until": "2026-01-01T00:00:00Z", "era": 0, "lsn": "0/0"}]'`)
+	release := w.lock(`SELECT FROM tributary.rule FOR UPDATE`)
+	shop.begins(r)
+	shop.tx(snap(r, 1, "x"))
+	shop.snapshot(r, true)
+	shop.tx(ins(relation("other", "id integer key"), 1000))
+	w.complete(shop)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience/3)
+	defer cancel()
+	session := w.group("warehouse", "other").Session()
+	defer session.Close(context.Background())
+	if err := session.ForgetFormers(ctx, func(string, string, []string) bool { return true }); err != nil {
+		t.Error(err)
+	}
+	w.rows(`SELECT count(*) FROM tributary.rule WHERE former <> '[]'`, "1")
+	release()
+	w.rows(`SELECT count(*) FROM tributary.rule WHERE former <> '[]'`, "0")
 }

@@ -67,7 +67,7 @@ func (s *Session) BeginCut(ctx context.Context, locks []Advance, progress Advanc
 		return nil, s.broken("begin transaction in", "warehouse", err)
 	}
 	c := &Cut{s: s, tx: tx, source: source}
-	s.cut = tx
+	s.cut, s.later = tx, nil
 	if len(locks) > 0 { // with the progress: all of them in their order
 		stays := progress
 		stays.Next, stays.Term, stays.Rows = progress.Expected, 0, 0
@@ -121,8 +121,12 @@ func (c *Cut) Commit(ctx context.Context, advances []Advance) error {
 		c.Rollback(ctx)
 		return c.s.broken("remove rows that are gone at the source of", fmt.Sprintf("source %q", c.source), err)
 	}
+	if err := c.s.noteLater(ctx); err != nil {
+		c.Rollback(ctx)
+		return c.s.broken("note what was lost beside", fmt.Sprintf("source %q", c.source), err)
+	}
 	err := c.tx.Commit(ctx)
-	c.s.cut = nil
+	c.s.cut, c.s.later = nil, nil
 	if err != nil {
 		c.Rollback(ctx)
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, c.s.broken("commit to warehouse", "", err))
@@ -158,7 +162,7 @@ func (c *Cut) sweep(ctx context.Context) error {
 
 // Rollback ends the transaction. Targets that it made or changed, and its temporary tables, are gone with it.
 func (c *Cut) Rollback(ctx context.Context) {
-	c.s.cut = nil
+	c.s.cut, c.s.later = nil, nil
 	c.s.w.forget()
 	c.s.Close(context.WithoutCancel(ctx))
 }

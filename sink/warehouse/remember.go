@@ -88,40 +88,120 @@ func (e *evolution) leaveUnfixed(ctx context.Context, now *shape) error {
 	return err
 }
 
-// noteFound notes what was lost, what the source has renamed, and which feeds have another table now. These, and those of the plan's topic, are locked then.
+// found is what was found of topics of a target, and is to be noted.
+type found struct {
+	target rule.Target
+	losses []loss
+	table  string   // the oid of the target
+	moved  []feedOf // which know another one
+	writer string   // the topic that is written; its feed is locked with these
+}
+
+// noteFound notes what was lost, what the source has renamed, and which feeds have another table now. These, and those of the plan's topic, are locked then:
+// in a Cut those of other sources only at its end, as nobody of these may be held up for as long as it takes.
 func (e *evolution) noteFound(ctx context.Context, list []rule.Rename, sure bool, table string) error {
-	var ruled []string
-	for _, l := range e.losses {
-		ruled = append(ruled, l.topics...)
+	now := found{e.plan.Target, e.losses, table, e.moved, e.feed.topic}
+	if e.s.cut != nil {
+		now = e.s.leaveOthers(now)
 	}
+	var renamed []string
 	if len(list) > 0 {
-		ruled = append(ruled, e.feed.topic)
+		renamed = append(renamed, e.feed.topic)
 	}
-	if err := e.s.lockRules(ctx, e.tx, ruled); err != nil {
+	if err := e.s.noteLosses(ctx, e.tx, []found{now}, renamed...); err != nil {
 		return err
-	}
-	for _, l := range e.losses {
-		if err := e.s.lost(ctx, e.tx, l.what, l.topics...); err != nil {
-			return err
-		}
 	}
 	if len(list) > 0 {
 		if err := e.s.renameRules(ctx, e.tx, e.feed.topic, e.plan.Meaning().Text(), list, sure); err != nil {
 			return err
 		}
 	}
-	if len(e.moved) == 0 {
+	return e.s.noteMoved(ctx, e.tx, []found{now})
+}
+
+// leaveOthers leaves for the end of the open Cut what is not of the source that it writes, and gives the rest.
+func (s *Session) leaveOthers(is found) (own found) {
+	own, later := is, is
+	own.losses, own.moved, later.losses = nil, nil, nil
+	source := sourceOf(is.writer)
+	for _, l := range is.losses {
+		if others := slices.DeleteFunc(slices.Clone(l.topics), func(topic string) bool { return sourceOf(topic) == source }); len(others) > 0 {
+			later.losses = append(later.losses, loss{l.what, others})
+		}
+		if topics := ofSource(slices.Clone(l.topics), source); len(topics) > 0 {
+			own.losses = append(own.losses, loss{l.what, topics})
+		}
+	}
+	if len(later.losses) > 0 || len(later.moved) > 0 {
+		s.later = append(s.later, later)
+	}
+	return own
+}
+
+// noteLater notes what the open Cut has left.
+func (s *Session) noteLater(ctx context.Context) error {
+	if len(s.later) == 0 {
 		return nil
 	}
-	topics, sids := columnsOf(e.moved)
-	if err := e.s.lockFeeds(ctx, e.tx, `target_schema = $2 AND target_table = $3 AND topic = ANY ($4)`, e.plan.Target.Schema, e.plan.Target.Table, append(topics, e.feed.topic)); err != nil {
+	if err := s.noteLosses(ctx, s.cut, s.later); err != nil {
 		return err
 	}
-	_, err := e.tx.Exec(ctx, `
-		UPDATE tributary.feed SET shape = shape || jsonb_build_object('table', $5::text) || `+noteOwn+`
-		 WHERE grp = $1 AND target_schema = $2 AND target_table = $3 AND sid = ANY ($4) AND shape IS NOT NULL`,
-		e.s.w.cfg.Group, e.plan.Target.Schema, e.plan.Target.Table, sids, table)
-	return err
+	return s.noteMoved(ctx, s.cut, s.later)
+}
+
+// noteLosses notes what was lost. Rules of more topics are locked with those of these.
+func (s *Session) noteLosses(ctx context.Context, tx pgx.Tx, all []found, more ...string) error {
+	for i := range all {
+		for _, l := range all[i].losses {
+			more = append(more, l.topics...)
+		}
+	}
+	if err := s.lockRules(ctx, tx, more); err != nil {
+		return err
+	}
+	for i := range all {
+		for _, l := range all[i].losses {
+			if err := s.lost(ctx, tx, l.what, l.topics...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// noteMoved notes which table feeds have now.
+func (s *Session) noteMoved(ctx context.Context, tx pgx.Tx, all []found) error {
+	var schemas, tables, topics []string
+	for i := range all {
+		f := &all[i]
+		if len(f.moved) == 0 {
+			continue
+		}
+		of, _ := columnsOf(f.moved)
+		for _, topic := range append(of, f.writer) {
+			schemas, tables, topics = append(schemas, f.target.Schema), append(tables, f.target.Table), append(topics, topic)
+		}
+	}
+	if len(topics) == 0 {
+		return nil
+	}
+	if err := s.lockFeeds(ctx, tx, `(target_schema, target_table, topic) IN (SELECT * FROM unnest($2::text[], $3::text[], $4::text[]))`, schemas, tables, topics); err != nil {
+		return err
+	}
+	for i := range all {
+		f := &all[i]
+		if len(f.moved) == 0 {
+			continue
+		}
+		_, sids := columnsOf(f.moved)
+		if _, err := tx.Exec(ctx, `
+			UPDATE tributary.feed SET shape = shape || jsonb_build_object('table', $5::text) || `+noteOwn+`
+			 WHERE grp = $1 AND target_schema = $2 AND target_table = $3 AND sid = ANY ($4) AND shape IS NOT NULL`,
+			s.w.cfg.Group, f.target.Schema, f.target.Table, sids, f.table); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fitted is the shape that the target has now.

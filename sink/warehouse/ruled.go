@@ -261,7 +261,12 @@ func (s *Session) lockRules(ctx context.Context, tx execer, topics []string) err
 // read: what another sink has noted meanwhile, a rename or that rows were lost, would be undone by what was read before. which says which, of the
 // group, in SQL, with args from $2 on.
 func (s *Session) noteRules(ctx context.Context, tx pgx.Tx, change func(r *ruling), which string, args ...any) error {
-	rows, err := tx.Query(ctx, `SELECT topic, partition, rule, rows, former::text FROM tributary.rule WHERE grp = $1 AND `+which+` ORDER BY topic, partition FOR UPDATE`,
+	return s.noteRulesThat(ctx, tx, "FOR UPDATE", change, which, args...)
+}
+
+// noteRulesThat is noteRules with what becomes of those that somebody else has locked.
+func (s *Session) noteRulesThat(ctx context.Context, tx pgx.Tx, lock string, change func(r *ruling), which string, args ...any) error {
+	rows, err := tx.Query(ctx, `SELECT topic, partition, rule, rows, former::text FROM tributary.rule WHERE grp = $1 AND `+which+` ORDER BY topic, partition `+lock,
 		append([]any{s.w.cfg.Group}, args...)...)
 	if err != nil {
 		return err
@@ -410,8 +415,9 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 		return nil
 	}
 	topics, numbers := placesIn(reads)
+	// The next look finds what somebody has locked: a source that is written as a whole may have, as long as it writes.
 	return s.inTx(ctx, "write", "tributary.rule", func(tx pgx.Tx) error {
-		return s.noteRules(ctx, tx, func(r *ruling) { r.former = slices.DeleteFunc(r.former, again(r, reads[r.Place])) },
+		return s.noteRulesThat(ctx, tx, "FOR UPDATE SKIP LOCKED", func(r *ruling) { r.former = slices.DeleteFunc(r.former, again(r, reads[r.Place])) },
 			`(topic, partition) IN (SELECT s.topic, s.partition FROM `+somePlaces+`)`, topics, numbers)
 	})
 }

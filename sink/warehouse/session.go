@@ -22,6 +22,7 @@ type Session struct {
 	opened   int               // how many connections there were
 	stages   map[string]string // columns: name of the temporary table
 	cut      pgx.Tx            // of a Cut that is open, else nil
+	later    []found           // in it, see leaveOthers
 	timing   *Timing           // of the Apply under way, if somebody wants it
 	pid      atomic.Uint32     // of the server's process, for everybody; 0: none is known
 

@@ -115,7 +115,13 @@ func (s *Session) prepare(ctx context.Context, plan *rule.Plan, topic string, at
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	found := len(s.later)
+	defer func() {
+		_ = tx.Rollback(context.WithoutCancel(ctx))
+		if err != nil {
+			s.later = s.later[:found]
+		}
+	}()
 	// Sinks that see a new table or column at the same time take turns.
 	_, err = tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtext('tributary target'), hashtext($1))`, plan.Target.Schema)
 	var f *feed
