@@ -446,6 +446,42 @@ func TestTenantRemovalAndLateTables(t *testing.T) {
 	w.rows(`SELECT 'first', id FROM public.first UNION ALL SELECT 'late', id FROM public.late ORDER BY 1`, "first|1", "late|1")
 }
 
+// TestTenantRemovalAndTargetsLookedAt: rows of a table that is looked at for the first time behind the mark, and written before the checkpoints are taken away,
+// are removed with the others.
+func TestTenantRemovalAndTargetsLookedAt(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
+	a := w.source("a")
+	first, late := relation("first", "id integer key"), relation("late", "id integer key")
+	a.table(late, 1)
+	w.start(w.cfg)
+	a.tx(ins(first, 1))
+	w.complete(a)
+	w.rows(`SELECT count(*) FROM tributary.checkpoint WHERE topic = 'a.public.late'`, "1")
+	o := w.operator()
+	p := w.tenantPlan(o, "a")
+	look := w.lock(`SELECT pg_advisory_xact_lock(hashtext('tributary target'), hashtext('public'))`)
+	a.tx(ins(late, 1))
+	w.waiting("pg_advisory_xact_lock", 1)
+	take := w.lock(`SELECT FROM tributary.checkpoint WHERE topic = 'a.public.first' FOR UPDATE`)
+	done := make(chan error, 1)
+	go func() {
+		n, err := o.RemoveTenant(t.Context(), p, "", untold)
+		if err == nil && n != 2 {
+			err = fmt.Errorf("%d rows are removed", n)
+		}
+		done <- err
+	}()
+	w.waiting("FROM tributary.checkpoint", 1)
+	look()
+	w.rows(`SELECT count(*) FROM public.late`, "1")
+	take()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	w.rows(`SELECT count(*) FROM public.late`, "0")
+	w.rows(`SELECT count(*) FROM tributary.feed`, "0")
+}
+
 // TestTenantVerbsAreRefused: where it is not certain what they would do.
 func TestTenantVerbsAreRefused(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})

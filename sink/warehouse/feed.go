@@ -17,6 +17,7 @@ import (
 // feed is what is known of a topic that writes a target.
 type feed struct {
 	topic string
+	noted bool   // in tributary.feed
 	sole  bool   // no other topic writes the target: with the sid that its source had before, this one may have
 	shape *shape // nil before the first time
 }
@@ -25,7 +26,7 @@ type feed struct {
 func (s *Session) readFeed(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*feed, error) {
 	var known *string
 	var raw []byte
-	f := &feed{}
+	f := &feed{noted: true}
 	// Without a lock: whoever prepares a target has the advisory lock of its schema.
 	err := tx.QueryRow(ctx, `
 		SELECT max(topic) FILTER (WHERE grp = $1 AND sid = $4), count(DISTINCT (grp, topic)) <= 1, (array_agg(shape::text) FILTER (WHERE grp = $1 AND sid = $4))[1]
@@ -46,10 +47,12 @@ func (s *Session) readFeed(ctx context.Context, tx pgx.Tx, plan *rule.Plan) (*fe
 
 // feed makes sure that nobody else writes the rows of a topic: no other topic, and no other group.
 func (s *Session) feed(ctx context.Context, tx pgx.Tx, plan *rule.Plan, topic string) (*feed, error) {
-	// Of a source that was removed nothing is noted any more: what is about to be written of it is refused, as its checkpoint is gone.
+	// Of a source that was removed nothing is noted any more: what is about to be written of it is refused, as its checkpoint is gone. While its removal is
+	// under way it is there still, and may be the one who writes: those rows have to be found, too.
 	added, err := tx.Exec(ctx, `
 		INSERT INTO tributary.feed SELECT $1, $2, $3, $4, $5
-		 WHERE NOT EXISTS (SELECT FROM tributary.control WHERE grp = $1 AND source = $6 AND "table" = '' AND removed) ON CONFLICT DO NOTHING`,
+		 WHERE NOT EXISTS (SELECT FROM tributary.control WHERE grp = $1 AND source = $6 AND "table" = '' AND removed)
+		    OR EXISTS (SELECT FROM tributary.checkpoint WHERE grp = $1 AND topic = $5) ON CONFLICT DO NOTHING`,
 		s.w.cfg.Group, plan.Target.Schema, plan.Target.Table, plan.SIDThere(), topic, sourceOf(topic))
 	if err != nil {
 		return nil, err

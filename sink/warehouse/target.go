@@ -38,7 +38,8 @@ type Target struct {
 	template templates
 	history  historyTemplates
 
-	noCopy int // flushes to come that must not try COPY; guarded by the Warehouse
+	fed    bool // tributary.feed says who writes it
+	noCopy int  // flushes to come that must not try COPY; guarded by the Warehouse
 }
 
 type targetColumn struct {
@@ -97,7 +98,7 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at
 		return nil, s.broken("prepare target", targetName(plan), err)
 	}
 	s.w.mu.Lock()
-	if s.w.again == again {
+	if s.w.again == again && t.fed { // else it would be written like this when its source, which was removed, is brought back
 		s.w.targets[plan] = t
 	}
 	s.w.mu.Unlock()
@@ -132,6 +133,7 @@ func (s *Session) prepare(ctx context.Context, plan *rule.Plan, topic string, at
 		t, err = s.shape(ctx, tx, plan, f, at)
 	}
 	if err == nil {
+		t.fed = f.noted
 		err = s.mapped(ctx, tx, t, topic)
 	}
 	if err == nil {
