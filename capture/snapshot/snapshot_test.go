@@ -96,8 +96,15 @@ func TestKeysOfExtensions(t *testing.T) {
 			`"ext ""n""".citext`: citext, "public.mail": citext, "integer": func(i int) string { return strconv.Itoa(i / 3) },
 			"public.ltree": func(i int) string { return "a." + strconv.Itoa(i*7%40) + ".b" },
 		}
-		for _, key := range [][]string{{`"ext ""n""".citext`}, {"public.ltree"}, {"public.mail"}, {"integer", `"ext ""n""".citext`},
-			{`"ext ""n""".citext`, "integer"}, {"public.ltree", "public.mail", "integer"}} {
+		keys := [][]string{
+			{`"ext ""n""".citext`},
+			{"public.ltree"},
+			{"public.mail"},
+			{"integer", `"ext ""n""".citext`},
+			{`"ext ""n""".citext`, "integer"},
+			{"public.ltree", "public.mail", "integer"},
+		}
+		for _, key := range keys {
 			rel := &schema.Relation{Schema: "public", Name: "k"}
 			create, names := "create table public.k (", []string{}
 			for i, typ := range key {
