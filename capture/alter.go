@@ -305,12 +305,12 @@ func sameText(old, fresh *schema.Type) bool {
 }
 
 // sameKey compares keys by the columns that they are of.
-func sameKey(a, b *schema.Relation) bool {
-	nums := func(r *schema.Relation) (list []int16) {
-		for _, k := range r.Key {
-			list = append(list, r.Columns[k].AttNum)
-		}
-		return list
+func sameKey(a, b *schema.Relation) bool { return slices.Equal(keyNumbers(a), keyNumbers(b)) }
+
+// keyNumbers gives the numbers of the columns of the key, in its order.
+func keyNumbers(rel *schema.Relation) (list []int16) {
+	for _, k := range rel.Key {
+		list = append(list, rel.Columns[k].AttNum)
 	}
-	return slices.Equal(nums(a), nums(b))
+	return list
 }

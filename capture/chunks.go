@@ -43,6 +43,7 @@ import (
 // tableSnapshot is what is still to be read of one table.
 type tableSnapshot struct {
 	ranges  []snapshot.Range // not being read now
+	key     []int16          // numbers of the columns by which ranges are
 	windows []*window        // being read, or waiting for the stream
 	split   bool             // ranges are made
 	forRows bool             // all is to be read instead of many single rows, and none of it is being read yet
@@ -143,7 +144,7 @@ type readResult struct {
 
 // want begins to read t: all of it, or what its progress says is left.
 func (s *session) want(t *table, after uint32, reload bool) {
-	t.snapshot = &tableSnapshot{after: after}
+	t.snapshot = &tableSnapshot{after: after, key: keyNumbers(t.pub.Relation)}
 	if t.progress.Done || t.progress.Rows == 0 && t.progress.Ranges == nil {
 		t.progress.Done, t.progress.Rows, t.progress.Ranges = false, 0, nil
 		if t.progress.Where == "" {
@@ -153,7 +154,7 @@ func (s *session) want(t *table, after uint32, reload bool) {
 	t.snapshot.began, t.snapshot.had = time.Now(), t.progress.Rows
 	for _, r := range t.progress.Ranges {
 		t.snapshot.ranges = append(t.snapshot.ranges, snapshot.Range{At: r.At, After: r.After, Up: r.Up})
-		t.snapshot.split = true
+		t.snapshot.split, t.snapshot.key = true, t.progress.RangesKey
 	}
 	t.progress.Reload = reload
 	s.changed[t.pub.Relation.OID] = true
@@ -293,6 +294,7 @@ func (s *session) noteRanges(t *table) {
 	for _, r := range left {
 		t.progress.Ranges = append(t.progress.Ranges, record.RangeProgress{At: r.At, After: r.After, Up: r.Up})
 	}
+	t.progress.RangesKey = t.snapshot.key
 }
 
 // left gives what is still to be read, ranges under way included.
@@ -310,6 +312,7 @@ func (s *session) snapshotDone(t *table) {
 	t.read = t.snapshot.tell(t.progress.Rows, true)
 	t.snapshot = nil
 	t.progress.Done, t.progress.Reload, t.progress.Whole, t.progress.Needed, t.progress.Ranges, t.progress.Rate = true, false, false, "", nil, 0
+	t.progress.RangesKey = nil
 	t.progress.DoneLSN = record.LSN(s.lastCommit)
 	s.changed[t.pub.Relation.OID] = true
 	s.chunks.queue = without(s.chunks.queue, t)
@@ -406,6 +409,9 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 			begins: make(chan holdBegun, 1), pieces: make(chan *snapshot.Rows, 1), abandoned: make(chan struct{}),
 		}
 		return &task{hold: snap.hold, source: source}, nil
+	}
+	if s.rekey(t) {
+		source.Where, source.Columns = "", nil
 	}
 	if t.progress.Reload {
 		if err := s.void(ctx, t); err != nil {
@@ -510,24 +516,46 @@ func (s *session) meet(ctx context.Context, t *table, row *pgoutput.Row) (drop b
 func (s *session) readAgain(t *table, row change.Tuple) {
 	at := snapshot.Range{At: snapshot.KeyTexts(t.pub.Relation, row)}
 	if t.snapshot == nil {
-		t.snapshot = &tableSnapshot{split: true}
+		t.snapshot = &tableSnapshot{split: true, key: keyNumbers(t.pub.Relation)}
 		t.progress.Done = false
 		s.chunks.queue = append(s.chunks.queue, t)
 	}
 	snap := t.snapshot
-	if snap.forRows {
+	if s.rekey(t) || snap.forRows {
 		return
 	}
 	if !slices.ContainsFunc(snap.ranges, func(r snapshot.Range) bool { return slices.Equal(r.At, at.At) }) {
 		snap.ranges = append(snap.ranges, at)
 	}
 	if len(snap.ranges) > maxRanges {
-		snap.ranges, snap.windows, snap.split, snap.forRows = []snapshot.Range{{}}, nil, true, true
-		t.progress.Whole, t.progress.Needed, t.progress.Where, t.progress.Columns = false, "", "", nil
-		t.progress.Asked = cmp.Or(t.progress.Asked, "rows of key changes") // so that it is read after a restart also where nothing else is
+		s.readWhole(t, "rows of key changes")
+		return
 	}
 	s.noteRanges(t)
 	s.changed[t.pub.Relation.OID] = true
+}
+
+// readWhole has all rows of t read instead of the ranges that are left, for a reason.
+func (s *session) readWhole(t *table, reason string) {
+	snap := t.snapshot
+	snap.ranges, snap.windows, snap.split, snap.forRows = []snapshot.Range{{}}, nil, true, true
+	t.progress.Whole, t.progress.Needed, t.progress.Where, t.progress.Columns = false, "", "", nil
+	t.progress.Asked = cmp.Or(t.progress.Asked, reason) // so that it is read after a restart also where nothing else is
+	s.noteRanges(t)
+	s.changed[t.pub.Relation.OID] = true
+}
+
+// rekey has all rows of t read where ranges are by another key than the one that t has by now: rows stand elsewhere in its order.
+// They may have been read by what the catalog had of t before the stream came there, or before a restart.
+func (s *session) rekey(t *table) bool {
+	key := keyNumbers(t.pub.Relation)
+	if slices.Equal(t.snapshot.key, key) {
+		return false
+	}
+	t.snapshot.key = key
+	s.log.Info("table has another key: all of its rows are read, from the start", "table", t.name(), "rows", t.progress.Rows)
+	s.readWhole(t, "another key")
+	return true
 }
 
 // maxParts is into how many parts a table is cut at most: all that are left stand in its progress.

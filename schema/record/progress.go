@@ -74,7 +74,9 @@ type TableProgress struct {
 	BegunLSN     LSN             `json:"begun_lsn,omitempty"`
 	BegunColumns []string        `json:"begun_columns,omitempty"`
 	Ranges       []RangeProgress `json:"ranges,omitempty"` // what is still to be read; nil when done
-	Level        string          `json:"level"`            // "all", "insert" (INSERT and TRUNCATE only), or "left out"
+	// RangesKey are the numbers of the columns by which Ranges are, in the order of the key.
+	RangesKey []int16 `json:"ranges_key,omitempty"`
+	Level     string  `json:"level"` // "all", "insert" (INSERT and TRUNCATE only), or "left out"
 	// SchemaID is the registry's id of the version of the table that the stream was at, in the schema of its values. A
 	// start compares it with what the catalog has then.
 	SchemaID int `json:"schema_id,omitempty"`
