@@ -28,7 +28,13 @@ type shape struct {
 	Constants []string `json:"constants"`
 	// Table is the oid of the target; "" where the version that wrote this did not say. See noteTable.
 	Table string `json:"table,omitempty"`
+	// OID is that of the table at the source; 0 where the version that wrote this, or who wrote the topic, did not say.
+	OID schema.OID `json:"oid,omitempty"`
 }
+
+// knows says whether the attnums of the shape are those of a table at the source: they say nothing of another one, as when somebody has dropped the table
+// and made it anew, or has loaded a dump into another server. Columns have the same names then, if anything.
+func (s *shape) knows(oid schema.OID) bool { return s.OID == 0 || oid == 0 || s.OID == oid }
 
 type shapeColumn struct {
 	Source  string  `json:"source"` // name at the source
@@ -40,6 +46,9 @@ type shapeColumn struct {
 // or one of now, as that of columns that have changed theirs with each other.
 func (s *shape) renames(now *shape) (list []rule.Rename, sure bool) {
 	sure = true
+	if !s.knows(now.OID) {
+		return nil, sure
+	}
 	former, is := map[string]bool{}, map[string]bool{}
 	for _, c := range s.Columns {
 		former[c.Source] = true
@@ -120,6 +129,28 @@ func (e *evolution) blocked(hint, means, cause string, args ...any) error {
 	}
 }
 
+// was gives a column of the source as it was when the target was made to fit last; false where there was none.
+func (e *evolution) was(src *schema.Column) (c shapeColumn, known bool) {
+	switch {
+	case e.feed == nil || e.feed.shape == nil || src.AttNum == 0:
+		return c, false
+	case e.feed.shape.knows(e.plan.Relation.OID):
+		c, known = e.feed.shape.Columns[fmt.Sprint(src.AttNum)]
+		return c, known
+	}
+	for _, c = range e.feed.shape.Columns {
+		if c.Source == src.Name {
+			return c, true
+		}
+	}
+	return shapeColumn{}, false
+}
+
+// another says whether the table at the source is another one than that which the target was made to fit last: all its rows come.
+func (e *evolution) another() bool {
+	return e.feed != nil && e.feed.shape != nil && !e.feed.shape.knows(e.plan.Relation.OID)
+}
+
 // renamed is a column that has another name at the source than when the target was made to fit last.
 type renamed struct{ from, to string }
 
@@ -128,9 +159,9 @@ func (e *evolution) rename(ctx context.Context, have catalogColumns) error {
 	var list []renamed
 	for i := range e.plan.Columns {
 		src := e.plan.Column(i)
-		was, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]
+		was, known := e.was(src)
 		// A name that only the rule has changed is no rename: what is asked for is another column.
-		if src.AttNum == 0 || !known || was.Source == src.Name || was.Target == e.names[i] || have.column(was.Target) == nil {
+		if !known || was.Source == src.Name || was.Target == e.names[i] || have.column(was.Target) == nil {
 			continue
 		}
 		if e.older {
@@ -216,15 +247,17 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 		if old == nil {
 			sql := fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s %s", e.table, postgres.Ident(name), typ)
 			alone := e.plan.SIDColumn == "" || e.plan.Create && e.feed != nil && e.feed.sole
-			if src.Default != nil && e.plan.Mode != rule.Log && alone {
+			if src.Default != nil && e.plan.Mode != rule.Log && alone && !e.another() {
 				// What the rows had that are already here: the source never sends them again.
 				sql += " DEFAULT " + postgres.Literal(*src.Default)
 			}
 			if err := e.alter(ctx, sql, "it has no column %q", name); err != nil {
 				return err
 			}
-			if err := e.fill(ctx, i, alone, ""); err != nil {
-				return err
+			if !e.another() {
+				if err := e.fill(ctx, i, alone, ""); err != nil {
+					return err
+				}
 			}
 			if e.had(src, name) {
 				e.lose(goneAndBack(fmt.Sprintf("column %q", name)), e.feed.topic)
@@ -265,10 +298,10 @@ func (e *evolution) stopWriters(ctx context.Context) error {
 // took says whether the source has added a column since the target was made to fit last, in a target that had one of that name:
 // another source's, or what the source has dropped.
 func (e *evolution) took(src *schema.Column) bool {
-	if e.feed == nil || e.feed.shape == nil || e.older || src.AttNum == 0 {
+	if e.feed == nil || e.feed.shape == nil || e.older || src.AttNum == 0 || e.another() {
 		return false
 	}
-	_, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]
+	_, known := e.was(src)
 	return !known
 }
 
@@ -348,7 +381,7 @@ type constant struct{ name, literal, text string }
 // constants are those that a new row of a version of before is written with, where other sources write the target: the column has no
 // default of its own there.
 func (e *evolution) constants(have catalogColumns) (out []constant) {
-	if !e.older || e.plan.SIDColumn == "" {
+	if !e.older || e.plan.SIDColumn == "" || e.another() {
 		return nil
 	}
 	for _, number := range slices.Sorted(maps.Keys(e.feed.shape.Columns)) {
@@ -364,11 +397,8 @@ func (e *evolution) constants(have catalogColumns) (out []constant) {
 
 // had says whether the target had the column when it was made to fit last: somebody has dropped it since.
 func (e *evolution) had(src *schema.Column, name string) bool {
-	if e.feed == nil || e.feed.shape == nil || e.older {
-		return false
-	}
-	was, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]
-	return known && src.AttNum != 0 && was.Target == name
+	was, known := e.was(src)
+	return known && !e.older && was.Target == name
 }
 
 // keyColumns are the columns of the target that tell its rows apart for this plan.
@@ -428,7 +458,7 @@ func (e *evolution) rekey(ctx context.Context, _ catalogColumns) error {
 func (e *evolution) formerKey() []string {
 	now := map[string]string{}
 	for i := range e.plan.Columns {
-		if was, known := e.feed.shape.Columns[fmt.Sprint(e.plan.Column(i).AttNum)]; known {
+		if was, known := e.was(e.plan.Column(i)); known {
 			now[was.Target] = e.names[i]
 		}
 	}

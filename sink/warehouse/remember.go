@@ -206,7 +206,7 @@ func (s *Session) noteMoved(ctx context.Context, tx pgx.Tx, all []found) error {
 
 // fitted is the shape that the target has now.
 func (e *evolution) fitted(at change.Position, table string) *shape {
-	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns(), Constants: []string{}, Table: table}
+	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns(), Constants: []string{}, Table: table, OID: e.plan.Relation.OID}
 	for i := range e.plan.Columns {
 		if e.plan.Constant(i) {
 			now.Constants = append(now.Constants, e.names[i])
@@ -217,7 +217,7 @@ func (e *evolution) fitted(at change.Position, table string) *shape {
 		}
 		c := shapeColumn{Source: src.Name, Target: e.names[i]}
 		if e.feed.shape != nil && e.plan.Mode != rule.Log {
-			if was, known := e.feed.shape.Columns[fmt.Sprint(src.AttNum)]; known {
+			if was, known := e.was(src); known && !e.another() {
 				c.Default = was.Default
 			} else {
 				c.Default = src.Default
