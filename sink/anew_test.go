@@ -2,9 +2,11 @@ package sink_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
@@ -68,6 +70,68 @@ func TestColumnsOfAnotherTable(t *testing.T) {
 					w.rows(`SELECT code FROM tributary.quarantine`)
 					w.rows(former, was...)
 					w.rows(`SELECT id, city FROM public.t WHERE id >= 7 ORDER BY id`, "7|70", "8|80")
+				})
+			}
+		}
+	}
+}
+
+// keysIn gives two numbers that go to a partition as keys.
+func keysIn(t *testing.T, s *source, rel *schema.Relation, partition int32) (keys []int) {
+	return append(keys, keyIn(t, s, rel, partition, 0), keyIn(t, s, rel, partition, 1000))
+}
+
+// TestColumnThatIsAnotherByNow: the source drops a column, writes, and adds another one of that name. The target's has what the new one has in all rows: in those
+// that have not changed since, in those that nothing but a partition behind it brings, and in a warehouse that is made from the topics. What the former one was
+// stays in the past of a history and in a log.
+func TestColumnThatIsAnotherByNow(t *testing.T) {
+	for _, mode := range []string{"clone", "append", "history", "log"} {
+		for _, sid := range []string{"", "tenant"} {
+			for _, value := range []string{"", "5"} {
+				t.Run(fmt.Sprint(mode, " ", sid, " ", value), func(t *testing.T) {
+					w := newWorld(t, rule.Table{From: "public.t", Mode: mode, SID: sid})
+					shop := w.source("shop")
+					v1 := numbered(relation("t", "id integer key", "c integer", "a text"), 1000, 1, 2, 3)
+					v2 := numbered(relation("t", "id integer key", "a text"), 1000, 1, 3)
+					v3 := with(v2, "c", 4, value)
+					shop.table(v1, 3)
+					first, second, third := keysIn(t, shop, v1, 0), keysIn(t, shop, v1, 1), keysIn(t, shop, v1, 2)
+					w.start(w.cfg)
+					shop.tx(ins(v1, first[0], 10, "x"), ins(v1, second[0], 20, "x"), ins(v1, third[0], 30, "x"))
+					shop.tx(upd(v1, first[0], 11, "y"))
+					w.complete(shop)
+					shop.tx(upd(v2, first[0], "z"), ins(v2, first[1], "w"))
+					w.complete(shop)
+					behind := shop.lsn
+					shop.lsn += 0x10000
+					shop.tx(upd(v3, second[0], "y", 99))
+					w.complete(shop)
+					// A partition that is behind has rows of the version before yet, and of the one before that.
+					shop.lsn = behind
+					shop.tx(upd(v1, third[0], 31, "y"), ins(v2, third[1], "w"))
+					shop.lsn += 0x20000
+					shop.tx(upd(v3, second[0], "y", 98))
+					w.complete(shop)
+					is := value
+					if value == "" {
+						is = "∅"
+					}
+					want := map[string][]string{
+						"history": {is + "|w", is + "|w", is + "|x", is + "|x", is + "|y", is + "|z", "10|x", "11|y", "98|y", "99|y"},
+						"log":     {"10|x", "11|y", "20|x", "30|x", "31|y", "98|y", "99|y", "∅|w", "∅|w", "∅|z"},
+					}[mode]
+					if want == nil {
+						want = []string{is + "|w", is + "|w", is + "|y", is + "|z", "98|y"}
+					}
+					slices.Sort(want)
+					w.rows(`SELECT coalesce(c::text, '∅') COLLATE "C", a FROM public.t ORDER BY 1, 2`, want...)
+					rebuilt := w.cfg
+					rebuilt.Group = "rebuilt"
+					rebuilt.Tables = []rule.Table{{From: "public.t", To: "rebuilt.t", Mode: mode, SID: sid, Create: true}}
+					w.start(rebuilt)
+					now := map[string]string{"history": " WHERE valid_to = 'infinity'"}[mode]
+					w.rows(`SELECT tributary.wait_for('shop', '`+change.LSN(shop.last.EndLSN).String()+`', '30 s', 'rebuilt')`, "t")
+					w.rows(`(SELECT id, c, a FROM public.t` + now + ` EXCEPT ALL SELECT id, c, a FROM rebuilt.t` + now + `) UNION ALL (SELECT id, c, a FROM rebuilt.t` + now + ` EXCEPT ALL SELECT id, c, a FROM public.t` + now + `)`)
 				})
 			}
 		}

@@ -13,11 +13,11 @@ import (
 	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
-// keyIn gives the least whole number that goes to a partition as the key of a row.
-func keyIn(t *testing.T, s *source, rel *schema.Relation, partition int32) int {
+// keyIn gives the least whole number, none below from, that goes to a partition as the key of a row.
+func keyIn(t *testing.T, s *source, rel *schema.Relation, partition int32, from int) int {
 	t.Helper()
 	enc := s.table(rel, 2)
-	for i := 0; ; i++ {
+	for i := from; ; i++ {
 		row := make([]any, len(rel.Columns))
 		row[0] = i
 		key, err := enc.AppendKey(nil, tuple(rel, row))
@@ -47,7 +47,7 @@ func TestTargetThatAnotherChanges(t *testing.T) {
 				a, b := one.Status().Partitions, two.Status().Partitions
 				return a > 0 && b > 0 && a+b == 3
 			})
-			slow, quick := keyIn(t, shop, v1, 0), keyIn(t, shop, v1, 1)
+			slow, quick := keyIn(t, shop, v1, 0, 0), keyIn(t, shop, v1, 1, 0)
 			row := func(id int, a string) []any { return []any{id, a, nil}[:len(v1.Columns)] }
 			shop.tx(ins(v1, row(slow, "1")...), ins(v1, row(quick, "1")...))
 			w.complete(shop)
@@ -75,7 +75,7 @@ func TestTargetOfTwoSourcesThatAnotherChanges(t *testing.T) {
 		a, b := one.Status().Partitions, two.Status().Partitions
 		return a > 0 && b > 0 && a+b == 5
 	})
-	slow, quick := keyIn(t, shop, v1, 0), keyIn(t, shop, v1, 1)
+	slow, quick := keyIn(t, shop, v1, 0, 0), keyIn(t, shop, v1, 1, 0)
 	shop.tx(ins(v1, slow, "1"), ins(v1, quick, "1"))
 	w.complete(shop)
 	w.complete(other)

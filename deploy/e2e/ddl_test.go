@@ -72,6 +72,19 @@ var alterations = []alteration{
 		then:  []string{`alter table T drop b`, `alter table T add b int`, `insert into T values (21, 'x', 1)`, `update T set a = 'z' where id = 4`},
 	},
 	{
+		name:  "drop_write_add",
+		begin: []string{`create table T (id int primary key, c text, d int, a text)`, `insert into T select i, 'c' || i, i, 'a' || i from generate_series(1, 20) i`},
+		then: []string{
+			`alter table T drop c, drop d`, `update T set a = 'z' where id = 4`, `insert into T values (21, 'x')`, `alter table T add c text, add d int not null default 5`,
+			`insert into T values (22, 'x', 'new', 1)`, `update T set c = 'y', d = 2 where id = 5`, `delete from T where id = 6`,
+		},
+	},
+	{
+		name:  "drop_write_add_another_type",
+		begin: []string{`create table T (id int primary key, c text, a text)`, `insert into T select i, 'c' || i, 'a' || i from generate_series(1, 20) i`},
+		then:  []string{`alter table T drop c`, `update T set a = 'z' where id = 4`, `alter table T add c varchar(20) default 'x'`, `insert into T values (22, 'x', 'new')`},
+	},
+	{
 		name:  "rename",
 		begin: []string{`create table T (id int primary key, a text, b int)`, `insert into T select i, 'a' || i, i from generate_series(1, 20) i`},
 		then:  []string{`update T set a = 'before' where id = 2`, `alter table T rename a to c`, `insert into T values (21, 'x', 1)`, `update T set b = 0 where id = 4`, `update T set c = 'after' where id = 5`},
@@ -159,6 +172,14 @@ var alterations = []alteration{
 		name:  "made_anew",
 		begin: []string{`create table T (id int primary key, a text)`, `insert into T select i, 'a' || i from generate_series(1, 20) i`},
 		then:  []string{`begin; drop table T ; create table T (id int primary key, b int); insert into T values (1, 2), (30, 40); commit`, `insert into T values (31, 41)`},
+	},
+	{
+		name:  "made_anew_without_what_was_dropped",
+		begin: []string{`create table T (id int primary key, gone text, status text, city int)`, `insert into T select i, 'g', 'open', i from generate_series(1, 20) i`},
+		then: []string{
+			`alter table T drop gone`, `update T set status = 'paid' where id = 4`,
+			`begin; drop table T ; create table T (id int primary key, status text, city int); insert into T select i, 'new', i from generate_series(10, 30) i; commit`, `insert into T values (31, 'late', 31)`,
+		},
 	},
 	{
 		name:  "in_one_transaction",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -30,6 +29,12 @@ type shape struct {
 	Table string `json:"table,omitempty"`
 	// OID is that of the table at the source; 0 where the version that wrote this, or who wrote the topic, did not say.
 	OID schema.OID `json:"oid,omitempty"`
+	// Newest is the highest attnum of that table by then, whatever the rule writes of it; 0 where the version that wrote this did not say.
+	Newest int16 `json:"newest,omitempty"`
+	// Unnumbered are columns of the source of which no attnum was known; their rows are read again.
+	Unnumbered []string `json:"unnumbered,omitempty"`
+	// Left are columns of the target that rows of the topic have been written with, and are not any more.
+	Left []string `json:"left,omitempty"`
 }
 
 // knows says whether the attnums of the shape are those of a table at the source: they say nothing of another one, as when somebody has dropped the table
@@ -80,6 +85,8 @@ type evolution struct {
 	// source has renamed a column since: a record of before is written to where its column is now.
 	names []string
 	older bool // the target was made to fit a later version
+	// passed are the columns of the plan that are not written: see passOver.
+	passed map[int]bool
 
 	// What is to be noted at the end: see lockRules.
 	losses []loss
@@ -100,6 +107,7 @@ func (e *evolution) run(ctx context.Context, have catalogColumns, at change.Posi
 		if err := e.rename(ctx, have); err != nil {
 			return err
 		}
+		e.passOver(have)
 	}
 	for _, step := range []func(context.Context, catalogColumns) error{e.columns, e.added, e.rekey, e.nullable} {
 		have, err := readColumns(ctx, e.tx, e.plan.Target)
@@ -244,6 +252,9 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 		src := e.plan.Column(i)
 		typ := sourceType(ctx, e.tx, e.plan, i)
 		old := have.column(name)
+		if e.passed[i] {
+			continue
+		}
 		if old == nil {
 			sql := fmt.Sprintf("ALTER TABLE %s ADD COLUMN IF NOT EXISTS %s %s", e.table, postgres.Ident(name), typ)
 			alone := e.plan.SIDColumn == "" || e.plan.Create && e.feed != nil && e.feed.sole
@@ -255,7 +266,7 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 				return err
 			}
 			if !e.another() {
-				if err := e.fill(ctx, i, alone, ""); err != nil {
+				if err := e.fill(ctx, i, alone); err != nil {
 					return err
 				}
 			}
@@ -263,16 +274,6 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 				e.lose(goneAndBack(fmt.Sprintf("column %q", name)), e.feed.topic)
 			}
 			continue
-		}
-		switch {
-		case e.took(src):
-			if err := e.fill(ctx, i, false, ""); err != nil {
-				return err
-			}
-		case e.fixes(i):
-			if err := e.unfilled(ctx, i, old); err != nil {
-				return err
-			}
 		}
 		// A type without a name could be any whose values are text here.
 		if !e.older && !old.generated && src.Type.Name != "" && widens(old.full, typ) {
@@ -283,116 +284,47 @@ func (e *evolution) columns(ctx context.Context, have catalogColumns) error {
 				"column %q is %s and has become %s at the source", name, old.full, typ); err != nil {
 				return err
 			}
+			old.full = typ
+		}
+		var err error
+		switch {
+		case e.took(i):
+			err = e.refill(ctx, i, have)
+		case e.fixes(i):
+			err = e.unfilled(ctx, i, old)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// stopWriters has others wait who write the target, until the end of the transaction. A row that another sink writes at this moment by the
-// version before, under its names, would be passed over by what changes all rows of a source.
-func (e *evolution) stopWriters(ctx context.Context) error {
-	_, err := e.tx.Exec(ctx, "LOCK TABLE "+e.table+" IN SHARE ROW EXCLUSIVE MODE")
-	return err
-}
-
-// took says whether the source has added a column since the target was made to fit last, in a target that had one of that name:
-// another source's, or what the source has dropped.
-func (e *evolution) took(src *schema.Column) bool {
-	if e.feed == nil || e.feed.shape == nil || e.older || src.AttNum == 0 || e.another() {
-		return false
+// passOver finds the columns of a version of before that the source has dropped since, where what they were called in the target is a column
+// of another number by now: the rows that come have not its values. A log has what each row had under the name.
+func (e *evolution) passOver(have catalogColumns) {
+	if !e.older || e.another() {
+		return
 	}
-	_, known := e.was(src)
-	return !known
-}
-
-// fixes says whether the rule has come to give a column of the plan the same value in every row since the target was made to fit last.
-func (e *evolution) fixes(i int) bool {
-	return e.feed != nil && e.feed.shape != nil && e.feed.shape.Constants != nil && !e.older && e.plan.Mode != rule.Log && e.plan.Constant(i) &&
-		!slices.Contains(e.feed.shape.Constants, e.names[i])
-}
-
-// unfilled has rows of the source get such a value in a column that was there already, where others write the target: whoever came first has
-// added the column, and filled it for itself alone, or a sink that ran on by the rule before has written rows since. Of a target of one source,
-// where somebody has made the column, it tells.
-func (e *evolution) unfilled(ctx context.Context, i int, column *catalogColumn) error {
-	value := "NULL"
-	d := e.plan.Column(i).Default
-	if d != nil {
-		value = postgres.Literal(*d) + "::" + column.full + "::text"
-	}
-	other := fmt.Sprintf("%s::text IS DISTINCT FROM %s", postgres.Ident(e.names[i]), value)
-	if d != nil && e.plan.SIDColumn != "" && !e.feed.sole {
-		return e.fill(ctx, i, false, " AND "+other)
-	}
-	if e.s.inspecting {
-		return nil // what is lost is told once it is
-	}
-	sql := "SELECT EXISTS (SELECT FROM " + e.table + " WHERE " + other
-	if e.plan.SIDColumn != "" {
-		sql += fmt.Sprintf(" AND %s = %s", postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
-	}
-	sql += ")"
-	if there, known := e.s.answers[sql]; !known {
-		return &question{sql}
-	} else if !there {
-		return nil
-	}
-	e.lose(fmt.Sprintf("column %q was there before the rule gave it its value: they do not have it", e.names[i]), e.feed.topic)
-	return nil
-}
-
-// question is what has to be known of the rows of a target before it is made to fit. Its answer may take as long as the target is large: others
-// of its schema would wait meanwhile.
-type question struct{ sql string }
-
-func (q *question) Error() string { return "it is not known yet: " + q.sql }
-
-// fill gives the rows of one source, among those of others, the default of a column that it has added. The others lack the
-// column, or have another default: the column itself gets none. done says that the rows have it already, by that of the column. only is a condition
-// more, for those that may have it.
-func (e *evolution) fill(ctx context.Context, i int, done bool, only string) error {
-	src := e.plan.Column(i)
-	if src.Default == nil || e.plan.Mode == rule.Log || e.plan.SIDColumn == "" {
-		return nil
-	}
-	column := postgres.Ident(e.names[i])
-	if done {
-		return e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP DEFAULT", e.table, column), "column %q is of one source", e.names[i])
-	}
-	sql := fmt.Sprintf("UPDATE %s SET %s = %s WHERE %s = %s", e.table, column, postgres.Literal(*src.Default), postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
-	sql += only
-	if e.s.inspecting {
-		e.s.changes = append(e.s.changes, sql)
-		return nil
-	}
-	if err := e.stopWriters(ctx); err != nil {
-		return err
-	}
-	// Whatever create says: these are rows.
-	e.s.w.cfg.Log.Info("rows of before get the default of an added column", "table", e.plan.Target.String(), "statement", sql)
-	e.s.w.forgetTarget(e.plan.Target)
-	_, err := e.tx.Exec(ctx, sql)
-	return err
-}
-
-// constant is a column that a version of before has not, and what its rows have in it.
-type constant struct{ name, literal, text string }
-
-// constants are those that a new row of a version of before is written with, where other sources write the target: the column has no
-// default of its own there.
-func (e *evolution) constants(have catalogColumns) (out []constant) {
-	if !e.older || e.plan.SIDColumn == "" || e.another() {
-		return nil
-	}
-	for _, number := range slices.Sorted(maps.Keys(e.feed.shape.Columns)) {
-		was := e.feed.shape.Columns[number]
-		c := have.column(was.Target)
-		if was.Default == nil || c == nil || c.generated || slices.Contains(e.names, was.Target) {
+	e.passed = map[int]bool{}
+	for i, name := range e.names {
+		src := e.plan.Column(i)
+		if _, known := e.was(src); known || src.AttNum == 0 || slices.Contains(e.plan.Key, i) || have.column(name) == nil {
 			continue
 		}
-		out = append(out, constant{postgres.Ident(was.Target), postgres.Literal(*was.Default) + "::" + c.full, *was.Default})
+		double := slices.Index(e.names, name) != i || slices.Contains(e.names[i+1:], name)
+		e.passed[i] = double || e.plan.Mode != rule.Log && e.writes(name)
 	}
-	return out
+}
+
+// writes says whether the source has a column that goes into this one of the target, by what it was last made to fit.
+func (e *evolution) writes(name string) bool {
+	for _, c := range e.feed.shape.Columns {
+		if c.Target == name {
+			return true
+		}
+	}
+	return false
 }
 
 // had says whether the target had the column when it was made to fit last: somebody has dropped it since.
@@ -482,6 +414,9 @@ func (e *evolution) nullable(ctx context.Context, have catalogColumns) error {
 		written[added.Name] = true
 	}
 	for i, name := range e.names {
+		if e.passed[i] {
+			continue
+		}
 		written[name] = true
 		if c := have.column(name); c.notNull && !c.hasDefault && !c.primary && (!e.plan.Column(i).NotNull || e.plan.Mode == rule.Log) && !slices.Contains(e.plan.Key, i) {
 			if err := drop(name, "column %q may be null at the source, and must not here"); err != nil {

@@ -207,6 +207,23 @@ func (s *Session) noteMoved(ctx context.Context, tx pgx.Tx, all []found) error {
 // fitted is the shape that the target has now.
 func (e *evolution) fitted(at change.Position, table string) *shape {
 	now := &shape{At: at, Columns: map[string]shapeColumn{}, Key: e.keyColumns(), Constants: []string{}, Table: table, OID: e.plan.Relation.OID}
+	for i := range e.plan.Relation.Columns {
+		c := &e.plan.Relation.Columns[i]
+		if now.Newest = max(now.Newest, c.AttNum); c.AttNum == 0 {
+			now.Unnumbered = append(now.Unnumbered, c.Name)
+		}
+	}
+	if was := e.feed.shape; was != nil {
+		if !e.another() { // a column that has come may be gone
+			now.Newest = max(now.Newest, was.Newest)
+		}
+		left := slices.Clone(was.Left)
+		for _, c := range was.Columns {
+			left = append(left, c.Target)
+		}
+		slices.Sort(left)
+		now.Left = slices.DeleteFunc(slices.Compact(left), func(name string) bool { return slices.Contains(e.names, name) })
+	}
 	for i := range e.plan.Columns {
 		if e.plan.Constant(i) {
 			now.Constants = append(now.Constants, e.names[i])

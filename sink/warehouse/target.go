@@ -47,7 +47,7 @@ type targetColumn struct {
 	typ     string // without modifier, domains looked through: what staged values have
 	full    string // with modifier: what the column has
 	equal   string // operator
-	written bool   // false for generated columns
+	written bool   // false for generated columns, and those that are another column's by now
 }
 
 // Index says by which index rows of the target are found.
@@ -203,8 +203,9 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 	}
 	for i, name := range e.names {
 		c := have.column(name)
-		used[name] = true
 		tc := c.target()
+		tc.written = tc.written && !e.passed[i]
+		used[name] = used[name] || !e.passed[i]
 		if tc.written && plan.Column(i).Type.Name != "" {
 			if err := fits(plan, name, sourceType(ctx, tx, plan, i), c.full); err != nil {
 				return nil, err
