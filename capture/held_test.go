@@ -1,11 +1,17 @@
 package capture
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -307,6 +313,45 @@ func TestRefusedSchemaHoldsItsTable(t *testing.T) {
 	r.fence()
 	r.same("public", "item")
 	must(t, stop())
+}
+
+// A schema that the registry does not take for one, or that is too large for what stands before it, holds its table. It stopped the source, as
+// if no registry answered.
+func TestSchemaThatIsNotTakenHoldsItsTable(t *testing.T) {
+	for status, body := range map[int]string{
+		http.StatusUnprocessableEntity: `{"error_code": 42201, "message": "Invalid schema"}`, http.StatusRequestEntityTooLarge: `<html>nginx</html>`,
+	} {
+		t.Run(http.StatusText(status), func(t *testing.T) {
+			r := newRig(t, 0, kafkatest.Fake(t), tables)
+			to, err := url.Parse(r.config.Registry.URL)
+			must(t, err)
+			var takes atomic.Bool
+			proxy := httputil.NewSingleHostReverseProxy(to)
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+				sent, err := io.ReadAll(q.Body)
+				if q.Body = io.NopCloser(bytes.NewReader(sent)); err != nil || !takes.Load() && bytes.Contains(sent, []byte("refused")) {
+					w.WriteHeader(status)
+					_, _ = io.WriteString(w, body)
+					return
+				}
+				proxy.ServeHTTP(w, q)
+			}))
+			t.Cleanup(server.Close)
+			r.config.Registry.URL = server.URL
+			c, stop := r.start()
+			r.exec(`insert into item (id) values (1); insert into pair values (1, 'a', 'a')`)
+			r.fence()
+			r.exec(`alter table item add refused text default 'long'; insert into item (id) values (2); insert into pair values (2, 'a', 'a')`)
+			r.fence()
+			r.same("public", "pair")
+			r.isHeld(c, "public.item", trouble.SchemaIncompatible)
+			takes.Store(true)
+			r.reload("public.item")
+			r.fence()
+			r.same("public", "item")
+			must(t, stop())
+		})
+	}
 }
 
 func TestChangedPartitionsHoldTheirTable(t *testing.T) {

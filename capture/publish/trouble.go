@@ -109,12 +109,23 @@ func keyOf(rel *schema.Relation, ev *change.Event) string {
 }
 
 func registryTrouble(rel *schema.Relation, err error) error {
-	if errors.Is(err, registry.ErrIncompatible) {
-		return &OneTable{&trouble.Error{
-			Code: trouble.SchemaIncompatible, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
-			Means: "the table has changed in a way that the registry's rules for this subject refuse; nothing after it is published, the source keeps its WAL",
-			Hint:  "set the compatibility of the subject to NONE in the registry: readers of ours use the schema that a record was written with",
-		}}
+	refused := &trouble.Error{
+		Code: trouble.SchemaIncompatible, Op: "register the schemas of", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: err,
+		Means: "nothing after it is published, the source keeps its WAL",
+	}
+	switch {
+	case errors.Is(err, registry.ErrIncompatible):
+		refused.Means = "the table has changed in a way that the registry's rules for this subject refuse; " + refused.Means
+		refused.Hint = "set the compatibility of the subject to NONE in the registry: readers of ours use the schema that a record was written with"
+		return &OneTable{refused}
+	case errors.Is(err, registry.ErrInvalidSchema):
+		refused.Means = "the registry does not take the table's schema for one of Avro; " + refused.Means
+		refused.Hint = "its words say what it does not take, mostly a name or a default: alter that at the source, or have the registry validate less. Else " + trouble.Report("capture")
+		return &OneTable{refused}
+	case errors.Is(err, registry.ErrTooLarge):
+		refused.Means = "the table's schema is larger than the registry, or a proxy before it, takes: defaults of columns are part of it; " + refused.Means
+		refused.Hint = "raise the limit of the proxy (nginx: client_max_body_size), or shorten the default at the source"
+		return &OneTable{refused}
 	}
 	if errors.Is(err, registry.ErrLost) {
 		return LostSchemas("register the schemas of", fmt.Sprintf("table %q", rel.QualifiedName()), err)

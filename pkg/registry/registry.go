@@ -36,6 +36,8 @@ var (
 	ErrLost = errors.New("the registry has lost schemas that it had")
 	// ErrInvalidSchema says that the registry, or this client, cannot make sense of the schema.
 	ErrInvalidSchema = errors.New("schema is not valid")
+	// ErrTooLarge says that the schema is larger than the registry, or a proxy before it, takes.
+	ErrTooLarge = errors.New("schema is larger than the registry takes")
 	// errRefused says that the registry does not take the login, or does not allow the user what was asked.
 	errRefused = errors.New("the registry refuses the login")
 )
@@ -97,7 +99,7 @@ func (c *Client) Ping(ctx context.Context) error {
 // BACKWARD) refuses what happens to tables every day. A subject without a level of its own then gets NONE. After a first
 // Check nothing is registered with a registry that does not pass it. Errors:
 // ErrIncompatible where somebody has given the subject another level, or the registry does not let us set it;
-// ErrInvalidSchema; ErrLost.
+// ErrInvalidSchema; ErrTooLarge; ErrLost.
 func (c *Client) Register(ctx context.Context, subject, schema string) (int, error) {
 	key := registration{subject, schema}
 	c.mu.RLock()
@@ -151,6 +153,8 @@ func (c *Client) prove(ctx context.Context) error {
 	switch err = classify(err); {
 	case errors.Is(err, ErrUnknownSchema):
 		return fmt.Errorf("%w: schema %d, of subject %q, is not there any more", ErrLost, id, proof.subject)
+	case errors.Is(err, ErrInvalidSchema), errors.Is(err, ErrTooLarge): // which says nothing of the schema that is to be registered
+		return fmt.Errorf("look up schema %d of subject %q: %s", id, proof.subject, err.Error())
 	case err != nil:
 		return fmt.Errorf("look up schema %d of subject %q: %w", id, proof.subject, err)
 	case found.ID != id:
@@ -258,6 +262,8 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", ErrIncompatible, err)
 	case answer.ErrorCode == codeInvalidSchema:
 		return fmt.Errorf("%w: %w", ErrInvalidSchema, err)
+	case answer.StatusCode == http.StatusRequestEntityTooLarge:
+		return fmt.Errorf("%w (HTTP status %d to %s %s): %w", ErrTooLarge, answer.StatusCode, answer.Method, answer.URL, err)
 	case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
 		return fmt.Errorf("%w (HTTP status %d to %s %s): %w", errRefused, answer.StatusCode, answer.Method, answer.URL, err)
 	}

@@ -171,7 +171,7 @@ func TestErrors(t *testing.T) {
 			if err == nil {
 				t.Fatalf("status %d gives no error", status)
 			}
-			for _, e := range []error{ErrIncompatible, ErrInvalidSchema, ErrUnknownSchema} {
+			for _, e := range []error{ErrIncompatible, ErrInvalidSchema, ErrTooLarge, ErrUnknownSchema} {
 				if errors.Is(err, e) != errors.Is(e, want) {
 					t.Fatalf("status %d, %s: %v", status, body, err)
 				}
@@ -183,6 +183,7 @@ func TestErrors(t *testing.T) {
 	}
 	f(409, `{"error_code":409,"message":"incompatible with an earlier schema"}`, ErrIncompatible)
 	f(422, `{"error_code":42201,"message":"invalid"}`, ErrInvalidSchema)
+	f(413, `<html>nginx</html>`, ErrTooLarge)
 	f(404, `{"error_code":40403,"message":"Schema not found"}`, ErrUnknownSchema)
 	f(404, `<html>nginx</html>`, nil) // not the registry: says nothing of the schema
 	f(401, `{"error_code":40101,"message":"Unauthorized"}`, nil)
