@@ -142,6 +142,9 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	}
 	was.SchemaID, was.Schemas, was.Files = t.progress.SchemaID, t.progress.Schemas, t.progress.Files
 	switch {
+	case isKnown && s.config.Snapshot.Mode != "never" && s.pub.Lost(t.pub):
+		s.log.Warn("a topic was deleted and made anew: its table is read again", "table", t.name(), "topic", t.pub.Topic())
+		s.want(t, after, true)
 	case isKnown && was.Done && !raised:
 		t.progress = was
 	case s.config.Snapshot.Mode == "never" && was.Asked == "":

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -292,6 +294,47 @@ func TestRetentionOfAQuietTopic(t *testing.T) {
 	})
 }
 
+// The topic of a table that is quiet was deleted: it is made anew, with the table as it is.
+func TestDeletedTopicIsFilledAgain(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	_, stop := r.start()
+	r.exec(`insert into item values (1, 'one'), (2, 'two'), (3, 'three')`)
+	r.fence()
+	r.exec(`delete from item where id = 3`)
+	r.fence()
+	must(t, stop())
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...))
+	must(t, err)
+	defer client.Close()
+	topic := r.config.Source.Name + ".public.item"
+	_, err = kadm.NewClient(client).DeleteTopic(t.Context(), topic)
+	must(t, err)
+	// A capture that has waited for it has said so.
+	log := slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	pr, err := publish.ReadProgress(t.Context(), r.config.Kafka, r.config.Source.Name, log)
+	must(t, err)
+	pr.N, pr.Full, pr.Vector[topic] = pr.N+1, true, []int64{0}
+	value, err := pr.Encode()
+	must(t, err)
+	must(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: record.ProgressTopic(r.config.Source.Name), Key: []byte(pr.Key()), Value: value}).FirstErr())
+	c, stop := r.start()
+	r.fence()
+	eventually(t, "it is read again", func() bool { return c.Status().State == service.StateUpToDate })
+	r.exec(`insert into item values (4, 'four')`)
+	r.fence()
+	must(t, stop())
+	got := r.same("public", "item")
+	if len(got.events) != 4 || got.reads != 2 || !strings.HasPrefix(got.events[0], "t ") {
+		t.Errorf("the topic has %q, want a truncate, two rows, and what came then", got.events)
+	}
+	_, stop = r.start()
+	r.fence()
+	must(t, stop())
+	if again := r.same("public", "item"); len(again.events) != len(got.events) {
+		t.Errorf("it was read once more: %q", again.events)
+	}
+}
+
 // Readers lack what a broker acknowledged: here its topic was made anew. Capture does not go on as if nothing was;
 // --on-gap=resnapshot reads everything again.
 func TestAcknowledgedAndLost(t *testing.T) {
@@ -315,5 +358,7 @@ func TestAcknowledgedAndLost(t *testing.T) {
 	r.exec(`insert into item values (4, 'four')`)
 	r.fence()
 	must(t, stop())
-	r.same("public", "item")
+	if got := r.same("public", "item"); !slices.Contains(got.events, "t - | -") {
+		t.Errorf("what readers have of the topic before does not go: %q", got.events)
+	}
 }

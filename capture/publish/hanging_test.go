@@ -433,8 +433,12 @@ func TestInterruptionWithoutATopic(t *testing.T) {
 	gone, err := record.Topic(l.options.Source, "public", "gone")
 	l.must(err)
 	p.known[gone] = newTopic(gone, 1)
-	p.interruption.OnBrokerDisconnect(kgo.BrokerMetadata{}, nil)
-	l.must(p.begin(t.Context()))
+	p.known[gone].next[0] = 1000
+	for range 3 { // connections that idle are ended, again and again
+		p.interruption.OnBrokerDisconnect(kgo.BrokerMetadata{}, nil)
+		l.must(p.begin(t.Context()))
+		p.open = false
+	}
 	if len(told) != 2 || told[0] == nil || told[0].Code != trouble.TopicRecreated || told[1] != nil {
 		t.Errorf("told of %v", told)
 	}

@@ -293,13 +293,27 @@ func fingerprint(enc *record.Encoder) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// Holds says whether anything was ever written to the topic of t. Where t is new, that is of an earlier table of its name.
+// Holds says whether anything was ever written to the topic of t, be it there still or not. Where t is new, that is of an earlier table of its
+// name.
 func (p *Publisher) Holds(t *Table) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	written := func(n int64) bool { return n > 0 }
 	top := t.topic
-	return slices.ContainsFunc(top.next, written) || slices.ContainsFunc(top.torn, written) || slices.ContainsFunc(top.sent, written)
+	return slices.ContainsFunc(top.next, func(n int64) bool { return n >= 0 }) || slices.ContainsFunc(top.torn, written) || slices.ContainsFunc(top.sent, written)
+}
+
+// Lost says whether the topic of t, or a partition of it, has lost all that was written to it, and nothing was written since: it was deleted and
+// made anew.
+func (p *Publisher) Lost(t *Table) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, next := range t.topic.next {
+		if next == 0 && t.topic.torn[i] == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // Publish produces ev, unless its partition already holds it, and says whether it did. The event's tuples may be

@@ -14,7 +14,6 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/retry"
-	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -32,7 +31,7 @@ type State struct {
 }
 
 // readTimeout bounds how long a start reads from Kafka without getting on.
-const readTimeout = time.Minute
+var readTimeout = time.Minute
 
 // Resume reads how far the source has been published, after Open has fenced everybody else who could write. It ends
 // what transactions have been left without an end (see settle). It also learns the newest position in each partition, so
@@ -232,17 +231,21 @@ var (
 )
 
 // listTopics lists the topics of the cluster, those of must among them. A broker that has just started gives a list
-// without any: what stands in their partitions would not be looked at, and be published again.
-func (p *Publisher) listTopics(ctx context.Context, must []string) (names []string, err error) {
+// without any: what stands in their partitions would not be looked at, and be published again. lacking are those of must that
+// were waited for in vain.
+func (p *Publisher) listTopics(ctx context.Context, must []string) (list kadm.TopicDetails, lacking []string, err error) {
 	waiting, cancel := context.WithTimeout(ctx, listPatience)
 	defer cancel()
-	var list kadm.TopicDetails
-	var lacking []string
 	begun, told := time.Now(), false
-	err = retry.Do(waiting, retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (err error) {
-		if list, err = kadm.NewClient(p.client).ListTopics(ctx); err != nil {
+	err = retry.Do(waiting, retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}, func(ctx context.Context) error {
+		got, err := kadm.NewClient(p.client).ListTopics(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				lacking = nil // what no broker says any more
+			}
 			return err
 		}
+		list = got
 		if lacking = slices.DeleteFunc(slices.Clone(must), list.Has); len(lacking) > 0 {
 			return fmt.Errorf("topic %q: %w", lacking[0], kerr.UnknownTopicOrPartition)
 		}
@@ -257,24 +260,45 @@ func (p *Publisher) listTopics(ctx context.Context, must []string) (names []stri
 	if told {
 		p.waits(nil)
 	}
-	switch {
-	case len(lacking) > 0 && ctx.Err() == nil:
-		p.log.Warn("topics that were written are gone; each is made anew when its table is written", "topics", len(lacking), "first", lacking[0])
-	case err != nil:
-		return nil, kafka.Trouble("list", "topics", err)
+	if err != nil && (len(lacking) == 0 || ctx.Err() != nil) {
+		return nil, nil, kafka.Trouble("list", "topics", err)
 	}
-	return list.Names(), nil
+	return list, lacking, nil
+}
+
+// giveUp notes which of our topics are not in list: they are not waited for again while this Publisher lasts. Those of lacking that are gone
+// hold nothing any more. Whether one is gone the controller says: a broker that lists it not may be the one that is ill.
+func (p *Publisher) giveUp(ctx context.Context, list kadm.TopicDetails, lacking []string) {
+	var gone []string
+	if len(lacking) > 0 {
+		asking, cancel := context.WithTimeout(ctx, listPatience)
+		answers, err := kadm.NewClient(p.client).ValidateCreateTopics(asking, 1, -1, nil, lacking...)
+		cancel()
+		for _, name := range lacking {
+			if err == nil && answers[name].Topic == name && answers[name].Err == nil { // it could be made
+				gone = append(gone, name)
+			}
+		}
+		p.log.Warn("topics that were written are not there; one that is gone is made anew, and its table read again", "topics", len(lacking), "first", lacking[0], "gone", len(gone))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name, top := range p.known {
+		top.away = !list.Has(name)
+	}
+	for _, name := range gone {
+		if top := p.known[name]; top != nil { // not the progress topic
+			top.lose()
+		}
+	}
 }
 
 // notListed tells of topics that are waited for.
 func notListed(topics []string) *trouble.Error {
 	t := &trouble.Error{
 		Code: trouble.TopicRecreated, Op: "find", Subject: fmt.Sprintf("topic %q", topics[0]), Cause: errors.New("no broker lists it, and it was written before"),
-		Means: fmt.Sprintf("nothing is published yet; after %.0f s capture goes on without it, makes it anew when its table is written, and what it held is not in it", listPatience.Seconds()),
+		Means: fmt.Sprintf("nothing is published yet; after %.0f s capture goes on without it; if it was deleted, it is made anew, and its table read again, unless snapshot.mode is never", listPatience.Seconds()),
 		Hint:  "a broker that has just started lists its topics within seconds: wait\nanother cluster: mend kafka.brokers",
-	}
-	if _, schema, table, ok := record.ParseTopic(topics[0]); ok {
-		t.Hint += "\nif it was deleted, then, when capture streams again: capture snapshot --table " + service.Quote(schema+"."+table) + " --wait"
 	}
 	if more := len(topics) - 1; more > 0 {
 		t.Subject += fmt.Sprintf(" and %d more", more)
@@ -293,12 +317,18 @@ const settledPatience = 30 * time.Second
 // waited for.
 func (p *Publisher) awaitEnds(ctx context.Context, s *survey, patience time.Duration) error {
 	progress := record.ProgressTopic(p.source)
-	names := []string{progress}
-	list, err := p.listTopics(ctx, append(slices.Collect(maps.Keys(p.known)), progress))
+	names, must := []string{progress}, []string{progress}
+	for name, top := range p.known {
+		if !top.away && slices.ContainsFunc(top.next, func(n int64) bool { return n > 0 }) {
+			must = append(must, name)
+		}
+	}
+	list, lacking, err := p.listTopics(ctx, must)
 	if err != nil {
 		return err
 	}
-	for _, name := range list {
+	p.giveUp(ctx, list, lacking)
+	for _, name := range list.Names() {
 		if source, _, _, ok := record.ParseTopic(name); ok && source == p.source && name != progress {
 			names = append(names, name)
 		}
@@ -382,15 +412,22 @@ func (p *Publisher) offsets(
 	ctx context.Context, ask func(context.Context, ...string) (kadm.ListedOffsets, error), names ...string,
 ) (map[string][]int64, error) {
 	var list kadm.ListedOffsets
-	// A topic that was made a moment ago may not be known everywhere yet.
-	err := retry.Do(ctx, retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (err error) {
+	var last error
+	// A topic that was made a moment ago may not be known everywhere yet; one that was deleted a moment ago never will be.
+	asking, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	err := retry.Do(asking, retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}, func(ctx context.Context) (err error) {
 		if list, err = ask(ctx, names...); err == nil {
 			err = list.Error()
 		}
 		return err
 	}, func(err error, try int, wait time.Duration) {
 		p.log.Debug("the offsets of topics are not known yet", "try", try, "wait", wait, "error", err.Error())
+		last = err
 	})
+	if err != nil && last != nil && ctx.Err() == nil {
+		err = last
+	}
 	if err != nil {
 		return nil, kafka.Trouble("ask the offsets of", fmt.Sprintf("topics of source %q", p.source), err)
 	}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -75,9 +77,10 @@ type topic struct {
 	compacted bool
 	maxBytes  int
 	floors    []change.Position // of each partition: the newest event that it holds
-	next      []int64           // of each partition: the offset behind our newest record, -1 for none
+	next      []int64           // of each partition: the offset behind our newest record, -1 for none, 0 where what there was is gone
 	torn      []int64           // of each partition: the offset behind what a torn commit has left there, 0 for nothing
 	touched   bool              // since the last progress record
+	away      bool              // no broker listed it when they were asked last
 	sent      []int64           // of each partition: how many records the Kafka transaction has there
 	ends      []int64           // of each partition: the offset at which the next record of ours will be, 0 where that is not known
 }
@@ -135,8 +138,44 @@ func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation
 			Hint:  "see the runbook: a new topic, or a rebuild",
 		}}
 	}
+	if err := p.comeBack(ctx, top); err != nil {
+		return nil, err
+	}
 	top.compacted, top.maxBytes = made.Configs["cleanup.policy"] == "compact", int(p.topics.MaxMessageBytes)
 	return top, nil
+}
+
+// comeBack takes up a topic that no broker listed: it has been made anew just now, and is empty, or it was there all the time. What stands in it
+// then has to be looked at before anything is written behind it.
+func (p *Publisher) comeBack(ctx context.Context, top *topic) error {
+	if !top.away {
+		return nil
+	}
+	highs, err := p.highs(ctx, top.name)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(highs[top.name], func(high int64) bool { return high > 0 }) {
+		return &trouble.Error{
+			Code: trouble.KafkaProduce, Op: "publish to", Subject: fmt.Sprintf("topic %q", top.name),
+			Cause: fmt.Errorf("no broker listed it, and it holds something: %w", kerr.ConcurrentTransactions), // with the word of a broker that has us look again
+			Means: "nothing was written since", Hint: "it is looked at again",
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	top.away = false
+	top.lose()
+	return nil
+}
+
+// lose notes that nothing is left of what the topic held.
+func (t *topic) lose() {
+	for i := range t.next {
+		if t.ends[i] = 0; t.next[i] > 0 {
+			t.next[i], t.touched = 0, true
+		}
+	}
 }
 
 // compactedAfter is from which age on, in milliseconds, what has a newer record of its key is removed from a topic that keeps the newest, and how

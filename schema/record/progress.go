@@ -40,7 +40,7 @@ type Progress struct {
 	WrittenAt   int64  `json:"written_ts_us"`
 
 	// Vector holds for each topic the next offset of each of its partitions: what a reader that stands at or
-	// past it everywhere has of the source as of CommitLSN. -1: nothing was ever written there.
+	// past it everywhere has of the source as of CommitLSN. -1: nothing was ever written there. 0: nothing is left of what was.
 	Vector map[string][]int64 `json:"vector,omitempty"`
 
 	// Tables is the state of every captured table; in a delta, of those whose state has changed.
