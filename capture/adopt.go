@@ -105,6 +105,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.log.Log(ctx, level, "only INSERT and TRUNCATE of this table are captured; its UPDATE and DELETE go on working, but do not arrive",
 			"table", known.Relation.QualifiedName(), "reason", known.Reason, "code", trouble.TableWithoutIdentity, "hint", known.Help)
 	}
+	s.tellSilent(known)
 	t := s.tables[known.Relation.OID]
 	if t == nil {
 		t = &table{}

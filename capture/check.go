@@ -225,6 +225,9 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 				r.OK("1 table", fmt.Sprintf("%s: %s, captured through the root", name, service.Plural(len(t.Leaves), "partition")))
 			}
 		}
+		for _, l := range t.Silent {
+			r.Note("1 table", fmt.Sprintf("%s: its partition %s.%s is unlogged, or a foreign table: what is written to it does not arrive", name, l.Schema, l.Name), "ALTER TABLE "+postgres.Ident(l.Schema, l.Name)+" SET LOGGED;")
+		}
 		if len(t.Generated) > 0 {
 			c.checkGenerated(ctx, r, cat, t)
 		}

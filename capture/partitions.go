@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -24,20 +25,23 @@ import (
 // So the table is then read behind a reload, which stands behind all that may have come so: the catalog was read before asOf, and transactions
 // up to after may have written to the partition before it was published. It is called before remember, which notes how they are published.
 func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
-	now := leavesOf(t.catalog)
-	was := t.progress.Leaves
-	if slices.Equal(was, now) {
+	now, silent := oids(t.catalog.Leaves), oids(t.catalog.Silent)
+	was, wereSilent := t.progress.Leaves, t.progress.Silent
+	if slices.Equal(was, now) && slices.Equal(wereSilent, silent) {
 		return
 	}
-	t.progress.Leaves = now
+	t.progress.Leaves, t.progress.Silent = now, silent
 	s.changed[t.catalog.Relation.OID] = true
 	if t.progress.Held != nil || t.pub == nil {
 		return
 	}
 	apart := t.progress.Parts || t.catalog.FullLeaves
 	var come, names []string
+	mute := false // a partition of which no event told
 	for _, l := range t.catalog.Leaves {
-		if !slices.Contains(was, uint32(l.OID)) && !l.Unused && (apart || !l.Empty) {
+		again := slices.Contains(wereSilent, uint32(l.OID))
+		mute = mute || again
+		if !slices.Contains(was, uint32(l.OID)) && (again || !l.Unused && (apart || !l.Empty)) {
 			come, names = append(come, fmt.Sprint(uint32(l.OID))), append(names, l.Schema+"."+l.Name)
 		}
 	}
@@ -46,6 +50,10 @@ func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
 	case s.config.Snapshot.Mode == "never":
 		s.log.Warn("partitions were attached, and their rows are not read: snapshot.mode is never",
 			"table", t.name(), "partitions", names, "hint", "capture snapshot --reload --table "+t.name())
+	case mute:
+		s.log.Info("partitions have WAL now, and had none before: the table is loaded anew", "table", t.name(), "partitions", names)
+		s.request(t, &SnapshotRequest{own: true, Reload: true})
+		t.snapshot.after, t.snapshot.from = after, asOf
 	case apart:
 		s.log.Info("partitions were attached that are published one by one: the table is loaded anew", "table", t.name(), "partitions", names)
 		s.request(t, &SnapshotRequest{own: true, Reload: true})
@@ -54,17 +62,29 @@ func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
 		s.log.Info("partitions were attached: their rows are read", "table", t.name(), "partitions", names)
 		s.request(t, &SnapshotRequest{own: true, Where: "tableoid in (" + strings.Join(come, ", ") + ")"})
 	}
-	if gone := slices.DeleteFunc(slices.Clone(was), func(oid uint32) bool { return slices.Contains(now, oid) }); len(gone) > 0 {
+	if len(silent) > 0 && !slices.Equal(wereSilent, silent) {
+		s.tellSilent(t.catalog)
+	}
+	left := func(oid uint32) bool { return slices.Contains(now, oid) || slices.Contains(silent, oid) }
+	if gone := slices.DeleteFunc(slices.Concat(was, wereSilent), left); len(gone) > 0 {
 		s.log.Warn("partitions were detached or dropped: their rows stay downstream", "table", t.name(), "partitions", len(gone),
 			"hint", "if they are to go: capture snapshot --table "+t.name()+" --reload")
 	}
 }
 
-// leavesOf gives the OIDs of the partitions of a table, in order.
-func leavesOf(t *catalog.Table) (oids []uint32) {
-	for _, l := range t.Leaves {
-		oids = append(oids, uint32(l.OID))
+// tellSilent says of which partitions nothing comes but with a read.
+func (s *session) tellSilent(t *catalog.Table) {
+	for _, l := range t.Silent {
+		s.log.Warn("a partition has no WAL: what is written to it does not arrive", "table", t.Relation.QualifiedName(),
+			"partition", l.Schema+"."+l.Name, "hint", "ALTER TABLE "+postgres.Ident(l.Schema, l.Name)+" SET LOGGED, if it is not a foreign table")
 	}
-	slices.Sort(oids)
-	return oids
+}
+
+// oids gives those of leaves, in order.
+func oids(leaves []catalog.Leaf) (list []uint32) {
+	for _, l := range leaves {
+		list = append(list, uint32(l.OID))
+	}
+	slices.Sort(list)
+	return list
 }

@@ -202,3 +202,43 @@ func TestAlteredWhilePartitionIsRead(t *testing.T) {
 	}
 	must(t, stop())
 }
+
+// Of an unlogged partition nothing is in the WAL, and the server lets one be made so of a table that is published: it keeps no other table,
+// nor another partition, from being captured, and has its rows loaded anew once it has WAL.
+func TestUnloggedPartition(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table root (id int primary key, a text) partition by range (id); create table apart (like root including all) partition by range (id);
+		create table root_0 partition of root for values from (0) to (10); create table root_1 partition of root for values from (10) to (20);
+		create table apart_0 partition of apart for values from (0) to (10); create unlogged table apart_1 partition of apart for values from (10) to (20);
+		alter table apart_0 replica identity full; alter table apart_1 replica identity full; insert into root select i, 'old' from generate_series(0, 19) i`)
+	_, stop := r.start()
+	r.fence()
+	r.exec(`insert into apart values (1, 'logged'), (2, 'gone'); delete from apart where id = 2`)
+	r.arrives("apart")
+	silent := func(table string, n int) {
+		eventually(t, fmt.Sprintf("%d partitions of %s are unlogged", n, table), func() bool { return len(r.tableProgress("public."+table).Silent) == n })
+	}
+	silent("apart", 1)
+	for _, away := range []bool{false, true} {
+		r.exec(`alter table root_1 set unlogged`)
+		silent("root", 1)
+		if away {
+			must(t, stop())
+		}
+		r.exec(`insert into root select i, 'new' from generate_series(0, 19) i on conflict (id) do update set a = excluded.a; delete from root where id in (1, 11)`)
+		if !away {
+			r.exec(`insert into apart values (11, 'none'); alter table apart_1 set logged`)
+		}
+		r.exec(`alter table root_1 set logged`)
+		if away {
+			_, stop = r.start()
+		}
+		silent("root", 0)
+		silent("apart", 0)
+		r.arrives("root")
+		r.arrives("apart")
+		r.exec(`delete from apart where id = 11; insert into root values (1, 'again'), (11, 'again')`)
+		r.arrives("root")
+		r.arrives("apart")
+	}
+	must(t, stop())
+}

@@ -281,6 +281,6 @@ func levelOf(t *catalog.Table) string { return string(t.Level) }
 // newProgress is the progress of a table of which nothing was read yet.
 func newProgress(t *catalog.Table) record.TableProgress {
 	return record.TableProgress{
-		OID: uint32(t.Relation.OID), Schema: t.Relation.Schema, Table: t.Relation.Name, Level: levelOf(t), Leaves: leavesOf(t), Member: t.Member, Published: t.Published, Parts: t.FullLeaves,
+		OID: uint32(t.Relation.OID), Schema: t.Relation.Schema, Table: t.Relation.Name, Level: levelOf(t), Leaves: oids(t.Leaves), Silent: oids(t.Silent), Member: t.Member, Published: t.Published, Parts: t.FullLeaves,
 	}
 }

@@ -209,9 +209,7 @@ func fingerprint(tables []*catalog.Table) string {
 	var b strings.Builder
 	for _, t := range tables {
 		fmt.Fprintf(&b, "%d %q %q %s %t %d %d %v", t.Relation.OID, t.Relation.Schema, t.Relation.Name, t.Level, t.FullLeaves, t.Member, t.Published, t.Relation.Key)
-		for _, l := range t.Leaves {
-			fmt.Fprintf(&b, " %d", l.OID)
-		}
+		fmt.Fprint(&b, oids(t.Leaves), oids(t.Silent))
 		for i := range t.Relation.Columns {
 			c := &t.Relation.Columns[i]
 			fmt.Fprintf(&b, " %d %q %q %t", c.AttNum, c.Name, c.Type.Name, c.NotNull)

@@ -45,6 +45,8 @@ type Table struct {
 	// Published is another number when its publication was altered, by whomever: what it publishes of its tables, or whose it is; 0:
 	// that is not known. Only Ensure finds it out.
 	Published uint32
+	// Silent are its partitions whose rows are in no WAL, unlogged and foreign ones: none of Leaves. A read of all rows has theirs.
+	Silent []Leaf
 	// FullLeaves says that the partitions are published each by itself for UPDATE and DELETE, see Publications.
 	FullLeaves bool
 }
@@ -169,7 +171,12 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 	}
 	t.Files = r.file
 	for _, l := range leaves {
-		t.Leaves = append(t.Leaves, Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey())})
+		leaf := Leaf{OID: l.oid, Schema: l.schema, Name: l.name, Identity: l.identity, KeyColumns: l.names(l.identityKey())}
+		if l.persistence == "u" || l.kind == "f" {
+			t.Silent = append(t.Silent, leaf)
+		} else {
+			t.Leaves = append(t.Leaves, leaf)
+		}
 		t.EstimatedRows += l.tuples
 		t.Files += l.file
 	}

@@ -85,6 +85,8 @@ type TableProgress struct {
 	Files   int64  `json:"files,omitempty"` // another number when the server has written the table anew
 	// Leaves are the OIDs of the partitions that it had, of a partitioned table.
 	Leaves []uint32 `json:"leaves,omitempty"`
+	// Silent are those of its partitions whose rows were in no WAL; none of Leaves.
+	Silent []uint32 `json:"silent,omitempty"`
 	// Member is another number when the table was taken out of its publication and put in again, whoever did it.
 	Member uint32 `json:"member,omitempty"`
 	// Published is another number when that publication was altered, whoever did it; 0 where capture was older.
