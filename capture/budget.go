@@ -212,18 +212,10 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocke
 		}
 		return
 	}
-	before := b.seen
-	b.seen = standing{
-		at: now, confirmed: slot.ConfirmedFlushLSN, toPublish: slot.ToPublishBytes, active: slot.Active, holder: holderOf(slot),
-		server: slot.ConfirmedFlushLSN + change.LSN(slot.ToPublishBytes), //nolint:gosec // it is not negative
-	}
-	b.passed.see(now, b.seen.server)
-	b.passed.reach(b.seen.confirmed)
-	b.seen.until = b.passed.until
+	b.stand(now, slot)
 	if len(old) > 0 {
 		b.seen.oldest = old[0].Age
 	}
-	b.moved(before)
 	b.samples = append(b.samples, keptSample{now, slot.KeptBytes})
 	for len(b.samples) > 2 && now.Sub(b.samples[1].at) >= growthWindow {
 		b.samples = b.samples[1:]
@@ -240,6 +232,22 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocke
 		b.wal.FullInSeconds = &seconds
 	}
 	b.raise(slot, why)
+}
+
+// stand notes where the slot stands. One that is being made keeps WAL, and stands nowhere: where there was one before, it is missing still.
+func (b *budget) stand(now time.Time, slot *catalog.Slot) {
+	before := b.seen
+	b.seen = standing{active: slot.Active, holder: holderOf(slot), until: b.passed.until}
+	if slot.Making {
+		b.seen.missing = before.missing || !before.at.IsZero()
+		return
+	}
+	b.seen.at, b.seen.confirmed, b.seen.toPublish = now, slot.ConfirmedFlushLSN, slot.ToPublishBytes
+	b.seen.server = slot.ConfirmedFlushLSN + change.LSN(slot.ToPublishBytes) //nolint:gosec // it is not negative
+	b.passed.see(now, b.seen.server)
+	b.passed.reach(b.seen.confirmed)
+	b.seen.until = b.passed.until
+	b.moved(before)
 }
 
 // holderOf says who streams from the slot.

@@ -126,6 +126,9 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 		r.Fail(trouble.SlotLost, "slot", slot.Name+" is lost: the server dropped the WAL that it needed", resnapshotHint)
 	case !ours(slot, s.Database):
 		r.Failed("slot", alien(slot))
+	case slot.Making:
+		r.Warn(trouble.SlotWaits, "slot", fmt.Sprintf("%s: %s", slot.Name, activity(slot)))
+		c.checkOpen(ctx, r, cat, trouble.SlotWaits, time.Minute, "making the slot waits until it ends")
 	case slot.Active:
 		r.Warn(trouble.SlotInUse, "slot", fmt.Sprintf("%s is in use by pid %d: %s", slot.Name, slot.ActivePID, slot.Holder))
 	default:
@@ -135,7 +138,7 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 		r.Warn(trouble.WALBudget, "standbys", fmt.Sprintf("the standby of slot %s is away: the server sends nothing without it (synchronized_standby_slots), and keeps its WAL", slot.Standbys),
 			"let it come back, or take its slot out of synchronized_standby_slots")
 	}
-	if slot != nil {
+	if slot != nil && !slot.Making {
 		c.checkOpen(ctx, r, cat, trouble.OldTransaction, oldTransactionTold, "the WAL since it began is kept, and a table that joins is read when it has ended")
 	}
 }

@@ -140,6 +140,8 @@ func findGap(state *publish.State, slot *catalog.Slot, system replication.System
 		}
 	case slot == nil:
 		e.Code, e.Cause = trouble.SlotMissing, fmt.Errorf("it is gone; published is everything up to %s", change.LSN(pr.EndLSN))
+	case slot.Making: // a new one, whose predecessor is gone
+		e.Code, e.Cause = trouble.SlotMissing, fmt.Errorf("it is being made anew by pid %d (%s); published is everything up to %s", slot.ActivePID, slot.Holder, change.LSN(pr.EndLSN))
 	case slot.ConfirmedFlushLSN > change.LSN(pr.EndLSN):
 		e.Cause = fmt.Errorf("it stands at %s, published is everything up to %s: somebody advanced or re-made it", slot.ConfirmedFlushLSN, change.LSN(pr.EndLSN))
 	case state.Lacking != "":
@@ -164,7 +166,7 @@ func passedOn(state *publish.State, system replication.System, history replicati
 	return change.LSN(pr.CommitLSN) < at && (state.Newest.Era != pr.Era || state.Newest.CommitLSN < at)
 }
 
-// ours says whether a slot can be one that this program made in this database.
+// ours says whether a slot can be one that this program made in this database. For a moment one that is being made has no plugin.
 func ours(slot *catalog.Slot, database string) bool {
-	return slot.Plugin == "pgoutput" && !slot.TwoPhase && slot.Database == database
+	return (slot.Plugin == "pgoutput" || slot.Plugin == "" && slot.Making) && !slot.TwoPhase && slot.Database == database
 }

@@ -2,11 +2,12 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -33,7 +34,9 @@ func (c *Capture) ShowSlot(ctx context.Context, w io.Writer) error {
 		out.Printf("slot         %s   there is none\n", c.config.Source.slot())
 	} else {
 		out.Printf("slot         %s   %s, %s\n", slot.Name, slot.WALStatus, activity(slot))
-		out.Printf("confirmed    %s   %s to publish\n", slot.ConfirmedFlushLSN, service.FormatBytes(slot.ToPublishBytes))
+		if !slot.Making {
+			out.Printf("confirmed    %s   %s to publish\n", slot.ConfirmedFlushLSN, service.FormatBytes(slot.ToPublishBytes))
+		}
 		out.Printf("WAL kept     %s   budget %s, %s\n", service.FormatBytes(slot.KeptBytes), service.FormatBytes(int64(c.config.Source.WALBudget)), serverLimit(slot))
 	}
 	out.Printf("publications %s, %s   %s\n", pubs.Full, pubs.Insert, map[bool]string{true: "there", false: "not there, or one of them only"}[have])
@@ -41,7 +44,10 @@ func (c *Capture) ShowSlot(ctx context.Context, w io.Writer) error {
 }
 
 func activity(slot *catalog.Slot) string {
-	if slot.Active {
+	switch {
+	case slot.Making:
+		return fmt.Sprintf("pid %d is making it: %s", slot.ActivePID, slot.Holder)
+	case slot.Active:
 		return fmt.Sprintf("pid %d streams: %s", slot.ActivePID, slot.Holder)
 	}
 	return "nobody streams"
@@ -86,10 +92,13 @@ func (c *Capture) DropSlot(ctx context.Context, w io.Writer) error {
 func (c *Capture) dropSlot(ctx context.Context, slot *catalog.Slot) error {
 	subject := fmt.Sprintf("slot %q", slot.Name)
 	inUse := &trouble.Error{
-		Code: trouble.SlotInUse, Op: "drop", Subject: subject, Cause: fmt.Errorf("pid %d streams from it: %s", slot.ActivePID, slot.Holder),
+		Code: trouble.SlotInUse, Op: "drop", Subject: subject, Cause: errors.New(activity(slot)),
 		Means: "nothing was changed", Hint: "stop that capture first",
 	}
-	if slot.Active {
+	if slot.Making {
+		inUse.Hint += fmt.Sprintf("; if it is dead: SELECT pg_terminate_backend(%d);", slot.ActivePID)
+	}
+	if slot.Active || slot.Making {
 		return inUse
 	}
 	conn, system, err := c.replicate(ctx, "slot")
@@ -103,11 +112,8 @@ func (c *Capture) dropSlot(ctx context.Context, slot *catalog.Slot) error {
 			Means: "nothing was changed", Hint: "set source.slot to the name of capture's own slot",
 		}
 	}
-	// It waits while somebody who has come meanwhile streams: not for long.
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
 	if err := conn.DropSlot(ctx, slot.Name); err != nil {
-		if ctx.Err() != nil {
+		if postgres.SQLState(err) == "55006" { // somebody has come meanwhile
 			inUse.Cause = err
 			return inUse
 		}

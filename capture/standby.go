@@ -69,7 +69,10 @@ func (c *Capture) standing(slot *catalog.Slot, since time.Time) {
 		Tables: []TableStatus{}, Alarms: []TroubleStatus{}, HolderSince: since.UTC(),
 	}
 	if slot != nil {
-		st.PublishedLSN, st.Holder = slot.ConfirmedFlushLSN.String(), slot.Holder
+		st.Holder = slot.Holder
+		if !slot.Making {
+			st.PublishedLSN = slot.ConfirmedFlushLSN.String()
+		}
 	}
 	c.status.Store(st)
 	c.ready() // as ready as a standby can be; a rolling update waits for no more

@@ -283,51 +283,89 @@ func (c *Capture) askWhy(ctx context.Context, pub *publish.Publisher) {
 	}
 }
 
-// openStream makes publications and slot, compares what there is with what was published, and starts to stream.
+// openStream makes publications and slot, compares what there is with what was published, and starts to stream. A slot that somebody else
+// has is waited for, never fought over, and not longer than nobody else has claimed the source. Then it is looked at again, as it may have
+// been moved, dropped, or made meanwhile.
 func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, state *publish.State, tables []*catalog.Table) (*replication.Stream, error) {
-	name, pubs := c.config.Source.slot(), c.config.Source.publications()
+	name := c.config.Source.slot()
 	known := map[schema.OID]bool{}
 	if state.Progress != nil {
 		for _, t := range state.Progress.Tables {
 			known[schema.OID(t.OID)] = true
 		}
 	}
-	late, err := cat.Ensure(ctx, pubs, tables, known)
+	late, err := cat.Ensure(ctx, c.config.Source.publications(), tables, known)
 	if err != nil {
 		return nil, err
 	}
 	if late != nil {
 		c.log.Warn(notChangedYet, service.Err(late))
 	}
-	slot, err := cat.Slot(ctx, name)
-	if err != nil {
-		return nil, err
-	}
 	history, err := historyOf(ctx, conn, s.system, state.Progress)
 	if err != nil {
 		return nil, err
 	}
-	gap := findGap(state, slot, s.system, history, name)
-	if gap != nil {
-		// Only the owner of the source can judge, and it may be another one since:
-		//
-		//	a: claims the source, reads how far it is published, and is stopped
-		//	b: claims the source, publishes, confirms
-		//	a: wakes up and finds the slot ahead of what it has read
-		if err := c.affirm(ctx, s.pub, state); err != nil {
+	for deadline := time.Now().Add(slotPatience); ; {
+		slot, err := cat.Slot(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		gap := findGap(state, slot, s.system, history, name)
+		if gap != nil {
+			if err := c.mayJump(ctx, s, state, slot, gap); err != nil {
+				return nil, err
+			}
+		}
+		if slot != nil && slot.Making {
+			if err := c.awaitMade(ctx, cat, slot); err != nil {
+				return nil, err
+			}
+			deadline = time.Now().Add(slotPatience)
+			continue
+		}
+		stream, err := c.streamFrom(ctx, s, conn, cat, server, state, slot, gap)
+		if err == nil {
+			return stream, nil
+		}
+		if !isMoved(err) {
+			return nil, err
+		}
+		if err := c.awaitFree(ctx, cat, name, deadline, err); err != nil {
 			return nil, err
 		}
 	}
-	if gap != nil && c.options.OnGap != GapResnapshot {
-		return nil, gap
+}
+
+// mayJump says whether the gap may be left behind; nil: it may, and what Kafka has lost is settled for.
+func (c *Capture) mayJump(ctx context.Context, s *session, state *publish.State, slot *catalog.Slot, gap *trouble.Error) error {
+	// Only the owner of the source can judge, and it may be another one since:
+	//
+	//	a: claims the source, reads how far it is published, and is stopped
+	//	b: claims the source, publishes, confirms
+	//	a: wakes up and finds the slot ahead of what it has read
+	if err := c.affirm(ctx, s.pub, state); err != nil {
+		return err
 	}
-	if gap != nil && slot != nil && !ours(slot, s.system.Database) {
-		return nil, gap // whatever --on-gap says: it is somebody else's
+	if c.options.OnGap != GapResnapshot {
+		return gap
 	}
-	if gap != nil {
-		s.pub.Forgo(state)
+	if slot != nil && !ours(slot, s.system.Database) {
+		return gap // whatever --on-gap says: it is somebody else's
 	}
+	s.pub.Forgo(state)
+	return nil
+}
+
+// streamFrom starts to stream from slot, nil if there is none, or from a new one behind a gap. Where isMoved says so of the error, slot is not
+// what it was, or somebody else has it.
+func (c *Capture) streamFrom(
+	ctx context.Context, s *session, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, state *publish.State, slot *catalog.Slot, gap *trouble.Error,
+) (*replication.Stream, error) {
+	name, pubs := c.config.Source.slot(), c.config.Source.publications()
 	if slot != nil && gap != nil { // the slot cannot be trusted, or is lost
+		if slot.Active {
+			return nil, errHeld // to drop it would wait, and say nothing
+		}
 		c.log.Warn("a gap: a new slot is made and everything is read again", service.Err(gap))
 		if err := conn.DropSlot(ctx, name); err != nil {
 			return nil, catalog.Unreachable("drop", fmt.Sprintf("slot %q", name), err)
@@ -336,7 +374,8 @@ func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.
 	}
 	var confirmed change.LSN
 	if slot == nil {
-		if confirmed, err = c.createSlot(ctx, conn, cat, server, name); err != nil {
+		var err error
+		if confirmed, err = c.createSlot(ctx, conn, cat, name); err != nil {
 			return nil, err
 		}
 		c.log.Info("slot created", "slot", name, "lsn", confirmed.String())
@@ -344,12 +383,25 @@ func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.
 		confirmed = slot.ConfirmedFlushLSN
 		// A transaction that wrote to a table before it was published, just now or before a crash, is not in the
 		// stream with that: a read of the table must not begin before it has ended. (Making a slot waits for all.)
+		var err error
 		if s.joined, err = cat.NewestTransaction(ctx); err != nil {
 			return nil, err
 		}
 	}
-	s.standAt(state, confirmed, gap != nil)
-	alter := slot != nil && server.Major() >= 17 && !server.InRecovery && slot.Failover != c.config.Source.Failover
+	if err := s.standAt(state, confirmed, gap != nil); err != nil {
+		return nil, err
+	}
+	if slot != nil && server.Major() >= 17 && !server.InRecovery && slot.Failover != c.config.Source.Failover {
+		if slot.Active {
+			return nil, errHeld // the server would wait, and say nothing
+		}
+		ctx, cancel := context.WithTimeout(ctx, slotPatience)
+		err := conn.SetFailover(ctx, name, c.config.Source.Failover)
+		cancel()
+		if err != nil {
+			return nil, catalog.Unreachable("start to stream from", fmt.Sprintf("slot %q", name), err)
+		}
+	}
 	reading := replication.Reading{
 		Slot: name, Publications: []string{pubs.Full, pubs.Insert}, Confirmed: confirmed, Log: c.log,
 		Backlog: slot != nil && !server.InRecovery && c.catchesUp(slot),
@@ -357,11 +409,19 @@ func (c *Capture) openStream(ctx context.Context, s *session, conn *replication.
 	if reading.Backlog {
 		c.behind.begins()
 	}
-	return c.startStream(ctx, conn, cat, name, alter, func() (*replication.Stream, error) { return conn.Start(ctx, reading) })
+	stream, err := conn.Start(ctx, reading)
+	if err != nil {
+		return nil, catalog.Unreachable("start to stream from", fmt.Sprintf("slot %q", name), err)
+	}
+	return stream, nil
 }
 
-// standAt sets where the session stands before the stream's first message.
-func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra bool) {
+// standAt sets where the session stands before the stream's first message. The beginning of all WAL is no place: what is below it would be
+// above everything that comes, which would be left out for a repeat.
+func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra bool) error {
+	if confirmed == 0 {
+		return fmt.Errorf("slot %q stands nowhere", s.config.Source.slot())
+	}
 	pr := state.Progress
 	s.streamed, s.endLSN, s.progressEnd = confirmed, confirmed, confirmed
 	if pr == nil || newEra {
@@ -372,7 +432,7 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 		}
 		// A later commit may begin just where the slot's consistent point is; snapshot rows must be below it.
 		s.lastCommit = confirmed - 1
-		return
+		return nil
 	}
 	s.era, s.before, s.resumed, s.reached = pr.Era, pr, state.Newest, pr.Reached()
 	s.commitTime, s.newest = pr.CommitTime, pr.CommitTime
@@ -391,119 +451,11 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 	s.maxXID = pr.MaxXID
 	// What was published before this session may still be invisible, and is not in the list of recent transactions.
 	s.chunks.mustFinish(pr.MaxXID)
+	return nil
 }
-
-// createSlot makes the slot and, while the server waits for transactions to end, says for which.
-func (c *Capture) createSlot(ctx context.Context, conn *replication.Conn, cat *catalog.Catalog, server *catalog.Server, name string) (change.LSN, error) {
-	if server.SlotsUsed >= server.SlotsMax {
-		return 0, &trouble.Error{
-			Code: trouble.SlotsExhausted, Op: "create", Subject: fmt.Sprintf("slot %q", name),
-			Cause: fmt.Errorf("%d of %d slots are in use", server.SlotsUsed, server.SlotsMax),
-			Means: "nothing was changed", Hint: "raise max_replication_slots, or drop slots that nobody needs",
-		}
-	}
-	type outcome struct {
-		lsn change.LSN
-		err error
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	result := make(chan outcome, 1)
-	go func() {
-		lsn, err := conn.CreateSlot(ctx, name, c.config.Source.Failover && server.Major() >= 17 && !server.InRecovery)
-		result <- outcome{lsn, err}
-	}()
-	tick := time.NewTicker(2 * time.Second)
-	defer tick.Stop()
-	done := c.others.read.Wait(waitOld)
-	defer done()
-	defer c.oldest.Store(nil)
-	told := "" // whose transaction is waited for
-	for {
-		select {
-		case r := <-result:
-			if r.err != nil {
-				return 0, catalog.Unreachable("create", fmt.Sprintf("slot %q", name), r.err)
-			}
-			return r.lsn, nil
-		case <-tick.C:
-			blockers, err := cat.Blockers(ctx, time.Second)
-			if err != nil {
-				cancel()
-				<-result
-				return 0, err
-			}
-			c.oldest.Store(openTransaction(blockers, time.Now()))
-			for i, b := range blockers {
-				if i == 0 && b.Whose() == told { // the status says how long it takes
-					break
-				}
-				if i == 0 {
-					told = b.Whose()
-				}
-				c.log.Warn("creating the slot waits for an open transaction", "slot", name, "of", b.Whose(),
-					"open_for", b.Age.Round(time.Second), "code", trouble.SlotWaits, "hint", "wait, or "+b.End())
-			}
-		}
-	}
-}
-
-// slotPatience is how long a slot may be in somebody else's hands: a server takes as long to notice that a client has
-// died.
-var slotPatience = time.Minute
 
 // bySQL says whether changes are fetched by SQL at present.
 func (c *Capture) bySQL() bool {
 	stream := c.stream.Load()
 	return stream != nil && stream.CatchingUp()
-}
-
-// startStream starts to stream; a slot that somebody else streams from is waited for, never fought over, and not longer than
-// nobody else has claimed the source. alter says that the slot's failover is not as it is configured.
-func (c *Capture) startStream(ctx context.Context, conn *replication.Conn, cat *catalog.Catalog, name string, alter bool, start func() (*replication.Stream, error)) (*replication.Stream, error) {
-	deadline := time.Now().Add(slotPatience)
-	for {
-		var err error
-		if alter {
-			err = conn.SetFailover(ctx, name, c.config.Source.Failover)
-			alter = err != nil
-		}
-		if err == nil {
-			var stream *replication.Stream
-			if stream, err = start(); err == nil {
-				return stream, nil
-			}
-		}
-		if postgres.SQLState(err) != "55006" {
-			return nil, catalog.Unreachable("start to stream from", fmt.Sprintf("slot %q", name), err)
-		}
-		// Who waits writes nothing, and so is not told that it has been fenced:
-		//
-		//	a: streams
-		//	b: claims the source, and waits for the slot
-		//	c: claims the source, finds the slot free, as a has ended, and streams from then on
-		if taken := c.takenOver(ctx); taken != nil {
-			return nil, taken
-		}
-		slot, slotErr := cat.Slot(ctx, name)
-		if slotErr != nil {
-			return nil, slotErr
-		}
-		if slot != nil && slot.Active && time.Now().After(deadline) {
-			return nil, &trouble.Error{
-				Code: trouble.SlotInUse, Op: "start to stream from", Subject: fmt.Sprintf("slot %q", name),
-				Cause: fmt.Errorf("pid %d streams from it: %s", slot.ActivePID, slot.Holder),
-				Means: "nothing was changed; the other process goes on",
-				Hint:  fmt.Sprintf("end the other process; if it is dead: SELECT pg_terminate_backend(%d);", slot.ActivePID),
-			}
-		}
-		done := c.others.read.Wait(waitSlot)
-		select {
-		case <-ctx.Done():
-			done()
-			return nil, ctx.Err()
-		case <-time.After(500 * time.Millisecond):
-			done()
-		}
-	}
 }

@@ -149,6 +149,9 @@ func TestSlotInUse(t *testing.T) {
 	slotPatience = time.Second
 	t.Cleanup(func() { slotPatience = patience })
 	e := other.fails(trouble.SlotInUse)
+	other.config.Source.Failover = !r.config.Source.Failover // which the server would wait to set for as long as it is in use
+	other.fails(trouble.SlotInUse)
+	other.config.Source.Failover = r.config.Source.Failover
 	if !strings.Contains(e.Error(), "pid") || !strings.Contains(e.Hint, "pg_terminate_backend") {
 		t.Errorf("%v, hint %q: want the holder and how to end it", e, e.Hint)
 	}

@@ -46,7 +46,7 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 	if err != nil {
 		return err
 	}
-	if slot == nil {
+	if slot == nil || slot.Making { // which begins behind what is asked now
 		return &trouble.Error{
 			Code: trouble.SlotMissing, Op: "ask for a snapshot of", Subject: strings.Join(names, ", "), Cause: fmt.Errorf("there is no slot %q: no capture has run yet", c.config.Source.slot()),
 			Means: "nothing was changed", Hint: "capture run reads all tables when it first starts",

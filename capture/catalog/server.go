@@ -115,9 +115,10 @@ type Slot struct {
 	Database          string
 	Active            bool // somebody streams from it, or reads it by SQL (see replication.ReaderLock)
 	ActivePID         int
-	Holder            string // application and address of who does, "" if nobody
-	ConfirmedFlushLSN change.LSN
-	WALStatus         string // reserved, extended, unreserved, lost
+	Holder            string     // application and address of who does, "" if nobody
+	Making            bool       // nobody has it yet, and it may never be: the server waits for transactions, or whoever makes it by SQL is at it
+	ConfirmedFlushLSN change.LSN // 0 of one that is being made: it stands nowhere
+	WALStatus         string     // reserved, extended, unreserved, lost
 	TwoPhase          bool
 	Failover          bool   // standbys that synchronise slots keep a copy; never before PostgreSQL 17
 	KeptBytes         int64  // current WAL position − restart_lsn
@@ -186,7 +187,7 @@ func scanSlot(name string, rows pgx.Rows) (*Slot, error) {
 	s := &Slot{Name: name}
 	there := false
 	_, err := pgx.ForEachRow(rows, []any{
-		&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, (*uint64)(&s.ConfirmedFlushLSN),
+		&s.Plugin, &s.Database, &s.Active, &s.ActivePID, &s.Holder, &s.Making, (*uint64)(&s.ConfirmedFlushLSN),
 		&s.WALStatus, &s.TwoPhase, &s.Failover, &s.KeptBytes, &s.SafeBytes, &s.ToPublishBytes, &s.Neighbours, &s.Standbys,
 	}, func() error { there = true; return nil })
 	if err != nil || !there {
@@ -202,7 +203,7 @@ var slotSQL = fmt.Sprintf(`with now as (select case when pg_is_in_recovery() the
 	select coalesce(s.plugin::text, ''), coalesce(s.database::text, ''), holder.pid is not null, coalesce(holder.pid, 0),
 	       coalesce(case when holder.pid is not null then (
 	           select application_name || coalesce(' at ' || host(client_addr), '') from pg_stat_get_activity(holder.pid)) end, ''),
-	       coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8,
+	       s.slot_type = 'logical' and s.confirmed_flush_lsn is null, coalesce(s.confirmed_flush_lsn - '0/0', 0)::int8,
 	       coalesce(s.wal_status, ''), coalesce(s.two_phase, false),
 	       coalesce((to_jsonb(s)->>'failover')::bool, false),
 	       coalesce(now.lsn - s.restart_lsn, 0)::int8, s.safe_wal_size,

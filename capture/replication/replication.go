@@ -51,8 +51,19 @@ func Open(ctx context.Context, dsn, application string, onNotice func(postgres.N
 	return &Conn{pg, dsn, application}, nil
 }
 
-// Close ends the connection.
-func (c *Conn) Close(ctx context.Context) error { return c.pg.Close(ctx) }
+// cancelPatience bounds how long the end of a connection waits until a command that was cancelled has ended on the server.
+const cancelPatience = 5 * time.Second
+
+// Close ends the connection. A command that was cancelled has ended on the server by then, if that answers: a slot that is being made would
+// outlive a process that ends at once.
+func (c *Conn) Close(ctx context.Context) error {
+	err := c.pg.Close(ctx)
+	select {
+	case <-c.pg.CleanupDone():
+	case <-time.After(cancelPatience):
+	}
+	return err
+}
 
 // Identify asks which cluster this is.
 func (c *Conn) Identify(ctx context.Context) (System, error) {
@@ -93,7 +104,7 @@ func (c *Conn) CreateSlot(ctx context.Context, name string, failover bool) (chan
 }
 
 // SetFailover sets whether standbys that synchronise slots keep a copy of the slot, on PostgreSQL 17 and later. The
-// SQLSTATE is 55006 while somebody streams from it.
+// server waits while somebody streams from it; cancel ctx to give up.
 func (c *Conn) SetFailover(ctx context.Context, name string, failover bool) error {
 	if !ValidSlotName(name) {
 		return fmt.Errorf("alter slot %q: not a slot name", name)
@@ -156,12 +167,12 @@ func parseHistory(content []byte) (History, error) {
 	return h, nil
 }
 
-// DropSlot removes a slot that nobody streams from.
+// DropSlot removes a slot; the SQLSTATE is 55006 while somebody streams from it.
 func (c *Conn) DropSlot(ctx context.Context, name string) error {
 	if !ValidSlotName(name) {
 		return fmt.Errorf("drop slot %q: not a slot name", name)
 	}
-	if err := pglogrepl.DropReplicationSlot(ctx, c.pg, name, pglogrepl.DropReplicationSlotOptions{Wait: true}); err != nil {
+	if err := pglogrepl.DropReplicationSlot(ctx, c.pg, name, pglogrepl.DropReplicationSlotOptions{}); err != nil {
 		return fmt.Errorf("drop slot %q: %w", name, err)
 	}
 	return nil
