@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -137,4 +138,36 @@ func TestPauseThatHasEnded(t *testing.T) {
 	says("a pause ended ")
 	c.pausing.over.Add(-int64(afterPause))
 	says("the source writes faster")
+}
+
+// TestPausedFromTheStart: what has arrived by the time that a session begins is not published while a pause holds: not one transaction of it.
+func TestPausedFromTheStart(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	r.config.Source.Heartbeat, r.config.Source.CatchUp = 0, 1 // nothing comes before the transaction, as a keepalive of a walsender does
+	c, stop := r.start()
+	r.fence()
+	r.exec("insert into item (id) values (1)")
+	r.fence()
+	must(t, r.verbs().Pause(t.Context(), PauseRequest{}))
+	eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+	r.exec("insert into item (id) values (2)")
+	must(t, stop())
+	topic := r.config.Source.Name + ".public.item"
+	before := r.ends(topic)[0]
+	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	must(t, err)
+	c.ready = func(...string) { <-c.stream.Load().Ready() } // the stream is faster than the session
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	told := r.progress().N
+	eventually(t, "it is paused, and tells how it is", func() bool { return c.Status().State == service.StatePaused && r.progress().N > told+2 })
+	if end := r.ends(topic)[0]; end != before {
+		t.Errorf("%d records were published", end-before)
+	}
+	must(t, r.verbs().Resume(t.Context()))
+	r.fence()
+	r.same("public", "item")
+	cancel()
+	must(t, <-done)
 }

@@ -160,6 +160,9 @@ const (
 // run reads the stream until ctx ends or something fails. A nil error says that ctx ended and everything read was
 // published as far as whole transactions go.
 func (s *session) run(ctx context.Context) error {
+	if ended, err := s.rest(ctx); ended || err != nil { // what begins paused publishes nothing before it is resumed
+		return err
+	}
 	again := time.NewTimer(0)
 	defer again.Stop()
 	for {
