@@ -408,3 +408,25 @@ func TestTriggersElsewhere(t *testing.T) {
 	w.complete(shop)
 	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "2", "3")
 }
+
+// TestTriggerThatIsCommittedLate: a trigger of a partition that was made before another one, and is committed behind a look that has seen that, is a reason to
+// look again.
+func TestTriggerThatIsCommittedLate(t *testing.T) {
+	w := newWorld(t)
+	w.exec(`CREATE TABLE public.t (id integer, v text) PARTITION BY RANGE (id); CREATE TABLE public.t_0 PARTITION OF public.t FOR VALUES FROM (0) TO (10);
+		CREATE TABLE public.t_1 PARTITION OF public.t FOR VALUES FROM (10) TO (20); CREATE TABLE public.elsewhere (id integer);
+		CREATE FUNCTION public.pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'`)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	commit := w.lock(`CREATE TRIGGER pass BEFORE INSERT ON public.t_1 FOR EACH ROW EXECUTE FUNCTION public.pass()`)
+	w.exec(`CREATE TRIGGER pass BEFORE INSERT ON public.elsewhere FOR EACH ROW EXECUTE FUNCTION public.pass()`)
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "x"))
+	w.waiting(`"public"."t"`, 1)                               // the flush, which has looked
+	release := w.lock(`SELECT FROM tributary.feed FOR UPDATE`) // for which a look waits
+	commit()
+	w.waiting("tributary.feed", 1)
+	release()
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t`, "1")
+}

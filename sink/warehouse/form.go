@@ -2,6 +2,7 @@ package warehouse
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -22,7 +23,7 @@ const columnForm = `format('%s %s %s %s %s%s', a.attnum, a.attname, a.atttypid, 
 
 // tableForm is what a table of pg_class c is: one whose triggers, rules, policies or unique indexes change, or that is SET UNLOGGED,
 // is looked at again. Of a partitioned one each flush would have to ask for all partitions, and for the triggers of each: it goes by
-// which they are, one level down, and by the triggers that have come since, see newTriggers.
+// which they are, one level down, and by the sum of their triggers, see sameTriggers.
 const tableForm = `format('%s;%s;%s;%s;%s;%s,', c.relpersistence,
 	CASE WHEN c.relkind = 'p' THEN (SELECT sum(i.inhrelid::bigint) FROM pg_inherits i WHERE i.inhparent = c.oid) END,
 	CASE WHEN c.relhastriggers THEN (SELECT string_agg(g.oid::text || g.tgenabled::text, ' ' ORDER BY g.oid) FROM pg_trigger g WHERE g.tgrelid = c.oid) END,
@@ -30,18 +31,24 @@ const tableForm = `format('%s;%s;%s;%s;%s;%s,', c.relpersistence,
 	CASE WHEN c.relrowsecurity THEN c.relforcerowsecurity || (SELECT string_agg(p.oid || ' ' || p.xmin, ' ' ORDER BY p.oid) FROM pg_policy p WHERE p.polrelid = c.oid) END,
 	CASE WHEN c.relhasindex THEN (SELECT string_agg(i.indexrelid::text, ' ' ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid) END)`
 
-// newestTrigger is that of the database, where the table of pg_class c is partitioned.
-const newestTrigger = `CASE WHEN c.relkind = 'p' THEN coalesce((SELECT max(g.oid) FROM pg_trigger g), 0)::text ELSE '' END`
+// newestTriggers tells the triggers of the database apart that were made last: by all of them, as what was made before another one may be committed behind
+// it. There may be many of foreign keys, of which more would take long.
+const newestTriggers = `(SELECT coalesce(sum(g.oid::bigint), 0)::text FROM (SELECT oid FROM pg_trigger ORDER BY oid DESC LIMIT 1000) g)`
 
-// newTriggers says whether a trigger of the database that has come since s.newest is of a partition of s.oid, however deep; or whether so many have come that
-// it would take long to tell.
-const newTriggers = `EXISTS (SELECT FROM (SELECT g.tgrelid, row_number() OVER () AS n FROM pg_trigger g WHERE g.oid > s.newest::oid LIMIT 1000) g
-	WHERE g.n = 1000 OR EXISTS (SELECT FROM pg_partition_ancestors(g.tgrelid) a WHERE a.relid = s.oid::oid))`
+// triggersBelow does so with the triggers of the table with oid %s and of its partitions, however deep.
+const triggersBelow = `(WITH RECURSIVE part(oid) AS (SELECT %s UNION ALL SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid)
+	SELECT coalesce(sum(g.oid::bigint), 0)::text FROM part JOIN pg_trigger g ON g.tgrelid = part.oid)`
+
+// partTriggers is both, where the table of pg_class c is partitioned: with the first of its columns in pg_attribute a.
+var partTriggers = `CASE WHEN c.relkind = 'p' AND row_number() OVER (ORDER BY a.attnum) = 1 THEN ` + newestTriggers + ` || ' ' || ` + fmt.Sprintf(triggersBelow, "c.oid") + ` ELSE '' END`
+
+// sameTriggers says whether the triggers of the partitions of s.oid are those of s.triggers. Each flush asks for the newest of the database: few ever come.
+var sameTriggers = `CASE WHEN s.triggers = '' OR split_part(s.triggers, ' ', 1) = ` + newestTriggers + ` THEN true ELSE split_part(s.triggers, ' ', 2) = ` + fmt.Sprintf(triggersBelow, "s.oid::oid") + ` END`
 
 // sameFormSQL gives a row for each of the targets that are as they were.
-const sameFormSQL = `
-SELECT FROM (SELECT $1::text AS grp, u.* FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) AS u(oid, attnums, form, topic, mapping, newest)) s
- WHERE mapping = ` + mappingForm + ` AND CASE WHEN newest = '' THEN true ELSE NOT ` + newTriggers + ` END
+var sameFormSQL = `
+SELECT FROM (SELECT $1::text AS grp, u.* FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) AS u(oid, attnums, form, topic, mapping, triggers)) s
+ WHERE mapping = ` + mappingForm + ` AND ` + sameTriggers + `
    AND form = (SELECT ` + tableForm + ` FROM pg_class c WHERE c.oid = s.oid::oid) || (SELECT string_agg(` + columnForm + `, ',' ORDER BY a.attnum) FROM pg_attribute a
                 WHERE a.attrelid = s.oid::oid AND a.attnum = ANY (s.attnums::int2[]) AND NOT a.attisdropped)`
 
@@ -64,7 +71,7 @@ func (t *Target) formOf(have catalogColumns, used map[string]bool) {
 	var of string
 	for i := range have {
 		if c := &have[i]; used[c.name] {
-			t.oid, t.newest, of, attnums, forms = c.table, c.newestTrigger, c.tableForm, append(attnums, c.attnum), append(forms, c.form)
+			t.oid, t.triggers, of, attnums, forms = c.table, have[0].triggers, c.tableForm, append(attnums, c.attnum), append(forms, c.form)
 		}
 	}
 	t.attnums, t.form = "{"+strings.Join(attnums, ",")+"}", of+strings.Join(forms, ",")
@@ -81,7 +88,7 @@ func (w *Warehouse) sameForms(units []Unit) statement {
 			{text: []byte(w.cfg.Group)},
 			of(func(u *Unit) string { return u.Target.oid }), of(func(u *Unit) string { return u.Target.attnums }),
 			of(func(u *Unit) string { return u.Target.form }), of(func(u *Unit) string { return u.Topic }), of(func(u *Unit) string { return u.Target.mapping }),
-			of(func(u *Unit) string { return u.Target.newest }),
+			of(func(u *Unit) string { return u.Target.triggers }),
 		},
 		check: func(rows int64) error {
 			if rows != int64(len(units)) {

@@ -31,7 +31,7 @@ type Target struct {
 
 	oid, attnums, form string // of the table and of all columns that are written: see formOf
 	mapping            string // see mapped
-	newest             string // see newestTrigger
+	triggers           string // see partTriggers
 
 	fields   [kinds][]field
 	stage    string // columns of the temporary table for this shape
@@ -264,7 +264,7 @@ type catalogColumn struct {
 	primary    bool   // belongs to the primary key
 	equalIn    string // schema of the type's = operator, "" for none
 
-	table, tableForm, newestTrigger, attnum, form string // see Target.formOf
+	table, tableForm, triggers, attnum, form string // see Target.formOf
 }
 
 type catalogColumns []catalogColumn
@@ -315,7 +315,7 @@ func readColumns(ctx context.Context, db reader, target rule.Target) (catalogCol
 		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
 		       coalesce((SELECT n.nspname::text FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
 		                  WHERE o.oprname = '=' AND o.oprleft = a.atttypid AND o.oprright = a.atttypid LIMIT 1), ''),
-		       c.oid::text, `+tableForm+`, `+newestTrigger+`, a.attnum::text, `+columnForm+`
+		       c.oid::text, `+tableForm+`, `+partTriggers+`, a.attnum::text, `+columnForm+`
 		  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		 WHERE n.nspname = $1 AND c.relname = $2 AND a.attname IS NOT NULL
@@ -324,7 +324,7 @@ func readColumns(ctx context.Context, db reader, target rule.Target) (catalogCol
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (c catalogColumn, err error) {
-		err = row.Scan(&c.name, &c.full, &c.base, &c.notNull, &c.hasDefault, &c.generated, &c.primary, &c.equalIn, &c.table, &c.tableForm, &c.newestTrigger, &c.attnum, &c.form)
+		err = row.Scan(&c.name, &c.full, &c.base, &c.notNull, &c.hasDefault, &c.generated, &c.primary, &c.equalIn, &c.table, &c.tableForm, &c.triggers, &c.attnum, &c.form)
 		return c, err
 	})
 }
