@@ -1,12 +1,14 @@
 package capture
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
 
@@ -27,6 +29,13 @@ import (
 func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
 	now, silent := oids(t.catalog.Leaves), oids(t.catalog.Silent)
 	was, wereSilent := t.progress.Leaves, t.progress.Silent
+	for _, oid := range t.told {
+		if !slices.Contains(now, oid) && !slices.Contains(silent, oid) {
+			now = append(now, oid)
+		}
+	}
+	slices.Sort(now)
+	t.told = nil
 	if slices.Equal(was, now) && slices.Equal(wereSilent, silent) {
 		return
 	}
@@ -70,6 +79,27 @@ func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
 		s.log.Warn("partitions were detached or dropped: their rows stay downstream", "table", t.name(), "partitions", len(gone),
 			"hint", "if they are to go: capture snapshot --table "+t.name()+" --reload")
 	}
+}
+
+// partition is called for a row of t before which the Relation message of leaf came last: that of the partition which it is in, where it is in one.
+// Of one that was attached since somebody looked, the watcher would tell too late: an UPDATE that does not carry every value, of a row of before,
+// would stand in the topic of a table all of whose rows are said to be there. Those that are published one by one are left to the watcher, who
+// has them published first; so are those that have had no WAL, and one that was attached in the transaction of the row, if that is not visible yet.
+func (s *session) partition(ctx context.Context, t *table, leaf schema.OID) error {
+	if t.catalog == nil || !t.catalog.Partitioned || leaf == t.catalog.Relation.OID || t.progress.Level != string(catalog.All) ||
+		t.progress.Parts || slices.Contains(t.progress.Leaves, uint32(leaf)) {
+		return nil
+	}
+	done := s.stage.Hand(s.others.read, waitSource)
+	known, err := s.catalog.Table(ctx, t.catalog.Relation.OID)
+	done()
+	if err != nil || known == nil || known.Level != catalog.All || known.FullLeaves || t.catalog.FullLeaves || !slices.Equal(oids(known.Silent), t.progress.Silent) {
+		return err
+	}
+	t.catalog.Leaves, t.catalog.Silent = known.Leaves, known.Silent
+	s.partitions(t, 0, 0)
+	t.told = slices.Clone(t.progress.Leaves)
+	return nil
 }
 
 // tellSilent says of which partitions nothing comes but with a read.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 )
 
 // arrives waits until topic and source hold the same rows of a table.
@@ -241,4 +242,34 @@ func TestUnloggedPartition(t *testing.T) {
 		r.arrives("apart")
 	}
 	must(t, stop())
+}
+
+// A row of a partition that was attached a moment ago tells of it, long before somebody looks at the catalog: in the progress that is committed
+// with it the table's rows are not all there.
+func TestRowTellsOfItsPartition(t *testing.T) {
+	for _, major := range pgtest.Majors(t) {
+		r := newRig(t, major, kafkatest.Fake(t), `create table root (id int primary key, a text, b int) partition by range (id); create table root_0 partition of root for values from (0) to (10)`)
+		r.config.Source.Refresh = time.Hour
+		_, stop := r.start()
+		r.fence()
+		r.exec(`insert into root values (1, 'a', 1)`)
+		r.exec(`create table one (id int primary key, a text, b int); alter table one alter a set storage external; insert into one select i, repeat('x', 3000), i from generate_series(10, 19) i;
+			alter table root attach partition one for values from (10) to (20)`)
+		r.exec(`update root set b = 0 where id = 10; update root set id = 2 where id = 11`)
+		r.exec(`create table two partition of root for values from (20) to (30)`)
+		r.exec(`insert into root select i, 'new', i from generate_series(20, 29) i`)
+		r.fence()
+		r.same("public", "root")
+		r.leaves("root", 3)
+		for _, pr := range r.progresses() {
+			for _, p := range pr.Tables {
+				if p.Table == "root" && len(p.Leaves) > 1 {
+					if p.Done && p.Rows == 0 {
+						t.Errorf("progress at %v says that all rows are there: %+v", pr.CommitLSN, p)
+					}
+				}
+			}
+		}
+		must(t, stop())
+	}
 }

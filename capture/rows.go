@@ -17,6 +17,7 @@ import (
 // relation keeps a Relation message for when a row needs it. Postgres sends it again after every invalidation
 // (ANALYZE, CREATE INDEX …), nearly always with the same content, and for partitions of which no row ever comes.
 func (s *session) relation(data []byte) {
+	s.related = s.decode.Relation.OID
 	t := s.tables[s.decode.Relation.OID]
 	if t == nil {
 		t = &table{}
@@ -57,6 +58,12 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 	if t.pub == nil {
 		s.meter.skipped.WithLabelValues(skipLeftOut).Inc()
 		return nil
+	}
+	leaf := s.related
+	if s.related = 0; leaf != 0 {
+		if err := s.partition(ctx, t, leaf); err != nil {
+			return err
+		}
 	}
 	if t.txAt != s.tx.CommitLSN {
 		t.txAt, t.txOrdinal = s.tx.CommitLSN, 0

@@ -72,6 +72,7 @@ type session struct {
 	livelyAt    time.Time           // when something was published last, or the server asked
 	changed     map[schema.OID]bool // tables whose progress has changed since
 	altered     []*table            // those with an alteration to come
+	related     schema.OID          // of the Relation message that came last, until a row has come; 0: none has since
 	fences      []string            // reached since
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
@@ -113,6 +114,7 @@ type table struct {
 	missed   bool             // it has left the captured names, and rows of it were left out
 	later    *table           // that has by now the name under which t is published, see alter.go; nil where none is known
 	altered  *alteration      // what the watcher has found changed, until the stream is there
+	told     []uint32         // the partitions that it has as a row told: what the watcher tells next may be older
 	snapshot *tableSnapshot   // nil when there is nothing to be read
 	read     *TableSnapshot   // the read that has ended last; nil where none has
 
