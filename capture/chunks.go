@@ -223,7 +223,7 @@ func (s *session) settle(ctx context.Context, t *table) error {
 			}
 			fallthrough
 		case w.relation != t.pub.Relation || w.bytes > maxTouched || !s.counts(&w.chunk.Visibility, w.opened, snap) || w.truncatedUnseen():
-			s.again(snap)
+			s.again(snap, w.err)
 			snap.ranges = append([]snapshot.Range{w.rng}, snap.ranges...)
 			continue
 		}
@@ -257,12 +257,21 @@ func (s *session) settle(ctx context.Context, t *table) error {
 	return nil
 }
 
-const rereadPause = 50 * time.Millisecond
+// What was read is read again after rereadPause; after alteredPause where the table has changed again, since a stream that is far behind brings
+// the version of before until it is there, and each time the catalog is read.
+const (
+	rereadPause  = 50 * time.Millisecond
+	alteredPause = time.Second
+)
 
-func (s *session) again(snap *tableSnapshot) {
+// again is called where what was read does not count, with the reader's error, if it was one.
+func (s *session) again(snap *tableSnapshot, err error) {
 	s.meter.chunks.WithLabelValues(chunkReread).Inc()
 	snap.rereads++
 	snap.notBefore = time.Now().Add(rereadPause)
+	if err != nil && snap.rereads > 1 && errors.Is(err, snapshot.ErrSchemaChanged) {
+		snap.notBefore = time.Now().Add(alteredPause)
+	}
 }
 
 func (w *window) truncatedUnseen() bool {

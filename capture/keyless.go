@@ -79,7 +79,7 @@ func (s *session) holdEnded(t *table) error {
 		h.drained = true
 		return nil
 	case errors.Is(h.err, errNotYet), errors.Is(h.err, snapshot.ErrSchemaChanged): // of the latter the server may tell with a snapshot that counts
-		s.again(t.snapshot)
+		s.again(t.snapshot, h.err)
 		t.snapshot.hold = nil // the next dispatch begins again, behind another truncate
 		return nil
 	}

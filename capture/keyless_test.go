@@ -37,7 +37,7 @@ func TestTableWithoutKeyWaitsForAReader(t *testing.T) {
 // A column of a table without key that was dropped, or got another type, while a reader waited for the table's lock stopped capture, for every
 // table: the snapshot counted already when the server refused the statement.
 func TestTableWithoutKeyIsAlteredBeforeItsRead(t *testing.T) {
-	for _, alter := range []string{`drop extra`, `alter v type bytea using decode(md5(v), 'hex')`} {
+	for _, alter := range []string{`drop extra`, `alter v type bytea using decode(md5(v), 'hex')`, `add c text; insert into bag values (2000, 'came', 1, 'with c')`} {
 		r := newRig(t, 0, kafkatest.Fake(t), `
 			create table bag (k int, v text, extra int); alter table bag replica identity full;
 			insert into bag select i, 'same', i from generate_series(1, 300) i`)

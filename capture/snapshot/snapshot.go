@@ -285,15 +285,44 @@ func (r *Reader) inTransaction(ctx context.Context, tx pgx.Tx, s Source, seen *V
 	// One statement: its snapshot is taken before its functions run, so that lsn is behind all that it sees.
 	var text string
 	var position int64
-	if err := tx.QueryRow(ctx, `select pg_current_snapshot()::text, (pg_current_wal_insert_lsn() - '0/0')::int8`).Scan(&text, &position); err != nil {
+	var nums []int16
+	var names []string
+	err := tx.QueryRow(ctx, `
+		select pg_current_snapshot()::text, (pg_current_wal_insert_lsn() - '0/0')::int8,
+		       coalesce(array_agg(attnum), '{}'), coalesce(array_agg(attname::text), '{}')
+		  from pg_attribute
+		 where attrelid = $1::text::regclass and attnum > 0 and not attisdropped
+		   and not (attgenerated = 'v' or attgenerated = 's' and current_setting('server_version_num')::int < 180000)`,
+		postgres.Ident(s.Relation.Schema, s.Relation.Name)).Scan(&text, &position, &nums, &names)
+	if err != nil {
 		return err
 	}
 	*lsn = change.LSN(position)
-	var err error
 	if *seen, err = parseVisibility(text); err != nil {
 		return err
 	}
+	if err := sameNames(s.Relation, nums, names); err != nil {
+		return err
+	}
 	return read()
+}
+
+// sameNames compares rel with the columns that the table has by now, by number and name. The server tells neither of one that rel has not,
+// as rows are asked for by names, nor of two that have changed theirs:
+//
+//	application: ALTER TABLE ADD c; INSERT with a c; is about to commit
+//	reader:      waits for the lock, then has the row without c
+//	stream:      drops the INSERT, as the reader has seen it
+func sameNames(rel *schema.Relation, nums []int16, names []string) error {
+	for i, name := range names {
+		switch at := rel.Column(name); {
+		case at < 0:
+			return fmt.Errorf("%w: column %q is new", ErrSchemaChanged, name)
+		case rel.Columns[at].AttNum != 0 && rel.Columns[at].AttNum != nums[i]:
+			return fmt.Errorf("%w: column %q is another one", ErrSchemaChanged, name)
+		}
+	}
+	return nil
 }
 
 // judge says what an error of a read means.
