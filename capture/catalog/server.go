@@ -160,7 +160,7 @@ func (c *Catalog) Look(ctx context.Context, slot string, p Publications) (*Look,
 }
 
 // versionSQL sums up who wrote the rows of the catalogs that Tables, LeaveOut and Ensure read, and what is written in place. Only what users have made
-// is looked at: a few rows, by the indexes on OIDs.
+// is looked at, by the indexes on OIDs. For 2,000 tables of 20 columns, 76,000 rows of pg_attribute, it takes a core of the source 0.15 to 0.2 s.
 const versionSQL = `
 	select concat_ws(' ',
 	       (select sum(hash_record_extended(row(oid, xmin, reltuples), 0)) from pg_class where oid >= 16384 and relpersistence <> 't'),
