@@ -163,7 +163,7 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 	now := route.Meaning()
 	for _, f := range formers {
 		one := FormerRule{Until: f.Until.UTC()}
-		if one.stays = now.Stays() && !f.Reload; f.Lost != "" {
+		if one.stays = now.Stays() && !f.Reload && !f.Absent; f.Lost != "" {
 			one.Differs, one.reload = []string{f.Lost}, f.Reload
 		} else if was, err := rule.ParseMeaning(f.Rule); err == nil {
 			one.stays = one.stays || was.Stays()

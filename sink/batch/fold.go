@@ -25,7 +25,7 @@ type Fold struct {
 	truncate bool
 	reload   bool
 	counts   Counts
-	lost     []change.LSN // commit LSNs of partial updates of rows that are known to be gone
+	lost     []Partial // of rows that are known to be gone
 
 	arena []byte
 	rows  []cell // len(plan.Columns) cells a row
@@ -70,9 +70,9 @@ const vacant = -1
 type state struct {
 	row     int32
 	partial bool
-	origin  int32      // slot whose original has the missing values; meaningless if not partial
-	lsn     change.LSN // of the last partial update
-	created bool       // began as an insert or snapshot row in this batch
+	origin  int32   // slot whose original has the missing values; meaningless if not partial
+	last    Partial // update
+	created bool    // began as an insert or snapshot row in this batch
 }
 
 // bag counts equal rows of a table without a key.
@@ -296,6 +296,7 @@ func (f *Fold) overlay(from, to int32, unknown bool, c *rule.Change) {
 	f.slots[from].occupant = vacant
 	complete := !slices.ContainsFunc(c.After, func(v change.Value) bool { return v.State == change.Unchanged })
 	created := c.Event.Op != change.Update && from == to
+	last := Partial{c.Event.Tx.CommitLSN, c.Event.Op != change.Read}
 	switch {
 	case complete:
 		if base == vacant {
@@ -309,14 +310,15 @@ func (f *Fold) overlay(from, to int32, unknown bool, c *rule.Change) {
 		f.write(f.state[base].row, c.After)
 		st := &f.state[base]
 		st.partial = st.partial && f.lacks(st.row)
-		st.lsn = c.Event.Tx.CommitLSN
+		last.Changed = last.Changed || st.last.Changed
+		st.last = last
 	case unknown:
 		base = f.newState(c.After)
 		st := &f.state[base]
-		st.partial, st.origin, st.lsn = true, from, c.Event.Tx.CommitLSN
+		st.partial, st.origin, st.last = true, from, last
 	default:
 		// The row is gone, so the values that the event does not carry are nowhere.
-		f.lost = append(f.lost, c.Event.Tx.CommitLSN)
+		f.lost = append(f.lost, last)
 		return
 	}
 	f.slots[to].occupant = base

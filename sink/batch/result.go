@@ -28,8 +28,8 @@ type Result struct {
 	Removals Set // Value, Times: rows of which so many are removed
 	Inserts  Set // Value: rows, equal ones repeated
 
-	// Lost are the commit LSNs of updates whose row is gone and whose values are not complete: they can only be left out.
-	Lost []change.LSN
+	// Lost are updates whose row is gone and whose values are not complete: they can only be left out.
+	Lost []Partial
 
 	Inserted int // how many of Upserts are new
 
@@ -43,6 +43,13 @@ type Result struct {
 	Noted       Set   // Value: a row of each key of which one has come
 }
 
+// Partial is what came last of a row without all of its values.
+type Partial struct {
+	LSN change.LSN // of its commit
+	// Changed says that the source changed the row, in whatever of it came without all of its values. Else some columns of it were read, which bring no row.
+	Changed bool
+}
+
 // Set is a list of rows or keys.
 type Set struct {
 	f     *Fold
@@ -51,7 +58,7 @@ type Set struct {
 
 type item struct {
 	key, row int32
-	lsn      change.LSN
+	partial  Partial
 	times    int32
 	step     int32
 	base     int64
@@ -83,8 +90,8 @@ func (s *Set) Slice(i, j int) Set { return Set{f: s.f, items: s.items[i:j]} }
 // Times gives how many rows item i of Removals stands for.
 func (s *Set) Times(i int) int { return int(s.items[i].times) }
 
-// LSN gives the commit LSN of the last update that left values of item i unchanged.
-func (s *Set) LSN(i int) change.LSN { return s.items[i].lsn }
+// Partial is of the updates that left values of item i unchanged.
+func (s *Set) Partial(i int) Partial { return s.items[i].partial }
 
 // Result gives what the events since Begin come to.
 func (f *Fold) Result() *Result {
@@ -128,7 +135,7 @@ func (f *Fold) Result() *Result {
 			continue
 		}
 		st := &f.state[s.occupant]
-		it := item{row: st.row, lsn: st.lsn, key: s.key}
+		it := item{row: st.row, partial: st.last, key: s.key}
 		respelled := !f.spelledAs(s.key, st.row)
 		switch {
 		case !st.partial:

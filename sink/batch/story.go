@@ -201,7 +201,7 @@ func (f *Fold) version(i int32, reload int64) {
 	st := &s.steps[i]
 	l := &s.lives[st.slot]
 	if f.lacks(st.row) && !f.complete(st) {
-		f.lost = append(f.lost, st.lsn)
+		f.lost = append(f.lost, Partial{st.lsn, st.op != change.Read})
 		return
 	}
 	l.row = st.row

@@ -96,6 +96,9 @@ func (p *Plan) Masked(column int) bool {
 	return slices.ContainsFunc(p.Columns, func(c PlanColumn) bool { return c.source == column && c.mask != mask.None })
 }
 
+// Filters says whether rows that have come may be left out by their values, so that an UPDATE may bring one that is not there.
+func (p *Plan) Filters() bool { return p.filter != nil }
+
 func (p *Plan) expressions() (out []*expression) {
 	if p.filter != nil {
 		out = append(out, p.filter)

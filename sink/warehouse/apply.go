@@ -114,6 +114,7 @@ type flushing struct {
 	after   []func(ctx context.Context) error // once the queue has run
 	staged  map[string]bool                   // temporary tables with rows in them
 	reloads map[string]*Reload                // open, by topic
+	missed  []string                          // topics of which left does not know whether rows are missing
 }
 
 func (s *Session) flushing(f *Flush, reloads map[string]*Reload) *flushing {
@@ -134,7 +135,11 @@ func (s *Session) Apply(ctx context.Context, f *Flush) ([]Effect, error) {
 		defer func() { s.timing = nil }()
 	}
 	a := s.flushing(f, f.Reloads)
-	if err := a.write(ctx); err != nil {
+	err := a.write(ctx)
+	if err == nil {
+		err = a.noteMissed(ctx)
+	}
+	if err != nil {
 		s.rollback(context.WithoutCancel(ctx))
 		return nil, a.failed(err)
 	}
@@ -374,11 +379,12 @@ func (a *flushing) moves(i int) {
 		}
 		if missing := int64(moves.Len()) - rows; missing > 0 {
 			a.after = append(a.after, func(ctx context.Context) error {
-				var newest change.LSN
+				var newest batch.Partial
 				for j := range moves.Len() {
-					newest = max(newest, moves.LSN(j))
+					p := moves.Partial(j)
+					newest = batch.Partial{LSN: max(newest.LSN, p.LSN), Changed: newest.Changed || p.Changed}
 				}
-				return a.left(ctx, i, slices.Repeat([]change.LSN{newest}, int(missing)))
+				return a.left(ctx, i, slices.Repeat([]batch.Partial{newest}, int(missing)))
 			})
 		}
 		return nil
@@ -403,15 +409,15 @@ func (a *flushing) updates(i int) {
 			return exactly(u, "updated", int64(updates.Len()), rows)
 		}
 		a.after = append(a.after, func(ctx context.Context) error {
-			var lsns []change.LSN
+			var missing []batch.Partial
 			err := a.ask(ctx, i, byMask, updates, u.Target.template.missing, func(n int, _ [][]byte) error {
-				lsns = append(lsns, updates.LSN(n))
+				missing = append(missing, updates.Partial(n))
 				return nil
 			})
 			if err != nil {
 				return err
 			}
-			return a.left(ctx, i, lsns)
+			return a.left(ctx, i, missing)
 		})
 		return nil
 	})
@@ -551,8 +557,15 @@ func exactly(u *Unit, verb string, want, got int64) error {
 // left decides about updates that could not be applied since their row is not there and they do not carry all of it.
 // While a snapshot of the table runs, the row's chunk is still to come and brings the whole row: they are left out. So are
 // those of a table whose rows are removed when they are old: the row was too old already.
-func (a *flushing) left(ctx context.Context, i int, lsns []change.LSN) error {
-	if len(lsns) == 0 {
+//
+// With a filter it may be otherwise, and the order of keys, by which it could be told, is the source's. That a row may be missing is noted, until
+// all have come again:
+//
+//	chunk:  row 7 is a draft, and left out
+//	stream: UPDATE … SET status = 'open' WHERE id = 7, without its large value
+//	chunk:  others; of row 7 nothing comes any more
+func (a *flushing) left(ctx context.Context, i int, updates []batch.Partial) error {
+	if len(updates) == 0 {
 		return nil
 	}
 	if err := a.run(ctx); err != nil { // the transaction must be open
@@ -560,26 +573,39 @@ func (a *flushing) left(ctx context.Context, i int, lsns []change.LSN) error {
 	}
 	u := &a.f.Units[i]
 	if age, _ := u.Result.Plan.Keep(); age != "" {
-		a.effects[i].Expired += int64(len(lsns))
+		a.effects[i].Expired += int64(len(updates))
 		return nil
 	}
-	done, known, err := a.s.snapshotDone(ctx, u.Result.Plan.Source, u.Topic, slices.Max(lsns))
+	changed, newest := false, change.LSN(0)
+	for _, p := range updates {
+		changed, newest = changed || p.Changed, max(newest, p.LSN)
+	}
+	done, known, err := a.s.snapshotDone(ctx, u.Result.Plan.Source, u.Topic, newest)
 	if a.f.Impatient && errors.Is(err, errNoProgress) {
 		err = nil
 	}
 	if err != nil {
 		return &statementError{unit: i, err: err}
 	}
-	for _, lsn := range lsns {
-		if !known || done != 0 && lsn > done {
-			return &statementError{unit: i, err: &trouble.Error{
-				Code: trouble.UnresolvedToast, Op: "update", Subject: targetName(u.Result.Plan),
-				Cause: fmt.Errorf("%d rows are not there, and their updates, up to %s, do not carry every value", len(lsns), lsn),
-				Means: "values that the source did not send (unchanged TOAST) are nowhere to be found; the table is held, nothing was written",
-				Hint:  "load the table anew: docs/reload.md; ALTER TABLE … REPLICA IDENTITY FULL at the source avoids it",
-			}}
-		}
+	if !known || done != 0 && newest > done {
+		return &statementError{unit: i, err: &trouble.Error{
+			Code: trouble.UnresolvedToast, Op: "update", Subject: targetName(u.Result.Plan),
+			Cause: fmt.Errorf("%d rows are not there, and their updates, up to %s, do not carry every value", len(updates), newest),
+			Means: "values that the source did not send (unchanged TOAST) are nowhere to be found; the table is held, nothing was written",
+			Hint:  "load the table anew: docs/reload.md; ALTER TABLE … REPLICA IDENTITY FULL at the source avoids it",
+		}}
 	}
-	a.effects[i].LeftOut += int64(len(lsns))
+	a.effects[i].LeftOut += int64(len(updates))
+	if changed && u.Result.Plan.Filters() && !slices.Contains(a.missed, u.Topic) {
+		a.missed = append(a.missed, u.Topic)
+	}
 	return nil
+}
+
+// noteMissed notes of which topics rows may be missing: at the end of the transaction, when the checkpoints say what a read has to begin behind.
+func (a *flushing) noteMissed(ctx context.Context) error {
+	if len(a.missed) == 0 {
+		return nil
+	}
+	return a.s.noteLoss(ctx, a.s.conn, "rows that came into the filter while the table was read, by an UPDATE without all of their values, may be missing", lossAbsent, a.missed...)
 }

@@ -117,6 +117,10 @@ func (c *Cut) Commit(ctx context.Context, advances []Advance) error {
 			return c.s.broken("move checkpoints in", "warehouse", err)
 		}
 	}
+	if err := c.writing.noteMissed(ctx); err != nil {
+		c.Rollback(ctx)
+		return c.s.broken("note what is missing of", fmt.Sprintf("source %q", c.source), err)
+	}
 	if err := c.sweep(ctx); err != nil {
 		c.Rollback(ctx)
 		return c.s.broken("remove rows that are gone at the source of", fmt.Sprintf("source %q", c.source), err)

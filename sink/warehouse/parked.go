@@ -343,6 +343,9 @@ func (s *Session) Retry(ctx context.Context, at ParkedRecord, build func([]Parke
 	if err = a.makeStages(ctx); err == nil {
 		err = a.writeUnits(ctx)
 	}
+	if err == nil {
+		err = a.noteMissed(ctx)
+	}
 	if err != nil {
 		return records, a.failed(err)
 	}

@@ -132,7 +132,7 @@ func (a *flushing) checkReload(ctx context.Context, i int) error {
 	}
 	err := a.s.endReload(ctx, u.Topic)
 	if err == nil {
-		err = a.s.noteLoss(ctx, a.s.conn, "the key has changed while the table was read anew: rows that are gone at the source may be there still", true, u.Topic)
+		err = a.s.noteLoss(ctx, a.s.conn, "the key has changed while the table was read anew: rows that are gone at the source may be there still", lossStay, u.Topic)
 	}
 	if err != nil {
 		return &statementError{unit: i, err: err}

@@ -38,6 +38,7 @@ type Former struct {
 	Until time.Time // by the warehouse's clock
 
 	Reload bool // what is meant is rows that only a reload removes
+	Absent bool // what is meant is rows that a read of all brings, whatever the rule
 }
 
 // former is one in tributary.rule. What the partition had applied by then stands at, or before, the position.
@@ -49,6 +50,7 @@ type former struct {
 	LSN   record.LSN `json:"lsn"`
 
 	Reload bool `json:"reload,omitempty"`
+	Absent bool `json:"absent,omitempty"`
 }
 
 // noRows stands for fewer than nothing is: whatever is applied was so under the rule.
@@ -305,7 +307,7 @@ func goneAndBack(what string) string {
 // lost notes that rows of topics which were written to a target are not there any more, all or some of them or their values of a column, in the
 // transaction of that. what is a sentence. Nothing is of a partition that stands at its beginning, as it is rebuilt: all of them come again.
 func (s *Session) lost(ctx context.Context, tx pgx.Tx, what string, topics ...string) error {
-	return s.noteLoss(ctx, tx, what, false, topics...)
+	return s.noteLoss(ctx, tx, what, lossGone, topics...)
 }
 
 // execer is a connection or a transaction.
@@ -313,8 +315,17 @@ type execer interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// noteLoss does that. Where reload is set it is rows that are gone at the source which are there still: they go with a reload.
-func (s *Session) noteLoss(ctx context.Context, tx execer, what string, reload bool, topics ...string) error {
+// lossKind is a field of former, or none.
+type lossKind string
+
+const (
+	lossGone   lossKind = ""       // rows that are there no more
+	lossStay   lossKind = "reload" // rows that are gone at the source, and there still
+	lossAbsent lossKind = "absent" // rows that have perhaps not come, and come with a read
+)
+
+// noteLoss does that. What has been noted before in the same words is noted as of now.
+func (s *Session) noteLoss(ctx context.Context, tx execer, what string, kind lossKind, topics ...string) error {
 	if s.inspecting {
 		return nil
 	}
@@ -323,11 +334,13 @@ func (s *Session) noteLoss(ctx context.Context, tx execer, what string, reload b
 	}
 	_, err := tx.Exec(ctx, `
 		UPDATE tributary.rule r
-		   SET former = r.former || jsonb_strip_nulls(jsonb_build_object('lost', $3::text, 'reload', nullif($4::boolean, false), 'until', now(), 'era', c.era, 'lsn', c.lsn::text))
+		   SET former = coalesce((SELECT jsonb_agg(f ORDER BY n) FROM jsonb_array_elements(r.former) WITH ORDINALITY AS e(f, n) WHERE f->>'lost' IS DISTINCT FROM $3), '[]')
+		             || (jsonb_build_object('lost', $3::text, 'until', now(), 'era', c.era, 'lsn', c.lsn::text)
+		                 || CASE WHEN $4::text <> '' THEN jsonb_build_object($4::text, true) ELSE '{}' END)
 		  FROM tributary.checkpoint c
 		 WHERE r.grp = $1 AND r.topic = ANY ($2) AND c.grp = r.grp AND c.topic = r.topic AND c.partition = r.partition
 		   AND c.applied_rows > 0 AND (c.era, c.lsn, c.seq) <> (0, '0/0', 0)`,
-		s.w.cfg.Group, topics, what, reload)
+		s.w.cfg.Group, topics, what, string(kind))
 	return err
 }
 
@@ -390,7 +403,7 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 	again := func(r *ruling, by read) func(former) bool {
 		return func(f former) bool {
 			at := change.Position{Era: f.Era, CommitLSN: change.LSN(f.LSN)}
-			return by.begun.Compare(at) > 0 && !f.Reload && enough(f.Rule, r.rule, by.columns)
+			return by.begun.Compare(at) > 0 && !f.Reload && (f.Absent && len(by.columns) == 0 || enough(f.Rule, r.rule, by.columns))
 		}
 	}
 	reads := map[Place]read{}
@@ -426,12 +439,12 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 // tables are of a version before.
 func (s *Session) Formers(ctx context.Context) ([]Former, error) {
 	return ruled(ctx, s, func(row pgx.CollectableRow) (f Former, err error) {
-		err = row.Scan(&f.Topic, &f.Rule, &f.Lost, &f.Reload, &f.Until)
+		err = row.Scan(&f.Topic, &f.Rule, &f.Lost, &f.Reload, &f.Absent, &f.Until)
 		return f, err
 	}, `
-		SELECT r.topic, coalesce(f->>'rule', ''), coalesce(f->>'lost', ''), f ? 'reload', max((f->>'until')::timestamptz)
+		SELECT r.topic, coalesce(f->>'rule', ''), coalesce(f->>'lost', ''), f ? 'reload', f ? 'absent', max((f->>'until')::timestamptz)
 		  FROM tributary.rule r CROSS JOIN LATERAL jsonb_array_elements(r.former) f
-		 WHERE r.grp = $1 AND r.former <> '[]' GROUP BY 1, 2, 3, 4 ORDER BY 1, 5`)
+		 WHERE r.grp = $1 AND r.former <> '[]' GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 6`)
 }
 
 // Rules gives under which rule each topic is written, in order of topic; of one whose partitions differ, that of the first. None where the own
