@@ -240,24 +240,62 @@ func TestReloadOfOneBatch(t *testing.T) {
 	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "9|d")
 }
 
-// TestReloadKeepsWhatRulesKeep: a target whose rule ignores deletes loses nothing.
+// TestReloadKeepsWhatRulesKeep: a target whose rule ignores deletes loses nothing. Nor does one that ignores the rows of the reading themselves, or the
+// update that comes instead of a row of it, which was changed meanwhile.
 func TestReloadKeepsWhatRulesKeep(t *testing.T) {
-	w := newWorld(t, rule.Table{From: "public.t", To: "public.t", Ignore: []string{"delete"}}, rule.Table{From: "*.*", To: "{schema}.{table}"})
+	for ignored, want := range map[string][]string{"delete": {"1|a", "2|b", "3|b"}, "update": {"1|a", "2|b", "3|b"}, "insert": {"1|c", "2|a"}} {
+		t.Run(ignored, func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.t", To: "public.t", Ignore: []string{ignored}}, rule.Table{From: "*.*", To: "{schema}.{table}"})
+			shop := w.source("shop")
+			r, bag := relation("t", "id integer key", "v text"), relation("bag", "v text")
+			w.start(w.cfg)
+			first := ins
+			if ignored == "insert" {
+				first = upd
+			}
+			shop.tx(first(r, 1, "a"), first(r, 2, "a"), ins(bag, "x"), ins(bag, "x"))
+			shop.snapshot(bag, false)
+			shop.readAnew(r)
+			shop.tx(snap(r, 2, "b"), event{op: change.Truncate, rel: bag, reload: true})
+			if ignored != "delete" {
+				shop.tx(upd(r, 1, "c")) // the row itself does not come
+			}
+			shop.tx(snap(bag, "x"))
+			shop.snapshot(r, true)
+			shop.snapshot(bag, true)
+			shop.tx(ins(r, 3, "b"))
+			w.complete(shop)
+			w.swept()
+			w.rows(`SELECT id, v FROM public.t ORDER BY id`, want...)
+			w.rows(`SELECT v FROM public.bag`, "x")
+		})
+	}
+}
+
+// TestReloadOfWhatIsParked: a row whose record of the reading was put aside is not gone at the source.
+func TestReloadOfWhatIsParked(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
+	r, after := w.checked("checked"), relation("later", "id integer key")
 	shop := w.source("shop")
-	r, bag := relation("t", "id integer key", "v text"), relation("bag", "v text")
 	w.start(w.cfg)
-	shop.tx(ins(r, 1, "a"), ins(r, 2, "a"), ins(bag, "x"), ins(bag, "x"))
-	shop.snapshot(bag, false)
+	shop.tx(ins(r, 1, "goes"), ins(r, 7, "stays"), ins(after, 1))
 	shop.readAnew(r)
-	shop.tx(snap(r, 2, "b"), event{op: change.Truncate, rel: bag, reload: true})
-	shop.tx(snap(bag, "x"))
+	shop.readAnew(after)
+	shop.tx(snap(r, 7, "poison"))
 	shop.snapshot(r, true)
-	shop.snapshot(bag, true)
-	shop.tx(ins(r, 3, "b"))
-	w.complete(shop)
+	shop.tx()
+	w.rows(`SELECT key IS NOT NULL FROM tributary.parked`, "t")
+	w.rows(`SELECT vector IS NOT NULL FROM tributary.reload ORDER BY topic`, "t", "f")
+	shop.snapshot(after, true)
+	shop.tx(ins(after, 2))
+	w.rows(`SELECT topic FROM tributary.reload`, "shop.public.checked") // that of the other one has ended, which was due behind
+	w.rows(`SELECT id, note FROM public.checked ORDER BY id`, "1|goes", "7|stays")
+	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
+	if out := w.retry(w.operator(), "public.checked"); out.Applied != 1 {
+		t.Fatalf("got %+v", out)
+	}
 	w.swept()
-	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|a", "2|b", "3|b")
-	w.rows(`SELECT v FROM public.bag`, "x")
+	w.rows(`SELECT id, note FROM public.checked`, "7|poison")
 }
 
 // TestReloadWhole: a source that is written as a whole.

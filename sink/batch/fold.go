@@ -163,7 +163,7 @@ func (f *Fold) Add(ev *change.Event, keyChange, reload bool) error {
 	case change.Truncate:
 		op, ignored = Truncate, 0
 		if !f.plan.Voids(reload) {
-			ignored = rule.Truncates | rule.Deletes
+			ignored = f.plan.Ignore
 		}
 		if f.plan.Mode == rule.Log {
 			ignored = rule.Truncates

@@ -160,6 +160,9 @@ func (p *Plan) Where() string { return p.rule.where(p.Rule, "") }
 // Warnings says what of the rule will fail on some rows: large columns that an UPDATE may not send, and columns that may
 // be null in an expression that never asks.
 func (p *Plan) Warnings() (out []string) {
+	if p.Ignore&(Inserts|Updates) == Updates && len(p.Key) > 0 && p.Mode != Log {
+		out = append(out, "ignore: [update] leaves out rows, too, that are changed while their table is read: of these nothing else comes; read it while nobody changes it")
+	}
 	for _, x := range p.expressions() {
 		for _, in := range x.inputs {
 			c := &p.typed.Columns[in.column]

@@ -273,3 +273,20 @@ func TestWarningsOfNull(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestWarningsOfUpdates: rows that are changed while they are read come as updates only.
+func TestWarningsOfUpdates(t *testing.T) {
+	rel := &schema.Relation{Schema: "public", Name: "t", Key: []int{0}, Columns: []schema.Column{{Name: "id", AttNum: 1, NotNull: true, Type: schema.Type{OID: schema.OIDInt4, Typmod: -1, Name: "integer"}}}}
+	for _, c := range []struct {
+		table Table
+		told  int
+	}{{Table{Ignore: []string{"update"}}, 1}, {Table{Ignore: []string{"delete"}}, 0}, {Table{Ignore: []string{"insert", "update"}}, 0}, {Table{Mode: "log", Ignore: []string{"update"}}, 0}} {
+		p, err := planOf(t, rel, c.table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Warnings(); len(got) != c.told {
+			t.Errorf("%+v: %q", c.table, got)
+		}
+	}
+}

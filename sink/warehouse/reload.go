@@ -207,13 +207,15 @@ func (s *Session) reloads(ctx context.Context, source string) ([]OpenReload, err
 		 WHERE r.grp = $1 AND r.id = ready.id`, s.w.cfg.Group, source); err != nil {
 		return nil, err
 	}
-	// A checkpoint of another topic id is of a topic that was made anew: what was noted says nothing of its rows.
+	// A checkpoint of another topic id is of a topic that was made anew: what was noted says nothing of its rows. What was parked since the
+	// mark has come, and is noted when it is retried.
 	rows, err := s.conn.Query(ctx, `
 		SELECT r.topic, r.source, r.id, r.since, r.key, r.types, r.target_schema, r.target_table, r.sid_column, r.sid, r.at, r.history,
 		       r.vector IS NOT NULL AND NOT EXISTS (
 		       SELECT FROM unnest(r.vector) WITH ORDINALITY AS v(next, i)
 		         LEFT JOIN tributary.checkpoint c ON c.grp = r.grp AND c.topic = r.topic AND c.partition = v.i - 1 AND c.topic_id = r.topic_id
 		        WHERE v.next > 0 AND coalesce(c.next_offset, 0) < v.next)
+		       AND NOT EXISTS (SELECT FROM tributary.parked p WHERE p.grp = r.grp AND p.topic = r.topic)
 		  FROM tributary.reload r WHERE r.grp = $1 AND ($2 = '' OR r.source = $2) ORDER BY 1`, s.w.cfg.Group, source)
 	if err != nil {
 		return nil, err
