@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/schema/change"
+
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -295,9 +297,124 @@ func TestQuarantineIsTriedAgainAfterARestart(t *testing.T) {
 	w.rows(`SELECT code FROM tributary.quarantine`, "target-type")
 	s.stop()
 	w.exec(`ALTER TABLE public.t ALTER note TYPE text`)
+	s = w.start(w.cfg)
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+	// So is what a source says of itself.
+	w.exec(`ALTER TABLE tributary.source ADD CONSTRAINT none CHECK (n < 3)`)
+	shop.tx()
+	w.rows(`SELECT topic FROM tributary.quarantine`, "shop.tributary.progress")
+	s.stop()
+	w.exec(`ALTER TABLE tributary.source DROP CONSTRAINT none`)
 	w.start(w.cfg)
 	w.complete(shop)
 	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
+}
+
+// TestTruncateOfOthersThatWentBack: the warehouse has gone back, as by a failover, behind what a TRUNCATE of several partitions waited for. The others have
+// rows to write again that come before it, or partition 0 the TRUNCATE itself.
+func TestTruncateOfOthersThatWentBack(t *testing.T) {
+	w := newWorld(t)
+	wh := w.warehouse("one")
+	parts := []warehouse.Partition{{Topic: "s.public.t", TopicID: "x"}, {Topic: "s.public.t", Number: 1, TopicID: "x"}}
+	claims, err := wh.Claim(t.Context(), parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := wh.Session()
+	defer session.Close(context.Background())
+	at := func(seq uint64) change.Position { return change.Position{Era: 1, CommitLSN: 7, Seq: seq} }
+	next := []int64{0, 0}
+	apply := func(partition int32, position, barrier, passes uint64) error {
+		a := warehouse.Advance{Topic: "s.public.t", Partition: partition, Epoch: claims[partition].Epoch, Expected: next[partition], Next: next[partition] + 1, Position: at(position)}
+		if barrier > 0 {
+			a.Barrier = at(barrier)
+		}
+		if passes > 0 {
+			a.Truncate, a.Partitions = at(passes), 2
+		}
+		_, err := session.Apply(t.Context(), &warehouse.Flush{Advances: []warehouse.Advance{a}})
+		if err == nil {
+			next[partition]++
+		}
+		return err
+	}
+	for _, step := range []struct {
+		what                        string
+		partition                   int32
+		position, barrier, truncate uint64
+		fenced                      bool
+	}{
+		{"the other is before it", 0, 10, 0, 10, true},
+		{"the other comes to it", 1, 4, 10, 0, false},
+		{"the other passes it too early", 1, 10, 0, 10, true},
+		{"all are there", 0, 10, 0, 10, false},
+		{"the other passes it", 1, 10, 0, 10, false},
+		{"the other is past it", 0, 10, 0, 10, false},
+		{"the next one", 0, 20, 0, 20, true},
+	} {
+		if err := apply(step.partition, step.position, step.barrier, step.truncate); errors.Is(err, warehouse.ErrFenced) != step.fenced || err != nil && !step.fenced {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+	}
+}
+
+// TestTruncateIsWaitedForAgain: a sink that has been let pass a TRUNCATE finds that the others are not at it any more. It waits once more.
+func TestTruncateIsWaitedForAgain(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	shop.table(r, 2)
+	w.start(w.cfg)
+	shop.tx(many(20, func(i int) event { return ins(r, i, "old") })...)
+	w.complete(shop)
+	// Whoever would execute it waits, and loses its connection; meanwhile the other partition goes back.
+	release := w.lock(`LOCK TABLE public.t IN SHARE MODE`)
+	shop.tx(trunc(r), ins(r, 1, "new"))
+	w.waiting("public", 1)
+	w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tributary sink%' AND wait_event_type = 'Lock' AND datname = current_database();
+		LOCK TABLE tributary.checkpoint IN ACCESS EXCLUSIVE MODE; UPDATE tributary.checkpoint SET barrier_era = 0, barrier_lsn = '0/0', barrier_seq = 0 WHERE partition = 1`)
+	release()
+	shop.tx(ins(relation("other", "id integer key"), 1))
+	w.rows(`SELECT id FROM public.other`, "1") // by the same lane
+	w.rows(`SELECT count(*), min(v) FROM public.t`, "20|old")
+	w.exec(`UPDATE tributary.checkpoint c SET barrier_era = o.barrier_era, barrier_lsn = o.barrier_lsn, barrier_seq = o.barrier_seq FROM tributary.checkpoint o
+		WHERE c.topic = o.topic AND c.partition = 1 AND o.partition = 0`)
+	w.complete(shop)
+	w.rows(`SELECT id, v FROM public.t`, "1|new")
+}
+
+// TestTruncateBesideARetry: what is parked of another partition is not applied while a TRUNCATE of all is under way, which would not see it.
+func TestTruncateBesideARetry(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
+	shop, r := w.source("shop"), w.checked("checked")
+	shop.table(r, 2)
+	w.start(w.cfg)
+	shop.tx(many(20, func(i int) event { return ins(r, i, note(i >= 10)) })...)
+	w.complete(shop)
+	parked := w.query(`SELECT count(*) FROM tributary.parked WHERE partition = 1`)
+	if parked[0] == "0" {
+		t.Fatal("nothing is parked of partition 1")
+	}
+	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
+	o := w.operator()
+	release := w.lock(`SELECT FROM public.checked FOR UPDATE`)
+	shop.tx(trunc(r))
+	w.waiting("public", 1)
+	done := make(chan error, 1)
+	one := int32(1)
+	go func() {
+		_, err := o.Retry(t.Context(), warehouse.Selection{Source: "shop", Table: "public.checked", Partition: &one})
+		done <- err
+	}()
+	w.waiting("tributary.checkpoint", 1)
+	release()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.checked`)
+	w.rows(`SELECT "offset" FROM tributary.parked`)
 }
 
 func TestProgressAndFences(t *testing.T) {

@@ -130,6 +130,7 @@ func (f *follower) finish(ctx context.Context, t *told, done bool) {
 	case err == nil:
 		if t.read > 0 {
 			f.s.retryingBy(p, "warehouse", nil)
+			f.s.recovered(ctx, f.session, p)
 		}
 		if t.stop != nil {
 			f.s.hold(ctx, f.session, p, t.Next, t.stop)

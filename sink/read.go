@@ -278,7 +278,11 @@ func (pt *part) take(ev *change.Event, h headers) {
 
 // atBarrier says whether the part must end at a TRUNCATE until the other partitions are there.
 func (pt *part) atBarrier(at change.Position) bool {
-	if pt.p.Pass.Compare(at) >= 0 || mutant.On(mutant.TruncateWithoutBarrier) {
+	if mutant.On(mutant.TruncateWithoutBarrier) {
+		return false
+	}
+	if pt.p.Pass.Compare(at) >= 0 {
+		pt.advance.Truncate, pt.advance.Partitions = at, pt.p.Count
 		return false
 	}
 	pt.barrier = true

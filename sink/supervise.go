@@ -114,6 +114,18 @@ func heldWith(rules *rule.Set, topic string) string {
 	return "progress of a source is quarantined: tables go on, how far it is complete is not known any more"
 }
 
+// recovered ends the quarantine that a partition was claimed with, of which something was written.
+func (s *Sink) recovered(ctx context.Context, session *warehouse.Session, p *consume.Partition) {
+	if p.Attempt == 0 {
+		return
+	}
+	if err := session.Recovered(context.WithoutCancel(ctx), p.Topic, p.Number, p.Attempt); err != nil {
+		s.log.Warn("quarantine is over, its row could not be deleted", "topic", p.Topic, "partition", p.Number, service.Err(err))
+		return
+	}
+	s.log.Info("goes on after quarantine", "topic", p.Topic, "partition", p.Number)
+}
+
 // refused stops a partition whose checkpoint is not where we left it.
 func (s *Sink) refused(ctx context.Context, session *warehouse.Session, p *consume.Partition) {
 	standings, err := session.Standings(ctx, []warehouse.Advance{{Topic: p.Topic, Partition: p.Number, Epoch: p.Epoch, Expected: p.Next, Next: p.Next}})

@@ -117,6 +117,7 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 		}
 		switch {
 		case err == nil && n > 0:
+			g.s.recovered(ctx, g.session, p)
 			done = consume.Done{Records: n, Next: b.Records[n-1].Offset + 1, Term: consume.TermOf(b.Records[n-1]), Position: p.Position}
 		case err == nil:
 			done.WantMore = stop == nil // the rest of a source transaction is on the way
@@ -259,11 +260,42 @@ func (g *whole) claim(ctx context.Context, p *consume.Partition, source string, 
 			return nil, start.Err
 		}
 	}
+	if err := g.unparked(ctx, source, requests); err != nil {
+		return nil, err
+	}
 	for i, start := range starts {
 		parts[partKey{requests[i].Topic, requests[i].Number}] = &wholePart{Start: start, count: counts[requests[i].Topic]}
 	}
 	g.parts[source] = parts
 	return parts, nil
+}
+
+// unparked refuses partitions of which something is parked, as the source was not written as a whole before. Nobody parks of one that is, nor looks what is:
+//
+//	sink:   writes a newer row of a key of which something is parked
+//	person: retries that, which puts the old row over the newer one
+func (g *whole) unparked(ctx context.Context, source string, requests []consume.Request) error {
+	parts := make([]warehouse.Partition, len(requests))
+	for i, r := range requests {
+		parts[i] = warehouse.Partition{Topic: r.Topic, Number: r.Number}
+	}
+	parked, err := g.session.Parked(ctx, parts)
+	if err != nil {
+		return err
+	}
+	for i := range parked {
+		if len(parked[i].Keys) == 0 {
+			continue
+		}
+		_, schema, table, _ := record.ParseTopic(parts[i].Topic)
+		name := service.Quote(source + "/" + schema + "." + table)
+		return &trouble.Error{
+			Code: trouble.Parked, Op: "write as a whole", Subject: fmt.Sprintf("source %q", source), Cause: fmt.Errorf("records of topic %q are parked", parts[i].Topic),
+			Means: "later changes of their rows must wait for them, which those of a source that is written as a whole do not; it is held before them",
+			Hint:  fmt.Sprintf("sink parked retry %s, when they can be written, or sink parked discard %s; then sink resume %s", name, name, service.Quote(source)),
+		}
+	}
+	return nil
 }
 
 // wholeCut is one cut under way.

@@ -239,6 +239,43 @@ func TestWholeSourceStops(t *testing.T) {
 	}
 	w.complete(shop)
 	w.rows(`SELECT count(*) FROM public.fine`, "4")
+	w.exec(`ALTER TABLE public.checked ADD CONSTRAINT positive CHECK (id > 0)`)
+	shop.tx(ins(r, -1, "fine"))
+	w.rows(`SELECT code FROM tributary.quarantine`, "constraint-violation")
+	s.stop()
+	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT positive`)
+	w.start(w.cfg) // which tries again, unasked
+	w.complete(shop)
+	w.rows(`SELECT code FROM tributary.quarantine`)
+}
+
+// TestWholeSourceOfWhatIsParked: a source is written as a whole from now on, of which records are parked. Later ones of their keys would be written before
+// them.
+func TestWholeSourceOfWhatIsParked(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
+	r := w.checked("checked")
+	shop := w.source("shop")
+	s := w.start(w.cfg)
+	shop.tx(ins(r, 7, "poison"))
+	w.complete(shop)
+	w.rows(`SELECT "offset" FROM tributary.parked`, "0")
+	s.stop()
+	w.cfg.Sources = []rule.Source{{Name: "shop", Consistency: "source"}}
+	w.start(w.cfg)
+	shop.tx(upd(r, 7, "fine"))
+	w.rows(`SELECT code, topic, hint LIKE 'sink parked retry shop%sink parked discard shop%sink resume shop' FROM tributary.quarantine`, "parked|shop.tributary.progress|t")
+	w.rows(`SELECT count(*) FROM public.checked`, "0")
+	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT fine`)
+	o := w.operator()
+	if out := w.retry(o, "public.checked"); out.Applied != 1 {
+		t.Fatalf("got %+v", out)
+	}
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT id, note FROM public.checked`, "7|fine")
+	w.rows(`SELECT code FROM tributary.quarantine`)
 }
 
 // TestWholeSourceCatchesUp: much more lies there than is read ahead, in every partition; it is taken in many cuts.

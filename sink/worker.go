@@ -265,6 +265,7 @@ func (w *worker) fenced(ctx context.Context, batches []consume.Batch, o *outcome
 		delete(w.parked, p) // if nobody took the partition, what is parked of it has changed
 		switch standings[i] {
 		case warehouse.Behind:
+			p.Pass = change.Position{} // where others are not at a TRUNCATE any more, it is waited for once more
 			rest = append(rest, b)
 			continue
 		case warehouse.Back:
@@ -372,12 +373,8 @@ func (w *worker) finish(ctx context.Context, o *outcome) {
 	for i := range o.parts {
 		pt := &o.parts[i]
 		p := pt.p
-		if attempt := p.Attempt; attempt != 0 && pt.records > 0 {
-			if err := w.session.Recovered(ctx, p.Topic, p.Number, attempt); err != nil {
-				w.s.log.Warn("quarantine is over, its row could not be deleted", "topic", p.Topic, "partition", p.Number, service.Err(err))
-			} else {
-				w.s.log.Info("goes on after quarantine", "topic", p.Topic, "partition", p.Number)
-			}
+		if pt.records > 0 {
+			w.s.recovered(ctx, w.session, p)
 		}
 		w.passed(pt)
 		if delete(w.replays, p); pt.replay.on {

@@ -213,7 +213,11 @@ func (a *flushing) write(ctx context.Context) error {
 		a.queue = append(a.queue, statement{unit: -1, sql: "COMMIT"}, begin, advance)
 		return a.run(ctx)
 	}
-	a.queue = append(a.queue, begin, advance)
+	a.queue = append(a.queue, begin)
+	if passing, any := a.s.w.passing(a.f.Advances); any {
+		a.queue = append(a.queue, passing)
+	}
+	a.queue = append(a.queue, advance)
 	return a.writeUnits(ctx)
 }
 

@@ -224,6 +224,8 @@ type Advance struct {
 	Term       int32           // by which leader the record before Next was written, see consume.Term; 0 where that is not known
 	Position   change.Position // of the last record applied
 	Barrier    change.Position // of the TRUNCATE that the partition now waits at; zero for none
+	Truncate   change.Position // of the TRUNCATE of several partitions that it passes, which partition 0 executes; zero for none
+	Partitions int32           // of the topic, where it passes one
 	Rows       int64           // applied by this advance
 	CommitTime int64           // of the last record, microseconds since 1970; 0 if there is none
 	ParkedN    int64           // as Parked gave it; -1: whatever is parked, and whether the table is read anew, is known otherwise
@@ -318,6 +320,66 @@ func (w *Warehouse) advance(advances []Advance) statement {
 			return nil
 		},
 	}
+}
+
+// passing is the statement that locks what flushes lock, and the other partitions of topics with a TRUNCATE that they pass: partition 0 when all others have
+// come to it, these when it has. They had when the partition was let pass; it locks nothing, and gives false, where none is passed.
+//
+//	partition 1: comes to it, and says so
+//	partition 0: is let pass
+//	warehouse:   is failed over to a standby that was behind, with partition 1 before it
+//	partition 0: executes it; partition 1 writes its last rows once more
+//
+// Nobody applies what is parked of the others meanwhile.
+func (w *Warehouse) passing(advances []Advance) (st statement, any bool) {
+	there := make([]int32, len(advances)) // partitions, of each
+	column := func(text func(a *Advance) string, all bool) param {
+		return param{array: textArray(len(advances), func(i int) ([]byte, bool) {
+			a := &advances[i]
+			if !all && a.Truncate.IsZero() {
+				return nil, false
+			}
+			return []byte(text(a)), true
+		})}
+	}
+	return statement{
+		unit: -1,
+		sql: `
+SELECT s.i, CASE WHEN s.era IS NULL OR c.partition = s.partition::int THEN true
+                 WHEN c.partition = 0 THEN (c.era, c.lsn, c.seq) >= (s.era::int, s.lsn::pg_lsn, s.seq::bigint)
+                 WHEN s.partition::int = 0 THEN (c.era, c.lsn, c.seq) >= (s.era::int, s.lsn::pg_lsn, s.seq::bigint)
+                   OR (c.barrier_era, c.barrier_lsn, c.barrier_seq) >= (s.era::int, s.lsn::pg_lsn, s.seq::bigint)
+                 ELSE true END
+  FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY AS s(topic, partition, era, lsn, seq, i)
+  JOIN tributary.checkpoint c ON c.grp = $1 AND c.topic = s.topic AND (c.partition = s.partition::int OR s.era IS NOT NULL)
+ ORDER BY c.topic COLLATE "C", c.partition FOR UPDATE OF c`,
+		params: []param{
+			{text: []byte(w.cfg.Group)},
+			column(func(a *Advance) string { return a.Topic }, true),
+			column(func(a *Advance) string { return strconv.Itoa(int(a.Partition)) }, true),
+			column(func(a *Advance) string { return strconv.Itoa(int(a.Truncate.Era)) }, false),
+			column(func(a *Advance) string { return a.Truncate.CommitLSN.String() }, false),
+			column(func(a *Advance) string { return strconv.FormatUint(a.Truncate.Seq, 10) }, false),
+		},
+		each: func(row [][]byte) error {
+			i, err := strconv.Atoi(string(row[0]))
+			if err == nil && string(row[1]) != "t" {
+				err = ErrFenced
+			}
+			if err == nil {
+				there[i-1]++
+			}
+			return err
+		},
+		check: func(int64) error {
+			for i := range advances {
+				if !advances[i].Truncate.IsZero() && there[i] < advances[i].Partitions {
+					return ErrFenced
+				}
+			}
+			return nil
+		},
+	}, slices.ContainsFunc(advances, func(a Advance) bool { return !a.Truncate.IsZero() })
 }
 
 // Standing says where a checkpoint is with respect to an Advance.
