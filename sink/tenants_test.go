@@ -3,6 +3,7 @@ package sink_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -480,6 +481,28 @@ func TestTenantRemovalAndTargetsLookedAt(t *testing.T) {
 	}
 	w.rows(`SELECT count(*) FROM public.late`, "0")
 	w.rows(`SELECT count(*) FROM tributary.feed`, "0")
+}
+
+// TestClaimOfATopicNotKnown: a source is brought back in the moment in which a sink does not read its topics any more, and claims one without its id; whoever
+// claims it next does not take it for another topic.
+func TestClaimOfATopicNotKnown(t *testing.T) {
+	w := newWorld(t)
+	a := w.source("a")
+	s := w.start(w.cfg)
+	a.tx()
+	w.complete(a)
+	s.stop()
+	other := warehouse.New(warehouse.Config{DSN: func() (string, error) { return w.dsn, nil }, Group: "warehouse", Instance: "other", Log: slog.New(slog.DiscardHandler)})
+	for _, c := range []struct {
+		id   string
+		want trouble.Code
+	}{{"", ""}, {"one", ""}, {"one", ""}, {"two", trouble.TopicRecreated}} {
+		claims, err := other.Claim(t.Context(), []warehouse.Partition{{Topic: "a.public.t", TopicID: c.id}})
+		if err != nil || trouble.CodeOf(claims[0].Err) != c.want {
+			t.Errorf("claimed with the id %q: %+v, %v", c.id, claims, err)
+		}
+	}
+	w.rows(`SELECT topic_id FROM tributary.checkpoint WHERE topic = 'a.public.t'`, "one")
 }
 
 // TestTenantVerbsAreRefused: where it is not certain what they would do.

@@ -117,13 +117,14 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 	// One row at a time and in the order of the key: a flush takes its locks in the same order. All of them in one round trip.
 	var all pgx.Batch
 	for _, p := range parts {
+		// Whoever has claimed a topic in the moment in which it was not to be read, as its source was removed and is brought back, did not know its id.
 		all.Queue(`
 			UPDATE tributary.checkpoint c
-			   SET owner_epoch = owner_epoch + 1, owner = $4, owner_pid = NULL, owner_backend_start = NULL
+			   SET owner_epoch = owner_epoch + 1, owner = $4, owner_pid = NULL, owner_backend_start = NULL, topic_id = coalesce(nullif(topic_id, ''), $5)
 			 WHERE grp = $1 AND topic = $2 AND partition = $3
 			RETURNING owner_epoch, next_offset, CASE WHEN term_offset = next_offset THEN term ELSE 0 END, era, lsn::text, seq,
 			          coalesce((extract(epoch FROM last_commit_ts) * 1000000)::bigint, 0), topic_id`,
-			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance)
+			w.cfg.Group, p.Topic, p.Number, w.cfg.Instance, p.TopicID)
 		all.Queue(`
 			SELECT attempt, park AND q.next_offset = c.next_offset, skip AND q.next_offset = c.next_offset, code, message
 			  FROM tributary.quarantine q JOIN tributary.checkpoint c USING (grp, topic, partition)
