@@ -32,6 +32,9 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 	}
 	for _, known := range tables {
 		was, isKnown := before[uint32(known.Relation.OID)]
+		if newEra && pr.SystemID != s.system.ID { // its numbers are of other tables
+			was = record.TableProgress{}
+		}
 		if err := s.adopt(ctx, known, was, isKnown && !newEra, s.joined, asOf); err != nil {
 			return err
 		}
@@ -57,6 +60,10 @@ func (s *session) tellLeftOut(tables []*catalog.Table) {
 		}
 	}
 	s.unfit = idle
+	s.alarms.clear(trouble.Config, "columns")
+	if idle := s.config.idleColumns(tables); len(idle) > 0 {
+		s.raise(idleColumns(idle))
+	}
 	told := s.leftOut
 	s.leftOut = map[string]*catalog.Table{}
 	none := !slices.ContainsFunc(tables, func(t *catalog.Table) bool { return t.Level != catalog.LeftOut })
@@ -90,6 +97,15 @@ func (s *session) tellLeftOut(tables []*catalog.Table) {
 	}
 }
 
+// idleColumns tells of tables that columns names for nothing: a name that is wrong would have what must not leave published, with no word.
+func idleColumns(names []string) *trouble.Error {
+	return &trouble.Error{
+		Code: trouble.Config, Op: "apply", Subject: "columns", Cause: fmt.Errorf("no table is called %s", strings.Join(names, ", ")),
+		Means: "where a table has another name, what they leave out or mask is published of it",
+		Hint:  "mend columns in capture.yaml, restart capture, and capture snapshot --reload the tables that are meant; an entry for a table that is gone: take it out",
+	}
+}
+
 // adopt makes known a captured table. was is its progress if isKnown. Its topic may hold rows of an earlier life, which a
 // snapshot must void: of a table of its name that was dropped, renamed or moved to where it was not captured, however long
 // ago. The catalog was read before asOf.
@@ -112,6 +128,10 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.tables[known.Relation.OID] = t
 	}
 	t.catalog, t.lost = known, false
+	former := t.published()
+	if former.Table == "" {
+		former = (&table{progress: was}).published()
+	}
 	delete(s.gone, known.Relation.OID)
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
 		s.log.Info("table was renamed: it is read anew, into a topic of its new name", "table", known.Relation.QualifiedName(), "was", was.Schema+"."+was.Table)
@@ -125,6 +145,9 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if was.Level != fresh.Level {
 		was.Member, was.Published, was.Parts = fresh.Member, fresh.Published, fresh.Parts
 	}
+	if former.Table != "" && former != (record.Name{Schema: fresh.Schema, Table: fresh.Table}) {
+		fresh.Covered = &former
+	}
 	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
 	if t.progress = fresh; isKnown {
 		t.progress = was
@@ -137,6 +160,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if err := s.setCatalog(ctx, t, known); err != nil {
 		return s.setAside(ctx, t, err)
 	}
+	fresh.Covered, was.Covered = nil, nil
 	t.progress = fresh
 	if err := s.beginVersion(ctx, t, was); err != nil {
 		return err

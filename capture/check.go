@@ -210,6 +210,14 @@ func (c *Capture) checkTables(ctx context.Context, r *terminal.Check, cat *catal
 	if err != nil {
 		r.Failed("columns", err)
 	}
+	var there []string
+	for _, t := range tables {
+		there = append(there, t.Relation.QualifiedName())
+	}
+	for _, idle := range c.config.idleColumns(tables) {
+		r.Warn(trouble.Config, "columns", fmt.Sprintf("no table is called %s%s. Where it has another name, what columns leaves out or masks is published", idle, terminal.Meant(idle, there)),
+			"mend columns in capture.yaml, or leave it: a table that is made later is covered from its first row on")
+	}
 	names := map[string]string{}
 	for _, t := range tables {
 		name := t.Relation.QualifiedName()

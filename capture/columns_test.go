@@ -14,6 +14,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
@@ -165,4 +166,79 @@ registry: {url: "http://x"}
 			t.Errorf("%s: got %v, want %q", yaml, err, want)
 		}
 	}
+}
+
+// TestColumnsOfARenamedTable: what columns leave out of a table by its name does not leave when it is renamed, be it before capture's eyes, while
+// it is away, or by way of a name that is not captured; and goes on when the new name has an entry.
+func TestColumnsOfARenamedTable(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create schema aside; create table customer (id int primary key, pw text); create table user_a (id int primary key, pw text); create table user_b (id int primary key, pw text);
+		insert into customer values (1, 'hidden'); insert into user_a values (1, 'hidden'); insert into user_b values (1, 'hidden')`)
+	r.config.Source.Tables = []string{"public.*"}
+	entry := func(table string) publish.Columns { return publish.Columns{Table: table, Exclude: []string{"pw"}} }
+	r.config.Columns = []publish.Columns{entry("public.customer"), entry("public.user_a"), entry("public.user_b")}
+	held := func(c *Capture, names ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprint(names, " are held"), func() bool {
+			var got []string
+			for _, table := range c.Status().Tables {
+				if table.Held != nil && table.Held.Code == trouble.Config && strings.Contains(table.Held.Cause, "as the table was called before") && strings.Contains(table.Held.Hint, "write an entry for "+table.Table) {
+					got = append(got, table.Table)
+				}
+			}
+			return slices.Equal(got, names)
+		})
+	}
+	c, stop := r.start()
+	r.fence()
+	r.exec(`alter table customer rename to client; insert into client values (2, 'hidden'); alter table user_b set schema aside`)
+	held(c, "public.client")
+	eventually(t, "the other is gone", func() bool { return len(c.Status().Tables) == 2 })
+	r.exec(`insert into client values (3, 'hidden'); alter table aside.user_b rename to person_b; alter table aside.person_b set schema public; insert into person_b values (2, 'hidden')`)
+	held(c, "public.client", "public.person_b")
+	eventually(t, "the status tells of entries without tables", func() bool {
+		a := alarmed(c, trouble.Config, "columns")
+		return a != nil && strings.Contains(a.Cause, "public.customer, public.user_b") && !strings.Contains(a.Cause, "user_a")
+	})
+	r.fence()
+	must(t, stop())
+	r.exec(`alter table user_a rename to person_a; insert into person_a values (2, 'hidden')`)
+	for range 2 { // and it is known the second time, too
+		c, stop = r.start()
+		held(c, "public.client", "public.person_a", "public.person_b")
+		r.request(SnapshotRequest{ID: fmt.Sprint("too early ", c.instance), Tables: []string{"public.client"}, Reload: true})
+		r.fence()
+		held(c, "public.client", "public.person_a", "public.person_b")
+		must(t, stop())
+	}
+	r.config.Columns = []publish.Columns{entry("public.client"), entry("public.person_?"), entry("public.user_a"), entry("public.user_b")}
+	c, stop = r.start()
+	for _, table := range []string{"client", "person_a", "person_b"} {
+		r.reload("public." + table)
+	}
+	held(c)
+	r.exec(`insert into client values (4, 'hidden')`)
+	r.fence()
+	must(t, stop())
+	for table, rows := range map[string]int{"client": 4, "person_a": 2, "person_b": 2} {
+		if got := r.read("public", table); len(got.rows) != rows {
+			t.Errorf("%s has %d rows, want %d", table, len(got.rows), rows)
+		}
+	}
+	r.nowhere(t, topicsOf(t, r, "customer", "user_a", "user_b", "client", "person_a", "person_b"), "hidden", "pw")
+}
+
+// TestColumnsThatNoTableFits: a name in columns that is wrong is told before the start, and as long as it is so.
+func TestColumnsThatNoTableFits(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table customer (id int primary key, pw text)`)
+	r.config.Columns = []publish.Columns{{Table: "public.custmer", Exclude: []string{"pw"}}, {Table: "public.none*", Exclude: []string{"pw"}}}
+	var out strings.Builder
+	must(t, r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)))
+	if text := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(text, "warn columns no table is called public.custmer; did you mean public.customer?") || strings.Contains(text, "none") {
+		t.Error(text)
+	}
+	c, stop := r.start()
+	eventually(t, "the status tells of it", func() bool { return alarmed(c, trouble.Config, "columns") != nil })
+	r.exec(`create table custmer (id int primary key, pw text)`)
+	eventually(t, "it does not any more", func() bool { return alarmed(c, trouble.Config, "columns") == nil })
+	must(t, stop())
 }

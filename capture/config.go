@@ -2,6 +2,7 @@ package capture
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,6 +98,24 @@ func (c Config) Check() []config.Fault {
 		}
 	}
 	return faults
+}
+
+// idleColumns gives the tables that columns names, and that are none of these.
+func (c Config) idleColumns(tables []*catalog.Table) []string {
+	var names []string
+	for _, columns := range c.Columns {
+		if columns.Named() && !slices.Contains(names, columns.Table) {
+			names = append(names, columns.Table)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	patterns, err := catalog.ParsePatterns(names)
+	if err != nil {
+		return nil // which the configuration's check tells
+	}
+	return patterns.Idle(tables)
 }
 
 // covers gives what publishing needs of columns, and the salt.

@@ -18,9 +18,10 @@ func (s *session) lose(t *table, asOf change.LSN) {
 	s.log.Warn("table is gone at the source", "table", t.catalog.Relation.QualifiedName())
 	s.abandon(t)
 	s.altered = without(s.altered, t)
+	was := t.published() // it may come back
 	t.altered, t.missed, t.seen, t.read = nil, false, nil, nil
 	s.part(t.catalog.Relation.OID, t.progress, asOf)
-	t.progress = record.TableProgress{Held: t.progress.Held}
+	t.progress = record.TableProgress{Held: t.progress.Held, Covered: &was}
 	t.catalog, t.lost = nil, true
 	s.fewer = true
 }

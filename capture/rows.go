@@ -126,12 +126,23 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 
 // setRelation makes rel the version of t that is published from here on.
 func (s *session) setRelation(ctx context.Context, t *table, rel *schema.Relation) error {
+	if was := t.published(); was.Table != "" {
+		if err := s.pub.Renamed(was, rel); err != nil {
+			// The name goes with what is held, which another session, or a request, lets go on only by columns that cover it.
+			t.progress.Covered, t.pub = &was, nil
+			if t.catalog != nil {
+				t.progress.Schema, t.progress.Table, s.fewer = rel.Schema, rel.Name, true
+			}
+			return err
+		}
+	}
 	done := s.stage.Hand(s.others.registry, waitRegistry)
 	pub, err := s.pub.Table(ctx, rel)
 	done()
 	if err != nil {
 		return err
 	}
+	t.progress.Covered = nil
 	if t.pub != nil {
 		s.log.Info("table has a new version", "table", rel.QualifiedName(), "lsn", s.tx.CommitLSN.String())
 		s.meter.schemas.WithLabelValues(schemaKind(t.pub.Relation, rel)).Inc()
@@ -139,6 +150,19 @@ func (s *session) setRelation(ctx context.Context, t *table, rel *schema.Relatio
 	t.pub = pub
 	t.counters = s.meter.table(rel.QualifiedName())
 	return nil
+}
+
+// published gives what t was called when it was published last, as far as that is known, or may have been.
+func (t *table) published() record.Name {
+	switch {
+	case t.progress.Covered != nil:
+		return *t.progress.Covered
+	case t.pub != nil:
+		return record.Name{Schema: t.pub.Relation.Schema, Table: t.pub.Relation.Name}
+	case t.seen != nil:
+		return record.Name{Schema: t.seen.Schema, Table: t.seen.Name}
+	}
+	return record.Name{Schema: t.progress.Schema, Table: t.progress.Table}
 }
 
 // setCatalog makes what the catalog has of t the version that is published, until a row comes. The stream may be behind the

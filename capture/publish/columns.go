@@ -10,6 +10,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
 )
 
 // Columns is one entry of the configuration's "columns": what of a table is not published, or not as it is.
@@ -72,6 +73,35 @@ type cover struct {
 	canonical     []byte
 }
 
+// Named says whether the entry is for one table alone.
+func (c Columns) Named() bool { return !strings.ContainsAny(c.Table, "*?[") }
+
+// Renamed refuses a table that columns named as it was called before, and do not as it is called now: what they left out would be published.
+// Other entries do where they name the same columns.
+func (p *Publisher) Renamed(was record.Name, rel *schema.Relation) error {
+	var names []string
+	for _, c := range p.covers {
+		if c.Columns.Named() && c.Match(was.Schema, was.Table) {
+			names = append(names, c.Columns.names()...)
+		}
+	}
+	for _, c := range p.covers {
+		if !c.Match(rel.Schema, rel.Name) {
+			continue
+		}
+		if c.Columns.Named() {
+			return nil
+		}
+		names = slices.DeleteFunc(names, func(name string) bool { return rel.Column(name) >= 0 && slices.Contains(c.Columns.names(), name) })
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	former := was.Schema + "." + was.Table
+	return uncovered(rel, fmt.Sprintf("write an entry for %s in columns of capture.yaml, or take out that for %s if all of the table may be published", rel.QualifiedName(), former),
+		"columns names %q, as the table was called before, and has nothing of %q", former, rel.QualifiedName())
+}
+
 // CheckCovers says whether columns fit a relation.
 func CheckCovers(covers []Cover, rel *schema.Relation) error {
 	_, err := newCover(covers, nil, rel)
@@ -81,28 +111,21 @@ func CheckCovers(covers []Cover, rel *schema.Relation) error {
 // newCover gives nil where all of rel is published as it is. It refuses what would publish more than is meant, or what
 // would take rows their key.
 func newCover(covers []Cover, salt []byte, rel *schema.Relation) (*cover, error) {
-	refuse := func(hint, format string, args ...any) (*cover, error) {
-		return nil, &OneTable{&trouble.Error{
-			Code: trouble.Config, Op: "apply columns to", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: fmt.Errorf(format, args...),
-			Means: "nothing of the table is published, so that nothing is that must not be", Hint: hint + "; then restart capture, and capture snapshot --table " + rel.QualifiedName(),
-		}}
-	}
 	masks := map[int]mask.Kind{}
 	excluded := map[int]bool{}
 	for _, c := range covers {
 		if !c.Match(rel.Schema, rel.Name) {
 			continue
 		}
-		wild := strings.ContainsAny(c.Columns.Table, "*?[")
-		for _, name := range slices.Concat(c.Columns.Exclude, maskedNames(c.Columns.Mask)) {
+		for _, name := range c.Columns.names() {
 			i := rel.Column(name)
 			switch {
-			case i < 0 && wild:
+			case i < 0 && !c.Columns.Named():
 				continue
 			case i < 0:
-				return refuse("mend columns in capture.yaml", "columns names %q, and the table has no such column; was it renamed?", name)
+				return nil, uncovered(rel, "mend columns in capture.yaml", "columns names %q, and the table has no such column; was it renamed?", name)
 			case rel.IsKey(i):
-				return refuse("leave it out of columns in capture.yaml, and mask it in the sink's rule", "column %q belongs to the key: without its values rows cannot be told apart", name)
+				return nil, uncovered(rel, "leave it out of columns in capture.yaml, and mask it in the sink's rule", "column %q belongs to the key: without its values rows cannot be told apart", name)
 			}
 			if slices.Contains(c.Columns.Exclude, name) {
 				excluded[i] = true
@@ -140,8 +163,17 @@ func newCover(covers []Cover, salt []byte, rel *schema.Relation) (*cover, error)
 	return c, nil
 }
 
-func maskedNames(masks []Mask) (names []string) {
-	for _, m := range masks {
+func uncovered(rel *schema.Relation, hint, format string, args ...any) error {
+	return &OneTable{&trouble.Error{
+		Code: trouble.Config, Op: "apply columns to", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: fmt.Errorf(format, args...),
+		Means: "nothing of the table is published, so that nothing is that must not be", Hint: hint + "; then restart capture, and capture snapshot --table " + rel.QualifiedName(),
+	}}
+}
+
+// names gives those of the columns that the entry is for.
+func (c Columns) names() []string {
+	names := slices.Clone(c.Exclude)
+	for _, m := range c.Mask {
 		names = append(names, m.Column)
 	}
 	return names

@@ -112,6 +112,14 @@ type TableProgress struct {
 	Rate int64 `json:"rate,omitempty"`
 	// Held says why nothing of the table is published at present; nil where all of it is.
 	Held *Held `json:"held,omitempty"`
+	// Covered is what it was called when capture.yaml named it in columns last, where it has another name since and is held for that.
+	Covered *Name `json:"covered,omitempty"`
+}
+
+// Name is that of a table.
+type Name struct {
+	Schema string `json:"schema"`
+	Table  string `json:"table"`
 }
 
 // GoneTable is what is to be known of a table for its last rows.
