@@ -407,6 +407,9 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 		if snap.hold != nil {
 			return nil, nil
 		}
+		if ended, err := s.haveEnded(ctx, snap); err != nil || !ended {
+			return nil, err
+		}
 		// From this truncate on no event of the table is published before its rows are.
 		if err := s.void(ctx, t); err != nil {
 			return nil, err
@@ -423,6 +426,9 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 		source.Where, source.Columns = "", nil
 	}
 	if t.progress.Reload {
+		if ended, err := s.haveEnded(ctx, snap); err != nil || !ended {
+			return nil, err
+		}
 		if err := s.void(ctx, t); err != nil {
 			return nil, err
 		}

@@ -273,3 +273,36 @@ func TestRowTellsOfItsPartition(t *testing.T) {
 		must(t, stop())
 	}
 }
+
+// Nor may the truncate of such a reload come before a transaction has ended that wrote to the partition before it was published.
+func TestOpenTransactionBesideAReload(t *testing.T) {
+	for _, away := range []bool{true, false} {
+		r := newRig(t, 0, kafkatest.Fake(t), `create table root (id int primary key, a text) partition by range (id); create table root_0 partition of root for values from (0) to (10);
+			alter table root_0 replica identity full; insert into root select i, 'old' from generate_series(0, 9) i`)
+		r.config.Source.Refresh = 500 * time.Millisecond
+		c, stop := r.start()
+		r.fence()
+		if away {
+			must(t, stop())
+		}
+		open := r.connect()
+		r.exec(`create table root_1 partition of root for values from (10) to (20)`)
+		_, err := open.Exec(t.Context(), `begin; insert into root values (10, 'stays'), (11, 'goes'); delete from root where id = 11`)
+		must(t, err)
+		if away {
+			c, stop = r.start()
+		}
+		r.leaves("root", 2)
+		eventually(t, "the read waits", func() bool {
+			return slices.ContainsFunc(c.Status().Tables, func(t TableStatus) bool { return t.Snapshot != nil && t.Snapshot.Unseen > 5 })
+		})
+		if n := len(r.read("public", "root").rows); n != 10 {
+			t.Errorf("away %t: %d rows before the transaction has ended, want 10", away, n)
+		}
+		_, err = open.Exec(t.Context(), `commit`)
+		must(t, err)
+		r.fence()
+		r.same("public", "root")
+		must(t, stop())
+	}
+}

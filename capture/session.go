@@ -31,6 +31,7 @@ type session struct {
 	others   others
 	stream   *replication.Stream
 	catalog  *catalog.Catalog // of this goroutine
+	ended    ended
 	pub      *publish.Publisher
 	registry *registry.Client
 	patterns catalog.Patterns

@@ -1,10 +1,12 @@
 package capture
 
 import (
+	"context"
 	"slices"
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/snapshot"
+	"github.com/tributary-cdc/tributary/schema/change"
 )
 
 // recent remembers the transactions that were streamed lately.
@@ -55,6 +57,48 @@ func (c *chunks) mustFinish(xid uint32) {
 	}
 }
 
+// haveEnded says whether the stream is behind all that may have written to a table before it was published as it is. Only then may the truncate of
+// its reload stand:
+//
+//	application: BEGIN; INSERT of row 11; a DELETE of it, which is not published
+//	capture:     publishes the table whole, and writes the truncate
+//	application: COMMIT
+//	stream:      has row 11, behind the truncate, and not that it is gone
+func (s *session) haveEnded(ctx context.Context, snap *tableSnapshot) (bool, error) {
+	if snap.after == 0 {
+		return true, nil
+	}
+	o := &s.ended
+	over := func(xid uint32) bool { return int32(snap.after-xid) < 0 } //nolint:gosec // the wrap-around is meant
+	if (o.at == 0 || !over(o.xid)) && time.Since(o.asked) >= rereadPause {
+		o.asked = time.Now()
+		xid, err := s.catalog.OldestTransaction(ctx)
+		if err != nil {
+			return false, err
+		}
+		if over(xid) {
+			if o.at, err = s.catalog.Behind(ctx); err != nil {
+				return false, err
+			}
+			o.xid = xid
+		}
+	}
+	if o.at == 0 || !over(o.xid) {
+		snap.notBefore = time.Now().Add(rereadPause)
+		snap.waits(false)
+		return false, nil
+	}
+	snap.after, snap.from, snap.unseen = 0, max(snap.from, o.at), unseen{}
+	return s.streamed >= snap.from, nil
+}
+
+// ended is what the source has said of its transactions: all before xid have ended, and at is behind their ends; 0 where that was not asked yet.
+type ended struct {
+	xid   uint32
+	at    change.LSN
+	asked time.Time // whatever the answer was
+}
+
 // unseen are reads in a row that did not count, as a transaction that they must have seen was not visible to them.
 type unseen struct {
 	reads     int
@@ -72,9 +116,14 @@ func (s *session) counts(seen *snapshot.Visibility, opened uint64, snap *tableSn
 		snap.unseen = unseen{}
 		return true
 	}
+	snap.waits(!sees)
+	return false
+}
+
+// waits notes one more read that does not count; committed says that what it must have seen has committed.
+func (snap *tableSnapshot) waits(committed bool) {
 	if snap.unseen.reads == 0 {
 		snap.unseen.since = time.Now()
 	}
-	snap.unseen.reads, snap.unseen.committed = snap.unseen.reads+1, !sees
-	return false
+	snap.unseen.reads, snap.unseen.committed = snap.unseen.reads+1, committed
 }
