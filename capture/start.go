@@ -381,12 +381,13 @@ func (c *Capture) streamFrom(
 		c.log.Info("slot created", "slot", name, "lsn", confirmed.String())
 	} else {
 		confirmed = slot.ConfirmedFlushLSN
-		// A transaction that wrote to a table before it was published, just now or before a crash, is not in the
-		// stream with that: a read of the table must not begin before it has ended. (Making a slot waits for all.)
-		var err error
-		if s.joined, err = cat.NewestTransaction(ctx); err != nil {
-			return nil, err
-		}
+	}
+	// A transaction that wrote to a table before it was published, just now or before a crash, is not in the stream with that: a read of
+	// the table must not begin before it has ended. Nor is one in the stream that committed while the slot was made; a synchronous standby
+	// that is late keeps it from being seen, and the making did not wait for it.
+	var err error
+	if s.joined, err = cat.NewestTransaction(ctx); err != nil {
+		return nil, err
 	}
 	if err := s.standAt(state, confirmed, gap != nil); err != nil {
 		return nil, err
