@@ -346,6 +346,28 @@ func TestResumeSkip(t *testing.T) {
 		"resume --skip 1|∅|shop.public.checked", "resume --skip 4|a test|shop.public.checked")
 }
 
+// TestResumeSkipOfATruncate: a TRUNCATE of several partitions that cannot be executed is passed over for all of them.
+func TestResumeSkipOfATruncate(t *testing.T) {
+	w := newWorld(t)
+	shop, r := w.source("shop"), w.checked("checked")
+	shop.table(r, 2)
+	w.start(w.cfg)
+	shop.tx(many(20, func(i int) event { return ins(r, i, "fine") })...)
+	w.complete(shop)
+	w.exec(`CREATE TABLE public.refers (id integer REFERENCES public.checked (id)); INSERT INTO public.refers VALUES (1)`)
+	shop.tx(trunc(r)) // nothing comes behind it
+	w.rows(`SELECT code, partition FROM tributary.quarantine`, "constraint-violation|0")
+	var at int64
+	if err := w.conn.QueryRow(t.Context(), `SELECT next_offset FROM tributary.quarantine`).Scan(&at); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.checked", Remedy: warehouse.Skip, Offset: at}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT count(*) FROM public.checked`, "20")
+}
+
 // TestAttemptOfBeforeAMend: an attempt that was under way while somebody mended the target and said so holds the table no more.
 func TestAttemptOfBeforeAMend(t *testing.T) {
 	w := newWorld(t)

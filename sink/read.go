@@ -102,6 +102,9 @@ func (w *worker) readRecord(ctx context.Context, o *outcome, pt *part, records *
 	}
 	if pt.p.Skip && !pt.met {
 		pt.met = true
+		if h, err := headersOf(r); err == nil && h.known && h.position.Compare(pt.advance.Position) > 0 {
+			pt.advance.Position = h.position // where it is a TRUNCATE, the other partitions wait for it
+		}
 		w.s.log.Warn("record is passed over, as somebody asked", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset)
 		return 1, nil
 	}

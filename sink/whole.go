@@ -119,8 +119,10 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 		case err == nil && n > 0:
 			g.s.recovered(ctx, g.session, p)
 			done = consume.Done{Records: n, Next: b.Records[n-1].Offset + 1, Term: consume.TermOf(b.Records[n-1]), Position: p.Position}
+		case err == nil && stop != nil:
+			g.s.hold(ctx, g.session, p, p.Next, stop)
 		case err == nil:
-			done.WantMore = stop == nil // the rest of a source transaction is on the way
+			done.WantMore = true // the rest of a source transaction is on the way
 		case ctx.Err() != nil:
 		case errors.Is(err, warehouse.ErrFenced):
 			delete(g.parts, source)

@@ -249,6 +249,28 @@ func TestWholeSourceStops(t *testing.T) {
 	w.rows(`SELECT code FROM tributary.quarantine`)
 }
 
+// TestWholeSourceOfAnUnreadableRecord: what cannot be read holds the source also where what stands before it is no state to go to.
+func TestWholeSourceOfAnUnreadableRecord(t *testing.T) {
+	w := newWholeWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	shop.tx(ins(r, 1, "a"))
+	shop.inside = 3
+	shop.tx(ins(r, 2, "a"))
+	if err := shop.client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := shop.client.ProduceSync(t.Context(), &kgo.Record{Topic: "shop.tributary.progress", Key: []byte("k"), Value: []byte("{")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := shop.client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	w.start(w.cfg)
+	w.rows(`SELECT code FROM tributary.quarantine`, "record-invalid")
+	w.rows(`SELECT id FROM public.t`, "1")
+}
+
 // TestWholeSourceOfWhatIsParked: a source is written as a whole from now on, of which records are parked. Later ones of their keys would be written before
 // them.
 func TestWholeSourceOfWhatIsParked(t *testing.T) {

@@ -269,8 +269,10 @@ func (w *worker) fenced(ctx context.Context, batches []consume.Batch, o *outcome
 			rest = append(rest, b)
 			continue
 		case warehouse.Back:
+			delete(w.probes, p) // its next records are others
 			w.s.wentBack(p)
 		default:
+			delete(w.probes, p)
 			w.s.metrics.commits.WithLabelValues("fenced").Inc()
 			w.s.lost(p)
 		}
