@@ -106,17 +106,15 @@ func (e *evolution) refill(ctx context.Context, i int, have catalogColumns) erro
 	return e.set(ctx, i, value, where...)
 }
 
-// fill gives the rows of one source, among those of others, the default of a column that it has added. The others lack the
-// column, or have another default: the column itself gets none. done says that the rows have it already, by that of the column. only is a condition
-// more, for those that may have it.
+// fill gives the rows of the source the default of a column that it has added: that is theirs, and of no row that comes later, so that the column itself
+// keeps none. done says that the rows have it already, by that of the column. only is a condition more, for those that may have it.
 func (e *evolution) fill(ctx context.Context, i int, done bool, only ...string) error {
 	src := e.plan.Column(i)
-	if src.Default == nil || e.plan.Mode == rule.Log || e.plan.SIDColumn == "" {
+	switch {
+	case src.Default == nil || e.plan.Mode == rule.Log:
 		return nil
-	}
-	column := postgres.Ident(e.names[i])
-	if done {
-		return e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP DEFAULT", e.table, column), "column %q is of one source", e.names[i])
+	case done:
+		return e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP DEFAULT", e.table, postgres.Ident(e.names[i])), "column %q has a default that is of rows of before alone", e.names[i])
 	}
 	return e.set(ctx, i, postgres.Literal(*src.Default), only...)
 }
@@ -144,8 +142,7 @@ func (e *evolution) set(ctx context.Context, i int, value string, where ...strin
 // constant is a column that a version of before has not, and what its rows have in it.
 type constant struct{ name, literal, text string }
 
-// constants are those that a new row of a version of before is written with: the column has no default of its own where other sources write the target, or where
-// it was there before.
+// constants are those that a new row of a version of before is written with: the column has no default of its own.
 func (e *evolution) constants(have catalogColumns) (out []constant) {
 	if !e.older || e.another() {
 		return nil

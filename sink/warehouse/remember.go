@@ -233,11 +233,11 @@ func (e *evolution) fitted(at change.Position, table string) *shape {
 			continue
 		}
 		c := shapeColumn{Source: src.Name, Target: e.names[i]}
-		if e.feed.shape != nil && e.plan.Mode != rule.Log {
-			if was, known := e.was(src); known && !e.another() {
-				c.Default = was.Default
-			} else {
-				c.Default = src.Default
+		// Also of the first version that is met: a partition may be behind, and have rows of one before it.
+		if e.plan.Mode != rule.Log {
+			c.Default = src.Default
+			if was, known := e.was(src); known && !e.another() && was.Default != nil {
+				c.Default = was.Default // the server may have written the table anew: then it knows none any more
 			}
 		}
 		now.Columns[fmt.Sprint(src.AttNum)] = c
