@@ -258,12 +258,12 @@ func (f *Fold) complete(st *step) bool {
 	return true
 }
 
-// same says whether a row of a snapshot is the version of its key that is valid. Where that has values of another row of
-// the target, whose key it had, they are not asked for, and taken for the same.
+// same says whether a row of a snapshot is the version of its key that is valid, as far as it has been sent: a read may be of some columns.
+// Where that version has values of another row of the target, whose key it had, they are not asked for, and taken for the same.
 func (f *Fold) same(st *step, l *life) bool {
 	row := f.row(st.row)
 	asked := st.equal.state() == change.Present
-	equal := func(c int) bool { return !asked || f.text(st.equal)[c] == '1' }
+	equal := func(c int) bool { return !asked || row[c].state() == change.Unchanged || f.text(st.equal)[c] == '1' }
 	if l.current == none {
 		for c := range f.plan.Columns {
 			if !equal(c) {
