@@ -300,6 +300,21 @@ func TestInsertedRowsThatAreKeptOut(t *testing.T) {
 	w.rows(`SELECT code, message LIKE '%1 rows were not there after their INSERT, 0 were expected%' FROM tributary.quarantine`, "row-count|t")
 }
 
+// TestUpdatesThatAreKeptOut: a trigger keeps a row as it is of which not all values have been sent, and which is there.
+func TestUpdatesThatAreKeptOut(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text", "big text")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "a", "BIG"), ins(r, 2, "a", "BIG"))
+	w.complete(shop)
+	w.exec(`CREATE FUNCTION public.keep_two() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN CASE WHEN NEW.id <> 2 THEN NEW END; END';
+		CREATE TRIGGER keep_two BEFORE UPDATE ON public.t FOR EACH ROW EXECUTE FUNCTION public.keep_two()`)
+	shop.tx(upd(r, 1, "b", keep), upd(r, 2, "b", keep))
+	w.rows(`SELECT code, message LIKE '%0 rows were updated, 1 were expected%' FROM tributary.quarantine`, "row-count|t")
+	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "1|b", "2|a")
+}
+
 // TestRowSecurity: a role that does not see every row would not delete those that it does not see.
 func TestRowSecurity(t *testing.T) {
 	w := newWorld(t)

@@ -421,6 +421,9 @@ func (a *flushing) updates(i int) {
 			if err != nil {
 				return err
 			}
+			if there := int64(updates.Len() - len(missing)); rows < there { // a trigger, a rule or a policy has kept some as they were
+				return &statementError{unit: i, err: exactly(u, "updated", there, rows)}
+			}
 			return a.left(ctx, i, missing)
 		})
 		return nil
