@@ -28,6 +28,9 @@ type FormerRule struct {
 	reload bool   // it takes one that removes what is gone at the source
 	sid    string // that they have, where the source has another one now: they do not come again with it
 	remove string // the statement that removes those
+	keeps  bool   // values of columns that are not written any more: no read changes them
+	done   bool   // nothing else is otherwise, so that none is needed
+	clear  string // the statement that removes those, where the columns are known
 }
 
 // takeRules notes under which rules the partitions are written from now on: by whoever owns progress, where that is not nil, and the claim of each else.
@@ -167,6 +170,8 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 			one.Differs, one.reload = []string{f.Lost}, f.Reload
 		} else if was, err := rule.ParseMeaning(f.Rule); err == nil {
 			one.stays = one.stays || was.Stays()
+			kept := was.Kept(now)
+			one.keeps, one.done, one.clear = kept.Any(), !kept.More, clearing(route, kept.Columns)
 			switch one.Differs = was.Since(now); {
 			case was.Target != now.Target:
 				one.Target = was.Target
@@ -181,6 +186,22 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 	return out
 }
 
+// clearing gives the statement that removes the values of columns from the rows of a route's source; "" for none.
+func clearing(route *rule.Route, columns []string) string {
+	if len(columns) == 0 {
+		return ""
+	}
+	set := make([]string, len(columns))
+	for i, name := range columns {
+		set[i] = postgres.Ident(name) + " = NULL"
+	}
+	sql := fmt.Sprintf("UPDATE %s SET %s", postgres.Ident(route.Target.Schema, route.Target.Table), strings.Join(set, ", "))
+	if route.SIDColumn != "" {
+		sql += fmt.Sprintf(" WHERE %s = %s", postgres.Ident(route.SIDColumn), postgres.Literal(route.SID))
+	}
+	return sql + ";"
+}
+
 // enough says whether a read of all rows, or of some columns of them, has everything come again that a former rule wrote; was is "" where rows were
 // lost otherwise.
 func enough(was, is string, columns []string) bool {
@@ -189,6 +210,9 @@ func enough(was, is string, columns []string) bool {
 		return false
 	}
 	former, err := rule.ParseMeaning(was)
+	if err == nil && former.Kept(now).Any() {
+		return false
+	}
 	if len(columns) == 0 {
 		return err != nil || !former.Stays()
 	}
@@ -226,12 +250,17 @@ func (st *Status) outdated() (all []service.Need) {
 
 func (st *Status) outdatedOf(t *TableStatus) service.Need {
 	n := service.Need{Code: trouble.RowsOutdated, Subject: t.name(), Since: t.Former[len(t.Former)-1].Until, What: "rows of " + t.name() + " are not as its rule says"}
-	var why, elsewhere, beside []string
+	var why, elsewhere, beside, clear []string
+	keeps := false
 	for i := range t.Former {
 		f := &t.Former[i]
 		why = append(why, fmt.Sprintf("rows of before %s: %s", f.Until.Format(time.DateTime+" UTC"), strings.Join(f.Differs, "; ")))
 		if f.Target != "" && !slices.Contains(elsewhere, f.Target) {
 			elsewhere = append(elsewhere, f.Target)
+		}
+		keeps = keeps || f.keeps
+		if f.clear != "" && !slices.Contains(clear, f.clear) {
+			clear = append(clear, f.clear)
 		}
 		another := func(o TableStatus) bool { return o.Target == t.Target && o.sid == f.sid } // has that sid now
 		if f.remove != "" && !slices.Contains(beside, f.remove) && !slices.ContainsFunc(st.Tables, another) {
@@ -239,13 +268,16 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 		}
 	}
 	n.Why = strings.Join(why, ". ")
-	if !slices.ContainsFunc(t.Former, func(f FormerRule) bool { return f.stays }) && slices.ContainsFunc(st.Sources, func(src SourceStatus) bool { return src.Name == t.Source }) {
+	stays := slices.ContainsFunc(t.Former, func(f FormerRule) bool { return f.stays })
+	switch {
+	case !stays && !slices.ContainsFunc(t.Former, func(f FormerRule) bool { return !f.done }): // nothing of it comes again
+	case !stays && slices.ContainsFunc(st.Sources, func(src SourceStatus) bool { return src.Name == t.Source }):
 		how, note := "capture snapshot --wait --table ", "all rows come again, and are written by the rule that there is"
 		if slices.ContainsFunc(t.Former, func(f FormerRule) bool { return f.reload }) {
 			how, note = "capture snapshot --reload --wait --table ", note+"; those that are gone at the source are removed"
 		}
 		n.Do = append(n.Do, service.Step{Command: how + service.Quote(t.Table), Note: "where " + t.Source + " is captured: " + note})
-	} else {
+	default:
 		n.Do = append(n.Do, service.Step{Command: "sink tenant rebuild " + service.Quote(t.Source), Note: "all rows come again out of Kafka, of every table of the source"})
 	}
 	for _, target := range elsewhere {
@@ -254,7 +286,17 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 	for _, remove := range beside {
 		n.Do = append(n.Do, service.Step{Command: remove, Note: "in the warehouse, when all rows have come again and nobody needs those with the sid of before: they stay there, beside the new ones"})
 	}
-	n.Do = append(n.Do, service.Step{Command: "sink rules accept " + service.Quote(t.name()), Note: "leaves the rows as they are, if that is meant"})
+	accept := "leaves the rows as they are, if that is meant"
+	if keeps {
+		accept = "when that is done, or if the rows are meant to stay as they are: no read of them changes what is not written any more"
+		for _, sql := range clear {
+			n.Do = append(n.Do, service.Step{Command: sql, Note: "in the warehouse: the values that are not written any more go; ALTER TABLE … DROP COLUMN does it, too, where nobody else writes the column"})
+		}
+		if len(clear) == 0 {
+			n.Do = append(n.Do, service.Step{Note: "in " + t.Target + " the values of columns that are not written any more stay: UPDATE … SET … = NULL, or ALTER TABLE … DROP COLUMN where nobody else writes them"})
+		}
+	}
+	n.Do = append(n.Do, service.Step{Command: "sink rules accept " + service.Quote(t.name()), Note: accept})
 	return n
 }
 

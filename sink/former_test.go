@@ -216,6 +216,61 @@ func TestRowsOutdatedThatStay(t *testing.T) {
 	}
 }
 
+// TestRowsKeepWhatIsNotWritten: a rule that leaves columns out says, also when all rows have come again, that their values are there still, and how they go.
+func TestRowsKeepWhatIsNotWritten(t *testing.T) {
+	for name, was := range map[string][]rule.Column{"of all": nil, "of some": {{From: "id"}, {From: "note"}, {From: "mail"}}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, rule.Table{From: "public.t", SID: "tenant", Create: true, Columns: was}, rule.Table{From: "public.other", Create: true})
+			shop, r, o := w.source("shop"), relation("t", "id integer key", "note text", "mail text"), relation("other", "id integer key")
+			s := w.start(w.cfg)
+			shop.snapshot(r, true)
+			shop.tx(ins(r, 1, "n", "ann@example.com"), ins(r, 2, "n", "ben@example.com"), ins(o, 1))
+			w.complete(shop)
+			s.stop()
+			w.cfg.Tables[0].Columns = []rule.Column{{From: "id"}, {From: "note"}}
+			w.cfg.Tables[1].Filter = "id > 0" // which tells when it is looked at again
+			s = w.start(w.cfg)
+			told := func() (got []string) {
+				for _, n := range s.Status().Needs {
+					for _, step := range n.Do {
+						if n.Code == trouble.RowsOutdated && n.Subject == "shop/public.t" {
+							got = append(got, step.Command)
+						}
+					}
+				}
+				return got
+			}
+			clear := map[string]string{"of all": "", "of some": `UPDATE "public"."t" SET "mail" = NULL WHERE "tenant" = 'shop';`}[name]
+			want := []string{clear, "sink rules accept shop/public.t"}
+			w.eventually(want, func() any { return told() })
+			shop.begins(r)
+			shop.begins(o)
+			shop.tx(snap(r, 1, "n", "ann@example.com"), snap(r, 2, "n", "ben@example.com"), snap(o, 1))
+			shop.snapshot(r, true)
+			shop.snapshot(o, true)
+			shop.tx(ins(o, int(shop.lsn)))
+			w.complete(shop)
+			w.rows(`SELECT former FROM tributary.rule WHERE topic = 'shop.public.other'`, "[]")
+			w.rows(`SELECT jsonb_array_length(former) FROM tributary.rule WHERE topic = 'shop.public.t'`, "1") // which are forgotten at once
+			w.rows(`SELECT mail IS NULL FROM public.t`, "f", "f")
+			w.eventually(want, func() any { return told() })
+			if clear != "" {
+				w.exec(clear)
+				w.rows(`SELECT mail IS NULL FROM public.t`, "t", "t")
+			}
+			operator := w.operator()
+			_, topics, err := operator.Outdated(t.Context(), "shop", "public.t")
+			if err == nil {
+				err = operator.AcceptRules(t.Context(), topics, "shop/public.t", "cleared")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.eventually(0, func() any { return len(told()) })
+		})
+	}
+}
+
 // TestRowsOutdatedAreCheckedBefore: what a new configuration would make of rows that are there is told before it is used.
 func TestRowsOutdatedAreCheckedBefore(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.*", To: "public.{table}", Create: true})

@@ -220,6 +220,43 @@ func (m Meaning) Stays() bool {
 	return modeByName[m.Mode] != Clone || slices.Contains(m.Ignore, deleteOp) || slices.Contains(m.Ignore, truncateOp)
 }
 
+// Kept is what rows that were written under a meaning keep when all of them come again under another one.
+type Kept struct {
+	Columns []string // whose values are not written any more
+	Others  bool     // there may be others beside these, which only the target tells
+	More    bool     // something else of the rows is otherwise, which a read may change
+}
+
+// Any says whether they keep anything.
+func (k Kept) Any() bool { return k.Others || len(k.Columns) > 0 }
+
+// Kept gives what of rows that were written under m stays as it is when all of them come again under now: it writes not all columns that m did.
+func (m Meaning) Kept(now Meaning) (k Kept) {
+	if m.Target != now.Target {
+		return Kept{More: true}
+	}
+	with := m
+	with.Columns = map[string]Written{}
+	maps.Copy(with.Columns, m.Columns)
+	for _, name := range sortedNames(m.Columns) {
+		// Where all columns are written, one that is called as at the source is.
+		if _, has := now.Columns[name]; !has && (!now.All || m.Columns[name].From != name) {
+			k.Columns = append(k.Columns, name)
+			delete(with.Columns, name)
+		}
+	}
+	if k.Others = m.All && !now.All; k.Others {
+		with.All = false
+		for name, is := range now.Columns {
+			if _, had := m.Columns[name]; !had && is == (Written{From: name}) {
+				with.Columns[name] = is
+			}
+		}
+	}
+	k.More = len(with.Since(now)) > 0
+	return k
+}
+
 // Lacks gives the columns of the source of which rows that were written under m lack what now makes of them; only says that nothing else
 // of them is otherwise than now would write them.
 func (m Meaning) Lacks(now Meaning) (columns []string, only bool) {
