@@ -24,12 +24,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/pkg/kafka"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -253,7 +255,13 @@ func (c *Capture) refusedOne(err error) (refusal *publish.Refusal, is bool) {
 // replaced.
 func (c *Capture) stopsBy(err error) bool {
 	_, refused := c.refusedOne(err)
-	return !refused && !retry.Transient(err) && (!c.streamed || !retry.Waits(err))
+	return !refused && !moved(err) && !retry.Transient(err) && (!c.streamed || !retry.Waits(err))
+}
+
+// moved says whether a table was dropped, or got another name, between the look at the catalog and the statement that publishes it: the next
+// look has it as it is.
+func moved(err error) bool {
+	return trouble.CodeOf(err) == trouble.Publication && slices.Contains([]string{"42P01", "3F000"}, postgres.SQLState(err)) // no such table, schema
 }
 
 // again is the next of several attempts.

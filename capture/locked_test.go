@@ -176,3 +176,28 @@ func TestLockWhileItRuns(t *testing.T) {
 		t.Errorf("it is told of %q", list)
 	}
 }
+
+// TestTableIsMovedWhileItIsPublished: a table whose name goes between the look at the catalog and the statement that publishes it ended a start,
+// although the next look has it as it is.
+func TestTableIsMovedWhileItIsPublished(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create schema away; create table item (id int primary key, v text); create table other (id int primary key); insert into item values (1, 'a')`)
+	r.config.Source.Tables = []string{"*.*"}
+	conn, look := r.connect(), r.connect()
+	_, err := conn.Exec(t.Context(), `begin; alter table item set schema away`)
+	must(t, err)
+	moved := make(chan struct{})
+	go func() {
+		defer close(moved)
+		eventually(t, "capture waits for the table", func() bool {
+			var waits bool
+			err := look.QueryRow(t.Context(), `select exists (select from pg_stat_activity where query ilike '%publication%' and wait_event_type = 'Lock')`).Scan(&waits)
+			return err == nil && waits
+		})
+		_, _ = conn.Exec(t.Context(), `commit`)
+	}()
+	_, stop := r.start()
+	<-moved
+	eventually(t, "it is read", func() bool { return r.tableProgress("away.item").Done })
+	r.same("away", "item")
+	must(t, stop())
+}
