@@ -184,3 +184,29 @@ func TestDefaultOfADroppedColumn(t *testing.T) {
 	w.complete(shop)
 	w.rows(`SELECT id, c FROM public.t ORDER BY 1`, "1|5", "2|6", "3|∅")
 }
+
+// TestRuleThatTakesAnotherColumn: a rule has come to fill a column of the target from another one of the source. A record of a version of before has
+// that one, too.
+func TestRuleThatTakesAnotherColumn(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", Columns: []rule.Column{{From: "id"}, {From: "a", As: "x"}}})
+	shop := w.source("shop")
+	v1 := relation("t", "id integer key", "a text", "b text")
+	v2 := with(v1, "c", 4, "")
+	shop.table(v1, 3)
+	first, third := keysIn(t, shop, v1, 0), keysIn(t, shop, v1, 2)
+	s := w.start(w.cfg)
+	behind := shop.lsn
+	shop.lsn += 0x10000
+	shop.tx(ins(v2, first[0], "a1", "b1", 1))
+	w.complete(shop)
+	s.stop()
+	cfg := w.cfg
+	cfg.Tables = []rule.Table{{From: "public.t", Columns: []rule.Column{{From: "id"}, {From: "b", As: "x"}}}}
+	w.start(cfg)
+	shop.lsn = behind
+	shop.tx(ins(v1, third[0], "a3", "b3"))
+	shop.lsn += 0x20000
+	shop.tx(ins(v2, first[1], "a2", "b2", 2))
+	w.complete(shop)
+	w.rows(`SELECT x FROM public.t ORDER BY x`, "a1", "b2", "b3")
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -313,18 +314,14 @@ func (e *evolution) passOver(have catalogColumns) {
 			continue
 		}
 		double := slices.Index(e.names, name) != i || slices.Contains(e.names[i+1:], name)
-		e.passed[i] = double || e.plan.Mode != rule.Log && e.writes(name)
+		// A column that another name of the source went into is one that the rule has come to write since: these rows have its values.
+		e.passed[i] = double || e.plan.Mode != rule.Log && e.writes(func(c shapeColumn) bool { return c.Target == name && c.Source == src.Name })
 	}
 }
 
-// writes says whether the source has a column that goes into this one of the target, by what it was last made to fit.
-func (e *evolution) writes(name string) bool {
-	for _, c := range e.feed.shape.Columns {
-		if c.Target == name {
-			return true
-		}
-	}
-	return false
+// writes says whether the source has such a column, by what the target was last made to fit.
+func (e *evolution) writes(such func(shapeColumn) bool) bool {
+	return slices.ContainsFunc(slices.Collect(maps.Values(e.feed.shape.Columns)), such)
 }
 
 // had says whether the target had the column when it was made to fit last: somebody has dropped it since.

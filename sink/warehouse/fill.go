@@ -28,7 +28,7 @@ func (e *evolution) took(i int) bool {
 
 // wrote says whether rows of the topic were ever written with this column of the target.
 func (e *evolution) wrote(name string) bool {
-	return e.writes(name) || slices.Contains(e.feed.shape.Left, name)
+	return e.writes(func(c shapeColumn) bool { return c.Target == name }) || slices.Contains(e.feed.shape.Left, name)
 }
 
 // fixes says whether the rule has come to give a column of the plan the same value in every row since the target was made to fit last.
