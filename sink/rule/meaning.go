@@ -239,8 +239,8 @@ func (m Meaning) Kept(now Meaning) (k Kept) {
 	with.Columns = map[string]Written{}
 	maps.Copy(with.Columns, m.Columns)
 	for _, name := range sortedNames(m.Columns) {
-		// Where all columns are written, one that is called as at the source is.
-		if _, has := now.Columns[name]; !has && (!now.All || m.Columns[name].From != name) {
+		// Where all columns of the source are written, this may be one of them.
+		if _, has := now.Columns[name]; !has && !now.All {
 			k.Columns = append(k.Columns, name)
 			delete(with.Columns, name)
 		}

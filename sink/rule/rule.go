@@ -366,8 +366,8 @@ func (r *Route) Parks() bool { return r.rule.OnError == onErrorPark }
 // Overwrites says whether a change that is applied again finds the row that it made, and leaves it as it is.
 func (r *Route) Overwrites() bool { return modeByName[r.rule.Mode] == Clone }
 
-// Keeps says whether rows stay that are gone at the source.
-func (r *Route) Keeps() bool { return r.rule.ignore&(Deletes|Truncates) != 0 }
+// Keeps says whether rows stay that a read does not bring: those that are gone at the source, or come by what the rule ignores.
+func (r *Route) Keeps() bool { return r.rule.ignore != 0 }
 
 // Source says whether the source called name is read, and its sid.
 func (s *Set) Source(name string) (sid string, ok bool) {
