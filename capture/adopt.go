@@ -102,7 +102,7 @@ func idleColumns(names []string) *trouble.Error {
 	return &trouble.Error{
 		Code: trouble.Config, Op: "apply", Subject: "columns", Cause: fmt.Errorf("no table is called %s", strings.Join(names, ", ")),
 		Means: "where a table has another name, what they leave out or mask is published of it",
-		Hint:  "mend columns in capture.yaml, restart capture, and capture snapshot --reload the tables that are meant; an entry for a table that is gone: take it out",
+		Hint:  "mend columns in capture.yaml, restart capture, and capture snapshot --reload the tables that are meant. Take an entry out only if its table was dropped: of one that has another name everything would be published",
 	}
 }
 
@@ -176,7 +176,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		t.progress.Done = true
 		s.changed[known.Relation.OID] = true
 		if single := singles(was.Ranges); isKnown && len(single) > 0 {
-			t.progress.Done, t.progress.Ranges = false, single
+			t.progress.Done, t.progress.Ranges, t.progress.RangesKey = false, single, was.RangesKey
 			s.want(t, after, false)
 		}
 	case isKnown && !raised:

@@ -154,7 +154,10 @@ func (s *session) want(t *table, after uint32, reload bool) {
 	t.snapshot.began, t.snapshot.had = time.Now(), t.progress.Rows
 	for _, r := range t.progress.Ranges {
 		t.snapshot.ranges = append(t.snapshot.ranges, snapshot.Range{At: r.At, After: r.After, Up: r.Up})
-		t.snapshot.split, t.snapshot.key = true, t.progress.RangesKey
+		t.snapshot.split = true
+		if t.progress.RangesKey != nil { // else capture was older
+			t.snapshot.key = t.progress.RangesKey
+		}
 	}
 	t.progress.Reload = reload
 	s.changed[t.pub.Relation.OID] = true

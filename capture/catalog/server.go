@@ -253,9 +253,10 @@ func (c *Catalog) Behind(ctx context.Context) (change.LSN, error) {
 
 // NewestTransaction gives an id that is not below that of any transaction which has begun.
 func (c *Catalog) NewestTransaction(ctx context.Context) (uint32, error) {
-	var xmax int64
-	if err := c.conn.QueryRow(ctx, `select pg_snapshot_xmax(pg_current_snapshot())::text::int8`).Scan(&xmax); err != nil {
+	// One of its own: the end of a snapshot is behind the last that has ended, not behind all that run. It writes nothing that is waited for.
+	var newest int64
+	if err := c.conn.QueryRow(ctx, `select case when pg_is_in_recovery() then pg_snapshot_xmax(pg_current_snapshot()) else pg_current_xact_id() end::text::int8`).Scan(&newest); err != nil {
 		return 0, Unreachable("ask the running transactions of", "source", err)
 	}
-	return uint32(xmax - 1), nil //nolint:gosec // the low half is what the WAL has
+	return uint32(newest), nil //nolint:gosec // the low half is what the WAL has
 }
