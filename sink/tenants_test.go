@@ -57,7 +57,7 @@ func TestTwoHundredTenants(t *testing.T) {
 		t.Errorf("%s connections of one sink", got)
 	}
 	t.Logf("%d tables: start and %d rows in %s, then two changes of each in %s", n, n*rows, first.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
-	if took := time.Since(begin); took > max(first, 5*time.Second) {
+	if took := time.Since(begin); took > max(2*first, 10*time.Second) {
 		t.Errorf("400 changes took %s", took)
 	}
 }
