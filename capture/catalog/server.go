@@ -242,11 +242,9 @@ func (c *Catalog) OldestTransaction(ctx context.Context) (uint32, error) {
 
 // Behind gives a place in the WAL behind all that has ended, to which the stream gets even if nothing else happens.
 func (c *Catalog) Behind(ctx context.Context) (change.LSN, error) {
-	// Its commit has all before it written, and waits for no standby.
-	for _, sql := range []string{`begin; set local synchronous_commit = local`, `select pg_logical_emit_message(true, 'tributary', '{"chunk": true}')`, `commit`} {
-		if _, err := c.conn.Exec(ctx, sql); err != nil {
-			return 0, Unreachable("write a message into the WAL of", "source", err)
-		}
+	// Its commit has all before it written: see Open.
+	if err := c.EmitMessage(ctx, `{"chunk": true}`); err != nil {
+		return 0, err
 	}
 	return c.WALPosition(ctx)
 }
