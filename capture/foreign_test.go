@@ -230,10 +230,7 @@ func TestPublicationOfAnotherOwner(t *testing.T) {
 	}
 	r.exec(help) // as it says
 	eventually(t, "nothing is said of it any more", func() bool { return len(c.Status().Alarms) == 0 })
-	eventually(t, "the topic has the rows", func() bool {
-		r.fence()
-		return slices.Equal(r.read("public", "item").rows, r.source("public.item"))
-	})
+	r.settles("item")
 	must(t, stop())
 }
 
@@ -266,10 +263,7 @@ func TestPublicationHandedOver(t *testing.T) {
 			if c.ended {
 				_, stop = r.start()
 			}
-			eventually(t, "the topic has the rows", func() bool {
-				r.fence()
-				return slices.Equal(r.read("public", "item").rows, r.source("public.item"))
-			})
+			r.settles("item")
 			must(t, stop())
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -409,6 +410,15 @@ func (r *rig) sourceOf(table, columns string) []string {
 	must(r.t, err)
 	sort.Strings(list)
 	return list
+}
+
+// settles waits until topic and source hold the same rows of a table, all snapshots done.
+func (r *rig) settles(table string) {
+	r.t.Helper()
+	eventually(r.t, "the topic has the rows", func() bool {
+		r.fence()
+		return slices.Equal(r.read("public", table).rows, r.source("public."+table))
+	})
 }
 
 // same fails the test unless topic and source hold the same rows.

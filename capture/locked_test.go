@@ -56,10 +56,7 @@ func TestLockBesideAPublicationThatPublishesLess(t *testing.T) {
 	r.lock("busy")
 	publication := r.config.Source.publications().Full
 	r.exec("begin; alter publication " + publication + " set (publish = 'insert'); update item set v = 'unseen' where id = 1; delete from item where id = 2; commit")
-	eventually(t, "the topic has the rows", func() bool {
-		r.fence()
-		return slices.Equal(r.read("public", "item").rows, r.source("public.item"))
-	})
+	r.settles("item")
 	must(t, stop())
 }
 
@@ -126,10 +123,7 @@ func TestLockOfANewTable(t *testing.T) {
 	c, stop := r.start()
 	rows := func(table string) {
 		t.Helper()
-		eventually(t, "the topic has the rows", func() bool {
-			r.fence()
-			return slices.Equal(r.read("public", table).rows, r.source("public."+table))
-		})
+		r.settles(table)
 	}
 	rows("item")
 	if n := len(c.Status().Tables); n != 1 {

@@ -113,10 +113,7 @@ func TestLastWordsOfAnEarlierTable(t *testing.T) {
 			r.exec(`create table t (id int, k int, v text, primary key (id, k))`)
 			r.exec(`insert into t values (1, 1, 'new')`)
 			_, stop = r.start()
-			eventually(t, "the topic has the rows", func() bool {
-				r.fence()
-				return slices.Equal(r.read("public", "t").rows, r.source("public.t"))
-			})
+			r.settles("t")
 			must(t, stop())
 		})
 	}
@@ -189,10 +186,7 @@ func TestPartitionWithAnotherIdentity(t *testing.T) {
 	r.exec(`alter table t1 replica identity default`)
 	r.exec(`update t set v = 'new' where id < 4; delete from t where id = 7; alter table t1 replica identity full`)
 	r.exec(`insert into t values (10, 'later')`)
-	eventually(t, "the topic has the rows", func() bool {
-		r.fence()
-		return slices.Equal(r.read("public", "t").rows, r.source("public.t"))
-	})
+	r.settles("t")
 	cancel()
 	must(t, <-done)
 	if n := strings.Count(log.String(), "which it was nobody can tell"); n != 1 {
@@ -268,10 +262,7 @@ func publicationGone(t *testing.T, major int, ends trouble.Code, away bool, gone
 		_, stop = r.start()
 	}
 	for _, table := range []string{"t", "p"} {
-		eventually(t, "the topic has the rows", func() bool {
-			r.fence()
-			return slices.Equal(r.read("public", table).rows, r.source("public."+table))
-		})
+		r.settles(table)
 	}
 	must(t, stop())
 }
