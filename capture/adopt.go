@@ -193,8 +193,3 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	s.foresee(t, known, asOf)
 	return nil
 }
-
-// singles gives those of ranges that are single keys.
-func singles(ranges []record.RangeProgress) []record.RangeProgress {
-	return slices.DeleteFunc(slices.Clone(ranges), func(r record.RangeProgress) bool { return r.At == nil })
-}
