@@ -240,10 +240,7 @@ func (e *evolution) copyColumns(ctx context.Context, have catalogColumns, list [
 			sets = append(sets, postgres.Ident(r.from)+" = NULL")
 		}
 	}
-	sql := fmt.Sprintf("UPDATE %s SET %s", e.table, strings.Join(sets, ", "))
-	if e.plan.SIDColumn != "" {
-		sql += fmt.Sprintf(" WHERE %s = %s", postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
-	}
+	sql := fmt.Sprintf("UPDATE %s SET %s", e.table, strings.Join(sets, ", ")) + e.own()
 	return e.alter(ctx, sql, "columns have other names at the source now")
 }
 

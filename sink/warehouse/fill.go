@@ -53,11 +53,7 @@ func (e *evolution) unfilled(ctx context.Context, i int, column *catalogColumn) 
 	if e.s.inspecting {
 		return nil // what is lost is told once it is
 	}
-	sql := "SELECT EXISTS (SELECT FROM " + e.table + " WHERE " + other
-	if e.plan.SIDColumn != "" {
-		sql += fmt.Sprintf(" AND %s = %s", postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID))
-	}
-	sql += ")"
+	sql := "SELECT EXISTS (SELECT FROM " + e.table + e.own(other) + ")"
 	if there, known := e.s.answers[sql]; !known {
 		return &question{sql}
 	} else if !there {
@@ -121,10 +117,7 @@ func (e *evolution) fill(ctx context.Context, i int, done bool, only ...string) 
 
 // set gives rows of the source a value in column i, in SQL: those for which all conditions hold.
 func (e *evolution) set(ctx context.Context, i int, value string, where ...string) error {
-	if e.plan.SIDColumn != "" {
-		where = append(where, fmt.Sprintf("%s = %s", postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID)))
-	}
-	sql := fmt.Sprintf("UPDATE %s SET %s = %s WHERE %s", e.table, postgres.Ident(e.names[i]), value, strings.Join(where, " AND "))
+	sql := fmt.Sprintf("UPDATE %s SET %s = %s", e.table, postgres.Ident(e.names[i]), value) + e.own(where...)
 	if e.s.inspecting {
 		e.s.changes = append(e.s.changes, sql)
 		return nil
@@ -137,6 +130,17 @@ func (e *evolution) set(ctx context.Context, i int, value string, where ...strin
 	e.s.w.forgetTarget(e.plan.Target)
 	_, err := e.tx.Exec(ctx, sql)
 	return err
+}
+
+// own is the end of a statement that is for rows of the source: those for which all conditions hold.
+func (e *evolution) own(where ...string) string {
+	if e.plan.SIDColumn != "" {
+		where = append(where, fmt.Sprintf("%s = %s", postgres.Ident(e.plan.SIDColumn), postgres.Literal(e.plan.SID)))
+	}
+	if len(where) == 0 {
+		return ""
+	}
+	return " WHERE " + strings.Join(where, " AND ")
 }
 
 // constant is a column that a version of before has not, and what its rows have in it.
