@@ -123,11 +123,15 @@ type chunks struct {
 	// published before this session, or that recent has forgotten.
 	finished uint32
 	any      bool // finished is set
+	ended    ended
 	more     bool // what has been read waits for another Kafka transaction
 }
 
-// task is one thing for a reader to do: split a table into ranges, read one range, or read a table without key.
+// task is one thing for a reader to do: split a table into ranges, read one range, read a table without key, or ask what has ended, where more than
+// what is known.
 type task struct {
+	ended  bool
+	known  uint32
 	source snapshot.Source
 	split  bool
 	window *window
@@ -136,6 +140,7 @@ type task struct {
 
 type readResult struct {
 	window *window // nil for a hold, whose outcome comes through its own channels
+	ended  *ended  // where that was asked
 	chunk  *snapshot.Chunk
 	ranges []snapshot.Range // of a split
 	err    error
@@ -259,7 +264,7 @@ func (s *session) settle(ctx context.Context, t *table) error {
 	return nil
 }
 
-// What was read is read again after rereadPause; after alteredPause where the table has changed again, since a stream that is far behind brings
+// What was read is read again after rereadPause, or some time more, see unseenPause; after alteredPause where the table has changed again, since a stream that is far behind brings
 // the version of before until it is there, and each time the catalog is read.
 const (
 	rereadPause  = 50 * time.Millisecond
@@ -270,7 +275,7 @@ const (
 func (s *session) again(snap *tableSnapshot, err error) {
 	s.meter.chunks.WithLabelValues(chunkReread).Inc()
 	snap.rereads++
-	snap.notBefore = time.Now().Add(rereadPause)
+	snap.notBefore = time.Now().Add(unseenPause(max(snap.unseen.reads-1, 0)))
 	if err != nil && snap.rereads > 1 && errors.Is(err, snapshot.ErrSchemaChanged) {
 		snap.notBefore = time.Now().Add(alteredPause)
 	}
@@ -388,7 +393,7 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 		return nil, nil
 	}
 	if keyless || t.progress.Reload {
-		if ended, err := s.haveEnded(ctx, snap); err != nil || !ended {
+		if ended, err := s.haveEnded(snap); err != nil || !ended {
 			return nil, err
 		}
 		if err := s.void(ctx, t); err != nil {
@@ -438,6 +443,8 @@ func (c *chunks) arrived(r readResult) {
 	c.idle++
 	w := r.window
 	switch {
+	case r.ended != nil:
+		c.ended.answered(*r.ended, r.err)
 	case w == nil || w.table.snapshot == nil || !slices.Contains(w.table.snapshot.windows, w): // abandoned since
 	case w.split && r.err == nil:
 		snap := w.table.snapshot

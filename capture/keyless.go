@@ -211,6 +211,9 @@ func reader(ctx context.Context, dsn, application string, tasks <-chan task, res
 		case t := <-tasks:
 			result := readResult{window: t.window}
 			switch {
+			case t.ended:
+				result.ended = &ended{}
+				result.ended.xid, result.ended.at, result.err = r.Ended(ctx, t.known)
 			case t.hold != nil:
 				readHold(ctx, r, t)
 			case t.split:

@@ -306,3 +306,50 @@ func TestOpenTransactionBesideAReload(t *testing.T) {
 		must(t, stop())
 	}
 }
+
+// Of two tables that wait like this the one that was asked for first kept the other from hearing that what it waited for was over.
+func TestOpenTransactionBesideTwoReloads(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), "")
+	for _, root := range []string{"one", "two"} {
+		r.exec(fmt.Sprintf(`create table %[1]s (id int primary key, a text) partition by range (id); create table %[1]s_0 partition of %[1]s for values from (0) to (10);
+			alter table %[1]s_0 replica identity full; insert into %[1]s select i, 'old' from generate_series(0, 9) i`, root))
+	}
+	c, stop := r.start()
+	r.fence()
+	waits := func(root string) {
+		t.Helper()
+		eventually(t, "the read of "+root+" waits", func() bool {
+			return slices.ContainsFunc(c.Status().Tables, func(t TableStatus) bool {
+				return t.Table == "public."+root && t.Snapshot != nil && t.Snapshot.Unseen > 2
+			})
+		})
+	}
+	open := func(root string) (commit func()) {
+		t.Helper()
+		r.exec(fmt.Sprintf(`create table %[1]s_1 partition of %[1]s for values from (10) to (20)`, root))
+		conn := r.connect()
+		_, err := conn.Exec(t.Context(), fmt.Sprintf(`begin; insert into %s values (10, 'stays'), (11, 'goes'); delete from %[1]s where id = 11`, root))
+		must(t, err)
+		r.leaves(root, 2)
+		waits(root)
+		return func() {
+			t.Helper()
+			_, err := conn.Exec(t.Context(), `commit`)
+			must(t, err)
+		}
+	}
+	first := open("one")
+	second := open("two")
+	r.request(SnapshotRequest{ID: "behind the other", Tables: []string{"public.one"}})
+	eventually(t, "it is taken", func() bool { return r.tableProgress("public.one").Asked == "behind the other" })
+	first()
+	eventually(t, "the table is read whose transaction is over", func() bool { return r.tableProgress("public.one").Done })
+	r.same("public", "one")
+	if r.tableProgress("public.two").Done {
+		t.Error("the other was read before its transaction was over")
+	}
+	second()
+	r.fence()
+	r.same("public", "two")
+	must(t, stop())
+}

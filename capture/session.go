@@ -31,7 +31,6 @@ type session struct {
 	others   others
 	stream   *replication.Stream
 	catalog  *catalog.Catalog // of this goroutine
-	ended    ended
 	pub      *publish.Publisher
 	registry *registry.Client
 	patterns catalog.Patterns

@@ -1,10 +1,10 @@
 package capture
 
 import (
-	"context"
 	"slices"
 	"time"
 
+	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/snapshot"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
@@ -64,40 +64,55 @@ func (c *chunks) mustFinish(xid uint32) {
 //	capture:     publishes the table whole, and writes the truncate
 //	application: COMMIT
 //	stream:      has row 11, behind the truncate, and not that it is gone
-func (s *session) haveEnded(ctx context.Context, snap *tableSnapshot) (bool, error) {
+func (s *session) haveEnded(snap *tableSnapshot) (bool, error) {
 	if snap.after == 0 {
 		return true, nil
 	}
-	o := &s.ended
-	over := func(xid uint32) bool { return int32(snap.after-xid) < 0 } //nolint:gosec // the wrap-around is meant
-	if (o.at == 0 || !over(o.xid)) && time.Since(o.asked) >= rereadPause {
-		o.asked = time.Now()
-		xid, err := s.catalog.OldestTransaction(ctx)
-		if err != nil {
-			return false, err
-		}
-		if over(xid) {
-			if o.at, err = s.catalog.Behind(ctx); err != nil {
-				return false, err
-			}
-			o.xid = xid
-		}
-	}
-	if o.at == 0 || !over(o.xid) {
+	o := &s.chunks.ended
+	switch {
+	case o.err != nil:
+		return false, catalog.Unreachable("ask the running transactions of", "source", o.err)
+	case o.at == 0 || int32(snap.after-o.xid) >= 0: //nolint:gosec // the wrap-around is meant
+		s.chunks.ask()
 		snap.notBefore = time.Now().Add(rereadPause)
 		snap.waits(false)
 		return false, nil
 	}
+	o.asked = 0
 	snap.after, snap.from, snap.unseen = 0, max(snap.from, o.at), unseen{}
 	return s.streamed >= snap.from, nil
 }
 
-// ended is what the source has said of its transactions: all before xid have ended, and at is behind their ends; 0 where that was not asked yet.
+// ended is what the source has said of its transactions: all before xid have ended, and at is behind their ends; 0 where nothing is known yet.
 type ended struct {
-	xid   uint32
-	at    change.LSN
-	asked time.Time // whatever the answer was
+	xid uint32
+	at  change.LSN
+	err error
+	// asks: a reader is at it. It was asked so many times since anybody could go on by what it said, and is not again before due.
+	asks  bool
+	asked int
+	due   time.Time
 }
+
+// ask has an idle reader ask what has ended: the stream does not wait for the answer.
+func (c *chunks) ask() {
+	if o := &c.ended; !o.asks && !time.Now().Before(o.due) {
+		o.asks = true
+		c.idle--
+		c.tasks <- task{ended: true, known: o.xid} // as many places as readers
+	}
+}
+
+// answered takes what a reader was told. It counts for each table that waits, also where the one that asked waits on.
+func (o *ended) answered(is ended, err error) {
+	if o.err = err; err == nil && is.at != 0 {
+		o.xid, o.at = is.xid, is.at
+	}
+	o.asks, o.asked, o.due = false, o.asked+1, time.Now().Add(unseenPause(o.asked))
+}
+
+// unseenPause is how long to wait behind so many looks in a row for transactions that are not over, or not visible: some take a moment, others hours.
+func unseenPause(looks int) time.Duration { return min(rereadPause<<min(looks, 10), time.Second) }
 
 // unseen are reads in a row that did not count, as a transaction that they must have seen was not visible to them.
 type unseen struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -132,6 +133,38 @@ func TestRereadsForAnOpenTransaction(t *testing.T) {
 	eventually(t, "it is over", func() bool { return rereads(c, "public.b") == nil && r.tableProgress("public.b").Done })
 	r.same("public", "b")
 	must(t, stop())
+}
+
+// What waits for an open transaction has somebody else ask for its end, one at a time, and less and less often.
+func TestEndIsAskedForLessOften(t *testing.T) {
+	c := chunks{tasks: make(chan task, 2), idle: 2}
+	s := &session{chunks: c}
+	waits, goes := &tableSnapshot{after: 100}, &tableSnapshot{after: 50}
+	for asked := range 10 {
+		for range 2 {
+			if over, err := s.haveEnded(waits); over || err != nil {
+				t.Fatal(over, err)
+			}
+		}
+		if n := len(c.tasks); n != 1 {
+			t.Fatalf("%d readers are asked", n)
+		}
+		<-c.tasks
+		at := time.Now()
+		s.chunks.arrived(readResult{ended: &ended{xid: 51}})
+		want := min(rereadPause<<asked, time.Second)
+		if pause := s.chunks.ended.due.Sub(at); pause < want || pause > want+rereadPause/2 {
+			t.Errorf("answer %d is followed by a pause of %s, want %s", asked, pause, want)
+		}
+		s.chunks.ended.due = at
+	}
+	s.chunks.arrived(readResult{ended: &ended{xid: 51, at: 7}}) // what it says is good for another
+	if over, err := s.haveEnded(goes); over || err != nil || goes.after != 0 || goes.from != 7 {
+		t.Errorf("%t, %v, %+v", over, err, goes)
+	}
+	if s.chunks.idle != 3 {
+		t.Errorf("%d readers are idle", s.chunks.idle)
+	}
 }
 
 // rereads gives what the status tells of chunks of a table that are read again and again.

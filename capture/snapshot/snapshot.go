@@ -265,10 +265,29 @@ func (r *Reader) inSnapshot(ctx context.Context, s Source, seen *Visibility, lsn
 	if err := tx.Commit(ctx); err != nil {
 		return postgres.Describe(err)
 	}
+	return r.mark(ctx)
+}
+
+// mark writes a message into the WAL.
+func (r *Reader) mark(ctx context.Context) error {
 	if _, err := r.conn.Exec(ctx, `select pg_logical_emit_message(true, 'tributary', '{"chunk": true}')`); err != nil {
 		return postgres.Describe(err)
 	}
 	return nil
+}
+
+// Ended gives an id before which every transaction has ended. Where that is not the known one, it gives a place in the WAL behind their ends, too, past
+// which the stream will get even if nothing else happens.
+func (r *Reader) Ended(ctx context.Context, known uint32) (before uint32, behind change.LSN, err error) {
+	var xmin, position int64
+	err = r.conn.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::int8, (pg_current_wal_insert_lsn() - '0/0')::int8`).Scan(&xmin, &position) // in this order
+	if err != nil {
+		return 0, 0, postgres.Describe(err)
+	}
+	if before = uint32(xmin); before == known { //nolint:gosec // the low half is what the WAL has
+		return before, 0, nil
+	}
+	return before, change.LSN(position), r.mark(ctx)
 }
 
 func (r *Reader) inTransaction(ctx context.Context, tx pgx.Tx, s Source, seen *Visibility, lsn *change.LSN, read func() error) error {
