@@ -322,8 +322,20 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 		if paused != nil && paused.Until == nil { // who waits would do so for ever
 			return 0, 0, "", pausedStill(paused)
 		}
+		parked, err := o.session.CountParked(ctx)
+		if err != nil {
+			return 0, 0, "", err
+		}
+		aside := map[string]int64{}
+		for topic, by := range parked {
+			for _, n := range by {
+				if wanted(topic) {
+					aside[topic] += n.Records
+				}
+			}
+		}
 		for _, t := range tables {
-			if wanted(t.Topic) && t.Reload != nil {
+			if wanted(t.Topic) && t.Reload != nil && aside[t.Topic] == 0 {
 				lacks = "what has not come again is to be removed"
 			}
 		}
@@ -333,8 +345,31 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 				lacks += fmt.Sprintf("; %s is paused until %s", paused.Subject(), paused.Until.UTC().Format(time.RFC3339))
 			}
 		}
+		if lacks == "" && len(aside) > 0 {
+			return 0, 0, "", asideStill(p.Source, aside)
+		}
 		return done, of, lacks, nil
 	}, nil
+}
+
+// asideStill is the trouble of what is waited for, and has come but for what is parked of it, so many rows of each topic: no reload of such a topic ends.
+func asideStill(source string, aside map[string]int64) error {
+	rows, name := int64(0), source
+	what := service.Plural(len(aside), "table") + " of " + source
+	for topic, n := range aside {
+		rows += n
+		if len(aside) == 1 {
+			_, schema, table, _ := record.ParseTopic(topic)
+			name += "/" + schema + "." + table
+			what = name
+		}
+	}
+	return &trouble.Error{
+		Code: trouble.Parked, Op: "wait for all rows of", Subject: source,
+		Cause: fmt.Errorf("%s of %s %s parked", service.Plural(rows, "row"), what, service.Agree(rows, "is", "are")),
+		Means: "all else is there; what has not come again of a table with parked rows is removed when none is parked any more",
+		Hint:  fmt.Sprintf("sink parked show %[1]s\nsink parked retry %[1]s, when what was wrong is mended; or sink parked discard %[1]s, without them", service.Quote(name)),
+	}
 }
 
 // nothingShown is the trouble of a tenant that is waited for, of whose topics none is to be read.

@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -265,4 +266,56 @@ func TestRebuildAtATruncate(t *testing.T) {
 			w.rows(`SELECT count(*), min(v) FROM public.t`, "10|b")
 		})
 	}
+}
+
+// TestRebuildThatIsParked: no reload ends while something of its table is parked, so who waits for all rows is told of it
+// instead of waiting on.
+func TestRebuildThatIsParked(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
+	r, shop := w.checked("checked"), w.source("shop")
+	other := w.checked("other")
+	shop.snapshot(r, true)
+	shop.snapshot(other, true)
+	shop.tx(ins(r, 1, "fine"), ins(r, 2, "fine"), ins(other, 1, "fine"))
+	w.start(w.cfg)
+	w.complete(shop)
+	o := w.operator()
+	ends := func(spoil, mend, message, hint string) {
+		t.Helper()
+		w.exec(spoil)
+		p := w.tenantPlan(o, "shop")
+		if err := o.RebuildTenant(t.Context(), w.cfg, p, "", untold); err != nil {
+			t.Fatal(err)
+		}
+		how, err := o.Rebuilding(t.Context(), w.cfg, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var failed error
+		w.eventually(trouble.Parked, func() any {
+			_, _, _, failed = how(t.Context())
+			return trouble.CodeOf(failed)
+		})
+		if e, ok := errors.AsType[*trouble.Error](failed); !ok || !strings.Contains(failed.Error(), message) || !strings.Contains(e.Hint, hint) {
+			t.Errorf("%v, %+v", failed, e)
+		}
+		w.exec(mend)
+		if out, err := o.Retry(t.Context(), warehouse.Selection{Source: "shop"}); err != nil || out.Applied == 0 {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		w.eventually("", func() any {
+			_, _, lacks, err := how(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			return lacks
+		})
+		w.rows(`SELECT id, note FROM public.checked ORDER BY 1`, "1|fine", "2|fine")
+		w.rows(`SELECT id, note FROM public.other`, "1|fine")
+	}
+	ends(`ALTER TABLE public.checked ADD CONSTRAINT low CHECK (id < 2) NOT VALID`, `ALTER TABLE public.checked DROP CONSTRAINT low`,
+		"1 row of shop/public.checked is parked", "sink parked retry shop/public.checked")
+	ends(`ALTER TABLE public.checked ADD CONSTRAINT none CHECK (id < 0) NOT VALID; ALTER TABLE public.other ADD CONSTRAINT none CHECK (id < 0) NOT VALID`,
+		`ALTER TABLE public.checked DROP CONSTRAINT none; ALTER TABLE public.other DROP CONSTRAINT none`,
+		"3 rows of 2 tables of shop are parked", "sink parked retry shop")
 }

@@ -36,7 +36,7 @@ func resumeCommand() *cobra.Command {
 		Long: "Ends the pause of exactly what is named, and has the tables of it that are held tried again. A record that cannot be written is put\n" +
 			"aside (--park), or passed over (--skip), which names its offset: no other is. Who did it, when, why, and to which record of which\n" +
 			"topic, tributary.operation keeps; Kafka keeps the record. A sink of the group does it within a second or two: --wait says what came of it.",
-		Annotations: map[string]string{terminal.Exits: "  0  done; with --wait, all that was held is past the record that it was held at, and what was removed is there again\n  1  failed; with --wait also: a table is held again, or --timeout is over\n" +
+		Annotations: map[string]string{terminal.Exits: "  0  done; with --wait, all that was held is past the record that it was held at, and what was removed is there again\n  1  failed; with --wait also: a table is held again, rows of what was removed are parked, or --timeout is over\n" +
 			"  2  used wrongly: flag, argument or configuration; nothing was attempted"},
 		Example: "  sink resume shop/public.orders --yes --wait\n  sink resume shop/public.orders --park --plan\n  sink resume shop/public.orders --skip 88120 --reason 'test data' --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -161,7 +161,7 @@ func tenantRebuild() *cobra.Command {
 		Long: "Has all sinks read the topics of a tenant anew. Rows of a table with a key stay where they are and are written again; those that have\n" +
 			"not come again at the end are removed. Those of histories, logs and tables without key are removed first, while the tenant is paused.",
 		Example: "  sink tenant rebuild tenant_17 --plan\n  sink tenant rebuild tenant_17 --yes --wait --timeout 1h",
-		Annotations: map[string]string{terminal.Exits: "  0  done; with --wait, all rows are there again\n  1  failed; with --wait also: a table is held, the tenant is paused until somebody ends that, or --timeout is over\n" +
+		Annotations: map[string]string{terminal.Exits: "  0  done; with --wait, all rows are there again\n  1  failed; with --wait also: a table is held, rows are parked, the tenant is paused until somebody ends that, or --timeout is over\n" +
 			"  2  used wrongly: flag, argument or configuration; nothing was attempted"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return changeTenant(cmd, args, &c, func(f *warehouse.Feed) string {
