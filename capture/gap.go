@@ -117,7 +117,7 @@ func findGap(state *publish.State, slot *catalog.Slot, system replication.System
 	case slot != nil && !ours(slot, system.Database):
 		return alien(slot)
 	case pr == nil && state.Newest.Era > 1:
-		// What a first start leaves that never came to its progress is of era 1: it begins again, in the next one.
+		// Topics that hold nothing but era 1 are taken up without a question: everything is read again, in the next one.
 		e.Cause = fmt.Errorf("the topics hold changes of era %d, of which the progress topic says nothing: it was deleted, or has lost its records", state.Newest.Era)
 		e.Means = "how far the source is published is not known; nothing was skipped silently, nothing was written"
 	case pr == nil:

@@ -155,6 +155,9 @@ func TestHeldBeforeItIsTakenUp(t *testing.T) {
 	r.config.Topics.MaxMessageBytes, r.config.Source.Refresh = 64<<10, time.Hour
 	c, stop := r.start()
 	r.fence()
+	for range 20 { // which are passed over; the look at its start, which comes in between, is none of these
+		c.looks <- look{}
+	}
 	r.exec(`create table large (id int primary key, v text); alter publication ` + r.config.Source.publications().Full + ` add table large`)
 	r.exec(`insert into large values (1, ` + huge + `); delete from large; insert into large values (2, 'a')`)
 	r.fence()

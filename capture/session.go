@@ -162,6 +162,9 @@ const (
 // run reads the stream until ctx ends or something fails. A nil error says that ctx ended and everything read was
 // published as far as whole transactions go.
 func (s *session) run(ctx context.Context) error {
+	if err := s.begunEra(ctx); err != nil {
+		return err
+	}
 	if ended, err := s.rest(ctx); ended || err != nil { // what begins paused publishes nothing before it is resumed
 		return err
 	}
@@ -232,6 +235,19 @@ func (s *session) run(ctx context.Context) error {
 		}
 		s.stage.Busy()
 	}
+}
+
+// begunEra writes the progress of an era that begins, before anything else of it. What is published without a transaction would be without
+// progress otherwise:
+//
+//	session 1: begins era 1, publishes a change, ends before there is progress
+//	session 2: begins era 2, as the topics hold something of era 1, and publishes the change again; it ends as well
+//	session 3: finds era 2 in the topics and no progress at all, and takes that for lost
+func (s *session) begunEra(ctx context.Context) error {
+	if s.before != nil {
+		return nil
+	}
+	return s.commit(ctx, true)
 }
 
 // tellDue publishes the status, where something has happened that is worth telling at once.
