@@ -118,6 +118,7 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 		if err != nil {
 			return err
 		}
+		opened.Spare()
 		*cat = opened
 	}
 	began := time.Now()

@@ -56,7 +56,7 @@ type Source struct {
 	CatchUp   config.Bytes  `mapstructure:"catch_up" default:"64MiB" doc:"How much WAL a capture that begins, or whose walsender has fallen behind, must have before it to fetch it by SQL calls, which is faster, until it is near the end; 0: never, nor with publish.delivery: at-least-once. It needs one more slot meanwhile, better two: temporary copies of ours. A call holds a snapshot at the source for as long as it takes to publish what it and the one before it give (seconds; for a huge transaction as long as that one takes), and keeps it in a temporary file there: of at most 1 GiB, or temp_file_limit where that is less, if its role may set that (a superuser, or from PostgreSQL 15 GRANT SET ON PARAMETER temp_file_limit TO …), else of temp_file_limit. What needs more is streamed."`
 	WALBudget config.Bytes  `mapstructure:"wal_budget" default:"50GiB" doc:"How much WAL the source may keep for us before it is an alarm."`
 	OnError   string        `mapstructure:"on_error" default:"hold" oneof:"hold,stop" doc:"What a table that cannot go on does (a row that is too large, a schema that the registry refuses): hold: that table alone is held until it is loaded anew; stop: capture ends, and the source keeps its WAL."`
-	Refresh   time.Duration `mapstructure:"refresh" default:"2s" doc:"How often the source's catalog is looked at for new tables and changed replica identities."`
+	Refresh   time.Duration `mapstructure:"refresh" default:"2s" doc:"How often the source's catalog is looked at for new tables and changed replica identities; more seldom where that would be more than a twentieth of a core's work for the source, as it has ten thousand tables or more."`
 }
 
 // Snapshot says how existing rows are read.

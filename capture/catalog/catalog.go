@@ -22,8 +22,10 @@ import (
 
 // Catalog is one connection to the source's catalogs. It is not safe for concurrent use.
 type Catalog struct {
-	conn  *pgx.Conn
-	types map[schema.OID]*pgType
+	conn   *pgx.Conn
+	types  map[schema.OID]*pgType
+	looked version // what Look was told last
+	spares bool    // see Spare
 }
 
 // Open connects to the database that dsn names.
