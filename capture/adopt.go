@@ -169,6 +169,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	switch {
 	case isKnown && s.config.Snapshot.Mode != "never" && s.pub.Lost(t.pub):
 		s.log.Warn("a topic was deleted and made anew: its table is read again", "table", t.name(), "topic", t.pub.Topic())
+		t.progress.Asked = was.Asked // whose rows come with it
 		s.want(t, after, true)
 	case isKnown && was.Done && !raised:
 		t.progress = was

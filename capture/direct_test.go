@@ -257,6 +257,21 @@ func TestAtLeastOnceAhead(t *testing.T) {
 	must(t, stop())
 }
 
+// refusal is how a broker answers that takes nothing.
+func refusal(req *kmsg.ProduceRequest) kmsg.Response {
+	res := req.ResponseKind().(*kmsg.ProduceResponse)
+	for _, topic := range req.Topics {
+		failed := kmsg.ProduceResponseTopic{Topic: topic.Topic, TopicID: topic.TopicID}
+		for _, p := range topic.Partitions {
+			failed.Partitions = append(failed.Partitions, kmsg.ProduceResponseTopicPartition{
+				Partition: p.Partition, ErrorCode: kerr.UnknownServerError.Code, BaseOffset: -1, LogAppendTime: -1,
+			})
+		}
+		res.Topics = append(res.Topics, failed)
+	}
+	return res
+}
+
 // Sessions that end before there is any progress have left no changes. What the first of them had left came again in the next era, behind
 // itself, and the third took that for a source that has lost its progress.
 func TestAtLeastOnceBeforeProgress(t *testing.T) {
@@ -271,17 +286,7 @@ func TestAtLeastOnceBeforeProgress(t *testing.T) {
 		if req.TransactionID == nil || !refused.Load() {
 			return nil, nil, false
 		}
-		res := req.ResponseKind().(*kmsg.ProduceResponse)
-		for _, topic := range req.Topics {
-			failed := kmsg.ProduceResponseTopic{Topic: topic.Topic, TopicID: topic.TopicID}
-			for _, p := range topic.Partitions {
-				failed.Partitions = append(failed.Partitions, kmsg.ProduceResponseTopicPartition{
-					Partition: p.Partition, ErrorCode: kerr.UnknownServerError.Code, BaseOffset: -1, LogAppendTime: -1,
-				})
-			}
-			res.Topics = append(res.Topics, failed)
-		}
-		return res, nil, true
+		return refusal(req), nil, true
 	})
 	refused.Store(true)
 	c, stop := r.launch()
@@ -302,6 +307,45 @@ func TestAtLeastOnceBeforeProgress(t *testing.T) {
 	r.same("public", "item")
 	r.same("public", "bag")
 	r.exact("item", "bag")
+	must(t, stop())
+}
+
+// A topic that was deleted, and in which a capture that made it anew left nothing but changes, as it ended before their progress, was not filled
+// again: what had been written before the changes was missing for good.
+func TestAtLeastOnceIntoADeletedTopic(t *testing.T) {
+	fake := kafkatest.Fake(t)
+	r := newDirectRig(t, fake, tables)
+	_, stop := r.start()
+	r.exec(`insert into item values (1, 'one'), (2, 'two')`)
+	r.fence()
+	must(t, stop())
+	r.deleted("item")
+	r.exec(`insert into item values (3, 'three')`)
+	// Each session claims the source, and no other progress is taken.
+	var refuses atomic.Bool
+	var claims atomic.Int32
+	fake.Kfake().ControlKey(int16(kmsg.InitProducerID), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		fake.Kfake().KeepControl()
+		if q.(*kmsg.InitProducerIDRequest).TransactionalID != nil {
+			claims.Store(1)
+		}
+		return nil, nil, false
+	})
+	fake.Kfake().ControlKey(int16(kmsg.Produce), func(q kmsg.Request) (kmsg.Response, error, bool) {
+		fake.Kfake().KeepControl()
+		if req := q.(*kmsg.ProduceRequest); refuses.Load() && req.TransactionID != nil && claims.Add(-1) < 0 {
+			return refusal(req), nil, true
+		}
+		return nil, nil, false
+	})
+	refuses.Store(true)
+	c, stop := r.launch()
+	eventually(t, "the change is there", func() bool { return r.holds("item") > 0 })
+	ended := counterValue(t, c.meter.reconnect.WithLabelValues("kafka"))
+	eventually(t, "two sessions have ended behind it", func() bool { return counterValue(t, c.meter.reconnect.WithLabelValues("kafka")) >= ended+2 })
+	refuses.Store(false)
+	r.fence()
+	r.same("public", "item")
 	must(t, stop())
 }
 

@@ -294,6 +294,27 @@ func TestRetentionOfAQuietTopic(t *testing.T) {
 	})
 }
 
+// deleted has a table's topic deleted, of which a capture that has waited for it has said so, as somebody was asking for the table's rows.
+func (r *rig) deleted(table string) {
+	r.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...))
+	must(r.t, err)
+	defer client.Close()
+	topic := r.config.Source.Name + ".public." + table
+	_, err = kadm.NewClient(client).DeleteTopic(r.t.Context(), topic)
+	must(r.t, err)
+	log := slog.New(slog.NewTextHandler(testWriter{r.t}, nil))
+	pr, err := publish.ReadProgress(r.t.Context(), r.config.Kafka, r.config.Source.Name, log)
+	must(r.t, err)
+	pr.N, pr.Full, pr.Vector[topic] = pr.N+1, true, []int64{0}
+	for i := range pr.Tables {
+		pr.Tables[i].Asked = "somebody"
+	}
+	value, err := pr.Encode()
+	must(r.t, err)
+	must(r.t, client.ProduceSync(r.t.Context(), &kgo.Record{Topic: record.ProgressTopic(r.config.Source.Name), Key: []byte(pr.Key()), Value: value}).FirstErr())
+}
+
 // The topic of a table that is quiet was deleted: it is made anew, with the table as it is.
 func TestDeletedTopicIsFilledAgain(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
@@ -303,22 +324,12 @@ func TestDeletedTopicIsFilledAgain(t *testing.T) {
 	r.exec(`delete from item where id = 3`)
 	r.fence()
 	must(t, stop())
-	client, err := kgo.NewClient(kgo.SeedBrokers(r.kafka.Addrs()...))
-	must(t, err)
-	defer client.Close()
-	topic := r.config.Source.Name + ".public.item"
-	_, err = kadm.NewClient(client).DeleteTopic(t.Context(), topic)
-	must(t, err)
-	// A capture that has waited for it has said so.
-	log := slog.New(slog.NewTextHandler(testWriter{t}, nil))
-	pr, err := publish.ReadProgress(t.Context(), r.config.Kafka, r.config.Source.Name, log)
-	must(t, err)
-	pr.N, pr.Full, pr.Vector[topic] = pr.N+1, true, []int64{0}
-	value, err := pr.Encode()
-	must(t, err)
-	must(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: record.ProgressTopic(r.config.Source.Name), Key: []byte(pr.Key()), Value: value}).FirstErr())
+	r.deleted("item")
 	c, stop := r.start()
 	r.fence()
+	if asked := r.tableProgress("public.item").Asked; asked != "somebody" {
+		t.Errorf("who has asked for its rows is not told of them, but %q", asked)
+	}
 	eventually(t, "it is read again", func() bool { return c.Status().State == service.StateUpToDate })
 	r.exec(`insert into item values (4, 'four')`)
 	r.fence()

@@ -303,17 +303,13 @@ func (p *Publisher) Holds(t *Table) bool {
 	return slices.ContainsFunc(top.next, func(n int64) bool { return n >= 0 }) || slices.ContainsFunc(top.torn, written) || slices.ContainsFunc(top.sent, written)
 }
 
-// Lost says whether the topic of t, or a partition of it, has lost all that was written to it, and nothing was written since: it was deleted and
-// made anew.
+// Lost says whether the topic of t, or a partition of it, has lost all that was written to it, and no progress has counted anything there since: it
+// was deleted and made anew. What stands there all the same was written without a transaction, or by a commit that broke down, and nothing
+// says that its writer had the table read again.
 func (p *Publisher) Lost(t *Table) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, next := range t.topic.next {
-		if next == 0 && t.topic.torn[i] == 0 {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(t.topic.next, 0)
 }
 
 // Publish produces ev, unless its partition already holds it, and says whether it did. The event's tuples may be
