@@ -85,6 +85,7 @@ func (s *session) follow(t *table, now *schema.Relation) {
 		return
 	}
 	t.reach()
+	s.called(t, now)
 	s.changed[t.catalog.Relation.OID] = true
 	moved := before.Schema != now.Schema || before.Name != now.Name
 	reason, reload := "it has another name, and with it another topic", moved
@@ -100,9 +101,13 @@ func (s *session) follow(t *table, now *schema.Relation) {
 		return
 	}
 	s.log.Info("table was altered: its rows are read again", "table", now.QualifiedName(), "reason", reason)
+	s.request(t, &SnapshotRequest{own: true, Reload: reload})
+}
+
+// called has the progress of t go by the name that it has now.
+func (s *session) called(t *table, now *schema.Relation) {
 	s.fewer = s.fewer || t.progress.Schema != now.Schema || t.progress.Table != now.Name
 	t.progress.Schema, t.progress.Table = now.Schema, now.Name
-	s.request(t, &SnapshotRequest{own: true, Reload: reload})
 }
 
 // miss notes that rows of t are left out, as it has a name that is not captured: it is read anew when it comes back, also in another

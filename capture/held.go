@@ -73,6 +73,7 @@ func (s *session) takeBack(ctx context.Context, t *table, q *SnapshotRequest) er
 	there, err := s.refresh(ctx, t)
 	if err == nil && there {
 		t.reach()
+		s.called(t, t.pub.Relation)
 	}
 	if err == nil && !there {
 		t.progress.Held = held // until the watcher has noticed

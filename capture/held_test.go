@@ -176,6 +176,28 @@ func TestHeldBeforeItIsTakenUp(t *testing.T) {
 	must(t, stop())
 }
 
+// TestHeldTableIsRenamed: a table that is renamed while it is held is told, asked for and loaded anew by the name that it has.
+func TestHeldTableIsRenamed(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	r.config.Topics.MaxMessageBytes = 64 << 10
+	c, stop := r.start()
+	r.fence()
+	r.exec(`insert into item (id, name) values (1, ` + huge + `)`)
+	r.fence()
+	r.isHeld(c, "public.item", trouble.RecordTooLarge)
+	r.exec(`update item set name = 'small'; alter table item rename to thing; insert into thing (id) values (2)`)
+	eventually(t, "the status has its name", func() bool {
+		return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool {
+			return one.Table == "public.thing" && one.Held != nil && strings.Contains(one.Held.Hint, "--table public.thing --reload")
+		})
+	})
+	r.reload("public.thing")
+	r.exec(`insert into thing (id) values (3)`)
+	r.fence()
+	r.same("public", "thing")
+	must(t, stop())
+}
+
 // A table whose rows must not be read ended capture, for every table.
 func TestTableThatMayNotBeRead(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)

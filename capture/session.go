@@ -123,16 +123,16 @@ type table struct {
 	txAt      change.LSN // commit LSN of the transaction that txOrdinal counts in
 }
 
-// relation gives the version of a captured table that is published, or, of one that cannot be, the catalog's; nil for a
-// table that is not captured.
+// relation gives the version of a captured table that is published, or, of one that is held, the catalog's: by its name there it is asked for. nil
+// for a table that is not captured.
 func (t *table) relation() *schema.Relation {
 	switch {
 	case t.catalog == nil:
 		return nil
-	case t.pub != nil:
-		return t.pub.Relation
 	case t.progress.Held != nil:
 		return &t.catalog.Relation
+	case t.pub != nil:
+		return t.pub.Relation
 	}
 	return nil
 }
