@@ -9,6 +9,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/replication"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 )
@@ -84,6 +85,22 @@ func (c *Capture) tellOld(ctx context.Context, cat *catalog.Catalog, slot string
 			"open_for", b.Age.Round(time.Second), "code", trouble.SlotWaits, "hint", "wait, or "+b.End())
 	}
 	return nil
+}
+
+// tellMaking has a status that nobody's service gives say who makes the slot: nobody streams from it, and nobody may ever.
+func (st *Status) tellMaking(ctx context.Context, cat *catalog.Catalog, slot *catalog.Slot) error {
+	blockers, err := cat.Blockers(ctx, 0)
+	st.State, st.Holder, st.making = service.StateStarting, slot.Holder, slot
+	st.WaitingOn, st.Oldest = waitOld, openTransaction(blockers, time.Now())
+	return err
+}
+
+// madeBy is how to be rid of who makes the slot.
+func madeBy(slot *catalog.Slot) service.Step {
+	return service.Step{
+		Command: fmt.Sprintf("SELECT pg_terminate_backend(%d);", slot.ActivePID),
+		Note:    "only if the capture that makes the slot is dead: its server process does not notice that by itself",
+	}
 }
 
 // awaitMade waits until a slot that somebody else makes is made, or is not there any more.

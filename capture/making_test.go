@@ -201,8 +201,16 @@ func TestVerbsOfASlotInTheMaking(t *testing.T) {
 	if err, ok := errors.AsType[*trouble.Error](r.verbs().DropSlot(t.Context(), &out)); !ok || err.Code != trouble.SlotInUse || !strings.Contains(err.Hint, "pg_terminate_backend") {
 		t.Errorf("drop: %v", err)
 	}
-	if err := r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.item"}}, true, terminal.To(&out)); trouble.CodeOf(err) != trouble.SlotMissing {
+	if err := r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.item"}}, true, terminal.To(&out)); trouble.CodeOf(err) != trouble.SlotMissing || !strings.Contains(err.Error(), "is making it: tributary capture lost") {
 		t.Errorf("snapshot: %v", err)
+	}
+	report, err := r.verbs().Ask(t.Context(), service.Whom{})
+	must(t, err)
+	if h := report.Headline; report.State != service.StateStarting || !strings.Contains(h, "tributary capture lost") || !strings.Contains(h, "is making it") || !strings.Contains(h, "waits for the transaction of pid") {
+		t.Errorf("status: it is %s, %s", report.State, h)
+	}
+	if len(report.Needs) != 1 || report.Needs[0].Code != trouble.SlotWaits || len(report.Needs[0].Do) != 2 || !strings.Contains(report.Needs[0].Do[1].Command, "pg_terminate_backend") {
+		t.Errorf("status: %+v", report.Needs)
 	}
 	out.Reset()
 	must(t, r.verbs().Check(t.Context(), terminal.NewCheck("capture", &out)))

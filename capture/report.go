@@ -75,12 +75,20 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 		if pause != nil {
 			st.Paused.EndsBytes = pauseLimit(st.WAL.BudgetBytes, slot.KeptBytes, slot.SafeBytes)
 		}
-		c.budget.observe(time.Now(), slot, nil, reason{"no capture streams from it", "capture run; or, if none is to run any more, capture slot drop"})
-		c.budget.tell(st)
-		st.ToPublish = slot.ToPublishBytes
-		if slot.Active {
+		why := reason{"no capture streams from it", "capture run; or, if none is to run any more, capture slot drop"}
+		switch {
+		case slot.Making:
+			why = reason{"it is not made yet", "capture status says for whom that waits"}
+			if err := st.tellMaking(ctx, cat, slot); err != nil {
+				return nil, err
+			}
+		case slot.Active:
+			why = reason{slot.Holder + " streams from it", "ask that capture: capture status on its host, or with --url"}
 			st.State, st.Holder = service.StateElsewhere, slot.Holder
 		}
+		c.budget.observe(time.Now(), slot, nil, why)
+		c.budget.tell(st)
+		st.ToPublish = slot.ToPublishBytes
 	}
 	st.accept = c.config.accepted()
 	defer func() { st.judge(time.Now(), 0) }()
@@ -121,7 +129,7 @@ func (c *Capture) askSource(ctx context.Context) (*Status, error) {
 		switch {
 		case !t.Done:
 			one.State, one.ExpectedRows = service.StateSnapshotting, nil // the record does not say
-		case st.State == service.StateNotRunning:
+		case st.State != service.StateElsewhere:
 			one.State = service.StateNotRunning
 		}
 		one.tellHeld(t.Held)

@@ -85,8 +85,9 @@ type Status struct {
 	Configuration string `json:"configuration,omitempty"`
 
 	accept  []service.Accept
-	brokers []string // as configured
-	on      string   // whom WaitingOn is, as stages name it
+	brokers []string      // as configured
+	on      string        // whom WaitingOn is, as stages name it
+	making  *catalog.Slot // that somebody makes, where no service tells the status; else nil
 }
 
 // WAL is what the source keeps for us.

@@ -47,10 +47,7 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 		return err
 	}
 	if slot == nil || slot.Making { // which begins behind what is asked now
-		return &trouble.Error{
-			Code: trouble.SlotMissing, Op: "ask for a snapshot of", Subject: strings.Join(names, ", "), Cause: fmt.Errorf("there is no slot %q: no capture has run yet", c.config.Source.slot()),
-			Means: "nothing was changed", Hint: "capture run reads all tables when it first starts",
-		}
+		return notThere(c.config.Source.slot(), slot, strings.Join(names, ", "))
 	}
 	q.ID, q.By = rand.Text(), cat.User()
 	text, err := json.Marshal(signal{Snapshot: &q})
@@ -73,6 +70,20 @@ func (c *Capture) RequestSnapshot(ctx context.Context, q SnapshotRequest, wait b
 		return nil
 	}
 	return c.awaitSnapshot(ctx, &q, tables, behind, out)
+}
+
+// notThere says why nobody finds what is asked of tables: there is no slot, nil, or it is being made.
+func notThere(name string, slot *catalog.Slot, tables string) error {
+	e := &trouble.Error{
+		Code: trouble.SlotMissing, Op: "ask for a snapshot of", Subject: tables,
+		Cause: fmt.Errorf("there is no slot %q: no capture has run yet, or somebody has dropped it", name), Means: "nothing was changed",
+		Hint: "capture run     reads all tables when it first starts\ncapture run --on-gap=resnapshot     reads them again, where the slot was dropped",
+	}
+	if slot != nil {
+		e.Cause = fmt.Errorf("slot %q is not made yet: %s", name, activity(slot))
+		e.Hint = "wait: when it is made, all tables are read; capture status says whose transaction that waits for"
+	}
+	return e
 }
 
 // PlanSnapshot prints what q would do.

@@ -28,7 +28,7 @@ func (r *rig) verbs() *Capture {
 func TestSnapshotVerb(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables+`insert into item select i, 'a' from generate_series(1, 300) i; insert into full_bag values (1, 'a')`)
 	var out strings.Builder
-	if err := r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.item"}}, false, terminal.To(&out)); trouble.CodeOf(err) != trouble.SlotMissing {
+	if err := r.verbs().RequestSnapshot(t.Context(), SnapshotRequest{Tables: []string{"public.item"}}, false, terminal.To(&out)); trouble.CodeOf(err) != trouble.SlotMissing || !strings.Contains(err.Error(), "there is no slot") {
 		t.Errorf("without a slot: %v", err)
 	}
 	_, stop := r.start()

@@ -48,8 +48,8 @@ func (st *Status) judge(now time.Time, unmoved time.Duration) {
 	if t := st.Trouble; t != nil && t.Code == trouble.KafkaNotEnoughReplicas {
 		st.WaitingOn, st.WaitingSince = "more in-sync replicas", t.Since
 	}
-	switch st.State {
-	case service.StateNotRunning, service.StateElsewhere: // told by others
+	switch {
+	case st.State == service.StateNotRunning, st.State == service.StateElsewhere, st.making != nil: // told by others
 	default:
 		st.State = f.State()
 	}
@@ -133,6 +133,9 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 		case code == trouble.SlotWaits: // the runbook ends a session, which wants somebody who has looked at it
 			n.Do = service.Steps("SELECT pid, application_name, state, now() - xact_start AS open_for FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start;   " +
 				"says whose they are: wait, or end the oldest with pg_terminate_backend")
+		}
+		if st.making != nil {
+			n.Do = append(n.Do, madeBy(st.making))
 		}
 		all = append(all, n)
 	}
@@ -328,6 +331,13 @@ func (st *Status) goes() string {
 	case service.StateStuck:
 		return fmt.Sprintf("is stuck: %s of WAL to publish, and nothing moves.", service.FormatBytes(st.ToPublish))
 	case service.StateStarting:
+		if st.making != nil {
+			text := fmt.Sprintf("is not captured yet: slot %s is not made, %s", st.Slot, activity(st.making))
+			if st.Oldest != nil {
+				text += ", which waits for " + st.whom()
+			}
+			return text + "."
+		}
 		if st.WaitingOn != "" {
 			return fmt.Sprintf("is starting: waits for %s, for %s.", st.whom(), ago(st.WaitingSince))
 		}
