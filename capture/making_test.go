@@ -20,6 +20,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
+	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
 
@@ -266,5 +267,23 @@ func TestBudgetOfASlotInTheMaking(t *testing.T) {
 		if n != 0 {
 			t.Errorf("%s: %v bytes were counted", what, n)
 		}
+	}
+}
+
+// A slot that was dropped between two tries of one start is made anew behind a gap: nothing of the first try counts in the era that begins, which
+// would neither begin with its progress nor read any rows.
+func TestAnotherSlotAtTheNextTry(t *testing.T) {
+	s := &session{config: &Config{}}
+	state := &publish.State{
+		Progress: &record.Progress{Era: 3, CommitLSN: 500, EndLSN: 510, SnapshotSeq: 5, MaxXID: 9, CommitTime: 7},
+		Newest:   change.Position{Era: 3, CommitLSN: 600, Seq: 2},
+	}
+	must(t, s.standAt(state, 505, false))
+	must(t, s.standAt(state, 100, true))
+	if none := (change.Position{}); s.era != 4 || s.before != nil || s.resumed != none || s.reached != none {
+		t.Errorf("era %d begins with %+v, behind %s and %s", s.era, s.before, s.resumed, s.reached)
+	}
+	if s.lastCommit != 99 || s.snapshotSeq != 0 || s.maxXID != 0 || s.commitTime != 0 || s.newest != 0 {
+		t.Errorf("it stands at %s.%d, transaction %d", s.lastCommit, s.snapshotSeq, s.maxXID)
 	}
 }

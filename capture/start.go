@@ -424,7 +424,9 @@ func (s *session) standAt(state *publish.State, confirmed change.LSN, newEra boo
 		return fmt.Errorf("slot %q stands nowhere", s.config.Source.slot())
 	}
 	pr := state.Progress
+	s.before, s.resumed, s.reached = nil, change.Position{}, change.Position{} // the slot may be another one than that of the try before
 	s.streamed, s.endLSN, s.progressEnd = confirmed, confirmed, confirmed
+	s.commitTime, s.newest, s.maxXID, s.snapshotSeq = 0, 0, 0, 0
 	if pr == nil || newEra {
 		// Behind what stands in the partitions, if anything does: the progress may be lost, and of another server. 1 where nothing does.
 		s.era = state.Newest.Era + 1
