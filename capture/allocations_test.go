@@ -95,12 +95,13 @@ registry: {url: %q}
 	pub.SetSource(record.Source{Name: cfg.Source.Name})
 	s := &session{config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, pub: pub, changed: map[schema.OID]bool{}, era: 1}
 	s.tables = map[schema.OID]*table{7: {}}
-	must(t, s.setRelation(t.Context(), s.tables[7], &schema.Relation{
+	rel := &schema.Relation{
 		OID: 7, Schema: "public", Name: "item", Key: []int{0}, Columns: []schema.Column{
 			{Name: "id", AttNum: 1, NotNull: true, Type: schema.Type{OID: schema.OIDInt8, Name: "bigint"}},
 			{Name: "name", AttNum: 2, Type: schema.Type{OID: schema.OIDText, Name: "text"}},
 		},
-	}))
+	}
+	must(t, s.setRelation(t.Context(), s.tables[7], rel, rel))
 	return s
 }
 

@@ -227,6 +227,49 @@ func TestColumnsOfARenamedTable(t *testing.T) {
 	r.nowhere(t, topicsOf(t, r, "customer", "user_a", "user_b", "client", "person_a", "person_b"), "hidden", "pw")
 }
 
+// TestColumnsOfRowsBeforeARename: rows of when a table had another name, which columns do not have any more, hold it. What is told to be done is
+// about the name that it has, whose entry is as it should be.
+func TestColumnsOfRowsBeforeARename(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table customer (id int primary key, pw text)`)
+	entry := func(table string) []publish.Columns {
+		return []publish.Columns{{Table: table, Exclude: []string{"pw"}}}
+	}
+	r.config.Columns = entry("public.customer")
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	r.exec(`insert into customer values (1, 'hidden'); alter table customer rename to client; insert into client values (2, 'hidden')`)
+	r.config.Columns = entry("public.client")
+	for range 2 { // and in the session behind it, which does not see these rows again
+		var c *Capture
+		c, stop = r.start()
+		r.fence()
+		st := c.Status()
+		if len(st.Tables) != 1 || st.Tables[0].Table != "public.client" || st.Tables[0].Held == nil {
+			t.Fatalf("it is not held: %+v", st.Tables)
+		}
+		held := st.Tables[0].Held
+		for _, part := range []string{`"public.customer"`, "has nothing"} {
+			if !strings.Contains(held.Cause, part) {
+				t.Errorf("the cause does not say %s: %s", part, held.Cause)
+			}
+		}
+		if hint := held.Hint; !strings.Contains(hint, "nothing is to be altered") || !strings.Contains(hint, "--table public.client --reload") || strings.Contains(hint, "--table public.customer") || strings.Contains(hint, "take out") {
+			t.Errorf("the hint is %s", hint)
+		}
+		must(t, stop())
+	}
+	_, stop = r.start()
+	r.reload("public.client")
+	r.exec(`insert into client values (3, 'hidden')`)
+	r.fence()
+	must(t, stop())
+	if got := r.read("public", "client"); len(got.rows) != 3 {
+		t.Errorf("it has %d rows", len(got.rows))
+	}
+	r.nowhere(t, topicsOf(t, r, "customer", "client"), "hidden", "pw")
+}
+
 // TestColumnsThatNoTableFits: a name in columns that is wrong is told before the start, and as long as it is so.
 func TestColumnsThatNoTableFits(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), `create table customer (id int primary key, pw text)`)

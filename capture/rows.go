@@ -108,12 +108,18 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 		t.seenAt = s.tx.CommitLSN
 		return nil
 	}
+	now := rel
+	if known != nil && s.patterns.Match(known.Relation.Schema, known.Relation.Name) { // else only the stream has it, for a while
+		if now = &known.Relation; t.catalog != nil {
+			t.catalog = known // whose name is told where it is held
+		}
+	}
 	if t.pub == nil || !t.pub.Relation.Equal(rel) {
-		if err := s.setRelation(ctx, t, rel); err != nil {
+		if err := s.setRelation(ctx, t, rel, now); err != nil {
 			return err
 		}
 	}
-	if known != nil && s.patterns.Match(known.Relation.Schema, known.Relation.Name) { // else only the stream has it, for a while
+	if now != rel {
 		t.catalog = known
 	}
 	t.message, t.pending = t.pending, nil
@@ -124,14 +130,14 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	return nil
 }
 
-// setRelation makes rel the version of t that is published from here on.
-func (s *session) setRelation(ctx context.Context, t *table, rel *schema.Relation) error {
+// setRelation makes rel the version of t that is published from here on. now is the one that the catalog has, which the stream may be behind.
+func (s *session) setRelation(ctx context.Context, t *table, rel, now *schema.Relation) error {
 	if was := t.published(); was.Table != "" {
-		if err := s.pub.Renamed(was, rel); err != nil {
+		if err := s.pub.Renamed(was, rel, now); err != nil {
 			// The name goes with what is held, which another session, or a request, lets go on only by columns that cover it.
 			t.progress.Covered, t.pub = &was, nil
 			if t.catalog != nil {
-				t.progress.Schema, t.progress.Table, s.fewer = rel.Schema, rel.Name, true
+				s.called(t, now)
 			}
 			return err
 		}
@@ -175,7 +181,7 @@ func (s *session) setCatalog(ctx context.Context, t *table, known *catalog.Table
 		t.pending, t.schema = t.message, known.Relation.Schema
 	}
 	t.message = nil
-	return s.setRelation(ctx, t, &rel)
+	return s.setRelation(ctx, t, &rel, &rel)
 }
 
 // event gives an event of the current transaction with its position.

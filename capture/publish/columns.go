@@ -77,9 +77,23 @@ type cover struct {
 func (c Columns) Named() bool { return !strings.ContainsAny(c.Table, "*?[") }
 
 // Renamed refuses a table that columns named as it was called before, and do not as it is called now: what they left out would be published.
-// Other entries do where they name the same columns.
-func (p *Publisher) Renamed(was record.Name, rel *schema.Relation) error {
-	var names []string
+// now is what it is called in the catalog, and what is to be done is told of: rows of before a rename may come under a name that it has no more.
+func (p *Publisher) Renamed(was record.Name, rel, now *schema.Relation) error {
+	if len(p.bared(was, rel)) == 0 {
+		return nil
+	}
+	former := was.Schema + "." + was.Table
+	if rel.QualifiedName() != now.QualifiedName() && len(p.bared(was, now)) == 0 {
+		return notCovered(now, fmt.Sprintf("nothing is to be altered in capture.yaml, where columns cover the table as it is called now; with source.on_error: stop write an entry for %s, too, and restart capture", rel.QualifiedName()),
+			"rows come of when the table was called %q, of which columns has nothing", rel.QualifiedName())
+	}
+	return uncovered(now, fmt.Sprintf("write an entry for %s in columns of capture.yaml, or take out that for %s if all of the table may be published", now.QualifiedName(), former),
+		"columns names %q, as the table was called before, and has nothing of %q", former, now.QualifiedName())
+}
+
+// bared gives what would be published of a table that columns named as it was called before, where they do not name it as rel. Other entries do
+// where they name the same columns.
+func (p *Publisher) bared(was record.Name, rel *schema.Relation) (names []string) {
 	for _, c := range p.covers {
 		if c.Columns.Named() && c.Match(was.Schema, was.Table) {
 			names = append(names, c.Columns.names()...)
@@ -94,12 +108,7 @@ func (p *Publisher) Renamed(was record.Name, rel *schema.Relation) error {
 		}
 		names = slices.DeleteFunc(names, func(name string) bool { return rel.Column(name) >= 0 && slices.Contains(c.Columns.names(), name) })
 	}
-	if len(names) == 0 {
-		return nil
-	}
-	former := was.Schema + "." + was.Table
-	return uncovered(rel, fmt.Sprintf("write an entry for %s in columns of capture.yaml, or take out that for %s if all of the table may be published", rel.QualifiedName(), former),
-		"columns names %q, as the table was called before, and has nothing of %q", former, rel.QualifiedName())
+	return names
 }
 
 // CheckCovers says whether columns fit a relation.
@@ -164,9 +173,13 @@ func newCover(covers []Cover, salt []byte, rel *schema.Relation) (*cover, error)
 }
 
 func uncovered(rel *schema.Relation, hint, format string, args ...any) error {
+	return notCovered(rel, hint+"; then restart capture, and capture snapshot --table "+rel.QualifiedName(), format, args...)
+}
+
+func notCovered(rel *schema.Relation, hint, format string, args ...any) error {
 	return &OneTable{&trouble.Error{
 		Code: trouble.Config, Op: "apply columns to", Subject: fmt.Sprintf("table %q", rel.QualifiedName()), Cause: fmt.Errorf(format, args...),
-		Means: "nothing of the table is published, so that nothing is that must not be", Hint: hint + "; then restart capture, and capture snapshot --table " + rel.QualifiedName(),
+		Means: "nothing of the table is published, so that nothing is that must not be", Hint: hint,
 	}}
 }
 
