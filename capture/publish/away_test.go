@@ -100,6 +100,32 @@ func TestDeletedTopic(t *testing.T) {
 	})
 }
 
+// A topic that was deleted while nothing was written to it was made anew, empty, when its table was altered: it was lacking at the next start, which
+// stopped the source.
+func TestDeletedWhileItIsQuiet(t *testing.T) {
+	eachLeaky(t, func(t *testing.T, l *leaky) {
+		l.shortly()
+		l.begin()
+		l.write(tx{tables: []int{0, 1}, commit: true})
+		p, _ := l.begun()
+		_, err := p.topic(t.Context(), l.tables[0], relationOf(l.tables[0]))
+		l.must(err)
+		deleted, err := kadm.NewClient(l.raw).DeleteTopics(t.Context(), l.tables[0])
+		l.must(err)
+		l.must(deleted.Error())
+		if _, err := p.topic(t.Context(), l.tables[0], relationOf(l.tables[0])); err == nil || !retry.Transient(err) {
+			t.Errorf("its table is altered: %v", err)
+		}
+		p.Close()
+		p, state := l.begun()
+		top, err := p.topic(t.Context(), l.tables[0], relationOf(l.tables[0]))
+		l.must(err)
+		if state.Lacking != "" || !p.Lost(&Table{topic: top}) {
+			t.Errorf("made anew: lacking %q, topic %+v", state.Lacking, top)
+		}
+	})
+}
+
 // A broker that lists a topic not, though it is there, is ill: the topic keeps its place, and nothing is written behind what nobody looked at.
 func TestTopicIsOnlyHidden(t *testing.T) {
 	fake := kafkatest.Fake(t)

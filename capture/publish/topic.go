@@ -118,12 +118,15 @@ func (t Topics) made(name string, rel *schema.Relation) kafka.Topic {
 
 // topic makes sure that the topic exists, with the partitions that it had.
 func (p *Publisher) topic(ctx context.Context, name string, rel *schema.Relation) (*topic, error) {
-	made := p.topics.made(name, rel)
+	made, top := p.topics.made(name, rel), p.known[name]
+	// Made anew here, it would be shorter than what the progress says: the next start finds out who has deleted it, and has its rows read again.
+	p.mu.Lock()
+	made.Written = top != nil && !top.away && slices.ContainsFunc(top.next, func(next int64) bool { return next > 0 })
+	p.mu.Unlock()
 	got, _, err := kafka.EnsureTopic(ctx, p.client, made)
 	if err != nil {
 		return nil, topicTrouble(err)
 	}
-	top := p.known[name]
 	if top == nil {
 		top = newTopic(name, int(got))
 		p.mu.Lock()

@@ -20,6 +20,7 @@ type Topic struct {
 	Partitions  int32             // -1: as the broker is configured
 	Replication int16             // -1: as the broker is configured
 	Configs     map[string]string // the topic's own settings, like cleanup.policy
+	Written     bool              // it is known to be there, with something in it: so it is not made
 }
 
 // TopicID tells a topic from one of the same name that was created later; zero where the broker has none (before 2.8).
@@ -33,7 +34,7 @@ func Ping(ctx context.Context, client *kgo.Client) error {
 	return nil
 }
 
-// EnsureTopic creates a topic if there is none and gives partitions and ID of the one there is. An existing topic is
+// EnsureTopic creates a topic if there is none, unless that has been deleted since it was written, and gives partitions and ID of the one there is. An existing topic is
 // never changed: what its partitions mean (see trouble.TopicPartitionsChanged) is the caller's to judge.
 func EnsureTopic(ctx context.Context, client *kgo.Client, topic Topic) (partitions int32, id TopicID, err error) {
 	subject := fmt.Sprintf("topic %q", topic.Name)
@@ -43,6 +44,9 @@ func EnsureTopic(ctx context.Context, client *kgo.Client, topic Topic) (partitio
 		return partitions, id, nil
 	case !errors.Is(err, kerr.UnknownTopicOrPartition):
 		return 0, id, Trouble("describe", subject, err)
+	}
+	if topic.Written && CanCreate(ctx, client, topic) == nil { // else the broker that was asked does not know it yet
+		return 0, id, Trouble("find", subject, err)
 	}
 	configs := make(map[string]*string, len(topic.Configs))
 	for name, value := range topic.Configs {
