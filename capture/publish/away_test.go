@@ -100,6 +100,31 @@ func TestDeletedTopic(t *testing.T) {
 	})
 }
 
+// What is on its way to a topic counts for what it holds: rows of an earlier table of its name would stay beside those of the next one, which was
+// taken for the first.
+func TestHoldsWhatIsOnItsWay(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		l := newLeaky(t, kafkatest.Fake(t))
+		l.options.Direct = direct
+		p, err := Open(t.Context(), l.options)
+		l.must(err)
+		defer p.Close()
+		_, err = p.Resume(t.Context())
+		l.must(err)
+		top, err := p.topic(t.Context(), l.tables[0], relationOf(l.tables[0]))
+		l.must(err)
+		table := &Table{topic: top}
+		if p.Holds(table) {
+			t.Errorf("direct %t: it holds something", direct)
+		}
+		l.must(p.begin(t.Context()))
+		p.send(t.Context(), top, &kgo.Record{Topic: top.name, Value: []byte("a row")})
+		if !p.Holds(table) {
+			t.Errorf("direct %t: it holds nothing", direct)
+		}
+	}
+}
+
 // A topic that was deleted while nothing was written to it was made anew, empty, when its table was altered: it was lacking at the next start, which
 // stopped the source.
 func TestDeletedWhileItIsQuiet(t *testing.T) {

@@ -300,7 +300,7 @@ func (p *Publisher) Holds(t *Table) bool {
 	defer p.mu.Unlock()
 	written := func(n int64) bool { return n > 0 }
 	top := t.topic
-	return slices.ContainsFunc(top.next, func(n int64) bool { return n >= 0 }) || slices.ContainsFunc(top.torn, written) || slices.ContainsFunc(top.sent, written)
+	return top.direct || slices.ContainsFunc(top.next, func(n int64) bool { return n >= 0 }) || slices.ContainsFunc(top.torn, written) || slices.ContainsFunc(top.sent, written)
 }
 
 // Lost says whether the topic of t, or a partition of it, has lost all that was written to it, and no progress has counted anything there since: it
@@ -442,6 +442,7 @@ const recordOverhead = 512
 func (p *Publisher) send(ctx context.Context, top *topic, r *kgo.Record) {
 	p.bytes += int64(len(r.Key) + len(r.Value))
 	if p.direct != nil && !p.inTx {
+		top.direct = true
 		p.direct.add(r)
 		return
 	}

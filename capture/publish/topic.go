@@ -80,6 +80,7 @@ type topic struct {
 	next      []int64           // of each partition: the offset behind our newest record, -1 for none, 0 where what there was is gone
 	torn      []int64           // of each partition: the offset behind what a torn commit has left there, 0 for nothing
 	touched   bool              // since the last progress record
+	direct    bool              // something was sent to it without a transaction
 	away      bool              // no broker listed it when they were asked last
 	sent      []int64           // of each partition: how many records the Kafka transaction has there
 	ends      []int64           // of each partition: the offset at which the next record of ours will be, 0 where that is not known
