@@ -221,18 +221,27 @@ func (b *budget) observe(now time.Time, slot *catalog.Slot, old []catalog.Blocke
 	for len(b.samples) > 2 && now.Sub(b.samples[1].at) >= growthWindow {
 		b.samples = b.samples[1:]
 	}
-	growth := b.growth()
+	growth, budget := b.growth(), allowed(b.limit, slot.KeptBytes, slot.SafeBytes)
 	b.wal = WAL{
-		RetainedBytes: slot.KeptBytes, BudgetBytes: b.limit, SafeBytes: slot.SafeBytes, SlotStatus: slot.WALStatus, Standbys: slot.Standbys,
+		RetainedBytes: slot.KeptBytes, BudgetBytes: budget, SafeBytes: slot.SafeBytes, SlotStatus: slot.WALStatus, Standbys: slot.Standbys,
 		GrowthBytesPerSecond: growth, AsOf: now.UTC(),
 	}
-	if left := b.limit - slot.KeptBytes; left <= 0 {
+	if left := budget - slot.KeptBytes; left <= 0 {
 		b.wal.FullInSeconds = new(float64)
 	} else if growth > 0 {
 		seconds := float64(left) / growth
 		b.wal.FullInSeconds = &seconds
 	}
 	b.raise(slot, why)
+}
+
+// allowed is how much WAL may be kept: the budget, or where the server drops the slot before that is used, what it allows: safe more
+// than are kept; nil: any number. An alarm at a part of a budget that the slot does not live to see would never come.
+func allowed(budget, kept int64, safe *int64) int64 {
+	if safe != nil {
+		return min(budget, kept+*safe)
+	}
+	return budget
 }
 
 // stand notes where the slot stands. One that is being made keeps WAL, and stands nowhere: where there was one before, it is missing still.
@@ -283,7 +292,7 @@ func (b *budget) moved(before standing) {
 
 // raise sets, changes or ends the alarm.
 func (b *budget) raise(slot *catalog.Slot, why reason) {
-	used := float64(slot.KeptBytes) / float64(b.limit)
+	used := float64(slot.KeptBytes) / float64(max(b.wal.BudgetBytes, 1))
 	level := -1
 	for i, at := range budgetLevels {
 		if used >= at || i <= b.level && used >= at-hysteresis {
@@ -294,7 +303,7 @@ func (b *budget) raise(slot *catalog.Slot, why reason) {
 	b.level = level
 	if level < 0 {
 		if was >= 0 {
-			b.log.Info("the source keeps less WAL again", "slot", b.slot, "kept_bytes", slot.KeptBytes, "budget_bytes", b.limit)
+			b.log.Info("the source keeps less WAL again", "slot", b.slot, "kept_bytes", slot.KeptBytes, "budget_bytes", b.wal.BudgetBytes)
 		}
 		b.alarm = nil
 		return
@@ -310,7 +319,7 @@ func (b *budget) raise(slot *catalog.Slot, why reason) {
 }
 
 func (b *budget) describe(used float64) string {
-	text := fmt.Sprintf("%s of %s are kept (%.0f %%)", service.FormatBytes(b.wal.RetainedBytes), service.FormatBytes(b.limit), 100*used)
+	text := fmt.Sprintf("%s of %s are kept (%.0f %%)", service.FormatBytes(b.wal.RetainedBytes), service.FormatBytes(b.wal.BudgetBytes), 100*used)
 	if growth := int64(b.wal.GrowthBytesPerSecond); growth > 0 {
 		text += fmt.Sprintf(", growing by %s/s", service.FormatBytes(growth))
 	}

@@ -55,6 +55,8 @@ func TestBudgetAlarm(t *testing.T) {
 	if _, wal := look(growthWindow, 60*gib, &safe); wal.GrowthBytesPerSecond != 0 || wal.FullInSeconds == nil || *wal.FullInSeconds != 0 {
 		t.Errorf("%+v: what is older than the window still counts", wal)
 	}
+	small := int64(4 * gib) // the server drops the slot before the budget is used: parts of what it allows count
+	f(time.Hour, 30, &small, 2, "30.0 GiB of 34.0 GiB are kept (88 %)")
 	b.observe(now, nil, nil, reason{})
 	var st Status
 	if b.tell(&st); len(st.Alarms) != 0 || st.WAL.RetainedBytes != 0 || st.WAL.BudgetBytes != 50*gib {
@@ -91,4 +93,44 @@ func TestBudgetAlarmWhileKafkaIsAway(t *testing.T) {
 		return alarm() == nil
 	})
 	must(t, stop())
+}
+
+// Since when a transaction of another role is open is not shown to a role without pg_read_all_stats: nothing of it was seen, the age of
+// the oldest was 0, and its alert could not fire.
+func TestTransactionsOfOtherRoles(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	r.member()
+	tx, err := r.conn.Begin(t.Context())
+	must(t, err)
+	defer tx.Rollback(t.Context()) //nolint:errcheck // its connection ends
+	_, err = tx.Exec(t.Context(), "insert into item values (1)")
+	must(t, err)
+
+	cat, err := catalog.Open(t.Context(), string(r.config.Source.DSN), "tributary test")
+	must(t, err)
+	defer cat.Close(t.Context()) //nolint:errcheck // the server forgets the connection by itself
+	server, err := cat.Server(t.Context())
+	must(t, err)
+	if server.SeesSessions {
+		t.Error("the role is thought to see the sessions of others")
+	}
+	pid := int(r.conn.PgConn().PID())
+	age := func(olderThan time.Duration) (time.Duration, bool) {
+		blockers, err := cat.Blockers(t.Context(), olderThan)
+		must(t, err)
+		for _, b := range blockers {
+			if b.PID == pid {
+				return b.Age, true
+			}
+		}
+		return 0, false
+	}
+	if _, found := age(time.Millisecond); found {
+		t.Error("at the first look it is not known to be old")
+	}
+	eventually(t, "it is as old as it has been seen", func() bool { _, found := age(100 * time.Millisecond); return found })
+	must(t, tx.Rollback(t.Context()))
+	if _, found := age(0); found {
+		t.Error("it is told though it has ended")
+	}
 }

@@ -102,6 +102,9 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 		r.Fail(trouble.WALLevel, "wal_level", s.WALLevel, "ALTER SYSTEM SET wal_level = 'logical';   then restart the server")
 	}
 	c.checkRole(ctx, r, cat, s)
+	if !s.SeesSessions {
+		r.Note("transactions", "for how long those of other roles are open is shown to roles with pg_read_all_stats only; capture counts from when it first sees them")
+	}
 	if used := fmt.Sprintf("%d of %d slots used, %d of %d WAL senders used", s.SlotsUsed, s.SlotsMax, s.SendersUsed, s.SendersMax); s.SlotsUsed < s.SlotsMax && s.SendersUsed < s.SendersMax {
 		r.OK("slots", used)
 	} else {
@@ -109,7 +112,7 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 	}
 	budget := int64(c.config.Source.WALBudget)
 	if s.SlotKeepBytes >= 0 && s.SlotKeepBytes < budget {
-		r.Warn(trouble.WALBudget, "WAL limit", fmt.Sprintf("wal_budget is %s, but the server drops the slot at %s (max_slot_wal_keep_size): the slot would be lost before we alarm",
+		r.Warn(trouble.WALBudget, "WAL limit", fmt.Sprintf("wal_budget is %s, but the server drops the slot at %s (max_slot_wal_keep_size): alarms are at parts of that",
 			service.FormatBytes(budget), service.FormatBytes(s.SlotKeepBytes)), fmt.Sprintf("ALTER SYSTEM SET max_slot_wal_keep_size = '%dMB'; SELECT pg_reload_conf();", budget>>20))
 	}
 	if s.SlotKeepBytes < 0 {

@@ -133,7 +133,7 @@ func (st *Status) walTile() page.Tile {
 	case w.FullInSeconds != nil && w.RetainedBytes > w.BudgetBytes/10:
 		t.Lines = append(t.Lines, "used up in "+service.FormatLeft(seconds(*w.FullInSeconds)))
 	}
-	if w.SafeBytes != nil && w.RetainedBytes+*w.SafeBytes < w.BudgetBytes {
+	if w.SafeBytes != nil && w.RetainedBytes+*w.SafeBytes <= w.BudgetBytes {
 		t.Lines = append(t.Lines, "the server drops the slot after another "+service.FormatBytes(*w.SafeBytes))
 	}
 	if age := time.Since(w.AsOf); age > staleAfter {

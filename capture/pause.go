@@ -26,10 +26,7 @@ const afterPause = time.Minute
 
 // pauseLimit is how many bytes of WAL may be kept while paused, where the server allows safe more than are; nil: any number.
 func pauseLimit(budget, kept int64, safe *int64) int64 {
-	if safe != nil {
-		budget = min(budget, kept+*safe)
-	}
-	return int64(pauseEnds * float64(budget))
+	return int64(pauseEnds * float64(allowed(budget, kept, safe)))
 }
 
 // pausing is the pause that holds, as the source says. Its methods are safe for concurrent use.

@@ -478,7 +478,7 @@ func (s *session) health(oldest, newest int64) record.Health {
 		h.RowsExpected = 0
 	}
 	if f := s.facts.slot; f != nil {
-		h.WALKept, h.WALSafe = f.KeptBytes, f.SafeBytes
+		h.WALKept, h.WALSafe, h.WALBudget = f.KeptBytes, f.SafeBytes, allowed(h.WALBudget, f.KeptBytes, f.SafeBytes)
 	}
 	if s.facts.wal > s.streamed {
 		h.ToPublish = int64(s.facts.wal - s.streamed)

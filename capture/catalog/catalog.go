@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -24,8 +25,9 @@ import (
 type Catalog struct {
 	conn   *pgx.Conn
 	types  map[schema.OID]*pgType
-	looked version // what Look was told last
-	spares bool    // see Spare
+	looked version             // what Look was told last
+	spares bool                // see Spare
+	open   map[int64]time.Time // by xid, since when a transaction is seen to be open that does not show its age
 }
 
 // Open connects to the database that dsn names.

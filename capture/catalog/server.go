@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,6 +31,8 @@ type Server struct {
 	SendersUsed, SendersMax int
 	// SlotKeepBytes is max_slot_wal_keep_size in bytes, -1 for no limit.
 	SlotKeepBytes int64
+	// SeesSessions says whether it is shown when transactions of other roles began.
+	SeesSessions bool
 }
 
 // Major gives the major version: 14 to 18.
@@ -47,11 +50,12 @@ func (c *Catalog) Server(ctx context.Context) (*Server, error) {
 		       (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::int,
 		       (select count(*) from pg_stat_replication), current_setting('max_wal_senders')::int,
 		       (select case when setting::bigint < 0 then -1 else setting::bigint * 1048576 end
-		          from pg_settings where name = 'max_slot_wal_keep_size')
+		          from pg_settings where name = 'max_slot_wal_keep_size'),
+		       pg_has_role('pg_read_all_stats', 'usage')
 		  from pg_roles r where r.rolname = current_user`).Scan(
 		&s.VersionNum, &s.Version, &s.Database, &s.Role, &s.InRecovery, &s.WALLevel, &s.Encoding,
 		&s.Superuser, &s.Replication, &s.CanCreate,
-		&s.SlotsUsed, &s.SlotsMax, &s.SendersUsed, &s.SendersMax, &s.SlotKeepBytes)
+		&s.SlotsUsed, &s.SlotsMax, &s.SendersUsed, &s.SendersMax, &s.SlotKeepBytes, &s.SeesSessions)
 	if err != nil {
 		return nil, Unreachable("ask the server's settings", "", err)
 	}
@@ -90,22 +94,45 @@ func (b *Blocker) Whose() string {
 	return fmt.Sprintf("pid %d", b.PID)
 }
 
-// Blockers lists the oldest transactions that are open and have written, oldest first.
+// Blockers lists the transactions that have written and are open for longer than olderThan, the one first whose first write was first:
+// from there on the server keeps WAL.
+//
+// When a transaction of another role began is shown to roles with pg_read_all_stats alone; to others, such a one is as old as this
+// connection has seen it open.
 func (c *Catalog) Blockers(ctx context.Context, olderThan time.Duration) ([]Blocker, error) {
-	return query(ctx, c.conn, "list open transactions", func(row pgx.CollectableRow) (Blocker, error) {
+	open := map[int64]time.Time{}
+	blockers, err := query(ctx, c.conn, "list open transactions", func(row pgx.CollectableRow) (Blocker, error) {
 		var b Blocker
-		var seconds float64
-		err := row.Scan(&b.PID, &b.Application, &b.User, &b.GID, &b.Database, &seconds)
-		b.Age = time.Duration(seconds * float64(time.Second))
-		return b, err
-	}, `select pid, coalesce(application_name, ''), coalesce(usename::text, ''), '', coalesce(datname::text, ''), extract(epoch from clock_timestamp() - xact_start)::float8 as age
+		var xid int64
+		var seconds *float64
+		if err := row.Scan(&b.PID, &b.Application, &b.User, &b.GID, &b.Database, &seconds, &xid, nil); err != nil {
+			return b, err
+		}
+		if seconds != nil {
+			b.Age = time.Duration(*seconds * float64(time.Second))
+			return b, nil
+		}
+		now := time.Now()
+		since, seen := c.open[xid]
+		if !seen {
+			since = now
+		}
+		open[xid], b.Age = since, now.Sub(since)
+		return b, nil
+	}, `select pid, coalesce(application_name, ''), coalesce(usename::text, ''), '', coalesce(datname::text, ''),
+	           extract(epoch from clock_timestamp() - xact_start)::float8, backend_xid::text::bigint, age(backend_xid) as xids
 	      from pg_stat_activity
-	     where backend_xid is not null and pid <> pg_backend_pid() and backend_type <> 'walsender'
-	       and xact_start < clock_timestamp() - make_interval(secs => $1)
+	     where backend_xid is not null and pid <> pg_backend_pid() and backend_type is distinct from 'walsender'
 	    union all
-	    select 0, '', owner::text, gid, database::text, extract(epoch from clock_timestamp() - prepared)::float8
-	      from pg_prepared_xacts where prepared < clock_timestamp() - make_interval(secs => $1)
-	     order by age desc limit 5`, olderThan.Seconds())
+	    select 0, '', owner::text, gid, database::text, extract(epoch from clock_timestamp() - prepared)::float8, transaction::text::bigint, age(transaction)
+	      from pg_prepared_xacts
+	     order by xids desc limit 50`)
+	if err != nil {
+		return nil, err
+	}
+	c.open = open
+	blockers = slices.DeleteFunc(blockers, func(b Blocker) bool { return b.Age < olderThan })
+	return blockers[:min(len(blockers), 5)], nil
 }
 
 // Slot is a replication slot as the server describes it.
