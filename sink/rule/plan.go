@@ -112,9 +112,8 @@ func (p *Plan) expressions() (out []*expression) {
 }
 
 // Voids says whether a TRUNCATE empties the target. One that stands before a reading anew (reload) makes room for rows
-// that come again: with a key, the others are removed when all have come, which a rule that ignores either way of
-// removing rows does not want. Nor one that ignores inserts or updates, by which rows come that are there at the source. Without
-// a key they would be there twice, which no rule wants.
+// that come again: with a key, the others are removed when all have come, unless the rule keeps them. Without a key they
+// would be there twice, which no rule wants.
 func (p *Plan) Voids(reload bool) bool {
 	switch {
 	case p.Mode == Log:
@@ -124,7 +123,7 @@ func (p *Plan) Voids(reload bool) bool {
 	case len(p.Key) == 0:
 		return true
 	}
-	return p.Ignore == 0
+	return !p.Keeps()
 }
 
 // Refuse is the trouble of a rule that writes a column whose values cannot be read as they were, for the cause given.

@@ -366,7 +366,8 @@ func (r *Route) Parks() bool { return r.rule.OnError == onErrorPark }
 // Overwrites says whether a change that is applied again finds the row that it made, and leaves it as it is.
 func (r *Route) Overwrites() bool { return modeByName[r.rule.Mode] == Clone }
 
-// Keeps says whether rows stay that a read does not bring: those that are gone at the source, or come by what the rule ignores.
+// Keeps says whether rows stay that do not come when all are read: a rule that ignores a way of removing rows wants those that are gone at the source,
+// and with one that ignores inserts or updates rows come otherwise that are there.
 func (r *Route) Keeps() bool { return r.rule.ignore != 0 }
 
 // Source says whether the source called name is read, and its sid.
