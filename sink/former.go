@@ -31,6 +31,7 @@ type FormerRule struct {
 	keeps  bool   // values of columns that are not written any more: no read changes them
 	done   bool   // nothing else is otherwise, so that none is needed
 	clear  string // the statement that removes those, where the columns are known
+	empty  string // the statement that removes all rows of the source, where nothing else does those that a rebuild leaves there
 }
 
 // takeRules notes under which rules the partitions are written from now on: by whoever owns progress, where that is not nil, and the claim of each else.
@@ -166,17 +167,26 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 	now := route.Meaning()
 	for _, f := range formers {
 		one := FormerRule{Until: f.Until.UTC()}
-		if one.stays = now.Stays() && !f.Reload && !f.Absent; f.Lost != "" {
+		if f.Lost != "" {
+			one.stays = now.Stays() && !f.Reload && !f.Absent
 			one.Differs, one.reload = []string{f.Lost}, f.Reload
 		} else if was, err := rule.ParseMeaning(f.Rule); err == nil {
-			one.stays = one.stays || was.Stays()
+			one.stays = now.Stays() || was.Stays()
 			kept := was.Kept(now)
 			one.keeps, one.done, one.clear = kept.Any(), !kept.More, clearing(route, kept.Columns)
-			switch one.Differs = was.Since(now); {
+			one.Differs = was.Since(now)
+			rekeyed := route.Overwrites() && !f.Swept && was.Rekeyed(now, append(route.Keyed(), f.Key...))
+			if rekeyed {
+				one.Differs = append(one.Differs, "their keys are others: they stay beside those that come again")
+				one.done, one.reload = false, true
+			}
+			switch {
 			case was.Target != now.Target:
 				one.Target = was.Target
-			case was.SIDColumn == route.SIDColumn && route.SIDColumn != "" && was.SID != route.SID:
-				one.sid, one.remove = was.SID, fmt.Sprintf("DELETE FROM %s WHERE %s = %s;", postgres.Ident(route.Target.Schema, route.Target.Table), postgres.Ident(was.SIDColumn), postgres.Literal(was.SID))
+			case was.Moved(now):
+				one.sid, one.remove = was.SID, removing(route, was.SID)
+			case route.Overwrites() && route.Keeps() && (rekeyed || one.stays && was.Narrowed(now)): // see rule.Meaning.Outlives
+				one.stays, one.empty = true, removing(route, route.SID)
 			}
 		}
 		if len(one.Differs) > 0 {
@@ -195,32 +205,23 @@ func clearing(route *rule.Route, columns []string) string {
 	for i, name := range columns {
 		set[i] = postgres.Ident(name) + " = NULL"
 	}
-	sql := fmt.Sprintf("UPDATE %s SET %s", postgres.Ident(route.Target.Schema, route.Target.Table), strings.Join(set, ", "))
-	if route.SIDColumn != "" {
-		sql += fmt.Sprintf(" WHERE %s = %s", postgres.Ident(route.SIDColumn), postgres.Literal(route.SID))
-	}
-	return sql + ";"
+	return fmt.Sprintf("UPDATE %s SET %s%s;", targetOf(route), strings.Join(set, ", "), withSID(route, route.SID))
 }
 
-// enough says whether a read of all rows, or of some columns of them, has everything come again that a former rule wrote; was is "" where rows were
-// lost otherwise.
-func enough(was, is string, columns []string) bool {
-	now, err := rule.ParseMeaning(is)
-	if err != nil || now.Stays() {
-		return false
+// removing gives the statement that removes the rows of a route's target that have a sid, or all where it has none.
+func removing(route *rule.Route, sid string) string {
+	return fmt.Sprintf("DELETE FROM %s%s;", targetOf(route), withSID(route, sid))
+}
+
+func targetOf(route *rule.Route) string {
+	return postgres.Ident(route.Target.Schema, route.Target.Table)
+}
+
+func withSID(route *rule.Route, sid string) string {
+	if route.SIDColumn == "" {
+		return ""
 	}
-	former, err := rule.ParseMeaning(was)
-	if err == nil && former.Kept(now).Any() {
-		return false
-	}
-	if len(columns) == 0 {
-		return err != nil || !former.Stays()
-	}
-	if err != nil {
-		return false
-	}
-	lacks, only := former.Lacks(now)
-	return only && !slices.ContainsFunc(lacks, func(name string) bool { return !slices.Contains(columns, name) })
+	return fmt.Sprintf(" WHERE %s = %s", postgres.Ident(route.SIDColumn), postgres.Literal(sid))
 }
 
 // outdated tells of tables with rows that are not as their rule says: of those of which the same is said once.
@@ -250,31 +251,34 @@ func (st *Status) outdated() (all []service.Need) {
 
 func (st *Status) outdatedOf(t *TableStatus) service.Need {
 	n := service.Need{Code: trouble.RowsOutdated, Subject: t.name(), Since: t.Former[len(t.Former)-1].Until, What: "rows of " + t.name() + " are not as its rule says"}
-	var why, elsewhere, beside, clear []string
-	keeps := false
+	var why, elsewhere, beside, clear, empty []string
+	add := func(list *[]string, text string) {
+		if text != "" && !slices.Contains(*list, text) {
+			*list = append(*list, text)
+		}
+	}
+	keeps, stays, reload, done := false, false, false, true
 	for i := range t.Former {
 		f := &t.Former[i]
 		why = append(why, fmt.Sprintf("rows of before %s: %s", f.Until.Format(time.DateTime+" UTC"), strings.Join(f.Differs, "; ")))
-		if f.Target != "" && !slices.Contains(elsewhere, f.Target) {
-			elsewhere = append(elsewhere, f.Target)
-		}
-		keeps = keeps || f.keeps
-		if f.clear != "" && !slices.Contains(clear, f.clear) {
-			clear = append(clear, f.clear)
-		}
-		another := func(o TableStatus) bool { return o.Target == t.Target && o.sid == f.sid } // has that sid now
-		if f.remove != "" && !slices.Contains(beside, f.remove) && !slices.ContainsFunc(st.Tables, another) {
-			beside = append(beside, f.remove)
+		keeps, stays, reload, done = keeps || f.keeps, stays || f.stays, reload || f.reload, done && f.done
+		add(&elsewhere, f.Target)
+		add(&clear, f.clear)
+		add(&empty, f.empty)
+		if !slices.ContainsFunc(st.Tables, func(o TableStatus) bool { return o.Target == t.Target && o.sid == f.sid }) { // else another source has that sid now
+			add(&beside, f.remove)
 		}
 	}
 	n.Why = strings.Join(why, ". ")
-	stays := slices.ContainsFunc(t.Former, func(f FormerRule) bool { return f.stays })
+	for _, sql := range empty {
+		n.Do = append(n.Do, service.Step{Command: sql, Note: "in the warehouse: the rule keeps rows that do not come again, so that nothing else removes those of before. All of the source go, and come again by"})
+	}
 	switch {
-	case !stays && !slices.ContainsFunc(t.Former, func(f FormerRule) bool { return !f.done }): // nothing of it comes again
+	case !stays && done: // nothing of it comes again
 	case !stays && slices.ContainsFunc(st.Sources, func(src SourceStatus) bool { return src.Name == t.Source }):
 		how, note := "capture snapshot --wait --table ", "all rows come again, and are written by the rule that there is"
-		if slices.ContainsFunc(t.Former, func(f FormerRule) bool { return f.reload }) {
-			how, note = "capture snapshot --reload --wait --table ", note+"; those that are gone at the source are removed"
+		if reload {
+			how, note = "capture snapshot --reload --wait --table ", note+"; those that do not come are removed"
 		}
 		n.Do = append(n.Do, service.Step{Command: how + service.Quote(t.Table), Note: "where " + t.Source + " is captured: " + note})
 	default:
@@ -286,15 +290,15 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 	for _, remove := range beside {
 		n.Do = append(n.Do, service.Step{Command: remove, Note: "in the warehouse, when all rows have come again and nobody needs those with the sid of before: they stay there, beside the new ones"})
 	}
+	for _, sql := range clear {
+		n.Do = append(n.Do, service.Step{Command: sql, Note: "in the warehouse: the values that are not written any more go; ALTER TABLE … DROP COLUMN does it, too, where nobody else writes the column"})
+	}
+	if keeps && len(clear) == 0 {
+		n.Do = append(n.Do, service.Step{Note: "in " + t.Target + " the values of columns that are not written any more stay: UPDATE … SET … = NULL, or ALTER TABLE … DROP COLUMN where nobody else writes them"})
+	}
 	accept := "leaves the rows as they are, if that is meant"
-	if keeps {
-		accept = "when that is done, or if the rows are meant to stay as they are: no read of them changes what is not written any more"
-		for _, sql := range clear {
-			n.Do = append(n.Do, service.Step{Command: sql, Note: "in the warehouse: the values that are not written any more go; ALTER TABLE … DROP COLUMN does it, too, where nobody else writes the column"})
-		}
-		if len(clear) == 0 {
-			n.Do = append(n.Do, service.Step{Note: "in " + t.Target + " the values of columns that are not written any more stay: UPDATE … SET … = NULL, or ALTER TABLE … DROP COLUMN where nobody else writes them"})
-		}
+	if keeps || len(beside)+len(empty) > 0 {
+		accept = "when that is done, or if the rows are meant to stay as they are: no read of them changes what is there still"
 	}
 	n.Do = append(n.Do, service.Step{Command: "sink rules accept " + service.Quote(t.name()), Note: accept})
 	return n
@@ -302,12 +306,18 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 
 // Outdated gives the tables of a source, or one of them, with rows that are not as their rule says.
 func (o *Operator) Outdated(ctx context.Context, source, table string) (names, topics []string, err error) {
-	formers, err := o.session.Formers(ctx)
+	all, err := o.session.Formers(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, topic := range slices.Sorted(maps.Keys(byTopic(formers))) {
-		if of, schema, name, ok := record.ParseTopic(topic); ok && of == source && (table == "" || schema+"."+name == table) {
+	formers := byTopic(all)
+	for _, topic := range slices.Sorted(maps.Keys(formers)) {
+		of, schema, name, ok := record.ParseTopic(topic)
+		if !ok || of != source || table != "" && schema+"."+name != table {
+			continue
+		}
+		// Of others nothing is told, and there is nothing to accept.
+		if route, ok := matchTopic(o.rules, topic); ok && len(formerRules(route, formers[topic])) > 0 {
 			names, topics = append(names, of+"/"+schema+"."+name), append(topics, topic)
 		}
 	}

@@ -167,10 +167,12 @@ func testRowsOutdated(t *testing.T, consistency string, code trouble.Code) {
 
 // TestRowsOutdatedThatStay: what a history, or a target without deletes, keeps does not come again with a read of all rows.
 func TestRowsOutdatedThatStay(t *testing.T) {
+	plain, masked := []rule.Column{{From: "id"}, {From: "v"}}, []rule.Column{{From: "id"}, {From: "v", Mask: "redact"}}
 	for name, rules := range map[string][2]rule.Table{
-		"history":        {{Mode: "history"}, {Mode: "history", Columns: []rule.Column{{From: "id"}, {From: "v", Mask: "redact"}}}},
-		"append":         {{Mode: "append"}, {Mode: "append", Columns: []rule.Column{{From: "id"}, {From: "v", Mask: "redact"}}}},
+		"history":        {{Mode: "history"}, {Mode: "history", Columns: masked}},
+		"append":         {{Mode: "append", Columns: plain}, {Mode: "append", Columns: masked}},
 		"append no more": {{Mode: "append"}, {}},
+		"no inserts":     {{Ignore: []string{"insert"}, Columns: plain}, {Ignore: []string{"insert"}, Columns: masked}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for i := range rules {
@@ -181,7 +183,7 @@ func TestRowsOutdatedThatStay(t *testing.T) {
 			shop, r, o := w.source("shop"), relation("t", "id integer key", "v text"), relation("other", "id integer key")
 			s := w.start(w.cfg)
 			shop.snapshot(r, true)
-			shop.tx(ins(r, 1, "secret"), ins(r, 2, "secret"), del(r, 1), ins(o, 1))
+			shop.tx(ins(r, 1, "secret"), ins(r, 2, "secret"), upd(r, 2, "secret"), del(r, 1), ins(o, 1))
 			w.complete(shop)
 			s.stop()
 			other.Filter = "id > 0"
@@ -516,7 +518,7 @@ func TestRulesThatAreLockedAreForgottenLater(t *testing.T) {
 	defer cancel()
 	session := w.group("warehouse", "other").Session()
 	defer session.Close(context.Background())
-	if err := session.ForgetFormers(ctx, func(string, string, []string) bool { return true }); err != nil {
+	if err := session.ForgetFormers(ctx); err != nil {
 		t.Error(err)
 	}
 	w.rows(`SELECT count(*) FROM tributary.rule WHERE former <> '[]'`, "1")

@@ -353,7 +353,7 @@ func (v *supervisor) see(ctx context.Context) (*sighting, error) {
 	}
 	formers, err := v.session.Formers(ctx)
 	if err == nil && len(formers) > 0 { // the next look finds those that are left
-		err = v.session.ForgetFormers(ctx, enough)
+		err = v.session.ForgetFormers(ctx)
 	}
 	if err != nil {
 		return nil, err

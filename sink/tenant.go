@@ -169,6 +169,9 @@ func (o *Operator) Tenant(ctx context.Context, source string) (*TenantPlan, erro
 		if ok && !route.Overwrites() {
 			f.Key = nil
 		}
+		if ok {
+			f.Rule, f.Keeps, f.Computed = route.Meaning().Text(), route.Keeps(), route.Keyed()
+		}
 		f.Unwritten = !ok || f.SID != route.SIDThere()
 		p.Feeds = append(p.Feeds, f)
 	}
@@ -256,10 +259,7 @@ func (o *Operator) RebuildTenant(ctx context.Context, cfg Config, p *TenantPlan,
 		resume, emptied, err = o.empty(ctx, p.Source, keyless, told)
 	}
 	if err == nil {
-		err = o.session.Rebuild(ctx, p.Source, reason, p.Feeds, emptied, starts, func(topic string) bool {
-			r, ok := matchTopic(o.rules, topic)
-			return ok && r.Keeps()
-		}, o.rules.Whole(p.Source))
+		err = o.session.Rebuild(ctx, p.Source, reason, p.Feeds, emptied, starts, o.rules.Whole(p.Source))
 	}
 	if err == nil {
 		return resume()

@@ -1,7 +1,6 @@
 package rule
 
 import (
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -102,34 +101,5 @@ func TestMeaning(t *testing.T) {
 	}
 	if text := meaning("first-salt", hashed).Text(); strings.Contains(text, "first-salt") {
 		t.Error("the salt is told: " + text)
-	}
-}
-
-// TestKept: values of columns that are not written any more stay, whatever comes again.
-func TestKept(t *testing.T) {
-	all := Meaning{Target: "public.t", Mode: "clone", All: true}
-	of := func(columns map[string]Written) Meaning {
-		return Meaning{Target: "public.t", Mode: "clone", Columns: columns}
-	}
-	id, note := Written{From: "id"}, Written{From: "note"}
-	computed := all
-	computed.Columns = map[string]Written{"region": {Value: "lower(note)"}, "note": {From: "note", Mask: "redact"}}
-	elsewhere := of(map[string]Written{"id": id})
-	elsewhere.Target = "public.t2"
-	for name, c := range map[string]struct {
-		was, now Meaning
-		want     Kept
-	}{
-		"the same":          {all, all, Kept{}},
-		"all to some":       {all, of(map[string]Written{"id": id}), Kept{Others: true}},
-		"one less":          {of(map[string]Written{"id": id, "note": note}), of(map[string]Written{"id": id}), Kept{Columns: []string{"note"}}},
-		"one for another":   {of(map[string]Written{"id": id, "note": note}), of(map[string]Written{"id": id, "v": {From: "v"}}), Kept{Columns: []string{"note"}, More: true}},
-		"one more":          {of(map[string]Written{"id": id}), of(map[string]Written{"id": id, "note": note}), Kept{More: true}},
-		"computed to all":   {computed, all, Kept{More: true}}, // the source may have a column of that name
-		"to another target": {all, elsewhere, Kept{More: true}},
-	} {
-		if got := c.was.Kept(c.now); !reflect.DeepEqual(got, c.want) {
-			t.Errorf("%s: %+v, want %+v", name, got, c.want)
-		}
 	}
 }

@@ -370,6 +370,16 @@ func (r *Route) Overwrites() bool { return modeByName[r.rule.Mode] == Clone }
 // and with one that ignores inserts or updates rows come otherwise that are there.
 func (r *Route) Keeps() bool { return r.rule.ignore != 0 }
 
+// Keyed gives the columns of the target that are computed and belong to its key.
+func (r *Route) Keyed() (names []string) {
+	for _, c := range r.rule.Set {
+		if c.Key {
+			names = append(names, c.Column)
+		}
+	}
+	return names
+}
+
 // Source says whether the source called name is read, and its sid.
 func (s *Set) Source(name string) (sid string, ok bool) {
 	if len(s.sources) == 0 {

@@ -69,7 +69,7 @@ func TestCheckpointsAreLockedInOneOrder(t *testing.T) {
 			return err
 		}},
 		"rebuild": {progress, users, func(ctx context.Context, s *Session) error {
-			return s.Rebuild(ctx, "shop", "", []Feed{{Topic: users, Target: rule.Target{Schema: "public", Table: "t"}}}, "", nil, func(string) bool { return false }, true)
+			return s.Rebuild(ctx, "shop", "", []Feed{{Topic: users, Target: rule.Target{Schema: "public", Table: "t"}}}, "", nil, true)
 		}},
 		"parked": {upper, score, func(ctx context.Context, s *Session) error {
 			_, err := s.Discard(ctx, Selection{Source: "shop"}, "")

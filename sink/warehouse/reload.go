@@ -325,7 +325,7 @@ func (sw *sweeping) end(ctx context.Context) error {
 	if err := sw.s.endReload(ctx, sw.due.Topic); err != nil {
 		return err
 	}
-	return sw.s.reloaded(ctx, sw.due.Topic)
+	return sw.s.reloaded(ctx, sw.due)
 }
 
 // noneStay refuses rows that are there still after they were removed. gone is the end of a statement that finds them as t.

@@ -39,6 +39,9 @@ type Former struct {
 
 	Reload bool // what is meant is rows that only a reload removes
 	Absent bool // what is meant is rows that a read of all brings, whatever the rule
+
+	Key   []string // columns of the key of the topic's targets
+	Swept bool     // a reload has removed since what did not come again
 }
 
 // former is one in tributary.rule. What the partition had applied by then stands at, or before, the position.
@@ -51,6 +54,7 @@ type former struct {
 
 	Reload bool `json:"reload,omitempty"`
 	Absent bool `json:"absent,omitempty"`
+	Swept  bool `json:"swept,omitempty"`
 }
 
 // noRows stands for fewer than nothing is: whatever is applied was so under the rule.
@@ -344,15 +348,67 @@ func (s *Session) noteLoss(ctx context.Context, tx execer, what string, kind los
 	return err
 }
 
-// reloaded forgets of a topic what a reload mends, in the open transaction in which one ends.
-func (s *Session) reloaded(ctx context.Context, topic string) error {
-	if err := s.lockRules(ctx, s.conn, []string{topic}); err != nil {
+// reloaded forgets of a topic what a reload mends, in the open transaction in which one ends, and notes that rows of former rules which did not come again
+// are there no more: of those rules by which nothing was written when it began. It has the keys that were written since.
+func (s *Session) reloaded(ctx context.Context, due *OpenReload) error {
+	if err := s.lockRules(ctx, s.conn, []string{due.Topic}); err != nil {
 		return err
 	}
 	_, err := s.conn.Exec(ctx, `
-		UPDATE tributary.rule SET former = coalesce((SELECT jsonb_agg(f ORDER BY n) FROM jsonb_array_elements(former) WITH ORDINALITY AS e(f, n) WHERE NOT f ? 'reload'), '[]')
-		 WHERE grp = $1 AND topic = $2 AND former @> '[{"reload": true}]'`, s.w.cfg.Group, topic)
+		UPDATE tributary.rule SET former = coalesce((
+		       SELECT jsonb_agg(CASE WHEN before AND f ? 'rule' THEN f || '{"swept": true}' ELSE f END ORDER BY n)
+		         FROM jsonb_array_elements(former) WITH ORDINALITY AS e(f, n) CROSS JOIN LATERAL (SELECT (f->>'until')::timestamptz < $3 AS before) b
+		        WHERE NOT (before AND f ? 'reload')), '[]')
+		 WHERE grp = $1 AND topic = $2 AND former <> '[]'`, s.w.cfg.Group, due.Topic, due.Since)
 	return err
+}
+
+// rebuilt forgets under which rules rows of topics were written that are about to be read anew, in the open transaction in which checkpoints say still what was
+// applied, and rules are locked: all come again under the rule that there is. What is there still then goes on being told.
+func (s *Session) rebuilt(ctx context.Context, tx pgx.Tx, feeds []Feed) error {
+	topics, of := topicsIn(feeds), map[string]*Feed{}
+	for i := range feeds {
+		of[feeds[i].Topic] = &feeds[i]
+	}
+	rows, err := tx.Query(ctx, `SELECT topic, partition, era, lsn::text, now() FROM tributary.checkpoint WHERE grp = $1 AND topic = ANY ($2) AND applied_rows > 0`, s.w.cfg.Group, topics)
+	if err != nil {
+		return err
+	}
+	stands := map[Place]former{}
+	var at Place
+	var era int32
+	var lsn string
+	var now time.Time
+	if _, err := pgx.ForEachRow(rows, []any{&at.Topic, &at.Partition, &era, &lsn, &now}, func() error {
+		p, err := position(era, lsn, 0)
+		stands[at] = former{Until: now, Era: p.Era, LSN: record.LSN(p.CommitLSN)}
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := s.noteRules(ctx, tx, func(r *ruling) {
+		if is, applied := stands[r.Place]; applied && r.rule != "" {
+			is.Rule = r.rule
+			r.former = append(r.former, is)
+		}
+		r.rule, r.rows = "", 0
+		r.former = slices.DeleteFunc(r.former, func(f former) bool { return f.Lost != "" || !of[r.Topic].outlived(f.Rule) })
+	}, `topic = ANY ($2)`, topics); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `DELETE FROM tributary.rule WHERE grp = $1 AND topic = ANY ($2) AND former = '[]'`, s.w.cfg.Group, topics)
+	return err
+}
+
+// outlived says whether something of rows that were written under a former rule is there still when the topic has come again. Those of a target without key,
+// a history or a log were removed before.
+func (f *Feed) outlived(text string) bool {
+	now, err := rule.ParseMeaning(f.Rule)
+	if err != nil {
+		return false
+	}
+	was, err := rule.ParseMeaning(text)
+	return err == nil && (was.Moved(now) || len(f.Key) > 0 && was.Outlives(now, slices.Concat(f.Key, f.Computed)))
 }
 
 // renameRules has the rules under which rows of a topic were written name columns as the source does now; is is the one that there is, which
@@ -377,14 +433,19 @@ func (s *Session) renameRules(ctx context.Context, tx pgx.Tx, topic, is string, 
 	}, `topic = $2`, topic)
 }
 
-// ForgetFormers forgets the former rules all of whose rows have come again: by a read of the whole table that began behind them and has been
-// applied. Whether a read, of some columns or nil for all, is enough of rows that a rule wrote, for the one that there is, enough says.
-func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string, columns []string) bool) error {
+// keyOf are the columns of the key of a topic's targets: of all, as one of a former rule is of no matter where it is not written.
+func keyOf(topic string) string {
+	return `ARRAY(SELECT DISTINCT k FROM tributary.feed d CROSS JOIN LATERAL jsonb_array_elements_text(nullif(d.shape->'key', 'null')) k WHERE d.grp = $1 AND d.topic = ` + topic + `)`
+}
+
+// ForgetFormers forgets the former rules all of whose rows have come again: by a read of the whole table, or of some columns, that began behind them and
+// has been applied, and that is enough of them.
+func (s *Session) ForgetFormers(ctx context.Context) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
 	rows, err := s.conn.Query(ctx, `
-		SELECT r.topic, r.partition, r.rule, r.former::text, t.begun_era, t.begun::text, t.columns
+		SELECT r.topic, r.partition, r.rule, r.former::text, t.begun_era, t.begun::text, t.columns, `+keyOf("r.topic")+`
 		  FROM tributary.rule r
 		  JOIN tributary.checkpoint c USING (grp, topic, partition)
 		  JOIN tributary.source s ON s.grp = r.grp AND s.tables ? r.topic
@@ -397,13 +458,14 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 		return s.broken("read", "tributary.rule", err)
 	}
 	type read struct {
-		begun   change.Position
-		columns []string
+		begun        change.Position
+		columns, key []string
 	}
 	again := func(r *ruling, by read) func(former) bool {
 		return func(f former) bool {
 			at := change.Position{Era: f.Era, CommitLSN: change.LSN(f.LSN)}
-			return by.begun.Compare(at) > 0 && !f.Reload && (f.Absent && len(by.columns) == 0 || enough(f.Rule, r.rule, by.columns))
+			return by.begun.Compare(at) > 0 && !f.Reload &&
+				(f.Absent && len(by.columns) == 0 || rule.Residue{Was: f.Rule, Is: r.rule, Key: by.key, Swept: f.Swept}.Enough(by.columns))
 		}
 	}
 	reads := map[Place]read{}
@@ -411,13 +473,13 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 	var lsn string
 	var era int32
 	var raw []byte
-	var columns []string
-	if _, err = pgx.ForEachRow(rows, []any{&r.Topic, &r.Partition, &r.rule, &raw, &era, &lsn, &columns}, func() error {
+	var columns, key []string
+	if _, err = pgx.ForEachRow(rows, []any{&r.Topic, &r.Partition, &r.rule, &raw, &era, &lsn, &columns, &key}, func() error {
 		begun, err := position(era, lsn, 0)
 		if r.former = nil; err == nil {
 			err = json.Unmarshal(raw, &r.former)
 		}
-		if by := (read{begun, slices.Clone(columns)}); slices.ContainsFunc(r.former, again(&r, by)) {
+		if by := (read{begun, slices.Clone(columns), slices.Clone(key)}); slices.ContainsFunc(r.former, again(&r, by)) {
 			reads[r.Place] = by
 		}
 		return err
@@ -439,10 +501,10 @@ func (s *Session) ForgetFormers(ctx context.Context, enough func(was, is string,
 // tables are of a version before.
 func (s *Session) Formers(ctx context.Context) ([]Former, error) {
 	return ruled(ctx, s, func(row pgx.CollectableRow) (f Former, err error) {
-		err = row.Scan(&f.Topic, &f.Rule, &f.Lost, &f.Reload, &f.Absent, &f.Until)
+		err = row.Scan(&f.Topic, &f.Rule, &f.Lost, &f.Reload, &f.Absent, &f.Until, &f.Swept, &f.Key)
 		return f, err
 	}, `
-		SELECT r.topic, coalesce(f->>'rule', ''), coalesce(f->>'lost', ''), f ? 'reload', f ? 'absent', max((f->>'until')::timestamptz)
+		SELECT r.topic, coalesce(f->>'rule', ''), coalesce(f->>'lost', ''), f ? 'reload', f ? 'absent', max((f->>'until')::timestamptz), bool_and(f ? 'swept'), `+keyOf("r.topic")+`
 		  FROM tributary.rule r CROSS JOIN LATERAL jsonb_array_elements(r.former) f
 		 WHERE r.grp = $1 AND r.former <> '[]' GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 6`)
 }

@@ -27,9 +27,12 @@ type Feed struct {
 	SID    string   // "" where the target has no sid column
 	Key    []string // columns of the target's key, without the sid column; none where rows cannot be written again in place
 
-	// SIDColumn and Unwritten are set by whoever knows the rules.
+	// What follows is set by whoever knows the rules.
 	SIDColumn string
-	Unwritten bool // no rule writes the topic there any more, or with another sid
+	Unwritten bool     // no rule writes the topic there any more, or with another sid
+	Rule      string   // what it makes of rows, as text: see rule.Meaning
+	Keeps     bool     // rows that do not come when all are read stay
+	Computed  []string // columns of the target that are computed, and are to belong to its key
 }
 
 // sourceOf gives the source that a topic belongs to, "" for none.
@@ -302,7 +305,7 @@ func (s *Session) removedWhole(ctx context.Context, tx pgx.Tx, source string) er
 // the partitions again. The rows of a table that has a key stay until all of them have come again, as in a reload; those
 // of tables without were removed by the caller, in small transactions, and what was written of them since they were applied as far as emptied says is removed
 // here: whoever starts waits for that. starts are the first offsets.
-func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Feed, emptied string, starts map[Place]int64, keeps func(topic string) bool, whole bool) error {
+func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Feed, emptied string, starts map[Place]int64, whole bool) error {
 	return s.inTx(ctx, "rebuild", fmt.Sprintf("source %q", source), func(tx pgx.Tx) error {
 		topics := topicsIn(feeds)
 		if err := s.notRemoved(ctx, tx, source); err != nil {
@@ -327,13 +330,6 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 		if err := s.incomplete(ctx, tx, source, topics); err != nil {
 			return err
 		}
-		for place, start := range starts {
-			if _, err := tx.Exec(ctx, `
-				UPDATE tributary.checkpoint SET next_offset = $4, era = 0, lsn = '0/0', seq = 0, barrier_era = 0, barrier_lsn = '0/0', barrier_seq = 0
-				 WHERE grp = $1 AND topic = $2 AND partition = $3`, s.w.cfg.Group, place.Topic, place.Partition, start); err != nil {
-				return err
-			}
-		}
 		for i := range feeds {
 			f := &feeds[i]
 			if err := s.endReload(ctx, f.Topic); err != nil {
@@ -344,7 +340,7 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 					return err
 				}
 			}
-			if len(f.Key) == 0 || keeps(f.Topic) {
+			if len(f.Key) == 0 || f.Keeps {
 				continue
 			}
 			if err := s.openReload(ctx, tx, source, f); err != nil {
@@ -355,9 +351,18 @@ func (s *Session) Rebuild(ctx context.Context, source, reason string, feeds []Fe
 		if err := s.lockRules(ctx, tx, topics); err != nil {
 			return err
 		}
-		// Of rule, too: all rows come again, under the rule that there is.
-		for _, table := range []string{"quarantine", "parked", "rule"} {
+		for _, table := range []string{"quarantine", "parked"} {
 			if _, err := tx.Exec(ctx, `DELETE FROM tributary.`+table+` WHERE grp = $1 AND topic = ANY ($2)`, s.w.cfg.Group, topics); err != nil {
+				return err
+			}
+		}
+		if err := s.rebuilt(ctx, tx, feeds); err != nil {
+			return err
+		}
+		for place, start := range starts {
+			if _, err := tx.Exec(ctx, `
+				UPDATE tributary.checkpoint SET next_offset = $4, era = 0, lsn = '0/0', seq = 0, barrier_era = 0, barrier_lsn = '0/0', barrier_seq = 0
+				 WHERE grp = $1 AND topic = $2 AND partition = $3`, s.w.cfg.Group, place.Topic, place.Partition, start); err != nil {
 				return err
 			}
 		}
