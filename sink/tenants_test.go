@@ -496,7 +496,7 @@ func TestClaimOfATopicNotKnown(t *testing.T) {
 	for _, c := range []struct {
 		id   string
 		want trouble.Code
-	}{{"", ""}, {"one", ""}, {"one", ""}, {"two", trouble.TopicRecreated}} {
+	}{{"", ""}, {"one", ""}, {"", ""}, {"one", ""}, {"two", trouble.TopicRecreated}} {
 		claims, err := other.Claim(t.Context(), []warehouse.Partition{{Topic: "a.public.t", TopicID: c.id}})
 		if err != nil || trouble.CodeOf(claims[0].Err) != c.want {
 			t.Errorf("claimed with the id %q: %+v, %v", c.id, claims, err)

@@ -140,7 +140,7 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 	}
 	for i := range claims {
 		c := &claims[i]
-		if id := c.TopicID; id != parts[i].TopicID {
+		if id := c.TopicID; id != parts[i].TopicID && parts[i].TopicID != "" { // that is not known, and says nothing
 			c.TopicID = parts[i].TopicID
 			c.Err = &trouble.Error{
 				Code: trouble.TopicRecreated, Op: "go on with", Subject: partitionName(c.Topic, c.Number),
