@@ -185,6 +185,29 @@ func TestDefaultOfADroppedColumn(t *testing.T) {
 	w.rows(`SELECT id, c FROM public.t ORDER BY 1`, "1|5", "2|6", "3|∅")
 }
 
+// TestDefaultOfAColumnLeftOut: a rule has come to leave out a column that the source has added with a default. A record of before the column is written without.
+func TestDefaultOfAColumnLeftOut(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t", Columns: []rule.Column{{From: "id"}, {From: "a"}, {From: "c"}}})
+	shop := w.source("shop")
+	older := relation("t", "id integer key", "a text")
+	newer := with(older, "c", 3, "5")
+	shop.table(older, 3)
+	first, third := keysIn(t, shop, older, 0), keysIn(t, shop, older, 2)
+	s := w.start(w.cfg)
+	behind := shop.lsn
+	shop.lsn += 0x10000
+	shop.tx(ins(newer, first[0], "a1", 1))
+	w.complete(shop)
+	s.stop()
+	w.cfg.Tables = []rule.Table{{From: "public.t", Columns: []rule.Column{{From: "id"}, {From: "a"}}}}
+	w.start(w.cfg)
+	shop.lsn = behind
+	shop.tx(ins(older, third[0], "a3"))
+	shop.lsn += 0x20000
+	w.complete(shop)
+	w.rows(`SELECT a, c FROM public.t ORDER BY a`, "a1|1", "a3|∅")
+}
+
 // TestRuleThatTakesAnotherColumn: a rule has come to fill a column of the target from another one of the source. A record of a version of before has
 // that one, too.
 func TestRuleThatTakesAnotherColumn(t *testing.T) {

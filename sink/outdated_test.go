@@ -177,6 +177,32 @@ func TestTargetsAreReadOutOfTheLock(t *testing.T) {
 	w.rows(`SELECT DISTINCT region FROM public.t`, "eu")
 }
 
+// TestTargetsAreReadOutOfTheLockForAnAddedColumn: so it is where the source adds a column that the target has already; rows that lack its default get it.
+func TestTargetsAreReadOutOfTheLockForAnAddedColumn(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.t"})
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "x"))
+	w.complete(shop)
+	w.exec(`ALTER TABLE public.t ADD COLUMN rate text DEFAULT '7'`)
+	release := w.lock(`LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE`)
+	newer := with(r, "rate", 3, "7")
+	shop.tx(ins(newer, 2, "x", 8))
+	const reads = ` FROM pg_stat_activity a WHERE a.datname = current_database() AND a.wait_event_type = 'Lock' AND a.query LIKE 'SELECT EXISTS (SELECT FROM "public"."t"%'`
+	w.rows(`SELECT count(*)`+reads, "1")
+	if got := w.query(`SELECT count(*) FROM pg_locks l WHERE l.locktype = 'advisory' AND l.pid IN (SELECT a.pid` + reads + `)`); got[0] != "0" {
+		t.Error("others wait for it")
+	}
+	release()
+	w.complete(shop)
+	w.rows(`SELECT id, rate FROM public.t ORDER BY 1`, "1|7", "2|8")
+	w.exec(`ALTER TABLE public.t ADD COLUMN tax text`)
+	shop.tx(ins(with(newer, "tax", 4, "3"), 3, "x", 9, 19))
+	w.complete(shop)
+	w.rows(`SELECT id, tax FROM public.t ORDER BY 1`, "1|3", "2|3", "3|19")
+}
+
 // TestColumnAndRuleRenamed: a column that is renamed at the source, and in the rule with it, is the same; one that is another is told of.
 func TestColumnAndRuleRenamed(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -86,6 +86,7 @@ type evolution struct {
 	// source has renamed a column since: a record of before is written to where its column is now.
 	names []string
 	older bool // the target was made to fit a later version
+	moves bool // columns have other names, in the open transaction, than before
 	// passed are the columns of the plan that are not written: see passOver.
 	passed map[int]bool
 
@@ -182,6 +183,7 @@ func (e *evolution) rename(ctx context.Context, have catalogColumns) error {
 	if len(list) == 0 {
 		return nil
 	}
+	e.moves = true
 	leaves := func(name string) bool {
 		return slices.ContainsFunc(list, func(r renamed) bool { return r.from == name })
 	}

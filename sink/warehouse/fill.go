@@ -48,6 +48,9 @@ func (e *evolution) unfilled(ctx context.Context, i int, column *catalogColumn) 
 	}
 	other := fmt.Sprintf("%s::text IS DISTINCT FROM %s", postgres.Ident(e.names[i]), value)
 	if d != nil && e.plan.SIDColumn != "" && !e.feed.sole {
+		if some, err := e.some(ctx, other); err != nil || !some {
+			return err
+		}
 		return e.fill(ctx, i, false, other)
 	}
 	if e.s.inspecting {
@@ -55,8 +58,8 @@ func (e *evolution) unfilled(ctx context.Context, i int, column *catalogColumn) 
 	}
 	sql := "SELECT EXISTS (SELECT FROM " + e.table + e.own(other) + ")"
 	if there, known := e.s.answers[sql]; !known {
-		return &question{sql}
-	} else if !there {
+		return &question{sql: sql}
+	} else if !there.yes {
 		return nil
 	}
 	e.lose(fmt.Sprintf("column %q was there before the rule gave it its value: they do not have it", e.names[i]), e.feed.topic)
@@ -65,7 +68,33 @@ func (e *evolution) unfilled(ctx context.Context, i int, column *catalogColumn) 
 
 // question is what has to be known of the rows of a target before it is made to fit. Its answer may take as long as the target is large: others
 // of its schema would wait meanwhile.
-type question struct{ sql string }
+type question struct{ sql, applied string }
+
+// answer is that to a question, and what was applied of the topic when it was put.
+type answer struct {
+	yes     bool
+	applied string
+}
+
+// some says whether there are rows of the source for which all conditions hold, and that are to be changed: their statement reads the whole target under locks
+// to find none, else. That there are none counts as long as nothing of the topic is applied: another sink may write such rows by the version before.
+func (e *evolution) some(ctx context.Context, where ...string) (bool, error) {
+	sql := "SELECT EXISTS (SELECT FROM " + e.table + e.own(where...) + ")"
+	there, known := e.s.answers[sql]
+	if e.s.inspecting || e.moves || known && there.yes {
+		return true, nil
+	}
+	if known {
+		if err := e.stopWriters(ctx); err != nil {
+			return false, err
+		}
+	}
+	applied, err := e.s.applied(ctx, e.tx, []Feed{{Topic: e.feed.topic}})
+	if err == nil && !known {
+		err = &question{sql, applied}
+	}
+	return applied != there.applied, err
+}
 
 func (q *question) Error() string { return "it is not known yet: " + q.sql }
 
@@ -87,16 +116,20 @@ func (e *evolution) refill(ctx context.Context, i int, have catalogColumns) erro
 	if src.Default != nil {
 		value = postgres.Literal(*src.Default)
 		lacks = "::text IS DISTINCT FROM " + value + "::" + column.full + "::text"
-	} else if column.notNull {
-		if err := e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL", e.table, postgres.Ident(e.names[i])),
-			"column %q may be null at the source, and must not here", e.names[i]); err != nil {
-			return err
-		}
 	}
 	where := []string{postgres.Ident(column.name) + lacks}
 	if e.plan.Mode == rule.History && wrote {
 		if to := e.plan.Added[rule.AddedTo].Name; have.column(to) != nil { // else all rows are, see added
 			where = append(where, postgres.Ident(to)+" = "+postgres.Literal(e.plan.Bounds.End))
+		}
+	}
+	if some, err := e.some(ctx, where...); err != nil || !some {
+		return err
+	}
+	if src.Default == nil && column.notNull {
+		if err := e.alter(ctx, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL", e.table, postgres.Ident(e.names[i])),
+			"column %q may be null at the source, and must not here", e.names[i]); err != nil {
+			return err
 		}
 	}
 	return e.set(ctx, i, value, where...)
@@ -151,8 +184,12 @@ func (e *evolution) constants(have catalogColumns) (out []constant) {
 	if !e.older || e.another() {
 		return nil
 	}
+	is := e.plan.Meaning()
 	for _, number := range slices.Sorted(maps.Keys(e.feed.shape.Columns)) {
 		was := e.feed.shape.Columns[number]
+		if _, writes := is.Columns[was.Target]; !writes && !is.All { // the rule has come to leave it out
+			continue
+		}
 		c := have.column(was.Target)
 		if was.Default == nil || c == nil || c.generated || e.fills(was.Target) {
 			continue

@@ -30,7 +30,7 @@ type Session struct {
 	changes     []string // statements
 	beside      []rule.Target
 	parkedThere parkedThere
-	answers     map[string]bool // to questions, of the Prepare under way
+	answers     map[string]answer // to questions, of the Prepare under way
 }
 
 // Session makes a session. It does no I/O.

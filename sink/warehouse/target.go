@@ -74,7 +74,7 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	s.answers = map[string]bool{}
+	s.answers = map[string]answer{}
 	s.w.mu.Lock()
 	again := s.w.again
 	s.w.mu.Unlock()
@@ -90,7 +90,7 @@ func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at
 		}
 		var yes bool
 		if err = db.QueryRow(ctx, q.sql).Scan(&yes); err == nil {
-			s.answers[q.sql] = yes
+			s.answers[q.sql] = answer{yes, q.applied}
 			t, err = s.prepare(ctx, plan, topic, at)
 		}
 	}
