@@ -221,6 +221,20 @@ func TestVerbsOfASlotInTheMaking(t *testing.T) {
 	over()
 }
 
+// Nobody streams from such a slot, and a standby does not say so.
+func TestStandbyOfASlotInTheMaking(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	r.held(1)
+	r.orphan()
+	r.options.Standby = true
+	c, ended := r.launch()
+	eventually(t, "it stands by", func() bool { return c.Status().State == service.StateStandby && c.Status().Holder != "" })
+	if h := c.Status().Headline; !strings.Contains(h, "is not made yet") || !strings.Contains(h, "is making it: tributary capture lost") || strings.Contains(h, "streams") {
+		t.Errorf("it %s", h)
+	}
+	must(t, ended())
+}
+
 func TestFindGapOfASlotInTheMaking(t *testing.T) {
 	slot, system := &catalog.Slot{Plugin: "pgoutput", Database: "d", Making: true}, replication.System{ID: "1", Timeline: 1, Database: "d"}
 	pr := &record.Progress{SystemID: "1", Timeline: 1, EndLSN: 100}

@@ -41,7 +41,7 @@ func (c *Capture) standBy(ctx context.Context, cat *catalog.Catalog, fenced bool
 			holder, since = pid, time.Time{}
 			if pid != 0 {
 				since = time.Now()
-				c.log.Info("standing by: another instance streams", "slot", name, "pid", pid, "holder", slot.Holder)
+				c.log.Info("standing by: another instance has the slot", "slot", name, "pid", pid, "holder", slot.Holder)
 			} else {
 				c.log.Info("standing by: nobody streams", "slot", name)
 			}
@@ -69,8 +69,9 @@ func (c *Capture) standing(slot *catalog.Slot, since time.Time) {
 		Tables: []TableStatus{}, Alarms: []TroubleStatus{}, HolderSince: since.UTC(),
 	}
 	if slot != nil {
-		st.Holder = slot.Holder
-		if !slot.Making {
+		if st.Holder = slot.Holder; slot.Making {
+			st.making = slot
+		} else {
 			st.PublishedLSN = slot.ConfirmedFlushLSN.String()
 		}
 	}

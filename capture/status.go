@@ -87,7 +87,7 @@ type Status struct {
 	accept  []service.Accept
 	brokers []string      // as configured
 	on      string        // whom WaitingOn is, as stages name it
-	making  *catalog.Slot // that somebody makes, where no service tells the status; else nil
+	making  *catalog.Slot // that somebody makes, where a standby tells the status, or no service does; else nil
 }
 
 // WAL is what the source keeps for us.

@@ -309,6 +309,9 @@ func (st *Status) goes() string {
 		}
 		return text + "; the source keeps its WAL: " + service.FormatBytes(st.WAL.RetainedBytes) + " of " + service.FormatBytes(st.WAL.BudgetBytes) + "."
 	case service.StateStandby:
+		if st.making != nil {
+			return fmt.Sprintf("is on standby: slot %s is not made yet, %s.", st.Slot, activity(st.making))
+		}
 		if !st.HolderSince.IsZero() {
 			return fmt.Sprintf("is on standby: %s streams, for %s at least.", cmp.Or(st.Holder, "another"), ago(st.HolderSince))
 		}
