@@ -242,7 +242,7 @@ func (o *Operator) fold(ctx context.Context, lookup *warehouse.Session, records 
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, warehouse.Unit{Topic: u.topic, Result: u.fold.Result(), Target: target})
+		out = append(out, warehouse.Unit{Topic: u.topic, Result: u.fold.Result(target.Carries()), Target: target})
 	}
 	return out, nil
 }

@@ -206,6 +206,58 @@ func TestTargetThatSomebodyAlters(t *testing.T) {
 	}
 }
 
+// TestValuesOfOthersGoAlong: somebody has made the target wider, and writes there. What they have written stays with its row, also where its key changes.
+func TestValuesOfOthersGoAlong(t *testing.T) {
+	const columns = `(id integer, v text, part integer DEFAULT 1`
+	for name, ddl := range map[string]string{
+		"key": columns + `, PRIMARY KEY (id))`, "no index": columns + `)`, "index": columns + `); CREATE INDEX ON public.t (id)`,
+		"parts": columns + `, PRIMARY KEY (id, part)) PARTITION BY LIST (part); CREATE TABLE public.t_1 PARTITION OF public.t FOR VALUES IN (1)`,
+		"guarded": columns + `, PRIMARY KEY (id)); CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
+			CREATE TRIGGER audit BEFORE DELETE ON public.t FOR EACH ROW EXECUTE FUNCTION public.audit()`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			sizes(t, func(t *testing.T, n int) {
+				w := newWorld(t)
+				shop := w.source("shop")
+				r := relation("t", "id integer key", "v text")
+				w.exec(`CREATE TABLE public.t ` + ddl)
+				w.start(w.cfg)
+				shop.tx(many(n, func(i int) event { return ins(r, i, "a") })...)
+				w.complete(shop)
+				w.exec(`ALTER TABLE public.t ADD COLUMN mine text`)
+				w.exec(`UPDATE public.t SET mine = 'of ' || id`)
+				has := func(up int, v string) {
+					t.Helper()
+					w.complete(shop)
+					w.rows(fmt.Sprintf(`SELECT count(*), count(*) FILTER (WHERE mine = 'of ' || id - %d), string_agg(DISTINCT v, ','), min(id) FROM public.t`, up), fmt.Sprintf("%d|%[1]d|%s|%d", n, v, up))
+				}
+				// All keys move up by one, from the top, each to where another row was.
+				var moves []event
+				for i := n - 1; i >= 0; i-- {
+					moves = append(moves, move(r, []any{i}, i+1, "b")...)
+				}
+				shop.tx(moves...)
+				has(1, "b")
+				shop.tx(many(n, func(i int) event { return upd(r, i+1, "c") })...)
+				has(1, "c")
+				// Twice, and one after it was changed.
+				shop.tx(append(append(move(r, []any{1}, 5000, "d"), upd(r, 5000, "d")), move(r, []any{5000}, 1, "c")...)...)
+				has(1, "c")
+				// One that comes with a key is another row than the one that has gone; one that moves there brings its own.
+				shop.tx(del(r, 1), ins(r, 1, "new"), del(r, 2))
+				shop.tx(append(move(r, []any{3}, 2, "moved"), ins(r, 3, "new"))...)
+				w.complete(shop)
+				w.rows(`SELECT id, v, mine FROM public.t WHERE id < 4 ORDER BY id`, "1|new|∅", "2|moved|of 2", "3|new|∅")
+				// One that is not there, as the target was written by hand.
+				w.exec(`DELETE FROM public.t WHERE id = 2`)
+				shop.tx(append(move(r, []any{2}, 9000, "late"), move(r, []any{1}, 9001, "late")...)...)
+				w.complete(shop)
+				w.rows(`SELECT id, v, mine FROM public.t WHERE id > 5000 ORDER BY id`, "9000|late|∅", "9001|late|∅")
+			})
+		})
+	}
+}
+
 // TestForeignKeysThatChangeRows: a foreign key between targets has the warehouse delete or alter rows that their source has.
 func TestForeignKeysThatChangeRows(t *testing.T) {
 	parent, child := relation("parent", "id integer key"), relation("child", "id integer key", "p integer")

@@ -573,7 +573,7 @@ func (w *wholeCut) write(ctx context.Context) error {
 	}
 	var units []warehouse.Unit
 	for i := range w.units {
-		units = append(units, w.units[i].unit())
+		units = append(units, w.units[i].unit(w.cut.Replays(w.units[i].topic)))
 	}
 	effects, err := w.cut.Write(ctx, units)
 	if err != nil {

@@ -106,8 +106,9 @@ type unit struct {
 	mark   warehouse.Mark // of the reload that the fold begins
 }
 
-func (u *unit) unit() warehouse.Unit {
-	return warehouse.Unit{Topic: u.topic, Result: u.fold.Result(), Target: u.target, Mark: u.mark}
+// unit is what is written. Of changes that come once more, the rows that they lead to have the values of others already, and none of those on the way there has any.
+func (u *unit) unit(replays bool) warehouse.Unit {
+	return warehouse.Unit{Topic: u.topic, Result: u.fold.Result(u.target.Carries() && !replays), Target: u.target, Mark: u.mark}
 }
 
 // outcome is what became of a flush.
@@ -308,7 +309,7 @@ func (w *worker) attempt(ctx context.Context, batches []consume.Batch, read ahea
 	}
 	rows := 0
 	for i := range o.units {
-		f.Units = append(f.Units, o.units[i].unit())
+		f.Units = append(f.Units, o.units[i].unit(f.Reloads[o.units[i].topic].Replays()))
 	}
 	for i := range o.parts {
 		rows += int(o.parts[i].advance.Rows)

@@ -55,7 +55,7 @@ func TestAllocations(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if r := f.Result(); kernel.plan.Mode == rule.History {
+			if r := f.Result(false); kernel.plan.Mode == rule.History {
 				resolve(r)
 			}
 		}
@@ -96,7 +96,7 @@ func benchmark(b *testing.B, plan *rule.Plan, finish func(*Result)) {
 				b.Fatal(err)
 			}
 		}
-		finish(f.Result())
+		finish(f.Result(false))
 	}
 	b.ReportMetric(float64(len(events)*b.N)/b.Elapsed().Seconds(), "events/s")
 }

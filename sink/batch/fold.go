@@ -61,7 +61,7 @@ type slot struct {
 	next      int32 // slot with the same hash, -1 for none
 	key       int32 // index into keys: as first mentioned
 	occupant  int32 // index into state: what is under the key now; vacant for nothing
-	carried   bool  // set by Result: the original lives on in a partial state
+	carried   bool  // set by Result: the original lives on in a state that is written as what becomes of it
 }
 
 const vacant = -1
@@ -70,7 +70,7 @@ const vacant = -1
 type state struct {
 	row     int32
 	partial bool
-	origin  int32   // slot whose original has the missing values; meaningless if not partial
+	origin  int32   // slot whose original the row was when the batch began, none if it was not there; a partial one has one
 	last    Partial // update
 	created bool    // began as an insert or snapshot row in this batch
 }
@@ -299,10 +299,13 @@ func (f *Fold) overlay(from, to int32, unknown bool, c *rule.Change) {
 	last := Partial{c.Event.Tx.CommitLSN, c.Event.Op != change.Read}
 	switch {
 	case complete:
-		if base == vacant {
-			base = f.newState(c.After)
-		} else {
+		switch {
+		case base != vacant:
 			f.write(f.state[base].row, c.After)
+		case unknown:
+			base = f.newState(c.After, from)
+		default:
+			base = f.newState(c.After, none)
 		}
 		st := &f.state[base]
 		st.partial, st.created = false, st.created || created
@@ -313,9 +316,9 @@ func (f *Fold) overlay(from, to int32, unknown bool, c *rule.Change) {
 		last.Changed = last.Changed || st.last.Changed
 		st.last = last
 	case unknown:
-		base = f.newState(c.After)
+		base = f.newState(c.After, from)
 		st := &f.state[base]
-		st.partial, st.origin, st.last = true, from, last
+		st.partial, st.last = true, last
 	default:
 		// The row is gone, so the values that the event does not carry are nowhere.
 		f.lost = append(f.lost, last)
@@ -375,8 +378,8 @@ func putSize(b []byte, n int) {
 	b[0], b[1], b[2], b[3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
 }
 
-func (f *Fold) newState(row change.Tuple) int32 {
-	f.state = append(f.state, state{row: f.newRow(row)})
+func (f *Fold) newState(row change.Tuple, origin int32) int32 {
+	f.state = append(f.state, state{row: f.newRow(row), origin: origin})
 	return int32(len(f.state) - 1)
 }
 

@@ -15,7 +15,7 @@ import (
 func TestLogEqualsOneByOne(t *testing.T) {
 	is := func(plan *rule.Plan, want []string, in ...string) {
 		t.Helper()
-		r := steps(t, plan, in...).Result()
+		r := steps(t, plan, in...).Result(false)
 		var got []string
 		for i := range r.Inserts.Len() {
 			var row []string
@@ -65,7 +65,7 @@ func logOfMany(t *testing.T, rnd *rand.Rand, seed uint64, keyed bool, table rule
 	f.Begin(plan)
 	var want, got, in []string
 	flush := func() {
-		r := f.Result()
+		r := f.Result(false)
 		for i := range r.Inserts.Len() {
 			var row []string
 			for c := range 4 + 7 {

@@ -19,8 +19,11 @@ type Result struct {
 	Deletes Set // Key: rows to remove, if they are there; but for those of Spared
 	// Key: what Moves and Updates find, where the fold cannot tell whether keys of other texts are equal (schema.Type.ByteEqual): the
 	// row that leaves "1 day" for "24:00:00" is under both.
-	Spared  Set
-	Moves   Set // Key: row to take away; Value: what it becomes under its new key. All are taken away before any is put back
+	Spared Set
+	// Key: row to take away; Value: what it becomes under its new key. All are taken away before any is put back. The first Carried are
+	// whole rows: what of them is not there to be taken away is written all the same.
+	Moves   Set
+	Carried int
 	Updates Set // Value: what to overwrite; values that are Unchanged stay. The row must be there
 	Upserts Set // Value: whole rows; those that the events say are new come first
 
@@ -93,8 +96,9 @@ func (s *Set) Times(i int) int { return int(s.items[i].times) }
 // Partial is of the updates that left values of item i unchanged.
 func (s *Set) Partial(i int) Partial { return s.items[i].partial }
 
-// Result gives what the events since Begin come to.
-func (f *Fold) Result() *Result {
+// Result gives what the events since Begin come to. With carry, rows of the target have values that no event carries: they go with the row where its
+// key changes, and go where it is deleted, though another one takes its key in the same batch.
+func (f *Fold) Result(carry bool) *Result {
 	r := &Result{Plan: f.plan, Reload: f.reload, Truncate: f.truncate, Lost: f.lost}
 	for _, set := range []*Set{&r.Deletes, &r.Spared, &r.Moves, &r.Updates, &r.Upserts, &r.Removals, &r.Inserts, &r.Keys, &r.Ends, &r.Copies, &r.Noted} {
 		set.f = f
@@ -120,11 +124,11 @@ func (f *Fold) Result() *Result {
 		f.slots[i].carried = false
 	}
 	for i := range f.slots {
-		if o := f.slots[i].occupant; o != vacant && f.state[o].partial {
+		if o := f.slots[i].occupant; o != vacant && (f.state[o].partial || carry && f.state[o].origin != none) {
 			f.slots[f.state[o].origin].carried = true
 		}
 	}
-	var rest []item // of Upserts
+	var rest, whole []item // of Upserts, of Moves
 	for i := range f.slots {
 		s := &f.slots[i]
 		here := item{key: s.key}
@@ -137,26 +141,34 @@ func (f *Fold) Result() *Result {
 		st := &f.state[s.occupant]
 		it := item{row: st.row, partial: st.last, key: s.key}
 		respelled := !f.spelledAs(s.key, st.row)
+		stays := int(st.origin) == i && !respelled
 		switch {
-		case !st.partial:
+		case !st.partial && (!carry || stays || st.origin == none):
 			if st.created {
 				r.Upserts.items = append(r.Upserts.items, it)
 			} else {
 				rest = append(rest, it)
 			}
 			// An equal key in another spelling (1.0, 1.00) is another key where the target's column is text.
-			if respelled && !s.carried {
+			if (respelled || carry && !stays) && !s.carried {
 				r.Deletes.items = append(r.Deletes.items, here)
 			}
-		case int(st.origin) == i && !respelled:
+		case stays:
 			r.Updates.items = append(r.Updates.items, it)
 		default:
 			it.key = f.slots[st.origin].key
-			r.Moves.items = append(r.Moves.items, it)
+			if st.partial {
+				r.Moves.items = append(r.Moves.items, it)
+			} else {
+				whole = append(whole, it)
+			}
 			if !s.carried {
 				r.Deletes.items = append(r.Deletes.items, here)
 			}
 		}
+	}
+	if r.Carried = len(whole); r.Carried > 0 {
+		r.Moves.items = append(whole, r.Moves.items...)
 	}
 	if len(r.Deletes.items) > 0 && !f.plan.Relation.ByteEqualKey() {
 		r.Spared.items = slices.Concat(r.Moves.items, r.Updates.items)

@@ -28,7 +28,7 @@ func TestRulesEqualModel(t *testing.T) {
 					t.Fatalf("seed %d, %s: %v\n%s", seed, m.says, err, strings.Join(m.log, "\n"))
 				}
 			}
-			r := f.Result()
+			r := f.Result(false)
 			m.write(t, r)
 			if got, want := m.got(), m.want(); got != want || len(r.Lost) > 0 {
 				t.Fatalf("seed %d, %s\n%s\ngot  %s, %d lost\nwant %s", seed, m.says, strings.Join(m.log, "\n"), got, len(r.Lost), want)
@@ -417,7 +417,7 @@ func TestEntersWithoutItsValues(t *testing.T) {
 	is := func(want string, lost int, in ...string) {
 		t.Helper()
 		f := steps(t, plan, in...)
-		r := f.Result()
+		r := f.Result(false)
 		if got := parts(r); got != want || len(r.Lost) != lost {
 			t.Errorf("%q: got %s, %d lost", in, got, len(r.Lost))
 		}

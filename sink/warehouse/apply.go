@@ -375,23 +375,47 @@ func (a *flushing) moves(i int) {
 	u := &a.f.Units[i]
 	moves := &u.Result.Moves
 	a.mark(i, moves)
+	there := int64(-1)
+	if u.Target.guards.deletes && u.Result.Carried > 0 { // one that stays would look like one that was not there
+		a.set(i, byKey, moves, still(u.Target.template.remove), func(rows int64) error { there = rows; return nil })
+	}
 	a.set(i, byMove, moves, u.Target.template.move, func(rows int64) error {
 		a.effects[i].Updated += rows
-		if rows > int64(moves.Len()) {
+		switch {
+		case there >= 0 && rows != there:
+			return exactly(u, "moved", there, rows)
+		case rows > int64(moves.Len()):
 			return exactly(u, "moved", int64(moves.Len()), rows)
 		}
-		if missing := int64(moves.Len()) - rows; missing > 0 {
-			a.after = append(a.after, func(ctx context.Context) error {
-				var newest batch.Partial
-				for j := range moves.Len() {
-					p := moves.Partial(j)
-					newest = batch.Partial{LSN: max(newest.LSN, p.LSN), Changed: newest.Changed || p.Changed}
-				}
-				return a.left(ctx, i, slices.Repeat([]batch.Partial{newest}, int(missing)))
-			})
+		if rows < int64(moves.Len()) {
+			a.after = append(a.after, func(ctx context.Context) error { return a.unmoved(ctx, i, int(int64(moves.Len())-rows)) })
 		}
 		return nil
 	})
+}
+
+// unmoved decides about so many moves that have found no row.
+func (a *flushing) unmoved(ctx context.Context, i, missing int) error {
+	u := &a.f.Units[i]
+	r, moves := u.Result, &u.Result.Moves
+	if whole := moves.Slice(0, r.Carried); r.Carried > 0 {
+		a.upsert(i, &whole)
+		absent := 0
+		if err := a.ask(ctx, i, byMask, moves, u.Target.template.missing, func(int, [][]byte) error { absent++; return nil }); err != nil {
+			return err
+		}
+		a.effects[i].Updated += int64(missing - absent)
+		missing = absent
+	}
+	if missing == 0 {
+		return nil
+	}
+	var newest batch.Partial
+	for j := r.Carried; j < moves.Len(); j++ {
+		p := moves.Partial(j)
+		newest = batch.Partial{LSN: max(newest.LSN, p.LSN), Changed: newest.Changed || p.Changed}
+	}
+	return a.left(ctx, i, slices.Repeat([]batch.Partial{newest}, missing))
 }
 
 // updates overwrites columns of rows that must be there. If not all are, it finds out which are missing, and whether
@@ -449,16 +473,19 @@ func (a *flushing) upserts(i int) {
 func (a *flushing) upsert(i int, rows *batch.Set) {
 	u := &a.f.Units[i]
 	t := u.Target
-	if !t.unique {
+	var overwritten int64
+	if t.template.overwrite != "" {
+		a.set(i, byValue, rows, t.template.overwrite, counted(&overwritten))
+	} else if t.template.clear != "" {
 		a.set(i, byValue, rows, t.template.clear, nil)
 		a.gone(i, byValue, rows, t.template.clear)
 	}
-	counts := !t.unique || strings.Contains(t.template.upsert, "DO UPDATE")
+	counts := t.template.overwrite != "" || t.template.clear != "" || strings.Contains(t.template.upsert, "DO UPDATE")
 	a.set(i, byValue, rows, t.template.upsert, func(n int64) error {
-		if !counts {
+		if !counts || overwritten > 0 && overwritten+n > int64(rows.Len()) { // a row is there twice: whoever has written it, both have the values now
 			return nil
 		}
-		return exactly(u, "written", int64(rows.Len()), n)
+		return exactly(u, "written", int64(rows.Len()), overwritten+n)
 	})
 	if !counts {
 		a.there(i, rows)

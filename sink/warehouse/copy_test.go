@@ -66,7 +66,7 @@ func copied(tb testing.TB, mode string) (*Target, func(rows int) *batch.Result) 
 				tb.Fatal(err)
 			}
 		}
-		return fold.Result()
+		return fold.Result(false)
 	}
 }
 

@@ -105,6 +105,9 @@ func (c *Cut) Write(ctx context.Context, units []Unit) ([]Effect, error) {
 	return a.effects, nil
 }
 
+// Replays says whether all changes of before of a topic come once more.
+func (c *Cut) Replays(topic string) bool { return c.writing.reloads[topic].Replays() }
+
 // Commit moves the checkpoints, ends the reloads of which all rows have come, and makes all of it visible. Errors are
 // those of Apply.
 func (c *Cut) Commit(ctx context.Context, advances []Advance) error {

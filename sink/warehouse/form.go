@@ -21,10 +21,10 @@ import (
 // columnForm is what a column of pg_attribute a is to a flush: one that ceases to be generated is to be written from then on.
 const columnForm = `format('%s %s %s %s %s%s', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.attcollation)`
 
-// tableForm is what a table of pg_class c is: one whose triggers, rules, policies or unique indexes change, or that is SET UNLOGGED,
+// tableForm is what a table of pg_class c is: one that gets columns, whose triggers, rules, policies or unique indexes change, or that is SET UNLOGGED,
 // is looked at again. Of a partitioned one each flush would have to ask for all partitions, and for the triggers of each: it goes by
 // which they are, one level down, and by the sum of their triggers, see sameTriggers.
-const tableForm = `format('%s;%s;%s;%s;%s;%s,', c.relpersistence,
+const tableForm = `format('%s;%s;%s;%s;%s;%s;%s,', c.relpersistence, c.relnatts,
 	CASE WHEN c.relkind = 'p' THEN (SELECT sum(i.inhrelid::bigint) FROM pg_inherits i WHERE i.inhparent = c.oid) END,
 	CASE WHEN c.relhastriggers THEN (SELECT string_agg(g.oid::text || g.tgenabled::text, ' ' ORDER BY g.oid) FROM pg_trigger g WHERE g.tgrelid = c.oid) END,
 	CASE WHEN c.relhasrules THEN (SELECT string_agg(w.oid::text || w.ev_enabled::text, ' ' ORDER BY w.oid) FROM pg_rewrite w WHERE w.ev_class = c.oid) END,

@@ -142,7 +142,7 @@ func (s *Session) Inspect(ctx context.Context, plan *rule.Plan, beside ...rule.T
 // statements gives the templates that this target has, for people.
 func (t *Target) statements() (out []string) {
 	tpl := &t.template
-	for _, sql := range []string{tpl.truncate, tpl.remove, tpl.move, tpl.update, tpl.upsert, tpl.clear, tpl.insert, tpl.takeOut} {
+	for _, sql := range []string{tpl.truncate, tpl.remove, tpl.move, tpl.update, tpl.clear, tpl.overwrite, tpl.upsert, tpl.insert, tpl.takeOut} {
 		if sql != "" {
 			out = append(out, strings.ReplaceAll(sql, source, "pg_temp.batch"))
 		}

@@ -25,7 +25,7 @@ import (
 type Reload struct {
 	ID    int64
 	Since time.Time
-	At    int64 // commit time of the record that began it, microseconds since 1970-01-01 UTC
+	At    int64 // commit time of the record that began it, microseconds since 1970-01-01 UTC; 0 where none did: see Replays
 
 	key, types []string // of the target, in the order of the plan's key
 }
@@ -36,6 +36,9 @@ type Mark struct {
 	Offset    int64
 	At        int64 // its commit time, microseconds since 1970-01-01 UTC
 }
+
+// Replays says whether all changes of before come once more (Rebuild): rows are there already as the last ones leave them. nil does not.
+func (r *Reload) Replays() bool { return r != nil && r.At == 0 }
 
 // seen names the table of the keys that were written since r began.
 func (r *Reload) seen() string { return postgres.Ident("tributary", fmt.Sprintf("seen_%d", r.ID)) }

@@ -15,7 +15,10 @@ import (
 // templates are the statements of a target. %SRC% stands for where the rows come from: arrays given as parameters, or
 // the temporary table; the columns are the same. $1 is the sid where the target has a sid column.
 type templates struct {
-	truncate, remove, unless, move, update, missing, upsert, clear, insert, takeOut, mark string
+	truncate, remove, unless, move, update, missing, upsert, insert, takeOut, mark string
+	// What goes before upsert where no unique index tells which rows are there: clear removes those, overwrite gives them the values, and upsert brings the
+	// others, where they have values that no rule writes.
+	clear, overwrite string
 }
 
 const (
@@ -165,7 +168,7 @@ func (t *Target) compile() {
 		byFinal = append(byFinal, fmt.Sprintf("t.%s %s s.c%d", col.name, col.equal, c+1))
 		isKey[c] = true
 	}
-	var into, values, sets, masked, excluded, taken, put []string
+	var into, values, sets, masked, excluded, overwritten, taken, put []string
 	var respelled []string // columns of the key in which a row that is read anew may spell the same value otherwise
 	conflict := append([]string{}, intoSID...)
 	for i := range t.columns {
@@ -181,12 +184,14 @@ func (t *Target) compile() {
 			taken = append(taken, fmt.Sprintf("s.c%d", i+1))
 			if typ := &t.plan.Column(i).Type; typ.Respelled() || !typ.ByteEqual() {
 				respelled = append(respelled, col.name)
+				overwritten = append(overwritten, fmt.Sprintf("%s = s.c%d", col.name, i+1))
 			}
 			continue
 		}
 		taken = append(taken, fmt.Sprintf("%s AS c%d", pick, i+1))
 		masked = append(masked, col.name+" = "+pick)
 		sets = append(sets, col.name)
+		overwritten = append(overwritten, fmt.Sprintf("%s = s.c%d", col.name, i+1))
 	}
 	for _, c := range t.plan.Key {
 		conflict = append(conflict, t.columns[c].name)
@@ -222,14 +227,19 @@ func (t *Target) compile() {
 		strings.Join(conflict, ", "), strings.Join(append(append([]string{}, valueSID...), noted...), ", "), source)
 	t.template.remove = fmt.Sprintf("DELETE FROM %s t USING %s s%s", t.name, source, where(byOrigin))
 	t.template.unless = fmt.Sprintf("NOT EXISTS (SELECT FROM %s s WHERE %s)", source, strings.Join(byOrigin, " AND "))
-	t.template.clear = fmt.Sprintf("DELETE FROM %s t USING %s s%s", t.name, source, where(byFinal))
 	t.template.missing = fmt.Sprintf("SELECT s.r FROM (SELECT *, row_number() OVER () AS r FROM %s s) s WHERE NOT EXISTS (SELECT FROM %s t%s)",
 		source, t.name, where(byFinal))
 	if len(masked) > 0 {
 		t.template.update = fmt.Sprintf("UPDATE %s t SET %s FROM %s s%s", t.name, strings.Join(masked, ", "), source, where(byFinal))
 	}
 	switch {
-	case !t.unique: // clear goes before it
+	case !t.unique && t.Carries():
+		t.template.upsert = insert + fmt.Sprintf(" WHERE NOT EXISTS (SELECT FROM %s t%s)", t.name, where(byFinal))
+		if len(overwritten) > 0 {
+			t.template.overwrite = fmt.Sprintf("UPDATE %s t SET %s FROM %s s%s", t.name, strings.Join(overwritten, ", "), source, where(byFinal))
+		}
+	case !t.unique:
+		t.template.clear = fmt.Sprintf("DELETE FROM %s t USING %s s%s", t.name, source, where(byFinal))
 		t.template.upsert = insert
 	case len(excluded) == 0:
 		t.template.upsert = insert + " ON CONFLICT (" + strings.Join(conflict, ", ") + ") DO NOTHING"

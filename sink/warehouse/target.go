@@ -63,6 +63,9 @@ func (t *Target) Index() string {
 	return "none: each UPDATE and DELETE reads the whole table"
 }
 
+// Carries says whether rows have values in columns that no rule writes: they go along when a key changes.
+func (t *Target) Carries() bool { return len(t.extra) > 0 }
+
 // Prepare looks up the target of a plan, and creates or changes it where the rule says so; at is the position of the
 // record that wants it, zero where that is not known. The target is remembered until something turns out to have changed. Errors are trouble: target-missing, target-type, schema-change-blocked,
 // rule-conflict, warehouse-rights, or a reason to try again (package retry knows which).
