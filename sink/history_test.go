@@ -57,6 +57,37 @@ func TestHistoryViewOfOneSource(t *testing.T) {
 	w.rows(`SELECT id, remark, added FROM dwh.t_as_of(now()) ORDER BY id`, "1|a|∅", "5000000000|b|7")
 }
 
+// TestHistoryViewsOfAnotherRule: the rule calls the times otherwise, or gives the end of a version that is valid another value. View and function go by it; what
+// somebody has made of them stays.
+func TestHistoryViewsOfAnotherRule(t *testing.T) {
+	history := rule.HistoryColumns{Views: true}
+	w := newWorld(t, rule.Table{From: "public.t", To: "dwh.t", Mode: "history", History: history})
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "note text")
+	shop.tx(ins(r, 1, "a"))
+	s := w.start(w.cfg)
+	next := func(id int) {
+		t.Helper()
+		s.stop()
+		w.cfg.Tables[0].History = history
+		s = w.start(w.cfg)
+		shop.tx(ins(r, id, "b"))
+		w.complete(shop)
+	}
+	w.complete(shop)
+	history.End = "9999-01-01"
+	next(2)
+	w.rows(`SELECT id FROM dwh.t_current`, "2") // the other is told of: it has the end of before
+	history.From, history.To = "since", "until"
+	next(3)
+	w.rows(`SELECT id FROM dwh.t_current WHERE id = 3`, "3")
+	w.rows(`SELECT id FROM dwh.t_as_of(now()) WHERE id = 3`, "3")
+	w.exec(`CREATE OR REPLACE VIEW dwh.t_current AS SELECT * FROM dwh.t WHERE until = '9999-01-01' AND note <> 'x'; CREATE OR REPLACE FUNCTION dwh.t_as_of(timestamptz) RETURNS SETOF dwh.t LANGUAGE sql AS 'SELECT * FROM dwh.t'`)
+	history.End = "infinity"
+	next(4)
+	w.rows(`SELECT pg_get_viewdef('dwh.t_current') LIKE '%9999%x%', count(*) FROM dwh.t_as_of(now())`, "t|4")
+}
+
 // TestCloneBecomesHistory: the rows that a clone has left are the first versions. The times may be without zone.
 func TestCloneBecomesHistory(t *testing.T) {
 	w := newWorld(t, rule.Table{From: "public.t", To: "public.t"})

@@ -92,7 +92,8 @@ func (e *evolution) dropView(ctx context.Context) error {
 	return e.s.alter(ctx, e.tx, e.plan, "DROP VIEW "+view)
 }
 
-// views creates what is missing of the view and the function, and has the view show columns that it lacks.
+// views creates what is missing of the view and the function, has the view show columns that it lacks, and both go by the columns and the end that the rule has
+// now. What somebody has put in their place stays.
 func (e *evolution) views(ctx context.Context, have catalogColumns) error {
 	if !e.plan.Views() {
 		return nil
@@ -102,21 +103,30 @@ func (e *evolution) views(ctx context.Context, have catalogColumns) error {
 	if err != nil {
 		return err
 	}
-	from, to := postgres.Ident(e.plan.Added[rule.AddedFrom].Name), postgres.Ident(e.plan.Added[rule.AddedTo].Name)
+	until := have.column(e.plan.Added[rule.AddedTo].Name)
+	from, to := postgres.Ident(e.plan.Added[rule.AddedFrom].Name), postgres.Ident(until.name)
 	at := "$1"
 	if have.column(e.plan.Added[rule.AddedFrom].Name).full == "timestamp without time zone" {
 		at = "$1 AT TIME ZONE 'UTC'"
 	}
-	if len(shown) != len(have) {
+	// As the server writes it down.
+	var old bool
+	if err := e.tx.QueryRow(ctx, fmt.Sprintf(`SELECT coalesce((SELECT d ~ ' WHERE \(?\S+ = ''[^'']*''::timestamp with(out)? time zone\)?;?$' AND strpos(d, quote_ident($2) || ' = ' || quote_literal(%s::%s::text) || '::') = 0
+		FROM pg_get_viewdef(to_regclass($1)) d), false)`, postgres.Literal(e.plan.Bounds.End), until.base), view, until.name).Scan(&old); err != nil {
+		return err
+	}
+	if old || len(shown) != len(have) {
 		if err := e.s.alter(ctx, e.tx, e.plan, fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT * FROM %s WHERE %s = %s",
 			view, e.table, to, postgres.Literal(e.plan.Bounds.End))); err != nil {
 			return err
 		}
 	}
-	var exists bool
-	if err := e.tx.QueryRow(ctx, `SELECT to_regprocedure($1) IS NOT NULL`, function+"(timestamptz)").Scan(&exists); err != nil || exists {
+	var is string
+	err = e.tx.QueryRow(ctx, `SELECT coalesce((SELECT prosrc FROM pg_proc WHERE oid = to_regprocedure($1)), '')`, function+"(timestamptz)").Scan(&is)
+	ours := "SELECT * FROM " + e.table + " WHERE "
+	body := ours + fmt.Sprintf("%s <= %s AND %s < %s", from, at, at, to)
+	if err != nil || is == body || is != "" && !strings.HasPrefix(is, ours) {
 		return err
 	}
-	return e.s.alter(ctx, e.tx, e.plan, fmt.Sprintf("CREATE FUNCTION %s(timestamptz) RETURNS SETOF %s LANGUAGE sql STABLE AS %s", function, e.table,
-		postgres.Literal(fmt.Sprintf("SELECT * FROM %s WHERE %s <= %s AND %s < %s", e.table, from, at, at, to))))
+	return e.s.alter(ctx, e.tx, e.plan, fmt.Sprintf("CREATE OR REPLACE FUNCTION %s(timestamptz) RETURNS SETOF %s LANGUAGE sql STABLE AS %s", function, e.table, postgres.Literal(body)))
 }
