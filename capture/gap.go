@@ -116,8 +116,7 @@ func findGap(state *publish.State, slot *catalog.Slot, system replication.System
 		e.Code, e.Cause = trouble.SlotLost, errors.New("the server dropped the WAL that the slot needed (wal_status is lost)")
 	case slot != nil && !ours(slot, system.Database):
 		return alien(slot)
-	case pr == nil && state.Newest.Era > 1:
-		// Topics that hold nothing but era 1 are taken up without a question: everything is read again, in the next one.
+	case pr == nil && state.Newest.Era > 0: // an era begins with its progress: there was one
 		e.Cause = fmt.Errorf("the topics hold changes of era %d, of which the progress topic says nothing: it was deleted, or has lost its records", state.Newest.Era)
 		e.Means = "how far the source is published is not known; nothing was skipped silently, nothing was written"
 	case pr == nil:
