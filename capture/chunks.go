@@ -63,6 +63,7 @@ type tableSnapshot struct {
 	rereads int
 	by      string
 	unseen  unseen
+	failed  int // reads in a row that the server has refused
 }
 
 // window is one range being read.
@@ -223,7 +224,13 @@ func (s *session) settle(ctx context.Context, t *table) error {
 			s.giveUp(t, w.err)
 			return nil
 		case w.err != nil && !errors.Is(w.err, snapshot.ErrSchemaChanged):
-			return snapshotTrouble(s.catalog.Role(), t, w.err)
+			if err := s.unread(t, w.err); err != nil {
+				return err
+			}
+			if !w.split {
+				snap.ranges = append([]snapshot.Range{w.rng}, snap.ranges...)
+			}
+			continue
 		case w.err != nil:
 			if there, err := s.refresh(ctx, t); err != nil || !there {
 				return err
@@ -234,6 +241,7 @@ func (s *session) settle(ctx context.Context, t *table) error {
 			snap.ranges = append([]snapshot.Range{w.rng}, snap.ranges...)
 			continue
 		}
+		s.readable(t)
 		for _, n := range w.touched {
 			switch {
 			case w.chunk.Visibility.Sees(n.xid):

@@ -303,5 +303,6 @@ func (s *session) abandon(t *table) {
 	if t.snapshot != nil && t.snapshot.hold != nil {
 		close(t.snapshot.hold.abandoned)
 	}
+	s.readable(t)
 	t.snapshot = nil
 }
