@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -92,6 +93,16 @@ func (s *session) holdSettled(ctx context.Context, t *table) error {
 	}
 	_, err := s.refresh(ctx, t)
 	return err
+}
+
+// letGo has reads of tables without key begin again later: one that is under way holds a snapshot and a lock at the source as long as nobody takes its rows.
+func (s *session) letGo() {
+	for _, t := range slices.Clone(s.chunks.reading) {
+		if snap := t.snapshot; snap != nil && snap.hold != nil && !snap.hold.drained {
+			close(snap.hold.abandoned)
+			snap.hold, s.chunks.reading = nil, without(s.chunks.reading, t)
+		}
+	}
 }
 
 // meetHold deals with an event of a table without key that is being read. Nothing of the table may be published

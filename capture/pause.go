@@ -133,6 +133,7 @@ func (s *session) standStill(ctx context.Context) error {
 	if err := s.commit(ctx, false); err != nil { // what was published before
 		return err
 	}
+	s.letGo()
 	done := s.stage.Wait(waitResume)
 	defer done()
 	tick := time.NewTicker(restTick)

@@ -171,3 +171,34 @@ func TestPausedFromTheStart(t *testing.T) {
 	cancel()
 	must(t, <-done)
 }
+
+// TestPauseKeepsNoLock: a pause came while a table without key was read. The read held its snapshot and its lock as long as the pause lasted, and a TRUNCATE of
+// the application waited for it.
+func TestPauseKeepsNoLock(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table bag (v int); alter table bag replica identity full; insert into bag select generate_series(1, 20000); create table other (id int primary key)`)
+	c, stop := r.start()
+	r.fence()
+	locker := r.connect()
+	_, err := locker.Exec(t.Context(), `begin; lock table bag in access exclusive mode`)
+	must(t, err)
+	r.request(SnapshotRequest{ID: "again", Tables: []string{"public.bag"}})
+	eventually(t, "the read waits for the lock", func() bool {
+		var waits bool
+		must(t, r.conn.QueryRow(t.Context(), `select exists (select from pg_stat_activity where application_name like 'tributary snapshot%' and wait_event_type = 'Lock' and datname = current_database())`).Scan(&waits))
+		return waits
+	})
+	must(t, r.verbs().Pause(t.Context(), PauseRequest{}))
+	eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+	_, err = locker.Exec(t.Context(), `commit`)
+	must(t, err)
+	eventually(t, "nothing is held at the source", func() bool {
+		var open bool
+		must(t, r.conn.QueryRow(t.Context(), `select exists (select from pg_stat_activity where application_name like 'tributary snapshot%' and datname = current_database() and xact_start is not null)`).Scan(&open))
+		return !open
+	})
+	r.exec(`set lock_timeout = '10s'; delete from bag where v = 1; insert into bag values (0)`)
+	must(t, r.verbs().Resume(t.Context()))
+	r.fence()
+	r.same("public", "bag")
+	must(t, stop())
+}
