@@ -144,3 +144,21 @@ func TestGroupThatHadTheTarget(t *testing.T) {
 	w.rows(`SELECT note FROM public.t`, "b")
 	w.rows(heldGroups)
 }
+
+// TestFeedOfTopicReadAgain: a topic that a person has taken the feed of, and then the checkpoint, does not write its old rows over those of the topic that
+// was noted in its place, though the sink knows its target from before.
+func TestFeedOfTopicReadAgain(t *testing.T) {
+	w := newWorld(t)
+	a, r := w.source("a"), relation("t", "id integer key", "note text")
+	a.tx(ins(r, 1, "a"))
+	w.start(w.cfg)
+	w.complete(a)
+	w.exec(`DELETE FROM tributary.feed WHERE topic = 'a.public.t'`)
+	b := w.source("b")
+	b.tx(ins(r, 1, "b"))
+	w.complete(b)
+	w.rows(`SELECT note FROM public.t`, "b")
+	w.exec(`DELETE FROM tributary.checkpoint WHERE topic = 'a.public.t'`)
+	w.rows(heldGroups, "warehouse|a.public.t|rule-conflict")
+	w.rows(`SELECT note FROM public.t`, "b")
+}
