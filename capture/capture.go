@@ -68,6 +68,7 @@ type Capture struct {
 	stream   atomic.Pointer[replication.Stream] // of the session that runs
 	refused  publish.Refusals
 	ready    func(missing ...string) // tells /readyz what is missing
+	lacks    func(missing ...string) // what may be missing for a while, see service.Server
 	streamed bool                    // a session has been up
 	stays    func(error)             // not nil: what no retry mends is told to it, and does not end Run
 	tracer   *tracing.Tracer         // nil: no traces
@@ -127,7 +128,7 @@ func New(config Config, options Options, log *slog.Logger) (*Capture, error) {
 	}
 	c := &Capture{
 		config: config, shown: config.HTTP.Shown(config), options: options, registry: client, instance: service.Instance(), vitals: newVitals(),
-		ready: func(...string) {}, refused: publish.Refusals{}, looks: make(chan look, 1),
+		ready: func(...string) {}, lacks: func(...string) {}, refused: publish.Refusals{}, looks: make(chan look, 1),
 	}
 	c.log = c.vitals.events.Log(log.With("source", config.Source.Name))
 	c.others.read = c.stages.Stage(stageRead, waitSource, waitSlot, waitOld, waitStandby)
@@ -207,12 +208,12 @@ func (c *Capture) sessions(ctx context.Context) error {
 		}
 		err = c.config.Kafka.Grant(err, c.rights())
 		c.note(err)
-		c.ready(string(trouble.CodeOf(err)))
 		if refusal, refused := c.refusedOne(err); refused {
 			c.refused.Add(refusal) // the next session holds that table
 		}
 		var wait time.Duration
 		if c.stopsBy(err) {
+			c.ready(string(trouble.CodeOf(err)))
 			known := c.isStopped() && trouble.CodeOf(err) == trouble.CodeOf(stopped)
 			c.active.Store(false)
 			c.setStopped(true)
@@ -225,6 +226,7 @@ func (c *Capture) sessions(ctx context.Context) error {
 			}
 			stopped, try, wait = err, 0, stoppedBackoff.Wait(stops)
 		} else {
+			c.lacks(string(trouble.CodeOf(err)))
 			c.setStopped(false)
 			if time.Since(began) > time.Minute {
 				try = 1

@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sr"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -236,4 +237,45 @@ func TestRegistryLosesSchemasWhileRunning(t *testing.T) {
 			r.same("public", "b")
 		}
 	})
+}
+
+// TestReadyUntilStopped: what is ready stays so while the source is away, as to start anew mends nothing, and no longer where it stops.
+func TestReadyUntilStopped(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{t}, nil)))
+	must(t, err)
+	said := make(chan string, 100)
+	c.ready = func(missing ...string) { said <- "is " + strings.Join(missing, "") }
+	c.lacks = func(missing ...string) { said <- "lacks " + strings.Join(missing, "") }
+	done := make(chan error, 1)
+	go func() { done <- c.Run(t.Context()) }()
+	hears := func(want string) { // what is said of a session that has come up in between is passed over
+		t.Helper()
+		for {
+			select {
+			case got := <-said:
+				if got == want {
+					return
+				}
+				if strings.HasPrefix(got, "is ") && got != "is " {
+					t.Errorf("/readyz %s, want %s", got, want)
+				}
+			case <-time.After(pgtest.Patience):
+				t.Fatalf("/readyz does not say that it %s", want)
+			}
+		}
+	}
+	hears("is ")
+	slot := r.config.Source.slot()
+	r.exec("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '" + slot + "'")
+	hears("lacks " + string(trouble.SourceUnreachable))
+	hears("is ")
+	eventually(t, "the slot is dropped", func() bool {
+		_, err := r.conn.Exec(t.Context(), "select pg_terminate_backend(active_pid), pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '"+slot+"'")
+		return err == nil
+	})
+	hears("is " + string(trouble.SlotMissing))
+	if err := <-done; trouble.CodeOf(err) != trouble.SlotMissing {
+		t.Error(err)
+	}
 }

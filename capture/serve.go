@@ -56,7 +56,7 @@ func (c *Capture) Serve(ctx context.Context) error {
 	})
 	c.options.HTTP = server.URL()
 	server.Registry().MustRegister(c.Collectors()...)
-	c.ready = server.Ready
+	c.ready, c.lacks = server.Ready, server.Lacks
 	c.ready("connection to the source")
 	c.log.Info("capture starts", "instance", c.instance, "http", server.Addr())
 	group := service.NewGroup(ctx)

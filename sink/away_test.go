@@ -34,6 +34,9 @@ func TestWarehouseReadOnly(t *testing.T) {
 	w.eventually(true, func() any {
 		return slices.ContainsFunc(s.Status().Waiting, func(wait sink.Waiting) bool { return wait.Code == string(trouble.WarehouseReadOnly) })
 	})
+	if code, text := s.get("/readyz"); code != 200 {
+		t.Errorf("it was ready, and a warehouse that takes no writes makes it %d, %s", code, text)
+	}
 	set(" RESET default_transaction_read_only")
 	w.complete(shop)
 	w.rows(`SELECT id FROM public.item ORDER BY id`, "1", "2")

@@ -463,7 +463,7 @@ func (s *Sink) notice() {
 	if st.Step != "" {
 		missing = append(missing, st.Step)
 	}
-	s.server.Ready(missing...)
+	s.server.Lacks(missing...)
 	s.mu.Lock()
 	var fresh []string
 	for _, topic := range st.Unmatched {

@@ -44,11 +44,27 @@ func (m manager) tell(message ...string) error {
 	return err
 }
 
-// Watch says whose standing still is a reason for systemd to start the service anew, where the unit has a WatchdogSec:
+// Watch says whose standing still is a reason to start the service anew, for systemd, where the unit has a WatchdogSec, and for who asks /healthz:
 // stages that are busy with one thing for as long. Waiting for somebody is none, since a restart does not mend it; nor is
 // a long statement in a database. Call it before Run.
 func (s *Server) Watch(stages *Stages, names ...string) {
 	s.hung = func(limit time.Duration) string { return stages.hung(limit, names) }
+}
+
+// hungAfter is for how long a stage stands still until /healthz fails: the WatchdogSec of our units.
+const hungAfter = 2 * time.Minute
+
+// standing names a stage that stands still for longer than limit, and logs what is new; "" if there is none.
+func (s *Server) standing(limit time.Duration) (stage string) {
+	stage = s.hung(limit)
+	s.mu.Lock()
+	known := s.still == stage
+	s.still = stage
+	s.mu.Unlock()
+	if stage != "" && !known {
+		s.log.Error("a stage stands still", "stage", stage, "for", limit)
+	}
+	return stage
 }
 
 // tellEvery is how often the service manager hears how the service does; more often where its watchdog is short.
@@ -74,7 +90,6 @@ func (s *Server) report(ctx context.Context, m manager) {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	hung := ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -83,14 +98,8 @@ func (s *Server) report(ctx context.Context, m manager) {
 		case <-tick.C:
 		}
 		message := []string{"STATUS=" + s.sentence()} // it asks all parts; where one never answers there is no further sign of life
-		if m.watchdog > 0 {
-			stage := s.hung(m.watchdog)
-			if stage == "" {
-				message = append(message, "WATCHDOG=1")
-			} else if stage != hung {
-				s.log.Error("a stage stands still", "stage", stage, "for", m.watchdog)
-			}
-			hung = stage
+		if m.watchdog > 0 && s.standing(m.watchdog) == "" {
+			message = append(message, "WATCHDOG=1")
 		}
 		note(message...)
 	}

@@ -46,6 +46,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	missing []string
+	still   string        // the stage that stood still when that was asked last
 	turned  chan struct{} // has one when missing was set, until the service manager is told
 }
 
@@ -86,7 +87,7 @@ func NewServer(program string, cfg config.HTTP, log *slog.Logger, status func(As
 		EnableOpenMetrics: true,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelError),
 	}))
-	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	s.mux.HandleFunc("GET /healthz", s.serveHealth)
 	s.mux.HandleFunc("GET /readyz", s.serveReady)
 	s.mux.HandleFunc("GET /debug/goroutines", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -119,6 +120,17 @@ func (s *Server) Ready(missing ...string) {
 	select {
 	case s.turned <- struct{}{}:
 	default:
+	}
+}
+
+// Lacks is Ready of what may be missing for a while, as a server that is away. What is ready already stays so: to be started anew mends
+// nothing, and whoever replaces instances one after the other, or empties a host, and goes on when they are ready, would wait for that server.
+func (s *Server) Lacks(missing ...string) {
+	s.mu.Lock()
+	ready := len(s.missing) == 0
+	s.mu.Unlock()
+	if !ready {
+		s.Ready(missing...)
 	}
 }
 
@@ -210,6 +222,16 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("stop HTTP on %s: %w", s.Addr(), err)
 	}
 	return nil
+}
+
+// serveHealth fails where systemd's watchdog would have the service start anew, and never by what is waited for.
+func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	answer := "ok"
+	if stage := s.standing(hungAfter); stage != "" {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		answer = fmt.Sprintf("stage %q has stood still for %v", stage, hungAfter)
+	}
+	_, _ = io.WriteString(w, answer+"\n")
 }
 
 func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {

@@ -200,6 +200,22 @@ func TestServerAnswers(t *testing.T) {
 	answers("/readyz", 503, "not ready: preflight, first connection to the source")
 	s.Ready()
 	answers("/readyz", 200, "ready")
+	s.Lacks("the warehouse")
+	answers("/readyz", 200, "ready")
+	s.Ready("slot-lost")
+	s.Lacks("source-unreachable")
+	answers("/readyz", 503, "not ready: source-unreachable")
+	s.Lacks()
+	answers("/readyz", 200, "ready")
+	s.hung = func(limit time.Duration) string {
+		if limit != 2*time.Minute {
+			t.Errorf("standing still for %v is told", limit)
+		}
+		return "encode"
+	}
+	answers("/healthz", 503, `stage "encode" has stood still for 2m0s`)
+	s.hung = func(time.Duration) string { return "" }
+	answers("/healthz", 200, "ok")
 	answers("/metrics", 200, "tributary_build_info{", `service="capture"`, "tributary_capture_x_total 0", "go_goroutines", "process_cpu_seconds_total")
 	answers("/table/public.orders", 200, "public.orders")
 	answers("/nowhere", 404)

@@ -41,7 +41,7 @@ func (p Program[C]) HealthCheck() *cobra.Command {
 		},
 	}
 	p.examples(cmd, "healthcheck", "healthcheck --ready --timeout 1s")
-	cmd.Flags().BoolVar(&ready, "ready", false, "ask /readyz: whether it does its work")
+	cmd.Flags().BoolVar(&ready, "ready", false, "ask /readyz: whether it has come to do its work, and has not stopped")
 	cmd.Flags().DurationVar(&patience, "timeout", 2*time.Second, "how long the service may take")
 	return cmd
 }
