@@ -46,8 +46,20 @@ type built struct {
 	namespaces []string
 }
 
-func build(t *testing.T, overlay string) *built {
+// build gives the base with components, as an overlay of somebody's own has them.
+func build(t *testing.T, components ...string) *built {
 	t.Helper()
+	here, err := filepath.Abs(".")
+	must(t, err)
+	overlay, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	here, err = filepath.Rel(overlay, here)
+	must(t, err)
+	text := "resources: [" + filepath.Join(here, "base") + "]\ncomponents:\n"
+	for _, c := range components {
+		text += "  - " + filepath.Join(here, c) + "\n"
+	}
+	must(t, os.WriteFile(filepath.Join(overlay, "kustomization.yaml"), []byte(text), 0o600))
 	resources, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), overlay)
 	must(t, err)
 	b := &built{pods: map[string]*corev1.PodTemplateSpec{}, replicas: map[string]*int32{}, configs: map[string]*corev1.ConfigMap{}}
@@ -78,6 +90,9 @@ func build(t *testing.T, overlay string) *built {
 		case "apps/v1 StatefulSet":
 			v := &appsv1.StatefulSet{}
 			into(v)
+			if v.Spec.PodManagementPolicy != appsv1.ParallelPodManagement {
+				t.Errorf("%s never replaces a pod that is not ready", name)
+			}
 			b.workload(t, name, v.Spec.Selector, &v.Spec.Template, v.Spec.Replicas)
 		case "apps/v1 Deployment":
 			v := &appsv1.Deployment{}
@@ -86,6 +101,9 @@ func build(t *testing.T, overlay string) *built {
 		case "policy/v1 PodDisruptionBudget":
 			v := &policyv1.PodDisruptionBudget{}
 			into(v)
+			if policy := v.Spec.UnhealthyPodEvictionPolicy; policy == nil || *policy != policyv1.AlwaysAllow {
+				t.Errorf("%s keeps a node from being drained where pods are not ready", name)
+			}
 			b.budgets = append(b.budgets, v)
 		case "autoscaling/v2 HorizontalPodAutoscaler":
 			v := &autoscalingv2.HorizontalPodAutoscaler{}
@@ -125,20 +143,23 @@ func selects(t *testing.T, selector *metav1.LabelSelector, pod *corev1.PodTempla
 	return s.Matches(labels.Set(pod.Labels))
 }
 
-// Each overlay is what the API takes, and its pods are as small and as bounded as they can be.
+// The base, alone and with components, is what the API takes, and its pods are as small and as bounded as they can be.
 func TestOverlays(t *testing.T) {
 	const captures, sinks = "tributary-capture", "Deployment tributary-sink"
-	for overlay, want := range map[string]struct {
+	for together, want := range map[string]struct {
 		capture  string
 		replicas int32
 	}{
-		"base":         {"StatefulSet " + captures, 1},
-		"monitoring":   {"StatefulSet " + captures, 1},
-		"tls":          {"StatefulSet " + captures, 1},
-		"two-captures": {"Deployment " + captures, 2},
+		"":                            {"StatefulSet " + captures, 1},
+		"monitoring":                  {"StatefulSet " + captures, 1},
+		"tls":                         {"StatefulSet " + captures, 1},
+		"two-captures":                {"Deployment " + captures, 2},
+		"two-captures tls monitoring": {"Deployment " + captures, 2},
+		"monitoring tls two-captures": {"Deployment " + captures, 2},
 	} {
-		t.Run(overlay, func(t *testing.T) {
-			b := build(t, overlay)
+		t.Run(together, func(t *testing.T) {
+			components := strings.Fields(together)
+			b := build(t, components...)
 			if len(b.pods) != 2 || b.pods[want.capture] == nil || b.pods[sinks] == nil {
 				t.Fatalf("workloads are %v", b.pods)
 			}
@@ -151,7 +172,7 @@ func TestOverlays(t *testing.T) {
 			if standby := slices.Contains(b.pods[want.capture].Spec.Containers[0].Args, "--standby"); standby != (want.replicas > 1) {
 				t.Errorf("--standby is %t with %d captures", standby, want.replicas)
 			}
-			if overlay == "monitoring" {
+			if slices.Contains(components, "monitoring") {
 				checkMonitors(t, b)
 			} else if len(b.monitors)+len(b.rules) > 0 {
 				t.Error("it needs an operator")
@@ -341,7 +362,7 @@ func checkConfig(t *testing.T, b *built, pod *corev1.PodTemplateSpec) {
 	}
 	address, err := url.Parse(registry)
 	must(t, err)
-	for _, to := range append(brokers, address.Host, "database:5432") {
+	for _, to := range append(brokers, address.Host, "database:5432", "issuer:443") {
 		_, port, err := net.SplitHostPort(to)
 		must(t, err)
 		if !maySend(t, b, pod, port) {
