@@ -29,25 +29,8 @@ const progressPause = 50 * time.Millisecond
 
 func (f *follower) run(ctx context.Context) error {
 	defer f.session.Close(context.WithoutCancel(ctx))
-	f.s.eachRound(ctx, f.s.progressLane(), f.stage, progressPause, f.round)
+	f.s.newRounds(f.s.progressLane(), f.stage, progressPause).run(ctx, f.round)
 	return nil
-}
-
-// eachRound has apply deal with what is ready in a lane until ctx ends. Each round is followed by a pause.
-func (s *Sink) eachRound(ctx context.Context, lane int, stage *service.Stage, pause time.Duration, apply func(context.Context, []consume.Batch)) {
-	for {
-		batches := s.consumer.Take(ctx, lane, s.cfg.Batch.Rows, int64(s.cfg.Batch.Bytes))
-		if batches == nil {
-			return
-		}
-		stage.Busy()
-		apply(ctx, batches)
-		stage.Idle()
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
-	}
 }
 
 // told is what a source says, as it was read.

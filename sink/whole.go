@@ -29,13 +29,11 @@ import (
 type whole struct {
 	s       *Sink
 	session *warehouse.Session
-	stage   *service.Stage
+	rounds  *rounds
 	*versions
 	reader *consume.Reader
 	parts  map[string]map[partKey]*wholePart // by source
 	left   map[string]consume.Start          // by source: where its progress was left
-
-	changed int // times in a row that a target turned out to have changed
 }
 
 type partKey struct {
@@ -51,7 +49,7 @@ type wholePart struct {
 
 func newWhole(s *Sink) *whole {
 	return &whole{
-		s: s, session: s.writer(s.wholeLane()), stage: s.stages.Stage("apply whole", waitWarehouse),
+		s: s, session: s.writer(s.wholeLane()), rounds: s.newRounds(s.wholeLane(), s.stages.Stage("apply whole", waitWarehouse), 0),
 		versions: newVersions(s.registry, s.rules, s.latest), parts: map[string]map[partKey]*wholePart{}, left: map[string]consume.Start{},
 	}
 }
@@ -64,10 +62,9 @@ func (g *whole) run(ctx context.Context) error {
 	}
 	defer reader.Close()
 	g.reader = reader
-	g.s.eachRound(ctx, g.s.wholeLane(), g.stage, 0, func(ctx context.Context, batches []consume.Batch) {
+	g.rounds.run(ctx, func(ctx context.Context, batches []consume.Batch) {
 		for _, b := range batches {
 			g.partition(ctx, b)
-			g.s.gaveUp(b.Partition)
 		}
 	})
 	return nil
@@ -102,18 +99,9 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 	done := consume.Nothing(p)
 	switch {
 	case len(records) > 0:
-		var n int
-		err := retry.Keep(ctx, backoff, func(ctx context.Context) (err error) {
-			if g.s.consumer.Gone(p) {
-				return warehouse.ErrFenced
-			}
+		n, err := 0, warehouse.ErrFenced
+		if !g.s.consumer.Gone(p) {
 			n, err = g.cut(ctx, p, source, b.Records, records, ends)
-			return err
-		}, func(err error, _ int, _ time.Duration) { g.s.retryingBy(p, waitedFor(err), err) })
-		for _, what := range []string{"warehouse", "registry", "kafka"} {
-			if err == nil {
-				g.s.retryingBy(p, what, nil)
-			}
 		}
 		switch {
 		case err == nil && n > 0:
@@ -124,6 +112,9 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 		case err == nil:
 			done.WantMore = true // the rest of a source transaction is on the way
 		case ctx.Err() != nil:
+		case retry.Waits(err):
+			g.rounds.wait(b, waitedFor(err), err)
+			return
 		case errors.Is(err, warehouse.ErrFenced):
 			delete(g.parts, source)
 			g.s.refused(ctx, g.session, p)
@@ -138,7 +129,18 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 		g.s.hold(ctx, g.session, p, p.Next, stop)
 	}
 	g.left[source] = consume.Start{Epoch: p.Epoch, Next: done.Next}
-	g.s.consumer.Finish(p, done)
+	g.rounds.finish(p, done)
+}
+
+// others says whether there is another source that is written as a whole here, which a lock must not keep waiting.
+func (g *whole) others() bool {
+	sources := 0
+	for _, view := range g.s.consumer.Views() {
+		if view.Lane == g.s.wholeLane() {
+			sources++
+		}
+	}
+	return sources > 1
 }
 
 // waitedFor says who is to blame for an error that is waited out.
@@ -198,7 +200,15 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopPatience, cancel) })()
 	begin := time.Now()
-	err = w.apply(applying, progress, source, records[:n])
+	for changed := 0; ; changed++ { // Rollback has what was known of the targets forgotten
+		err = w.apply(applying, progress, source, records[:n])
+		if changed == mostChanges || !errors.Is(err, warehouse.ErrTargetChanged) {
+			break
+		}
+	}
+	if unit, ok := errors.AsType[*warehouse.UnitError](err); ok {
+		err = unit.Err
+	}
 	if errors.Is(err, warehouse.ErrUnknownOutcome) {
 		err = resolve(applying, g.session, err, progress) // all of it is one transaction
 	}
@@ -209,7 +219,6 @@ func (g *whole) cut(ctx context.Context, p *consume.Partition, source string, al
 	for k, m := range w.moved {
 		parts[k].Next, parts[k].Term, parts[k].Position = m.advance.Next, consume.Term(m.advance.Term), m.advance.Position
 	}
-	g.changed = 0
 	g.s.metrics.whole(g.s, source, w, time.Since(begin))
 	return read, nil
 }
@@ -346,7 +355,7 @@ func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source
 		locks = append(locks, w.moved[k].advance)
 	}
 	var err error
-	if w.cut, err = w.g.session.BeginCut(ctx, locks, progress, source, records, w.g.s.consumed); err != nil {
+	if w.cut, err = w.g.session.BeginCut(ctx, locks, progress, source, records, w.g.s.consumed, w.g.others()); err != nil {
 		return err
 	}
 	if len(w.ranges) > 0 {
@@ -364,13 +373,6 @@ func (w *wholeCut) apply(ctx context.Context, progress warehouse.Advance, source
 		}
 		if err != nil {
 			w.cut.Rollback(ctx)
-			if errors.Is(err, warehouse.ErrTargetChanged) && w.g.changed < 3 {
-				w.g.changed++ // Rollback has had it forgotten
-				return w.apply(ctx, progress, source, records)
-			}
-			if unit, ok := errors.AsType[*warehouse.UnitError](err); ok {
-				return unit.Err
-			}
 			return err
 		}
 	}

@@ -517,6 +517,9 @@ func (w *Waiting) do() []service.Step {
 
 // whom names whom is waited for: whoever does not answer, or else what is tried.
 func (w *Waiting) whom() string {
+	if text := w.upkeep(); text != "" {
+		return text
+	}
 	switch trouble.Code(w.Code) {
 	case trouble.KafkaUnreachable, trouble.KafkaAuth:
 		return "Kafka"
@@ -528,9 +531,6 @@ func (w *Waiting) whom() string {
 		return "the warehouse"
 	case trouble.LockWait:
 		return w.lock
-	}
-	if text := w.upkeep(); text != "" {
-		return text
 	}
 	switch w.For {
 	case "kafka":

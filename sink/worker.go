@@ -119,6 +119,9 @@ type outcome struct {
 	began, folded time.Time // when it was read, if that is traced
 }
 
+// mostChanges is how many times in a row a target may turn out to have changed before somebody hears of it.
+const mostChanges = 3
+
 // flush writes what it can of batches, of which something may have been read ahead, and gives all their partitions back.
 func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead) {
 	// Whatever fails is tried again from the records: nothing read is kept over a failure.
@@ -140,7 +143,7 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead)
 			if batches = w.fenced(ctx, batches, o); batches == nil {
 				return
 			}
-		case errors.Is(err, warehouse.ErrTargetChanged) && changed < 3:
+		case errors.Is(err, warehouse.ErrTargetChanged) && changed < mostChanges:
 			changed++
 			clear(w.plans) // a Target belongs to a plan: new plans are prepared anew
 		case errors.Is(err, warehouse.ErrProgressBehind), retry.Waits(err):

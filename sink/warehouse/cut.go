@@ -18,6 +18,9 @@ type Cut struct {
 	writing *flushing
 }
 
+// cutPatience is how long a cut waits for a lock while other sources wait for the session: long enough for Locks to tell who holds it.
+const cutPatience = 2 * LockPatience
+
 // NextCut looks for the state of a source to go to next: of the first n progress records the last, with the next offset
 // of each partition there. Only records behind a whole source transaction count. Several are taken together as long as
 // size, which is asked how much lies before a state, stays within most; a single one may be larger. n is 0 if another
@@ -57,8 +60,8 @@ func (s *Session) NextCut(ctx context.Context, source string, records []Progress
 
 // BeginCut opens the transaction. locks are the advances of the partitions that will move, with Next as it is now: who
 // owns them is decided here, not after the work. The progress records are followed as by Follow. Errors are those of
-// Apply, but for ErrUnknownOutcome. After an error there is no cut.
-func (s *Session) BeginCut(ctx context.Context, locks []Advance, progress Advance, source string, records []ProgressRecord, consumed func(topic string) bool) (*Cut, error) {
+// Apply, but for ErrUnknownOutcome. After an error there is no cut. Where others want the session, locks are waited for no longer than cutPatience.
+func (s *Session) BeginCut(ctx context.Context, locks []Advance, progress Advance, source string, records []ProgressRecord, consumed func(topic string) bool, others bool) (*Cut, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
@@ -68,7 +71,10 @@ func (s *Session) BeginCut(ctx context.Context, locks []Advance, progress Advanc
 	}
 	c := &Cut{s: s, tx: tx, source: source}
 	s.cut, s.later = tx, nil
-	if len(locks) > 0 { // with the progress: all of them in their order
+	if others {
+		_, err = tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d`, cutPatience.Milliseconds()))
+	}
+	if err == nil && len(locks) > 0 { // with the progress: all of them in their order
 		stays := progress
 		stays.Next, stays.Term, stays.Rows = progress.Expected, 0, 0
 		err = s.run(ctx, []statement{s.w.advance(append(slices.Clone(locks), stays))})

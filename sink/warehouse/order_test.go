@@ -49,7 +49,7 @@ func TestCheckpointsAreLockedInOneOrder(t *testing.T) {
 			return err
 		}},
 		"cut": {progress, users, func(ctx context.Context, s *Session) error {
-			c, err := s.BeginCut(ctx, []Advance{advance(users)}, advance(progress), "shop", nil, func(string) bool { return true })
+			c, err := s.BeginCut(ctx, []Advance{advance(users)}, advance(progress), "shop", nil, func(string) bool { return true }, false)
 			if err == nil {
 				c.Rollback(ctx)
 			}

@@ -135,6 +135,10 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 		t.Code = trouble.WarehouseReadOnly
 		t.Means = "the warehouse is a standby, or default_transaction_read_only is on"
 		t.Hint = "promote it, or point warehouse.dsn to the primary; the sink goes on by itself"
+	case lockedOut(err):
+		t.Code = trouble.LockWait
+		t.Means = "nothing is lost: what waited for the lock is tried again"
+		t.Hint = "see who holds it: sink explain lock-wait"
 	case state == "53100":
 		t.Code = trouble.WarehouseFull
 		t.Means = "what needs space is not written; nothing is lost: Kafka keeps the changes"
