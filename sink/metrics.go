@@ -72,7 +72,7 @@ const (
 var (
 	opNames = [...]string{batch.Insert: "insert", batch.Update: "update", batch.Delete: "delete", batch.Truncate: "truncate", batch.Read: "read"}
 	// retried are the reasons for which something is tried again.
-	retried = []string{"warehouse", "supervision", "registry", "kafka", "group", "retention", "sweep"}
+	retried = []string{"warehouse", "supervision", "registry", "kafka", "group", "retention", "sweep", "target"}
 )
 
 func newMetrics(s *Sink) *metrics {

@@ -57,7 +57,7 @@ func TestMetricsFromTheStart(t *testing.T) {
 	for name, want := range map[string]int{
 		"info": 1, "state": 11, "assigned_partitions": 1, "rebalances_total": 1, "buffer_bytes": 1, "buffer_limit_bytes": 1, "warehouse_up": 1,
 		"changes_total": 5 + 4 + 1 + 1 + 1, "rows_total": 3, "commits_total": 4, "apply_duration_seconds": 1, "batch_rows": 1, "batch_size_bytes": 1,
-		"end_to_end_latency_seconds": 1, "warehouse_retries_total": 7, "rule_errors_total": 1, "schema_changes_total": 2, "parked_rows_total": 6,
+		"end_to_end_latency_seconds": 1, "warehouse_retries_total": 8, "rule_errors_total": 1, "schema_changes_total": 2, "parked_rows_total": 6,
 		"expired_rows_total": 1,
 	} {
 		if series[name] != want {

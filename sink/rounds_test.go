@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -44,4 +45,39 @@ func TestSourceThatWaitsKeepsNoOtherWaiting(t *testing.T) {
 	w.rows(`SELECT id FROM public.ta ORDER BY 1`, "0", "1")
 	w.rows(`SELECT code FROM tributary.quarantine`)
 	w.eventually(0, func() any { return len(s.Status().Waiting) })
+}
+
+// TestTargetThatIsAlteredAllTheTime: a target that turns out to have changed each time, as when somebody makes hundreds of partitions one by one, is
+// nothing that holds a table: it is written when that is over.
+func TestTargetThatIsAlteredAllTheTime(t *testing.T) {
+	for _, consistency := range []string{"table", "source"} {
+		t.Run(consistency, func(t *testing.T) {
+			w := newWorld(t)
+			w.cfg.Sources = []rule.Source{{Name: "*", Consistency: consistency}}
+			shop := w.source("shop")
+			r, other := relation("t", "id integer key"), relation("other", "id integer key")
+			s := w.start(w.cfg)
+			shop.tx(ins(r, 0), ins(other, 0))
+			w.complete(shop)
+			w.exec(`CREATE SEQUENCE tries; GRANT ALL ON SEQUENCE tries TO PUBLIC;
+				CREATE FUNCTION altered() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				  IF nextval('public.tries') <= 12 THEN -- what is noted of the target is another than it was
+				    UPDATE tributary.feed SET shape = jsonb_set(shape, '{columns}', '[]') WHERE topic = 'shop.public.t';
+				  END IF; RETURN NEW; END $$;
+				CREATE TRIGGER altered BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION altered()`)
+			shop.tx(ins(r, 1), ins(other, 1))
+			w.eventually("target true true", func() any {
+				st := s.Status()
+				if len(st.Waiting) == 0 {
+					return ""
+				}
+				return fmt.Sprint(st.Waiting[0].For, " ", strings.Contains(st.Waiting[0].Error, ": target table has changed while it was written"), " ", st.WarehouseUp)
+			})
+			w.complete(shop)
+			w.rows(`SELECT count(*) FROM public.t`, "2")
+			w.rows(`SELECT last_value > 12 FROM tries`, "t")
+			w.rows(`SELECT code FROM tributary.quarantine`)
+			w.eventually(0, func() any { return len(s.Status().Waiting) })
+		})
+	}
 }

@@ -112,7 +112,7 @@ func (g *whole) partition(ctx context.Context, b consume.Batch) {
 		case err == nil:
 			done.WantMore = true // the rest of a source transaction is on the way
 		case ctx.Err() != nil:
-		case retry.Waits(err):
+		case retry.Waits(err), errors.Is(err, warehouse.ErrTargetUnsteady):
 			g.rounds.wait(b, waitedFor(err), err)
 			return
 		case errors.Is(err, warehouse.ErrFenced):
@@ -146,6 +146,8 @@ func (g *whole) others() bool {
 // waitedFor says who is to blame for an error that is waited out.
 func waitedFor(err error) string {
 	switch {
+	case errors.Is(err, warehouse.ErrTargetUnsteady):
+		return "target"
 	case ofRegistry(err):
 		return "registry"
 	case strings.HasPrefix(string(trouble.CodeOf(err)), "kafka"):

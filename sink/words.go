@@ -480,8 +480,8 @@ func (w *wait) tell(what string) Waiting {
 	return told
 }
 
-// upkeep names what is tried again and again of what goes on beside the tables, "" for all else. Runbooks speak of tables that are held, which
-// none is by it.
+// upkeep names what is tried again and again of what goes on beside the tables, or is over by itself; "" for all else. Runbooks speak of tables that
+// are held, which none is by it.
 func (w *Waiting) upkeep() string {
 	switch {
 	case trouble.Code(w.Code) == trouble.WarehouseUnreachable:
@@ -490,6 +490,8 @@ func (w *Waiting) upkeep() string {
 		return "the removal of old rows"
 	case w.For == "sweep":
 		return "the removal of rows that are gone at the source"
+	case w.For == "target":
+		return "a target that is being altered"
 	}
 	return ""
 }

@@ -146,6 +146,10 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead)
 		case errors.Is(err, warehouse.ErrTargetChanged) && changed < mostChanges:
 			changed++
 			clear(w.plans) // a Target belongs to a plan: new plans are prepared anew
+		case errors.Is(err, warehouse.ErrTargetUnsteady) && len(topicsOf(batches)) == 1: // others do not wait for it
+			changed++
+			clear(w.plans)
+			w.pause(ctx, err, changed-mostChanges)
 		case errors.Is(err, warehouse.ErrProgressBehind), retry.Waits(err):
 			w.pause(ctx, err, try)
 		case isUnit && len(batches) > 1:
@@ -187,6 +191,8 @@ func (w *worker) pause(ctx context.Context, err error, try int) {
 	switch {
 	case errors.Is(err, warehouse.ErrProgressBehind):
 		on, try = waitProgress, 1 // it comes within moments: no growing waits, and nothing to tell
+	case errors.Is(err, warehouse.ErrTargetUnsteady):
+		w.s.retryingBy(w, "target", err)
 	case ofRegistry(err):
 		on = waitRegistry
 		w.s.retryingBy(w, "registry", err)

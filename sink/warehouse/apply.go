@@ -57,6 +57,9 @@ var ErrUnknownOutcome = errors.New("outcome of COMMIT is not known")
 // ErrTargetChanged says that a target is not as it was when Prepare looked at it. Nothing was written; Prepare again.
 var ErrTargetChanged = errors.New("target table has changed")
 
+// ErrTargetUnsteady is ErrTargetChanged where nothing has failed by it: who alters the target goes on doing so, or has done, and Prepare finds it as it is then.
+var ErrTargetUnsteady = fmt.Errorf("%w while it was written", ErrTargetChanged)
+
 // UnitError says which unit of a flush made it fail. Nothing was written.
 type UnitError struct {
 	Unit int

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
 // A Target is of a moment. Statements name columns, and what a name stands for may change between that moment and a flush:
@@ -92,9 +94,21 @@ func (w *Warehouse) sameForms(units []Unit) statement {
 		},
 		check: func(rows int64) error {
 			if rows != int64(len(units)) {
-				return ErrTargetChanged
+				return unsteady(units)
 			}
 			return nil
 		},
+	}
+}
+
+// unsteady is the trouble of units of which the target of one is not as it was.
+func unsteady(units []Unit) error {
+	of := targetName(units[0].Result.Plan)
+	if len(units) > 1 {
+		of = "one of several tables"
+	}
+	return &trouble.Error{
+		Code: trouble.SchemaChangeBlocked, Op: "write to", Subject: of, Cause: ErrTargetUnsteady,
+		Means: "nothing of it was written, and nothing is lost: it is tried again until nobody alters it meanwhile",
 	}
 }
