@@ -313,6 +313,34 @@ func TestUnresolvedToast(t *testing.T) {
 	})
 }
 
+// TestUnresolvedToastWithoutProgress: only the progress of a source says whether a snapshot still brings a row. Where it is held, nobody waits for it, and
+// nobody else behind.
+func TestUnresolvedToastWithoutProgress(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Warehouse.Connections = 1
+	shop, other := w.source("shop"), w.source("other")
+	r, fine, plain := relation("t", "id integer key", "note text", "big text"), relation("fine", "id integer key"), relation("plain", "id integer key")
+	shop.tables = []record.TableProgress{{Schema: "public", Table: "t", Level: "all"}}
+	shop.tx(ins(r, 1, "a", "b"), ins(fine, 1))
+	other.tx(ins(plain, 1))
+	w.start(w.cfg)
+	w.complete(shop)
+	w.complete(other)
+	if err := shop.client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	shop.produce(&kgo.Record{Topic: "shop.tributary.progress", Key: []byte("k"), Value: []byte("{")})
+	if err := shop.client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	w.rows(`SELECT topic FROM tributary.quarantine`, "shop.tributary.progress")
+	shop.tx(upd(r, 7, "b", keep), ins(fine, 2))
+	w.rows(`SELECT topic, code, hint FROM tributary.quarantine WHERE table_name <> ''`, "shop.public.t|record-invalid|mend what holds the progress; then sink resume shop")
+	other.tx(ins(plain, 2))
+	w.complete(other)
+	w.rows(`SELECT count(*) FROM public.fine`, "2")
+}
+
 func TestRepeatsAreDropped(t *testing.T) {
 	w := newWorld(t)
 	shop := w.source("shop")

@@ -3,10 +3,13 @@ package sink
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/consume"
 	"github.com/tributary-cdc/tributary/sink/warehouse"
@@ -136,4 +139,24 @@ func resolve(ctx context.Context, session *warehouse.Session, unknown error, adv
 		return err
 	}
 	return warehouse.Resolved(standings, unknown)
+}
+
+// unfollowable is behind, by which batches wait for progress of their sources, or where one of these is held, the trouble of that: nobody would wait for
+// what never comes, in a lane in which others have to wait, too.
+func (s *Sink) unfollowable(batches []consume.Batch, behind error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.seen.troubles {
+		q := &s.seen.troubles[i]
+		source, _ := record.ParseProgressTopic(q.Topic)
+		if source == "" || !slices.ContainsFunc(batches, func(b consume.Batch) bool { return sourceOf(b.Partition.Topic) == source }) {
+			continue
+		}
+		return &trouble.Error{
+			Code: trouble.Code(q.Code), Op: "follow", Subject: fmt.Sprintf("topic %q", q.Topic), Cause: errors.New(q.Message),
+			Means: "updates have come that do not carry every value, of rows that are not there; whether these still come with a snapshot only the progress of the source tells, which is held",
+			Hint:  "mend what holds the progress; then sink resume " + service.Quote(source),
+		}
+	}
+	return behind
 }

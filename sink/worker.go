@@ -137,6 +137,9 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead)
 		if ctx.Err() != nil {
 			break
 		}
+		if errors.Is(err, warehouse.ErrProgressBehind) && time.Since(begin) > progressPatience {
+			err = w.s.unfollowable(batches, err)
+		}
 		unit, isUnit := errors.AsType[*warehouse.UnitError](err)
 		switch {
 		case errors.Is(err, warehouse.ErrFenced):
