@@ -60,7 +60,7 @@ func (s *Session) ServerVersion() string {
 
 func (s *Session) open(ctx context.Context) error {
 	if s.conn != nil && !s.conn.IsClosed() {
-		if s.named < maxPrepared {
+		if s.named < maxPrepared || s.cut != nil { // what is open on it would be lost
 			return nil
 		}
 		s.Close(ctx)
