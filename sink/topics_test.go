@@ -12,6 +12,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 func TestTopicTruncated(t *testing.T) {
@@ -54,17 +55,33 @@ func TestTopicMadeAnew(t *testing.T) {
 	w.rows(`SELECT id FROM public.t ORDER BY id`, "1", "2", "7", "8", "9", "10")
 }
 
+// TestPartitionsAdded: a topic that has got partitions is held, also by who starts after that and finds nothing else, until somebody has it go on.
 func TestPartitionsAdded(t *testing.T) {
 	w := newWorld(t)
 	shop := w.source("shop")
 	r := relation("t", "id integer key")
 	shop.tx(ins(r, 1))
-	w.start(w.cfg)
+	s := w.start(w.cfg)
 	w.complete(shop)
 	if _, err := kadm.NewClient(shop.client).CreatePartitions(t.Context(), 2, "shop.public.t"); err != nil {
 		t.Fatal(err)
 	}
-	w.rows(`SELECT DISTINCT code FROM tributary.quarantine`, "topic-partitions-changed")
+	w.rows(`SELECT code, message FROM tributary.quarantine WHERE partition = 0`, `topic-partitions-changed|go on with topic "shop.public.t": it had 1 partitions and has 3`)
+	s.stop()
+	before := w.query(`SELECT attempt FROM tributary.quarantine WHERE partition = 0`)
+	shop.tx(ins(r, 2))
+	w.start(w.cfg)
+	w.eventually(true, func() any {
+		now := w.query(`SELECT attempt FROM tributary.quarantine WHERE partition = 0`)
+		return len(now) == 1 && now[0] != before[0]
+	})
+	w.rows(`SELECT DISTINCT code, message FROM tributary.quarantine`, `topic-partitions-changed|go on with topic "shop.public.t": it had 1 partitions and has 3`)
+	w.rows(`SELECT id FROM public.t`, "1")
+	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t ORDER BY 1`, "1", "2")
 }
 
 // termsOf has a broker say where the terms of shop.public.t end; those of all other topics are whole.

@@ -138,8 +138,13 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 	if err != nil {
 		return nil, err
 	}
+	regrown, err := w.regrown(ctx, tx, topics)
+	if err != nil {
+		return nil, err
+	}
 	for i := range claims {
 		c := &claims[i]
+		c.Err = regrown[c.Topic]
 		if id := c.TopicID; id != parts[i].TopicID && parts[i].TopicID != "" { // that is not known, and says nothing
 			c.TopicID = parts[i].TopicID
 			c.Err = &trouble.Error{
@@ -152,6 +157,27 @@ func (w *Warehouse) claim(ctx context.Context, conn *pgx.Conn, parts []Partition
 		}
 	}
 	return claims, tx.Commit(ctx)
+}
+
+// regrown gives the trouble of topics that are held as they have got partitions. Who claims one, after a restart or a rebalance, sees only how many there
+// are by now, and would go on with all of them, in which rows have lost their order; nobody but resume ends that.
+func (w *Warehouse) regrown(ctx context.Context, tx pgx.Tx, topics []string) (map[string]error, error) {
+	rows, err := tx.Query(ctx, `SELECT topic, message, hint FROM tributary.quarantine WHERE grp = $1 AND topic = ANY ($2) AND code = $3`,
+		w.cfg.Group, topics, string(trouble.TopicPartitionsChanged))
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]error{}
+	var topic, message, hint string
+	_, err = pgx.ForEachRow(rows, []any{&topic, &message, &hint}, func() error {
+		op, subject := "go on with", fmt.Sprintf("topic %q", topic)
+		out[topic] = &trouble.Error{
+			Code: trouble.TopicPartitionsChanged, Op: op, Subject: subject, Cause: errors.New(strings.TrimPrefix(message, op+" "+subject+": ")),
+			Means: "keys would change their partition and rows their order; what is written from the topic is held", Hint: hint,
+		}
+		return nil
+	})
+	return out, err
 }
 
 // unknown forgets what is known of sources whose progress topic is among topics, which are read from their beginning. A topic that was made anew, as the one
