@@ -318,7 +318,7 @@ func (o *Operator) Resuming(g warehouse.Going, resumed []warehouse.Quarantine) f
 			if past {
 				done++
 			} else {
-				lacks = fmt.Sprintf("no sink of the group has come past offset %d of %s, partition %d", q.Next, q.Name(), q.Partition)
+				lacks = fmt.Sprintf("no sink of the group has come past offset %d of %s", q.Next, q.Part())
 			}
 		}
 		return done, lacks, nil

@@ -34,6 +34,14 @@ func (q *Quarantine) Name() string {
 	return q.Source + "/" + q.Table
 }
 
+// Part names the partition that is held, for its offsets: of a table, or of the progress of a source.
+func (q *Quarantine) Part() string {
+	if q.Table == "" {
+		return "topic " + q.Topic
+	}
+	return fmt.Sprintf("%s partition %d", q.Name(), q.Partition)
+}
+
 // Hold writes a quarantine. The same error at the same offset keeps its Since.
 //
 // What somebody asked for since the partition was claimed is not for the attempt that fails now, which may have begun before

@@ -95,7 +95,7 @@ func TestVerbs(t *testing.T) {
 	run("shop/public.t is not held at offset 8", "resume", "shop/public.t", "--skip", "8", "--yes")
 	want(run("", "resume", "shop/public.t", "--skip", "7", "--reason", "test data", "--yes"), "offset 7 is passed over")
 	want(run("", "pause", "shop", "--reason", "vacation", "--for", "1h", "--yes"), "for 1h0m0s", "paused")
-	want(run("is not done after 0.01 s: no sink of the group has come past offset 7 of shop/public.t, partition 0", "resume", "shop/public.t", "--yes", "--wait", "--timeout", "10ms"),
+	want(run("is not done after 0.01 s: no sink of the group has come past offset 7 of shop/public.t partition 0", "resume", "shop/public.t", "--yes", "--wait", "--timeout", "10ms"),
 		"1 partition is tried again")
 	want(run("", "status", "--direct"), "vacation")
 	want(said, "is paused: 1 table.")
@@ -115,7 +115,7 @@ func TestVerbs(t *testing.T) {
 	run("written as a whole: mend what holds it, then sink resume ledger", "resume", "ledger/public.t", "--park", "--yes")
 	run("written as a whole: mend what holds it, then sink resume ledger", "resume", "ledger/public.t", "--skip", "7", "--yes")
 	run("no record of crm/public.t is put aside or passed over, as what is held of crm is its progress topic, and no table: mend what holds it, then sink resume crm", "resume", "crm/public.t", "--park", "--yes")
-	want(run("", "resume", "ledger/public.t", "--yes"), "ledger partition 0: offset 7 is tried again", "1 partition is tried again")
+	want(run("", "resume", "ledger/public.t", "--yes"), "topic ledger.tributary.progress: offset 7 is tried again", "1 partition is tried again")
 
 	if _, err := conn.Exec(t.Context(), `CREATE TABLE public.t (tenant text, id integer);
 		INSERT INTO public.t SELECT CASE WHEN i % 2 = 0 THEN 'shop' ELSE 'other' END, i FROM generate_series(1, 50) i;

@@ -101,7 +101,7 @@ func (r *resuming) find(cmd *cobra.Command, o *sink.Operator) (found bool, err e
 	quarantines := slices.DeleteFunc(slices.Clone(held), func(q warehouse.Quarantine) bool { return !r.going.Takes(&q) })
 	for _, q := range quarantines {
 		found = true
-		out.Printf("%s partition %d: offset %d %s\n  error  %s\n", q.Name(), q.Partition, q.Next, r.what, q.Message)
+		out.Printf("%s: offset %d %s\n  error  %s\n", q.Part(), q.Next, r.what, q.Message)
 	}
 	skips := r.going.Remedy == warehouse.Skip
 	switch {
@@ -150,7 +150,7 @@ func (r *resuming) do(cmd *cobra.Command, o *sink.Operator, cfg sink.Config) err
 		return err
 	}
 	for _, q := range done.Quarantines {
-		out.Printf("%s partition %d: past offset %d, goes on\n", q.Name(), q.Partition, q.Next)
+		out.Printf("%s: past offset %d, goes on\n", q.Part(), q.Next)
 	}
 	return nil
 }
