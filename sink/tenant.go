@@ -313,14 +313,15 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 			return 0, 0, "", err
 		}
 		var paused *warehouse.Pause
-		for at, end := range ends {
-			done, of = done+min(next[at], end), of+end
-			if next[at] < end && (paused == nil || paused.Until != nil) {
-				paused = cmp.Or(pauseIn(o.rules, pauses, at.Topic), paused)
+		lacking := func(topic string) {
+			if paused == nil || paused.Until != nil {
+				paused = cmp.Or(pauseIn(o.rules, pauses, topic), paused)
 			}
 		}
-		if paused != nil && paused.Until == nil { // who waits would do so for ever
-			return 0, 0, "", pausedStill(paused)
+		for at, end := range ends {
+			if done, of = done+min(next[at], end), of+end; next[at] < end {
+				lacking(at.Topic)
+			}
 		}
 		parked, err := o.session.CountParked(ctx)
 		if err != nil {
@@ -337,13 +338,17 @@ func (o *Operator) Rebuilding(ctx context.Context, cfg Config, p *TenantPlan) (f
 		for _, t := range tables {
 			if wanted(t.Topic) && t.Reload != nil && aside[t.Topic] == 0 {
 				lacks = "what has not come again is to be removed"
+				lacking(t.Topic)
 			}
+		}
+		if paused != nil && paused.Until == nil { // who waits would do so for ever
+			return 0, 0, "", pausedStill(paused)
 		}
 		if done < of {
 			lacks = fmt.Sprintf("%s of %s offsets are applied", service.FormatCount(done), service.FormatCount(of))
-			if paused != nil {
-				lacks += fmt.Sprintf("; %s is paused until %s", paused.Subject(), paused.Until.UTC().Format(time.RFC3339))
-			}
+		}
+		if paused != nil {
+			lacks += fmt.Sprintf("; %s is paused until %s", paused.Subject(), paused.Until.UTC().Format(time.RFC3339))
 		}
 		if lacks == "" && len(aside) > 0 {
 			return 0, 0, "", asideStill(p.Source, aside)

@@ -319,3 +319,41 @@ func TestRebuildThatIsParked(t *testing.T) {
 		`ALTER TABLE public.checked DROP CONSTRAINT none; ALTER TABLE public.other DROP CONSTRAINT none`,
 		"3 rows of 2 tables of shop are parked", "sink parked retry shop")
 }
+
+// TestRebuildThatIsPausedAtItsEnd: all has come, and what has not is not removed while the source is paused: who waits for that is told.
+func TestRebuildThatIsPausedAtItsEnd(t *testing.T) {
+	w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
+	r, shop := w.checked("checked"), w.source("shop")
+	shop.snapshot(r, true)
+	shop.tx(ins(r, 1, "fine"), ins(r, 2, "fine"))
+	s := w.start(w.cfg)
+	w.complete(shop)
+	o := w.operator()
+	p := w.tenantPlan(o, "shop")
+	w.exec(`ALTER TABLE public.checked ADD CONSTRAINT low CHECK (id < 2) NOT VALID`)
+	if err := o.RebuildTenant(t.Context(), w.cfg, p, "", untold); err != nil {
+		t.Fatal(err)
+	}
+	how, err := o.Rebuilding(t.Context(), w.cfg, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := func() any {
+		_, _, lacks, err := how(t.Context())
+		return fmt.Sprint(lacks, trouble.CodeOf(err))
+	}
+	w.eventually("parked", code)
+	if err := o.Pause(t.Context(), "shop", "", "", 0); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("paused", func() any { return s.Status().Tables[0].State })
+	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT low`)
+	if out := w.retry(o, "public.checked"); out.Applied != 1 {
+		t.Fatalf("got %+v", out)
+	}
+	w.eventually("rule-conflict", code)
+	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("", code)
+}
