@@ -52,7 +52,7 @@ func reading(tb testing.TB) func() {
 	return func() {
 		o := w.outcome()
 		fold.Begin(v.plan)
-		o.units = append(o.units, unit{topic: p.Topic, plan: v.plan, fold: fold}) // as if it had been prepared
+		o.units = append(o.units, unit{topic: p.Topic, plan: v.plan, target: &warehouse.Target{}, fold: fold}) // as if it had been prepared
 		pt := o.begin(w.part(p))
 		if err := w.readPartition(tb.Context(), o, pt, records); err != nil || pt.stop != nil || pt.records != len(records) {
 			tb.Fatalf("%d of %d records are read: %v, %v", pt.records, len(records), err, pt.stop)

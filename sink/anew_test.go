@@ -233,3 +233,29 @@ func TestRuleThatTakesAnotherColumn(t *testing.T) {
 	w.complete(shop)
 	w.rows(`SELECT x FROM public.t ORDER BY x`, "a1", "b2", "b3")
 }
+
+// TestVersionThatComesAgain: a column comes and goes while a partition is behind. What that partition has is new then as rows of the version before, and has the default; what
+// comes of that version after the column has gone has none.
+func TestVersionThatComesAgain(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	v1 := numbered(relation("t", "id integer key", "a text"), 1000, 1, 2)
+	v2 := with(v1, "c", 3, "5")
+	shop.table(v1, 2)
+	first, second := keysIn(t, shop, v1, 0), keysIn(t, shop, v1, 1)
+	w.start(w.cfg)
+	shop.tx(ins(v1, first[0], "x"), ins(v1, second[0], "x"))
+	w.complete(shop)
+	behind := shop.lsn
+	shop.lsn += 0x10000
+	shop.tx(upd(v2, second[0], "y", 9))
+	w.complete(shop)
+	shop.lsn = behind
+	shop.tx(ins(v1, first[1], "w"))
+	shop.lsn += 0x20000
+	shop.tx(upd(v2, second[0], "y", 8))
+	w.complete(shop)
+	shop.tx(ins(v1, keyIn(t, shop, v1, 0, 2000), "new"), ins(v1, second[1], "new"))
+	w.complete(shop)
+	w.rows(`SELECT a, c FROM public.t ORDER BY a`, "new|∅", "new|∅", "w|5", "x|5", "y|8")
+}

@@ -297,15 +297,18 @@ func (pt *part) atBarrier(at change.Position) bool {
 func (w *worker) unit(ctx context.Context, o *outcome, pt *part, topic string, v *versionPlan, at change.Position) (*unit, bool, error) {
 	if pt.unit >= 0 {
 		u := &o.units[pt.unit]
-		return u, u.plan == v.plan, nil
+		return u, u.plan == v.plan && u.target.Suits(at), nil
 	}
 	for i := range o.units {
 		if o.units[i].topic == topic && o.units[i].plan == v.plan {
+			if !o.units[i].target.Suits(at) {
+				return nil, false, nil
+			}
 			pt.unit = i
 			return &o.units[i], true, nil
 		}
 	}
-	if w.looking && w.session.Prepared(v.plan) == nil {
+	if known := w.session.Prepared(v.plan); w.looking && (known == nil || !known.Suits(at)) {
 		return nil, false, nil // the session is in use
 	}
 	target, err := w.session.Prepare(ctx, v.plan, topic, at)

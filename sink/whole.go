@@ -550,7 +550,7 @@ func (m *wholeMove) took(ev *change.Event, h headers) {
 func (w *wholeCut) unit(ctx context.Context, topic string, v *versionPlan, at change.Position) (*unit, error) {
 	for i := range w.units {
 		if w.units[i].topic == topic {
-			if w.units[i].plan == v.plan {
+			if w.units[i].plan == v.plan && w.units[i].target.Suits(at) {
 				return &w.units[i], nil
 			}
 			if err := w.write(ctx); err != nil {

@@ -38,6 +38,8 @@ type Target struct {
 	template templates
 	history  historyTemplates
 
+	before change.Position // zero, or where the version begins that the target was made to fit when this one was one of before: see Suits
+
 	fed    bool // tributary.feed says who writes it
 	noCopy int  // flushes to come that must not try COPY; guarded by the Warehouse
 }
@@ -71,7 +73,7 @@ func (t *Target) Carries() bool { return len(t.extra) > 0 }
 // rule-conflict, warehouse-rights, or a reason to try again (package retry knows which).
 func (s *Session) Prepare(ctx context.Context, plan *rule.Plan, topic string, at change.Position) (*Target, error) {
 	t := s.Prepared(plan)
-	if t != nil {
+	if t != nil && t.Suits(at) {
 		return t, nil
 	}
 	if err := s.open(ctx); err != nil {
@@ -145,6 +147,16 @@ func (s *Session) prepare(ctx context.Context, plan *rule.Plan, topic string, at
 	return t, err
 }
 
+// Suits says whether a record at a position may be written as the target is known. A version may come again, and is one plan, whether it is one of before or the
+// newest:
+//
+//	partition 1: ADD COLUMN c is taken in
+//	partition 0: is behind: a row of the version without c is new, and gets what rows of before have in c
+//	both:        DROP COLUMN c. What comes has the version of before, and its new rows have no c
+func (t *Target) Suits(at change.Position) bool {
+	return t.before == change.Position{} || at.Compare(t.before) < 0
+}
+
 // Prepared gives what Prepare has given before, nil if it has not. It does not use the connection.
 func (s *Session) Prepared(plan *rule.Plan) *Target {
 	s.w.mu.Lock()
@@ -193,6 +205,9 @@ func (s *Session) shape(ctx context.Context, tx pgx.Tx, plan *rule.Plan, f *feed
 		return nil, err
 	}
 	t := &Target{plan: plan, name: e.table, names: e.names, fixed: e.constants(have)}
+	if e.older {
+		t.before = e.feed.shape.At
+	}
 	var key []string
 	used := map[string]bool{}
 	if plan.SIDColumn != "" {
