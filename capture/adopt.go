@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,11 +26,7 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 		}
 	}
 	newEra := pr != nil && pr.Era != s.era
-	if pr != nil && !newEra {
-		for _, g := range pr.Gone {
-			s.gone[schema.OID(g.OID)] = g
-		}
-	}
+	s.recall(pr, newEra, before, tables)
 	for _, known := range tables {
 		was, isKnown := before[uint32(known.Relation.OID)]
 		if newEra && pr.SystemID != s.system.ID { // its numbers are of other tables
@@ -42,12 +39,16 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 	for oid, was := range before {
 		t := s.tables[schema.OID(oid)]
 		s.fewer = s.fewer || t == nil || t.progress.Schema != was.Schema || t.progress.Table != was.Table
-		if t == nil && !newEra {
-			s.part(schema.OID(oid), was, asOf)
+		switch called := (&table{progress: was}).published(); {
+		case t != nil:
+		case !newEra:
+			s.part(schema.OID(oid), was, called, asOf)
+		case pr.SystemID == s.system.ID:
+			s.wasCalled(schema.OID(oid), called)
 		}
 	}
 	s.tellLeftOut(tables)
-	return nil
+	return s.forget(ctx)
 }
 
 // tellLeftOut makes visible which of tables are not captured, that there are none, and which patterns none fits: a name that is wrong would be
@@ -60,9 +61,10 @@ func (s *session) tellLeftOut(tables []*catalog.Table) {
 		}
 	}
 	s.unfit = idle
-	s.alarms.clear(trouble.Config, "columns")
 	if idle := s.config.idleColumns(tables); len(idle) > 0 {
 		s.raise(idleColumns(idle))
+	} else {
+		s.alarms.clear(trouble.Config, "columns")
 	}
 	told := s.leftOut
 	s.leftOut = map[string]*catalog.Table{}
@@ -128,9 +130,9 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.tables[known.Relation.OID] = t
 	}
 	t.catalog, t.lost = known, false
-	former := t.published()
+	former := cmp.Or(t.published(), (&table{progress: was}).published())
 	if former.Table == "" {
-		former = (&table{progress: was}).published()
+		former = s.former(known.Relation.OID)
 	}
 	delete(s.gone, known.Relation.OID)
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {

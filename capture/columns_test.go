@@ -270,6 +270,80 @@ func TestColumnsOfRowsBeforeARename(t *testing.T) {
 	r.nowhere(t, topicsOf(t, r, "customer", "client"), "hidden", "pw")
 }
 
+// TestColumnsOfATableThatComesBack: nor does it leave when the table, under a name that is not captured, has been taken for gone, and has another
+// one behind that: in one session or several. What leaves a table by another's pattern, or was a partition of one, is not published either.
+func TestColumnsOfATableThatComesBack(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create schema aside; create schema hr;
+		create table root (id int primary key, pw text) partition by range (id); create table root_1 partition of root for values from (0) to (10);
+		create table archive_2 partition of root for values from (10) to (20); insert into root values (1, 'hidden'), (11, 'hidden')`)
+	names := []string{"seen", "twice", "away", "dropped"}
+	for _, name := range append(names, "hr.wild") {
+		r.exec(fmt.Sprintf(`create table %[1]s (id int primary key, pw text); insert into %[1]s values (1, 'hidden')`, name))
+	}
+	r.config.Source.Tables = []string{"public.*", "hr.*"}
+	for _, table := range append(names, "root") {
+		r.config.Columns = append(r.config.Columns, publish.Columns{Table: "public." + table, Exclude: []string{"pw"}})
+	}
+	r.config.Columns = append(r.config.Columns, publish.Columns{Table: "hr.*", Exclude: []string{"pw"}})
+	held := func(c *Capture, names ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprint(names, " are held"), func() bool {
+			var got []string
+			for _, table := range c.Status().Tables {
+				if table.Held != nil && table.Held.Code == trouble.Config && strings.Contains(table.Held.Hint, "write an entry for "+table.Table) {
+					got = append(got, table.Table)
+				}
+			}
+			return slices.Equal(got, names)
+		})
+	}
+	others := 0
+	goes := func(c *Capture, name string) {
+		r.exec(fmt.Sprintf(`alter table %s set schema aside`, name))
+		eventually(t, name+" is gone", func() bool {
+			return !slices.ContainsFunc(c.Status().Tables, func(t TableStatus) bool { return t.Table == "public."+name })
+		})
+		for range 2 { // by the second one it is forgotten that its last rows were to come
+			others++
+			r.exec(fmt.Sprintf(`create table other_%d (id int primary key)`, others))
+			eventually(t, "another is there", func() bool { return r.tableProgress(fmt.Sprintf("public.other_%d", others)).Done })
+			r.fence()
+		}
+	}
+	comes := func(name string) {
+		r.exec(fmt.Sprintf(`alter table aside.%[1]s rename to back_%[1]s; alter table aside.back_%[1]s set schema public; insert into back_%[1]s values (2, 'hidden')`, name))
+	}
+	c, stop := r.start()
+	r.fence()
+	goes(c, "seen")
+	goes(c, "twice")
+	goes(c, "dropped")
+	r.exec(`drop table aside.dropped`)
+	comes("seen")
+	held(c, "public.back_seen")
+	r.exec(`alter table root detach partition root_1; alter table hr.wild set schema public`)
+	held(c, "public.back_seen", "public.root_1", "public.wild")
+	must(t, stop())
+	r.exec(`alter table away set schema aside; alter table root detach partition archive_2`)
+	for range 2 {
+		c, stop = r.start()
+		held(c, "public.archive_2", "public.back_seen", "public.root_1", "public.wild")
+		r.fence()
+		must(t, stop())
+	}
+	c, stop = r.start()
+	comes("away")
+	comes("twice")
+	held(c, "public.archive_2", "public.back_away", "public.back_seen", "public.back_twice", "public.root_1", "public.wild")
+	r.fence()
+	must(t, stop())
+	if gone := r.progress().Gone; len(gone) != 0 {
+		t.Errorf("of tables that are gone it is still known: %+v", gone)
+	}
+	topics := topicsOf(t, r, append(names, "root", "root_1", "archive_2", "wild", "back_seen", "back_away", "back_twice")...)
+	r.nowhere(t, topics, "hidden", "pw")
+}
+
 // TestColumnsThatNoTableFits: a name in columns that is wrong is told before the start, and as long as it is so.
 func TestColumnsThatNoTableFits(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), `create table customer (id int primary key, pw text)`)

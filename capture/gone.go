@@ -20,7 +20,7 @@ func (s *session) lose(t *table, asOf change.LSN) {
 	s.altered = without(s.altered, t)
 	was := t.published() // it may come back
 	t.altered, t.missed, t.seen, t.read = nil, false, nil, nil
-	s.part(t.catalog.Relation.OID, t.progress, asOf)
+	s.part(t.catalog.Relation.OID, t.progress, was, asOf)
 	t.progress = record.TableProgress{Held: t.progress.Held, Covered: &was}
 	t.catalog, t.lost = nil, true
 	s.fewer = true
@@ -32,8 +32,8 @@ func (s *session) lose(t *table, asOf change.LSN) {
 //	key (b, a): a row is in partition 3
 //	capture is away: the row is deleted, DROP TABLE
 //	capture: by the message alone the key is (a, b), and its DELETE is in partition 0, where a sink may come to it first
-func (s *session) part(oid schema.OID, was record.TableProgress, asOf change.LSN) {
-	s.gone[oid] = record.GoneTable{OID: uint32(oid), SchemaID: was.SchemaID, By: record.LSN(asOf), Held: was.Held != nil}
+func (s *session) part(oid schema.OID, was record.TableProgress, called record.Name, asOf change.LSN) {
+	s.gone[oid] = record.GoneTable{OID: uint32(oid), SchemaID: was.SchemaID, By: record.LSN(asOf), Held: was.Held != nil, Covered: s.covered(called)}
 }
 
 // partHeld has the sessions to come leave out, too, what is left out of t from here on, which the catalog does not have. Of one that was
@@ -57,12 +57,16 @@ func (s *session) partHeld(ctx context.Context, t *table) error {
 	return nil
 }
 
-// parted gives those of which rows may come behind a position, and forgets the others.
+// parted gives those of which rows may come behind a position, or that may come back under another name, and forgets the others.
 func (s *session) parted(behind change.LSN) (all []record.GoneTable) {
 	for oid, g := range s.gone {
 		if change.LSN(g.By) <= behind {
-			delete(s.gone, oid)
-			continue
+			g = record.GoneTable{OID: g.OID, By: g.By, Covered: g.Covered}
+			s.gone[oid] = g
+			if g.Covered == nil {
+				delete(s.gone, oid)
+				continue
+			}
 		}
 		all = append(all, g)
 	}

@@ -39,6 +39,11 @@ func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
 	if slices.Equal(was, now) && slices.Equal(wereSilent, silent) {
 		return
 	}
+	left := func(oid uint32) bool { return slices.Contains(now, oid) || slices.Contains(silent, oid) }
+	gone := slices.DeleteFunc(slices.Concat(was, wereSilent), left)
+	for _, oid := range gone {
+		s.wasCalled(schema.OID(oid), partOf(t.published()))
+	}
 	t.progress.Leaves, t.progress.Silent = now, silent
 	s.changed[t.catalog.Relation.OID] = true
 	if t.progress.Held != nil || t.pub == nil {
@@ -74,8 +79,7 @@ func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
 	if len(silent) > 0 && !slices.Equal(wereSilent, silent) {
 		s.tellSilent(t.catalog)
 	}
-	left := func(oid uint32) bool { return slices.Contains(now, oid) || slices.Contains(silent, oid) }
-	if gone := slices.DeleteFunc(slices.Concat(was, wereSilent), left); len(gone) > 0 {
+	if len(gone) > 0 {
 		s.log.Warn("partitions were detached or dropped: their rows stay downstream", "table", t.name(), "partitions", len(gone),
 			"hint", "if they are to go: capture snapshot --table "+t.name()+" --reload")
 	}

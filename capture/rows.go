@@ -132,7 +132,11 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 
 // setRelation makes rel the version of t that is published from here on. now is the one that the catalog has, which the stream may be behind.
 func (s *session) setRelation(ctx context.Context, t *table, rel, now *schema.Relation) error {
-	if was := t.published(); was.Table != "" {
+	was := t.published()
+	if was.Table == "" {
+		was = s.former(rel.OID)
+	}
+	if was.Table != "" {
 		if err := s.pub.Renamed(was, rel, now); err != nil {
 			// The name goes with what is held, which another session, or a request, lets go on only by columns that cover it.
 			t.progress.Covered, t.pub = &was, nil
@@ -156,19 +160,6 @@ func (s *session) setRelation(ctx context.Context, t *table, rel, now *schema.Re
 	t.pub = pub
 	t.counters = s.meter.table(rel.QualifiedName())
 	return nil
-}
-
-// published gives what t was called when it was published last, as far as that is known, or may have been.
-func (t *table) published() record.Name {
-	switch {
-	case t.progress.Covered != nil:
-		return *t.progress.Covered
-	case t.pub != nil:
-		return record.Name{Schema: t.pub.Relation.Schema, Table: t.pub.Relation.Name}
-	case t.seen != nil:
-		return record.Name{Schema: t.seen.Schema, Table: t.seen.Name}
-	}
-	return record.Name{Schema: t.progress.Schema, Table: t.progress.Table}
 }
 
 // setCatalog makes what the catalog has of t the version that is published, until a row comes. The stream may be behind the

@@ -284,7 +284,7 @@ func (s *session) learn(ctx context.Context, f facts) error {
 			s.succeed(t, t.catalog)
 		}
 	}
-	return nil
+	return s.forget(ctx)
 }
 
 // tellUnpublished makes visible why the publications are not as they should be, as long as they are not: as the facts before said it, and those now.

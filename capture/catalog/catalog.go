@@ -101,6 +101,16 @@ func (c *Catalog) Ask(ctx context.Context, content string) (behind change.LSN, e
 	return behind, nil
 }
 
+// There says which of these the source has, whatever they are called.
+func (c *Catalog) There(ctx context.Context, oids []schema.OID) (map[schema.OID]bool, error) {
+	list, err := query(ctx, c.conn, "list tables", pgx.RowTo[uint32], `select oid from pg_class where oid = any($1::oid[])`, oids)
+	there := map[schema.OID]bool{}
+	for _, oid := range list {
+		there[schema.OID(oid)] = true
+	}
+	return there, err
+}
+
 // MessagePrefix is the prefix of the logical messages that are meant for capture.
 const MessagePrefix = "tributary"
 

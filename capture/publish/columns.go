@@ -76,7 +76,13 @@ type cover struct {
 // Named says whether the entry is for one table alone.
 func (c Columns) Named() bool { return !strings.ContainsAny(c.Table, "*?[") }
 
-// Renamed refuses a table that columns named as it was called before, and do not as it is called now: what they left out would be published.
+// Covers says whether columns have anything for a table of this name.
+func (p *Publisher) Covers(name record.Name) bool {
+	return slices.ContainsFunc(p.covers, func(c Cover) bool { return c.Match(name.Schema, name.Table) })
+}
+
+// Renamed refuses a table that columns are for as it was called before, or what it was a partition of, and are not as it is called now: what
+// they left out would be published.
 // now is what it is called in the catalog, and what is to be done is told of: rows of before a rename may come under a name that it has no more.
 func (p *Publisher) Renamed(was record.Name, rel, now *schema.Relation) error {
 	if len(p.bared(was, rel)) == 0 {
@@ -87,16 +93,26 @@ func (p *Publisher) Renamed(was record.Name, rel, now *schema.Relation) error {
 		return notCovered(now, fmt.Sprintf("nothing is to be altered in capture.yaml, where columns cover the table as it is called now; with source.on_error: stop write an entry for %s, too, and restart capture", rel.QualifiedName()),
 			"rows come of when the table was called %q, of which columns has nothing", rel.QualifiedName())
 	}
-	return uncovered(now, fmt.Sprintf("write an entry for %s in columns of capture.yaml, or take out that for %s if all of the table may be published", now.QualifiedName(), former),
-		"columns names %q, as the table was called before, and has nothing of %q", former, now.QualifiedName())
+	hint := fmt.Sprintf("write an entry for %s in columns of capture.yaml, or take out that for %s if all of the table may be published", now.QualifiedName(), former)
+	called := "as the table was called before"
+	if was.Part {
+		hint = fmt.Sprintf("write an entry for %s in columns of capture.yaml, or \"!%[1]s\" in source.tables if it is not to be captured by itself", now.QualifiedName())
+		called = "of which the table was a partition"
+	}
+	return uncovered(now, hint, "columns has an entry for %q, %s, and nothing of %q", former, called, now.QualifiedName())
 }
 
-// bared gives what would be published of a table that columns named as it was called before, where they do not name it as rel. Other entries do
+// bared gives what would be published of a table that columns are for as it was called before, where they are not for rel. Other entries do
 // where they name the same columns.
 func (p *Publisher) bared(was record.Name, rel *schema.Relation) (names []string) {
 	for _, c := range p.covers {
-		if c.Columns.Named() && c.Match(was.Schema, was.Table) {
-			names = append(names, c.Columns.names()...)
+		if !c.Match(was.Schema, was.Table) {
+			continue
+		}
+		for _, name := range c.Columns.names() {
+			if c.Columns.Named() || rel.Column(name) >= 0 {
+				names = append(names, name)
+			}
 		}
 	}
 	for _, c := range p.covers {

@@ -45,7 +45,8 @@ type Progress struct {
 
 	// Tables is the state of every captured table; in a delta, of those whose state has changed.
 	Tables []TableProgress `json:"tables,omitempty"`
-	// Gone are tables that the source does not have any more and of which rows may still come; in full records.
+	// Gone are tables that the source does not have any more, or not under a captured name: rows of them may still come, or they may
+	// come back; in full records.
 	Gone   []GoneTable `json:"gone,omitempty"`
 	Fences []string    `json:"fences,omitempty"` // fence ids whose message is at or before CommitLSN, since the record before
 	Health Health      `json:"health"`
@@ -120,14 +121,17 @@ type TableProgress struct {
 type Name struct {
 	Schema string `json:"schema"`
 	Table  string `json:"table"`
+	Part   bool   `json:"part,omitempty"` // it is that of the table whose partition is meant
 }
 
-// GoneTable is what is to be known of a table for its last rows.
+// GoneTable is what is to be known of a table for its last rows, or for when it comes back.
 type GoneTable struct {
 	OID      uint32 `json:"oid"`
 	SchemaID int    `json:"schema_id"` // as TableProgress.SchemaID; 0 where none is known
 	By       LSN    `json:"by"`        // at or before which it was gone
 	Held     bool   `json:"held,omitempty"`
+	// Covered is what it was called when capture.yaml had something for it in columns. It is kept as long as the source has it.
+	Covered *Name `json:"covered,omitempty"`
 }
 
 // Held is why a table is held: from an event on nothing of it is published, while the source's other tables go on. Of the

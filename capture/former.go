@@ -1,0 +1,121 @@
+package capture
+
+import (
+	"context"
+	"slices"
+
+	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/record"
+)
+
+// What columns of capture.yaml leave out of a table by its name must not leave capture because the table has another name. Whoever gives it one
+// may do so in two steps, of which capture sees the first alone; and what was a partition may become a table by itself:
+//
+//	source:  public.customer, of which columns leave something out, gets a name that is not captured
+//	capture: takes it for gone; restarts, or not
+//	source:  it gets the name public.client, which is captured
+//
+// So the former name is in the progress: with the table while it is captured, and with those that are gone as long as the source has it.
+
+// published gives what t was called when it was published last, as far as that is known, or may have been.
+func (t *table) published() record.Name {
+	switch {
+	case t.progress.Covered != nil:
+		return *t.progress.Covered
+	case t.pub != nil:
+		return record.Name{Schema: t.pub.Relation.Schema, Table: t.pub.Relation.Name}
+	case t.seen != nil:
+		return record.Name{Schema: t.seen.Schema, Table: t.seen.Name}
+	}
+	return record.Name{Schema: t.progress.Schema, Table: t.progress.Table}
+}
+
+// covered gives a name by which columns leave something out; nil where they do not.
+func (s *session) covered(name record.Name) *record.Name {
+	if name.Table == "" || !s.pub.Covers(name) {
+		return nil
+	}
+	return &name
+}
+
+// former gives what a table was called as which it was published before the session knew it, or of whose partitions it was one; the zero Name
+// where that is not known.
+func (s *session) former(oid schema.OID) record.Name {
+	if g := s.gone[oid]; g.Covered != nil {
+		return *g.Covered
+	}
+	for _, t := range s.tables {
+		if p := &t.progress; slices.Contains(p.Leaves, uint32(oid)) || slices.Contains(p.Silent, uint32(oid)) {
+			return partOf(t.published())
+		}
+	}
+	return record.Name{}
+}
+
+func partOf(root record.Name) record.Name {
+	root.Part = true
+	return root
+}
+
+// wasCalled notes the former name of a table that is not captured at present.
+func (s *session) wasCalled(oid schema.OID, name record.Name) {
+	if t := s.tables[oid]; t != nil && t.catalog != nil { // it is
+		return
+	}
+	if covered := s.covered(name); covered != nil {
+		g := s.gone[oid]
+		g.OID, g.Covered = uint32(oid), covered
+		s.gone[oid], s.fewer = g, true
+	}
+}
+
+// forget drops the former names of tables that the source does not have any more.
+func (s *session) forget(ctx context.Context) error {
+	var named []schema.OID
+	for oid, g := range s.gone {
+		if g.Covered != nil {
+			named = append(named, oid)
+		}
+	}
+	if len(named) == 0 {
+		return nil
+	}
+	there, err := s.catalog.There(ctx, named)
+	if err != nil {
+		return err
+	}
+	for _, oid := range named {
+		if g := s.gone[oid]; !there[oid] {
+			g.Covered = nil
+			s.gone[oid], s.fewer = g, true
+		}
+	}
+	return nil
+}
+
+// recall takes over what the progress says of tables that are gone, and of which tables those were partitions that are captured by themselves since.
+func (s *session) recall(pr *record.Progress, newEra bool, before map[uint32]record.TableProgress, tables []*catalog.Table) {
+	if pr == nil || newEra && pr.SystemID != s.system.ID { // its numbers are of other tables
+		return
+	}
+	for _, g := range pr.Gone {
+		if newEra { // no row of before comes
+			g = record.GoneTable{OID: g.OID, Covered: g.Covered}
+		}
+		if _, back := before[g.OID]; !back {
+			s.gone[schema.OID(g.OID)] = g
+		}
+	}
+	root := map[uint32]record.Name{}
+	for _, was := range before {
+		for _, leaf := range slices.Concat(was.Leaves, was.Silent) {
+			root[leaf] = (&table{progress: was}).published()
+		}
+	}
+	for _, t := range tables {
+		if name, ok := root[uint32(t.Relation.OID)]; ok {
+			s.wasCalled(t.Relation.OID, partOf(name))
+		}
+	}
+}
