@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -74,7 +75,7 @@ func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
 		t.snapshot.after, t.snapshot.from = after, asOf
 	default:
 		s.log.Info("partitions were attached: their rows are read", "table", t.name(), "partitions", names)
-		s.request(t, &SnapshotRequest{own: true, Where: "tableoid in (" + strings.Join(come, ", ") + ")"})
+		s.request(t, &SnapshotRequest{own: true, Where: inPartitions(come...)})
 	}
 	if len(silent) > 0 && !slices.Equal(wereSilent, silent) {
 		s.tellSilent(t.catalog)
@@ -87,24 +88,49 @@ func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
 
 // partition is called for a row of t before which the Relation message of leaf came last: that of the partition which it is in, where it is in one.
 // Of one that was attached since somebody looked, the watcher would tell too late: an UPDATE that does not carry every value, of a row of before,
-// would stand in the topic of a table all of whose rows are said to be there. Those that are published one by one are left to the watcher, who
-// has them published first; so are those that have had no WAL, and one that was attached in the transaction of the row, if that is not visible yet.
+// would stand in the topic of a table all of whose rows are said to be there. What else there is to do is left to the watcher where partitions are
+// published one by one, as he has them published first, where one has had no WAL, and where the row's transaction itself has attached it and is
+// not visible yet: then the rows are read, no more.
+//
+// The catalog is asked once of each partition for all that the stream has up to there: of one that is dropped since, thousands of Relation
+// messages may come. Rows without key carry every value, or none of them would be captured.
 func (s *session) partition(ctx context.Context, t *table, leaf schema.OID) error {
-	if t.catalog == nil || !t.catalog.Partitioned || leaf == t.catalog.Relation.OID || t.progress.Level != string(catalog.All) ||
-		t.progress.Parts || slices.Contains(t.progress.Leaves, uint32(leaf)) {
+	if t.catalog == nil || !t.catalog.Partitioned || leaf == t.catalog.Relation.OID || t.progress.Level != string(catalog.All) || len(t.pub.Relation.Key) == 0 ||
+		slices.Contains(t.progress.Leaves, uint32(leaf)) || s.tx.CommitLSN <= t.asked[leaf] {
 		return nil
 	}
-	done := s.stage.Hand(s.others.read, waitSource)
-	known, err := s.catalog.Table(ctx, t.catalog.Relation.OID)
-	done()
-	if err != nil || known == nil || known.Level != catalog.All || known.FullLeaves || t.catalog.FullLeaves || !slices.Equal(oids(known.Silent), t.progress.Silent) {
+	defer s.stage.Hand(s.others.read, waitSource)()
+	oldest, err := s.catalog.OldestTransaction(ctx)
+	if err != nil {
 		return err
 	}
-	t.catalog.Leaves, t.catalog.Silent = known.Leaves, known.Silent
-	s.partitions(t, 0, 0)
-	t.told = slices.Clone(t.progress.Leaves)
+	known, err := s.catalog.Table(ctx, t.catalog.Relation.OID)
+	if err != nil || known == nil {
+		return err
+	}
+	at, err := s.catalog.WALPosition(ctx)
+	if err != nil {
+		return err
+	}
+	if maps.DeleteFunc(t.asked, func(_ schema.OID, at change.LSN) bool { return at < s.tx.CommitLSN }); t.asked == nil {
+		t.asked = map[schema.OID]change.LSN{}
+	}
+	t.asked[leaf] = at
+	there := slices.Contains(oids(known.Leaves), uint32(leaf))
+	switch apart := t.progress.Parts || known.FullLeaves || t.catalog.FullLeaves; {
+	case !there && int32(s.tx.XID-oldest) < 0: // it is gone since: whoever wrote to it saw it attached, and is visible //nolint:gosec // the wrap-around is meant
+	case there && !apart && known.Level == catalog.All && slices.Equal(oids(known.Silent), t.progress.Silent):
+		t.catalog.Leaves, t.catalog.Silent = known.Leaves, known.Silent
+		s.partitions(t, 0, 0)
+		t.told = slices.Clone(t.progress.Leaves)
+	case s.config.Snapshot.Mode != "never": // else the watcher tells
+		s.request(t, &SnapshotRequest{own: true, Where: inPartitions(fmt.Sprint(leaf))})
+	}
 	return nil
 }
+
+// inPartitions is the condition of the rows of some partitions.
+func inPartitions(oids ...string) string { return "tableoid in (" + strings.Join(oids, ", ") + ")" }
 
 // tellSilent says of which partitions nothing comes but with a read.
 func (s *session) tellSilent(t *catalog.Table) {

@@ -1,10 +1,15 @@
 package capture
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
@@ -271,6 +276,83 @@ func TestRowTellsOfItsPartition(t *testing.T) {
 			}
 		}
 		must(t, stop())
+	}
+}
+
+// So it does in the transaction that attaches it, which nobody sees yet, and where partitions are published one by one.
+func TestRowTellsOfItsPartitionUnseen(t *testing.T) {
+	if mutated {
+		t.Skip("with the rule dropped every read counts")
+	}
+	for _, major := range pgtest.Majors(t) {
+		r := newRig(t, major, kafkatest.Fake(t), "")
+		r.own(major, map[string]string{"synchronous_standby_names": "nobody"})
+		r.exec(`set synchronous_commit = local`)
+		for _, root := range []string{"whole", "apart"} {
+			r.exec(fmt.Sprintf(`create table %[1]s (id int primary key, a text, b int) partition by range (id); create table %[1]s_0 partition of %[1]s for values from (0) to (10); insert into %[1]s values (1, 'a', 1);
+				create table %[1]s_1 (id int primary key, a text, b int); alter table %[1]s_1 alter a set storage external; insert into %[1]s_1 select i, repeat('x', 3000), i from generate_series(10, 19) i`, root))
+		}
+		r.exec(`alter table apart_0 replica identity full`)
+		r.config.Source.Refresh = time.Hour
+		_, stop := r.start()
+		r.fence()
+		writer := r.connect()
+		written := make(chan error, 1)
+		go func() {
+			_, err := writer.Exec(context.Background(), `begin; alter table whole attach partition whole_1 for values from (10) to (20); alter table apart attach partition apart_1 for values from (10) to (20);
+				update whole set b = 0 where id = 10; update apart set b = 0 where id = 10; commit`)
+			written <- err
+		}()
+		for _, root := range []string{"whole", "apart"} {
+			eventually(t, "the invisible update is published", func() bool {
+				return slices.ContainsFunc(r.read("public", root).events, func(ev string) bool { return strings.HasPrefix(ev, "u ") })
+			})
+			if p := r.tableProgress("public." + root); p.Done {
+				t.Errorf("progress says that all rows of %s are there: %+v", root, p)
+			}
+		}
+		r.exec(`alter system set synchronous_standby_names = ''`)
+		r.exec(`select pg_reload_conf()`)
+		if err := <-written; err != nil && !errors.As(err, new(*pgconn.PgError)) {
+			t.Error(err)
+		}
+		r.fence()
+		r.same("public", "whole")
+		r.same("public", "apart")
+		must(t, stop())
+	}
+}
+
+// Of a partition that is dropped since, however often the stream brings what it looked like, the catalog is asked once.
+func TestDroppedPartitionIsAskedForOnce(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), "")
+	r.own(0, nil)
+	r.exec(`create table root (id int primary key) partition by range (id); create table root_0 partition of root for values from (0) to (1000)`)
+	r.config.Source.Refresh, r.config.Source.Heartbeat = time.Hour, 0
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	const times = 100
+	for i := range times {
+		r.exec(fmt.Sprintf(`alter table root_0 set (fillfactor = %d); insert into root values (%[1]d)`, 10+i%90))
+		r.exec(fmt.Sprintf(`delete from root where id = %d`, 10+i%90))
+	}
+	r.exec(`drop table root_0`)
+	statements := func() (n int) {
+		eventually(t, "no connection is open that may not have counted", func() bool {
+			var open int
+			must(t, r.conn.QueryRow(t.Context(), `select count(*) from pg_stat_activity where application_name like 'tributary%'`).Scan(&open))
+			return open == 0
+		})
+		must(t, r.conn.QueryRow(t.Context(), `select xact_commit from pg_stat_database where datname = current_database()`).Scan(&n))
+		return n
+	}
+	before := statements()
+	_, stop = r.start()
+	r.fence()
+	must(t, stop())
+	if n := statements() - before; n > 3*times {
+		t.Errorf("%d statements at the source for %d Relation messages of one partition", n, times)
 	}
 }
 

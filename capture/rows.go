@@ -36,7 +36,8 @@ func (s *session) relation(data []byte) {
 
 // publish has an event of the table with this OID published by do, if it is captured and not held.
 func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) error) error {
-	t := s.tables[oid]
+	t, leaf := s.tables[oid], s.related
+	s.related = 0
 	if t == nil {
 		return &trouble.Error{
 			Code: trouble.StreamBroken, Op: "decode", Subject: fmt.Sprintf("a row of the transaction that commits at %s", s.tx.CommitLSN),
@@ -59,8 +60,7 @@ func (s *session) publish(ctx context.Context, oid schema.OID, do func(*table) e
 		s.meter.skipped.WithLabelValues(skipLeftOut).Inc()
 		return nil
 	}
-	leaf := s.related
-	if s.related = 0; leaf != 0 {
+	if leaf != 0 {
 		if err := s.partition(ctx, t, leaf); err != nil {
 			return err
 		}
@@ -280,6 +280,7 @@ func keyChanged(rel *schema.Relation, row *pgoutput.Row) bool {
 
 // truncate publishes a Truncate of one or several tables.
 func (s *session) truncate(ctx context.Context) error {
+	s.related = 0 // it may be of another of them
 	for _, oid := range slices.Clone(s.decode.Truncate.OIDs) {
 		if err := s.publish(ctx, oid, func(t *table) error { return s.truncateOf(ctx, t) }); err != nil {
 			return err

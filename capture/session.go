@@ -72,7 +72,7 @@ type session struct {
 	livelyAt    time.Time           // when something was published last, or the server asked
 	changed     map[schema.OID]bool // tables whose progress has changed since
 	altered     []*table            // those with an alteration to come
-	related     schema.OID          // of the Relation message that came last, until a row has come; 0: none has since
+	related     schema.OID          // of the Relation message that came right before the row; 0: none did
 	fences      []string            // reached since
 	requests    []SnapshotRequest   // of the current transaction
 	alarms      alarms
@@ -108,15 +108,16 @@ type table struct {
 	pending  []byte         // a newer Relation message, resolved when the first row needs it
 	schema   string         // what the table's schema is called now, where pending is no newer message; "" where it is
 	progress record.TableProgress
-	seen     *schema.Relation // the version that the stream was at last; pub may be ahead of it, see alter.go
-	seenAt   change.LSN       // commit LSN of the row that told of it; 0 where none has
-	lacked   change.LSN       // commit LSN of the transaction of which a row came without its old values last
-	missed   bool             // it has left the captured names, and rows of it were left out
-	later    *table           // that has by now the name under which t is published, see alter.go; nil where none is known
-	altered  *alteration      // what the watcher has found changed, until the stream is there
-	told     []uint32         // the partitions that it has as a row told: what the watcher tells next may be older
-	snapshot *tableSnapshot   // nil when there is nothing to be read
-	read     *TableSnapshot   // the read that has ended last; nil where none has
+	seen     *schema.Relation          // the version that the stream was at last; pub may be ahead of it, see alter.go
+	seenAt   change.LSN                // commit LSN of the row that told of it; 0 where none has
+	lacked   change.LSN                // commit LSN of the transaction of which a row came without its old values last
+	missed   bool                      // it has left the captured names, and rows of it were left out
+	later    *table                    // that has by now the name under which t is published, see alter.go; nil where none is known
+	altered  *alteration               // what the watcher has found changed, until the stream is there
+	told     []uint32                  // the partitions that it has as a row told: what the watcher tells next may be older
+	asked    map[schema.OID]change.LSN // up to where the catalog has said of partitions what they are
+	snapshot *tableSnapshot            // nil when there is nothing to be read
+	read     *TableSnapshot            // the read that has ended last; nil where none has
 
 	counters  *counters
 	txOrdinal uint64     // events of the table in the current transaction

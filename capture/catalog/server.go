@@ -213,6 +213,15 @@ func (c *Catalog) WALPosition(ctx context.Context) (at change.LSN, err error) {
 
 const walSQL = `select ((case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end) - '0/0')::int8`
 
+// OldestTransaction gives an id before which every transaction has ended.
+func (c *Catalog) OldestTransaction(ctx context.Context) (uint32, error) {
+	var xmin int64
+	if err := c.conn.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::int8`).Scan(&xmin); err != nil {
+		return 0, Unreachable("ask the running transactions of", "source", err)
+	}
+	return uint32(xmin), nil //nolint:gosec // the low half is what the WAL has
+}
+
 // NewestTransaction gives an id that is not below that of any transaction which has begun.
 func (c *Catalog) NewestTransaction(ctx context.Context) (uint32, error) {
 	// One of its own: the end of a snapshot is behind the last that has ended, not behind all that run. It writes nothing that is waited for.
