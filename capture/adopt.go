@@ -142,8 +142,9 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if !isKnown {
 		was = record.TableProgress{}
 	}
-	raised := isKnown && was.Level == string(catalog.InsertOnly) && known.Level == catalog.All
 	fresh := newProgress(known)
+	// Events are missing: those that were not captured at the level before, or what somebody had left out of its publication.
+	lacks := isKnown && was.Level != fresh.Level && (was.Level == string(catalog.InsertOnly) || known.Member != 0 && alteredSince(&was, known))
 	if was.Level != fresh.Level {
 		was.Member, was.Published, was.Parts = fresh.Member, fresh.Published, fresh.Parts
 	}
@@ -173,7 +174,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.log.Warn("a topic was deleted and made anew: its table is read again", "table", t.name(), "topic", t.pub.Topic())
 		t.progress.Asked = was.Asked // whose rows come with it
 		s.want(t, after, true)
-	case isKnown && was.Done && !raised:
+	case isKnown && was.Done && !lacks:
 		t.progress = was
 	case s.config.Snapshot.Mode == "never" && was.Asked == "":
 		t.progress.Done = true
@@ -182,11 +183,11 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 			t.progress.Done, t.progress.Ranges, t.progress.RangesKey = false, single, was.RangesKey
 			s.want(t, after, false)
 		}
-	case isKnown && !raised:
+	case isKnown && !lacks:
 		t.progress = was
 		s.want(t, after, was.Reload || len(known.Relation.Key) == 0)
 	default:
-		s.want(t, after, raised || s.pub.Holds(t.pub))
+		s.want(t, after, lacks || s.pub.Holds(t.pub))
 	}
 	if t.snapshot != nil && t.progress.Reload {
 		t.snapshot.from = asOf

@@ -8,6 +8,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
+	"github.com/tributary-cdc/tributary/schema/record"
 )
 
 // DDL is not in the stream. A Relation message says that a table has other columns from its place on, but only when a
@@ -230,19 +231,20 @@ func (s *session) overtaken(ctx context.Context, t *table) error {
 //
 // Nor can it be told that he has set what was set already, or has given it another owner: who does that may have done the other before.
 //
+// Where the table itself goes to the other publication, by its level or as its partitions are published one by one from now on, its place says
+// nothing; that the one where it was has been altered does.
+//
 // The read waits until the stream has come to where the catalog was read: before that the table may still have what was left of it.
 func (s *session) remember(t *table, after uint32, asOf change.LSN) {
 	p, is := &t.progress, t.catalog
 	if p.Member == is.Member && p.Published == is.Published && p.Parts == is.FullLeaves || is.Member == 0 {
 		return
 	}
-	byUs := p.Member == 0 || p.Parts != is.FullLeaves // it is new, or was moved
-	member := p.Member == is.Member
-	// Where capture was older, it is not known whether the publication has been altered.
-	same := member && (p.Published == 0 || p.Published == is.Published)
+	member := p.Member == is.Member || p.Parts != is.FullLeaves
+	same := p.Member == 0 || member && !alteredSince(p, is)
 	p.Member, p.Published, p.Parts = is.Member, is.Published, is.FullLeaves
 	s.changed[is.Relation.OID] = true
-	if byUs || same || p.Held != nil || t.pub == nil {
+	if same || p.Held != nil || t.pub == nil {
 		return
 	}
 	reason := "somebody has changed what its publication has of it"
@@ -253,6 +255,11 @@ func (s *session) remember(t *table, after uint32, asOf change.LSN) {
 	if t.snapshot != nil {
 		t.snapshot.after, t.snapshot.from = after, asOf
 	}
+}
+
+// alteredSince says whether the publication that had a table, as its progress says, was altered. Where capture was older that is not known.
+func alteredSince(was *record.TableProgress, is *catalog.Table) bool {
+	return was.Published != 0 && was.Published != is.PublishedAs(catalog.Level(was.Level), was.Parts)
 }
 
 // reread says why rows of a table that went from one version to the next may hold what was never sent, "" if they cannot.

@@ -88,6 +88,29 @@ func TestLockOfATableThatLeavesAPublication(t *testing.T) {
 	}
 }
 
+// TestPublicationIsAlteredBesideItsTable: somebody has a publication publish less for a while, and in the same moment a table of it loses its identity, or
+// has its partitions published one by one from then on, and so its place: what was not published meanwhile comes all the same.
+func TestPublicationIsAlteredBesideItsTable(t *testing.T) {
+	for _, away := range []bool{true, false} {
+		r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key, v text); insert into item select i, 'old' from generate_series(1, 5) i; create table calm (id int primary key); insert into calm values (1);
+			create table root (id int primary key, v text) partition by range (id); create table root_0 partition of root for values from (0) to (10); insert into root select i, 'old' from generate_series(1, 5) i`)
+		_, stop := r.start()
+		r.fence()
+		if away {
+			must(t, stop())
+		}
+		publication := r.config.Source.publications().Full
+		r.exec("begin; alter publication " + publication + " set (publish = 'update'); insert into item values (6, 'unseen'); insert into root values (6, 'unseen'); delete from root where id = 1; alter publication " + publication +
+			" set (publish = 'insert, update, delete, truncate'); alter table item replica identity nothing; alter table root_0 replica identity full; commit")
+		if away {
+			_, stop = r.start()
+		}
+		r.settles("item")
+		r.settles("root")
+		must(t, stop())
+	}
+}
+
 // TestLockThatIsGoneIsForgotten: a new table was locked, and is dropped: so the catalog is as it was. The next lock, an hour later, is a new one.
 func TestLockThatIsGoneIsForgotten(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), `create table item (id int primary key)`)

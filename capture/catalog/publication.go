@@ -137,16 +137,24 @@ func (c *Catalog) ensure(ctx context.Context, p Publications, tables []*Table) e
 		return err
 	}
 	for _, t := range tables {
-		is := as[p.Full]
 		if t.Member = rows[t.Relation.OID]; t.FullLeaves { // it is in both, in parts: those come and go
-			t.Member += is.oid
-			is.xmin += as[p.Insert].xmin
-		} else if t.Level == InsertOnly {
-			is = as[p.Insert]
+			t.Member += as[p.Full].oid
 		}
-		t.Published = is.xmin
+		t.altered.full, t.altered.insert = as[p.Full].xmin, as[p.Insert].xmin
+		t.Published = t.PublishedAs(t.Level, t.FullLeaves)
 	}
 	return c.findEmpty(ctx, tables) // not before: who has written to a partition by now may have done so before it was published
+}
+
+// PublishedAs is Published if the table were published as it was before: at a level, and its partitions one by one or not. Only Ensure finds it out.
+func (t *Table) PublishedAs(level Level, parts bool) uint32 {
+	switch {
+	case level == InsertOnly:
+		return t.altered.insert
+	case parts:
+		return t.altered.full + t.altered.insert
+	}
+	return t.altered.full
 }
 
 // alter has do alter the publication called name in a transaction that waits for no lock longer than a few seconds.

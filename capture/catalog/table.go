@@ -45,6 +45,7 @@ type Table struct {
 	// Published is another number when its publication was altered, by whomever: what it publishes of its tables, or whose it is; 0:
 	// that is not known. Only Ensure finds it out.
 	Published uint32
+	altered   struct{ full, insert uint32 } // what Published is made of
 	// Silent are its partitions whose rows are in no WAL, unlogged and foreign ones: none of Leaves. A read of all rows has theirs.
 	Silent []Leaf
 	// FullLeaves says that the partitions are published each by itself for UPDATE and DELETE, see Publications.
