@@ -242,6 +242,7 @@ func (s *session) settle(ctx context.Context, t *table) error {
 			continue
 		}
 		s.readable(t)
+		snap.unseen = unseen{}
 		for _, n := range w.touched {
 			switch {
 			case w.chunk.Visibility.Sees(n.xid):
@@ -284,7 +285,12 @@ func (s *session) again(snap *tableSnapshot, err error) {
 	s.meter.chunks.WithLabelValues(chunkReread).Inc()
 	snap.rereads++
 	snap.notBefore = time.Now().Add(unseenPause(max(snap.unseen.reads-1, 0)))
-	if err != nil && snap.rereads > 1 && errors.Is(err, snapshot.ErrSchemaChanged) {
+	if err == nil || !errors.Is(err, snapshot.ErrSchemaChanged) {
+		return
+	}
+	snap.waits(false)
+	snap.unseen.altered = true
+	if snap.rereads > 1 {
 		snap.notBefore = time.Now().Add(alteredPause)
 	}
 }

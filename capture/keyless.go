@@ -70,7 +70,7 @@ func (s *session) holdEnded(t *table) error {
 	h := t.snapshot.hold
 	switch {
 	case h.err == nil && h.begun:
-		h.drained = true
+		h.drained, t.snapshot.unseen = true, unseen{}
 		s.readable(t)
 		return nil
 	case errors.Is(h.err, errNotYet), errors.Is(h.err, snapshot.ErrSchemaChanged): // of the latter the server may tell with a snapshot that counts

@@ -251,13 +251,13 @@ var moments = map[string]func(at time.Time) *shown{
 		s.st.Tables[0].Snapshot = &TableSnapshot{State: readDone, RowsPerSecond: 9000, EndedAt: at.Add(-20 * time.Minute).UTC()}
 		return s
 	},
-	"rereads": func(at time.Time) *shown { // of a commit that waits for a standby, and of a transaction that is open
+	"rereads": func(at time.Time) *shown { // of a commit that waits for a standby, of a transaction that is open, and of an alteration
 		s := calm(at)
-		s.st.Snapshot = SnapshotStatus{TablesDone: 3, Tables: 5, Rows: 14_021_224, TablesReading: 2}
-		for i := range 2 {
+		s.st.Snapshot = SnapshotStatus{TablesDone: 2, Tables: 5, Rows: 14_021_224, TablesReading: 3}
+		for i := range 3 {
 			t := &s.st.Tables[2+i]
 			t.State, t.SnapshotRows = service.StateSnapshotting, 2_118_004
-			t.Snapshot = &TableSnapshot{State: readReading, BeganAt: at.Add(-150 * time.Second).UTC(), Rereads: 412, Unseen: 5 + 404*i, UnseenSince: at.Add(-time.Duration(6+30*i) * time.Second).UTC(), UnseenCommitted: i == 1}
+			t.Snapshot = &TableSnapshot{State: readReading, BeganAt: at.Add(-150 * time.Second).UTC(), Rereads: 412, Unseen: 5 + 201*i, UnseenSince: at.Add(-time.Duration(6+30*i) * time.Second).UTC(), UnseenCommitted: i == 1, UnseenAltered: i == 2}
 		}
 		s.st.Oldest = &OpenTransaction{PID: 4711, Application: "psql", User: "ada", Since: at.Add(-8 * time.Minute).UTC()}
 		return s

@@ -190,6 +190,7 @@ type TableSnapshot struct {
 	Unseen          int       `json:"unseen_reads,omitempty"`
 	UnseenSince     time.Time `json:"unseen_since,omitzero"`
 	UnseenCommitted bool      `json:"unseen_committed,omitempty"`
+	UnseenAltered   bool      `json:"unseen_altered,omitempty"` // the table has been altered, and the stream has not come to that
 	By              string    `json:"asked_by,omitempty"`
 	BeganAt         time.Time `json:"began_at,omitzero"`
 	EndedAt         time.Time `json:"ended_at,omitzero"`
@@ -404,7 +405,7 @@ func (c *Capture) publishStatus(s *session) {
 func (snap *tableSnapshot) tell(rows int64, done bool) *TableSnapshot {
 	told := &TableSnapshot{State: readWaiting, Rereads: snap.rereads, By: snap.by, BeganAt: snap.began.UTC()}
 	if u := &snap.unseen; u.reads > 0 && !done {
-		told.Unseen, told.UnseenSince, told.UnseenCommitted = u.reads, u.since.UTC(), u.committed
+		told.Unseen, told.UnseenSince, told.UnseenCommitted, told.UnseenAltered = u.reads, u.since.UTC(), u.committed, u.altered
 	}
 	switch {
 	case done:

@@ -119,6 +119,7 @@ type unseen struct {
 	reads     int
 	since     time.Time
 	committed bool // the newest lacked one whose commit is published: it is not visible before a standby has it, say
+	altered   bool // the newest found the table altered, and the stream has not come to that
 }
 
 // counts says whether a read under seen may be published (rule 3), and notes in a row how many may not.
@@ -128,7 +129,9 @@ func (s *session) counts(seen *snapshot.Visibility, opened uint64, snap *tableSn
 	}
 	sees := s.recent.seenBy(seen, opened)
 	if sees && (!s.chunks.any || seen.Finished(s.chunks.finished)) && (snap.after == 0 || seen.Finished(snap.after)) {
-		snap.unseen = unseen{}
+		if !snap.unseen.altered { // of which a read may find out behind that
+			snap.unseen = unseen{}
+		}
 		return true
 	}
 	snap.waits(!sees)
@@ -140,5 +143,5 @@ func (snap *tableSnapshot) waits(committed bool) {
 	if snap.unseen.reads == 0 {
 		snap.unseen.since = time.Now()
 	}
-	snap.unseen.reads, snap.unseen.committed = snap.unseen.reads+1, committed
+	snap.unseen.reads, snap.unseen.committed, snap.unseen.altered = snap.unseen.reads+1, committed, false
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tributary-cdc/tributary/capture/snapshot"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
@@ -164,6 +165,24 @@ func TestEndIsAskedForLessOften(t *testing.T) {
 	}
 	if s.chunks.idle != 3 {
 		t.Errorf("%d readers are idle", s.chunks.idle)
+	}
+}
+
+// A table that is altered, of which rows of before come still, is read again and again until the stream is there: it is told that it waits for that.
+func TestRereadsForAnAlteration(t *testing.T) {
+	s := &session{meter: newMeter("shop", false)}
+	for _, keyless := range []bool{false, true} {
+		snap := &tableSnapshot{}
+		for range rereadsTold {
+			if keyless { // whose snapshot counts before its read finds out
+				s.counts(&snapshot.Visibility{}, 0, snap)
+			}
+			s.again(snap, fmt.Errorf("read: %w", snapshot.ErrSchemaChanged))
+		}
+		st := Status{Source: "shop", Tables: []TableStatus{{Table: "public.b", Snapshot: snap.tell(0, false)}}}
+		if st.judge(time.Now().Add(service.WaitingAfter), 0); len(st.Needs) != 1 || st.Needs[0].Code != trouble.SnapshotRereads || st.Needs[0].Urgent || !strings.Contains(st.Needs[0].Why, "has been altered since") {
+			t.Errorf("keyless %t: %+v", keyless, st.Needs)
+		}
 	}
 }
 

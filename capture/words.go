@@ -194,6 +194,12 @@ func (st *Status) rereads(t *TableStatus) service.Need {
 		What: fmt.Sprintf("a chunk of %s was read %s, and none counts", t.Table, service.Plural(t.Snapshot.Unseen, "time")),
 	}
 	switch {
+	case t.Snapshot.UnseenAltered:
+		n.Why = "the table has been altered since, and the stream of changes has not come to that: until then the rows do not have the columns that it knows"
+		n.Do = service.Steps("wait: its rows count when the stream is there")
+		if st.LagSeconds > 0 {
+			n.Why += "; it is " + service.FormatSeconds(st.LagSeconds) + " behind"
+		}
 	case t.Snapshot.UnseenCommitted:
 		n.Why = "a commit that is published already stays invisible to reads: it waits for a synchronous standby"
 		n.Do = service.Steps("mend the standby that does not answer, or take it out of synchronous_standby_names; who answers, and how late: " +
