@@ -69,6 +69,7 @@ type Capture struct {
 	refused  publish.Refusals
 	ready    func(missing ...string) // tells /readyz what is missing
 	lacks    func(missing ...string) // what may be missing for a while, see service.Server
+	letIn    bool                    // the source was connected to
 	streamed bool                    // a session has been up
 	stays    func(error)             // not nil: what no retry mends is told to it, and does not end Run
 	tracer   *tracing.Tracer         // nil: no traces
@@ -206,7 +207,7 @@ func (c *Capture) sessions(ctx context.Context) error {
 			c.log.Warn("another instance has taken over", service.Err(err))
 			continue // and wait for it to go
 		}
-		err = c.config.Kafka.Grant(err, c.rights())
+		err = c.unusable(c.config.Kafka.Grant(err, c.rights()))
 		c.note(err)
 		if refusal, refused := c.refusedOne(err); refused {
 			c.refused.Add(refusal) // the next session holds that table
@@ -258,6 +259,20 @@ func (c *Capture) refusedOne(err error) (refusal *publish.Refusal, is bool) {
 func (c *Capture) stopsBy(err error) bool {
 	_, refused := c.refusedOne(err)
 	return !refused && !moved(err) && !retry.Transient(err) && (!c.streamed || !retry.Waits(err))
+}
+
+// unusable has the trouble of a connection string that cannot be had or used be one of a login, where it was good before: it, or a file
+// that it names, is being replaced. A configuration that is wrong ends a capture, and what starts services does not start it again.
+func (c *Capture) unusable(err error) error {
+	t, ok := errors.AsType[*trouble.Error](err)
+	if !ok || !c.letIn || t.Subject != dsnKey && !errors.Is(err, postgres.ErrConnString) {
+		return err
+	}
+	return &trouble.Error{
+		Code: trouble.SourceRights, Op: t.Op, Subject: t.Subject, Cause: t.Cause,
+		Means: "nothing is lost: the source keeps the WAL that is still to be published",
+		Hint:  "see to source.dsn, and to the files that it names (sslcert, sslkey, sslrootcert): they are read again for each connection, without a restart",
+	}
 }
 
 // moved says whether a table was dropped, or got another name, between the look at the catalog and the statement that publishes it: the next

@@ -31,6 +31,7 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 		return err
 	}
 	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
+	c.letIn = true
 	server, err := cat.Server(ctx)
 	if err != nil {
 		return err

@@ -22,10 +22,13 @@ import (
 	"github.com/tributary-cdc/tributary/schema/record"
 )
 
+// dsnKey is what the configuration calls the connection string.
+const dsnKey = "source.dsn"
+
 func (c *Capture) dsn() (string, error) {
 	dsn, err := c.config.Source.DSN.Reveal()
 	if err != nil {
-		return "", &trouble.Error{Code: trouble.Config, Op: "read", Subject: "source.dsn", Cause: err, Means: "nothing was attempted", Hint: "env:NAME is a variable of the environment of this process, file:/path a file that it may read"}
+		return "", &trouble.Error{Code: trouble.Config, Op: "read", Subject: dsnKey, Cause: err, Means: "nothing was attempted", Hint: "env:NAME is a variable of the environment of this process, file:/path a file that it may read"}
 	}
 	return dsn, nil
 }

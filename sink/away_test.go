@@ -2,13 +2,17 @@ package sink_test
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/certtest"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/service"
@@ -82,6 +86,57 @@ func TestWarehouseAway(t *testing.T) {
 	}
 	w.conn = w.connect(w.dsn)
 	w.loaded(shop, 200)
+}
+
+// TestFilesBeingReplaced: a sink that was let in waits while what it connects with is being replaced, and holds nothing: a certificate is
+// there whose key is not yet, or the file of the connection string is not. Who starts so ends.
+func TestFilesBeingReplaced(t *testing.T) {
+	w := newWorld(t)
+	authority := certtest.New(t)
+	pair, next := authority.Issue(t, "sink"), authority.Issue(t, "sink")
+	file := filepath.Join(t.TempDir(), "dsn")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(file, []byte(strings.Replace(w.dsn, "sslmode=disable", "sslmode=prefer&sslcert="+pair.Cert+"&sslkey="+pair.Key, 1)), 0o600))
+	w.cfg.Warehouse.DSN = config.Secret("file:" + file)
+	shop, item := w.source("shop"), relation("item", "id integer key")
+	s := w.start(w.cfg)
+	shop.tx(ins(item, 1))
+	w.complete(shop)
+	n := 1
+	for what, step := range map[string]struct{ begin, end func() }{
+		"another certificate": {func() { certtest.Copy(t, next.Cert, pair.Cert) }, func() { certtest.Copy(t, next.Key, pair.Key) }},
+		"no file":             {func() { must(os.Rename(file, file+".old")) }, func() { must(os.Rename(file+".old", file)) }},
+	} {
+		step.begin()
+		w.exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'tributary%'`)
+		n++
+		shop.tx(ins(item, n))
+		for _, who := range []string{"supervision", "warehouse"} { // a worker, too
+			w.eventually(true, func() any {
+				return slices.ContainsFunc(s.Status().Waiting, func(wait sink.Waiting) bool {
+					return wait.For == who && wait.Code == string(trouble.WarehouseRights)
+				})
+			})
+		}
+		step.end()
+		w.complete(shop)
+		if held := w.query(`SELECT topic FROM tributary.quarantine`); len(held) != 0 {
+			t.Errorf("%s: it holds %q", what, held)
+		}
+	}
+	w.rows(`SELECT id FROM public.item ORDER BY id`, "1", "2", "3")
+	s.stop()
+	certtest.Copy(t, authority.Issue(t, "sink").Cert, pair.Cert)
+	again, err := sink.New(w.cfg, slog.New(slog.DiscardHandler))
+	must(err)
+	if err := again.Run(t.Context()); trouble.CodeOf(err) != trouble.Config {
+		t.Errorf("a start ends with %v, want %s", err, trouble.Config)
+	}
 }
 
 // noRoom has what is written to a table fail as on a full disk, until room is called.

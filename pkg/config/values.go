@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,21 +18,24 @@ type Secret string
 
 const hidden = "***"
 
+// ErrSecret says that what a secret stands for cannot be had: its file may be being replaced.
+var ErrSecret = errors.New("read secret")
+
 // Reveal gives the secret: "file:/path" is read at each call, so that a rotated file is taken up without a restart (one
-// trailing line break is cut), "env:NAME" is looked up, anything else stands for itself. The error never holds the
-// secret.
+// trailing line break is cut), "env:NAME" is looked up, anything else stands for itself. The error is an ErrSecret, and never
+// holds the secret.
 func (s Secret) Reveal() (string, error) {
 	if path, ok := strings.CutPrefix(string(s), "file:"); ok {
 		content, err := os.ReadFile(path)
 		if err != nil {
-			return "", fmt.Errorf("read secret: %w", err)
+			return "", fmt.Errorf("%w: %w", ErrSecret, err)
 		}
 		return strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), "\r"), nil
 	}
 	if name, ok := strings.CutPrefix(string(s), "env:"); ok {
 		value, set := os.LookupEnv(name)
 		if !set {
-			return "", fmt.Errorf("read secret: environment variable %q is not set", name)
+			return "", fmt.Errorf("%w: environment variable %q is not set", ErrSecret, name)
 		}
 		return value, nil
 	}

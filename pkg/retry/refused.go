@@ -16,8 +16,8 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
-// Refused says whether the other side does not let us in, or we do not trust it: login, certificate, or no TLS where it is
-// wanted. No waiting mends that, and at a start it ends a service. But a password or certificate that is being replaced
+// Refused says whether the other side does not let us in, or we do not trust it, or have not what we would be let in with: login,
+// certificate, or no TLS where it is wanted. No waiting mends that, and at a start it ends a service. But a password or certificate that is being replaced
 // looks like this for a moment: who has been let in before waits.
 func Refused(err error) bool {
 	if state := postgres.SQLState(err); strings.HasPrefix(state, "28") {
@@ -31,6 +31,9 @@ func Refused(err error) bool {
 	switch trouble.CodeOf(err) {
 	case trouble.KafkaAuth, trouble.RegistryAuth:
 		return true
+	}
+	if errors.Is(err, postgres.ErrConnString) || errors.Is(err, config.ErrSecret) {
+		return true // a certificate is there, its key is not yet; or what holds the password is away
 	}
 	return tlsFault(err) != trusted
 }

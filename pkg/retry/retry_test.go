@@ -95,6 +95,22 @@ func TestTransient(t *testing.T) {
 	is(false, &trouble.Error{Code: trouble.KafkaUnreachable, Op: "x", Cause: context.Canceled})
 }
 
+// TestWaits: who was let in waits where it is refused, or cannot have what it would be let in with; who was not does not.
+func TestWaits(t *testing.T) {
+	_, noFile := config.Secret("file:/absent").Reveal()
+	_, noVariable := config.Secret("env:ABSENT_VARIABLE_OF_TEST").Reveal()
+	_, noKey := postgres.ParseConfig("postgres://h/d?sslmode=require&sslcert=/absent.pem&sslkey=/absent.pem", "test")
+	for _, err := range []error{noFile, noVariable, noKey, state("28P01"), &net.OpError{Op: "dial", Err: config.ErrTLSFiles}} {
+		err = &trouble.Error{Code: trouble.Config, Op: "connect", Cause: err}
+		if Transient(err) || !Refused(err) || !Waits(err) {
+			t.Errorf("%v: transient %v, refused %v", err, Transient(err), Refused(err))
+		}
+	}
+	if err := (&trouble.Error{Code: trouble.Config, Op: "apply", Cause: errors.New("columns")}); Waits(err) {
+		t.Errorf("%v is waited for", err)
+	}
+}
+
 // TestTransientConnections: the errors of real attempts, as the libraries wrap them.
 func TestTransientConnections(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,6 +39,8 @@ type Config struct {
 // Warehouse is one target database as seen by one group. It is safe for concurrent use.
 type Warehouse struct {
 	cfg Config
+
+	letIn atomic.Bool // it was connected to
 
 	mu      sync.Mutex
 	targets map[any]*Target // by *rule.Plan
@@ -62,7 +65,7 @@ const maxApplicationName = 63
 func (w *Warehouse) connect(ctx context.Context) (*pgx.Conn, error) {
 	dsn, err := w.cfg.DSN()
 	if err != nil {
-		return nil, &trouble.Error{Code: trouble.Config, Op: "read", Subject: "warehouse.dsn", Cause: err, Means: "nothing was attempted", Hint: "env:NAME is a variable of the environment of this process, file:/path a file that it may read"}
+		return nil, w.unusable(&trouble.Error{Code: trouble.Config, Op: "read", Subject: "warehouse.dsn", Cause: err, Means: "nothing was attempted", Hint: "env:NAME is a variable of the environment of this process, file:/path a file that it may read"})
 	}
 	name := w.application()
 	conn, err := postgres.Connect(ctx, dsn, name[:min(len(name), maxApplicationName)], func(c *pgx.ConnConfig) {
@@ -78,7 +81,18 @@ func (w *Warehouse) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, w.troubled("connect to warehouse", postgres.Redact(dsn), postgres.Unnamed(err))
 	}
+	w.letIn.Store(true)
 	return conn, nil
+}
+
+// unusable has the trouble of a connection string that cannot be had or used be one of a login, where it was good before: it, or a file
+// that it names, is being replaced. A configuration that is wrong ends a sink, and what starts services does not start it again.
+func (w *Warehouse) unusable(t *trouble.Error) *trouble.Error {
+	if w.letIn.Load() {
+		t.Code, t.Means = trouble.WarehouseRights, "nothing is lost: Kafka keeps the changes, and the sink goes on by itself"
+		t.Hint = "see to warehouse.dsn, and to the files that it names (sslcert, sslkey, sslrootcert): they are read again for each connection, without a restart"
+	}
+	return t
 }
 
 // with runs do on a connection of its own.
@@ -111,6 +125,7 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 	switch {
 	case errors.Is(err, postgres.ErrConnString):
 		t.Code, t.Means, t.Hint = trouble.Config, "nothing was attempted", "mend warehouse.dsn, or what it names as file: or env:"
+		return w.unusable(t)
 	case untrusted != "":
 		t.Code, t.Hint = trouble.WarehouseRights, untrusted
 	case state == "":
