@@ -164,7 +164,7 @@ func (c *Conn) reader(ctx context.Context) (*reader, error) {
 	// Those that this version does not know are left out. The server gives up a reader that takes nothing for twice as
 	// long as we do.
 	row, err := r.query(ctx, `select current_setting('server_version_num')::int >= 150000, set_config(name, case name when 'tcp_user_timeout' then $1 else '0' end, false)
-		from pg_settings where name in ('transaction_timeout', 'idle_session_timeout', 'tcp_user_timeout')`, millis(2*drainPatience))
+		from pg_settings where name in ('idle_session_timeout', 'tcp_user_timeout')`, millis(2*drainPatience))
 	if err != nil {
 		r.close()
 		return nil, err

@@ -9,6 +9,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/url"
@@ -88,7 +89,19 @@ func ParseConfig(dsn, application string) (*pgx.ConnConfig, error) {
 		Control: limitUnacknowledged,
 	}
 	cfg.DialFunc = dialer.DialContext
+	cfg.AfterConnect = liftTransactionTimeout
 	return cfg, nil
+}
+
+// liftTransactionTimeout pins the setting that PostgreSQL 17 has and older servers, and poolers, do not know: as a startup parameter they
+// would let nobody in with it. That is one round trip more for each connection.
+func liftTransactionTimeout(ctx context.Context, conn *pgconn.PgConn) error {
+	var major int
+	if _, err := fmt.Sscanf(conn.ParameterStatus("server_version"), "%d", &major); err != nil || major < 17 {
+		return nil //nolint:nilerr // who does not say a version is no server of Postgres
+	}
+	_, err := conn.Exec(ctx, "SET transaction_timeout = 0").ReadAll()
+	return err
 }
 
 // Connect opens a connection with pinned session settings, and what adapt makes of them. The caller closes it. Errors are

@@ -49,11 +49,15 @@ func TestPinnedSettings(t *testing.T) {
 	dsn := pgtest.Database(t, cluster)
 	admin := connect(t, dsn)
 	name := admin.Config().Database
-	for _, setting := range []string{
+	hostile := []string{
 		"datestyle = 'SQL, DMY'", "intervalstyle = 'sql_standard'", "extra_float_digits = 0", "bytea_output = 'escape'",
 		"timezone = 'Asia/Kolkata'", "search_path = public", "statement_timeout = '1s'", "lock_timeout = '1s'",
 		"idle_in_transaction_session_timeout = '1s'", "client_encoding = 'LATIN1'", "array_nulls = off", "xmloption = document", "quote_all_identifiers = on",
-	} {
+	}
+	if version := texts(t, admin.PgConn(), "SHOW server_version_num"); version >= "170000" {
+		hostile = append(hostile, "transaction_timeout = '1min'")
+	}
+	for _, setting := range hostile {
 		if _, err := admin.Exec(t.Context(), "ALTER DATABASE "+Ident(name)+" SET "+setting); err != nil {
 			t.Fatal(err)
 		}
@@ -61,8 +65,8 @@ func TestPinnedSettings(t *testing.T) {
 	const query = `SELECT 0.1::float8 + 0.2, '\xdeadbeef'::bytea, '1 mon -1 day'::interval,
 		'2024-02-03 04:05:06.789+00'::timestamptz, 'ü', current_setting('search_path'), current_setting('statement_timeout'),
 		current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout'), current_setting('application_name'),
-		'{null}'::text[], 'a<b/>'::xml, format_type('text[]'::regtype, -1)`
-	const want = `0.30000000000000004 | \xdeadbeef | 1 mon -1 days | 2024-02-03 04:05:06.789+00 | ü | pg_catalog | 0 | 0 | 0 | tributary test | {NULL} | a<b/> | text[]`
+		'{null}'::text[], 'a<b/>'::xml, format_type('text[]'::regtype, -1), coalesce(current_setting('transaction_timeout', true), '0')`
+	const want = `0.30000000000000004 | \xdeadbeef | 1 mon -1 days | 2024-02-03 04:05:06.789+00 | ü | pg_catalog | 0 | 0 | 0 | tributary test | {NULL} | a<b/> | text[] | 0`
 
 	for _, dsn := range []string{dsn, withParameter(dsn, "TimeZone=Europe%2FRome&DateStyle=German&options=-c%20extra_float_digits%3D0")} {
 		conn, err := Connect(t.Context(), dsn, "tributary test")

@@ -45,7 +45,7 @@ func TestTransient(t *testing.T) {
 
 	for _, code := range []string{
 		"08000", "08006", "40001", "40P01", "40003", "53100", "53200", "53300", "57P01", "57P02", "57P03", "57P05", "57014",
-		"55P03", "55006", "25006", "58030",
+		"55P03", "55006", "25006", "25P04", "58030",
 	} {
 		is(true, state(code))
 		is(true, postgres.Describe(state(code)))

@@ -59,6 +59,8 @@ func transientState(state string) bool {
 		return true
 	case "57014": // somebody cancelled the statement; it says nothing about the data
 		return true
+	case "25P04": // transaction_timeout, which is lifted for each connection: where a pooler mixes those of several, it may be there again
+		return true
 	case "58030": // the server's disk failed to read or write
 		return true
 	}

@@ -158,7 +158,7 @@ func (w *Warehouse) troubled(op, subject string, err error) error {
 		t.Code = trouble.WarehouseFull
 		t.Means = "what needs space is not written; nothing is lost: Kafka keeps the changes"
 		t.Hint = "free disk space; the sink goes on by itself"
-	case strings.HasPrefix(state, "08"), strings.HasPrefix(state, "57P"), state == "53300":
+	case strings.HasPrefix(state, "08"), strings.HasPrefix(state, "57P"), state == "53300", state == "25P04":
 		t.Code = trouble.WarehouseUnreachable
 		t.Means = "nothing is lost: Kafka keeps the changes, and the sink goes on by itself"
 	case strings.HasPrefix(state, "23"):
