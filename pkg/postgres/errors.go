@@ -118,15 +118,31 @@ func LacksPublication(err error) bool {
 
 // safeMessage gives the server's message without values of rows. Most messages hold names only. Those that quote
 // a value are of class 22 (data exception: `invalid input syntax for type integer: "…"`), or the text of somebody's
-// own RAISE, of which nothing is known.
+// own RAISE or function in another language, of which nothing is known. See also quotesValue.
 func safeMessage(pg *pgconn.PgError) string {
 	switch {
-	case pg.Routine == "exec_stmt_raise" || strings.HasPrefix(pg.Code, "P0"):
+	case pg.Routine == "exec_stmt_raise" || strings.HasPrefix(pg.Code, "P0") || strings.HasPrefix(pg.Code, "38") || strings.HasPrefix(pg.Code, "39"):
 		return "error raised by a function or trigger (its text is withheld: it may hold values)"
-	case strings.HasPrefix(pg.Code, "22") && pg.Code != badCopyFileFormat && pg.Routine != standbySlots:
+	case strings.HasPrefix(pg.Code, "22") && pg.Code != badCopyFileFormat && pg.Routine != standbySlots, quotesValue(pg):
 		return maskQuoted(pg.Message)
 	}
 	return pg.Message
+}
+
+// quotesValue says whether what the message calls a name may be a value: of a column of type regclass or the like, whose text is looked up, or
+// in a statement that a function of somebody has put together. What is told with a position is in our own statement, which has names only; and
+// no value names publications, slots, or tables of ours.
+func quotesValue(pg *pgconn.PgError) bool {
+	switch pg.Code {
+	case "XX000":
+		return true
+	case "42703":
+		return pg.InternalQuery != ""
+	case "42601", "42602", "42704", "42883", "42P01", "3F000":
+		where := strings.ToLower(pg.Routine)
+		return pg.Position == 0 && !strings.Contains(where, "publication") && !strings.Contains(where, "slot") && !strings.Contains(pg.Message, "tributary")
+	}
+	return false
 }
 
 // badCopyFileFormat (22P04) names columns and never quotes a value.

@@ -130,12 +130,15 @@ func TestNoRowValueIsShown(t *testing.T) {
 	conn := connect(t, pgtest.Database(t, pgtest.Shared(t, 0)))
 	const value = "hunter2"
 	if _, err := conn.Exec(t.Context(), `
+		CREATE SCHEMA tributary;
 		CREATE TYPE public.mood AS ENUM ('sad');
 		CREATE TABLE public.customer (name text PRIMARY KEY, price int CONSTRAINT price_check CHECK (price > 0), born date, n numeric(3, 1));
 		INSERT INTO public.customer VALUES ('hunter2');
 		CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			IF NEW.name LIKE 'raise%' THEN RAISE EXCEPTION 'name % is refused', NEW.name; END IF;
 			IF NEW.name LIKE 'unique%' THEN RAISE EXCEPTION 'name % is taken', NEW.name USING ERRCODE = '23505'; END IF;
+			IF NEW.name LIKE 'run%' THEN EXECUTE 'SELECT 1 ' || NEW.name; END IF;
+			IF NEW.name LIKE 'external%' THEN RAISE EXCEPTION 'name % is taken', NEW.name USING ERRCODE = '38000'; END IF;
 			RETURN NEW;
 		END $$;
 		CREATE TRIGGER refuse BEFORE INSERT ON public.customer FOR EACH ROW EXECUTE FUNCTION public.refuse()`); err != nil {
@@ -181,6 +184,23 @@ func TestNoRowValueIsShown(t *testing.T) {
 	expect(`INSERT INTO public.customer VALUES ('raise hunter2')`, "P0001", "withheld")
 	expect(`INSERT INTO public.customer VALUES ('unique hunter2')`, "23505", "withheld")
 	expect(`INSERT INTO public.customer (name, n) VALUES ('hunter2 c', 100)`, "22003", "numeric field overflow")
+	// What is looked up by a value, and what a function makes a statement of.
+	for kind, state := range map[string]string{"regclass": "42P01", "regtype": "42704", "regproc": "42883", "regrole": "42704", "regnamespace": "3F000", "regconfig": "42704"} {
+		expect(`SELECT x::`+kind+` FROM (VALUES ('hunter2'::text)) v(x)`, state, "…")
+	}
+	expect(`SELECT x::regclass FROM (VALUES ('a hunter2'::text)) v(x)`, "42602", "invalid name syntax")
+	expect(`SELECT x::tsquery FROM (VALUES ('hunter2 &'::text)) v(x)`, "42601", "in tsquery")
+	expect(`SELECT x::jsonpath FROM (VALUES ('$$ hunter2'::text)) v(x)`, "42601", "syntax error")
+	expect(`INSERT INTO public.customer VALUES ('run hunter2')`, "42601", "syntax error")
+	expect(`INSERT INTO public.customer VALUES ('external hunter2')`, "38000", "withheld")
+	// Our own statements have names only, and say them.
+	expect(`SELECT * FROM tributary.absent`, "42P01", `relation "tributary.absent" does not exist`)
+	expect(`SELECT * FROM public.absent`, "42P01", `relation "public.absent" does not exist`)
+	expect(`TRUNCATE tributary.absent`, "42P01", `relation "tributary.absent" does not exist`)
+	expect(`SELECT absent FROM public.customer`, "42703", `column "absent" does not exist`)
+	expect(`CREATE TABLE public.other (x absent)`, "42704", `type "absent" does not exist`)
+	expect(`ALTER PUBLICATION absent ADD TABLE public.customer`, "42704", `publication "absent" does not exist`)
+	expect(`ALTER TABLE public.customer ALTER absent SET NOT NULL`, "42703", `column "absent" of relation "customer" does not exist`)
 
 	// Over COPY the context holds the whole line.
 	_, err := conn.PgConn().CopyFrom(t.Context(), strings.NewReader("hunter2 d\thunter2\n"), `COPY public.customer (name, price) FROM STDIN`)
