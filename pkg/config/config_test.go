@@ -121,6 +121,7 @@ source:
 tables:
   - &first {from: "Public.Orders", mode: append, ignore: [delete, truncate], keep: 90 days, history: {from: since}}
   - {<<: *first, from: b}
+  - {<<: [{mode: clone}, *first], from: c}
 http: {listen: "0.0.0.0:80", token: t}
 log: {format: json}
 limit: 100
@@ -134,12 +135,12 @@ workers: 1_000
 	}
 	first := testTable{From: "Public.Orders", Mode: "append", Ignore: []string{"delete", "truncate"}, Keep: 90 * 24 * time.Hour}
 	first.History.From = "since"
-	second := first
-	second.From = "b"
+	second, third := first, first
+	second.From, third.From, third.Mode = "b", "c", "clone"
 	want := testConfig{
 		Group:  "0123", // as written, not the octal number
 		Source: testSource{DSN: "postgres://u:p@h/db", Tables: []string{}, WALBudget: 3 << 29},
-		Tables: []testTable{first, second},
+		Tables: []testTable{first, second, third},
 		HTTP:   HTTP{Listen: "0.0.0.0:80", Token: "t", Hosts: []string{}, Show: "none"},
 		Log:    Log{Format: "json", Level: "info"},
 		Limit:  100, Age: time.Hour, Level: 2, Ratio: 2, Workers: 1000,
@@ -222,6 +223,10 @@ func TestFaults(t *testing.T) {
 	expect("group: g\nsource: {fence: yes}", "2:17 source.fence yes| not true or false")
 	expect("group: g\n---\ngroup: h", "2:1  | a second document; a configuration is one")
 	expect("group: g\n  age: 1s", "2:1  | not YAML: mapping values are not allowed in this context") // and no more: nothing of it was read
+	expect("group: g\ntables: [{<<: clone, from: a}]", "2:11 tables[0] | << takes a block of keys, or a list of such blocks")
+	expect("group: g\ntables: [{<<: [{mode: clone}, b], from: a}]", "2:11 tables[0] | << takes a block of keys, or a list of such blocks")
+	expect("group: g\ntables: [{<<: [{mode: clone}, {mod: clone}], from: a}]", `2:32 tables[0].mod | unknown key; did you mean "mode"?`)
+	expect("group: g\nsource: {dsn: *Pa55}", "0:0  | not YAML: an unknown anchor; put a text that begins with * in quotes")
 	expect("- a", "1:1  | must be a block of keys", "0:0 group | missing; write it, or set TRIBUTARY_GROUP")
 	// Checkers see what is sound, beside the faults of others, with places of the keys they name.
 	expect("group: g\nage: x\ntables:\n  - {from: a, mode: history, keep: 1d}",

@@ -49,7 +49,11 @@ var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line ([0-9]+): )?`)
 
 func (d *document) syntax(err error) {
 	parts := yamlLine.FindStringSubmatch(err.Error())
-	fault := Fault{Message: "not YAML: " + strings.TrimPrefix(err.Error(), parts[0])}
+	why := strings.TrimPrefix(err.Error(), parts[0])
+	if strings.HasPrefix(why, "unknown anchor ") { // it may be a password that begins with *
+		why = "an unknown anchor; put a text that begins with * in quotes"
+	}
+	fault := Fault{Message: "not YAML: " + why}
 	if line, convErr := strconv.Atoi(parts[1]); convErr == nil {
 		fault.Line, fault.Column = line, 1
 	}
@@ -74,7 +78,8 @@ func (d *document) section(n *yaml.Node, keys []*key, path string, inList bool) 
 		known[k.name], names[i] = k, k.name
 	}
 	lines := map[string]int{}
-	for name, value := range pairs(n) {
+	for _, p := range d.pairs(n, path) {
+		name, value := p.name, p.value
 		at := join(path, name.Value)
 		k := known[name.Value]
 		if k == nil {
@@ -277,36 +282,47 @@ func (d *document) place(path string) (line, column int) {
 	return 0, 0
 }
 
-// pairs iterates over the keys and values of a block, those of merged blocks (<<) after its own.
-func pairs(n *yaml.Node) func(yield func(name, value *yaml.Node) bool) {
-	return func(yield func(name, value *yaml.Node) bool) {
-		own := map[string]bool{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			if name := n.Content[i]; name.Tag != "!!merge" {
-				own[name.Value] = true
-				if !yield(name, resolve(n.Content[i+1])) {
-					return
-				}
+// pair is a key with its value.
+type pair struct{ name, value *yaml.Node }
+
+// pairs gives the keys and values of a block, those of merged blocks (<<) after its own: of several, the first that has a key gives it.
+func (d *document) pairs(n *yaml.Node, path string) (all []pair) {
+	given, begun := map[string]bool{}, map[*yaml.Node]bool{}
+	var add func(block *yaml.Node)
+	add = func(block *yaml.Node) {
+		begun[block] = true // it may be merged into itself
+		from := len(all)
+		for i := 0; i+1 < len(block.Content); i += 2 {
+			if name := block.Content[i]; name.Tag != mergeTag && !given[name.Value] {
+				all = append(all, pair{name, resolve(block.Content[i+1])})
 			}
 		}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			if n.Content[i].Tag != "!!merge" {
+		for _, p := range all[from:] {
+			given[p.name.Value] = true
+		}
+		for i := 0; i+1 < len(block.Content); i += 2 {
+			if block.Content[i].Tag != mergeTag {
 				continue
 			}
-			merged := resolve(n.Content[i+1])
-			for j := 0; j+1 < len(merged.Content); j += 2 {
-				name := merged.Content[j]
-				if own[name.Value] {
-					continue
-				}
-				own[name.Value] = true
-				if !yield(name, resolve(merged.Content[j+1])) {
-					return
+			merged := []*yaml.Node{resolve(block.Content[i+1])}
+			if merged[0].Kind == yaml.SequenceNode {
+				merged = merged[0].Content
+			}
+			for _, one := range merged {
+				switch one = resolve(one); {
+				case one.Kind == yaml.MappingNode && !begun[one]:
+					add(one)
+				case one.Kind != yaml.MappingNode && !isNull(one):
+					d.fault(block.Content[i], path, "", "<< takes a block of keys, or a list of such blocks")
 				}
 			}
 		}
 	}
+	add(n)
+	return all
 }
+
+const mergeTag = "!!merge"
 
 func resolve(n *yaml.Node) *yaml.Node {
 	for n.Kind == yaml.AliasNode {
