@@ -26,6 +26,8 @@ func (r Registry) Check() []Fault {
 		return []Fault{{Path: "url", Message: "not an http or https address; write http://localhost:8081"}}
 	case u.User != nil:
 		return []Fault{{Path: "url", Message: "holds a user or password; write username and password"}}
+	case u.Scheme == "http" && r.TLS.Enabled:
+		return []Fault{{Path: "url", Message: "is asked without TLS, though tls is enabled; write https://"}}
 	}
 	return nil
 }

@@ -25,6 +25,8 @@ func TestSharedChecks(t *testing.T) {
 	faulty(Registry{URL: "localhost:8081"}, "url")
 	faulty(Registry{URL: "ftp://localhost"}, "url")
 	faulty(Registry{URL: "http://user:pass@localhost"}, "url")
+	faulty(Registry{URL: "http://localhost", TLS: TLS{Enabled: true}}, "url")
+	faulty(Registry{URL: "https://localhost", TLS: TLS{Enabled: true}}, "")
 	faulty(HTTP{Listen: ":0"}, "")
 	faulty(HTTP{Listen: "9191"}, "listen")
 	faulty(HTTP{Listen: ":0", Show: "keys", Token: "t"}, "")

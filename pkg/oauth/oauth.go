@@ -46,6 +46,8 @@ func (g Grant) Check() []config.Fault {
 		faults = append(faults, config.Fault{Path: "token_url", Message: "not an http or https address; write https://id.example.com/oauth2/token"})
 	case u.User != nil:
 		faults = append(faults, config.Fault{Path: "token_url", Message: "holds a user or password; write client_id and client_secret"})
+	case u.Scheme == "http" && g.TLS.Enabled:
+		faults = append(faults, config.Fault{Path: "token_url", Message: "is asked without TLS, though tls is enabled; write https://"})
 	}
 	if g.ClientID == "" || g.ClientSecret == "" {
 		faults = append(faults, config.Fault{Path: "token_url", Message: "needs client_id and client_secret"})

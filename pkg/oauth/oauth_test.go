@@ -65,6 +65,7 @@ func TestGrant(t *testing.T) {
 	faulty("{token_url: 'https://id/token', client_id: a}", "token_url  needs client_id and client_secret")
 	faulty("{token_url: 'id/token', client_id: a, client_secret: b}", "token_url  not an http or https address")
 	faulty("{token_url: 'https://a:hush@id/token', client_id: a, client_secret: b}", "token_url  holds a user or password")
+	faulty("{token_url: 'http://id/token', client_id: a, client_secret: b, tls: {enabled: true}}", "token_url  is asked without TLS")
 }
 
 // TestTokenOfAFile: it is read each time, and what cannot be a valid one is shown to nobody.
