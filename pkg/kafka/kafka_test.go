@@ -90,6 +90,10 @@ func TestSASL(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		write("")
+		if _, err := cfg.Options(slog.Default()); trouble.CodeOf(err) != trouble.KafkaAuth || !strings.Contains(err.Error(), "it is empty") {
+			t.Errorf("%s: password file empty: got %v", mechanism, err)
+		}
 		write("wrong")
 		client := newClient(t, cfg)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -82,6 +83,9 @@ func (s SASL) mechanism() (sasl.Mechanism, error) {
 	}
 	password := func() (string, error) {
 		text, err := s.Password.Reveal()
+		if err == nil && text == "" { // which the client would not send
+			err = errors.New("it is empty")
+		}
 		if err != nil {
 			return "", &trouble.Error{Code: trouble.KafkaAuth, Op: "read", Subject: "kafka.sasl.password", Cause: err, Hint: "see to what kafka.sasl.password refers to; it is read again at each login, without a restart"}
 		}
