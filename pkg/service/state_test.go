@@ -115,6 +115,11 @@ func TestEveryCodeIsTold(t *testing.T) {
 		if n.Why == "" || n.Means == "" || len(n.Do) == 0 || n.Do[0].Note == "" && n.Do[0].Command == "" || n.See != "/explain/"+string(code) {
 			t.Errorf("%s: %+v", code, n)
 		}
+		for _, step := range n.Do { // what somebody copies has not an example's tables, and offsets
+			if step.Command != "" {
+				t.Errorf("%s: %s of the runbook is there to be copied", code, step.Command)
+			}
+		}
 	}
 }
 
