@@ -146,6 +146,9 @@ func (s Source) Check() []config.Fault {
 	if s.Refresh < 100*time.Millisecond {
 		faults = append(faults, config.Fault{Path: "refresh", Message: "must be at least 100ms"})
 	}
+	if s.Heartbeat != 0 && s.Heartbeat < 100*time.Millisecond { // each is a transaction at the source
+		faults = append(faults, config.Fault{Path: "heartbeat", Message: "must be at least 100ms, or 0 for none"})
+	}
 	return faults
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tributary-cdc/tributary/capture/publish"
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -402,6 +403,22 @@ func TestAtLeastOnceOlderInstance(t *testing.T) {
 		t.Errorf("%d rows were read, want 1, and 2 anew", got.reads)
 	}
 	must(t, stop())
+}
+
+func TestSettingsThatCannotBe(t *testing.T) {
+	for yaml, path := range map[string]string{
+		"source: {name: shop, dsn: x, heartbeat: -1s}": "source.heartbeat", "source: {name: shop, dsn: x, heartbeat: 99ms}": "source.heartbeat",
+		"source: {name: shop, dsn: x, heartbeat: 0s}": "", "source: {name: shop, dsn: x, heartbeat: 100ms}": "",
+		"topics: {replication: 0}": "topics.replication", "topics: {replication: -2}": "topics.replication", "topics: {replication: 3}": "",
+		"topics: {overrides: [{table: orders}]}": "topics.overrides[0].table", "topics: {overrides: [{table: public.orders}, {table: '*'}]}": "",
+	} {
+		err := config.Decode("capture.yaml", []byte("kafka: {brokers: [b:1]}\nregistry: {url: \"http://r\"}\n"+yaml), &Config{})
+		for _, key := range []string{"source.heartbeat", "topics.replication", "topics.overrides"} {
+			if is := err != nil && strings.Contains(err.Error(), key); is != (path != "" && strings.HasPrefix(path, key)) {
+				t.Errorf("%s: %v, want a fault of %q", yaml, err, path)
+			}
+		}
+	}
 }
 
 func TestAtLeastOnceKeepsAll(t *testing.T) {

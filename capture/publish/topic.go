@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -41,6 +42,9 @@ func (t Topics) Check() []config.Fault {
 	if t.Partitions < 1 {
 		fault("partitions", "must be at least 1")
 	}
+	if t.Replication == 0 || t.Replication < -1 {
+		fault("replication", "must be at least 1, or -1 for the broker's default")
+	}
 	if t.Keep != keepAll && t.Keep != keepLatest {
 		fault("keep", "must be all or latest")
 	}
@@ -48,6 +52,9 @@ func (t Topics) Check() []config.Fault {
 		fault("max_message_bytes", "must be from 1KiB to 1000MiB")
 	}
 	for i, o := range t.Overrides {
+		if o.Table != "" && !strings.ContainsAny(o.Table, ".*?") {
+			fault(fmt.Sprintf("overrides[%d].table", i), "fits no table; write schema.table")
+		}
 		if o.Keep != "" && o.Keep != keepAll && o.Keep != keepLatest {
 			fault(fmt.Sprintf("overrides[%d].keep", i), "must be all or latest")
 		}
