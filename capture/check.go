@@ -101,6 +101,9 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 	} else {
 		r.Fail(trouble.WALLevel, "wal_level", s.WALLevel, "ALTER SYSTEM SET wal_level = 'logical';   then restart the server")
 	}
+	if why := s.Unconvertible(); why != "" {
+		r.Warn(trouble.StreamBroken, "encoding", why+". A row with one stops capture, or holds its table", "have such texts written anew in UTF-8, and see that no application writes others")
+	}
 	c.checkRole(ctx, r, cat, s)
 	if !s.SeesSessions {
 		r.Note("transactions", "for how long those of other roles are open is shown to roles with pg_read_all_stats only; capture counts from when it first sees them")

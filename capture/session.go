@@ -582,6 +582,8 @@ func streamTrouble(slot string, err error) error {
 	switch state := postgres.SQLState(err); {
 	case state == "XX000" || state == "54000":
 		hint = "invalid memory alloc request size, or a buffer that cannot be enlarged: a row whose text is longer than 1 GiB, which no server of Postgres can send. Shorten it at the source, then " + anew
+	case notUTF8(state):
+		hint = noUTF8 + "Write it anew at the source, then " + anew
 	case postgres.LacksPublication(err):
 		hint = "somebody has dropped or renamed the publication, and rows were written before capture made it again: no server before PostgreSQL 18 gets past them. " + anew
 	default:
@@ -592,3 +594,10 @@ func streamTrouble(slot string, err error) error {
 		Means: "nothing after that point is published; the source keeps its WAL, and a restart comes to the same place", Hint: hint,
 	}
 }
+
+// notUTF8 says whether a server could not send a text as it has no form in UTF-8: its bytes are none (SQL_ASCII), or are nothing in server_encoding
+// (of WIN1252: five of them).
+func notUTF8(state string) bool { return state == "22021" || state == "22P05" }
+
+// noUTF8 begins what is to be done then.
+const noUTF8 = "a row has a text that the server cannot convert to UTF-8: its bytes are of another encoding than server_encoding says. "

@@ -36,6 +36,9 @@ func (c *Capture) session(ctx context.Context, fenced bool) (err error) {
 	if err != nil {
 		return err
 	}
+	if why := server.Unconvertible(); why != "" && !c.streamed {
+		c.log.Warn("a row with a text that is not UTF-8 will stop capture, or hold its table", "reason", why)
+	}
 	if err := c.mayBegin(ctx, cat, server, fenced); err != nil {
 		return err
 	}

@@ -62,9 +62,13 @@ func snapshotTrouble(role string, t *table, err error) error {
 			Means: "nothing of the table is published", Hint: catalog.GrantRead(&t.catalog.Relation, role) + "     with row level security it needs BYPASSRLS too",
 		}}
 	case len(state) == 5 && slices.Contains([]string{"XX", "54", "22"}, state[:2]): // internal or corrupted, a limit of the program, data
+		hint := unreadable(&t.catalog.Relation)
+		if notUTF8(state) {
+			hint = noUTF8 + "Write it anew, or leave its column out (columns in capture.yaml, and start capture anew)"
+		}
 		return &publish.OneTable{Err: &trouble.Error{
 			Code: trouble.SnapshotFailed, Op: "read the rows of", Subject: subject(name), Cause: postgres.Describe(err),
-			Means: "nothing of the table is published", Hint: unreadable(&t.catalog.Relation),
+			Means: "nothing of the table is published", Hint: hint,
 		}}
 	}
 	return catalog.Unreachable("read the rows of", subject(name), err)

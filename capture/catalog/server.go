@@ -38,6 +38,14 @@ type Server struct {
 // Major gives the major version: 14 to 18.
 func (s *Server) Major() int { return s.VersionNum / 10000 }
 
+// Unconvertible says why the server may be unable to send a text in UTF-8, which it is always asked for; "" where it can send any.
+func (s *Server) Unconvertible() string {
+	if s.Encoding != "SQL_ASCII" {
+		return ""
+	}
+	return "server_encoding is SQL_ASCII: the server converts no text, and refuses to send one that is not UTF-8 as it is"
+}
+
 // Server asks for the server's facts.
 func (c *Catalog) Server(ctx context.Context) (*Server, error) {
 	var s Server
