@@ -70,6 +70,8 @@ const (
 	// blockersEvery is at which look at the slot the server's sessions are looked at, too: of a server with many databases there
 	// are many, and each has a capture that asks.
 	blockersEvery = 5
+	// unseenAfter is how old what is known of the source's WAL may be to be shown as what is.
+	unseenAfter = time.Minute
 	// skewShown is from where on clocks that differ are told of.
 	skewShown = time.Second
 	// oldTransaction is how long a transaction must be open to be called the cause.
@@ -96,8 +98,22 @@ func (c *Capture) watchBudget(ctx context.Context) {
 			_ = cat.Close(context.WithoutCancel(ctx))
 		}
 	}()
+	blind, told := time.Time{}, false // since when it has not been seen; that is logged
 	for {
-		if err := c.lookAtBudget(ctx, &cat); err != nil && ctx.Err() == nil {
+		switch err := c.lookAtBudget(ctx, &cat); {
+		case err == nil:
+			if told {
+				c.log.Info("the source is looked at again", "after", service.FormatDuration(time.Since(blind)))
+			}
+			blind, told = time.Time{}, false
+		case ctx.Err() == nil:
+			if blind.IsZero() {
+				blind = time.Now()
+			}
+			if !told && time.Since(blind) >= unseenAfter {
+				told = true
+				c.log.Warn("the connection that looks at what the source keeps cannot be had; while capture streams, another one looks less often", service.Err(err))
+			}
 			c.log.Debug("the slot's WAL is not known", service.Err(err))
 			if cat != nil {
 				_ = cat.Close(ctx)
@@ -110,6 +126,25 @@ func (c *Capture) watchBudget(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// lookInstead is a look of the session's watcher, where those of watchBudget do not come: its connection may be lost alone, and cannot come back,
+// as the server's are used up. What is kept is watched all the same, and a pause ends.
+func (c *Capture) lookInstead(ctx context.Context, cat *catalog.Catalog) (*catalog.Look, error) {
+	began := time.Now()
+	l, err := c.look(ctx, cat)
+	if err != nil {
+		return nil, err
+	}
+	c.budget.clock(began, l.Now)
+	var old []catalog.Blocker
+	if l.Slot != nil {
+		if old, err = cat.Blockers(ctx, 0); err != nil {
+			return nil, err
+		}
+	}
+	c.budget.observe(time.Now(), l.Slot, old, c.holdsUp(l.Slot, old))
+	return l, nil
 }
 
 func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error {

@@ -3,11 +3,16 @@ package capture
 import (
 	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/tributary-cdc/tributary/capture/catalog"
+	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -201,4 +206,49 @@ func TestPauseKeepsNoLock(t *testing.T) {
 	r.fence()
 	r.same("public", "bag")
 	must(t, stop())
+}
+
+// TestLookedAtWithoutBudget: the connection that looks at the source is lost alone, and cannot come back. What is kept is known all the same, and
+// a pause is obeyed and ends.
+func TestLookedAtWithoutBudget(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	file := filepath.Join(t.TempDir(), "dsn")
+	must(t, os.WriteFile(file, []byte(r.dsn), 0o600))
+	others := r.verbs()
+	r.config.Source.DSN = config.Secret("file:" + file)
+	c, stop := r.start()
+	r.fence()
+	must(t, os.Rename(file, file+".away"))
+	r.exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name like 'tributary budget%'`)
+	eventually(t, "it is gone", func() bool {
+		var gone bool
+		must(t, r.conn.QueryRow(t.Context(), `select count(*) = 0 from pg_stat_activity where datname = current_database() and application_name like 'tributary budget%'`).Scan(&gone))
+		return gone
+	})
+	for range 2 {
+		seen := time.Now()
+		eventually(t, "the source is looked at", func() bool { return c.Status().WAL.AsOf.After(seen) })
+	}
+	must(t, others.Pause(t.Context(), PauseRequest{Reason: "a test"}))
+	eventually(t, "it is paused", func() bool { return c.pausing.holds() != nil })
+	must(t, others.Resume(t.Context()))
+	eventually(t, "it goes on", func() bool { return c.pausing.holds() == nil })
+	must(t, others.Pause(t.Context(), PauseRequest{For: 2 * time.Second}))
+	eventually(t, "it is paused", func() bool { return c.pausing.holds() != nil })
+	eventually(t, "the pause ends by itself", func() bool { return c.pausing.holds() == nil })
+	must(t, os.Rename(file+".away", file))
+	r.fence()
+	must(t, stop())
+}
+
+// TestStaleGauges: what was seen of the source's WAL more than a minute ago is not what is.
+func TestStaleGauges(t *testing.T) {
+	c, err := New(Config{Source: Source{Name: "shop"}}, Options{}, slog.New(slog.DiscardHandler))
+	must(t, err)
+	for age, known := range map[time.Duration]bool{time.Minute - time.Second: true, time.Minute: false} {
+		c.budget.wal = WAL{RetainedBytes: 7, AsOf: time.Now().Add(-age)}
+		if n := testutil.CollectAndCount(&gauges{c}, "tributary_capture_wal_retained_bytes"); known != (n == 1) {
+			t.Errorf("of %s ago: %d series", age, n)
+		}
+	}
 }

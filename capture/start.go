@@ -237,7 +237,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 			return reader(ctx, dsn, fmt.Sprintf("tributary snapshot %d %s", i, c.instance), s.chunks.tasks, s.chunks.results, c.meter.chunkTook.WithLabelValues())
 		})
 	}
-	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, looks: c.looks, out: watched, known: fingerprint(tables), captured: captured}
+	w := &watcher{config: &c.config, log: c.log, patterns: s.patterns, looks: c.looks, instead: c.lookInstead, out: watched, known: fingerprint(tables), captured: captured}
 	group.Go("registry watcher", func(ctx context.Context) error { c.watchRegistry(ctx); return nil })
 	group.Go("catalog watcher", func(ctx context.Context) error { return w.run(ctx, dsn, "tributary watcher "+c.instance) })
 	group.Go("stream", func(ctx context.Context) error {

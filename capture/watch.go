@@ -43,6 +43,7 @@ type watcher struct {
 	log      *slog.Logger
 	patterns catalog.Patterns
 	looks    <-chan look // at the source, see Capture.watchBudget
+	instead  func(ctx context.Context, cat *catalog.Catalog) (*catalog.Look, error)
 	out      chan facts
 	known    string
 	captured map[schema.OID]bool  // what the session has been told of
@@ -101,7 +102,7 @@ func (w *watcher) run(ctx context.Context, dsn, application string) error {
 			at, l = seen.began, seen.Look
 		case <-late.C:
 			at = time.Now()
-			if l, err = cat.Look(ctx, w.config.Source.slot(), w.config.Source.publications()); err != nil {
+			if l, err = w.instead(ctx, cat); err != nil {
 				return err
 			}
 		}
