@@ -56,7 +56,7 @@ func (s *session) alterations(ctx context.Context) error {
 			continue
 		}
 		// It is altered again, perhaps, and the stream has told: then the watcher tells, too.
-		if fresh, err := s.catalog.Table(ctx, known.Relation.OID); err != nil {
+		if fresh, err := s.askTable(ctx, known.Relation.OID); err != nil {
 			return err
 		} else if fresh == nil || !fresh.Relation.Equal(&known.Relation) {
 			continue
@@ -141,14 +141,14 @@ func (s *session) lookForMissed(ctx context.Context) error {
 		if !t.missed || t.altered != nil {
 			continue
 		}
-		known, err := s.catalog.Table(ctx, oid)
+		known, err := s.askTable(ctx, oid)
 		if err != nil {
 			return err
 		}
 		if known == nil || !s.patterns.Match(known.Relation.Schema, known.Relation.Name) {
 			continue
 		}
-		asOf, err := s.catalog.WALPosition(ctx)
+		asOf, err := s.askPosition(ctx)
 		if err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (s *session) overtaken(ctx context.Context, t *table) error {
 		later.snapshot != nil && later.progress.Reload && s.streamed < later.snapshot.from:
 		return nil
 	}
-	from, err := s.catalog.WALPosition(ctx)
+	from, err := s.askPosition(ctx)
 	if err != nil {
 		return err
 	}
@@ -325,4 +325,16 @@ func keyNumbers(rel *schema.Relation) (list []int16) {
 		list = append(list, rel.Columns[k].AttNum)
 	}
 	return list
+}
+
+// askTable asks the catalog for a table. Until it answers it is the source that is waited for: that takes long where somebody has locked it.
+func (s *session) askTable(ctx context.Context, oid schema.OID) (*catalog.Table, error) {
+	defer s.stage.Hand(s.others.read, waitSource)()
+	return s.catalog.Table(ctx, oid)
+}
+
+// askPosition does so for where the WAL ends.
+func (s *session) askPosition(ctx context.Context) (change.LSN, error) {
+	defer s.stage.Hand(s.others.read, waitSource)()
+	return s.catalog.WALPosition(ctx)
 }

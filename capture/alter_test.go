@@ -52,5 +52,11 @@ func TestStreamIsAheadOfTheCatalog(t *testing.T) {
 		}
 	}
 	f(200, 100)
+	if c.stages.Snapshot()[0].Busy > 0 {
+		t.Error("the source is waited for, and has not been asked")
+	}
 	f(100, 200) // the commit was in the WAL, and its transaction not visible yet
+	if c.stages.Snapshot()[0].Busy == 0 {
+		t.Error("the source is asked, and is not who is waited for: an answer that comes late has capture killed")
+	}
 }

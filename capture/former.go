@@ -81,6 +81,7 @@ func (s *session) forget(ctx context.Context) error {
 	if len(named) == 0 {
 		return nil
 	}
+	defer s.stage.Hand(s.others.read, waitSource)()
 	there, err := s.catalog.There(ctx, named)
 	if err != nil {
 		return err

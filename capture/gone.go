@@ -45,7 +45,7 @@ func (s *session) partHeld(ctx context.Context, t *table) error {
 		}
 		g, parted := s.gone[oid]
 		if !parted {
-			at, err := s.catalog.WALPosition(ctx)
+			at, err := s.askPosition(ctx)
 			if err != nil {
 				return err
 			}

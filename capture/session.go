@@ -163,6 +163,7 @@ const (
 // run reads the stream until ctx ends or something fails. A nil error says that ctx ended and everything read was
 // published as far as whole transactions go.
 func (s *session) run(ctx context.Context) error {
+	defer s.stage.Idle() // who tries again, or stands by, waits: that is not to stand still
 	if err := s.begunEra(ctx); err != nil {
 		return err
 	}
