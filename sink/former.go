@@ -31,7 +31,8 @@ type FormerRule struct {
 	keeps  bool   // values of columns that are not written any more: no read changes them
 	done   bool   // nothing else is otherwise, so that none is needed
 	clear  string // the statement that removes those, where the columns are known
-	empty  string // the statement that removes all rows of the source, where nothing else does those that a rebuild leaves there
+	beside bool   // what a rebuild leaves there of them, nothing removes
+	empty  string // the statement that removes all rows of the source, where all come again by a rebuild from what the topics hold
 }
 
 // takeRules notes under which rules the partitions are written from now on: by whoever owns progress, where that is not nil, and the claim of each else.
@@ -186,7 +187,10 @@ func formerRules(route *rule.Route, formers []warehouse.Former) (out []FormerRul
 			case was.Moved(now):
 				one.sid, one.remove = was.SID, removing(route, was.SID)
 			case route.Overwrites() && route.Keeps() && (rekeyed || one.stays && was.Narrowed(now)): // see rule.Meaning.Outlives
-				one.stays, one.empty = true, removing(route, route.SID)
+				one.stays, one.beside = true, true
+				if rekeyed && !slices.Contains(route.Ignored(), "insert") { // else they do not come again
+					one.empty = removing(route, route.SID)
+				}
 			}
 		}
 		if len(one.Differs) > 0 {
@@ -257,11 +261,11 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 			*list = append(*list, text)
 		}
 	}
-	keeps, stays, reload, done := false, false, false, true
+	keeps, stays, reload, left, done := false, false, false, false, true
 	for i := range t.Former {
 		f := &t.Former[i]
 		why = append(why, fmt.Sprintf("rows of before %s: %s", f.Until.Format(time.DateTime+" UTC"), strings.Join(f.Differs, "; ")))
-		keeps, stays, reload, done = keeps || f.keeps, stays || f.stays, reload || f.reload, done && f.done
+		keeps, stays, reload, left, done = keeps || f.keeps, stays || f.stays, reload || f.reload, left || f.beside, done && f.done
 		add(&elsewhere, f.Target)
 		add(&clear, f.clear)
 		add(&empty, f.empty)
@@ -270,9 +274,6 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 		}
 	}
 	n.Why = strings.Join(why, ". ")
-	for _, sql := range empty {
-		n.Do = append(n.Do, service.Step{Command: sql, Note: "in the warehouse: the rule keeps rows that do not come again, so that nothing else removes those of before. All of the source go, and come again by"})
-	}
 	switch {
 	case !stays && done: // nothing of it comes again
 	case !stays && slices.ContainsFunc(st.Sources, func(src SourceStatus) bool { return src.Name == t.Source }):
@@ -282,7 +283,7 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 		}
 		n.Do = append(n.Do, service.Step{Command: how + service.Quote(t.Table), Note: "where " + t.Source + " is captured: " + note})
 	default:
-		n.Do = append(n.Do, service.Step{Command: "sink tenant rebuild " + service.Quote(t.Source), Note: "all rows come again out of Kafka, of every table of the source"})
+		n.Do = append(n.Do, service.Step{Command: "sink tenant rebuild " + service.Quote(t.Source), Note: "all rows that Kafka has come again out of it, of every table of the source; --plan only looks"})
 	}
 	for _, target := range elsewhere {
 		n.Do = append(n.Do, service.Step{Note: "what is in " + target + " stays there: drop it when nobody needs it"})
@@ -296,8 +297,12 @@ func (st *Status) outdatedOf(t *TableStatus) service.Need {
 	if keeps && len(clear) == 0 {
 		n.Do = append(n.Do, service.Step{Note: "in " + t.Target + " the values of columns that are not written any more stay: UPDATE … SET … = NULL, or ALTER TABLE … DROP COLUMN where nobody else writes them"})
 	}
+	for _, sql := range empty { // no command: who copies all of them would lose what does not come again
+		n.Do = append(n.Do, service.Step{Note: "rows under keys of before stay beside those that come. To be rid of them, and only where the topics hold everything from the beginning, " +
+			"as rows that Kafka does not hold any more are lost by it: " + sql + " in the warehouse, and the rebuild once more"})
+	}
 	accept := "leaves the rows as they are, if that is meant"
-	if keeps || len(beside)+len(empty) > 0 {
+	if keeps || left || len(beside) > 0 {
 		accept = "when that is done, or if the rows are meant to stay as they are: no read of them changes what is there still"
 	}
 	n.Do = append(n.Do, service.Step{Command: "sink rules accept " + service.Quote(t.name()), Note: accept})
