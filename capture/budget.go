@@ -72,6 +72,8 @@ const (
 	blockersEvery = 5
 	// unseenAfter is how old what is known of the source's WAL may be to be shown as what is.
 	unseenAfter = time.Minute
+	// The source is asked after so many times source.refresh at the latest whether tables have changed, where that is much work, and not more often than so.
+	sparedRefreshes, sparedLeast = 10, 30 * time.Second
 	// skewShown is from where on clocks that differ are told of.
 	skewShown = time.Second
 	// oldTransaction is how long a transaction must be open to be called the cause.
@@ -153,7 +155,7 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 		if err != nil {
 			return err
 		}
-		opened.Spare()
+		opened.Spare(max(sparedRefreshes*c.config.Source.Refresh, sparedLeast))
 		*cat = opened
 	}
 	began := time.Now()

@@ -27,6 +27,7 @@ type Catalog struct {
 	types  map[schema.OID]*pgType
 	looked version             // what Look was told last
 	spares bool                // see Spare
+	most   time.Duration       // see Spare
 	open   map[int64]time.Time // by xid, since when a transaction is seen to be open that does not show its age
 }
 

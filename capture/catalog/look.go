@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,15 +26,20 @@ type version struct {
 	text string
 	// asOf is the snapshot under which it was asked. A transaction that has ended since makes another one of it.
 	asOf string
+	took []float64 // seconds that the source took to answer the last times
 	due  time.Time // when it is asked again, see Spare
 }
 
 // sparing is how many times as long as it takes to ask for the version Spare has Look wait before it asks again.
 const sparing = 20
 
+// sparedBy is how many of the last times count for that.
+const sparedBy = 3
+
 // Spare has Look tell the version that it was told last, where to ask for it would be more than a twentieth of a core's work of the source: one that
-// has very many tables is told of later when they change.
-func (c *Catalog) Spare() { c.spares = true }
+// has very many tables is told of later when they change, but not later than after most. What took long may have waited for a lock, or a disk: of the last
+// times the shortest counts.
+func (c *Catalog) Spare(most time.Duration) { c.spares, c.most = true, most }
 
 // Look asks for all of it in one round trip: there may be hundreds of captures that do.
 func (c *Catalog) Look(ctx context.Context, slot string, p Publications) (*Look, error) {
@@ -57,10 +63,13 @@ func (c *Catalog) Look(ctx context.Context, slot string, p Publications) (*Look,
 			if err := row.Scan(&is.asOf, &text, &took); err != nil {
 				return err
 			}
-			if text != nil {
-				is.text = *text
+			if text == nil {
+				is.due = began
+				return nil
 			}
-			is.due = began.Add(time.Duration(sparing * took * float64(time.Second)))
+			is.text = *text
+			is.took = slices.Concat([]float64{took}, is.took[:min(len(is.took), sparedBy-1)])
+			is.due = began.Add(min(time.Duration(sparing*slices.Min(is.took)*float64(time.Second)), c.most))
 			return nil
 		})
 	}
@@ -87,8 +96,9 @@ var versionSQL = `
 	       extract(epoch from clock_timestamp() - statement_timestamp())::float8
 	  from (select pg_current_snapshot()::text as now) s`
 
-// written is the expression of how many rows there are in a catalog that has very many, and the sum of the ids that wrote them: whoever changes a row leaves
-// one of a later id. An id has no number; its age has, beside that of another. To make a hash of each row takes three times as long as to read it.
+// written is the expression of how many rows there are in a catalog that has very many, and the sum of a hash of the ids that wrote them: whoever changes a row leaves
+// one of a later id. The ids themselves may have the sum of before: of rows of 100 and 102, 101 changes both. An id has no number; its age has, beside
+// that of another. To make a hash of each row, instead of one number of it, takes three times as long as to read it.
 func written(from string, more ...string) string {
-	return "(select concat_ws(' ', " + strings.Join(append(more, "count(*)", "sum(age(xmin)) - count(*) * age('3'::xid)"), ", ") + ") from " + from + ")"
+	return "(select concat_ws(' ', " + strings.Join(append(more, "count(*)", "sum(hashint8(age(xmin) - (select age('3'::xid)::bigint)))"), ", ") + ") from " + from + ")"
 }

@@ -43,7 +43,7 @@ func looking(t testing.TB) (exec func(sql string), look func() (version string),
 func TestLookSparesTheSource(t *testing.T) {
 	exec, look, cat := looking(t)
 	was, began := look(), time.Now()
-	cat.Spare()
+	cat.Spare(time.Minute)
 	if cat.looked.due = began.Add(time.Hour); look() != was {
 		t.Error("it is another version, and nothing has changed")
 	}
@@ -57,6 +57,48 @@ func TestLookSparesTheSource(t *testing.T) {
 	}
 	if due := cat.looked.due; !due.After(began) || due.After(time.Now().Add(sparing*time.Since(began))) {
 		t.Errorf("it is asked again in %s", time.Until(due))
+	}
+	for _, f := range []struct {
+		what string
+		took []float64 // before
+		most time.Duration
+	}{
+		{"it has taken less before", []float64{3600, -3600}, time.Hour},
+		{"it takes long each time", nil, -time.Hour},
+	} {
+		began := time.Now()
+		cat.Spare(f.most)
+		cat.looked.took, cat.looked.due = f.took, began
+		exec(`create table if not exists other (id int); drop table other`)
+		look()
+		if due := cat.looked.due; due.After(began) { // told by numbers that no clock comes near to
+			t.Errorf("%s: it is asked again in %s", f.what, time.Until(due))
+		}
+	}
+}
+
+// TestLookSeesWhatIsInterleaved: that two tables are altered is no less a change where the ids of who wrote them last have the same sum as before.
+func TestLookSeesWhatIsInterleaved(t *testing.T) {
+	exec, look, cat := looking(t)
+	exec(`create table t1 (id int); create table t2 (id int)`)
+	other, err := pgx.ConnectConfig(t.Context(), cat.conn.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(context.Background()) //nolint:errcheck // the server forgets the connection by itself
+	between := func(sql string) {
+		t.Helper()
+		if _, err := other.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(`alter table t1 set (fillfactor = 90)`)
+	between(`begin; select pg_current_xact_id()`)
+	exec(`alter table t2 set (fillfactor = 90)`)
+	was := look()
+	between(`alter table public.t1 set (fillfactor = 80); alter table public.t2 set (fillfactor = 80); commit`)
+	if look() == was {
+		t.Errorf("the version is the same: %s", was)
 	}
 }
 
