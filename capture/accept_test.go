@@ -19,8 +19,8 @@ func TestAccept(t *testing.T) {
 		taken          bool
 		left, accepted []string // subjects
 	}{
-		{trouble.SnapshotRereads, "*", "rereads", true, nil, []string{"public.orders", "public.payment"}},
-		{trouble.SnapshotRereads, "public.orders", "rereads", true, []string{"public.payment"}, []string{"public.orders"}},
+		{trouble.SnapshotRereads, "*", "rereads", true, nil, []string{"public.orders", "public.payment", "public.stock"}},
+		{trouble.SnapshotRereads, "public.orders", "rereads", true, []string{"public.payment", "public.stock"}, []string{"public.orders"}},
 		{trouble.KafkaNotEnoughReplicas, "*", "waiting_replicas", false, []string{`topic "shop.public.orders" partition 2`}, nil},
 		{trouble.KafkaUnreachable, "*", "waiting_kafka", false, []string{"shop"}, nil},
 	} {

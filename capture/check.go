@@ -105,9 +105,6 @@ func (c *Capture) checkServer(ctx context.Context, r *terminal.Check, cat *catal
 		r.Warn(trouble.StreamBroken, "encoding", why+". A row with one stops capture, or holds its table", "have such texts written anew in UTF-8, and see that no application writes others")
 	}
 	c.checkRole(ctx, r, cat, s)
-	if !s.SeesSessions {
-		r.Note("transactions", "for how long those of other roles are open is shown to roles with pg_read_all_stats only; capture counts from when it first sees them")
-	}
 	if used := fmt.Sprintf("%d of %d slots used, %d of %d WAL senders used", s.SlotsUsed, s.SlotsMax, s.SendersUsed, s.SendersMax); s.SlotsUsed < s.SlotsMax && s.SendersUsed < s.SendersMax {
 		r.OK("slots", used)
 	} else {
@@ -187,6 +184,9 @@ func (c *Capture) checkOpen(ctx context.Context, r *terminal.Check, cat *catalog
 	blockers, err := cat.Blockers(ctx, olderThan)
 	if err != nil {
 		r.Failed("transactions", err)
+	}
+	if n := cat.Hidden(); n > 0 {
+		r.Note("transactions", fmt.Sprintf("for how long %s of other roles have been open is shown to roles with pg_read_all_stats only; capture counts from when it first sees them", service.Plural(n, "transaction")))
 	}
 	for _, b := range blockers {
 		otherwise := "or wait"

@@ -31,8 +31,6 @@ type Server struct {
 	SendersUsed, SendersMax int
 	// SlotKeepBytes is max_slot_wal_keep_size in bytes, -1 for no limit.
 	SlotKeepBytes int64
-	// SeesSessions says whether it is shown when transactions of other roles began.
-	SeesSessions bool
 }
 
 // Major gives the major version: 14 to 18.
@@ -58,12 +56,11 @@ func (c *Catalog) Server(ctx context.Context) (*Server, error) {
 		       (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::int,
 		       (select count(*) from pg_stat_replication), current_setting('max_wal_senders')::int,
 		       (select case when setting::bigint < 0 then -1 else setting::bigint * 1048576 end
-		          from pg_settings where name = 'max_slot_wal_keep_size'),
-		       pg_has_role('pg_read_all_stats', 'usage')
+		          from pg_settings where name = 'max_slot_wal_keep_size')
 		  from pg_roles r where r.rolname = current_user`).Scan(
 		&s.VersionNum, &s.Version, &s.Database, &s.Role, &s.InRecovery, &s.WALLevel, &s.Encoding,
 		&s.Superuser, &s.Replication, &s.CanCreate,
-		&s.SlotsUsed, &s.SlotsMax, &s.SendersUsed, &s.SendersMax, &s.SlotKeepBytes, &s.SeesSessions)
+		&s.SlotsUsed, &s.SlotsMax, &s.SendersUsed, &s.SendersMax, &s.SlotKeepBytes)
 	if err != nil {
 		return nil, Unreachable("ask the server's settings", "", err)
 	}
@@ -101,6 +98,9 @@ func (b *Blocker) Whose() string {
 	}
 	return fmt.Sprintf("pid %d", b.PID)
 }
+
+// Hidden says how many of the open transactions that Blockers has looked at last do not show when they began.
+func (c *Catalog) Hidden() int { return len(c.open) }
 
 // Blockers lists the transactions that have written and are open for longer than olderThan, the one first whose first write was first:
 // from there on the server keeps WAL.

@@ -47,11 +47,26 @@ func (n *Need) complete() {
 	}
 	if len(n.Do) == 0 {
 		n.Do = []Step{{Note: book.Do}}
-		if len(book.Commands) > 0 { // whose names, numbers and offsets are those of an example: to copy them would do harm
-			n.Do = append(n.Do, Step{Note: "the commands are in the runbook of " + string(n.Code) + ", with the names of an example"})
+		act := false
+		for _, command := range book.Commands {
+			if looks.MatchString(command) && !acts.MatchString(command) {
+				n.Do = append(n.Do, Step{Command: command})
+			} else {
+				act = true
+			}
+		}
+		if act {
+			n.Do = append(n.Do, Step{Note: "the commands for it are in the runbook, with the names and numbers of an example"})
 		}
 	}
 }
+
+// looks fits the commands of a runbook that change nothing, but for the functions of acts: its tables, numbers and offsets are those of an
+// example, and to copy what writes would do harm.
+var (
+	looks = regexp.MustCompile(`^(?:(?:(?:SELECT|SHOW) [^;]*;\s*)+|(?:(?:(?:capture|sink) (?:check|status|explain|parked list|support-bundle)|kafka-broker-api-versions\.sh)\b[^\n;]*\s*)+)$`)
+	acts  = regexp.MustCompile(`(?i)\b(?:setval|pg_(?:terminate|cancel|drop|create|reload|promote|switch|logical|replication_slot_advance)\w*)\s*\(`)
+)
 
 // Needs completes and puts in order: what is urgent first, then what began last.
 func Needs(list []Need) []Need {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -115,8 +116,8 @@ func TestEveryCodeIsTold(t *testing.T) {
 		if n.Why == "" || n.Means == "" || len(n.Do) == 0 || n.Do[0].Note == "" && n.Do[0].Command == "" || n.See != "/explain/"+string(code) {
 			t.Errorf("%s: %+v", code, n)
 		}
-		for _, step := range n.Do { // what somebody copies has not an example's tables, and offsets
-			if step.Command != "" {
+		for _, step := range n.Do { // what somebody copies, with an example's tables and offsets, changes nothing
+			if regexp.MustCompile(`(?i)\b(update|insert|delete|drop|alter|truncate|create|pg_\w*(?:terminate|drop|advance)\w*|run|resume|retry|discard|reset|snapshot|tenant|pause)\b`).MatchString(step.Command) {
 				t.Errorf("%s: %s of the runbook is there to be copied", code, step.Command)
 			}
 		}
