@@ -21,6 +21,7 @@ type rounds struct {
 // again is what is to be tried again.
 type again struct {
 	consume.Batch
+	what  string // for which it waits
 	tries int
 	at    time.Time // when it is
 }
@@ -82,25 +83,31 @@ func (r *rounds) wait(b consume.Batch, what string, err error) {
 		w = &again{Batch: b}
 		r.waits[b.Partition] = w
 	}
+	was := w.what
+	w.what = what
 	w.tries++
 	w.at = time.Now().Add(backoff.Wait(w.tries))
 	r.s.retryingBy(r, what, err)
+	r.over(was)
+}
+
+// over says that nobody waits for what any more, where that is so.
+func (r *rounds) over(what string) {
+	for _, w := range r.waits {
+		if w.what == what {
+			return
+		}
+	}
+	if what != "" {
+		r.s.retryingBy(r, what, nil)
+	}
 }
 
 // finish gives a partition back: it waits for nothing any more.
 func (r *rounds) finish(p *consume.Partition, d consume.Done) {
 	r.s.consumer.Finish(p, d)
-	if r.waits[p] == nil {
-		return
+	if w := r.waits[p]; w != nil {
+		delete(r.waits, p)
+		r.over(w.what)
 	}
-	delete(r.waits, p)
-	if len(r.waits) > 0 {
-		return
-	}
-	for _, what := range retried {
-		if d.Records > 0 {
-			r.s.retryingBy(r, what, nil)
-		}
-	}
-	r.s.gaveUp(r)
 }

@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,6 +46,44 @@ func TestSourceThatWaitsKeepsNoOtherWaiting(t *testing.T) {
 	w.rows(`SELECT id FROM public.ta ORDER BY 1`, "0", "1")
 	w.rows(`SELECT code FROM tributary.quarantine`)
 	w.eventually(0, func() any { return len(s.Status().Waiting) })
+}
+
+// TestWaitThatIsOverIsNotTold: sources that are written as a whole wait for different things, and what one of them waited for is over before the other goes on.
+func TestWaitThatIsOverIsNotTold(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Sources = []rule.Source{{Name: "*", Consistency: "source"}}
+	a, b := w.source("a"), w.source("b")
+	ra, rb := relation("ta", "id integer key"), relation("tb", "id integer key")
+	s := w.start(w.cfg)
+	a.tx(ins(ra, 0))
+	b.tx(ins(rb, 0))
+	w.complete(a)
+	w.complete(b)
+	w.exec(`CREATE TABLE ill (name text); INSERT INTO ill VALUES ('full'), ('altered'); GRANT SELECT ON ill TO PUBLIC;
+		CREATE FUNCTION ill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		  IF EXISTS (SELECT FROM public.ill WHERE name = TG_ARGV[0]) THEN
+		    IF TG_ARGV[0] = 'full' THEN RAISE EXCEPTION 'the disk is full' USING ERRCODE = '53100'; END IF;
+		    UPDATE tributary.feed SET shape = jsonb_set(shape, '{columns}', '[]') WHERE topic = 'b.public.tb';
+		  END IF; RETURN NEW; END $$;
+		CREATE TRIGGER ill BEFORE INSERT ON public.ta FOR EACH ROW EXECUTE FUNCTION ill('full');
+		CREATE TRIGGER ill BEFORE INSERT ON public.tb FOR EACH ROW EXECUTE FUNCTION ill('altered')`)
+	a.tx(ins(ra, 1))
+	b.tx(ins(rb, 1))
+	told := func() any {
+		var all []string
+		for _, one := range s.Status().Waiting {
+			all = append(all, one.For)
+		}
+		slices.Sort(all)
+		return strings.Join(all, " ")
+	}
+	w.eventually("target warehouse", told)
+	w.exec(`DELETE FROM ill WHERE name = 'altered'`)
+	w.complete(b)
+	w.eventually("warehouse", told)
+	w.exec(`DELETE FROM ill`)
+	w.complete(a)
+	w.eventually("", told)
 }
 
 // TestTargetThatIsAlteredAllTheTime: a target that turns out to have changed each time, as when somebody makes hundreds of partitions one by one, is
