@@ -335,7 +335,7 @@ func TestUnresolvedToastWithoutProgress(t *testing.T) {
 	}
 	w.rows(`SELECT topic FROM tributary.quarantine`, "shop.tributary.progress")
 	shop.tx(upd(r, 7, "b", keep), ins(fine, 2))
-	w.rows(`SELECT topic, code, hint FROM tributary.quarantine WHERE table_name <> ''`, "shop.public.t|record-invalid|mend what holds the progress; then sink resume shop")
+	w.rows(`SELECT topic, code, hint FROM tributary.quarantine WHERE table_name <> ''`, "shop.public.t|unresolved-toast|mend what holds the progress; then sink resume shop")
 	other.tx(ins(plain, 2))
 	w.complete(other)
 	w.rows(`SELECT count(*) FROM public.fine`, "2")

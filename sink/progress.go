@@ -142,18 +142,21 @@ func resolve(ctx context.Context, session *warehouse.Session, unknown error, adv
 }
 
 // unfollowable is behind, by which batches wait for progress of their sources, or where one of these is held, the trouble of that: nobody would wait for
-// what never comes, in a lane in which others have to wait, too.
-func (s *Sink) unfollowable(batches []consume.Batch, behind error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range s.seen.troubles {
-		q := &s.seen.troubles[i]
+// what never comes, in a lane in which others have to wait, too. What was seen last may be of before somebody had the progress go on. It is no trouble
+// with the code of that: a table that is held as its topic has got partitions is held as a whole.
+func (s *Sink) unfollowable(ctx context.Context, session *warehouse.Session, batches []consume.Batch, behind error) error {
+	held, err := session.Quarantines(ctx)
+	if err != nil {
+		return behind // and it is asked again with the next try
+	}
+	for i := range held {
+		q := &held[i]
 		source, _ := record.ParseProgressTopic(q.Topic)
 		if source == "" || !slices.ContainsFunc(batches, func(b consume.Batch) bool { return sourceOf(b.Partition.Topic) == source }) {
 			continue
 		}
 		return &trouble.Error{
-			Code: trouble.Code(q.Code), Op: "follow", Subject: fmt.Sprintf("topic %q", q.Topic), Cause: errors.New(q.Message),
+			Code: trouble.UnresolvedToast, Op: "follow", Subject: fmt.Sprintf("topic %q", q.Topic), Cause: fmt.Errorf("%s: %s", q.Code, q.Message),
 			Means: "updates have come that do not carry every value, of rows that are not there; whether these still come with a snapshot only the progress of the source tells, which is held",
 			Hint:  "mend what holds the progress; then sink resume " + service.Quote(source),
 		}

@@ -138,7 +138,7 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead)
 			break
 		}
 		if errors.Is(err, warehouse.ErrProgressBehind) && time.Since(begin) > progressPatience {
-			err = w.s.unfollowable(batches, err)
+			err = w.s.unfollowable(ctx, w.session, batches, err)
 		}
 		unit, isUnit := errors.AsType[*warehouse.UnitError](err)
 		switch {
