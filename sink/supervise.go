@@ -36,6 +36,9 @@ type hold struct {
 var (
 	errPaused = errors.New("is paused")
 	errMoved  = errors.New("its checkpoint was moved")
+	// errUnknownTopic is of a partition claimed without the id of its topic: as its source is brought back in this moment, or the topic was made anew, in
+	// which the offset of the one before counts nothing.
+	errUnknownTopic = errors.New("it is not known yet which topic this is")
 )
 
 var errBarrier = errors.New("waits for the other partitions at a TRUNCATE")
@@ -428,6 +431,10 @@ func (v *supervisor) pause(ctx context.Context, held map[*consume.Partition]*hol
 				return err
 			}
 			v.s.log.Info("pause is over", "topic", p.Topic, "partition", p.Number)
+		case !paused && errors.Is(view.Held, errUnknownTopic):
+			if err := v.reclaim(ctx, p); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -541,6 +548,9 @@ func (v *supervisor) reclaim(ctx context.Context, p *consume.Partition) error {
 		return nil // given up, or at the next look: what is under way for it would be fenced by this
 	}
 	requests := []consume.Request{v.s.consumer.Request(p)}
+	if requests[0].TopicID == "" {
+		return nil // see errUnknownTopic
+	}
 	starts, err := v.s.takeOver(ctx, requests, nil)
 	if err != nil {
 		return err
