@@ -258,6 +258,23 @@ func TestValuesOfOthersGoAlong(t *testing.T) {
 	}
 }
 
+// TestKeyThatIsThereTwiceMoves: without a unique index, two rows of one key do not stand for another that is not there.
+func TestKeyThatIsThereTwiceMoves(t *testing.T) {
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "v text")
+	w.exec(`CREATE TABLE public.t (id integer, v text, mine text)`)
+	w.start(w.cfg)
+	shop.tx(ins(r, 1, "a"))
+	w.complete(shop)
+	w.exec(`INSERT INTO public.t SELECT * FROM public.t`)
+	shop.tx(append(append(move(r, []any{1}, 2, "b"), ins(r, 5, "b")), move(r, []any{5}, 6, "b")...)...)
+	w.complete(shop)
+	shop.tx(append(move(r, []any{2}, 3, "c"), move(r, []any{8}, 9, "c")...)...)
+	w.complete(shop)
+	w.rows(`SELECT id, v FROM public.t ORDER BY id`, "3|c", "3|c", "6|b", "9|c")
+}
+
 // TestForeignKeysThatChangeRows: a foreign key between targets has the warehouse delete or alter rows that their source has.
 func TestForeignKeysThatChangeRows(t *testing.T) {
 	parent, child := relation("parent", "id integer key"), relation("child", "id integer key", "p integer")

@@ -379,6 +379,7 @@ func (a *flushing) moves(i int) {
 	moves := &u.Result.Moves
 	a.mark(i, moves)
 	there := int64(-1)
+	sums := u.Target.unique || u.Result.Carried == 0     // else two rows of one key would stand for one that is not there
 	if u.Target.guards.deletes && u.Result.Carried > 0 { // one that stays would look like one that was not there
 		a.set(i, byKey, moves, still(u.Target.template.remove), func(rows int64) error { there = rows; return nil })
 	}
@@ -387,17 +388,17 @@ func (a *flushing) moves(i int) {
 		switch {
 		case there >= 0 && rows != there:
 			return exactly(u, "moved", there, rows)
-		case rows > int64(moves.Len()):
+		case sums && rows > int64(moves.Len()):
 			return exactly(u, "moved", int64(moves.Len()), rows)
 		}
-		if rows < int64(moves.Len()) {
+		if !sums || rows < int64(moves.Len()) {
 			a.after = append(a.after, func(ctx context.Context) error { return a.unmoved(ctx, i, int(int64(moves.Len())-rows)) })
 		}
 		return nil
 	})
 }
 
-// unmoved decides about so many moves that have found no row.
+// unmoved decides about so many moves that have found no row; where keys are there more than once, so many says nothing, and whole rows are looked for.
 func (a *flushing) unmoved(ctx context.Context, i, missing int) error {
 	u := &a.f.Units[i]
 	r, moves := u.Result, &u.Result.Moves
@@ -407,7 +408,7 @@ func (a *flushing) unmoved(ctx context.Context, i, missing int) error {
 		if err := a.ask(ctx, i, byMask, moves, u.Target.template.missing, func(int, [][]byte) error { absent++; return nil }); err != nil {
 			return err
 		}
-		a.effects[i].Updated += int64(missing - absent)
+		a.effects[i].Updated += int64(max(0, missing-absent))
 		missing = absent
 	}
 	if missing == 0 {
