@@ -82,7 +82,7 @@ func TestHistoryViewsOfAnotherRule(t *testing.T) {
 	next(3)
 	w.rows(`SELECT id FROM dwh.t_current WHERE id = 3`, "3")
 	w.rows(`SELECT id FROM dwh.t_as_of(now()) WHERE id = 3`, "3")
-	w.exec(`CREATE OR REPLACE VIEW dwh.t_current AS SELECT * FROM dwh.t WHERE until = '9999-01-01' AND note <> 'x'; CREATE OR REPLACE FUNCTION dwh.t_as_of(timestamptz) RETURNS SETOF dwh.t LANGUAGE sql AS 'SELECT * FROM dwh.t'`)
+	w.exec(`CREATE OR REPLACE VIEW dwh.t_current AS SELECT * FROM dwh.t WHERE until = '9999-01-01' AND note <> 'x'; CREATE OR REPLACE FUNCTION dwh.t_as_of(timestamptz) RETURNS SETOF dwh.t LANGUAGE sql BEGIN ATOMIC SELECT * FROM dwh.t; END`)
 	history.End = "infinity"
 	next(4)
 	w.rows(`SELECT pg_get_viewdef('dwh.t_current') LIKE '%9999%x%', count(*) FROM dwh.t_as_of(now())`, "t|4")

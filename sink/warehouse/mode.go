@@ -121,11 +121,11 @@ func (e *evolution) views(ctx context.Context, have catalogColumns) error {
 			return err
 		}
 	}
-	var is string
-	err = e.tx.QueryRow(ctx, `SELECT coalesce((SELECT prosrc FROM pg_proc WHERE oid = to_regprocedure($1)), '')`, function+"(timestamptz)").Scan(&is)
+	var is string // empty where there is none; prosrc is, where the body is SQL of the standard
+	err = e.tx.QueryRow(ctx, `SELECT coalesce((SELECT '=' || CASE WHEN pg_has_role(proowner, 'USAGE') THEN prosrc ELSE '' END FROM pg_proc WHERE oid = to_regprocedure($1)), '')`, function+"(timestamptz)").Scan(&is)
 	ours := "SELECT * FROM " + e.table + " WHERE "
 	body := ours + fmt.Sprintf("%s <= %s AND %s < %s", from, at, at, to)
-	if err != nil || is == body || is != "" && !strings.HasPrefix(is, ours) {
+	if err != nil || is == "="+body || is != "" && !strings.HasPrefix(is, "="+ours) {
 		return err
 	}
 	return e.s.alter(ctx, e.tx, e.plan, fmt.Sprintf("CREATE OR REPLACE FUNCTION %s(timestamptz) RETURNS SETOF %s LANGUAGE sql STABLE AS %s", function, e.table, postgres.Literal(body)))
