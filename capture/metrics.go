@@ -280,7 +280,7 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		all.Add(d, prometheus.GaugeValue, value, append([]string{st.Source}, labels...)...)
 	}
 	// What the session has seen of itself, and of the source's slot, is not known before.
-	begun, seen := !st.SeenAt.IsZero(), time.Since(st.WAL.AsOf) < unseenAfter
+	begun, seen := !st.SeenAt.IsZero(), time.Since(st.WAL.AsOf) < max(unseenAfter, 3*g.c.config.Source.Refresh)
 	timeline, era := "", ""
 	if begun {
 		timeline, era = strconv.FormatUint(uint64(st.Timeline), 10), strconv.Itoa(int(st.Era))

@@ -251,4 +251,8 @@ func TestStaleGauges(t *testing.T) {
 			t.Errorf("of %s ago: %d series", age, n)
 		}
 	}
+	c.config.Source.Refresh, c.budget.wal.AsOf = time.Minute, time.Now().Add(-2*time.Minute) // one look has failed
+	if n := testutil.CollectAndCount(&gauges{c}, "tributary_capture_wal_retained_bytes"); n != 1 {
+		t.Errorf("looked at each minute: %d series", n)
+	}
 }
