@@ -158,6 +158,8 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 		opened.Spare(max(sparedRefreshes*c.config.Source.Refresh, sparedLeast))
 		*cat = opened
 	}
+	ctx, cancel := context.WithTimeout(ctx, unseenAfter) // a connection that hangs is no use: the next look has another
+	defer cancel()
 	began := time.Now()
 	l, err := c.look(ctx, *cat)
 	if err != nil {

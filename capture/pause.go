@@ -35,8 +35,9 @@ type pausing struct {
 	limit atomic.Int64 // of WAL kept, at which it ends
 	over  atomic.Int64 // when the last one ended, in nanoseconds of Unix; 0: none has
 
-	mu    sync.Mutex // held by who asks the source
-	ended time.Time  // Since of the one that has ended by itself, and may stand at the source still
+	mu     sync.Mutex // held by who obeys
+	looked time.Time  // when the look that was obeyed last began: an earlier one that comes late says nothing
+	ended  time.Time  // Since of the one that has ended by itself, and may stand at the source still
 }
 
 func (p *pausing) holds() *catalog.Pause { return p.now.Load() }
@@ -50,14 +51,19 @@ func (p *pausing) endedAgo() (ago time.Duration, ok bool) {
 
 // look looks at the source, and does what it says of a pause: a pause that has lasted long enough is ended.
 func (c *Capture) look(ctx context.Context, cat *catalog.Catalog) (*catalog.Look, error) {
+	began := time.Now()
+	l, err := cat.Look(ctx, c.config.Source.slot(), c.config.Source.publications()) // which may hang: whoever looks beside it must not
+	if err != nil {
+		return nil, err
+	}
 	p := &c.pausing
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l, err := cat.Look(ctx, c.config.Source.slot(), c.config.Source.publications())
-	if err == nil {
+	if began.After(p.looked) {
+		p.looked = began
 		c.obey(ctx, cat, l)
 	}
-	return l, err
+	return l, nil
 }
 
 // obey is of look.
