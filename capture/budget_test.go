@@ -129,3 +129,12 @@ func TestTransactionsOfOtherRoles(t *testing.T) {
 		t.Error("it is told though it has ended")
 	}
 }
+
+// TestAgeOfAHiddenTransaction: one that is hidden from our role, and has just been seen for the first time, may be open for days.
+func TestAgeOfAHiddenTransaction(t *testing.T) {
+	o := openTransaction([]catalog.Blocker{{PID: 7}}, time.Now())
+	st := Status{Oldest: o}
+	if text := o.whose(); text != "pid 7" || len(st.needs(time.Now(), 0)) > 0 {
+		t.Errorf("%q", text)
+	}
+}

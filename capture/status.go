@@ -113,7 +113,7 @@ type OpenTransaction struct {
 	User        string    `json:"user"`
 	GID         string    `json:"gid,omitempty"`
 	Database    string    `json:"database,omitempty"` // of a prepared one: only there it can be ended
-	Since       time.Time `json:"since"`
+	Since       time.Time `json:"since,omitzero"`     // missing where it is hidden, and was first seen now
 }
 
 // openTransaction gives the oldest of blockers, nil if there is none.
@@ -122,7 +122,10 @@ func openTransaction(blockers []catalog.Blocker, at time.Time) *OpenTransaction 
 		return nil
 	}
 	b := blockers[0]
-	o := &OpenTransaction{PID: b.PID, Application: b.Application, User: b.User, GID: b.GID, Since: at.Add(-b.Age).UTC()}
+	o := &OpenTransaction{PID: b.PID, Application: b.Application, User: b.User, GID: b.GID}
+	if b.Age > 0 {
+		o.Since = at.Add(-b.Age).UTC()
+	}
 	if b.PID == 0 {
 		o.Database = b.Database
 	}

@@ -139,7 +139,7 @@ func (st *Status) needs(now time.Time, unmoved time.Duration) []service.Need {
 		}
 		all = append(all, n)
 	}
-	if o := st.Oldest; o != nil && now.Sub(o.Since) >= oldTransactionTold && st.WaitingOn != waitOld {
+	if o := st.Oldest; o != nil && !o.Since.IsZero() && now.Sub(o.Since) >= oldTransactionTold && st.WaitingOn != waitOld {
 		all = append(all, service.Need{
 			Code: trouble.OldTransaction, Subject: st.Source, Since: o.Since, What: "a transaction keeps WAL: " + o.whose(),
 			Means: fmt.Sprintf("the source keeps WAL from its beginning on, though all that has ended is published: %s of %s", service.FormatBytes(st.WAL.RetainedBytes), service.FormatBytes(st.WAL.BudgetBytes)),
@@ -382,7 +382,12 @@ func (st *Status) whom() string {
 }
 
 // whose says whose it is, and since when it is open.
-func (o *OpenTransaction) whose() string { return o.blocker().Whose() + ", open for " + ago(o.Since) }
+func (o *OpenTransaction) whose() string {
+	if o.Since.IsZero() {
+		return o.blocker().Whose()
+	}
+	return o.blocker().Whose() + ", open for " + ago(o.Since)
+}
 
 // end says how to be rid of it.
 func (o *OpenTransaction) end() []service.Step {
