@@ -94,9 +94,8 @@ const maxTouched = 32 << 20
 
 // hold is a table without key being read.
 type hold struct {
-	table   *table
 	opened  uint64
-	begun   bool // the read has its snapshot, and it counts
+	begun   bool // the read has its snapshot, which counts, and the truncate that precedes its rows is published
 	drained bool // all rows are published
 	seen    snapshot.Visibility
 	lsn     change.LSN
@@ -358,6 +357,7 @@ func (s *session) void(ctx context.Context, t *table) error {
 		Op: change.Truncate, Position: s.nextSnapshotPosition(),
 		Tx: change.Transaction{CommitLSN: s.lastCommit, CommitTime: time.Now().UnixMicro()},
 	}
+	s.changed[t.pub.Relation.OID] = true
 	_, err := s.pub.Publish(ctx, t.pub, &ev, kgo.RecordHeader{Key: record.HeaderReload, Value: []byte("1")})
 	return err
 }
@@ -406,24 +406,24 @@ func (s *session) nextTask(ctx context.Context, t *table) (*task, error) {
 	if keyless && snap.hold != nil {
 		return nil, nil
 	}
-	if keyless || t.progress.Reload {
+	if keyless || t.progress.Reload { // the truncate of a table without key comes when its read has begun, see begins
 		if ended, err := s.haveEnded(snap); err != nil || !ended {
 			return nil, err
 		}
-		if err := s.void(ctx, t); err != nil {
-			return nil, err
-		}
-		s.changed[t.pub.Relation.OID] = true
 	}
-	if keyless { // from that truncate on no event of the table is published before its rows are
-		t.progress.Rows = 0
+	if keyless { // from here on no event of the table is published before its rows are
 		snap.hold = &hold{
-			table: t, opened: s.recent.count(), start: make(chan bool, 1),
+			opened: s.recent.count(), start: make(chan bool, 1),
 			begins: make(chan holdBegun, 1), pieces: make(chan *snapshot.Rows, 1), abandoned: make(chan struct{}),
 		}
 		return &task{hold: snap.hold, source: source}, nil
 	}
-	t.progress.Reload = false
+	if t.progress.Reload {
+		if err := s.void(ctx, t); err != nil {
+			return nil, err
+		}
+		t.progress.Reload = false
+	}
 	if !snap.split {
 		if len(snap.windows) > 0 {
 			return nil, nil // being split

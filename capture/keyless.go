@@ -19,11 +19,20 @@ var errAbandoned = errors.New("abandoned")
 // errNotYet ends a read whose snapshot does not count.
 var errNotYet = errors.New("a published transaction is not visible yet")
 
-// begins takes the reader's snapshot, if it is there, and tells the reader whether it counts.
-func (s *session) begins(h *hold, b holdBegun) {
-	h.begun = s.counts(&b.seen, h.opened, h.table.snapshot)
+// begins takes the reader's snapshot and tells the reader whether it counts. If so, the truncate goes before its rows, and not sooner: a server that
+// refuses the read, as that of a foreign partition is away, would refuse it again and again, and readers of the topic would have an empty table
+// for as long. No event of the table has been published since the read was asked for, so that the truncate may stand within a transaction.
+func (s *session) begins(ctx context.Context, t *table, b holdBegun) error {
+	h := t.snapshot.hold
 	h.seen, h.lsn = b.seen, b.lsn
+	if s.counts(&b.seen, h.opened, t.snapshot) {
+		if err := s.void(ctx, t); err != nil {
+			return err
+		}
+		h.begun, t.progress.Rows = true, 0
+	}
 	h.start <- h.begun
+	return nil
 }
 
 // settleHold publishes the rows of a table without key that have been read so far.
@@ -35,7 +44,9 @@ func (s *session) settleHold(ctx context.Context, t *table) error {
 			if !ok {
 				return s.holdSettled(ctx, t)
 			}
-			s.begins(h, b)
+			if err := s.begins(ctx, t, b); err != nil {
+				return err
+			}
 		default:
 			return nil
 		}
@@ -75,7 +86,7 @@ func (s *session) holdEnded(t *table) error {
 		return nil
 	case errors.Is(h.err, errNotYet), errors.Is(h.err, snapshot.ErrSchemaChanged): // of the latter the server may tell with a snapshot that counts
 		s.again(t.snapshot, h.err)
-		t.snapshot.hold = nil // the next dispatch begins again, behind another truncate
+		t.snapshot.hold = nil // the next dispatch begins again
 		return nil
 	}
 	if err := s.unread(t, h.err); err != nil {
@@ -138,9 +149,8 @@ func (s *session) awaitHold(ctx context.Context, t *table, h *hold) error {
 			if !ok {
 				return s.holdEnded(t)
 			}
-			s.begins(h, b)
-			if h.begun {
-				return nil
+			if err := s.begins(ctx, t, b); err != nil || h.begun {
+				return err
 			}
 		}
 	}

@@ -30,9 +30,10 @@ func TestForeignPartitionAway(t *testing.T) {
 				leave()
 			}
 			c, stop := r.start()
+			before := 0 // events of root
 			if !away {
 				r.fence()
-				r.same("public", "root")
+				before = len(r.same("public", "root").events)
 				leave()
 				r.request(SnapshotRequest{ID: "again", Tables: []string{"public.root"}})
 			}
@@ -43,6 +44,11 @@ func TestForeignPartitionAway(t *testing.T) {
 			}
 			r.exec(`insert into other values (2); insert into root values (10, 'meanwhile'); delete from root where id = 1`)
 			eventually(t, "the other table goes on", func() bool { return slices.Equal(r.read("public", "other").rows, r.source("public.other")) })
+			if !away {
+				if now := len(r.read("public", "root").events); now != before {
+					t.Errorf("its topic has %d events, and had %d before its rows could not be read", now, before)
+				}
+			}
 			if a := told(); a == nil || c.Status().Trouble != nil {
 				t.Errorf("the status says %+v, and %+v", c.Status().Alarms, c.Status().Trouble)
 			}

@@ -221,22 +221,22 @@ func KeyTexts(rel *schema.Relation, row change.Tuple) []string {
 	return texts
 }
 
-// Whole reads a table that has no key, under one snapshot. It calls begin when the snapshot is taken and piece for
-// each run of rows; the rows belong to the callee. An error of either ends the read and is returned.
+// Whole reads a table that has no key, under one snapshot. It calls begin when the snapshot is taken and the server has given
+// the first rows, and piece for each run of rows; the rows belong to the callee. An error of either ends the read and is returned.
 func (r *Reader) Whole(ctx context.Context, s Source, begin func(Visibility, change.LSN) error, piece func(*Rows) error) error {
 	var seen Visibility
 	var lsn change.LSN
 	err := r.inSnapshot(ctx, s, &seen, &lsn, func() error {
-		if err := begin(seen, lsn); err != nil {
-			return err
-		}
 		sql := "declare chunk no scroll cursor for select " + s.columns() + " from " + s.from()
 		if _, err := r.conn.PgConn().ExecParams(ctx, sql, nil, nil, nil, nil).Close(); err != nil {
 			return err
 		}
-		for {
+		for begun := false; ; begun = true {
 			rows := newRows(len(s.Relation.Columns))
 			n, err := r.fetch(ctx, s, rows, fetchRows)
+			if err == nil && !begun {
+				err = begin(seen, lsn)
+			}
 			if err != nil || n == 0 {
 				return err
 			}
