@@ -62,7 +62,9 @@ type Capture struct {
 	instance string
 	shown    string      // the configuration, where it may be
 	active   atomic.Bool // this instance is the one that publishes, or tries to
-	wrote    uint64      // number of the newest progress record that a session of ours has seen or written
+	// astray is the gap by which it has stopped where the topics had changes and no progress at all: nil otherwise. To see that takes a claim.
+	astray   *trouble.Error
+	wrote    uint64 // number of the newest progress record that a session of ours has seen or written
 	last     lastTrouble
 	behind   behind
 	stream   atomic.Pointer[replication.Stream] // of the session that runs

@@ -63,7 +63,8 @@ type tableSnapshot struct {
 	rereads int
 	by      string
 	unseen  unseen
-	failed  int // reads in a row that the server has refused
+	failed  int    // reads in a row that the server has refused
+	unread  string // subject of the alarm that tells of it
 }
 
 // window is one range being read.

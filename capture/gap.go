@@ -48,8 +48,11 @@ func (c *Capture) stillStopped(ctx context.Context, cat *catalog.Catalog, server
 	if err != nil {
 		return err
 	}
-	if !c.options.Standby && c.wrote > 0 && c.claimedByAnother(pr) {
+	if !c.options.Standby && (c.wrote > 0 || c.astray != nil) && c.claimedByAnother(pr) {
 		return takenOver(pr)
+	}
+	if c.astray != nil && pr == nil {
+		return c.astray // until somebody has begun an era: another claim would fence whoever is about to
 	}
 	if c.options.OnGap == GapResnapshot {
 		return nil

@@ -351,6 +351,9 @@ func (c *Capture) mayJump(ctx context.Context, s *session, state *publish.State,
 		return err
 	}
 	if c.options.OnGap != GapResnapshot {
+		if state.Progress == nil {
+			c.astray = gap
+		}
 		return gap
 	}
 	if slot != nil && !ours(slot, s.system.Database) {

@@ -30,12 +30,16 @@ func (s *session) unread(t *table, err error) error {
 	s.again(snap, nil)
 	snap.notBefore = time.Now().Add(min(time.Second<<min(snap.failed, 10), mostUnread))
 	snap.failed++
+	if name := subject(t.name()); name != snap.unread {
+		s.quiet(snap)
+		snap.unread = name
+	}
 	means := "its rows wait, and are asked for again by themselves; its changes go on, and so do all other tables"
 	if len(t.pub.Relation.Key) == 0 {
 		means = "its rows wait, and its changes with them; they are asked for again by themselves, and all other tables go on"
 	}
 	s.raise(&trouble.Error{
-		Code: trouble.SnapshotFailed, Op: "read the rows of", Subject: subject(t.name()), Cause: postgres.Describe(err), Means: means,
+		Code: trouble.SnapshotFailed, Op: "read the rows of", Subject: snap.unread, Cause: postgres.Describe(err), Means: means,
 		Hint: "mend what the server says: a partition that is a foreign table is read where its rows are; ALTER TABLE " +
 			postgres.Ident(t.pub.Relation.Schema, t.pub.Relation.Name) + " DETACH PARTITION it, if that is gone",
 	})
@@ -46,7 +50,16 @@ func (s *session) unread(t *table, err error) error {
 func (s *session) readable(t *table) {
 	if snap := t.snapshot; snap != nil && snap.failed > 0 {
 		snap.failed, s.statusDue = 0, true
-		s.alarms.clear(trouble.SnapshotFailed, subject(t.name()))
+		s.quiet(snap)
+	}
+}
+
+// quiet ends the alarm by the name under which it was raised: the table may have another one since, or, where it is just set aside, none
+// that is published.
+func (s *session) quiet(snap *tableSnapshot) {
+	if snap.unread != "" {
+		s.alarms.clear(trouble.SnapshotFailed, snap.unread)
+		snap.unread = ""
 	}
 }
 

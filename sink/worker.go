@@ -149,7 +149,7 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead)
 		case errors.Is(err, warehouse.ErrTargetChanged) && changed < mostChanges:
 			changed++
 			clear(w.plans) // a Target belongs to a plan: new plans are prepared anew
-		case errors.Is(err, warehouse.ErrTargetUnsteady) && len(topicsOf(batches)) == 1: // others do not wait for it
+		case errors.Is(err, warehouse.ErrTargetUnsteady) && len(topicsOf(batches)) == 1 && time.Since(begin) < alteredPatience: // those of other lanes do not wait for it
 			changed++
 			clear(w.plans)
 			w.pause(ctx, err, changed-mostChanges)
@@ -293,6 +293,9 @@ func (w *worker) fenced(ctx context.Context, batches []consume.Batch, o *outcome
 	}
 	return rest
 }
+
+// alteredPatience is for how long a target may be altered all the time before its table is held: the rest of its lane waits meanwhile.
+const alteredPatience = 5 * time.Minute
 
 // progressPatience is how long the first progress record of a source is waited for where it decides something.
 const progressPatience = 10 * time.Second
