@@ -28,6 +28,7 @@ func TestWarehouseReadOnly(t *testing.T) {
 	s := w.start(w.cfg)
 	shop.tx(ins(item, 1))
 	w.complete(shop)
+	w.eventually(200, func() any { code, _ := s.get("/readyz"); return code })
 	database := w.query(`SELECT quote_ident(current_database())`)[0]
 	set := func(how string) {
 		w.exec(`ALTER DATABASE ` + database + how)
