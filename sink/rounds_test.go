@@ -6,20 +6,28 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
-// TestSourceThatWaitsKeepsNoOtherWaiting: a person has locked what one source is written to, and others that are written as a whole, too, go on meanwhile.
-func TestSourceThatWaitsKeepsNoOtherWaiting(t *testing.T) {
-	w := newWorld(t)
+// twoWhole has a sink write two sources as a whole, of which each has one table, with row 0.
+func (w *world) twoWhole() (s *running, a, b *source, ra, rb *schema.Relation) {
+	w.t.Helper()
 	w.cfg.Sources = []rule.Source{{Name: "*", Consistency: "source"}}
-	a, b := w.source("a"), w.source("b")
-	ra, rb := relation("ta", "id integer key"), relation("tb", "id integer key")
-	s := w.start(w.cfg)
+	a, b = w.source("a"), w.source("b")
+	ra, rb = relation("ta", "id integer key"), relation("tb", "id integer key")
+	s = w.start(w.cfg)
 	a.tx(ins(ra, 0))
 	b.tx(ins(rb, 0))
 	w.complete(a)
 	w.complete(b)
+	return s, a, b, ra, rb
+}
+
+// TestSourceThatWaitsKeepsNoOtherWaiting: a person has locked what one source is written to, and others that are written as a whole, too, go on meanwhile.
+func TestSourceThatWaitsKeepsNoOtherWaiting(t *testing.T) {
+	w := newWorld(t)
+	s, a, b, ra, rb := w.twoWhole()
 	person := w.connect(w.dsn)
 	if _, err := person.Exec(t.Context(), `BEGIN; LOCK TABLE public.ta`); err != nil {
 		t.Fatal(err)
@@ -51,14 +59,7 @@ func TestSourceThatWaitsKeepsNoOtherWaiting(t *testing.T) {
 // TestWaitThatIsOverIsNotTold: sources that are written as a whole wait for different things, and what one of them waited for is over before the other goes on.
 func TestWaitThatIsOverIsNotTold(t *testing.T) {
 	w := newWorld(t)
-	w.cfg.Sources = []rule.Source{{Name: "*", Consistency: "source"}}
-	a, b := w.source("a"), w.source("b")
-	ra, rb := relation("ta", "id integer key"), relation("tb", "id integer key")
-	s := w.start(w.cfg)
-	a.tx(ins(ra, 0))
-	b.tx(ins(rb, 0))
-	w.complete(a)
-	w.complete(b)
+	s, a, b, ra, rb := w.twoWhole()
 	w.exec(`CREATE TABLE ill (name text); INSERT INTO ill VALUES ('full'), ('altered'); GRANT SELECT ON ill TO PUBLIC;
 		CREATE FUNCTION ill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		  IF EXISTS (SELECT FROM public.ill WHERE name = TG_ARGV[0]) THEN
