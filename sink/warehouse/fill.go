@@ -56,7 +56,7 @@ func (e *evolution) unfilled(ctx context.Context, i int, column *catalogColumn) 
 	if e.s.inspecting {
 		return nil // what is lost is told once it is
 	}
-	sql := "SELECT EXISTS (SELECT FROM " + e.table + e.own(other) + ")"
+	sql := e.exists(other)
 	if there, known := e.s.answers[sql]; !known {
 		return &question{sql: sql}
 	} else if !there.yes {
@@ -79,7 +79,7 @@ type answer struct {
 // some says whether there are rows of the source for which all conditions hold, and that are to be changed: their statement reads the whole target under locks
 // to find none, else. That there are none counts as long as nothing of the topic is applied: another sink may write such rows by the version before.
 func (e *evolution) some(ctx context.Context, where ...string) (bool, error) {
-	sql := "SELECT EXISTS (SELECT FROM " + e.table + e.own(where...) + ")"
+	sql := e.exists(where...)
 	there, known := e.s.answers[sql]
 	if e.s.inspecting || e.moves || known && there.yes {
 		return true, nil
@@ -163,6 +163,11 @@ func (e *evolution) set(ctx context.Context, i int, value string, where ...strin
 	e.s.w.forgetTarget(e.plan.Target)
 	_, err := e.tx.Exec(ctx, sql)
 	return err
+}
+
+// exists asks whether there are rows of the source for which all conditions hold.
+func (e *evolution) exists(where ...string) string {
+	return "SELECT EXISTS (SELECT FROM " + e.table + e.own(where...) + ")"
 }
 
 // own is the end of a statement that is for rows of the source: those for which all conditions hold.
