@@ -302,7 +302,7 @@ func (w *window) truncatedUnseen() bool {
 // refresh takes the table's relation from the catalog, when a read has found it changed. there is false for a table that has been
 // dropped: nothing of it is read any more, and the watcher takes it out.
 func (s *session) refresh(ctx context.Context, t *table) (there bool, err error) {
-	known, err := s.catalog.Table(ctx, t.catalog.Relation.OID)
+	known, err := s.askTable(ctx, t.catalog.Relation.OID)
 	if err != nil {
 		return false, err
 	}

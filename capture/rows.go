@@ -86,9 +86,7 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	if t.schema != "" {
 		d.Relation.Namespace = []byte(t.schema)
 	}
-	done := s.stage.Hand(s.others.read, waitSource)
-	known, err := s.catalog.Table(ctx, d.Relation.OID)
-	done()
+	known, err := s.askTable(ctx, d.Relation.OID)
 	is := known
 	if is == nil && err == nil {
 		is, err = s.knownLast(ctx, t, d.Relation.OID)
