@@ -133,12 +133,10 @@ func (c *Capture) watchBudget(ctx context.Context) {
 // lookInstead is a look of the session's watcher, where those of watchBudget do not come: its connection may be lost alone, and cannot come back,
 // as the server's are used up. What is kept is watched all the same, and a pause ends.
 func (c *Capture) lookInstead(ctx context.Context, cat *catalog.Catalog) (*catalog.Look, error) {
-	began := time.Now()
 	l, err := c.look(ctx, cat)
 	if err != nil {
 		return nil, err
 	}
-	c.budget.clock(began, l.Now)
 	var old []catalog.Blocker
 	if l.Slot != nil {
 		if old, err = cat.Blockers(ctx, 0); err != nil {
@@ -166,7 +164,6 @@ func (c *Capture) lookAtBudget(ctx context.Context, cat **catalog.Catalog) error
 		return err
 	}
 	slot := l.Slot
-	c.budget.clock(began, l.Now)
 	select {
 	case <-c.looks: // nobody has taken it
 	default:

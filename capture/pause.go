@@ -49,13 +49,14 @@ func (p *pausing) endedAgo() (ago time.Duration, ok bool) {
 	return ago, at != 0 && ago < afterPause
 }
 
-// look looks at the source, and does what it says of a pause: a pause that has lasted long enough is ended.
+// look looks at the source, notes its clock, and does what it says of a pause: a pause that has lasted long enough is ended.
 func (c *Capture) look(ctx context.Context, cat *catalog.Catalog) (*catalog.Look, error) {
 	began := time.Now()
 	l, err := cat.Look(ctx, c.config.Source.slot(), c.config.Source.publications()) // which may hang: whoever looks beside it must not
 	if err != nil {
 		return nil, err
 	}
+	c.budget.clock(began, l.Now)
 	p := &c.pausing
 	p.mu.Lock()
 	defer p.mu.Unlock()
