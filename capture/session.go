@@ -11,7 +11,6 @@ import (
 	"github.com/tributary-cdc/tributary/capture/pgoutput"
 	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/capture/replication"
-	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/registry"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
@@ -573,32 +572,3 @@ func (s *session) progressRecord(full bool) *record.Progress {
 
 // endBefore gives what may be confirmed while a transaction is under way: not a byte of it.
 func (s *session) endBefore() change.LSN { return max(s.endLSN, s.progressEnd) }
-
-// streamTrouble says what the end of the stream means. A server that fails within itself does so again at the same place: mostly
-// it cannot make a text of a row, as no buffer of it holds more than 1 GiB, and a bytea takes twice its length. So does one, before
-// PostgreSQL 18, that has come to a change at which the publication was not there: a later one does not help.
-func streamTrouble(slot string, err error) error {
-	const anew = "capture slot drop, and capture run --on-gap=resnapshot"
-	var hint string
-	switch state := postgres.SQLState(err); {
-	case state == "XX000" || state == "54000":
-		hint = "invalid memory alloc request size, or a buffer that cannot be enlarged: a row whose text is longer than 1 GiB, which no server of Postgres can send. Shorten it at the source, then " + anew
-	case notUTF8(state):
-		hint = noUTF8 + "Write it anew at the source, then " + anew
-	case postgres.LacksPublication(err):
-		hint = "somebody has dropped or renamed the publication, and rows were written before capture made it again: no server before PostgreSQL 18 gets past them. " + anew
-	default:
-		return catalog.Unreachable("read WAL from", fmt.Sprintf("slot %q", slot), err)
-	}
-	return &trouble.Error{
-		Code: trouble.StreamBroken, Op: "read WAL from", Subject: fmt.Sprintf("slot %q", slot), Cause: postgres.Describe(err),
-		Means: "nothing after that point is published; the source keeps its WAL, and a restart comes to the same place", Hint: hint,
-	}
-}
-
-// notUTF8 says whether a server could not send a text as it has no form in UTF-8: its bytes are none (SQL_ASCII), or are nothing in server_encoding
-// (of WIN1252: five of them).
-func notUTF8(state string) bool { return state == "22021" || state == "22P05" }
-
-// noUTF8 begins what is to be done then.
-const noUTF8 = "a row has a text that the server cannot convert to UTF-8: its bytes are of another encoding than server_encoding says. "
