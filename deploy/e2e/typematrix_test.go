@@ -359,6 +359,9 @@ then neither gives its text nor copies or streams it (` + "`invalid memory alloc
 column is excluded: then it is not read. One that comes in the stream stops capture, excluded or not ([stream-broken](runbooks/stream-broken.md)). In binary alone it could
 be read, which capture does not ask for: a record of 411 MB takes 9.6 GB of memory on its way already, and above 1000 MiB there is none.
 
+Capture asks for all text in UTF-8. A text that the server cannot convert, as in a database in SQL_ASCII or at one of the five bytes that are nothing in WIN1252, it sends to nobody who asks so: it holds
+its table where that is read, and stops capture in the stream (` + "`TestTextThatIsNotUTF8`). `capture check`" + ` tells of SQL_ASCII beforehand.
+
 The servers of the tests lack PostGIS and pgvector: their types are tried on a Postgres of the machine that has them. On Debian
 ` + "`sudo make extensions`" + ` installs both beside the newest Postgres that is packaged.
 
