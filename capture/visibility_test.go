@@ -58,11 +58,11 @@ func TestChunkDoesNotOvertakeInvisibleCommit(t *testing.T) {
 		r.fence()
 		writer := r.connect()
 		written := make(chan error, 1)
+		n := len(r.read("public", "b").events)
 		go func() {
 			_, err := writer.Exec(context.Background(), `begin; update b set v = 'new' where id = 5; delete from c where ctid = (select min(ctid) from c); commit`)
 			written <- err
 		}()
-		n := len(r.read("public", "b").events)
 		eventually(t, "the invisible update is published", func() bool { return len(r.read("public", "b").events) > n })
 		var v string
 		must(t, r.conn.QueryRow(t.Context(), `select v from b where id = 5`).Scan(&v))
