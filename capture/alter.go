@@ -333,6 +333,17 @@ func (s *session) askTable(ctx context.Context, oid schema.OID) (*catalog.Table,
 	return s.catalog.Table(ctx, oid)
 }
 
+// askSince does so, and says whether the transaction under way was visible before: then the catalog shows what it has done to the table.
+func (s *session) askSince(ctx context.Context, oid schema.OID) (known *catalog.Table, visible bool, err error) {
+	defer s.stage.Hand(s.others.read, waitSource)()
+	oldest, err := s.catalog.OldestTransaction(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	known, err = s.catalog.Table(ctx, oid)
+	return known, int32(s.tx.XID-oldest) < 0, err //nolint:gosec // the wrap-around is meant
+}
+
 // askPosition does so for where the WAL ends.
 func (s *session) askPosition(ctx context.Context) (change.LSN, error) {
 	defer s.stage.Hand(s.others.read, waitSource)()

@@ -270,6 +270,39 @@ func TestColumnsOfRowsBeforeARename(t *testing.T) {
 	r.nowhere(t, topicsOf(t, r, "customer", "client"), "hidden", "pw")
 }
 
+// TestColumnsOfARenameThatIsNotVisible: the stream has a rename before the catalog shows it, as its transaction waits for a standby. That was taken for rows of
+// before a rename: "nothing is to be altered", by the name of before, and it stayed so.
+func TestColumnsOfARenameThatIsNotVisible(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), "")
+	r.own(0, map[string]string{"synchronous_standby_names": "nobody"})
+	r.exec(`set synchronous_commit = local; create table customer (id int primary key, pw text); insert into customer values (1, 'hidden')`)
+	r.config.Columns = []publish.Columns{{Table: "public.customer", Exclude: []string{"pw"}}}
+	c, stop := r.start()
+	r.fence()
+	writer := r.connect()
+	written := make(chan error, 1)
+	go func() {
+		_, err := writer.Exec(context.Background(), `alter table customer rename to client; insert into client values (2, 'hidden')`)
+		written <- err
+	}()
+	held := func() string {
+		if st := c.Status(); len(st.Tables) == 1 && st.Tables[0].Held != nil {
+			return st.Tables[0].Held.Cause + "|" + st.Tables[0].Held.Hint
+		}
+		return ""
+	}
+	eventually(t, "it is held", func() bool { return held() != "" })
+	if text := held(); !strings.Contains(text, "as the table was called before") || !strings.Contains(text, "write an entry for public.client") {
+		t.Error(text)
+	}
+	r.exec(`alter system set synchronous_standby_names = ''`)
+	r.exec(`select pg_reload_conf()`)
+	must(t, <-written)
+	eventually(t, "it is told by its name", func() bool { return c.Status().Tables[0].Table == "public.client" })
+	must(t, stop())
+	r.nowhere(t, topicsOf(t, r, "customer", "client"), "hidden", "pw")
+}
+
 // TestColumnsOfATableThatComesBack: nor does it leave when the table, under a name that is not captured, has been taken for gone, and has another
 // one behind that: in one session or several. What leaves a table by another's pattern, or was a partition of one, is not published either.
 func TestColumnsOfATableThatComesBack(t *testing.T) {

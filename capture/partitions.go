@@ -99,16 +99,11 @@ func (s *session) partition(ctx context.Context, t *table, leaf schema.OID) erro
 		slices.Contains(t.progress.Leaves, uint32(leaf)) || s.tx.CommitLSN <= t.asked[leaf] {
 		return nil
 	}
-	defer s.stage.Hand(s.others.read, waitSource)()
-	oldest, err := s.catalog.OldestTransaction(ctx)
-	if err != nil {
-		return err
-	}
-	known, err := s.catalog.Table(ctx, t.catalog.Relation.OID)
+	known, visible, err := s.askSince(ctx, t.catalog.Relation.OID)
 	if err != nil || known == nil {
 		return err
 	}
-	at, err := s.catalog.WALPosition(ctx)
+	at, err := s.askPosition(ctx)
 	if err != nil {
 		return err
 	}
@@ -118,7 +113,7 @@ func (s *session) partition(ctx context.Context, t *table, leaf schema.OID) erro
 	t.asked[leaf] = at
 	there := slices.Contains(oids(known.Leaves), uint32(leaf))
 	switch apart := t.progress.Parts || known.FullLeaves || t.catalog.FullLeaves; {
-	case !there && int32(s.tx.XID-oldest) < 0: // it is gone since: whoever wrote to it saw it attached, and is visible //nolint:gosec // the wrap-around is meant
+	case !there && visible: // it is gone since: whoever wrote to it saw it attached
 	case there && !apart && known.Level == catalog.All && slices.Equal(oids(known.Silent), t.progress.Silent):
 		t.catalog.Leaves, t.catalog.Silent = known.Leaves, known.Silent
 		s.partitions(t, 0, 0)

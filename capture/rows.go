@@ -106,10 +106,14 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 		t.seenAt = s.tx.CommitLSN
 		return nil
 	}
+	shown := known != nil && s.patterns.Match(known.Relation.Schema, known.Relation.Name) // else only the stream has it, for a while
 	now := rel
-	if known != nil && s.patterns.Match(known.Relation.Schema, known.Relation.Name) { // else only the stream has it, for a while
-		if now = &known.Relation; t.catalog != nil {
+	if shown {
+		if t.catalog != nil {
 			t.catalog = known // whose name is told where it is held
+		}
+		if now, err = s.calledNow(ctx, rel, known); err != nil {
+			return err
 		}
 	}
 	if t.pub == nil || !t.pub.Relation.Equal(rel) {
@@ -117,7 +121,7 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 			return err
 		}
 	}
-	if now != rel {
+	if shown {
 		t.catalog = known
 	}
 	t.message, t.pending = t.pending, nil
@@ -126,6 +130,19 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	s.comeBack(t)
 	s.follow(t, rel)
 	return nil
+}
+
+// calledNow gives the version of a table by whose name it is to be told of: that of the catalog, which is ahead of the stream by all that was renamed since;
+// or the stream's, where that is ahead, as the transaction that has renamed the table is not visible yet. Of another one no row comes before it is.
+func (s *session) calledNow(ctx context.Context, rel *schema.Relation, known *catalog.Table) (*schema.Relation, error) {
+	if known.Relation.QualifiedName() == rel.QualifiedName() {
+		return &known.Relation, nil
+	}
+	known, visible, err := s.askSince(ctx, rel.OID)
+	if err != nil || known == nil || !visible {
+		return rel, err
+	}
+	return &known.Relation, nil
 }
 
 // setRelation makes rel the version of t that is published from here on. now is the one that the catalog has, which the stream may be behind.
