@@ -57,8 +57,11 @@ var version13 string
 //go:embed schema_14.sql
 var version14 string
 
+//go:embed schema_15.sql
+var version15 string
+
 // migrations lead from one version of the schema tributary to the next. A released one is never changed.
-var migrations = []string{version1, version2, version3, version4, version5, version6, version7, version8, version9, version10, version11, version12, version13, version14}
+var migrations = []string{version1, version2, version3, version4, version5, version6, version7, version8, version9, version10, version11, version12, version13, version14, version15}
 
 // Version is the version of the schema tributary that this binary wants.
 var Version = len(migrations)

@@ -108,7 +108,7 @@ func (s *standing) add(p *ProgressRecord) bool {
 // Bounds of what is kept for each source. Milestones that are not complete pile up while the data lags behind: beyond
 // the limit every other one is dropped, which makes the answer coarser, never wrong.
 const (
-	maxMilestones = 256
+	maxMilestones = 64 // of hundreds of partitions each: all of them are looked at each second
 	maxFences     = 100
 )
 

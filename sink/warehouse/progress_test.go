@@ -1,8 +1,14 @@
 package warehouse
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
@@ -55,5 +61,79 @@ func TestStanding(t *testing.T) {
 	held := record.TableProgress{Schema: "public", Table: "t", Done: true, Held: &record.Held{Code: "record-too-large"}}
 	if !s.add(&ProgressRecord{103, &record.Progress{Source: "shop", N: 3, Era: 1, Tables: []record.TableProgress{held}}}) || s.tables[topic].Held == nil {
 		t.Errorf("a table that capture holds: %+v", s.tables[topic])
+	}
+}
+
+// behind is a warehouse whose only source is behind by some milestones of some parts each, of which the last is not passed; every
+// table is being read anew. There are no statistics yet, as there are none while a source comes for the first time.
+func behind(tb testing.TB, milestones, parts int) *pgx.Conn {
+	tb.Helper()
+	dsn := pgtest.Database(tb, pgtest.Shared(tb, 0))
+	w := New(Config{DSN: func() (string, error) { return dsn, nil }, Group: "warehouse", Instance: "x"})
+	if err := w.Migrate(tb.Context(), LockPatience); err != nil {
+		tb.Fatal(err)
+	}
+	conn, err := pgx.Connect(tb.Context(), dsn)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = conn.Close(context.WithoutCancel(tb.Context())) })
+	_, err = conn.Exec(tb.Context(), fmt.Sprintf(`
+		ALTER TABLE tributary.milestone SET (autovacuum_enabled = off);
+		ALTER TABLE tributary.milestone_part SET (autovacuum_enabled = off);
+		ALTER TABLE tributary.checkpoint SET (autovacuum_enabled = off);
+		INSERT INTO tributary.source (grp, source, system_id, era, n, known, vector, commit_lsn, tables, tables_lsn, health, written_at)
+		SELECT 'warehouse', 'shop', '1', 0, 1, true, jsonb_object_agg('t' || i, '[2]'::jsonb), '0/1',
+		       jsonb_object_agg('t' || i, '{"done": false, "done_lsn": "0/0", "level": "all"}'::jsonb), '0/1', '{}', now()
+		  FROM generate_series(1, %[2]d) i;
+		INSERT INTO tributary.milestone SELECT 'warehouse', 'shop', i, 0, '0/1', '0/1', now() FROM generate_series(1, %[1]d) i;
+		INSERT INTO tributary.milestone_part
+		SELECT 'warehouse', 'shop', m, 't' || to_char(i, 'FM0000'), 0, 2 FROM generate_series(1, %[1]d) m, generate_series(1, %[2]d) i;
+		INSERT INTO tributary.checkpoint (grp, topic, partition, topic_id, next_offset)
+		SELECT 'warehouse', 't' || to_char(i, 'FM0000'), 0, '', CASE i WHEN %[2]d THEN 1 ELSE 2 END FROM generate_series(1, %[2]d) i`,
+		milestones, parts), pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return conn
+}
+
+// A source whose hundreds of tables are read is asked each second what of it is complete, within the transaction that takes its
+// progress, too: each part is looked at once, not once for each milestone.
+func TestCostOfWhatIsComplete(t *testing.T) {
+	const milestones, parts = 64, 100
+	conn := behind(t, milestones, parts)
+	for what, sql := range map[string]string{
+		"view":  `SELECT source, complete_lsn, fences FROM tributary.progress`,
+		"prune": `DELETE FROM tributary.milestone WHERE grp = 'warehouse' AND source = 'shop' AND progress_offset < (SELECT max(p.progress_offset) FROM tributary.passed p WHERE p.grp = 'warehouse' AND p.source = 'shop')`,
+	} {
+		var text []byte
+		if err := conn.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql).Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		var plans []struct {
+			Plan struct {
+				Hit  int `json:"Shared Hit Blocks"`
+				Read int `json:"Shared Read Blocks"`
+			}
+		}
+		if err := json.Unmarshal(text, &plans); err != nil {
+			t.Fatal(err)
+		}
+		if n := plans[0].Plan.Hit + plans[0].Plan.Read; n > 12*milestones*parts {
+			t.Errorf("%s: %d pages for %d parts\n%s", what, n, milestones*parts, text)
+		} else {
+			t.Logf("%s: %d pages for %d parts", what, n, milestones*parts)
+		}
+	}
+}
+
+// BenchmarkComplete asks of a source of 780 partitions that is behind by as many milestones as are kept.
+func BenchmarkComplete(b *testing.B) {
+	conn := behind(b, maxMilestones, 780)
+	for b.Loop() {
+		if _, err := conn.Exec(b.Context(), `SELECT source, complete_lsn, fences FROM tributary.progress`); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
