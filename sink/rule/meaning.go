@@ -107,6 +107,9 @@ func reads(value string) (names []string, ok bool) {
 
 // readsSID says whether an expression reads tributary.sid: that of the source and its names cannot change for a topic.
 func readsSID(value string) bool {
+	if !strings.Contains(value, "sid") { // of most, there is nothing to be parsed
+		return false
+	}
 	parsed, err := parseExpression(value)
 	if err != nil {
 		return false
