@@ -87,10 +87,11 @@ func (s *Session) cascades(ctx context.Context, db reader, of rule.Target) (drop
 	}
 	const off = `EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = k.confrelid AND g.tgconstraint = k.oid AND g.tgenabled = 'D')`
 	rows, err := db.Query(ctx, `
-		WITH RECURSIVE target AS MATERIALIZED (
+		WITH RECURSIVE ours AS MATERIALIZED `+tree("$1::text::regclass::oid")+`,
+		     target AS MATERIALIZED ( -- not looked up where ours have no foreign keys: each of thousands of targets asks
 		         SELECT c.oid FROM (`+written+`SELECT * FROM unnest($2::text[], $3::text[])) w(schema, name)
-		           JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name),
-		     ours AS MATERIALIZED `+tree("$1::text::regclass::oid")+`,
+		           JOIN pg_namespace n ON n.nspname = w.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+		          WHERE (SELECT count(*) > 0 FROM ours JOIN pg_trigger g ON g.tgrelid = ours.oid AND g.tgisinternal)),
 		     down(oid) AS ( -- ours, and others of which rows go with those of ours
 		         SELECT oid FROM ours
 		         UNION

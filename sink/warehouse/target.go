@@ -322,13 +322,12 @@ type reader interface {
 // readColumns gives none where the table does not exist.
 func readColumns(ctx context.Context, db reader, target rule.Target) (catalogColumns, error) {
 	rows, err := db.Query(ctx, `
-		WITH RECURSIVE base(oid, typ, depth) AS (
-			SELECT t.oid, t.oid, 0 FROM pg_type t
-			UNION ALL
-			SELECT b.oid, t.typbasetype, b.depth + 1 FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd'
-		)
 		SELECT a.attname::text, format_type(a.atttypid, a.atttypmod),
-		       format_type((SELECT b.typ FROM base b WHERE b.oid = a.atttypid ORDER BY b.depth DESC LIMIT 1), -1),
+		       format_type((WITH RECURSIVE base(typ, depth) AS ( -- of a domain, from type to type
+		                         SELECT a.atttypid, 0
+		                         UNION ALL
+		                         SELECT t.typbasetype, b.depth + 1 FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd')
+		                    SELECT b.typ FROM base b ORDER BY b.depth DESC LIMIT 1), -1),
 		       a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> '',
 		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY (i.indkey)),
 		       coalesce((SELECT n.nspname::text FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace

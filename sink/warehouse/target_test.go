@@ -1,0 +1,51 @@
+package warehouse
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/sink/rule"
+)
+
+// BenchmarkLookAtTarget is what a target's first record asks of the catalog of a warehouse that has 2000 targets.
+func BenchmarkLookAtTarget(b *testing.B) {
+	dsn := pgtest.Database(b, pgtest.Shared(b, 0))
+	w := New(Config{DSN: func() (string, error) { return dsn, nil }, Group: "warehouse", Instance: "x"})
+	if err := w.Migrate(b.Context(), LockPatience); err != nil {
+		b.Fatal(err)
+	}
+	conn, err := pgx.Connect(b.Context(), dsn)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = conn.Close(context.WithoutCancel(b.Context())) })
+	for range 8 { // a transaction has room for so many locks
+		if _, err := conn.Exec(b.Context(), `
+			DO $$ BEGIN
+				FOR i IN 1..250 LOOP
+					EXECUTE (SELECT format('CREATE TABLE t%s (id bigint PRIMARY KEY, a text, b text, c timestamptz, d numeric, e int, f int, g text)', count(*)) FROM tributary.feed);
+					INSERT INTO tributary.feed (grp, target_schema, target_table, sid, topic) SELECT 'warehouse', 'public', 't' || count(*), '', 'shop.public.t' || count(*) FROM tributary.feed;
+				END LOOP;
+			END $$`); err != nil {
+			b.Fatal(err)
+		}
+	}
+	target, s := rule.Target{Schema: "public", Table: "t1000"}, w.Session()
+	b.Run("columns", func(b *testing.B) {
+		for b.Loop() {
+			if list, err := readColumns(b.Context(), conn, target); err != nil || len(list) != 8 {
+				b.Fatal(list, err)
+			}
+		}
+	})
+	b.Run("cascades", func(b *testing.B) {
+		for b.Loop() {
+			if _, _, err := s.cascades(b.Context(), conn, target); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
