@@ -27,7 +27,7 @@ func TestOwnTablesWaitForALock(t *testing.T) {
 			shop := w.source("shop")
 			shop.tx(ins(relation("t", "id integer key"), 1))
 			s := w.start(w.cfg)
-			if got := s.Status(); got.Headline != "is starting: connecting to the warehouse" {
+			if got := s.Status(); !strings.HasPrefix(got.Headline, "is starting: ") { // it may be further than connecting already
 				t.Errorf("%s: %q", got.State, got.Headline)
 			}
 			holder := fmt.Sprintf("a lock held by pid %d (a person)", person.PgConn().PID())
