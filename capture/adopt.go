@@ -136,8 +136,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	}
 	delete(s.gone, known.Relation.OID)
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
-		s.log.Info("table was renamed: it is read anew, into a topic of its new name", "table", known.Relation.QualifiedName(), "was", was.Schema+"."+was.Table)
-		isKnown = false
+		isKnown = s.renamed(known, &was)
 	}
 	if !isKnown {
 		was = record.TableProgress{}
@@ -150,6 +149,9 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	}
 	if former.Table != "" && former != (record.Name{Schema: fresh.Schema, Table: fresh.Table}) {
 		fresh.Covered = &former
+	}
+	if was.Covered == nil { // where it stays held
+		was.Covered = fresh.Covered
 	}
 	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
 	if t.progress = fresh; isKnown {
@@ -196,4 +198,20 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	s.remember(t, after, asOf)
 	s.foresee(t, known, asOf)
 	return nil
+}
+
+// renamed tells that known has another name than its progress, was, says, and whether that holds all the same: where nothing is read by itself, what
+// a held table misses only somebody's reload makes up for.
+func (s *session) renamed(known *catalog.Table, was *record.TableProgress) (holds bool) {
+	args := []any{"table", known.Relation.QualifiedName(), "was", was.Schema + "." + was.Table}
+	switch {
+	case s.config.Snapshot.Mode != "never":
+		s.log.Info("table was renamed: it is read anew, into a topic of its new name", args...)
+	case was.Held != nil:
+		return true
+	default:
+		s.log.Warn("table was renamed: what is there is not read into the topic of its new name, as snapshot.mode is never",
+			append(args, "hint", "capture snapshot --table "+known.Relation.QualifiedName())...)
+	}
+	return false
 }

@@ -333,15 +333,15 @@ func (s *session) askTable(ctx context.Context, oid schema.OID) (*catalog.Table,
 	return s.catalog.Table(ctx, oid)
 }
 
-// askSince does so, and says whether the transaction under way was visible before: then the catalog shows what it has done to the table.
+// askSince does so, and says whether the transaction under way was visible before: then the catalog shows what it has done to the table. That it is older
+// than all that run would be too much to ask: one that somebody has forgotten runs for days.
 func (s *session) askSince(ctx context.Context, oid schema.OID) (known *catalog.Table, visible bool, err error) {
 	defer s.stage.Hand(s.others.read, waitSource)()
-	oldest, err := s.catalog.OldestTransaction(ctx)
-	if err != nil {
+	if visible, err = s.catalog.Ended(ctx, s.tx.XID); err != nil {
 		return nil, false, err
 	}
 	known, err = s.catalog.Table(ctx, oid)
-	return known, int32(s.tx.XID-oldest) < 0, err //nolint:gosec // the wrap-around is meant
+	return known, visible, err
 }
 
 // askPosition does so for where the WAL ends.

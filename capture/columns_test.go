@@ -228,8 +228,14 @@ func TestColumnsOfARenamedTable(t *testing.T) {
 }
 
 // TestColumnsOfRowsBeforeARename: rows of when a table had another name, which columns do not have any more, hold it. What is told to be done is
-// about the name that it has, whose entry is as it should be.
+// about the name that it has, whose entry is as it should be. An older transaction that somebody has forgotten changes nothing of that.
 func TestColumnsOfRowsBeforeARename(t *testing.T) {
+	for _, forgotten := range []bool{false, true} {
+		t.Run(fmt.Sprintf("forgotten_%t", forgotten), func(t *testing.T) { columnsOfRowsBeforeARename(t, forgotten) })
+	}
+}
+
+func columnsOfRowsBeforeARename(t *testing.T, forgotten bool) {
 	r := newRig(t, 0, kafkatest.Fake(t), `create table customer (id int primary key, pw text)`)
 	entry := func(table string) []publish.Columns {
 		return []publish.Columns{{Table: table, Exclude: []string{"pw"}}}
@@ -238,6 +244,11 @@ func TestColumnsOfRowsBeforeARename(t *testing.T) {
 	_, stop := r.start()
 	r.fence()
 	must(t, stop())
+	older := r.connect()
+	if forgotten {
+		_, err := older.Exec(t.Context(), `begin; select pg_current_xact_id()`)
+		must(t, err)
+	}
 	r.exec(`insert into customer values (1, 'hidden'); alter table customer rename to client; insert into client values (2, 'hidden')`)
 	r.config.Columns = entry("public.client")
 	for range 2 { // and in the session behind it, which does not see these rows again
@@ -259,6 +270,7 @@ func TestColumnsOfRowsBeforeARename(t *testing.T) {
 		}
 		must(t, stop())
 	}
+	must(t, older.Close(t.Context())) // a read would wait for it
 	_, stop = r.start()
 	r.reload("public.client")
 	r.exec(`insert into client values (3, 'hidden')`)

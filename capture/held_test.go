@@ -198,6 +198,32 @@ func TestHeldTableIsRenamed(t *testing.T) {
 	must(t, stop())
 }
 
+// TestHeldTableIsRenamedWhileAway: so it is where capture was away, and reads nothing by itself. It went on under its new name, without what it misses.
+func TestHeldTableIsRenamedWhileAway(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	r.config.Snapshot.Mode = "never"
+	r.config.Topics.MaxMessageBytes = 64 << 10
+	c, stop := r.start()
+	r.fence()
+	r.exec(`insert into item (id, name) values (1, ` + huge + `)`)
+	r.fence()
+	r.isHeld(c, "public.item", trouble.RecordTooLarge)
+	must(t, stop())
+	r.exec(`update item set name = 'small'; alter table item rename to thing; insert into thing (id) values (2)`)
+	for range 2 {
+		c, stop = r.start()
+		r.fence()
+		r.isHeld(c, "public.thing", trouble.RecordTooLarge)
+		must(t, stop())
+	}
+	_, stop = r.start()
+	r.reload("public.thing")
+	r.exec(`insert into thing (id) values (3)`)
+	r.fence()
+	r.same("public", "thing")
+	must(t, stop())
+}
+
 // A table whose rows must not be read ended capture, for every table.
 func TestTableThatMayNotBeRead(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)

@@ -221,13 +221,17 @@ func (c *Catalog) WALPosition(ctx context.Context) (at change.LSN, err error) {
 
 const walSQL = `select ((case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end) - '0/0')::int8`
 
-// OldestTransaction gives an id before which every transaction has ended.
-func (c *Catalog) OldestTransaction(ctx context.Context) (uint32, error) {
-	var xmin int64
-	if err := c.conn.QueryRow(ctx, `select pg_snapshot_xmin(pg_current_snapshot())::text::int8`).Scan(&xmin); err != nil {
-		return 0, Unreachable("ask the running transactions of", "source", err)
+// Ended says whether transaction xid, which is not younger than the WAL that there is, has ended, so that whoever looks from here on sees what it did. One
+// that is committed runs for others as long as it waits for a standby.
+func (c *Catalog) Ended(ctx context.Context, xid uint32) (bool, error) {
+	// The WAL has the low half of the id; the high half is that which brings it next to the newest.
+	const sql = `select coalesce(pg_xact_status((near - ((near - $1) & 4294967295))::text::xid8), '')
+	  from (select pg_snapshot_xmax(pg_current_snapshot())::text::int8 + 2147483647) s(near)`
+	var status string
+	if err := c.conn.QueryRow(ctx, sql, int64(xid)).Scan(&status); err != nil {
+		return false, Unreachable("ask the running transactions of", "source", err)
 	}
-	return uint32(xmin), nil //nolint:gosec // the low half is what the WAL has
+	return status != "in progress", nil
 }
 
 // NewestTransaction gives an id that is not below that of any transaction which has begun.
