@@ -5,9 +5,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/sink"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // twoWhole has a sink write two sources as a whole, of which each has one table, with row 0.
@@ -120,4 +124,38 @@ func TestTargetThatIsAlteredAllTheTime(t *testing.T) {
 			w.eventually(0, func() any { return len(s.Status().Waiting) })
 		})
 	}
+}
+
+// TestTargetThatIsAlteredForTooLong: only what is altered for so long counts, not what a flush has waited for before.
+func TestTargetThatIsAlteredForTooLong(t *testing.T) {
+	const patience = 3 * time.Second
+	was := sink.AlteredPatience(patience)
+	t.Cleanup(func() { sink.AlteredPatience(was) }) // when the sink has ended
+	w := newWorld(t)
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	s := w.start(w.cfg)
+	shop.tx(ins(r, 0))
+	w.complete(shop)
+	w.exec(`CREATE SEQUENCE tries; GRANT ALL ON SEQUENCE tries TO PUBLIC;
+		CREATE FUNCTION altered() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		  IF clock_timestamp() < TG_ARGV[0]::timestamptz THEN
+		    RAISE EXCEPTION 'later' USING ERRCODE = 'lock_not_available';
+		  ELSIF nextval('public.tries') <= 6 OR NEW.id = 2 THEN
+		    UPDATE tributary.feed SET shape = jsonb_set(shape, '{columns}', '[]') WHERE topic = 'shop.public.t';
+		  END IF; RETURN NEW; END $$`)
+	w.exec(fmt.Sprintf(`CREATE TRIGGER altered BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION altered(%s)`, postgres.Literal(time.Now().Add(patience+time.Second).Format(time.RFC3339Nano))))
+	shop.tx(ins(r, 1))
+	w.complete(shop)
+	w.rows(`SELECT last_value > 6 FROM tries`, "t")
+	w.rows(`SELECT code FROM tributary.quarantine`)
+	shop.tx(ins(r, 2))
+	w.rows(`SELECT code, hint FROM tributary.quarantine`, "schema-change-blocked|wait until nobody alters it any more; then sink resume SOURCE/TABLE")
+	w.eventually([]string{"", "sink resume shop/public.t"}, func() any { return steps(s.Status()) })
+	w.exec(`DROP TRIGGER altered ON public.t`)
+	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.t"}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t ORDER BY 1`, "0", "1", "2")
 }

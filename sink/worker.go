@@ -7,6 +7,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/pkg/retry"
 	"github.com/tributary-cdc/tributary/pkg/service"
+	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/batch"
 	"github.com/tributary-cdc/tributary/sink/consume"
@@ -127,6 +128,7 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead)
 	// Whatever fails is tried again from the records: nothing read is kept over a failure.
 	changed := 0
 	begin := time.Now()
+	var altered time.Time // since when the target is altered all the time
 	for try := 1; len(batches) > 0; try++ {
 		o, err := w.attempt(ctx, batches, read, time.Since(begin) > progressPatience)
 		read = ahead{}
@@ -140,6 +142,11 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead)
 		if errors.Is(err, warehouse.ErrProgressBehind) && time.Since(begin) > progressPatience {
 			err = w.s.unfollowable(ctx, w.session, batches, err)
 		}
+		if !errors.Is(err, warehouse.ErrTargetUnsteady) {
+			altered = time.Time{}
+		} else if altered.IsZero() {
+			altered = time.Now()
+		}
 		unit, isUnit := errors.AsType[*warehouse.UnitError](err)
 		switch {
 		case errors.Is(err, warehouse.ErrFenced):
@@ -149,7 +156,11 @@ func (w *worker) flush(ctx context.Context, batches []consume.Batch, read ahead)
 		case errors.Is(err, warehouse.ErrTargetChanged) && changed < mostChanges:
 			changed++
 			clear(w.plans) // a Target belongs to a plan: new plans are prepared anew
-		case errors.Is(err, warehouse.ErrTargetUnsteady) && len(topicsOf(batches)) == 1 && time.Since(begin) < alteredPatience: // those of other lanes do not wait for it
+		case !altered.IsZero() && len(topicsOf(batches)) == 1: // those of other lanes do not wait for it
+			if time.Since(altered) >= alteredPatience {
+				batches = w.quarantine(ctx, batches, batches[0].Partition.Topic, alteredTooLong(err))
+				break
+			}
 			changed++
 			clear(w.plans)
 			w.pause(ctx, err, changed-mostChanges)
@@ -294,8 +305,20 @@ func (w *worker) fenced(ctx context.Context, batches []consume.Batch, o *outcome
 	return rest
 }
 
-// alteredPatience is for how long a target may be altered all the time before its table is held: the rest of its lane waits meanwhile.
-const alteredPatience = 5 * time.Minute
+// alteredPatience is for how long a target may be altered all the time before its table is held: the rest of its lane waits meanwhile. Tests lower it.
+var alteredPatience = 5 * time.Minute
+
+// alteredTooLong is unsteady, of a table that is not tried again by itself any more.
+func alteredTooLong(unsteady error) error {
+	t, ok := errors.AsType[*trouble.Error](unsteady)
+	if !ok {
+		return unsteady
+	}
+	held := *t
+	held.Means = "it was altered each time that it was to be written, for so long that the tables behind it do not wait for it any more; nothing of it was written, and nothing is lost"
+	held.Hint = "wait until nobody alters it any more; then sink resume SOURCE/TABLE"
+	return &held
+}
 
 // progressPatience is how long the first progress record of a source is waited for where it decides something.
 const progressPatience = 10 * time.Second
