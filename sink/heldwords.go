@@ -62,7 +62,7 @@ func unfollowed(t *Trouble) service.Need {
 		Code: trouble.Code(t.Code), Urgent: true, Subject: t.Topic, Since: t.Since, Why: t.Message,
 		What:  fmt.Sprintf("%s is held: how far %s is complete is not known any more", t.Topic, source),
 		Means: "tables go on, or tell themselves why not; tributary.progress stands where it is, and who waits for it waits",
-		Do:    service.Steps(strings.ReplaceAll(t.Hint, "SOURCE/TABLE", service.Quote(source))),
+		Do:    withoutPark(stepsOf(t.Hint, source)), // it would be of tables that are held, too
 	}
 	if !strings.Contains(t.Hint, "sink resume") {
 		n.Do = append(n.Do, service.Step{Command: "sink resume " + service.Quote(source), Note: "when that is mended"})
@@ -187,27 +187,37 @@ func (st *Status) quarantined(t *TableStatus) service.Need {
 	name := service.Quote(subject)
 	n := service.Need{
 		Code: trouble.Code(t.Trouble.Code), Urgent: true, Subject: subject, Since: t.Trouble.Since, Why: t.Trouble.Message,
-		What: fmt.Sprintf("%s is %s", subject, held), Do: service.Steps(t.Trouble.Hint),
-	}
-	for i := range n.Do { // a name by itself might be taken for a word of a sentence
-		n.Do[i].Command, n.Do[i].Note = strings.ReplaceAll(n.Do[i].Command, "SOURCE/TABLE", name), strings.ReplaceAll(n.Do[i].Note, "SOURCE/TABLE", name)
+		What: fmt.Sprintf("%s is %s", subject, held), Do: stepsOf(t.Trouble.Hint, subject),
 	}
 	if t.Trouble.Topic != "" && t.Trouble.Offset > 0 && !strings.Contains(n.Why, "offset ") {
 		n.Why += fmt.Sprintf(" (topic %s, partition %d, offset %d)", t.Trouble.Topic, t.Trouble.Partition, t.Trouble.Offset)
 	}
 	n.Means = st.keptWaiting(t.Source, others, records)
 	if whole { // nothing is put aside of it
-		n.Do = slices.DeleteFunc(n.Do, func(s service.Step) bool { return strings.HasSuffix(s.Command, " --park") })
+		n.Do = withoutPark(n.Do)
 	}
 	if !t.Trouble.stops() && !strings.HasPrefix(t.Trouble.Message, heldByCapture) {
 		if !strings.Contains(t.Trouble.Hint, "sink resume") {
 			n.Do = append(n.Do, service.Step{Command: "sink resume " + name, Note: "when that is mended"})
 		}
-		if slices.Contains(parkableCodes, n.Code) && !whole && !strings.Contains(t.Trouble.Hint, "--park") {
+		if slices.Contains(parkableCodes, n.Code) && !whole && !strings.Contains(t.Trouble.Hint, "--park") && !strings.HasPrefix(t.Trouble.Message, heldByProgress(t.Source)) {
 			n.Do = append(n.Do, service.Step{Command: "sink resume " + name + " --park", Note: "puts the row aside, and the table goes on"})
 		}
 	}
 	return n
+}
+
+// stepsOf takes apart the hint of what holds subject.
+func stepsOf(hint, subject string) []service.Step {
+	steps := service.Steps(hint)
+	for i, name := 0, service.Quote(subject); i < len(steps); i++ { // a name by itself might be taken for a word of a sentence
+		steps[i].Command, steps[i].Note = strings.ReplaceAll(steps[i].Command, "SOURCE/TABLE", name), strings.ReplaceAll(steps[i].Note, "SOURCE/TABLE", name)
+	}
+	return steps
+}
+
+func withoutPark(steps []service.Step) []service.Step {
+	return slices.DeleteFunc(steps, func(s service.Step) bool { return strings.HasSuffix(s.Command, " --park") })
 }
 
 // heldByCapture begins the message of a table that is held by capture.

@@ -141,6 +141,13 @@ func resolve(ctx context.Context, session *warehouse.Session, unknown error, adv
 	return warehouse.Resolved(standings, unknown)
 }
 
+const opFollow = "follow"
+
+// heldByProgress begins the message of a table that is held as the progress of its source is, by no record of its own: none is put aside for it.
+func heldByProgress(source string) string {
+	return fmt.Sprintf("%s topic %q: ", opFollow, record.ProgressTopic(source))
+}
+
 // unfollowable is behind, by which batches wait for progress of their sources, or where one of these is held, the trouble of that: nobody would wait for
 // what never comes, in a lane in which others have to wait, too. What was seen last may be of before somebody had the progress go on. It is no trouble
 // with the code of that: a table that is held as its topic has got partitions is held as a whole.
@@ -156,9 +163,9 @@ func (s *Sink) unfollowable(ctx context.Context, session *warehouse.Session, bat
 			continue
 		}
 		return &trouble.Error{
-			Code: trouble.UnresolvedToast, Op: "follow", Subject: fmt.Sprintf("topic %q", q.Topic), Cause: fmt.Errorf("%s: %s", q.Code, q.Message),
+			Code: trouble.UnresolvedToast, Op: opFollow, Subject: fmt.Sprintf("topic %q", q.Topic), Cause: fmt.Errorf("%s: %s", q.Code, q.Message),
 			Means: "updates have come that do not carry every value, of rows that are not there; whether these still come with a snapshot only the progress of the source tells, which is held",
-			Hint:  "mend what holds the progress; then sink resume " + service.Quote(source),
+			Hint:  "mend what holds the progress, and have it go on; then sink resume SOURCE/TABLE",
 		}
 	}
 	return behind
