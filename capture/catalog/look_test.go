@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
+	"github.com/tributary-cdc/tributary/schema"
 )
 
 // looking gives a database, and who looks at it.
@@ -104,7 +105,7 @@ func TestLookSeesWhatIsInterleaved(t *testing.T) {
 
 // BenchmarkLook looks at 2,000 tables of 20 columns, each made by a transaction of its own: while others write to the source, and while nobody does.
 func BenchmarkLook(b *testing.B) {
-	exec, look, _ := looking(b)
+	exec, look, cat := looking(b)
 	exec(`create procedure fill() language plpgsql as $$ begin
 		for i in 1 .. 2000 loop
 			execute format('create table t%s (id int primary key, %s)', i, (select string_agg(format('c%s text', n), ', ') from generate_series(2, 20) n));
@@ -124,4 +125,15 @@ func BenchmarkLook(b *testing.B) {
 			b.ReportMetric(b.Elapsed().Seconds()/float64(b.N)/2*100, "%-of-a-core-every-2s")
 		})
 	}
+	b.Run("table", func(b *testing.B) { // one of them, as at its first row
+		var oid uint32
+		if err := cat.conn.QueryRow(b.Context(), `select 'public.t1000'::regclass::oid`).Scan(&oid); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if t, err := cat.Table(b.Context(), schema.OID(oid)); err != nil || len(t.Relation.Columns) != 20 {
+				b.Fatal(t, err)
+			}
+		}
+	})
 }

@@ -92,7 +92,7 @@ type attribute struct {
 // Tables lists the tables that patterns choose, and those they choose but that have no WAL to read (LeftOut, with
 // the reason), by name.
 func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, error) {
-	relations, err := c.relations(ctx)
+	relations, err := c.relations(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -114,9 +114,20 @@ func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, erro
 	return tables, nil
 }
 
-// Table describes the one table with this OID, nil if it is gone.
+// Table describes the one table with this OID, nil if it is gone. It asks for no other: each of thousands of tables is asked for at its
+// first row.
 func (c *Catalog) Table(ctx context.Context, oid schema.OID) (*Table, error) {
-	relations, err := c.relations(ctx)
+	tree, err := query(ctx, c.conn, "list partitions", pgx.RowTo[uint32], `
+		with recursive tree(oid) as (
+		    select $1::oid
+		    union
+		    select i.inhrelid from tree t join pg_inherits i on i.inhparent = t.oid
+		)
+		select oid from tree`, uint32(oid))
+	if err != nil {
+		return nil, err
+	}
+	relations, err := c.relations(ctx, tree)
 	if err != nil {
 		return nil, err
 	}
@@ -311,7 +322,7 @@ func (t *Table) judgeRoot(r *relation) {
 	}
 }
 
-// relations lists what can hold rows, or stand for what does.
+// relations lists what can hold rows, or stand for what does; of some OIDs, where they are given.
 //
 // Here, and in what is asked beside it, no function may lock a table, as pg_table_size, pg_get_expr and pg_partition_tree
 // do. The stream waits for the answer, and such a lock can wait for the stream:
@@ -319,7 +330,7 @@ func (t *Table) judgeRoot(r *relation) {
 //	reader:      reads a table without key, and waits for the stream to take its rows
 //	application: TRUNCATE of that table waits for the reader
 //	stream:      asks for a table's size, and waits behind the TRUNCATE
-func (c *Catalog) relations(ctx context.Context) ([]*relation, error) {
+func (c *Catalog) relations(ctx context.Context, of []uint32) ([]*relation, error) {
 	list, err := query(ctx, c.conn, "list tables", func(row pgx.CollectableRow) (*relation, error) {
 		var r relation
 		var identity string
@@ -332,8 +343,8 @@ func (c *Catalog) relations(ctx context.Context) ([]*relation, error) {
 	           c.relispartition, greatest(c.reltuples, 0)::int8, c.relfilenode::int8
 	      from pg_class c join pg_namespace n on n.oid = c.relnamespace
 	     where c.relkind in ('r', 'p', 'f', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
-	       and n.nspname !~ '^pg_(toast|temp_)'
-	     order by n.nspname, c.relname`)
+	       and n.nspname !~ '^pg_(toast|temp_)'`+among("c.oid", of)+`
+	     order by n.nspname, c.relname`, given(of)...)
 	if err != nil {
 		return nil, err
 	}
@@ -341,13 +352,29 @@ func (c *Catalog) relations(ctx context.Context) ([]*relation, error) {
 	for _, r := range list {
 		byOID[r.oid] = r
 	}
-	if err := c.attributes(ctx, byOID); err != nil {
+	if err := c.attributes(ctx, byOID, of); err != nil {
 		return nil, err
 	}
-	return list, c.indexes(ctx, byOID)
+	return list, c.indexes(ctx, byOID, of)
 }
 
-func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation) error {
+// among is the condition that an OID is one of some, which are parameter 1; none where they are not given.
+func among(column string, of []uint32) string {
+	if of == nil {
+		return ""
+	}
+	return " and " + column + " = any($1::oid[])"
+}
+
+// given are the parameters of a statement with among.
+func given(of []uint32) []any {
+	if of == nil {
+		return nil
+	}
+	return []any{of}
+}
+
+func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation, of []uint32) error {
 	type found struct {
 		relation schema.OID
 		attribute
@@ -363,8 +390,8 @@ func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation
 	           case when a.atthasmissing then (a.attmissingval::text::text[])[1] end
 	      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
 	     where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'f', 'm')
-	       and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp_)'
-	     order by a.attrelid, a.attnum`)
+	       and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp_)'`+among("a.attrelid", of)+`
+	     order by a.attrelid, a.attnum`, given(of)...)
 	if err != nil {
 		return err
 	}
@@ -376,7 +403,7 @@ func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation
 	return nil
 }
 
-func (c *Catalog) indexes(ctx context.Context, byOID map[schema.OID]*relation) error {
+func (c *Catalog) indexes(ctx context.Context, byOID map[schema.OID]*relation, of []uint32) error {
 	type found struct {
 		relation           schema.OID
 		primary, replident bool
@@ -389,7 +416,7 @@ func (c *Catalog) indexes(ctx context.Context, byOID map[schema.OID]*relation) e
 	}, `select indrelid, indisprimary, indisreplident, (indkey::int2[])[0:indnkeyatts - 1]
 	      from pg_index
 	     where (indisprimary or indisreplident) and indisvalid and indimmediate and indpred is null
-	       and indrelid >= 16384`)
+	       and indrelid >= 16384`+among("indrelid", of), given(of)...)
 	if err != nil {
 		return err
 	}
