@@ -25,18 +25,19 @@ type guards struct {
 func (s *Session) nature(ctx context.Context, tx pgx.Tx, plan *rule.Plan, table string) (g guards, err error) {
 	var unlogged, role string
 	var hidden bool
-	// Of a trigger of a partition, form.go does not tell that it is enabled.
+	// Of a trigger of a partition, form.go does not tell that it is enabled. Each catalog is asked part by part (OFFSET 0): as a join, all of
+	// pg_class was read for each of thousands of targets.
 	err = tx.QueryRow(ctx, `
 		WITH part AS (SELECT $1::text::regclass::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree($1::text::regclass)),
 		     before AS (SELECT g.tgtype FROM pg_trigger g JOIN part ON part.oid = g.tgrelid WHERE NOT g.tgisinternal AND (g.tgenabled <> 'D' OR g.tgrelid <> $1::text::regclass) AND g.tgtype & (2 | 64) <> 0),
 		     policy AS (SELECT p.polpermissive AND p.polcmd = '*' AND pg_get_expr(p.polqual, p.polrelid) = 'true' AND coalesce(pg_get_expr(p.polwithcheck, p.polrelid), 'true') = 'true' AS lets,
 		                       p.polpermissive AS permissive FROM pg_policy p
 		                 WHERE p.polrelid = $1::text::regclass AND (p.polroles = '{0}' OR EXISTS (SELECT FROM unnest(p.polroles) r WHERE pg_has_role(r, 'USAGE'))))
-		SELECT EXISTS (SELECT FROM before WHERE tgtype & 8 <> 0) OR EXISTS (SELECT FROM pg_rewrite w JOIN part ON part.oid = w.ev_class WHERE w.ev_type = '4'),
+		SELECT EXISTS (SELECT FROM before WHERE tgtype & 8 <> 0) OR EXISTS (SELECT FROM part, LATERAL (SELECT FROM pg_rewrite w WHERE w.ev_class = part.oid AND w.ev_type = '4' OFFSET 0) w),
 		       EXISTS (SELECT FROM before WHERE tgtype & 4 <> 0),
 		       row_security_active($1::text) AND (NOT coalesce((SELECT bool_or(lets) FROM policy), false) OR EXISTS (SELECT FROM policy WHERE NOT permissive)),
-		       coalesce((SELECT min(c.oid::regclass::text) FROM pg_class c JOIN part USING (oid) WHERE c.relpersistence = 'u' AND c.relkind = 'r'), ''), quote_ident(current_user)`,
-		table).Scan(&g.deletes, &g.inserts, &hidden, &unlogged, &role)
+		       coalesce((SELECT min(c.oid::regclass::text) FROM part, LATERAL (SELECT c.oid FROM pg_class c WHERE c.oid = part.oid AND c.relpersistence = 'u' AND c.relkind = 'r' OFFSET 0) c), ''), quote_ident(current_user)`,
+		planned, table).Scan(&g.deletes, &g.inserts, &hidden, &unlogged, &role)
 	refused := func(hint, cause string) error {
 		return &trouble.Error{
 			Code: trouble.TargetType, Op: "write to", Subject: targetName(plan), Cause: errors.New(cause),
@@ -110,7 +111,7 @@ func (s *Session) cascades(ctx context.Context, db reader, of rule.Target) (drop
 		         SELECT k.oid, k.conparentid FROM found JOIN pg_constraint k ON k.oid = found.conparentid)
 		SELECT k.conrelid::regclass::text, quote_ident(k.conname), pg_get_constraintdef(k.oid) FROM found JOIN pg_constraint k USING (oid)
 		 WHERE k.conparentid = 0 AND NOT `+off+`
-		 ORDER BY 1, 2`, postgres.Ident(of.Schema, of.Table), schemas, tables)
+		 ORDER BY 1, 2`, planned, postgres.Ident(of.Schema, of.Table), schemas, tables)
 	if err != nil {
 		return "", "", err
 	}

@@ -319,6 +319,10 @@ type reader interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
+// planned has a statement about the catalog be planned once for a connection: for each of thousands of targets, that takes longer than
+// the statement does.
+const planned = pgx.QueryExecModeCacheStatement
+
 // readColumns gives none where the table does not exist.
 func readColumns(ctx context.Context, db reader, target rule.Target) (catalogColumns, error) {
 	rows, err := db.Query(ctx, `
@@ -336,7 +340,7 @@ func readColumns(ctx context.Context, db reader, target rule.Target) (catalogCol
 		  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		 WHERE n.nspname = $1 AND c.relname = $2 AND a.attname IS NOT NULL
-		 ORDER BY a.attnum`, target.Schema, target.Table)
+		 ORDER BY a.attnum`, planned, target.Schema, target.Table)
 	if err != nil {
 		return nil, err
 	}
@@ -362,7 +366,7 @@ func hasIndex(ctx context.Context, tx pgx.Tx, target rule.Target, key []string) 
 		   AND $3::text[] = (SELECT array_agg(a.attname::text ORDER BY a.attname COLLATE "C")
 		         FROM generate_series(0, cardinality($3::text[]) - 1) AS k
 		         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[k])`,
-		target.Schema, target.Table, key).Scan(&unique, &leading)
+		planned, target.Schema, target.Table, key).Scan(&unique, &leading)
 	return unique, leading, err
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -17,7 +15,7 @@ func BenchmarkLookAtTarget(b *testing.B) {
 	if err := w.Migrate(b.Context(), LockPatience); err != nil {
 		b.Fatal(err)
 	}
-	conn, err := pgx.Connect(b.Context(), dsn)
+	conn, err := w.connect(b.Context())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -26,7 +24,7 @@ func BenchmarkLookAtTarget(b *testing.B) {
 		if _, err := conn.Exec(b.Context(), `
 			DO $$ BEGIN
 				FOR i IN 1..250 LOOP
-					EXECUTE (SELECT format('CREATE TABLE t%s (id bigint PRIMARY KEY, a text, b text, c timestamptz, d numeric, e int, f int, g text)', count(*)) FROM tributary.feed);
+					EXECUTE (SELECT format('CREATE TABLE public.t%s (id bigint PRIMARY KEY, a text, b text, c timestamptz, d numeric, e int, f int, g text)', count(*)) FROM tributary.feed);
 					INSERT INTO tributary.feed (grp, target_schema, target_table, sid, topic) SELECT 'warehouse', 'public', 't' || count(*), '', 'shop.public.t' || count(*) FROM tributary.feed;
 				END LOOP;
 			END $$`); err != nil {
@@ -38,6 +36,18 @@ func BenchmarkLookAtTarget(b *testing.B) {
 		for b.Loop() {
 			if list, err := readColumns(b.Context(), conn, target); err != nil || len(list) != 8 {
 				b.Fatal(list, err)
+			}
+		}
+	})
+	b.Run("guards", func(b *testing.B) {
+		tx, err := conn.Begin(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer func() { _ = tx.Rollback(context.WithoutCancel(b.Context())) }()
+		for b.Loop() { // and cascades
+			if _, err := s.nature(b.Context(), tx, &rule.Plan{Route: &rule.Route{Target: target}}, "public.t1000"); err != nil {
+				b.Fatal(err)
 			}
 		}
 	})
