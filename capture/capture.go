@@ -62,9 +62,9 @@ type Capture struct {
 	instance string
 	shown    string      // the configuration, where it may be
 	active   atomic.Bool // this instance is the one that publishes, or tries to
-	// astray is the gap by which it has stopped where the topics had changes and no progress at all: nil otherwise. To see that takes a claim.
-	astray   *trouble.Error
-	wrote    uint64 // number of the newest progress record that a session of ours has seen or written
+	halted   bool        // it has stopped, and has not streamed since: what it was stopped by may be there still
+	wrote    uint64      // number of the newest progress record that a session of ours has seen or written
+	bare     *uint16     // era of the newest in the topics where the last claim found no progress at all; nil: it has, or there was none
 	last     lastTrouble
 	behind   behind
 	stream   atomic.Pointer[replication.Stream] // of the session that runs
@@ -220,6 +220,7 @@ func (c *Capture) sessions(ctx context.Context) error {
 			known := c.isStopped() && trouble.CodeOf(err) == trouble.CodeOf(stopped)
 			c.active.Store(false)
 			c.setStopped(true)
+			c.halted = true
 			if c.stays == nil || endsBy(err) {
 				return err
 			}
@@ -309,7 +310,7 @@ func (c *Capture) stop(ctx context.Context, err error) {
 	}
 	c.log.Error("stopped: its page and metrics stay, and it looks now and then whether that is mended", service.Err(err), "means", means, "hint", hint)
 	c.stays(err)
-	if c.wrote > 0 {
+	if c.wrote > 0 || c.bare != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

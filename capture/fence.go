@@ -40,8 +40,9 @@ func (c *Capture) claim(ctx context.Context, pub *publish.Publisher) (*publish.S
 	if err != nil {
 		return nil, err
 	}
-	c.wrote = pub.N()
+	c.wrote, c.bare = pub.N(), new(state.Newest.Era)
 	if state.Progress != nil {
+		c.bare = nil
 		c.last.take(&state.Progress.Health, c.instance)
 	}
 	return state, c.affirm(ctx, pub, state)
@@ -149,7 +150,7 @@ func (c *Capture) whoFenced(ctx context.Context, refused error) error {
 // notTakenOver refuses to begin another session where another instance has taken over since the last one: it would be
 // fenced by that, and be the one that ends. An instance that stands by does take over, when the other is gone.
 func (c *Capture) notTakenOver(ctx context.Context) error {
-	if c.wrote == 0 || c.options.Standby {
+	if c.wrote == 0 && c.bare == nil || c.options.Standby {
 		return nil
 	}
 	return c.takenOver(ctx)
@@ -158,7 +159,7 @@ func (c *Capture) notTakenOver(ctx context.Context) error {
 // takenOver gives the trouble of an instance whose source another has claimed; nil: none has.
 func (c *Capture) takenOver(ctx context.Context) error {
 	pr, err := publish.ReadProgress(ctx, c.config.Kafka, c.config.Source.Name, c.log)
-	if err != nil || !c.claimedByAnother(pr) {
+	if err != nil || !c.takenSince(pr) {
 		return err
 	}
 	return takenOver(pr)
@@ -170,6 +171,12 @@ func takenOver(pr *record.Progress) error {
 		Cause: fmt.Errorf("instance %s has taken over", pr.Health.Instance),
 		Means: "it publishes; nothing was published twice", Hint: "stop one of the two",
 	}
+}
+
+// takenSince says whether pr, the newest progress record, is of another instance that has taken over since our last claim. Where that found none, whoever
+// takes over begins an era behind all that the topics hold. A record of an earlier one is of a progress topic that somebody has restored: so nobody publishes.
+func (c *Capture) takenSince(pr *record.Progress) bool {
+	return c.claimedByAnother(pr) && (c.wrote > 0 || c.bare != nil && pr.Era > *c.bare)
 }
 
 // claimedByAnother says whether pr, the newest progress record, is of another instance and newer than all that this one

@@ -48,11 +48,8 @@ func (c *Capture) stillStopped(ctx context.Context, cat *catalog.Catalog, server
 	if err != nil {
 		return err
 	}
-	if !c.options.Standby && (c.wrote > 0 || c.astray != nil) && c.claimedByAnother(pr) {
+	if !c.options.Standby && c.takenSince(pr) {
 		return takenOver(pr)
-	}
-	if c.astray != nil && pr == nil {
-		return c.astray // until somebody has begun an era: another claim would fence whoever is about to
 	}
 	if c.options.OnGap == GapResnapshot {
 		return nil
@@ -75,7 +72,17 @@ func (c *Capture) refusal(ctx context.Context, server *catalog.Server, slot *cat
 	if err != nil {
 		return err
 	}
-	if gap := findGap(&publish.State{Progress: pr}, slot, system, history, c.config.Source.slot()); gap != nil {
+	state := &publish.State{Progress: pr}
+	if pr == nil && c.bare != nil && *c.bare > 0 { // a claim has seen that; another would fence whoever is about to begin an era
+		holds, err := publish.Holds(ctx, c.config.Kafka, c.config.Source.Name, c.log)
+		if err != nil {
+			return err
+		}
+		if holds {
+			state.Newest.Era = *c.bare
+		}
+	}
+	if gap := findGap(state, slot, system, history, c.config.Source.slot()); gap != nil {
 		return gap
 	}
 	return nil

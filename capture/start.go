@@ -139,7 +139,7 @@ func (c *Capture) mayBegin(ctx context.Context, cat *catalog.Catalog, server *ca
 	if err := c.notTakenOver(ctx); err != nil {
 		return err
 	}
-	if c.isStopped() {
+	if c.halted { // also where a look could not be had, and it says that it waits
 		if err := c.stillStopped(ctx, cat, server); err != nil {
 			return err
 		}
@@ -228,7 +228,7 @@ func (c *Capture) runSession(ctx context.Context, s *session, dsn string, tables
 	c.active.Store(true)
 	c.publishStatus(s) // before the goroutine that owns s runs
 	c.ready()
-	c.streamed = true
+	c.streamed, c.halted = true, false
 	captured := captured(tables)
 	c.log.Info("streaming", "slot", c.config.Source.slot(), "lsn", s.stream.Confirmed().String(), "tables", len(captured), "to_read", len(s.chunks.queue))
 	group := service.NewGroup(ctx)
@@ -351,9 +351,6 @@ func (c *Capture) mayJump(ctx context.Context, s *session, state *publish.State,
 		return err
 	}
 	if c.options.OnGap != GapResnapshot {
-		if state.Progress == nil {
-			c.astray = gap
-		}
 		return gap
 	}
 	if slot != nil && !ours(slot, s.system.Database) {
