@@ -90,6 +90,15 @@ func (s *Set) AppendBase(b []byte, i int) []byte { return AppendTime(b, s.items[
 // Slice gives items i to j of the set.
 func (s *Set) Slice(i, j int) Set { return Set{f: s.f, items: s.items[i:j]} }
 
+// Pick gives those items of the set, as a set.
+func (s *Set) Pick(items []int) Set {
+	out := Set{f: s.f, items: make([]item, len(items))}
+	for n, i := range items {
+		out.items[n] = s.items[i]
+	}
+	return out
+}
+
 // Times gives how many rows item i of Removals stands for.
 func (s *Set) Times(i int) int { return int(s.items[i].times) }
 

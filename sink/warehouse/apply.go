@@ -379,7 +379,6 @@ func (a *flushing) moves(i int) {
 	moves := &u.Result.Moves
 	a.mark(i, moves)
 	there := int64(-1)
-	sums := u.Target.unique || u.Result.Carried == 0     // else two rows of one key would stand for one that is not there
 	if u.Target.guards.deletes && u.Result.Carried > 0 { // one that stays would look like one that was not there
 		a.set(i, byKey, moves, still(u.Target.template.remove), func(rows int64) error { there = rows; return nil })
 	}
@@ -388,38 +387,49 @@ func (a *flushing) moves(i int) {
 		switch {
 		case there >= 0 && rows != there:
 			return exactly(u, "moved", there, rows)
-		case sums && rows > int64(moves.Len()):
+		case u.Target.unique && rows > int64(moves.Len()):
 			return exactly(u, "moved", int64(moves.Len()), rows)
 		}
-		if !sums || rows < int64(moves.Len()) {
+		if !u.Target.unique || rows < int64(moves.Len()) { // two rows of one key would stand for one that is not there
 			a.after = append(a.after, func(ctx context.Context) error { return a.unmoved(ctx, i, int(int64(moves.Len())-rows)) })
 		}
 		return nil
 	})
 }
 
-// unmoved decides about so many moves that have found no row; where keys are there more than once, so many says nothing, and whole rows are looked for.
+// unmoved decides about so many moves that have found no row; where keys are there more than once, so many says too little, and each is looked for. Whole rows that are not
+// there are written: those that are have their values already.
 func (a *flushing) unmoved(ctx context.Context, i, missing int) error {
 	u := &a.f.Units[i]
 	r, moves := u.Result, &u.Result.Moves
-	if whole := moves.Slice(0, r.Carried); r.Carried > 0 {
-		a.upsert(i, &whole)
-		absent := 0
-		if err := a.ask(ctx, i, byMask, moves, u.Target.template.missing, func(int, [][]byte) error { absent++; return nil }); err != nil {
+	var whole []int
+	var lost []batch.Partial
+	if r.Carried > 0 || !u.Target.unique {
+		if err := a.ask(ctx, i, byMask, moves, u.Target.template.missing, func(n int, _ [][]byte) error {
+			if n < r.Carried {
+				whole = append(whole, n)
+			} else {
+				lost = append(lost, moves.Partial(n))
+			}
+			return nil
+		}); err != nil {
 			return err
 		}
-		a.effects[i].Updated += int64(max(0, missing-absent))
-		missing = absent
+		rows := moves.Pick(whole)
+		a.upsert(i, &rows)
+		a.effects[i].Updated += int64(len(whole))
+		if err := a.run(ctx); err != nil {
+			return err
+		}
 	}
-	if missing == 0 {
-		return nil
+	if more := missing - len(lost); r.Carried == 0 && more > 0 { // of any of them: there is a row with the key that it would have got
+		var newest batch.Partial
+		for j := range moves.Len() {
+			newest = batch.Partial{LSN: max(newest.LSN, moves.Partial(j).LSN), Changed: newest.Changed || moves.Partial(j).Changed}
+		}
+		lost = append(lost, slices.Repeat([]batch.Partial{newest}, more)...)
 	}
-	var newest batch.Partial
-	for j := r.Carried; j < moves.Len(); j++ {
-		p := moves.Partial(j)
-		newest = batch.Partial{LSN: max(newest.LSN, p.LSN), Changed: newest.Changed || p.Changed}
-	}
-	return a.left(ctx, i, slices.Repeat([]batch.Partial{newest}, missing))
+	return a.left(ctx, i, lost)
 }
 
 // updates overwrites columns of rows that must be there. If not all are, it finds out which are missing, and whether
@@ -433,10 +443,7 @@ func (a *flushing) updates(i int) {
 	}
 	a.set(i, byMask, updates, u.Target.template.update, func(rows int64) error {
 		a.effects[i].Updated += rows
-		if rows == int64(updates.Len()) {
-			return nil
-		}
-		if rows > int64(updates.Len()) {
+		if u.Target.unique && rows >= int64(updates.Len()) { // else two rows of one key would stand for one that is not there
 			return exactly(u, "updated", int64(updates.Len()), rows)
 		}
 		a.after = append(a.after, func(ctx context.Context) error {
