@@ -35,7 +35,7 @@ type pausing struct {
 	limit atomic.Int64 // of WAL kept, at which it ends
 	over  atomic.Int64 // when the last one ended, in nanoseconds of Unix; 0: none has
 
-	mu     sync.Mutex // held by who obeys
+	mu     sync.Mutex // never held while the source is asked
 	looked time.Time  // when the look that was obeyed last began: an earlier one that comes late says nothing
 	ended  time.Time  // Since of the one that has ended by itself, and may stand at the source still
 }
@@ -57,19 +57,29 @@ func (c *Capture) look(ctx context.Context, cat *catalog.Catalog) (*catalog.Look
 		return nil, err
 	}
 	c.budget.clock(began, l.Now)
-	p := &c.pausing
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if began.After(p.looked) {
-		p.looked = began
-		c.obey(ctx, cat, l)
-	}
+	c.obey(ctx, cat, began, l)
 	return l, nil
 }
 
-// obey is of look.
-func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Look) {
+// obey is of look, which began then.
+func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, began time.Time, l *catalog.Look) {
+	if !c.pauses(began, l) {
+		return
+	}
+	if err := cat.EndThisPause(ctx, c.config.Source.publications(), l.Pause); err != nil { // for which a lock is waited for, too
+		c.log.Warn("the source says still that it is paused; it is not", service.Err(err))
+	}
+}
+
+// pauses pauses or goes on as a look says that began then. ended: it goes on by itself, and the source says still that it is paused.
+func (c *Capture) pauses(began time.Time, l *catalog.Look) (ended bool) {
 	p, asked, slot := &c.pausing, l.Pause, l.Slot
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !began.After(p.looked) {
+		return false
+	}
+	p.looked = began
 	was, over := p.now.Load(), ""
 	if asked == nil {
 		p.now.Store(nil)
@@ -77,7 +87,7 @@ func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Loo
 			p.over.Store(time.Now().UnixNano())
 			c.log.Info("resumed", "paused_since", was.Since)
 		}
-		return
+		return false
 	}
 	switch {
 	case !asked.Until.IsZero() && !l.Now.Before(asked.Until):
@@ -96,13 +106,11 @@ func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Loo
 		p.over.Store(time.Now().UnixNano())
 		p.ended = asked.Since
 		c.log.Warn("the pause has ended by itself", "reason", over, "paused_since", asked.Since, "by", asked.By)
-		if err := cat.EndThisPause(ctx, c.config.Source.publications(), asked); err != nil {
-			c.log.Warn("the source says still that it is paused; it is not", service.Err(err))
-		}
+		return true
 	default:
 		p.now.Store(asked)
 		if was != nil && was.Since.Equal(asked.Since) {
-			return
+			return false
 		}
 		args := []any{"by", asked.By, "reason", asked.Reason}
 		if !asked.Until.IsZero() {
@@ -110,6 +118,7 @@ func (c *Capture) obey(ctx context.Context, cat *catalog.Catalog, l *catalog.Loo
 		}
 		c.log.Warn("paused: nothing is published, and the source keeps its WAL", args...)
 	}
+	return false
 }
 
 // rest is between two transactions: it stands still while a pause holds, and leaves where ctx has ended, or SQL is to take the

@@ -14,6 +14,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/config"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
@@ -103,7 +104,7 @@ func TestPause(t *testing.T) {
 	must(t, err)
 	looked.Pause.Until = looked.Now
 	must(t, verbs.Pause(t.Context(), PauseRequest{Reason: "second"}))
-	c.obey(t.Context(), cat, looked)
+	c.obey(t.Context(), cat, time.Now(), looked)
 	if p, err := verbs.Paused(t.Context()); err != nil || p == nil || p.Reason != "second" {
 		t.Errorf("a later pause was ended: %+v, %v", p, err)
 	}
@@ -119,7 +120,7 @@ func TestPauseIsLogged(t *testing.T) {
 	for want, until := range map[string]time.Time{"reason=vacation\n": {}, "reason=vacation until=2026-01-02T03:04:05.000Z\n": time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)} {
 		var log strings.Builder
 		c := &Capture{log: slog.New(slog.NewTextHandler(&log, nil))}
-		c.obey(t.Context(), nil, &catalog.Look{Pause: &catalog.Pause{Since: time.Unix(1, 0), Until: until, By: "eve", Reason: "vacation"}})
+		c.obey(t.Context(), nil, time.Now(), &catalog.Look{Pause: &catalog.Pause{Since: time.Unix(1, 0), Until: until, By: "eve", Reason: "vacation"}})
 		if got := log.String(); !strings.HasSuffix(got, "by=eve "+want) {
 			t.Errorf("got %q, want %q at its end", got, want)
 		}
@@ -137,9 +138,9 @@ func TestPauseThatHasEnded(t *testing.T) {
 	}
 	paused := &catalog.Look{Pause: &catalog.Pause{Since: time.Now(), By: "eve"}}
 	says("the source writes faster")
-	c.obey(t.Context(), nil, paused)
+	c.obey(t.Context(), nil, time.Now(), paused)
 	says("eve has paused it")
-	c.obey(t.Context(), nil, &catalog.Look{})
+	c.obey(t.Context(), nil, time.Now(), &catalog.Look{})
 	says("a pause ended ")
 	c.pausing.over.Add(-int64(afterPause))
 	says("the source writes faster")
@@ -206,6 +207,44 @@ func TestPauseKeepsNoLock(t *testing.T) {
 	r.fence()
 	r.same("public", "bag")
 	must(t, stop())
+}
+
+// TestPauseEndsBesideALock: a pause came to its end while somebody had its publication locked. Who wrote that there had a lock of ours meanwhile, without end, and
+// whoever looked beside it waited: nothing told of the WAL that is kept.
+func TestPauseEndsBesideALock(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	c, stop := r.start()
+	r.fence()
+	must(t, stop())
+	must(t, c.Pause(t.Context(), PauseRequest{For: time.Microsecond}))
+	somebody := r.connect()
+	_, err := somebody.Exec(t.Context(), "begin; comment on publication "+postgres.Ident(c.config.Source.publications().Full)+" is 'theirs'")
+	must(t, err)
+	looks := func(name string) <-chan error {
+		cat, err := c.open(t.Context(), name)
+		must(t, err)
+		done := make(chan error, 1)
+		go func() {
+			_, err := c.look(t.Context(), cat)
+			_ = cat.Close(context.Background())
+			done <- err
+		}()
+		return done
+	}
+	first := looks("first")
+	eventually(t, "one waits for the lock", func() (waits bool) {
+		must(t, r.conn.QueryRow(t.Context(), `select exists (select from pg_locks where not granted and locktype = 'object' and database = (select oid from pg_database where datname = current_database()))`).Scan(&waits))
+		return waits || len(first) > 0
+	})
+	second := looks("second")
+	eventually(t, "the other one has looked", func() bool { return len(second) > 0 })
+	must(t, <-second)
+	eventually(t, "the lock is given up", func() bool { return len(first) > 0 })
+	must(t, <-first)
+	must(t, somebody.Close(t.Context()))
+	if c.pausing.holds() != nil {
+		t.Error("it is paused still")
+	}
 }
 
 // TestLookedAtWithoutBudget: the connection that looks at the source is lost alone, and cannot come back. What is kept is known all the same, and

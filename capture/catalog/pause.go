@@ -86,27 +86,28 @@ func (c *Catalog) SetPause(ctx context.Context, p Publications, lasts time.Durat
 	if err != nil {
 		return fmt.Errorf("write the pause: %w", err)
 	}
-	return c.setComment(ctx, p, postgres.Literal(pausePrefix+string(text)))
+	return c.setComment(ctx, p, postgres.Literal(pausePrefix+string(text)), "")
 }
 
 // EndPause ends the pause that there is.
 func (c *Catalog) EndPause(ctx context.Context, p Publications) error {
-	return c.setComment(ctx, p, "NULL")
+	return c.setComment(ctx, p, "NULL", "")
 }
 
 // EndThisPause ends a pause if it is still the one that there is: whoever has looked long ago, as it was stopped, must not end one that
-// somebody has asked for since.
+// somebody has asked for since. It does not wait long for one who has the publication locked, as a person does who ends it.
 func (c *Catalog) EndThisPause(ctx context.Context, p Publications, pause *Pause) error {
 	now, _, err := c.Pause(ctx, p)
 	if err != nil || now == nil || !now.Since.Equal(pause.Since) {
 		return err
 	}
-	return c.EndPause(ctx, p)
+	return c.setComment(ctx, p, "NULL", "set local lock_timeout = '3s'; ")
 }
 
-func (c *Catalog) setComment(ctx context.Context, p Publications, literal string) error {
+// setComment does so after what first sets for its transaction.
+func (c *Catalog) setComment(ctx context.Context, p Publications, literal, first string) error {
 	sql := fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", postgres.Ident(p.Full), literal)
-	_, err := c.conn.Exec(ctx, sql)
+	_, err := c.conn.Exec(ctx, first+sql)
 	if postgres.SQLState(err) == "42501" {
 		return &trouble.Error{
 			Code: trouble.SourceRights, Op: "write a pause to", Subject: fmt.Sprintf("publication %q", p.Full), Cause: postgres.Describe(err),
