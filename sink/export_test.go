@@ -2,7 +2,10 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/tributary-cdc/tributary/sink/consume"
 )
 
 // Retainer gives what does retention in a sink, each minute.
@@ -12,4 +15,13 @@ func (s *Sink) Retainer() (round func(context.Context) error) { return newRetain
 func AlteredPatience(d time.Duration) (was time.Duration) {
 	was, alteredPatience = alteredPatience, d
 	return was
+}
+
+// ClaimUnknown claims partition 0 of a topic as one whose id is not known, and says whether it is held until it is.
+func (s *Sink) ClaimUnknown(ctx context.Context, topic string) (held bool, err error) {
+	starts, err := s.claimAssigned(ctx, []consume.Request{{Topic: topic}})
+	if err != nil {
+		return false, err
+	}
+	return errors.Is(starts[0].Hold, errUnknownTopic), starts[0].Err
 }

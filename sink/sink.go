@@ -417,7 +417,7 @@ func (s *Sink) takeOver(ctx context.Context, requests []consume.Request, progres
 		// By what was read here: a look that has read before the mark may have put its list in the place of this one since.
 		if s.pausedIn(pauses, c.Topic) {
 			starts[i].Hold = errPaused
-		} else if requests[i].TopicID == "" && c.Next > 0 {
+		} else if requests[i].TopicID == "" { // also where nothing was applied yet: else the next claim that knows an id would take it for that of what was applied
 			starts[i].Hold = errUnknownTopic
 		}
 	}

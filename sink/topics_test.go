@@ -144,6 +144,23 @@ func TestTopicThatLostItsEnd(t *testing.T) {
 	}
 }
 
+// TestClaimOfATopicNotKnownIsHeld: a partition whose topic is not known waits until it is, whatever was applied of it, and nothing is said of records that were lost: the
+// topic may be another one, which begins anew.
+func TestClaimOfATopicNotKnownIsHeld(t *testing.T) {
+	cluster := kafkatest.Fake(t)
+	w := newWorldOn(t, cluster)
+	shop := w.source("shop")
+	s := w.start(w.cfg)
+	shop.tx(many(10, func(i int) event { return ins(relation("t", "id integer key"), i) })...)
+	w.complete(shop)
+	termsOf(cluster, func(end *kmsg.OffsetForLeaderEpochResponseTopicPartition) { end.EndOffset = 5 })
+	for _, topic := range []string{"shop.public.t", "shop.public.fresh"} {
+		if held, err := s.ClaimUnknown(t.Context(), topic); !held || err != nil {
+			t.Errorf("%s is held: %t, %v", topic, held, err)
+		}
+	}
+}
+
 // TestTermsOfASilentBroker: a broker that does not answer does not keep another one from being asked where a topic begins that has lost its end.
 func TestTermsOfASilentBroker(t *testing.T) {
 	cluster := kafkatest.Fake(t, kfake.NumBrokers(2))

@@ -63,11 +63,12 @@ func lostBehind(offset int64) error {
 //	sink:    begins at 21
 //
 // The broker is asked up to where it has records of the term of 20. It says 11. starts are in the order of requests. With an error there
-// are some of which that is not known; the Err of the others is set all the same.
+// are some of which that is not known; the Err of the others is set all the same. Those with a Hold do not go on, and are claimed anew before they do: one
+// whose topic is not known may be of one made anew, which has lost nothing.
 func (c *Consumer) CheckTerms(ctx context.Context, requests []Request, starts []Start) error {
 	terms := kadm.OffsetForLeaderEpochRequest{}
 	for i := range starts {
-		if s := &starts[i]; s.Term > 0 && s.Err == nil {
+		if s := &starts[i]; s.Term > 0 && s.Err == nil && s.Hold == nil {
 			terms.Add(requests[i].Topic, requests[i].Number, int32(s.Term)-1)
 		}
 	}
