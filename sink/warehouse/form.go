@@ -55,9 +55,13 @@ SELECT FROM (SELECT $1::text AS grp, u.* FROM unnest($2::text[], $3::text[], $4:
                 WHERE a.attrelid = s.oid::oid AND a.attnum = ANY (s.attnums::int2[]) AND NOT a.attisdropped)`
 
 // mappingForm is to which columns of the target those of a source go: of topic s.topic, into the table s.oid. There are several where the source had
-// another sid before.
-const mappingForm = `coalesce((SELECT string_agg(md5((f.shape->'columns')::text), ' ' ORDER BY f.sid) FROM tributary.feed f, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-	WHERE c.oid = s.oid::oid AND f.grp = s.grp AND f.target_schema = n.nspname AND f.target_table = c.relname AND f.topic = s.topic), '')`
+// another sid before. Names of the catalog have another collation than ours, for which our index is of no use, and the table is to be looked up first: each
+// flush asks this of each of its targets, of which there may be thousands.
+const mappingForm = `coalesce((SELECT string_agg(md5((f.shape->'columns')::text), ' ' ORDER BY f.sid)
+	FROM (SELECT n.nspname::text COLLATE "default" AS schema, c.relname::text COLLATE "default" AS name
+	        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = s.oid::oid OFFSET 0) t,
+	     LATERAL (SELECT f.sid, f.shape FROM tributary.feed f
+	               WHERE f.grp = s.grp AND f.target_schema = t.schema AND f.target_table = t.name AND f.topic = s.topic OFFSET 0) f), '')`
 
 // mapped notes that.
 func (s *Session) mapped(ctx context.Context, tx pgx.Tx, t *Target, topic string) error {

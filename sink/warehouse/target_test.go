@@ -2,6 +2,7 @@ package warehouse
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
@@ -54,6 +55,33 @@ func BenchmarkLookAtTarget(b *testing.B) {
 	b.Run("cascades", func(b *testing.B) {
 		for b.Loop() {
 			if _, _, err := s.cascades(b.Context(), conn, target); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("forms", func(b *testing.B) { // of 500 targets, which one flush writes
+		var units []Unit
+		for i := range 500 {
+			have, err := readColumns(b.Context(), conn, rule.Target{Schema: "public", Table: fmt.Sprintf("t%d", i)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			t := &Target{}
+			used := map[string]bool{}
+			for _, c := range have {
+				used[c.name] = true
+			}
+			t.formOf(have, used)
+			units = append(units, Unit{Topic: fmt.Sprintf("shop.public.t%d", i), Target: t})
+			if err := conn.QueryRow(b.Context(), `SELECT `+mappingForm+` FROM (SELECT 'warehouse'::text, $1::text, $2::text) s(grp, oid, topic)`, t.oid, units[i].Topic).Scan(&t.mapping); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := s.open(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if err := s.run(b.Context(), []statement{w.sameForms(units)}); err != nil {
 				b.Fatal(err)
 			}
 		}
