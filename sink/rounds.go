@@ -88,18 +88,22 @@ func (r *rounds) wait(b consume.Batch, what string, err error) {
 	w.tries++
 	w.at = time.Now().Add(backoff.Wait(w.tries))
 	r.s.retryingBy(r, what, err)
-	r.over(was)
+	r.over(was, true)
 }
 
-// over says that nobody waits for what any more, where that is so.
-func (r *rounds) over(what string) {
+// over notes that nobody waits for what any more, where that is so, and says so if it went well.
+func (r *rounds) over(what string, well bool) {
 	for _, w := range r.waits {
 		if w.what == what {
 			return
 		}
 	}
-	if what != "" {
+	switch {
+	case what == "":
+	case well:
 		r.s.retryingBy(r, what, nil)
+	default:
+		r.s.gaveUpOn(r, what)
 	}
 }
 
@@ -108,6 +112,6 @@ func (r *rounds) finish(p *consume.Partition, d consume.Done) {
 	r.s.consumer.Finish(p, d)
 	if w := r.waits[p]; w != nil {
 		delete(r.waits, p)
-		r.over(w.what)
+		r.over(w.what, d.Records > 0) // else it is held now, or somebody else's
 	}
 }

@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -89,6 +90,29 @@ func TestWaitThatIsOverIsNotTold(t *testing.T) {
 	w.exec(`DELETE FROM ill`)
 	w.complete(a)
 	w.eventually("", told)
+}
+
+// TestSourceThatWaitedAndIsHeld: of one that is held when it has waited, nobody reads in the log that it goes on.
+func TestSourceThatWaitedAndIsHeld(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Sources = []rule.Source{{Name: "*", Consistency: "source"}}
+	shop := w.source("shop")
+	r := relation("t", "id integer key")
+	var log strings.Builder
+	s := w.startLogging(w.cfg, slog.New(slog.NewTextHandler(&log, nil)))
+	shop.tx(ins(r, 0))
+	w.complete(shop)
+	const raises = `CREATE OR REPLACE FUNCTION raises() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '%s'; END $$;`
+	w.exec(fmt.Sprintf(raises, "lock_not_available") + `CREATE TRIGGER raises BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION raises()`)
+	shop.tx(ins(r, 1))
+	w.eventually(1, func() any { return len(s.Status().Waiting) })
+	w.exec(fmt.Sprintf(raises, "check_violation"))
+	w.rows(`SELECT code FROM tributary.quarantine`, "constraint-violation")
+	w.eventually(0, func() any { return len(s.Status().Waiting) })
+	s.stop()
+	if text := log.String(); strings.Contains(text, "goes on") || !strings.Contains(text, "waiting, and trying again") {
+		t.Error(text)
+	}
 }
 
 // TestTargetThatIsAlteredAllTheTime: a target that turns out to have changed each time, as when somebody makes hundreds of partitions one by one, is

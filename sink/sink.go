@@ -367,6 +367,13 @@ func (s *Sink) gaveUp(by any) {
 	maps.DeleteFunc(s.waiting, func(at waiter, _ *wait) bool { return at.by == by })
 }
 
+// gaveUpOn notes that of one thing.
+func (s *Sink) gaveUpOn(by any, what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waiting, waiter{what, by})
+}
+
 // claimTables takes over partitions of tables in the warehouse, of which Kafka still has what was applied of them, for who owns the progress of their source.
 func (s *Sink) claimTables(ctx context.Context, progress *consume.Partition, requests []consume.Request) ([]consume.Start, error) {
 	starts, err := s.takeOver(ctx, requests, progress)

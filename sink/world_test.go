@@ -93,7 +93,12 @@ func (w *world) start(cfg sink.Config) *running {
 	if testing.Verbose() {
 		level = slog.LevelInfo
 	}
-	s, err := sink.New(cfg, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+	return w.startLogging(cfg, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+}
+
+func (w *world) startLogging(cfg sink.Config, log *slog.Logger) *running {
+	w.t.Helper()
+	s, err := sink.New(cfg, log)
 	if err != nil {
 		w.t.Fatal(err)
 	}
