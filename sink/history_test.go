@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/postgres"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/sink/rule"
+	"github.com/tributary-cdc/tributary/sink/warehouse"
 )
 
 // TestHistoryViews: the view and the function follow what happens to the columns of the source.
@@ -86,6 +89,34 @@ func TestHistoryViewsOfAnotherRule(t *testing.T) {
 	history.End = "infinity"
 	next(4)
 	w.rows(`SELECT pg_get_viewdef('dwh.t_current') LIKE '%9999%x%', count(*) FROM dwh.t_as_of(now())`, "t|4")
+}
+
+// TestHistoryFunctionOfAnotherOwner: the function that a sink has made belongs to another role by now. It is not taken for somebody's own, which stays: it would go by columns
+// of before.
+func TestHistoryFunctionOfAnotherOwner(t *testing.T) {
+	history := rule.HistoryColumns{Views: true}
+	w := newWorld(t, rule.Table{From: "public.t", To: "public.t", Mode: "history", History: history})
+	role, dsn := w.role(fmt.Sprintf(`CREATE ROLE tributary_sink LOGIN PASSWORD 'change me'; GRANT CREATE, TEMPORARY ON DATABASE %s TO tributary_sink; GRANT USAGE, CREATE ON SCHEMA public TO tributary_sink`,
+		postgres.Ident(w.conn.Config().Database)))
+	w.cfg.Warehouse.DSN = config.Secret(dsn)
+	shop := w.source("shop")
+	r := relation("t", "id integer key", "note text")
+	shop.tx(ins(r, 1, "a"))
+	s := w.start(w.cfg)
+	w.complete(shop)
+	s.stop()
+	w.exec(`ALTER FUNCTION public.t_as_of(timestamptz) OWNER TO CURRENT_USER`)
+	history.From, history.To = "since", "until"
+	w.cfg.Tables[0].History = history
+	w.start(w.cfg)
+	shop.tx(ins(r, 2, "b"))
+	w.rows(`SELECT code FROM tributary.quarantine`, "warehouse-rights")
+	w.exec(`ALTER FUNCTION public.t_as_of(timestamptz) OWNER TO ` + postgres.Ident(role))
+	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.t"}); err != nil {
+		t.Fatal(err)
+	}
+	w.complete(shop)
+	w.rows(`SELECT id FROM public.t_as_of(now()) WHERE id = 2`, "2")
 }
 
 // TestCloneBecomesHistory: the rows that a clone has left are the first versions. The times may be without zone.

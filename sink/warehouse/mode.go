@@ -121,8 +121,9 @@ func (e *evolution) views(ctx context.Context, have catalogColumns) error {
 			return err
 		}
 	}
-	var is string // empty where there is none; prosrc is, where the body is SQL of the standard
-	err = e.tx.QueryRow(ctx, `SELECT coalesce((SELECT '=' || CASE WHEN pg_has_role(proowner, 'USAGE') THEN prosrc ELSE '' END FROM pg_proc WHERE oid = to_regprocedure($1)), '')`, function+"(timestamptz)").Scan(&is)
+	// Empty where there is none; prosrc is, where the body is SQL of the standard. One of ours that belongs to another role by now is not left as it was: it holds the table.
+	var is string
+	err = e.tx.QueryRow(ctx, `SELECT coalesce((SELECT '=' || prosrc FROM pg_proc WHERE oid = to_regprocedure($1)), '')`, function+"(timestamptz)").Scan(&is)
 	ours := "SELECT * FROM " + e.table + " WHERE "
 	body := ours + fmt.Sprintf("%s <= %s AND %s < %s", from, at, at, to)
 	if err != nil || is == "="+body || is != "" && !strings.HasPrefix(is, "="+ours) {
