@@ -50,7 +50,11 @@ func (n *Need) complete() {
 		act := false
 		for _, command := range book.Commands {
 			if looks.MatchString(command) && !acts.MatchString(command) {
-				n.Do = append(n.Do, Step{Command: command})
+				step := Step{Command: command}
+				if names.MatchString(command) {
+					step.Note = "the names in it are those of an example"
+				}
+				n.Do = append(n.Do, step)
 			} else {
 				act = true
 			}
@@ -62,9 +66,10 @@ func (n *Need) complete() {
 }
 
 // looks fits the commands of a runbook that change nothing, but for the functions of acts: its tables, numbers and offsets are those of an
-// example, and to copy what writes would do harm.
+// example, and to copy what writes would do harm. names fits those that look for what the example has: elsewhere they find nothing.
 var (
 	looks = regexp.MustCompile(`^(?:(?:(?:SELECT|SHOW) [^;]*;\s*)+|(?:(?:(?:capture|sink) (?:check|status|explain|parked list|support-bundle)|kafka-broker-api-versions\.sh)\b[^\n;]*\s*)+)$`)
+	names = regexp.MustCompile(` = '|kafka:9092`)
 	acts  = regexp.MustCompile(`(?i)\b(?:setval|pg_(?:terminate|cancel|drop|create|reload|promote|switch|logical|replication_slot_advance)\w*)\s*\(`)
 )
 

@@ -116,9 +116,12 @@ func TestEveryCodeIsTold(t *testing.T) {
 		if n.Why == "" || n.Means == "" || len(n.Do) == 0 || n.Do[0].Note == "" && n.Do[0].Command == "" || n.See != "/explain/"+string(code) {
 			t.Errorf("%s: %+v", code, n)
 		}
-		for _, step := range n.Do { // what somebody copies, with an example's tables and offsets, changes nothing
+		for _, step := range n.Do { // what somebody copies, with an example's tables and offsets, changes nothing; and that they are an example's is said
 			if regexp.MustCompile(`(?i)\b(update|insert|delete|drop|alter|truncate|create|pg_\w*(?:terminate|drop|advance)\w*|run|resume|retry|discard|reset|snapshot|tenant|pause)\b`).MatchString(step.Command) {
 				t.Errorf("%s: %s of the runbook is there to be copied", code, step.Command)
+			}
+			if ofExample := regexp.MustCompile(`'warehouse'|'sales|kafka:9092`).MatchString(step.Command); step.Command != "" && ofExample != (step.Note == "the names in it are those of an example") {
+				t.Errorf("%s: of %s is said %q", code, step.Command, step.Note)
 			}
 		}
 	}
