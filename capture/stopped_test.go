@@ -1,9 +1,7 @@
 package capture
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -89,7 +87,7 @@ func TestStoppedWithoutProgress(t *testing.T) {
 		_, err := older.Exec(t.Context(), "begin; select pg_current_xact_id()")
 		must(t, err)
 		r.options.OnGap = GapResnapshot
-		other := r.begins()
+		other, _ := r.launch()
 		eventually(t, "the other one makes its slot", func() bool { return strings.Contains(other.Status().Headline, "waits for the transaction of pid") })
 		c.setStopped(false) // as where a look fails by what is tried again
 		looks := counterValue(t, c.meter.errors.WithLabelValues(string(trouble.Gap)))
@@ -115,16 +113,4 @@ func TestStoppedWithoutProgress(t *testing.T) {
 		r.exec(fmt.Sprintf("select pg_drop_replication_slot('%s')", r.config.Source.slot()))
 		r.goesOn(c, ended)
 	})
-}
-
-// begins runs a capture until the test ends.
-func (r *rig) begins() *Capture {
-	r.t.Helper()
-	c, err := New(r.config, r.options, slog.New(slog.NewTextHandler(testWriter{r.t}, nil)))
-	must(r.t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
-	r.t.Cleanup(func() { cancel(); <-done })
-	return c
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -47,10 +46,7 @@ func Holds(ctx context.Context, cfg kafka.Config, source string, log *slog.Logge
 	if err != nil {
 		return false, kafka.Trouble("list", "topics", err)
 	}
-	names := slices.DeleteFunc(list.Names(), func(name string) bool {
-		of, _, _, ok := record.ParseTopic(name)
-		return !ok || of != source || name == record.ProgressTopic(source)
-	})
+	names := reader.tableTopics(list)
 	if len(names) == 0 { // asked of none, the brokers tell of all
 		return false, nil
 	}

@@ -328,11 +328,7 @@ func (p *Publisher) awaitEnds(ctx context.Context, s *survey, patience time.Dura
 		return err
 	}
 	p.giveUp(ctx, list, lacking)
-	for _, name := range list.Names() {
-		if source, _, _, ok := record.ParseTopic(name); ok && source == p.source && name != progress {
-			names = append(names, name)
-		}
-	}
+	names = append(names, p.tableTopics(list)...)
 	again := time.NewTicker(endsPatience / 20)
 	defer again.Stop()
 	for begun := time.Now(); ; {
@@ -353,6 +349,14 @@ func (p *Publisher) awaitEnds(ctx context.Context, s *survey, patience time.Dura
 		case <-again.C:
 		}
 	}
+}
+
+// tableTopics gives those of a list that are of the source's tables.
+func (p *Publisher) tableTopics(list kadm.TopicDetails) []string {
+	return slices.DeleteFunc(list.Names(), func(name string) bool {
+		source, _, _, ok := record.ParseTopic(name)
+		return !ok || source != p.source || name == record.ProgressTopic(p.source)
+	})
 }
 
 // short is a partition in which readers get less than was acknowledged.
