@@ -63,32 +63,6 @@ type Leaf struct {
 	Unused     bool // it is Empty, and not since VACUUM has taken its pages: it has never had a row
 }
 
-// relation is pg_class with what hangs on it.
-type relation struct {
-	oid          schema.OID
-	schema, name string
-	kind         string // r, p, f, m
-	persistence  string // p, u
-	identity     schema.ReplicaIdentity
-	partition    bool
-	tuples       int64
-	file         int64 // pg_class.relfilenode
-	columns      []attribute
-	primary      []int16 // attnums of the primary key if it can identify rows
-	replident    []int16 // attnums of the index of REPLICA IDENTITY USING INDEX
-}
-
-type attribute struct {
-	num      int16
-	name     string
-	typ      columnType
-	notNull  bool
-	loose    bool // see schema.Column
-	unsent   bool // it is generated, and not in the stream
-	defaults bool // it has a default, or an identity
-	missing  *string
-}
-
 // Tables lists the tables that patterns choose, and those they choose but that have no WAL to read (LeftOut, with
 // the reason), by name.
 func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, error) {
@@ -96,10 +70,17 @@ func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, erro
 	if err != nil {
 		return nil, err
 	}
-	leaves, err := c.leaves(ctx, relations)
+	var roots []uint32
+	for _, r := range relations {
+		if r.root() {
+			roots = append(roots, uint32(r.oid))
+		}
+	}
+	trees, err := c.trees(ctx, roots)
 	if err != nil {
 		return nil, err
 	}
+	leaves := leavesOf(relations, trees)
 	tables := []*Table{} // none is an answer, too
 	for _, r := range relations {
 		if r.partition || !patterns.Match(r.schema, r.name) {
@@ -117,15 +98,13 @@ func (c *Catalog) Tables(ctx context.Context, patterns Patterns) ([]*Table, erro
 // Table describes the one table with this OID, nil if it is gone. It asks for no other: each of thousands of tables is asked for at its
 // first row.
 func (c *Catalog) Table(ctx context.Context, oid schema.OID) (*Table, error) {
-	tree, err := query(ctx, c.conn, "list partitions", pgx.RowTo[uint32], `
-		with recursive tree(oid) as (
-		    select $1::oid
-		    union
-		    select i.inhrelid from tree t join pg_inherits i on i.inhparent = t.oid
-		)
-		select oid from tree`, uint32(oid))
+	trees, err := c.trees(ctx, []uint32{uint32(oid)})
 	if err != nil {
 		return nil, err
+	}
+	var tree []uint32
+	for _, b := range trees {
+		tree = append(tree, uint32(b.oid))
 	}
 	relations, err := c.relations(ctx, tree)
 	if err != nil {
@@ -135,11 +114,11 @@ func (c *Catalog) Table(ctx context.Context, oid schema.OID) (*Table, error) {
 	if i < 0 {
 		return nil, nil
 	}
-	leaves, err := c.leaves(ctx, relations)
-	if err != nil {
-		return nil, err
+	var leaves []*relation
+	if relations[i].root() {
+		leaves = leavesOf(relations, trees)[oid]
 	}
-	return c.table(ctx, relations[i], leaves[oid])
+	return c.table(ctx, relations[i], leaves)
 }
 
 func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*Table, error) {
@@ -206,39 +185,6 @@ func (c *Catalog) table(ctx context.Context, r *relation, leaves []*relation) (*
 	}
 	t.judge(r)
 	return t, nil
-}
-
-// identityKey gives the attnums that Postgres logs for old rows; nil when it logs all or none.
-func (r *relation) identityKey() []int16 {
-	switch r.identity {
-	case schema.IdentityDefault:
-		return r.primary
-	case schema.IdentityIndex:
-		return r.replident
-	}
-	return nil
-}
-
-// missing gives the value that rows have which are older than the column, nil where there is none.
-func (r *relation) missing(column string) *string {
-	for _, a := range r.columns {
-		if a.name == column {
-			return a.missing
-		}
-	}
-	return nil
-}
-
-func (r *relation) names(nums []int16) []string {
-	var names []string
-	for _, num := range nums {
-		for _, a := range r.columns {
-			if a.num == num {
-				names = append(names, a.name)
-			}
-		}
-	}
-	return names
 }
 
 // judge sets Level, Reason and Help.
@@ -322,119 +268,6 @@ func (t *Table) judgeRoot(r *relation) {
 	}
 }
 
-// relations lists what can hold rows, or stand for what does; of some OIDs, where they are given.
-//
-// Here, and in what is asked beside it, no function may lock a table, as pg_table_size, pg_get_expr and pg_partition_tree
-// do. The stream waits for the answer, and such a lock can wait for the stream:
-//
-//	reader:      reads a table without key, and waits for the stream to take its rows
-//	application: TRUNCATE of that table waits for the reader
-//	stream:      asks for a table's size, and waits behind the TRUNCATE
-func (c *Catalog) relations(ctx context.Context, of []uint32) ([]*relation, error) {
-	list, err := query(ctx, c.conn, "list tables", func(row pgx.CollectableRow) (*relation, error) {
-		var r relation
-		var identity string
-		err := row.Scan((*uint32)(&r.oid), &r.schema, &r.name, &r.kind, &r.persistence, &identity, &r.partition, &r.tuples, &r.file)
-		if err == nil {
-			r.identity = schema.ReplicaIdentity(identity[0])
-		}
-		return &r, err
-	}, `select c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
-	           c.relispartition, greatest(c.reltuples, 0)::int8, c.relfilenode::int8
-	      from pg_class c join pg_namespace n on n.oid = c.relnamespace
-	     where c.relkind in ('r', 'p', 'f', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
-	       and n.nspname !~ '^pg_(toast|temp_)'`+among("c.oid", of)+`
-	     order by n.nspname, c.relname`, given(of)...)
-	if err != nil {
-		return nil, err
-	}
-	byOID := make(map[schema.OID]*relation, len(list))
-	for _, r := range list {
-		byOID[r.oid] = r
-	}
-	if err := c.attributes(ctx, byOID, of); err != nil {
-		return nil, err
-	}
-	return list, c.indexes(ctx, byOID, of)
-}
-
-// among is the condition that an OID is one of some, which are parameter 1; none where they are not given.
-func among(column string, of []uint32) string {
-	if of == nil {
-		return ""
-	}
-	return " and " + column + " = any($1::oid[])"
-}
-
-// given are the parameters of a statement with among.
-func given(of []uint32) []any {
-	if of == nil {
-		return nil
-	}
-	return []any{of}
-}
-
-func (c *Catalog) attributes(ctx context.Context, byOID map[schema.OID]*relation, of []uint32) error {
-	type found struct {
-		relation schema.OID
-		attribute
-	}
-	list, err := query(ctx, c.conn, "list columns", func(row pgx.CollectableRow) (found, error) {
-		var f found
-		err := row.Scan((*uint32)(&f.relation), &f.num, &f.name, (*uint32)(&f.typ.oid), &f.typ.typmod, &f.notNull, &f.loose, &f.unsent, &f.defaults, &f.missing)
-		return f, err
-	}, `select a.attrelid, a.attnum, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
-	           exists (select from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic),
-	           a.attgenerated <> '' and not (a.attgenerated = 's' and current_setting('server_version_num')::int >= 180000),
-	           a.atthasdef or a.attidentity <> '' or exists (select from pg_type y where y.oid = a.atttypid and y.typdefault is not null),
-	           case when a.atthasmissing then (a.attmissingval::text::text[])[1] end
-	      from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-	     where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'f', 'm')
-	       and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp_)'`+among("a.attrelid", of)+`
-	     order by a.attrelid, a.attnum`, given(of)...)
-	if err != nil {
-		return err
-	}
-	for _, f := range list {
-		if r := byOID[f.relation]; r != nil {
-			r.columns = append(r.columns, f.attribute)
-		}
-	}
-	return nil
-}
-
-func (c *Catalog) indexes(ctx context.Context, byOID map[schema.OID]*relation, of []uint32) error {
-	type found struct {
-		relation           schema.OID
-		primary, replident bool
-		columns            []int16
-	}
-	list, err := query(ctx, c.conn, "list keys", func(row pgx.CollectableRow) (found, error) {
-		var f found
-		err := row.Scan((*uint32)(&f.relation), &f.primary, &f.replident, &f.columns)
-		return f, err
-	}, `select indrelid, indisprimary, indisreplident, (indkey::int2[])[0:indnkeyatts - 1]
-	      from pg_index
-	     where (indisprimary or indisreplident) and indisvalid and indimmediate and indpred is null
-	       and indrelid >= 16384`+among("indrelid", of), given(of)...)
-	if err != nil {
-		return err
-	}
-	for _, f := range list {
-		r := byOID[f.relation]
-		if r == nil {
-			continue
-		}
-		if f.primary {
-			r.primary = f.columns
-		}
-		if f.replident {
-			r.replident = f.columns
-		}
-	}
-	return nil
-}
-
 // Definitions gives t.Generated as a column definition each, with their expressions: a target that has them computes the
 // values itself. It locks the table for a moment, and is not for where the stream waits.
 func (c *Catalog) Definitions(ctx context.Context, t *Table) ([]string, error) {
@@ -478,42 +311,6 @@ func (c *Catalog) TemporaryTables(ctx context.Context) (n int, err error) {
 		return 0, Unreachable("count temporary tables", "", err)
 	}
 	return n, nil
-}
-
-// leaves gives the partitions that hold rows of each partitioned table.
-func (c *Catalog) leaves(ctx context.Context, relations []*relation) (map[schema.OID][]*relation, error) {
-	byOID := make(map[schema.OID]*relation, len(relations))
-	var roots []uint32
-	for _, r := range relations {
-		byOID[r.oid] = r
-		if r.kind == "p" && !r.partition {
-			roots = append(roots, uint32(r.oid))
-		}
-	}
-	if len(roots) == 0 {
-		return nil, nil
-	}
-	type pair struct{ root, leaf schema.OID }
-	list, err := query(ctx, c.conn, "list partitions", func(row pgx.CollectableRow) (pair, error) {
-		var p pair
-		err := row.Scan((*uint32)(&p.root), (*uint32)(&p.leaf))
-		return p, err
-	}, `with recursive tree(root, relid) as (
-	        select r.oid, r.oid from unnest($1::oid[]) r(oid)
-	        union all
-	        select t.root, i.inhrelid from tree t join pg_inherits i on i.inhparent = t.relid where not i.inhdetachpending
-	    )
-	    select t.root, t.relid from tree t join pg_class c on c.oid = t.relid where c.relkind <> 'p' order by 1, 2`, roots)
-	if err != nil {
-		return nil, err
-	}
-	leaves := map[schema.OID][]*relation{}
-	for _, p := range list {
-		if l := byOID[p.leaf]; l != nil {
-			leaves[p.root] = append(leaves[p.root], l)
-		}
-	}
-	return leaves, nil
 }
 
 // sizePatience is how long a partition's lock is waited for when its size is asked for.
