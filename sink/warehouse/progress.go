@@ -301,10 +301,13 @@ func (s *Session) milestone(batch *pgx.Batch, source string, at *standing, newes
 		ON CONFLICT DO NOTHING`, s.w.cfg.Group, source, newest.Offset, topics, partitions, offsets)
 }
 
+// prunePassed removes the milestones behind the newest of which everything is in.
+const prunePassed = `
+	DELETE FROM tributary.milestone WHERE grp = $1 AND source = $2 AND progress_offset < (
+		SELECT max(p.progress_offset) FROM tributary.passed p WHERE p.grp = $1 AND p.source = $2)`
+
 func (s *Session) prune(batch *pgx.Batch, source string, fences bool) {
-	batch.Queue(`
-		DELETE FROM tributary.milestone WHERE grp = $1 AND source = $2 AND progress_offset < (
-			SELECT max(p.progress_offset) FROM tributary.passed p WHERE p.grp = $1 AND p.source = $2)`, s.w.cfg.Group, source)
+	batch.Queue(prunePassed, s.w.cfg.Group, source)
 	batch.Queue(`
 		DELETE FROM tributary.milestone WHERE grp = $1 AND source = $2 AND progress_offset IN (
 			SELECT o FROM (SELECT progress_offset AS o, row_number() OVER (ORDER BY progress_offset DESC) AS i, count(*) OVER () AS n

@@ -64,9 +64,8 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// behind is a warehouse whose only source is behind by some milestones of some parts each, of which the last is not passed; every
-// table is being read anew. There are no statistics yet, as there are none while a source comes for the first time.
-func behind(tb testing.TB, milestones, parts int) *pgx.Conn {
+// own makes own tables in a database, and connects to it.
+func own(tb testing.TB) (*Warehouse, *pgx.Conn) {
 	tb.Helper()
 	dsn := pgtest.Database(tb, pgtest.Shared(tb, 0))
 	w := New(Config{DSN: func() (string, error) { return dsn, nil }, Group: "warehouse", Instance: "x"})
@@ -78,20 +77,34 @@ func behind(tb testing.TB, milestones, parts int) *pgx.Conn {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { _ = conn.Close(context.WithoutCancel(tb.Context())) })
-	_, err = conn.Exec(tb.Context(), fmt.Sprintf(`
+	return w, conn
+}
+
+// behind is a warehouse whose only source is behind by some milestones of some parts each: the last part is not passed, or all are, and no reload
+// of its tables has ended. There are no statistics yet, as there are none while a source comes for the first time.
+func behind(tb testing.TB, milestones, parts int, reloads bool) *pgx.Conn {
+	tb.Helper()
+	_, conn := own(tb)
+	lacks := parts
+	if reloads {
+		lacks = 0
+	}
+	_, err := conn.Exec(tb.Context(), fmt.Sprintf(`
 		ALTER TABLE tributary.milestone SET (autovacuum_enabled = off);
 		ALTER TABLE tributary.milestone_part SET (autovacuum_enabled = off);
 		ALTER TABLE tributary.checkpoint SET (autovacuum_enabled = off);
 		INSERT INTO tributary.source (grp, source, system_id, era, n, known, vector, commit_lsn, tables, tables_lsn, health, written_at)
-		SELECT 'warehouse', 'shop', '1', 0, 1, true, jsonb_object_agg('t' || i, '[2]'::jsonb), '0/1',
-		       jsonb_object_agg('t' || i, '{"done": false, "done_lsn": "0/0", "level": "all"}'::jsonb), '0/1', '{}', now()
+		SELECT 'warehouse', 'shop', '1', 0, 1, true, jsonb_object_agg('t' || to_char(i, 'FM0000'), '[2]'::jsonb), '0/1',
+		       jsonb_object_agg('t' || to_char(i, 'FM0000'), jsonb_build_object('done', i = %[2]d, 'done_lsn', '0/0', 'level', 'all')), '0/1', '{}', now()
 		  FROM generate_series(1, %[2]d) i;
 		INSERT INTO tributary.milestone SELECT 'warehouse', 'shop', i, 0, '0/1', '0/1', now() FROM generate_series(1, %[1]d) i;
 		INSERT INTO tributary.milestone_part
 		SELECT 'warehouse', 'shop', m, 't' || to_char(i, 'FM0000'), 0, 2 FROM generate_series(1, %[1]d) m, generate_series(1, %[2]d) i;
 		INSERT INTO tributary.checkpoint (grp, topic, partition, topic_id, next_offset)
-		SELECT 'warehouse', 't' || to_char(i, 'FM0000'), 0, '', CASE i WHEN %[2]d THEN 1 ELSE 2 END FROM generate_series(1, %[2]d) i`,
-		milestones, parts), pgx.QueryExecModeSimpleProtocol)
+		SELECT 'warehouse', 't' || to_char(i, 'FM0000'), 0, '', CASE i WHEN %[3]d THEN 1 ELSE 2 END FROM generate_series(1, %[2]d) i;
+		INSERT INTO tributary.reload (grp, topic, source, topic_id, partition, "offset", target_schema, target_table, sid_column, sid, key, types)
+		SELECT 'warehouse', 't' || to_char(i, 'FM0000'), 'shop', '', 0, 1, 'public', 't' || to_char(i, 'FM0000'), '', '', '{id}', '{int}' FROM generate_series(1, %[2]d) i WHERE %[4]t`,
+		milestones, parts, lacks, reloads), pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -102,13 +115,13 @@ func behind(tb testing.TB, milestones, parts int) *pgx.Conn {
 // progress, too: each part is looked at once, not once for each milestone.
 func TestCostOfWhatIsComplete(t *testing.T) {
 	const milestones, parts = 64, 100
-	conn := behind(t, milestones, parts)
+	conn := behind(t, milestones, parts, false)
 	for what, sql := range map[string]string{
-		"view":  `SELECT source, complete_lsn, fences FROM tributary.progress`,
-		"prune": `DELETE FROM tributary.milestone WHERE grp = 'warehouse' AND source = 'shop' AND progress_offset < (SELECT max(p.progress_offset) FROM tributary.passed p WHERE p.grp = 'warehouse' AND p.source = 'shop')`,
+		"view":  `SELECT source, complete_lsn, fences FROM tributary.progress WHERE grp = $1 AND source = $2`,
+		"prune": prunePassed,
 	} {
 		var text []byte
-		if err := conn.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql).Scan(&text); err != nil {
+		if err := conn.QueryRow(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) `+sql, "warehouse", "shop").Scan(&text); err != nil {
 			t.Fatal(err)
 		}
 		var plans []struct {
@@ -128,12 +141,17 @@ func TestCostOfWhatIsComplete(t *testing.T) {
 	}
 }
 
-// BenchmarkComplete asks of a source of 780 partitions that is behind by as many milestones as are kept.
+// BenchmarkComplete asks of a source of 780 partitions that is behind by as many milestones as are kept: one partition lacks, or each table is read anew.
 func BenchmarkComplete(b *testing.B) {
-	conn := behind(b, maxMilestones, 780)
-	for b.Loop() {
-		if _, err := conn.Exec(b.Context(), `SELECT source, complete_lsn, fences FROM tributary.progress`); err != nil {
-			b.Fatal(err)
-		}
+	for name, reloads := range map[string]bool{"behind": false, "read anew": true} {
+		b.Run(name, func(b *testing.B) {
+			conn := behind(b, maxMilestones, 780, reloads)
+			for b.Loop() {
+				var lsn *string
+				if err := conn.QueryRow(b.Context(), `SELECT complete_lsn::text FROM tributary.progress`).Scan(&lsn); err != nil || lsn != nil {
+					b.Fatal("something is complete: ", lsn, err)
+				}
+			}
+		})
 	}
 }

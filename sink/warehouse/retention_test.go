@@ -14,19 +14,14 @@ import (
 
 // TestClocksOfRetention: a clock that is ahead, be it the sink's or the warehouse's, makes no row and no partition too old.
 func TestClocksOfRetention(t *testing.T) {
-	dsn := pgtest.Database(t, pgtest.Shared(t, 0))
-	w := New(Config{DSN: func() (string, error) { return dsn, nil }, Group: "warehouse", Instance: "x"})
+	w, conn := own(t)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(w.Migrate(t.Context(), LockPatience))
-	conn, err := pgx.Connect(t.Context(), dsn)
-	must(err)
-	defer conn.Close(t.Context()) //nolint:errcheck // the test is over
-	_, err = conn.Exec(t.Context(), `
+	_, err := conn.Exec(t.Context(), `
 		CREATE TABLE public.t (at timestamptz); INSERT INTO public.t VALUES (now() - interval '3 days');
 		CREATE TABLE public.p (at timestamptz) PARTITION BY RANGE (at); CREATE TABLE public.old PARTITION OF public.p FOR VALUES FROM ('2000-01-01') TO ('2000-01-02'); CREATE TABLE public.aside (at timestamptz);
 		INSERT INTO tributary.detached VALUES ('warehouse', 'public', 'p', 'public.aside'::regclass, 'public', 'aside', 'x', now() - interval '3 days')`)

@@ -5,17 +5,12 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
 
 // BenchmarkLookAtTarget is what a target's first record asks of the catalog of a warehouse that has 2000 targets.
 func BenchmarkLookAtTarget(b *testing.B) {
-	dsn := pgtest.Database(b, pgtest.Shared(b, 0))
-	w := New(Config{DSN: func() (string, error) { return dsn, nil }, Group: "warehouse", Instance: "x"})
-	if err := w.Migrate(b.Context(), LockPatience); err != nil {
-		b.Fatal(err)
-	}
+	w, _ := own(b)
 	conn, err := w.connect(b.Context())
 	if err != nil {
 		b.Fatal(err)
