@@ -176,15 +176,22 @@ func TestHeldBeforeItIsTakenUp(t *testing.T) {
 	must(t, stop())
 }
 
-// TestHeldTableIsRenamed: a table that is renamed while it is held is told, asked for and loaded anew by the name that it has.
-func TestHeldTableIsRenamed(t *testing.T) {
-	r := newRig(t, 0, kafkatest.Fake(t), tables)
+// startHeld starts a capture that holds public.item for a row that is too large.
+func (r *rig) startHeld() (c *Capture, stop func() error) {
+	r.t.Helper()
 	r.config.Topics.MaxMessageBytes = 64 << 10
-	c, stop := r.start()
+	c, stop = r.start()
 	r.fence()
 	r.exec(`insert into item (id, name) values (1, ` + huge + `)`)
 	r.fence()
 	r.isHeld(c, "public.item", trouble.RecordTooLarge)
+	return c, stop
+}
+
+// TestHeldTableIsRenamed: a table that is renamed while it is held is told, asked for and loaded anew by the name that it has.
+func TestHeldTableIsRenamed(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), tables)
+	c, stop := r.startHeld()
 	r.exec(`update item set name = 'small'; alter table item rename to thing; insert into thing (id) values (2)`)
 	eventually(t, "the status has its name", func() bool {
 		return slices.ContainsFunc(c.Status().Tables, func(one TableStatus) bool {
@@ -202,15 +209,11 @@ func TestHeldTableIsRenamed(t *testing.T) {
 func TestHeldTableIsRenamedWhileAway(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
 	r.config.Snapshot.Mode = "never"
-	r.config.Topics.MaxMessageBytes = 64 << 10
-	c, stop := r.start()
-	r.fence()
-	r.exec(`insert into item (id, name) values (1, ` + huge + `)`)
-	r.fence()
-	r.isHeld(c, "public.item", trouble.RecordTooLarge)
+	_, stop := r.startHeld()
 	must(t, stop())
 	r.exec(`update item set name = 'small'; alter table item rename to thing; insert into thing (id) values (2)`)
 	for range 2 {
+		var c *Capture
 		c, stop = r.start()
 		r.fence()
 		r.isHeld(c, "public.thing", trouble.RecordTooLarge)
