@@ -44,7 +44,7 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 		case !newEra:
 			s.part(schema.OID(oid), was, called, asOf)
 		case pr.SystemID == s.system.ID:
-			s.wasCalled(schema.OID(oid), called)
+			s.wasCalled(schema.OID(oid), called, was.CoveredColumns)
 		}
 	}
 	s.tellLeftOut(tables)
@@ -134,6 +134,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if former.Table == "" {
 		former = s.former(known.Relation.OID)
 	}
+	columns := s.formerColumns(t, was)
 	delete(s.gone, known.Relation.OID)
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
 		isKnown = s.renamed(known, &was)
@@ -154,6 +155,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		was.Covered = fresh.Covered
 	}
 	was.Schema, was.Table, was.Level = fresh.Schema, fresh.Table, fresh.Level
+	fresh.CoveredColumns, was.CoveredColumns = columns, columns
 	if t.progress = fresh; isKnown {
 		t.progress = was
 	}
@@ -166,6 +168,7 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		return s.setAside(ctx, t, err)
 	}
 	fresh.Covered, was.Covered = nil, nil
+	fresh.CoveredColumns, was.CoveredColumns = t.progress.CoveredColumns, t.progress.CoveredColumns
 	t.progress = fresh
 	if err := s.beginVersion(ctx, t, was); err != nil {
 		return err

@@ -404,3 +404,100 @@ func TestColumnsThatNoTableFits(t *testing.T) {
 	eventually(t, "it does not any more", func() bool { return alarmed(c, trouble.Config, "columns") == nil })
 	must(t, stop())
 }
+
+// TestColumnsThatAreRenamed: what an entry with wildcards leaves out or masks stays so when the column is renamed: before capture's eyes, while it is
+// away, with a swap of names, where the table gets another name, too, or leaves the captured ones meanwhile; and goes on when the new name has an entry.
+// A column that is dropped, with another one added, holds nothing.
+func TestColumnsThatAreRenamed(t *testing.T) {
+	tables := []string{"away", "dropped", "ever", "hashed", "leave", "live", "swapped"}
+	var ddl strings.Builder
+	ddl.WriteString("create schema aside;")
+	for _, table := range tables {
+		fmt.Fprintf(&ddl, "create table %s (id int primary key, pw text, mail text, note text); insert into %[1]s values (1, 'hidden', 'hidden', 'a');", table)
+	}
+	r := newRig(t, 0, kafkatest.Fake(t), ddl.String())
+	r.config.Source.Tables = []string{"public.*"}
+	r.config.Columns = []publish.Columns{{Table: "public.*", Exclude: []string{"pw"}, Mask: []publish.Mask{{Column: "mail", As: "redact"}}}}
+	held := func(c *Capture, names ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprint(names, " are held"), func() bool {
+			var got []string
+			for _, table := range c.Status().Tables {
+				if table.Held == nil {
+					continue
+				}
+				if got = append(got, table.Table); table.Held.Code != trouble.Config ||
+					!strings.Contains(table.Held.Cause, ", as it was called before, and nothing of ") || !strings.Contains(table.Held.Hint, ` beside "`) {
+					t.Fatalf("%s is held for %s: %s", table.Table, table.Held.Cause, table.Held.Hint)
+				}
+			}
+			return slices.Equal(got, names)
+		})
+	}
+	c, stop := r.start()
+	r.fence()
+	r.exec(`alter table leave set schema aside`)
+	eventually(t, "it is gone", func() bool { return len(c.Status().Tables) == len(tables)-1 })
+	r.exec(`alter table live rename pw to secret; insert into live values (2, 'hidden', 'hidden', 'a');
+		alter table hashed rename mail to email; insert into hashed values (2, 'hidden', 'hidden', 'a');
+		begin; alter table swapped rename note to n; alter table swapped rename pw to note; alter table swapped rename n to pw; insert into swapped values (2, 'hidden', 'hidden', 'a'); commit;
+		alter table dropped drop pw; alter table dropped add extra text; insert into dropped values (2, 'hidden', 'a', 'shown');
+		alter table aside.leave rename pw to secret; alter table aside.leave set schema public; insert into leave values (2, 'hidden', 'hidden', 'a')`)
+	held(c, "public.hashed", "public.leave", "public.live", "public.swapped")
+	r.fence()
+	must(t, stop())
+	r.exec(`insert into away values (2, 'hidden', 'hidden', 'a'); alter table away rename pw to secret; insert into away values (3, 'hidden', 'hidden', 'a');
+		alter table ever rename to other; alter table other rename pw to secret; insert into other values (2, 'hidden', 'hidden', 'a')`)
+	all := []string{"public.away", "public.hashed", "public.leave", "public.live", "public.other", "public.swapped"}
+	for range 2 { // and it is known the second time, too
+		c, stop = r.start()
+		held(c, all...)
+		r.request(SnapshotRequest{ID: fmt.Sprint("too early ", c.instance), Tables: []string{"public.live"}, Reload: true})
+		r.fence()
+		held(c, all...)
+		must(t, stop())
+	}
+	r.exec(`begin; alter table swapped rename note to n; alter table swapped rename pw to note; alter table swapped rename n to pw; commit`)
+	r.config.Columns = []publish.Columns{{Table: "public.*", Exclude: []string{"pw", "secret"}, Mask: []publish.Mask{{Column: "mail", As: "redact"}, {Column: "email", As: "redact"}}}}
+	c, stop = r.start()
+	for _, table := range all {
+		r.reload(table)
+	}
+	held(c)
+	r.exec(`insert into live values (3, 'hidden', 'hidden', 'a')`)
+	r.fence()
+	must(t, stop())
+	for table, rows := range map[string]int{"away": 3, "hashed": 2, "leave": 2, "live": 3, "other": 2, "swapped": 2, "dropped": 2} {
+		if got := r.read("public", table); len(got.rows) != rows {
+			t.Errorf("%s has %d rows, want %d", table, len(got.rows), rows)
+		}
+	}
+	r.nowhere(t, topicsOf(t, r, "away", "dropped", "ever", "hashed", "leave", "live", "other", "swapped"), "hidden", "secret")
+}
+
+// TestColumnsOfRowsBeforeTheirRename: rows of when a column had another name, which an entry with wildcards does not have any more, hold their table.
+// What is told to be done is about the name that it has, whose entry is as it should be.
+func TestColumnsOfRowsBeforeTheirRename(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table customer (id int primary key, pw text); insert into customer values (1, 'hidden')`)
+	r.config.Columns = []publish.Columns{{Table: "public.*", Exclude: []string{"pw"}}}
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	r.exec(`insert into customer values (2, 'hidden'); alter table customer rename pw to secret; insert into customer values (3, 'hidden')`)
+	r.config.Columns[0].Exclude = []string{"secret"}
+	c, stop := r.start()
+	eventually(t, "it is held", func() bool {
+		list := c.Status().Tables
+		return len(list) == 1 && list[0].Held != nil && strings.Contains(list[0].Held.Cause, `when column "secret" was called "pw"`) && strings.HasPrefix(list[0].Held.Hint, "nothing is to be altered")
+	})
+	r.reload("public.customer")
+	r.fence()
+	if list := c.Status().Tables; list[0].Held != nil {
+		t.Errorf("it is still held: %s", list[0].Held.Cause)
+	}
+	must(t, stop())
+	if got := r.read("public", "customer"); len(got.rows) != 3 {
+		t.Errorf("%d rows, want three", len(got.rows))
+	}
+	r.nowhere(t, topicsOf(t, r, "customer"), "hidden", "secret")
+}

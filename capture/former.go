@@ -16,7 +16,9 @@ import (
 //	capture: takes it for gone; restarts, or not
 //	source:  it gets the name public.client, which is captured
 //
-// So the former name is in the progress: with the table while it is captured, and with those that are gone as long as the source has it.
+// So the former name is in the progress: with the table while it is captured, and with those that are gone as long as the source has it. And so are
+// the numbers of the columns: what is renamed is the same column, and an entry with wildcards has no other way to miss it, as not each of its tables
+// has all of its columns.
 
 // published gives what t was called when it was published last, as far as that is known, or may have been.
 func (t *table) published() record.Name {
@@ -58,14 +60,24 @@ func partOf(root record.Name) record.Name {
 	return root
 }
 
-// wasCalled notes the former name of a table that is not captured at present.
-func (s *session) wasCalled(oid schema.OID, name record.Name) {
+// formerColumns gives what t.progress says of columns that are left out or masked, or was, which is that of a session before, or of when it was gone.
+func (s *session) formerColumns(t *table, was record.TableProgress) map[string]int16 {
+	for _, columns := range []map[string]int16{t.progress.CoveredColumns, was.CoveredColumns} {
+		if len(columns) > 0 {
+			return columns
+		}
+	}
+	return s.gone[t.catalog.Relation.OID].CoveredColumns
+}
+
+// wasCalled notes the former name, and what of columns it is for, of a table that is not captured at present.
+func (s *session) wasCalled(oid schema.OID, name record.Name, columns map[string]int16) {
 	if t := s.tables[oid]; t != nil && t.catalog != nil { // it is
 		return
 	}
 	if covered := s.covered(name); covered != nil {
 		g := s.gone[oid]
-		g.OID, g.Covered = uint32(oid), covered
+		g.OID, g.Covered, g.CoveredColumns = uint32(oid), covered, columns
 		s.gone[oid], s.fewer = g, true
 	}
 }
@@ -88,7 +100,7 @@ func (s *session) forget(ctx context.Context) error {
 	}
 	for _, oid := range named {
 		if g := s.gone[oid]; !there[oid] {
-			g.Covered = nil
+			g.Covered, g.CoveredColumns = nil, nil
 			s.gone[oid], s.fewer = g, true
 		}
 	}
@@ -102,7 +114,7 @@ func (s *session) recall(pr *record.Progress, newEra bool, before map[uint32]rec
 	}
 	for _, g := range pr.Gone {
 		if newEra { // no row of before comes
-			g = record.GoneTable{OID: g.OID, Covered: g.Covered}
+			g = record.GoneTable{OID: g.OID, Covered: g.Covered, CoveredColumns: g.CoveredColumns}
 		}
 		if _, back := before[g.OID]; !back {
 			s.gone[schema.OID(g.OID)] = g
@@ -116,7 +128,7 @@ func (s *session) recall(pr *record.Progress, newEra bool, before map[uint32]rec
 	}
 	for _, t := range tables {
 		if name, ok := root[uint32(t.Relation.OID)]; ok {
-			s.wasCalled(t.Relation.OID, partOf(name))
+			s.wasCalled(t.Relation.OID, partOf(name), nil)
 		}
 	}
 }

@@ -21,7 +21,7 @@ func (s *session) lose(t *table, asOf change.LSN) {
 	was := t.published() // it may come back
 	t.altered, t.missed, t.seen, t.read = nil, false, nil, nil
 	s.part(t.catalog.Relation.OID, t.progress, was, asOf)
-	t.progress = record.TableProgress{Held: t.progress.Held, Covered: &was}
+	t.progress = record.TableProgress{Held: t.progress.Held, Covered: &was, CoveredColumns: t.progress.CoveredColumns}
 	t.catalog, t.lost = nil, true
 	s.fewer = true
 }
@@ -33,7 +33,11 @@ func (s *session) lose(t *table, asOf change.LSN) {
 //	capture is away: the row is deleted, DROP TABLE
 //	capture: by the message alone the key is (a, b), and its DELETE is in partition 0, where a sink may come to it first
 func (s *session) part(oid schema.OID, was record.TableProgress, called record.Name, asOf change.LSN) {
-	s.gone[oid] = record.GoneTable{OID: uint32(oid), SchemaID: was.SchemaID, By: record.LSN(asOf), Held: was.Held != nil, Covered: s.covered(called)}
+	g := record.GoneTable{OID: uint32(oid), SchemaID: was.SchemaID, By: record.LSN(asOf), Held: was.Held != nil, Covered: s.covered(called)}
+	if g.Covered != nil {
+		g.CoveredColumns = was.CoveredColumns
+	}
+	s.gone[oid] = g
 }
 
 // partHeld has the sessions to come leave out, too, what is left out of t from here on, which the catalog does not have. Of one that was
@@ -61,7 +65,7 @@ func (s *session) partHeld(ctx context.Context, t *table) error {
 func (s *session) parted(behind change.LSN) (all []record.GoneTable) {
 	for oid, g := range s.gone {
 		if change.LSN(g.By) <= behind {
-			g = record.GoneTable{OID: g.OID, By: g.By, Covered: g.Covered}
+			g = record.GoneTable{OID: g.OID, By: g.By, Covered: g.Covered, CoveredColumns: g.CoveredColumns}
 			s.gone[oid] = g
 			if g.Covered == nil {
 				delete(s.gone, oid)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
@@ -135,7 +136,10 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 // calledNow gives the version of a table by whose name it is to be told of: that of the catalog, which is ahead of the stream by all that was renamed since;
 // or the stream's, where that is ahead, as the transaction that has renamed the table is not visible yet. Of another one no row comes before it is.
 func (s *session) calledNow(ctx context.Context, rel *schema.Relation, known *catalog.Table) (*schema.Relation, error) {
-	if known.Relation.QualifiedName() == rel.QualifiedName() {
+	if known.Relation.QualifiedName() == rel.QualifiedName() && !slices.ContainsFunc(rel.Columns, func(c schema.Column) bool {
+		is := known.Relation.Numbered(c.AttNum)
+		return is != nil && is.Name != c.Name
+	}) {
 		return &known.Relation, nil
 	}
 	known, visible, err := s.askSince(ctx, rel.OID)
@@ -152,7 +156,7 @@ func (s *session) setRelation(ctx context.Context, t *table, rel, now *schema.Re
 		was = s.former(rel.OID)
 	}
 	if was.Table != "" {
-		if err := s.pub.Renamed(was, rel, now); err != nil {
+		if err := s.pub.Renamed(was, t.progress.CoveredColumns, rel, now); err != nil {
 			// The name goes with what is held, which another session, or a request, lets go on only by columns that cover it.
 			t.progress.Covered, t.pub = &was, nil
 			if t.catalog != nil {
@@ -168,6 +172,9 @@ func (s *session) setRelation(ctx context.Context, t *table, rel, now *schema.Re
 		return err
 	}
 	t.progress.Covered = nil
+	if columns := s.pub.CoveredColumns(t.progress.CoveredColumns, rel); !maps.Equal(columns, t.progress.CoveredColumns) {
+		t.progress.CoveredColumns, s.changed[rel.OID] = columns, true
+	}
 	if t.pub != nil {
 		s.log.Info("table has a new version", "table", rel.QualifiedName(), "lsn", s.tx.CommitLSN.String())
 		s.meter.schemas.WithLabelValues(schemaKind(t.pub.Relation, rel)).Inc()

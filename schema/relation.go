@@ -83,6 +83,16 @@ func (r *Relation) Column(name string) int {
 	return -1
 }
 
+// Numbered gives the column with an attnum that is known, nil for none.
+func (r *Relation) Numbered(n int16) *Column {
+	for i := range r.Columns {
+		if n != 0 && r.Columns[i].AttNum == n {
+			return &r.Columns[i]
+		}
+	}
+	return nil
+}
+
 // IsKey says whether column i belongs to the key.
 func (r *Relation) IsKey(i int) bool {
 	for _, k := range r.Key {

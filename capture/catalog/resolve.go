@@ -24,22 +24,23 @@ func (c *Catalog) Resolve(ctx context.Context, msg *pgoutput.Relation, table *Ta
 	if err != nil {
 		return nil, fmt.Errorf("resolve relation %q: %w", rel.QualifiedName(), err)
 	}
-	var was, is []schema.Column
+	var was []schema.Column
 	if before != nil {
 		was = before.Columns
 	}
+	is := &schema.Relation{}
 	if table != nil {
-		is = table.Relation.Columns
+		is = &table.Relation
 	}
 	names := make([]string, len(msg.Columns))
 	for i := range msg.Columns {
 		names[i] = string(msg.Columns[i].Name)
 	}
-	nums := attnums(names, was, is)
+	nums := attnums(names, was, is.Columns)
 	flagged := 0
 	for i, col := range msg.Columns {
 		one := schema.Column{Name: names[i], Type: types[i], AttNum: nums[i]}
-		if known := byAttNum(is, nums[i]); known != nil {
+		if known := is.Numbered(nums[i]); known != nil {
 			one.NotNull, one.Loose, one.Default = known.NotNull, known.Loose, known.Default
 		}
 		rel.Columns = append(rel.Columns, one)
@@ -79,13 +80,4 @@ func resolveKey(rel *schema.Relation, msg *pgoutput.Relation, flagged int, table
 		}
 	}
 	return key
-}
-
-func byAttNum(columns []schema.Column, n int16) *schema.Column {
-	for i := range columns {
-		if n != 0 && columns[i].AttNum == n {
-			return &columns[i]
-		}
-	}
-	return nil
 }

@@ -1,7 +1,10 @@
 package publish
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -83,10 +86,11 @@ func (p *Publisher) Covers(name record.Name) bool {
 
 // Renamed refuses a table that columns are for as it was called before, or what it was a partition of, and are not as it is called now: what
 // they left out would be published.
+// So it does where one of its columns is that; columns are as of CoveredColumns, so that those that were added since are others.
 // now is what it is called in the catalog, and what is to be done is told of: rows of before a rename may come under a name that it has no more.
-func (p *Publisher) Renamed(was record.Name, rel, now *schema.Relation) error {
+func (p *Publisher) Renamed(was record.Name, columns map[string]int16, rel, now *schema.Relation) error {
 	if len(p.bared(was, rel)) == 0 {
-		return nil
+		return p.renamedColumn(was, columns, rel, now)
 	}
 	former := was.Schema + "." + was.Table
 	if rel.QualifiedName() != now.QualifiedName() && len(p.bared(was, now)) == 0 {
@@ -125,6 +129,64 @@ func (p *Publisher) bared(was record.Name, rel *schema.Relation) (names []string
 		names = slices.DeleteFunc(names, func(name string) bool { return rel.Column(name) >= 0 && slices.Contains(c.Columns.names(), name) })
 	}
 	return names
+}
+
+func (p *Publisher) renamedColumn(was record.Name, columns map[string]int16, rel, now *schema.Relation) error {
+	names := p.names(rel.Schema, rel.Name)
+	meant := maps.Clone(names) // of others all may be published since
+	maps.Copy(meant, p.names(was.Schema, was.Table))
+	for _, former := range slices.Sorted(maps.Keys(meant)) {
+		n, known := columns[columnID(former)]
+		for i := range rel.Columns {
+			c := &rel.Columns[i]
+			is := c.AttNum == n || c.AttNum == 0 && now.Column(c.Name) < 0 && rel.Column(former) < 0 // it may be
+			if !known || !is || c.Name == former || names[c.Name] {
+				continue
+			}
+			if is := now.Numbered(n); rel != now && is != nil && is.Name == former {
+				return notCovered(now, fmt.Sprintf("nothing is to be altered in capture.yaml, where columns cover the column as it is called now; with source.on_error: stop write %q beside it, too, and restart capture", c.Name),
+					"rows come of when column %q was called %q, of which columns has nothing", former, c.Name)
+			}
+			return uncovered(now, fmt.Sprintf("write %q beside %q in columns of capture.yaml, or take %[2]q out for this table if all of the column may be published", c.Name, former),
+				"columns has an entry for column %q, as it was called before, and nothing of %q", former, c.Name)
+		}
+	}
+	return nil
+}
+
+// names gives the columns that a table of this name would not be published with as they are.
+func (p *Publisher) names(schemaName, table string) map[string]bool {
+	names := map[string]bool{}
+	for _, c := range p.covers {
+		if c.Match(schemaName, table) {
+			for _, name := range c.Columns.names() {
+				names[name] = true
+			}
+		}
+	}
+	return names
+}
+
+// CoveredColumns gives the numbers of the columns of rel that are not published as they are, by fingerprints of their names: who reads the progress
+// need not know what there is besides. Those of before that are gone, which rows may come of, stay.
+func (p *Publisher) CoveredColumns(before map[string]int16, rel *schema.Relation) map[string]int16 {
+	names := p.names(rel.Schema, rel.Name)
+	covered := map[string]int16{}
+	for name := range names {
+		id := columnID(name)
+		if n := before[id]; n != 0 && rel.Numbered(n) == nil {
+			covered[id] = n
+		}
+		if at := rel.Column(name); at >= 0 && rel.Columns[at].AttNum != 0 {
+			covered[id] = rel.Columns[at].AttNum
+		}
+	}
+	return covered
+}
+
+func columnID(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:8])
 }
 
 // CheckCovers says whether columns fit a relation.

@@ -67,7 +67,7 @@ func namesOf(rel, newest *schema.Relation) naming {
 	there := map[string]bool{} // names of newest that mean a column of rel
 	for i := range rel.Columns {
 		c := &rel.Columns[i]
-		now := numbered(newest, c.AttNum)
+		now := newest.Numbered(c.AttNum)
 		if at := slices.Index(rel.Key, i); at >= 0 && c.AttNum == 0 && len(rel.Key) == len(newest.Key) {
 			now = &newest.Columns[newest.Key[at]]
 		}
@@ -75,7 +75,7 @@ func namesOf(rel, newest *schema.Relation) naming {
 		switch bearer := newest.Column(c.Name); {
 		case now != nil:
 			name = now.Name
-		case bearer < 0, rel.IsKey(i) && numbered(rel, newest.Columns[bearer].AttNum) == nil:
+		case bearer < 0, rel.IsKey(i) && rel.Numbered(newest.Columns[bearer].AttNum) == nil:
 			name = c.Name // of the key: that which newest has not any more tells the rows of rel apart all the same
 		}
 		there[name] = true
@@ -103,16 +103,6 @@ func namesOf(rel, newest *schema.Relation) naming {
 // Numbered says whether the attnum of each column is known.
 func Numbered(rel *schema.Relation) bool {
 	return !slices.ContainsFunc(rel.Columns, func(c schema.Column) bool { return c.AttNum == 0 })
-}
-
-// numbered gives the column with an attnum that is known, nil for none.
-func numbered(rel *schema.Relation, n int16) *schema.Column {
-	for i := range rel.Columns {
-		if n != 0 && rel.Columns[i].AttNum == n {
-			return &rel.Columns[i]
-		}
-	}
-	return nil
 }
 
 // readsAs says whether expressions take texts of a column that was of type was for values of the type that it has become.
