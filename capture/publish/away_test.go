@@ -51,6 +51,24 @@ func relationOf(topic string) *schema.Relation {
 	return &schema.Relation{Schema: schemaName, Name: table, Key: []int{0}, Columns: []schema.Column{{Name: "id", Type: schema.Type{OID: schema.OIDInt4, Name: "integer"}}}}
 }
 
+// delete deletes a topic. It is gone when the broker does not list it any more: Kafka answers when its controller has noted that, of which
+// the broker hears a moment later, and whoever describes the topic meanwhile finds it.
+func (l *leaky) delete(topic string) {
+	l.t.Helper()
+	deleted, err := kadm.NewClient(l.raw).DeleteTopics(l.t.Context(), topic)
+	l.must(err)
+	l.must(deleted.Error())
+	ask := kmsg.NewPtrMetadataRequest() // not kadm, which may answer from what the client remembers
+	ask.Topics = []kmsg.MetadataRequestTopic{{Topic: &topic}}
+	for {
+		answer, err := ask.RequestWith(l.t.Context(), l.raw)
+		l.must(err)
+		if answer.Topics[0].ErrorCode == kerr.UnknownTopicOrPartition.Code {
+			return
+		}
+	}
+}
+
 // A topic that somebody has deleted is waited for once. It was waited for at each start; and where it had been made anew, empty, it was lacking at
 // the start after that, which stopped the source.
 func TestDeletedTopic(t *testing.T) {
@@ -59,9 +77,7 @@ func TestDeletedTopic(t *testing.T) {
 		l.begin()
 		l.write(tx{tables: []int{0, 1}, commit: true})
 		l.write(tx{tables: []int{0, 1}, commit: true})
-		deleted, err := kadm.NewClient(l.raw).DeleteTopics(t.Context(), l.tables[0])
-		l.must(err)
-		l.must(deleted.Error())
+		l.delete(l.tables[0])
 		p, state := l.begun()
 		if len(*told) != 2 || (*told)[0].Code != trouble.TopicRecreated || state.Lacking != "" {
 			t.Fatalf("told of %v, lacking %q", *told, state.Lacking)
@@ -135,9 +151,7 @@ func TestDeletedWhileItIsQuiet(t *testing.T) {
 		p, _ := l.begun()
 		_, err := p.topic(t.Context(), l.tables[0], relationOf(l.tables[0]))
 		l.must(err)
-		deleted, err := kadm.NewClient(l.raw).DeleteTopics(t.Context(), l.tables[0])
-		l.must(err)
-		l.must(deleted.Error())
+		l.delete(l.tables[0])
 		if _, err := p.topic(t.Context(), l.tables[0], relationOf(l.tables[0])); err == nil || !retry.Transient(err) {
 			t.Errorf("its table is altered: %v", err)
 		}

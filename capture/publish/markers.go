@@ -42,7 +42,6 @@ func (p *Publisher) awaitMarkers(limit time.Duration, over chan<- struct{}) {
 	}
 }
 
-const (
-	markersLimit = 20 * time.Millisecond
-	markersPause = 500 * time.Microsecond
-)
+const markersPause = 500 * time.Microsecond
+
+var markersLimit = 20 * time.Millisecond // a test sets it

@@ -3,6 +3,7 @@ package publish
 import (
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -14,6 +15,9 @@ import (
 // A transaction is not begun at the brokers before they are done with the one before; nor is it where they do not say so.
 func TestMarkersAreAwaited(t *testing.T) {
 	const rounds, writing = 40, 3 // transactions; how often the broker says that it still writes the markers
+	was := markersLimit
+	markersLimit = time.Minute // on a busy machine four answers take longer than markers do
+	t.Cleanup(func() { markersLimit = was })
 	var mu sync.Mutex
 	asked, early, refuses := 0, 0, false
 	fake := kafkatest.Fake(t)
@@ -54,8 +58,7 @@ func TestMarkersAreAwaited(t *testing.T) {
 		l.must(p.Commit(t.Context(), &record.Progress{}))
 	}
 	mu.Lock()
-	// Not none: the first, and those that a slow machine has made late.
-	if early > rounds/2 {
+	if early > 1 { // the first has none before it
 		t.Errorf("%d of %d transactions began while the markers of the one before were written", early, rounds)
 	}
 	refuses = true
