@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,7 +90,11 @@ func newGround(t *testing.T, p *Page) *ground {
 	if slices.Contains(p.Needs, "own source") {
 		g.source = pgtest.New(t, pgtest.Options{})
 	}
-	g.ports = freePorts(t, 4)
+	for range 4 {
+		address, err := pgtest.FreeAddress()
+		must(t, err)
+		g.ports = append(g.ports, address)
+	}
 	ports := g.ports
 	g.brokerAt = local.BrokerConfig{Dir: filepath.Join(g.dir, ".broker"), Kafka: ports[0], Registry: ports[1]}
 	if !slices.Contains(p.Needs, "no broker") {
@@ -221,18 +224,6 @@ func absolute(t *testing.T, dir string) string {
 	abs, err := filepath.Abs(dir)
 	must(t, err)
 	return abs
-}
-
-// freePorts gives addresses where nobody listens.
-func freePorts(t *testing.T, n int) (addresses []string) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		defer l.Close()
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses
 }
 
 // addresses says what the addresses of pages mean here.

@@ -8,7 +8,6 @@ import (
 	"html"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	osexec "os/exec"
@@ -63,13 +62,15 @@ func newLive(t *testing.T) *live {
 		c, err := capture.New(s.config, capture.Options{}, log)
 		return c.Serve, err
 	})
+	address, err := pgtest.FreeAddress()
+	must(t, err)
 	w.captureFile = filepath.Join(t.TempDir(), "capture.yaml")
 	must(t, os.WriteFile(w.captureFile, fmt.Appendf(nil, `
 source: {name: %s, dsn: %q, tables: ["public.*"]}
 kafka: {brokers: [%s]}
 registry: {url: %q}
 http: {listen: %q}
-`, w.name, s.dsn, strings.Join(w.kafka.Addrs(), ","), registry, freeAddress(t)), 0o600))
+`, w.name, s.dsn, strings.Join(w.kafka.Addrs(), ","), registry, address), 0o600))
 	text := fmt.Appendf(nil, `
 group: %s
 warehouse: {dsn: %q, connections: 2}
@@ -380,14 +381,6 @@ func (w *live) startProgram() (kill func()) {
 		}
 	})
 	return kill
-}
-
-// freeAddress gives an address at which nobody listens.
-func freeAddress(t *testing.T) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer listener.Close() //nolint:errcheck // nobody has connected
-	return listener.Addr().String()
 }
 
 // answers says whether a service does.

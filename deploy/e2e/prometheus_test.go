@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tributary-cdc/tributary/deploy/grafana"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 )
 
 // emptyPanels have nothing to show in what TestPrometheus starts, and why.
@@ -43,8 +44,10 @@ scrape_configs:
   - {job_name: capture, static_configs: [{targets: [%q]}]}
   - {job_name: sink, static_configs: [{targets: [%q]}]}
 `, alerts, strings.TrimPrefix(w.capture, "http://"), strings.TrimPrefix(w.sink, "http://")), 0o600))
-	p := &prometheus{"http://" + freeAddress(t)}
-	cmd := osexec.Command(path, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+strings.TrimPrefix(p.address, "http://"))
+	address, err := pgtest.FreeAddress()
+	must(t, err)
+	p := &prometheus{"http://" + address}
+	cmd := osexec.Command(path, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)
 	var log lines
 	cmd.Stdout, cmd.Stderr = &log, &log
 	must(t, cmd.Start())

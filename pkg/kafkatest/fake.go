@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -246,11 +245,11 @@ func (n *fakeNet) listen(network, _ string) (net.Listener, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.listening == len(n.addresses) {
-		port, err := process.FreePort()
+		address, err := process.FreeAddress()
 		if err != nil {
 			return nil, err
 		}
-		n.addresses = append(n.addresses, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		n.addresses = append(n.addresses, address)
 	}
 	l, err := net.Listen(network, n.addresses[n.listening])
 	if err != nil {

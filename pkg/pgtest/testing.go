@@ -128,6 +128,10 @@ func Installed(extension string) (major int, dir string, ok bool) {
 	return 0, "", false
 }
 
+// FreeAddress gives an address of this machine at which nobody listens, and that no other test or demo is given, for what has to be known
+// before it is started.
+func FreeAddress() (string, error) { return process.FreeAddress() }
+
 // TempDir gives a directory for Options.Dir that is removed with the test. Unlike t.TempDir's it can be reached by
 // the user that Postgres runs as when we are root.
 func TempDir(t testing.TB) string {

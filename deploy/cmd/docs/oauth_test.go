@@ -86,8 +86,10 @@ func TestTokens(t *testing.T) {
 	execute(t, postgres.DSN("shop"), `create table orders (id int primary key); insert into orders values (1)`)
 	configure := func(cfg any, name, sasl, own string) {
 		t.Helper()
+		listen, err := pgtest.FreeAddress()
+		must(t, err)
 		text := fmt.Sprintf("kafka:\n  brokers: [%q]\n  tls: {enabled: true, ca: %q}\n  sasl: {mechanism: oauthbearer, %s}\nregistry: {url: %q}\nhttp: {listen: %q}\nlog: {level: debug}\n%s",
-			broker.OAuth()[0], authority.File, sasl, kafkatest.Registry(t), freeAddress(t), own)
+			broker.OAuth()[0], authority.File, sasl, kafkatest.Registry(t), listen, own)
 		must(t, os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600))
 		decode(t, cfg, text)
 	}

@@ -152,7 +152,9 @@ log: {level: debug}
 `, w.dir, w.broker.Addrs()[0], w.authority.File, w.registry, w.client.Cert, w.client.Key)
 	configure := func(cfg any, name, own string) {
 		t.Helper()
-		text := shared + fmt.Sprintf("http: {listen: %q, token: \"file:%s/token\", tls: {cert: %q, key: %q}}\n", freeAddress(t), w.dir, w.pages.Cert, w.pages.Key) + own
+		listen, err := pgtest.FreeAddress()
+		must(t, err)
+		text := shared + fmt.Sprintf("http: {listen: %q, token: \"file:%s/token\", tls: {cert: %q, key: %q}}\n", listen, w.dir, w.pages.Cert, w.pages.Key) + own
 		must(t, os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600))
 		decode(t, cfg, text)
 	}
@@ -209,15 +211,6 @@ func (w *secured) collector(secret string) {
 	} {
 		w.t.Setenv("OTEL_"+name, value)
 	}
-}
-
-// freeAddress is one that nobody listens at, for services that have to be asked at a known one.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer listener.Close() //nolint:errcheck // it has done its work
-	return listener.Addr().String()
 }
 
 func (w *secured) password(role, password string) {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"github.com/tributary-cdc/tributary/capture"
 	"github.com/tributary-cdc/tributary/deploy/local"
 	"github.com/tributary-cdc/tributary/pkg/config"
+	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/sink"
 )
@@ -140,7 +140,7 @@ func (d *demo) configure() error {
 	var sources strings.Builder
 	common := fmt.Sprintf("kafka: {brokers: [%q]}\nregistry: {url: %q}\n", d.broker.Addrs()[0], d.broker.RegistryURL())
 	for _, s := range d.shops {
-		http, err := freeAddress()
+		http, err := pgtest.FreeAddress()
 		if err != nil {
 			return err
 		}
@@ -153,7 +153,7 @@ func (d *demo) configure() error {
 		pages = append(pages, fmt.Sprintf("http://%s/ (capture %s)", http, s.sid))
 		fmt.Fprintf(&sources, "  - {name: %s, sid: %s}\n", s.name, s.sid)
 	}
-	http, err := freeAddress()
+	http, err := pgtest.FreeAddress()
 	if err != nil {
 		return err
 	}
@@ -175,15 +175,6 @@ func (d *demo) writeConfig(name, yaml string, out any) error {
 		return fmt.Errorf("write configuration: %w", err)
 	}
 	return config.Decode(name, []byte(yaml), out)
-}
-
-// freeAddress gives an address of 127.0.0.1 that nobody listens on.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	return l.Addr().String(), l.Close()
 }
 
 // live runs services and load, and shows them.

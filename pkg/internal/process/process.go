@@ -11,11 +11,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -216,24 +213,6 @@ func Guard(script string, args ...string) (release func(), err error) {
 		guards.Delete(cmd)
 		w.Close()
 	}), nil
-}
-
-// FreePort finds a TCP port on 127.0.0.1 that nobody listens on. It lies below the range from which systems take
-// the ports of outgoing connections (32768 on Linux), so that it stays free while its server is down for a restart.
-func FreePort() (int, error) {
-	const lowest, highest, attempts = 20000, 32000, 200
-	for range attempts {
-		port := lowest + rand.IntN(highest-lowest)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		if err := l.Close(); err != nil {
-			return 0, fmt.Errorf("find a free port: %w", err)
-		}
-		return port, nil
-	}
-	return 0, fmt.Errorf("find a free port: %d ports between %d and %d are taken", attempts, lowest, highest)
 }
 
 // LastLines gives the end of a log file for an error message; "" if there is none.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,9 @@ import (
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("TEST_GUARDED_DIR"); dir != "" {
 		guarded(dir)
+	}
+	if count, err := strconv.Atoi(os.Getenv("TEST_FREE_PORTS")); err == nil {
+		printPorts(count)
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -156,12 +160,57 @@ func TestGuardIsReleased(t *testing.T) {
 	}
 }
 
+// TestFreePort: ports are below those that the system gives, and none is given twice while those who were given one have no server
+// there yet, in this process or in others.
 func TestFreePort(t *testing.T) {
-	port, err := FreePort()
-	must(t, err)
-	if port < 1024 || port >= 32768 {
-		t.Errorf("port %d", port)
+	const processes, count = 4, 150
+	given := map[int]string{}
+	note := func(port int, to string) {
+		if port < 1024 || port >= 32768 {
+			t.Errorf("port %d", port)
+		}
+		if before := given[port]; before != "" {
+			t.Errorf("port %d is given to %s, and then to %s", port, before, to)
+		}
+		given[port] = to
 	}
+	for i := range processes {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), fmt.Sprintf("TEST_FREE_PORTS=%d", count))
+		cmd.Stderr = os.Stderr
+		stdin, err := cmd.StdinPipe()
+		must(t, err)
+		stdout, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		t.Cleanup(func() { must(t, errors.Join(stdin.Close(), cmd.Wait())) })
+		lines := bufio.NewScanner(stdout)
+		for range count {
+			lines.Scan()
+			port, err := strconv.Atoi(lines.Text())
+			must(t, err)
+			note(port, fmt.Sprintf("process %d", i))
+		}
+	}
+	for range count {
+		port, err := FreePort()
+		must(t, err)
+		note(port, "this process")
+	}
+}
+
+// printPorts is what the other processes of TestFreePort do: they end when they are told to.
+func printPorts(count int) {
+	for range count {
+		port, err := FreePort()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println(port)
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
 }
 
 func TestCachedIsMadeOnce(t *testing.T) {
