@@ -249,13 +249,7 @@ func publicationGone(t *testing.T, major int, ends trouble.Code, away bool, gone
 			t.Errorf("%v: %s", e, e.Hint)
 		}
 		var out strings.Builder
-		eventually(t, "the slot is dropped", func() bool { // the server may take a moment to notice that nobody streams any more
-			err := r.verbs().DropSlot(t.Context(), &out)
-			if trouble.CodeOf(err) != trouble.SlotInUse {
-				must(t, err)
-			}
-			return err == nil
-		})
+		must(t, r.verbs().DropSlot(t.Context(), &out))
 		r.options.OnGap = GapResnapshot
 	}
 	if away || ends != "" {

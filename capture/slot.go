@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
@@ -61,7 +62,7 @@ func serverLimit(slot *catalog.Slot) string {
 }
 
 // DropSlot removes the slot and the publications, so that nothing of capture is left at the source, and prints what it
-// did. What is not published then never will be; a later start finds a gap. It refuses while somebody streams.
+// did. What is not published then never will be; a later start finds a gap. It refuses where somebody goes on streaming.
 func (c *Capture) DropSlot(ctx context.Context, w io.Writer) error {
 	out := terminal.To(w)
 	cat, err := c.open(ctx, "slot")
@@ -70,7 +71,7 @@ func (c *Capture) DropSlot(ctx context.Context, w io.Writer) error {
 	}
 	defer cat.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the server forgets the connection by itself
 	name, pubs := c.config.Source.slot(), c.config.Source.publications()
-	slot, err := cat.Slot(ctx, name)
+	slot, err := letGo(ctx, cat, name)
 	if err != nil {
 		return err
 	}
@@ -87,6 +88,28 @@ func (c *Capture) DropSlot(ctx context.Context, w io.Writer) error {
 	}
 	out.Printf("dropped publications %s, %s, where they were\n", pubs.Full, pubs.Insert)
 	return nil
+}
+
+// dropPatience is how long a slot that is to be dropped may still be streamed from.
+var dropPatience = 5 * time.Second
+
+// letGo describes a slot, nil if there is none, when nobody streams from it any more, or goes on to:
+//
+//	capture: is told to end, closes its connection, and is gone
+//	person:  drops the slot
+//	server:  notices that the connection is closed, and that nobody streams
+func letGo(ctx context.Context, cat *catalog.Catalog, name string) (*catalog.Slot, error) {
+	for deadline := time.Now().Add(dropPatience); ; {
+		slot, err := cat.Slot(ctx, name)
+		if err != nil || slot == nil || !slot.Active || slot.Making || time.Now().After(deadline) {
+			return slot, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func (c *Capture) dropSlot(ctx context.Context, slot *catalog.Slot) error {
