@@ -94,7 +94,7 @@ func TestCheck(t *testing.T) {
 	w.cfg.Tables[0].Drop, w.cfg.Tables[0].Partition = "", "month"
 	want(1, `FAIL  retention      make partitions of table "public.bad2": it is not partitioned by ranges of column "extra" alone`, `-> make it anew with PARTITION BY RANGE ("extra")`)
 	w.cfg.Tables[0].To = "sales.{table}"
-	made := months("sales.orders", time.Now().AddDate(0, 0, -90), time.Now().AddDate(0, 3, 0))
+	made := months("sales.orders", time.Now(), 90)
 	want(0, `"extra" date) PARTITION BY RANGE ("extra")`, `note  target         sales.orders will be made, and get `+fmt.Sprint(len(made))+` partitions, `+made[0]+" to "+made[len(made)-1],
 		`CREATE INDEX ON "sales"."orders" ("extra");`)
 	w.cfg.Tables[0].Drop = "1 day" // whole partitions go, without a look for old rows
