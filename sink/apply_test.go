@@ -208,7 +208,7 @@ func TestTwoSourcesWithoutSIDAreRefused(t *testing.T) {
 	b.tx(ins(orders, 1, "b"), ins(items, 1, "b"))
 	w.rows(`SELECT code, topic FROM tributary.quarantine`, "rule-conflict|b.public.orders")
 	w.rows(`SELECT source, complete_lsn IS NULL, complete_ts IS NULL, lag IS NULL FROM tributary.progress ORDER BY 1`, "a|f|f|f", "b|t|t|t")
-	w.eventually([]string{"", `DELETE FROM tributary.feed WHERE grp = 'warehouse' AND topic = 'a.public.orders' AND target_schema = 'public' AND target_table = 'orders' AND sid = '';`, "sink resume b/public.orders"}, func() any { return steps(s.Status()) })
+	w.reported([]string{"", `DELETE FROM tributary.feed WHERE grp = 'warehouse' AND topic = 'a.public.orders' AND target_schema = 'public' AND target_table = 'orders' AND sid = '';`, "sink resume b/public.orders"}, func() any { return steps(s.Status()) }, a, b)
 	if st := s.Status(); st.Sources[1].CompleteUntil != nil || st.Sources[1].AgeSeconds != nil || !strings.HasSuffix(st.Needs[0].Means, "; b is not complete yet") {
 		t.Errorf("a source of which nothing is complete: %+v, %q", st.Sources[1], st.Needs[0].Means)
 	}

@@ -213,7 +213,7 @@ func TestFullAtStart(t *testing.T) {
 	w.eventually("public.t waiting the warehouse; shop waiting; warehouse-full; waiting", told)
 	room()
 	w.complete(shop)
-	w.eventually("public.t up_to_date ; shop up_to_date; up_to_date", told)
+	w.reported("public.t up_to_date ; shop up_to_date; up_to_date", told, shop)
 }
 
 // TestWarehouseGoesBack: a warehouse that has crashed, or a standby in its place, has not all that was confirmed. Nothing is

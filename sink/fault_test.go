@@ -277,7 +277,7 @@ func TestWrongTargetHoldsOneTable(t *testing.T) {
 	w.rows(`SELECT code, table_name FROM tributary.quarantine ORDER BY 1`, "constraint-violation|public.checked", "target-type|public.bad")
 	w.rows(`SELECT id FROM public.good ORDER BY id`, "1", "2", "3")
 	w.rows(`SELECT count(*) FROM tributary.quarantine WHERE message LIKE '%secret%' OR message LIKE '%poison%'`, "0")
-	w.eventually("needs you: 2 tables are quarantined. The other one goes on.", func() any { return s.Status().Headline })
+	w.reported("needs you: 2 tables are quarantined. The other one goes on.", func() any { return s.Status().Headline }, shop)
 	w.exec(`ALTER TABLE public.checked DROP CONSTRAINT checked_note_check; ALTER TABLE public.bad ALTER note TYPE text; DELETE FROM tributary.quarantine`)
 	w.complete(shop)
 	w.rows(`SELECT id, note FROM public.checked ORDER BY id`, "1|fine", "2|poison", "3|fine")

@@ -179,7 +179,7 @@ func TestSourceNoLongerNamed(t *testing.T) {
 		return text + st.State
 	}
 	const want = "bank left_out sources does not name it, complete true, now false; shop up_to_date , complete true, now true; up_to_date"
-	w.eventually(want, func() any { return told(s.Status()) })
+	w.reported(want, func() any { return told(s.Status()) }, shop)
 	if st := s.Status(); !strings.Contains(st.Headline, "complete up to") || !strings.Contains(st.Headline, "1 source and 1 that is not read, 1 table") {
 		t.Error(st.Headline)
 	}
@@ -203,7 +203,7 @@ func TestSourceNoLongerNamed(t *testing.T) {
 	// Nor is one complete up to now of which nothing is known to be.
 	w.exec(`DELETE FROM tributary.milestone_part; DELETE FROM tributary.milestone`)
 	w.rows(`SELECT count(complete_lsn) FROM tributary.progress`, "0")
-	w.eventually("bank left_out sources does not name it, complete false, now false; shop up_to_date , complete false, now false; up_to_date", func() any { return told(s.Status()) })
+	w.reported("bank left_out sources does not name it, complete false, now false; shop up_to_date , complete false, now false; up_to_date", func() any { return told(s.Status()) })
 }
 
 // TestHeldProgressIsItsSources: a source whose progress topic is held is quarantined, though its tables go on.

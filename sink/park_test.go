@@ -121,7 +121,7 @@ func TestPark(t *testing.T) {
 		"50|waits behind offset 50, which is parked", "150|waits behind offset 150, which is parked", "150|waits behind offset 150, which is parked")
 	w.rows(`SELECT count(*) FROM tributary.parked WHERE message LIKE '%poison%'`, "0")
 	w.rows(`SELECT count(*) FROM tributary.quarantine`, "0")
-	w.eventually("needs you: 6 rows are parked. All tables go on.", func() any { return s.Status().Headline })
+	w.reported("needs you: 6 rows are parked. All tables go on.", func() any { return s.Status().Headline }, shop)
 	s.reads("/", "3 rows of shop/public.checked are parked: constraint-violation", "3 more of the same keys wait behind", "sink parked discard shop/public.checked")
 
 	// Two keys are whole again by what follows; the third stays.

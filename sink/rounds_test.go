@@ -165,17 +165,17 @@ func TestTargetThatIsAlteredForTooLong(t *testing.T) {
 		CREATE FUNCTION altered() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		  IF clock_timestamp() < TG_ARGV[0]::timestamptz THEN
 		    RAISE EXCEPTION 'later' USING ERRCODE = 'lock_not_available';
-		  ELSIF nextval('public.tries') <= 6 OR NEW.id = 2 THEN
+		  ELSIF nextval('public.tries') <= 4 OR NEW.id = 2 THEN
 		    UPDATE tributary.feed SET shape = jsonb_set(shape, '{columns}', '[]') WHERE topic = 'shop.public.t';
 		  END IF; RETURN NEW; END $$`)
 	w.exec(fmt.Sprintf(`CREATE TRIGGER altered BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION altered(%s)`, postgres.Literal(time.Now().Add(patience+time.Second).Format(time.RFC3339Nano))))
 	shop.tx(ins(r, 1))
 	w.complete(shop)
-	w.rows(`SELECT last_value > 6 FROM tries`, "t")
+	w.rows(`SELECT last_value > 4 FROM tries`, "t")
 	w.rows(`SELECT code FROM tributary.quarantine`)
 	shop.tx(ins(r, 2))
 	w.rows(`SELECT code, hint FROM tributary.quarantine`, "schema-change-blocked|wait until nobody alters it any more; then sink resume SOURCE/TABLE")
-	w.eventually([]string{"", "sink resume shop/public.t"}, func() any { return steps(s.Status()) })
+	w.reported([]string{"", "sink resume shop/public.t"}, func() any { return steps(s.Status()) }, shop)
 	w.exec(`DROP TRIGGER altered ON public.t`)
 	if _, err := w.operator().Resume(t.Context(), warehouse.Going{Source: "shop", Table: "public.t"}); err != nil {
 		t.Fatal(err)

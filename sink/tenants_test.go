@@ -82,8 +82,8 @@ func TestSIDOfASourceChanges(t *testing.T) {
 	shop.tx(ins(relation("t", "id integer key", "w text key"), 3, "y"))
 	w.complete(shop)
 	w.rows(`SELECT tenant, id, w FROM public.t ORDER BY id, w`, "shop|1|x", "s2|2|x", "s2|3|x", "s2|3|y")
-	w.eventually([]string{"capture snapshot --wait --table public.t", `DELETE FROM "public"."t" WHERE "tenant" = 'shop';`, "sink rules accept shop/public.t"},
-		func() any { return steps(s.Status()) })
+	w.reported([]string{"capture snapshot --wait --table public.t", `DELETE FROM "public"."t" WHERE "tenant" = 'shop';`, "sink rules accept shop/public.t"},
+		func() any { return steps(s.Status()) }, shop)
 	if got := outdated(s.Status(), trouble.RowsOutdated); !strings.Contains(got, `their sid is "shop", and now "s2"`) {
 		t.Error(got)
 	}
@@ -95,7 +95,7 @@ func TestSIDOfASourceChanges(t *testing.T) {
 	s = w.start(w.cfg)
 	other.tx(ins(relation("t", "id integer key", "w text key"), 9, "z"))
 	w.complete(other)
-	w.eventually([]string{"capture snapshot --wait --table public.t", "sink rules accept shop/public.t"}, func() any { return steps(s.Status()) })
+	w.reported([]string{"capture snapshot --wait --table public.t", "sink rules accept shop/public.t"}, func() any { return steps(s.Status()) }, shop, other)
 }
 
 // TestTenantVerbsOfAnotherSID: a rebuild leaves the rows alone that a source wrote with the sid that it had before, and a removal removes them, of a target with

@@ -232,7 +232,7 @@ func TestWholeSourceStops(t *testing.T) {
 	if err := o.Pause(t.Context(), "shop", "", "", time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("paused", func() any { return s.Status().State })
+	w.reported("paused", func() any { return s.Status().State }, shop)
 	shop.tx(ins(fine, 4))
 	if _, err := o.Resume(t.Context(), warehouse.Going{Source: "shop"}); err != nil {
 		t.Fatal(err)

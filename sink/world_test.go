@@ -22,6 +22,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/registry"
+	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
@@ -150,6 +151,19 @@ func (w *world) eventually(want any, what func() any) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	w.t.Fatalf("still %v, want %v", got, want)
+}
+
+// reported waits as eventually does, while these sources report as they do: of one that has not for some seconds that would be told, too.
+func (w *world) reported(want any, what func() any, sources ...*source) {
+	w.t.Helper()
+	w.eventually(want, func() any {
+		for _, s := range sources {
+			if time.Since(time.UnixMicro(s.last.WrittenAt)) > service.SilentAfter/3 {
+				s.tx()
+			}
+		}
+		return what()
+	})
 }
 
 // query gives rows as text, columns separated by |, null as ∅.
