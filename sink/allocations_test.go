@@ -39,6 +39,7 @@ func BenchmarkRead(b *testing.B) {
 func reading(tb testing.TB) func() {
 	tb.Helper()
 	s := idle(tb, true)
+	s.consumer.Close() // its client dials Kafka again and again
 	client, err := registry.New(config.Registry{URL: kafkatest.Registry(tb)})
 	must(tb, err)
 	w := newWorker(s, 0)

@@ -33,6 +33,7 @@ func TestBacklogKeepsNobodyWaiting(t *testing.T) {
 	if err := big.client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
 		t.Fatal(err)
 	}
+	small.tx() // its client knows its topics by now
 	s := w.start(w.cfg)
 	w.eventually(true, func() any {
 		return len(w.query(`SELECT FROM public.t LIMIT 1`)) == 1 && w.query(`SELECT count(*) > 0 FROM public.t`)[0] == "t"
@@ -41,10 +42,10 @@ func TestBacklogKeepsNobodyWaiting(t *testing.T) {
 	var waited []int
 	for i := range 5 {
 		var before, after int
+		small.tx(ins(r, i, "x"))
 		if err := w.conn.QueryRow(t.Context(), count).Scan(&before); err != nil {
 			t.Fatal(err)
 		}
-		small.tx(ins(r, i, "x"))
 		w.rows(fmt.Sprintf(`SELECT count(*) FROM public.t WHERE tenant = 'small' AND id = %d`, i), "1")
 		if err := w.conn.QueryRow(t.Context(), count).Scan(&after); err != nil {
 			t.Fatal(err)

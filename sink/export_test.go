@@ -25,3 +25,6 @@ func (s *Sink) ClaimUnknown(ctx context.Context, topic string) (held bool, err e
 	}
 	return errors.Is(starts[0].Hold, errUnknownTopic), starts[0].Err
 }
+
+// FirstLook is how long whoever asks first waits for a look at the group.
+const FirstLook = firstLook

@@ -91,7 +91,7 @@ tributary_sink_rule_errors_total{group="warehouse",source="shop",table=""} 0
 // Whom the sink waits for is told for as long as that has failed, however often it was tried; of several the one that has longest.
 func TestWaitsInMetrics(t *testing.T) {
 	s := idle(t, true)
-	stage := s.stages.Stage("apply", waitWarehouse)
+	stage, begin := s.stages.Stage("apply", waitWarehouse), time.Now()
 	since := func() (told string) {
 		families, err := s.server.Registry().Gather()
 		if err != nil {
@@ -100,7 +100,7 @@ func TestWaitsInMetrics(t *testing.T) {
 		for _, f := range families {
 			for _, m := range f.GetMetric() {
 				if f.GetName() == namespace+"_waiting_since_timestamp_seconds" && m.GetGauge().GetValue() > 0 {
-					told += fmt.Sprintf("%s %.0f;", m.GetLabel()[1].GetValue(), time.Since(time.UnixMilli(int64(1000*m.GetGauge().GetValue()))).Seconds())
+					told += fmt.Sprintf("%s %.0f;", m.GetLabel()[1].GetValue(), begin.Sub(time.UnixMilli(int64(1000*m.GetGauge().GetValue()))).Seconds())
 				}
 			}
 		}
@@ -117,7 +117,7 @@ func TestWaitsInMetrics(t *testing.T) {
 	} {
 		if clear(s.waiting); try.err != nil {
 			s.waiting[waiter{what: "kafka"}] = &wait{since: time.Now(), tries: 1, err: try.err}
-			s.waiting[waiter{what: "warehouse"}] = &wait{since: time.Now().Add(-time.Minute), tries: 3, err: try.err}
+			s.waiting[waiter{what: "warehouse"}] = &wait{since: begin.Add(-time.Minute), tries: 3, err: try.err}
 			stage.Wait(waitWarehouse)() // and is tried again
 		}
 		if got := since(); got != try.want {

@@ -95,7 +95,7 @@ func TestVerbs(t *testing.T) {
 	run("shop/public.t is not held at offset 8", "resume", "shop/public.t", "--skip", "8", "--yes")
 	want(run("", "resume", "shop/public.t", "--skip", "7", "--reason", "test data", "--yes"), "offset 7 is passed over")
 	want(run("", "pause", "shop", "--reason", "vacation", "--for", "1h", "--yes"), "for 1h0m0s", "paused")
-	want(run("is not done after 0.01 s: no sink of the group has come past offset 7 of shop/public.t partition 0", "resume", "shop/public.t", "--yes", "--wait", "--timeout", "10ms"),
+	want(run("is not done after 1.0 s: no sink of the group has come past offset 7 of shop/public.t partition 0", "resume", "shop/public.t", "--yes", "--wait", "--timeout", "1s"),
 		"1 partition is tried again")
 	want(run("", "status", "--direct"), "vacation")
 	want(said, "is paused: 1 table.")
