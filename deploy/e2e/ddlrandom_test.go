@@ -175,7 +175,7 @@ func (a *altering) settle(group, prefix, id string) {
 	same := 0
 	reloaded, touched := false, false
 	for {
-		if time.Since(began) > patience/2 {
+		if time.Since(began) > patience {
 			a.t.Errorf("%s: it does not come to hold what the source holds:\n%s", id, strings.Join(wrong, "\n"))
 			return
 		}
@@ -186,7 +186,7 @@ func (a *altering) settle(group, prefix, id string) {
 		var passed bool
 		for until := time.Now().Add(5 * time.Second); !passed && time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
 			passed = scalar[bool](a.t, a.dwh, `select coalesce((select $3 = any(fences) from tributary.progress where grp = $1 and source = $2), false)`, group, a.s.name, fence)
-			if a.mend(group, told) && time.Since(began) < patience/2 {
+			if a.mend(group, told) && time.Since(began) < patience {
 				until = time.Now().Add(5 * time.Second)
 			}
 		}

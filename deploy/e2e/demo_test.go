@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/tributary-cdc/tributary/deploy/local/demo"
 )
@@ -28,7 +27,7 @@ func startDemo(t *testing.T, uid int, dir string, seconds int) *program {
 // expect waits for the demo's end and wants its verdict.
 func (p *program) expect(code int, result string) {
 	p.t.Helper()
-	if got := p.exit(2 * time.Minute); got != code {
+	if got := p.exit(); got != code {
 		p.t.Fatalf("exit code %d, want %d", got, code)
 	}
 	found := verdict.FindStringSubmatch(p.text())
@@ -40,8 +39,8 @@ func (p *program) expect(code int, result string) {
 		must(p.t, err)
 		return n
 	}
-	if rows, changes := number(found[1]), number(found[2]); rows < 95_000 || changes < 500 || found[3] != result {
-		p.t.Errorf("verdict is %q; want at least 95,000 rows, 500 changes, and %s", found[0], result)
+	if rows, changes := number(found[1]), number(found[2]); rows < 95_000 || changes < 100 || found[3] != result {
+		p.t.Errorf("verdict is %q; want at least 95,000 rows, 100 changes, and %s", found[0], result)
 	}
 }
 
@@ -79,11 +78,11 @@ func TestDemoInterrupted(t *testing.T) {
 	p := startDemo(t, 0, dir, 0)
 	p.until("rows arrive", func() bool { return number(database(dir, "dwh"), `SELECT count(*) FROM sales.payment`) > 0 })
 	second := startDemo(t, 0, dir, 0)
-	if code := second.exit(10 * time.Second); code != 1 || !strings.Contains(second.text(), "the demo runs already") {
+	if code := second.exit(); code != 1 || !strings.Contains(second.text(), "the demo runs already") {
 		t.Errorf("a second demo ends with exit code %d", code)
 	}
 	p.signal(os.Interrupt)
-	if code := p.exit(time.Minute); code != 0 {
+	if code := p.exit(); code != 0 {
 		t.Errorf("exit code %d after Ctrl-C", code)
 	}
 	if want := "nothing runs any more; make demo goes on"; !strings.Contains(p.text(), want) {
@@ -131,16 +130,17 @@ func TestDemoServersKilled(t *testing.T) {
 	}
 	p.until("the demo says that it waits", func() bool { return strings.Contains(p.text(), "waiting") })
 	p.signal(os.Interrupt)
-	if code := p.exit(time.Minute); code != 0 {
+	if code := p.exit(); code != 0 {
 		t.Errorf("exit code %d after Ctrl-C", code)
 	}
+	eventually(t, "what the killed servers had started is gone", func() bool { return len(running(t, dir)) == 0 })
 	startDemo(t, 0, dir, 3).expect(0, "equal")
 }
 
 // The verdict is worth something: a changed row, a missing one and one too many are found, named, and fail the demo.
 func TestDemoFindsDifference(t *testing.T) {
 	dir := newDir(t)
-	p := startDemo(t, 0, dir, 6)
+	p := startDemo(t, 0, dir, 15)
 	p.until("the tables that nobody changes are complete", func() bool {
 		return number(database(dir, "dwh"), `SELECT (SELECT count(*) FROM sales.country) + (SELECT count(*) FROM sales.city) + (SELECT count(*) FROM sales.category)`) == 2*(20+120+16)
 	})
@@ -165,7 +165,7 @@ func TestDemoFindsDifference(t *testing.T) {
 
 func TestDemoRefusesWrongSeconds(t *testing.T) {
 	p := start(t, 0, []string{"DEMO_SECONDS=soon", "DEMO_DIR=" + newDir(t)}, "demo")
-	if code := p.exit(10 * time.Second); code != 2 {
+	if code := p.exit(); code != 2 {
 		t.Errorf("exit code %d, want 2", code)
 	}
 	if want := `DEMO_SECONDS is "soon"`; !strings.Contains(p.text(), want) {

@@ -128,13 +128,13 @@ func (p *program) text() string {
 }
 
 // exit waits for the end and gives the exit code.
-func (p *program) exit(within time.Duration) int {
+func (p *program) exit() int {
 	p.t.Helper()
 	select {
 	case <-p.done:
 		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(within):
-		p.t.Fatalf("%s still runs after %s", strings.Join(p.cmd.Args[1:], " "), within)
+	case <-time.After(patience):
+		p.t.Fatalf("%s still runs after %s", strings.Join(p.cmd.Args[1:], " "), patience)
 		return 0
 	}
 }
@@ -147,7 +147,7 @@ func (p *program) signal(s os.Signal) {
 // until polls what until it is true.
 func (p *program) until(what string, is func() bool) {
 	p.t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(patience)
 	for !is() {
 		select {
 		case <-p.done:
@@ -155,7 +155,7 @@ func (p *program) until(what string, is func() bool) {
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("%s: not within a minute", what)
+			p.t.Fatalf("%s: not within %s", what, patience)
 		}
 	}
 }

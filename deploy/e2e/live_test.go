@@ -233,15 +233,18 @@ func TestPagesInTrouble(t *testing.T) {
 	must(t, w.kafka.Restart(t.Context()))
 	w.well("with Kafka again")
 
-	must(t, w.kafka.Pause())
-	hangs := w.watch()
-	w.shows("with a Kafka that hangs, capture says so", w.capture, w.name+" waits for Kafka, for ", "Needs you (1)", " waiting for Kafka ", "kafka-unreachable: runbook")
-	hangs.told(service.WaitingAfter-time.Second, "of capture, that Kafka hangs")
-	w.shows("with a Kafka that hangs, the sink says so", w.sink, w.name+" is waiting for Kafka, for ", ": complete up to ", "Needs you (1)", " waiting for Kafka, try ",
-		"kafka-unreachable: runbook", "!another sink's")
-	hangs.told(service.WaitingAfter-time.Second, "of the sink, that Kafka hangs")
-	must(t, w.kafka.Resume())
-	w.well("with a Kafka that goes on")
+	w.quick(func() bool {
+		must(t, w.kafka.Pause())
+		hangs := w.watch()
+		w.shows("with a Kafka that hangs, capture says so", w.capture, w.name+" waits for Kafka, for ", "Needs you (1)", " waiting for Kafka ", "kafka-unreachable: runbook")
+		quick := hangs.told(service.WaitingAfter-time.Second, "of capture, that Kafka hangs")
+		w.shows("with a Kafka that hangs, the sink says so", w.sink, w.name+" is waiting for Kafka, for ", ": complete up to ", "Needs you (1)", " waiting for Kafka, try ",
+			"kafka-unreachable: runbook", "!another sink's")
+		quick = hangs.told(service.WaitingAfter-time.Second, "of the sink, that Kafka hangs") && quick
+		must(t, w.kafka.Resume())
+		w.well("with a Kafka that goes on")
+		return quick
+	})
 
 	person := connect(t, w.dwh.Config().ConnString())
 	exec(t, person, `set application_name = 'a person'`)
@@ -315,14 +318,27 @@ func (w *live) watch() *watch {
 	return s
 }
 
-// told fails the test where it is too late, or before least, so that a short wait would be told, too.
-func (s *watch) told(least time.Duration, what string) {
+// quick does something in which services have to be quick, up to three times: one that is too slow is so each time. Late by others, it is
+// not: how late the machine was, a watch knows of one goroutine alone, not of processes and a browser that wait for each other.
+func (w *live) quick(once func() bool) {
+	w.t.Helper()
+	for range 3 {
+		if once() {
+			return
+		}
+	}
+	w.t.Error("a service is too slow, three times")
+}
+
+// told says whether it is soon enough. It fails the test where it is before least, so that a short wait would be told, too.
+func (s *watch) told(least time.Duration, what string) bool {
 	s.t.Helper()
 	after, late := time.Since(s.began), time.Duration(s.late.Load())
 	s.t.Logf("%s is told after %s, by a machine that is %s late", what, after.Round(time.Millisecond), late.Round(time.Millisecond))
-	if after < least || after-late >= 10*time.Second {
+	if after < least {
 		s.t.Errorf("%s is told after %s", what, after)
 	}
+	return after-late < 10*time.Second
 }
 
 // killed starts the program capture, kills it while somebody has its page open, and starts it again: the page says that it is not
@@ -350,12 +366,15 @@ func (w *live) killed() {
 		w.t.Logf("%s: after %s", when, time.Since(began).Round(100*time.Millisecond))
 	}
 	tells("with the program capture, its page is live", "live ", w.name+" is healthy: ", "Nothing needs you.")
-	killed := w.watch()
-	kill()
-	tells("with capture killed, its open page says so", "? ", "no answer for ", "last data ", "trying every 2 s")
-	killed.told(0, "that capture is gone")
-	w.startProgram()
-	tells("with capture again, its open page is live", "live ", w.name+" is healthy: ", "Nothing needs you.")
+	w.quick(func() bool {
+		killed := w.watch()
+		kill()
+		tells("with capture killed, its open page says so", "? ", "no answer for ", "last data ", "trying every 2 s")
+		quick := killed.told(0, "that capture is gone")
+		kill = w.startProgram()
+		tells("with capture again, its open page is live", "live ", w.name+" is healthy: ", "Nothing needs you.")
+		return quick
+	})
 	if text := says(); strings.Contains(text, "no answer") || strings.HasPrefix(text, "? ") {
 		w.t.Errorf("the page still says %s", text)
 	}

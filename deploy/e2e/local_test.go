@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // The way of the tutorial on one machine: two databases, both services on the embedded broker, a prompt.
@@ -27,7 +26,7 @@ func TestLocal(t *testing.T) {
 	}
 	end := func(p *program) {
 		p.signal(os.Interrupt)
-		if code := p.exit(time.Minute); code != 0 {
+		if code := p.exit(); code != 0 {
 			t.Errorf("exit code %d after Ctrl-C", code)
 		}
 	}
@@ -48,7 +47,7 @@ func TestLocal(t *testing.T) {
 		exec(t, source, `INSERT INTO item VALUES ($1, 'one more')`, 101+round)
 		p.until("a change arrives", func() bool { return number(warehouse, `SELECT count(*) FROM copy.item`) == int64(101+round) })
 		p.signal(syscall.SIGTERM)
-		if code := p.exit(time.Minute); code != 0 {
+		if code := p.exit(); code != 0 {
 			t.Fatalf("exit code %d after SIGTERM", code)
 		}
 	}
@@ -68,7 +67,7 @@ func TestLocal(t *testing.T) {
 func TestPsqlWithoutDemo(t *testing.T) {
 	dir := newDir(t)
 	p := start(t, 0, []string{"DEMO_DIR=" + dir}, "psql", "dwh")
-	if code := p.exit(10 * time.Second); code != 1 {
+	if code := p.exit(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	if want := "start it with make demo"; !strings.Contains(p.text(), want) {

@@ -154,7 +154,7 @@ func (u *use) paused(source string) bool {
 func (u *use) want(at, sql, want string) {
 	u.t.Helper()
 	var got string
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		if got = u.query(sql); got == want {
 			return

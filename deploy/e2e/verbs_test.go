@@ -252,7 +252,7 @@ func (o *operated) settle() {
 	o.verb(patience, "resume", "--yes")
 	began := time.Now()
 	for pass := 0; pass < 2; {
-		if time.Since(began) > patience/2 {
+		if time.Since(began) > patience {
 			o.t.Fatal("it does not settle")
 		}
 		o.fences++
