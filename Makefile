@@ -41,7 +41,7 @@ test:
 	@CGO_ENABLED=0 $(COMPILE) go list -export -test $(CALM) >/dev/null
 	@CGO_ENABLED=0 go test -p $(P) -timeout 20m $(CALM)
 	@all=$$(go list $(MODULES:%=./%/...)) && all=$$(echo "$$all" | grep -vxF $(CALM:%=-e %)) && \
-		$(COMPILE) go list $(RACE) -export -test $$all >/dev/null && go test $(RACE) -p $(P) -timeout 35m $(LONG) $$all
+		$(COMPILE) go list $(RACE) -export -test $$all >/dev/null && go test $(RACE) -p $(P) -timeout 60m $(LONG) $$all
 
 ## test-all: the same, every test on all five major versions of PostgreSQL, on Apache Kafka 3 too and with Apicurio's registry, and the pages of docs and measures of bench that take minutes
 test-all:

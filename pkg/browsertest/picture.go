@@ -53,7 +53,7 @@ func open(t testing.TB, program string) context.Context {
 	t.Cleanup(cancel)
 	tab, cancel = chromedp.NewContext(tab)
 	t.Cleanup(cancel)
-	tab, cancel = context.WithTimeout(tab, 2*time.Minute)
+	tab, cancel = context.WithTimeout(tab, 10*time.Minute)
 	t.Cleanup(cancel)
 	return tab
 }

@@ -9,6 +9,8 @@ import (
 	"os/user"
 	"path/filepath"
 	"testing"
+
+	"github.com/tributary-cdc/tributary/pkg/internal/process"
 )
 
 // ErrNoJava says that what runs on Java cannot run here: it needs java (17 or later) and, to fetch it, mvn.
@@ -70,10 +72,12 @@ func maven(ctx context.Context, dir string, pom []byte, goal string, args ...str
 			args = append(args, "-Dmaven.repo.local="+filepath.Join(home, ".m2", "repository"))
 		}
 	}
-	cmd := exec.CommandContext(ctx, "mvn", args...)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("fetch with Maven (%s): %w:\n%s", goal, err, out)
-	}
-	return nil
+	return process.Fetch(ctx, func() error {
+		cmd := exec.CommandContext(ctx, "mvn", args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("fetch with Maven (%s): %w:\n%s", goal, err, out)
+		}
+		return nil
+	})
 }

@@ -85,8 +85,8 @@ func binaries(ctx context.Context, major int) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("no Postgres %d here, only 14 to 18", major)
 	}
-	dir, err := process.Cached(ctx, filepath.Join("postgres", string(version)), func(_ context.Context, dir string) error {
-		return fetch(version, dir)
+	dir, err := process.Cached(ctx, filepath.Join("postgres", string(version)), func(ctx context.Context, dir string) error {
+		return process.Fetch(ctx, func() error { return fetch(version, dir) })
 	})
 	if err != nil {
 		return "", err
@@ -103,6 +103,9 @@ func fetch(version embeddedpostgres.PostgresVersion, dir string) error {
 		return fmt.Errorf("make directory: %w", err)
 	}
 	defer os.RemoveAll(work)
+	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)); err != nil { // what is half unpacked counts as there
+		return fmt.Errorf("prepare download: %w", err)
+	}
 	blocker := filepath.Join(work, "file")
 	if err := os.WriteFile(blocker, nil, 0o600); err != nil {
 		return fmt.Errorf("prepare download: %w", err)

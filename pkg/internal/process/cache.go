@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // rootCache is root's cache: its own (/root/.cache) cannot be reached by the unprivileged user as which Postgres
@@ -67,6 +68,21 @@ func Cached(ctx context.Context, name string, fill func(ctx context.Context, dir
 		return "", fmt.Errorf("put %s into the cache: %w", name, err)
 	}
 	return dir, nil
+}
+
+// Fetch gets something over the network, with up to three tries: of what is on the way to it something may not answer just then.
+func Fetch(ctx context.Context, get func() error) error {
+	for wait := time.Second; ; wait *= 2 {
+		err := get()
+		if err == nil || wait > 2*time.Second {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
 }
 
 func exists(path string) bool {

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -211,6 +212,30 @@ func printPorts(count int) {
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	os.Exit(0)
+}
+
+func TestFetch(t *testing.T) {
+	f := func(ctx context.Context, failing, want int) {
+		t.Helper()
+		tries := 0
+		err := Fetch(ctx, func() error {
+			if tries++; tries > failing {
+				return nil
+			}
+			return fmt.Errorf("try %d failed", tries)
+		})
+		if tries != want || (err == nil) != (want > failing) || err != nil && err.Error() != fmt.Sprintf("try %d failed", want) {
+			t.Errorf("with %d that fail: %d tries, %v", failing, tries, err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f(t.Context(), 0, 1)
+		f(t.Context(), 2, 3)
+		f(t.Context(), 9, 3)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		f(ended, 9, 1)
+	})
 }
 
 func TestCachedIsMadeOnce(t *testing.T) {
