@@ -98,7 +98,7 @@ func TestVerbsEndAsTheySay(t *testing.T) {
 	g.shell.must("until capture snapshot list | grep -q public.orders; do sleep 0.1; done")
 	all(
 		interrupted(130, "reads existing rows", "capture status --wait snapshot-done"),
-		ending{command: "capture status --wait snapshot-done --timeout 100ms --json", code: 1, says: "tables done", failure: "late"},
+		ending{command: "capture status --wait snapshot-done --timeout 3s --json", code: 1, says: "tables done", failure: "late"},
 		ending{command: "capture snapshot cancel --table public.orders --yes", says: "asked to give up"},
 		ending{command: "sink pause shop --for 1h --yes"},
 		interrupted(130, "every sink begins", "sink tenant rebuild shop --yes --wait"),

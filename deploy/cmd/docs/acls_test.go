@@ -39,7 +39,7 @@ func acls(text string) map[string]bool {
 	return found
 }
 
-// grant does what kafka-acls.sh would.
+// grant does what kafka-acls.sh would, and waits until it is so: who takes it is the controller, which tells the broker later.
 func grant(t *testing.T, broker *kafkatest.SecureCluster, command string) {
 	t.Helper()
 	acl := kadm.NewACLs().ResourcePatternType(kadm.ACLPatternLiteral).AllowHosts()
@@ -74,6 +74,16 @@ func grant(t *testing.T, broker *kafkatest.SecureCluster, command string) {
 	must(t, err)
 	for _, r := range results {
 		must(t, r.Err)
+	}
+	for deadline := time.Now().Add(pgtest.Patience); ; time.Sleep(20 * time.Millisecond) {
+		described, err := broker.Admin().DescribeACLs(t.Context(), acl)
+		must(t, err)
+		if !slices.ContainsFunc(described, func(r kadm.DescribeACLsResult) bool { return len(r.Described) == 0 }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the broker does not know of %s: %+v", command, described)
+		}
 	}
 }
 
@@ -184,7 +194,7 @@ http: {listen: "127.0.0.1:0"}
 		w.secrets[next] = next
 		must(t, broker.SetUser(t.Context(), user, next))
 		from := len(said.String())
-		for deadline := time.Now().Add(time.Minute); !strings.Contains(said.String()[from:], "SASL_AUTHENTICATION_FAILED"); time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(pgtest.Patience); !strings.Contains(said.String()[from:], "SASL_AUTHENTICATION_FAILED"); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s does not notice", user)
 			}

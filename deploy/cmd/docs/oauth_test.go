@@ -78,7 +78,7 @@ func TestTokens(t *testing.T) {
 	token := func(life time.Duration, claims map[string]any) string {
 		return remember(broker.Token(t, "capture", life, claims))
 	}
-	identity := newIdentity(t, authority, broker, 8*time.Second, func(token string) { remember(token) })
+	identity := newIdentity(t, authority, broker, 20*time.Second, func(token string) { remember(token) })
 	secret := w.secret("client")
 	postgres := pgtest.New(t, pgtest.Options{})
 	must(t, postgres.CreateDatabase(t.Context(), "shop"))

@@ -100,7 +100,7 @@ func TestSecured(t *testing.T) {
 		t.Helper()
 		from := len(w.said.String())
 		change()
-		for deadline := time.Now().Add(time.Minute); !strings.Contains(w.said.String()[from:], part); time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(pgtest.Patience); !strings.Contains(w.said.String()[from:], part); time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("nobody says %q", part)
 			}
@@ -187,7 +187,7 @@ func (w *secured) answers(token string) {
 	from := len(w.said.String())
 	for _, listen := range []string{w.capture.HTTP.Listen, w.sink.HTTP.Listen} {
 		base := "https://" + listen
-		for deadline := time.Now().Add(time.Minute); ask(base+"/metrics", token) == http.StatusUnauthorized; time.Sleep(time.Second) { // ten wrong ones, and nobody is asked any more
+		for deadline := time.Now().Add(pgtest.Patience); ask(base+"/metrics", token) == http.StatusUnauthorized; time.Sleep(time.Second) { // ten wrong ones, and nobody is asked any more
 			if time.Now().After(deadline) {
 				w.t.Fatalf("%s does not take up the token", base)
 			}
@@ -213,7 +213,7 @@ func (w *secured) needs(who string, at config.HTTP, code trouble.Code, hint stri
 	var st struct {
 		Needs []service.Need `json:"needs_you"`
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(pgtest.Patience); ; time.Sleep(100 * time.Millisecond) {
 		err := service.Whom{}.Ask(w.t.Context(), at, "/status", &st)
 		if i := slices.IndexFunc(st.Needs, func(n service.Need) bool { return n.Code == code }); err == nil && i >= 0 {
 			if do := fmt.Sprint(st.Needs[i].Do); !strings.Contains(do, hint) {
@@ -376,7 +376,7 @@ func (w *secured) refusals(source, warehouse string) {
 	set := func(pair certtest.Pair, clients string, until func(error) bool) {
 		w.t.Helper()
 		must(w.t, w.cluster.SetTLS(pgtest.TLS{Cert: pair.Cert, Key: pair.Key, ClientCA: clients}))
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(pgtest.Patience); ; time.Sleep(20 * time.Millisecond) {
 			conn, err := postgres.Connect(w.t.Context(), w.dsn("shop", "tributary_capture", source), "test")
 			if err == nil {
 				_ = conn.Close(w.t.Context())
@@ -448,7 +448,7 @@ func (w *secured) registryRefusals(of string, with func(config.Registry) (run, c
 // published waits until a topic is there.
 func (w *secured) published(topic string) {
 	w.t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(pgtest.Patience); ; time.Sleep(20 * time.Millisecond) {
 		topics, err := w.admin.ListTopics(w.t.Context(), topic)
 		must(w.t, err)
 		if topics.Has(topic) {

@@ -185,7 +185,7 @@ func execute(t *testing.T, dsn, sql string) {
 // arrives waits until sql gives want.
 func arrives(t *testing.T, dsn, sql, want string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, dsn)
 	must(t, err)
