@@ -24,6 +24,7 @@ func numbered(rel *schema.Relation, oid schema.OID, attnums ...int16) *schema.Re
 // server, and its columns have numbers that others had in the former one. They are known by their names: nothing of the target is written before rows
 // come, and what a history or a log has of the past stays.
 func TestColumnsOfAnotherTable(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	tables := map[string][2]*schema.Relation{
 		// As of pg_dump: there was a second column, and a dump does not know of it.
 		"dumped": {
@@ -85,6 +86,7 @@ func keysIn(t *testing.T, s *source, rel *schema.Relation, partition int32) (key
 // that have not changed since, in those that nothing but a partition behind it brings, and in a warehouse that is made from the topics. What the former one was
 // stays in the past of a history and in a log.
 func TestColumnThatIsAnotherByNow(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, mode := range []string{"clone", "append", "history", "log"} {
 		for _, sid := range []string{"", "tenant"} {
 			for _, value := range []string{"", "5"} {

@@ -316,6 +316,7 @@ func TestUnresolvedToast(t *testing.T) {
 // TestUnresolvedToastWithoutProgress: only the progress of a source says whether a snapshot still brings a row. Where it is held, nobody waits for it, and
 // nobody else behind.
 func TestUnresolvedToastWithoutProgress(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	w.cfg.Warehouse.Connections = 1
 	shop, other := w.source("shop"), w.source("other")

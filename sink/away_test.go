@@ -186,6 +186,7 @@ func TestFullForOneTable(t *testing.T) {
 
 // TestFullAtStart: a sink that starts while the warehouse's disk is full cannot claim what Kafka gives it. Nobody reads its tables, and they say so.
 func TestFullAtStart(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	shop := w.source("shop")
 	r := relation("t", "id integer key", "v integer")

@@ -69,6 +69,7 @@ func TestBrokers(t *testing.T) {
 // A sink that is told to stop while its group stands in a rebalance does not wait for it to end: another member may
 // have been killed, and the broker may wait for that one for a minute.
 func TestStopInRebalance(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	cluster := kafkatest.Fake(t)
 	w := newWorldOn(t, cluster)
 	shop := w.source("shop")

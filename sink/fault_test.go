@@ -105,6 +105,7 @@ func TestTwoSinksShareTheWork(t *testing.T) {
 // TestTruncateIsABarrier: a TRUNCATE of a topic with four partitions, shared by two sinks, removes what came before it
 // in every partition and nothing that came after.
 func TestTruncateIsABarrier(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	shop := w.source("shop")
 	r := relation("t", "id integer key", "v integer")
@@ -206,6 +207,7 @@ func TestLateOwnerIsRefused(t *testing.T) {
 
 // TestLostCheckpointIsTakenUpAgain: somebody claims a running sink's partition and goes away.
 func TestLostCheckpointIsTakenUpAgain(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	shop := w.source("shop")
 	r := relation("log", "id integer")

@@ -44,6 +44,7 @@ func outdated(st *sink.Status, code trouble.Code) (why string) {
 // TestRowsOutdated: a rule that is changed says so of the rows that are there, until all of them have come again, whichever sink is
 // asked, or none.
 func TestRowsOutdated(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, consistency := range []string{"table", "source"} {
 		t.Run(consistency, func(t *testing.T) { testRowsOutdated(t, consistency, trouble.RowsOutdated) })
 	}
@@ -167,6 +168,7 @@ func testRowsOutdated(t *testing.T, consistency string, code trouble.Code) {
 
 // TestRowsOutdatedThatStay: what a history, or a target without deletes, keeps does not come again with a read of all rows.
 func TestRowsOutdatedThatStay(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	plain, masked := []rule.Column{{From: "id"}, {From: "v"}}, []rule.Column{{From: "id"}, {From: "v", Mask: "redact"}}
 	for name, rules := range map[string][2]rule.Table{
 		"history":        {{Mode: "history"}, {Mode: "history", Columns: masked}},

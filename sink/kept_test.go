@@ -212,6 +212,7 @@ func TestRetentionOfWhatIsKept(t *testing.T) {
 
 // TestVerbThatWakesUp: a removal that was stopped, done again by somebody else, and whose tenant was brought back, removes nothing any more.
 func TestVerbThatWakesUp(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
 	a := w.source("a")
 	r, log := relation("t", "id integer key", "v text"), relation("log", "v text")

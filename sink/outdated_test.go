@@ -280,6 +280,7 @@ func TestColumnsThatChangeNames(t *testing.T) {
 
 // TestChangedRuleIsToldBehindTheClaim: the log does not tell of rows of another rule while Kafka is still asked for what was applied of them.
 func TestChangedRuleIsToldBehindTheClaim(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	cluster := kafkatest.Fake(t)
 	w := newWorldOn(t, cluster, rule.Table{From: "public.t", Columns: []rule.Column{{From: "id"}, {From: "name"}}})
 	shop := w.source("shop")
@@ -309,6 +310,7 @@ func (r *running) warned() bool {
 // TestTargetReplaced: somebody puts another table in the place of a target. Each source whose rows are not in it is told of, also one that has not
 // changed since, once; a table into which the rows were copied, and a copy of the warehouse, say nothing.
 func TestTargetReplaced(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	const (
 		swap = `BEGIN; ALTER TABLE public.t RENAME TO t_before; CREATE TABLE public.t (LIKE public.t_before INCLUDING ALL);`
 		was  = `|table "public.t" was replaced by another one: it has what was written since`
@@ -408,6 +410,7 @@ func TestTargetOfADump(t *testing.T) {
 // TestRowsThatCameIntoTheFilter: a row that its filter left out comes into it while the table is read, by an UPDATE without its large value. Whether the
 // row itself is still to come nobody can tell: it is not lost in silence, nor is anything held.
 func TestRowsThatCameIntoTheFilter(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for name, with := range map[string]func(w *world){
 		"clone":   func(*world) {},
 		"append":  func(w *world) { w.cfg.Tables[0].Mode = "append" },

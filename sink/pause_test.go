@@ -102,6 +102,7 @@ func TestWait(t *testing.T) {
 // TestBarrierWaits: a TRUNCATE that one of two partitions does not come to, as it is held before, is told of, with which it is and why, until
 // both have passed it.
 func TestBarrierWaits(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	r := w.checked("t")
 	shop := w.source("shop")

@@ -43,6 +43,7 @@ func (s *source) readsAll(tables []*schema.Relation, rows ...event) {
 // TestRowsUnderFormerKeys: a rule has come to give rows other keys. No read overwrites those of before: they are told of until a reload that began behind the
 // change has removed them, and nobody else's.
 func TestRowsUnderFormerKeys(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	hashed := []rule.Column{{From: "id", Mask: "hash"}, {From: "v"}}
 	computed := func(value string) rule.Table {
 		return rule.Table{Columns: []rule.Column{{From: "v"}}, Set: []rule.Computed{{Column: "uid", Value: value, Key: true}}}
@@ -159,6 +160,7 @@ func (w *world) accept(source, table string) {
 
 // TestRebuildLeaves: what a rebuild out of Kafka leaves there is told of behind it, also of the rule by which the last rows were written.
 func TestRebuildLeaves(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	columns := func(names ...string) (out []rule.Column) {
 		for _, name := range names {
 			out = append(out, rule.Column{From: name})

@@ -102,6 +102,7 @@ func TestReloadsWaitForNobody(t *testing.T) {
 // TestReload: a table of four partitions, written by two sinks, is read anew while it changes. No reader ever sees less
 // than what stays, and in the end it is what the source says.
 func TestReload(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t, rule.Table{From: "public.t", To: "public.t", SID: "tenant"})
 	w.cfg.Batch.Rows = 100
 	shop, other := w.source("shop"), w.source("other")

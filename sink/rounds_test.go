@@ -118,6 +118,7 @@ func TestSourceThatWaitedAndIsHeld(t *testing.T) {
 // TestTargetThatIsAlteredAllTheTime: a target that turns out to have changed each time, as when somebody makes hundreds of partitions one by one, is
 // nothing that holds a table: it is written when that is over.
 func TestTargetThatIsAlteredAllTheTime(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, consistency := range []string{"table", "source"} {
 		t.Run(consistency, func(t *testing.T) {
 			w := newWorld(t)

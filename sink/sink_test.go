@@ -1,6 +1,7 @@
 package sink_test
 
 import (
+	"flag"
 	"testing"
 	"time"
 
@@ -9,6 +10,10 @@ import (
 
 func TestMain(m *testing.M) {
 	time.Local = time.UTC // what is printed for people is in local time
+	// As many at a time as there are processors leave these idle: tests that are marked so wait most of their time.
+	if err := flag.Set("test.parallel", "6"); err != nil { // the command line may have another one
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -15,6 +15,7 @@ import (
 // TestTenantRebuild: what somebody has spoilt in the warehouse is as the topics have it again; no reader sees less than
 // what stays. Nothing comes meanwhile: the sinks take notice by themselves.
 func TestTenantRebuild(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, consistency := range []string{"table", "source"} {
 		t.Run(consistency, func(t *testing.T) {
 			w := newWorld(t, rule.Table{From: "public.kept", Mode: "append", SID: "tenant"}, rule.Table{From: "public.story", Mode: "history", SID: "tenant"},
@@ -111,6 +112,7 @@ func TestRebuildOfDropped(t *testing.T) {
 // TestTenantRebuildThatIsDisturbed: somebody resumes the source while the rows of a table without key are removed; and the session that removes
 // them is ended, which is told of until a rebuild has come to its end.
 func TestTenantRebuildThatIsDisturbed(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, ended := range []bool{false, true} {
 		t.Run(fmt.Sprint("ended ", ended), func(t *testing.T) {
 			w := newWorld(t)

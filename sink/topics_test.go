@@ -163,6 +163,7 @@ func TestClaimOfATopicNotKnownIsHeld(t *testing.T) {
 
 // TestTermsOfASilentBroker: a broker that does not answer does not keep another one from being asked where a topic begins that has lost its end.
 func TestTermsOfASilentBroker(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	cluster := kafkatest.Fake(t, kfake.NumBrokers(2))
 	w := newWorldOn(t, cluster)
 	shop := w.source("shop")
@@ -190,6 +191,7 @@ func TestTermsOfASilentBroker(t *testing.T) {
 
 // TestTermsThatKafkaDoesNotTell: a partition without a leader keeps no other from going on. What it has lost is noticed once there is one.
 func TestTermsThatKafkaDoesNotTell(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	cluster := kafkatest.Fake(t)
 	w := newWorldOn(t, cluster)
 	shop := w.source("shop")
