@@ -149,7 +149,7 @@ func TestOAuthBearer(t *testing.T) {
 	if _, err := cfg.Options(slog.Default()); err != nil {
 		t.Fatal(err)
 	}
-	write(good(5 * time.Second))
+	write(good(15 * time.Second)) // a busy broker takes some of them to answer
 	client := newClient(t, cfg)
 	if err := Ping(ctx, client); err != nil {
 		t.Fatal(err)

@@ -11,8 +11,8 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 )
 
-// completePatience is how long a shell waits for the service's names; after it those of the configuration are taken.
-const completePatience = 300 * time.Millisecond
+// completePatience is how long a shell waits for the service's names; after it those of the configuration are taken. A test sets it.
+var completePatience = 300 * time.Millisecond
 
 // Completed lets shells complete the names of what the service works on, wherever a verb takes one. Which arguments those
 // are, the verb's usage says (TABLE, SOURCE, SOURCE/TABLE, TENANT), and the names of flags (--table, --source, --tenant,
