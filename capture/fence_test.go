@@ -53,13 +53,20 @@ func TestTransactionTimesOut(t *testing.T) {
 		client, err := kgo.NewClient(kgo.SeedBrokers(kafka.Addrs()...))
 		must(t, err)
 		defer client.Close()
-		id := publish.TransactionalID(r.config.Source.Name)
+		admin, id, topic := kadm.NewClient(client), publish.TransactionalID(r.config.Source.Name), r.config.Source.Name+".public.item"
 		state := func() string {
-			described, err := kadm.NewClient(client).DescribeTransactions(t.Context(), id)
+			described, err := admin.DescribeTransactions(t.Context(), id)
 			must(t, err)
 			return described[id].State
 		}
-		eventually(t, "a Kafka transaction is open", func() bool { return state() == "Ongoing" })
+		holds := func() bool { // the topic has something of a transaction that is not over
+			ends, err := admin.ListEndOffsets(t.Context(), topic)
+			must(t, err)
+			end, ok := ends.Lookup(topic, 0)
+			return ok && end.Offset > r.ends(topic)[0]
+		}
+		// Not a heartbeat's, which is over in a moment: seen open, and then not, it would let the registry go before any of this one had come.
+		eventually(t, "the Kafka transaction of the rows is open", func() bool { return state() == "Ongoing" && holds() })
 		eventually(t, "the broker has aborted it", func() bool { return state() != "Ongoing" })
 		close(release)
 		r.fence()
