@@ -97,6 +97,10 @@ func TestLimitIsNamed(t *testing.T) {
 	})
 	limitIs(stageKafka, "Kafka", func(*Capture) func() { return func() { slow.Store(false) } })
 
+	_, stop = r.start() // what is left of that is published before the next one counts
+	r.fence()
+	must(t, stop())
+
 	// The walsender stands still, with a change to be sent.
 	limitIs(stageRead, "the source", func(c *Capture) func() {
 		var pid int

@@ -107,18 +107,21 @@ func TestRefusedForAMoment(t *testing.T) {
 		}
 		return res, nil, true
 	})
-	const times, patience = 5, 10 * time.Second // it took up to 5 s each time
-	begun := time.Now()
-	for i := range times {
+	const patience = 2 * time.Second // it took up to 5 s each time
+	var took [5]time.Duration
+	for i := range took {
+		begun := time.Now()
 		refuse.Store(true)
 		r.exec(fmt.Sprintf(`insert into item values (%d, 'refused')`, 1+i))
 		r.fence()
 		if refuse.Load() {
 			t.Error("nothing was refused")
 		}
+		took[i] = time.Since(begun)
 	}
-	if took := time.Since(begun); took > patience {
-		t.Errorf("%d transactions whose first batch was refused took %s", times, took)
+	slices.Sort(took[:])
+	if took[len(took)/2] > patience { // a stall of the machine is not one of each
+		t.Errorf("transactions whose first batch was refused took %s", took)
 	}
 	must(t, stop())
 	r.same("public", "item")

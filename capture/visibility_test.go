@@ -151,13 +151,13 @@ func TestEndIsAskedForLessOften(t *testing.T) {
 			t.Fatalf("%d readers are asked", n)
 		}
 		<-c.tasks
-		at := time.Now()
+		before := time.Now()
 		s.chunks.arrived(readResult{ended: &ended{xid: 51}})
-		want := min(rereadPause<<asked, time.Second)
-		if pause := s.chunks.ended.due.Sub(at); pause < want || pause > want+rereadPause/2 {
-			t.Errorf("answer %d is followed by a pause of %s, want %s", asked, pause, want)
+		after, want := time.Now(), min(rereadPause<<asked, time.Second)
+		if due := s.chunks.ended.due; due.Sub(before) < want || due.Sub(after) > want {
+			t.Errorf("answer %d is followed by a pause of %s to %s, want %s", asked, due.Sub(after), due.Sub(before), want)
 		}
-		s.chunks.ended.due = at
+		s.chunks.ended.due = before
 	}
 	s.chunks.arrived(readResult{ended: &ended{xid: 51, at: 7}}) // what it says is good for another
 	if over, err := s.haveEnded(goes); over || err != nil || goes.after != 0 || goes.from != 7 {
