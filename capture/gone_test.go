@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
-	"github.com/tributary-cdc/tributary/pkg/service"
 )
 
 // TestLastWordsOfADroppedTable: while capture is away tables are altered, have a row that is too large, and one whose key goes to another
@@ -86,7 +85,7 @@ func leftOutToTheEnd(t *testing.T, known bool) {
 		r.exec(sql)
 	}
 	c, stop := r.start()
-	eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+	standsStill(t, c)
 	locker, err := pgx.Connect(t.Context(), r.dsn)
 	must(t, err)
 	defer locker.Close(context.Background()) //nolint:errcheck // the test is over
@@ -114,7 +113,7 @@ func TestDroppedBehindThePresent(t *testing.T) {
 		r.exec(`insert into t values (1, 'a')`)
 		r.fence()
 		must(t, verbs.Pause(t.Context(), PauseRequest{}))
-		eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+		standsStill(t, c)
 		r.exec(`insert into t values (2, 'last words')`)
 		r.exec(`drop table t; ` + anew + `; create table later (id int primary key)`)
 		eventually(t, "the catalog is known", func() bool {

@@ -135,7 +135,7 @@ func TestKeyOfADroppedTable(t *testing.T) {
 					must(t, stop())
 				} else {
 					must(t, verbs.Pause(t.Context(), PauseRequest{}))
-					eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+					standsStill(t, c)
 				}
 				r.exec(`update t set v = 'last words' where a % 3 = 0`)
 				for i := range 300 {
@@ -149,7 +149,7 @@ func TestKeyOfADroppedTable(t *testing.T) {
 					for range 2 { // the second one has it of the progress of the first alone
 						must(t, verbs.Pause(t.Context(), PauseRequest{}))
 						c, stop = r.start()
-						eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+						standsStill(t, c)
 						must(t, stop())
 					}
 					_, stop = r.start()

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,14 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 )
 
+// standsStill waits until the session of c stands still for a pause. The status says a moment earlier that it is paused: what comes between is published yet.
+func standsStill(t *testing.T, c *Capture) {
+	t.Helper()
+	eventually(t, "it stands still", func() bool {
+		return slices.ContainsFunc(c.stages.Snapshot(), func(st service.StageState) bool { return st.WaitingOn == waitResume })
+	})
+}
+
 // TestPause: while somebody wants it so nothing is published, over restarts, and what is kept meanwhile is published
 // afterwards. A pause ends by itself at its time, and before the source keeps too much.
 func TestPause(t *testing.T) {
@@ -29,9 +38,9 @@ func TestPause(t *testing.T) {
 	}
 	c, stop := r.start()
 	r.fence()
-	paused := func(c *Capture, want bool) {
+	goesOn := func(c *Capture) {
 		t.Helper()
-		eventually(t, "it is paused, or not", func() bool { return (c.Status().State == service.StatePaused) == want })
+		eventually(t, "it goes on", func() bool { return c.Status().State != service.StatePaused })
 	}
 	topic := r.config.Source.Name + ".public.item"
 	var plan strings.Builder
@@ -40,7 +49,7 @@ func TestPause(t *testing.T) {
 		t.Errorf("the plan is\n%s", text)
 	}
 	must(t, verbs.Pause(t.Context(), PauseRequest{Reason: `Kafka's "move" \ now`}))
-	paused(c, true)
+	standsStill(t, c)
 	before := r.ends(topic)[0]
 	r.exec(`insert into item select i, 'b' from generate_series(11, 20) i; update item set name = 'c' where id < 5`)
 	told := r.progress().N
@@ -64,7 +73,7 @@ func TestPause(t *testing.T) {
 		t.Errorf("while the service is down its tables are %+v", report.Tables)
 	}
 	c, stop = r.start()
-	paused(c, true)
+	standsStill(t, c)
 	if on, since := c.waits(); on != waitResume || !since.Equal(st.Paused.Since) {
 		t.Errorf("after a restart it waits for %q since %s, and is paused since %s", on, since, st.Paused.Since)
 	}
@@ -72,21 +81,21 @@ func TestPause(t *testing.T) {
 		t.Errorf("a restart has published: %d, %d", before, end)
 	}
 	must(t, verbs.Resume(t.Context()))
-	paused(c, false)
+	goesOn(c)
 	r.fence()
 	r.same("public", "item")
 
-	must(t, verbs.Pause(t.Context(), PauseRequest{For: time.Second}))
-	paused(c, true)
-	paused(c, false)
+	must(t, verbs.Pause(t.Context(), PauseRequest{For: 5 * time.Second}))
+	standsStill(t, c)
+	goesOn(c)
 	must(t, stop())
 
 	r.config.Source.WALBudget = 4 << 20
 	c, stop = r.start()
 	must(t, verbs.Pause(t.Context(), PauseRequest{}))
-	paused(c, true)
+	standsStill(t, c)
 	r.exec(`insert into item (id, name) select i, repeat('x', 1000) from generate_series(1000, 6000) i`)
-	paused(c, false)
+	goesOn(c)
 	r.fence()
 	r.same("public", "item")
 	if p, err := verbs.Paused(t.Context()); err != nil || p != nil {
@@ -155,7 +164,7 @@ func TestPausedFromTheStart(t *testing.T) {
 	r.exec("insert into item (id) values (1)")
 	r.fence()
 	must(t, r.verbs().Pause(t.Context(), PauseRequest{}))
-	eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+	standsStill(t, c)
 	r.exec("insert into item (id) values (2)")
 	must(t, stop())
 	topic := r.config.Source.Name + ".public.item"
@@ -194,7 +203,7 @@ func TestPauseKeepsNoLock(t *testing.T) {
 		return waits
 	})
 	must(t, r.verbs().Pause(t.Context(), PauseRequest{}))
-	eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+	standsStill(t, c)
 	_, err = locker.Exec(t.Context(), `commit`)
 	must(t, err)
 	eventually(t, "nothing is held at the source", func() bool {
@@ -272,7 +281,7 @@ func TestLookedAtWithoutBudget(t *testing.T) {
 	eventually(t, "it is paused", func() bool { return c.pausing.holds() != nil })
 	must(t, others.Resume(t.Context()))
 	eventually(t, "it goes on", func() bool { return c.pausing.holds() == nil })
-	must(t, others.Pause(t.Context(), PauseRequest{For: 2 * time.Second}))
+	must(t, others.Pause(t.Context(), PauseRequest{For: 5 * time.Second}))
 	eventually(t, "it is paused", func() bool { return c.pausing.holds() != nil })
 	eventually(t, "the pause ends by itself", func() bool { return c.pausing.holds() == nil })
 	must(t, os.Rename(file+".away", file))
