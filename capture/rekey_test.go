@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
@@ -12,9 +13,12 @@ func TestKeyChangesWhileTableIsRead(t *testing.T) {
 	for name, key := range map[string]string{"fewer columns": "b", "another order": "b, a", "more columns": "b, a, v"} {
 		for _, away := range []bool{true, false} {
 			t.Run(name, func(t *testing.T) {
-				const rows = 600
-				r := newRig(t, 0, kafkatest.Fake(t), `create table t (a int not null, b int not null, v text not null, primary key (a, b));
-					insert into t select i, 10000 - i, 'row ' || i from generate_series(1, 600) i`)
+				rows := 600
+				if away {
+					rows = 3000 // it has stopped before all of them are read
+				}
+				r := newRig(t, 0, kafkatest.Fake(t), fmt.Sprintf(`create table t (a int not null, b int not null, v text not null, primary key (a, b));
+					insert into t select i, 10000 - i, 'row ' || i from generate_series(1, %d) i`, rows))
 				r.config.Source.Tables = []string{"public.t"}
 				r.config.Snapshot.Workers, r.config.Snapshot.ChunkRows = 1, 5
 				_, stop := r.start()
@@ -26,6 +30,7 @@ func TestKeyChangesWhileTableIsRead(t *testing.T) {
 						t.Fatal("it has been read already")
 					}
 					r.exec(alter)
+					r.config.Snapshot.ChunkRows = 100 // what is left is read quickly
 					_, stop = r.start()
 				} else {
 					r.exec(alter)

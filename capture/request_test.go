@@ -13,7 +13,6 @@ import (
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/kafkatest"
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
-	"github.com/tributary-cdc/tributary/pkg/service"
 	"github.com/tributary-cdc/tributary/pkg/terminal"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
@@ -149,18 +148,15 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	r.request(SnapshotRequest{ID: "again", Tables: []string{"public.item"}})
 	eventually(t, "it is read again", func() bool { return !done() })
 	item := []*catalog.Table{{Relation: schema.Relation{OID: schema.OID(r.tableProgress("public.item").OID), Schema: "public", Name: "item"}}}
-	waited := make(chan error, 1)
-	var shown strings.Builder
+	shown, waited := make(lines, 100), make(chan error, 1)
 	go func() {
-		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "again"}, item, math.MaxUint64, &terminal.Output{Out: io.Discard, Err: &shown})
+		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "again"}, item, math.MaxUint64, &terminal.Output{Out: io.Discard, Err: shown})
 	}()
+	shown.await(t, "snapshot public.item   ", waited) // how far it is
 	must(t, r.verbs().RequestSnapshot(t.Context(), cancel, false, terminal.To(&out)))
 	eventually(t, "it is given up", done)
 	if err := <-waited; trouble.CodeOf(err) != trouble.SnapshotFailed || !strings.Contains(err.Error(), "cancelled") {
 		t.Errorf("who waits for it is told %v", err)
-	}
-	if !strings.Contains(shown.String(), "snapshot public.item   ") {
-		t.Errorf("how far it was: %q", shown.String())
 	}
 	_, err := other.Exec(t.Context(), `commit`)
 	must(t, err)
@@ -196,11 +192,13 @@ func TestSnapshotIsGivenUp(t *testing.T) {
 	if took := time.Since(began); took < time.Second || r.same("public", "item").reads != before+1000 {
 		t.Errorf("500 rows at 400 a second took %s", took)
 	}
-	go func() {
-		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slower"}, item, math.MaxUint64, terminal.To(io.Discard))
-	}() // it looks each second
 	r.request(SnapshotRequest{ID: "slower", Tables: []string{"public.item"}, Rate: 1})
 	eventually(t, "it is read slowly", func() bool { p := r.tableProgress("public.item"); return p.Asked == "slower" && p.Rows >= 3 })
+	slower := make(lines, 100)
+	go func() {
+		waited <- r.verbs().awaitSnapshot(t.Context(), &SnapshotRequest{ID: "slower"}, item, math.MaxUint64, &terminal.Output{Out: io.Discard, Err: slower})
+	}()
+	slower.await(t, "snapshot public.item   ", waited)
 	r.exec(`analyze item`)
 	eventually(t, "the estimate is refreshed", func() bool { // it was 0 when the capture began
 		at := slices.IndexFunc(c.Status().Tables, func(one TableStatus) bool { return one.Table == "public.item" })
@@ -233,16 +231,7 @@ func TestRowsThatDoNotCome(t *testing.T) {
 		go func() { done <- verbs.RequestSnapshot(t.Context(), q, true, &terminal.Output{Out: said, Err: said}) }()
 		says = func(text string) {
 			t.Helper()
-			for {
-				select {
-				case line := <-said:
-					if strings.Contains(line, text) {
-						return
-					}
-				case err := <-done:
-					t.Fatalf("it ended before it said %q: %v", text, err)
-				}
-			}
+			said.await(t, text, done)
 		}
 		return says, func(cause string) {
 			t.Helper()
@@ -266,7 +255,7 @@ func TestRowsThatDoNotCome(t *testing.T) {
 	ended("has not taken the request")
 
 	must(t, verbs.Pause(t.Context(), PauseRequest{}))
-	eventually(t, "it is paused", func() bool { return c.Status().State == service.StatePaused })
+	standsStill(t, c)
 	says, ended = wait(SnapshotRequest{Tables: []string{"public.early"}})
 	says("asked for")
 	r.exec(`drop table early`)
@@ -281,6 +270,21 @@ type lines chan string
 func (l lines) Write(p []byte) (int, error) {
 	l <- string(p)
 	return len(p), nil
+}
+
+// await waits until whoever writes the lines, and has not ended, has written text.
+func (l lines) await(t *testing.T, text string, ended <-chan error) {
+	t.Helper()
+	for {
+		select {
+		case line := <-l:
+			if strings.Contains(line, text) {
+				return
+			}
+		case err := <-ended:
+			t.Fatalf("it ended before it said %q: %v", text, err)
+		}
+	}
 }
 
 func TestConditionsOfRequestsAreOffByDefault(t *testing.T) {
@@ -309,7 +313,7 @@ func TestConditionsOfRequestsAreOffByDefault(t *testing.T) {
 func TestAskedSnapshotIsResumed(t *testing.T) {
 	r := newRig(t, 0, kafkatest.Fake(t), tables)
 	r.exec(`insert into item select i, 'item ' || i from generate_series(1, 3000) i; insert into full_bag select i % 10, 'same' from generate_series(1, 300) i`)
-	r.config.Snapshot.Workers, r.config.Snapshot.ChunkRows = 1, 20
+	r.config.Snapshot.Workers, r.config.Snapshot.ChunkRows = 1, 10
 	_, stop := r.start()
 	r.fence()
 	before := r.same("public", "item").reads
