@@ -140,34 +140,43 @@ func TestColumnThatIsAnotherByNow(t *testing.T) {
 	}
 }
 
-// TestFirstVersionThatIsMet: a partition has rows of a version before that by which the target was made, without a column that was added with a default. They get it, and a
-// row without the column gets none once the source has dropped it.
+// TestFirstVersionThatIsMet: a partition has rows of a version before that by which the target was made, without a column that was added with a default. They get it, also
+// where nothing is known meanwhile of which columns are which, as the catalog was ahead of a version; and a row without the column gets none once the source has dropped it.
 func TestFirstVersionThatIsMet(t *testing.T) {
 	for _, mode := range []string{"clone", "history"} {
 		for _, sid := range []string{"", "tenant"} {
-			t.Run(fmt.Sprint(mode, " ", sid), func(t *testing.T) {
-				w := newWorld(t, rule.Table{From: "public.t", Mode: mode, SID: sid})
-				shop := w.source("shop")
-				v1 := relation("t", "id integer key", "a text")
-				v2 := with(v1, "c", 3, "5")
-				shop.table(v1, 3)
-				first, third := keysIn(t, shop, v1, 0), keysIn(t, shop, v1, 2)
-				w.start(w.cfg)
-				behind := shop.lsn
-				shop.lsn += 0x10000
-				shop.tx(ins(v2, first[0], "x", 1))
-				w.complete(shop)
-				shop.lsn = behind
-				shop.tx(ins(v1, third[0], "x"))
-				shop.lsn += 0x20000
-				shop.tx(upd(v2, first[0], "y", 2))
-				w.complete(shop)
-				rows := `SELECT c, a FROM public.t` + map[string]string{"history": ` WHERE valid_to = 'infinity'`}[mode] + ` ORDER BY 1, 2`
-				w.rows(rows, "2|y", "5|x")
-				shop.tx(ins(with(v1, "d", 4, ""), first[1], "z", 3))
-				w.complete(shop)
-				w.rows(rows, "2|y", "5|x", "∅|z")
-			})
+			for _, unnumbered := range []bool{false, true} {
+				t.Run(fmt.Sprint(mode, " ", sid, " ", unnumbered), func(t *testing.T) {
+					w := newWorld(t, rule.Table{From: "public.t", Mode: mode, SID: sid})
+					shop := w.source("shop")
+					v1 := relation("t", "id integer key", "a text")
+					v2 := with(v1, "c", 3, "5")
+					shop.table(v1, 3)
+					first, third := keysIn(t, shop, v1, 0), keysIn(t, shop, v1, 2)
+					w.start(w.cfg)
+					behind := shop.lsn
+					shop.lsn += 0x10000
+					shop.tx(ins(v2, first[0], "x", 1))
+					w.complete(shop)
+					if unnumbered {
+						shop.tx(upd(numbered(v2, v2.OID, 0, 0, 0), first[0], "x", 1))
+						w.complete(shop)
+						shop.tx(upd(numbered(with(v2, "e", 0, ""), v2.OID, 0, 0, 0), first[0], "x", 1, 4))
+						w.complete(shop)
+					}
+					shop.lsn = behind
+					shop.tx(ins(v1, third[0], "x"))
+					shop.lsn += 0x20000
+					w.complete(shop)
+					shop.tx(upd(v2, first[0], "y", 2))
+					w.complete(shop)
+					rows := `SELECT c, a FROM public.t` + map[string]string{"history": ` WHERE valid_to = 'infinity'`}[mode] + ` ORDER BY 1, 2`
+					w.rows(rows, "2|y", "5|x")
+					shop.tx(ins(with(v1, "d", 4, ""), first[1], "z", 3))
+					w.complete(shop)
+					w.rows(rows, "2|y", "5|x", "∅|z")
+				})
+			}
 		}
 	}
 }

@@ -34,6 +34,8 @@ type shape struct {
 	Newest int16 `json:"newest,omitempty"`
 	// Unnumbered are columns of the source of which no attnum was known; their rows are read again.
 	Unnumbered []string `json:"unnumbered,omitempty"`
+	// Unmet are columns of versions before, any of which may be one of Unnumbered; nil where there are none of those.
+	Unmet map[string]shapeColumn `json:"unmet,omitempty"`
 	// Left are columns of the target that rows of the topic have been written with, and are not any more.
 	Left []string `json:"left,omitempty"`
 }

@@ -190,8 +190,10 @@ func (e *evolution) constants(have catalogColumns) (out []constant) {
 		return nil
 	}
 	is := e.plan.Meaning()
-	for _, number := range slices.Sorted(maps.Keys(e.feed.shape.Columns)) {
-		was := e.feed.shape.Columns[number]
+	columns := maps.Clone(e.feed.shape.Columns)
+	maps.Copy(columns, e.feed.shape.Unmet)
+	for _, number := range slices.Sorted(maps.Keys(columns)) {
+		was := columns[number]
 		if _, writes := is.Columns[was.Target]; !writes && !is.All { // the rule has come to leave it out
 			continue
 		}

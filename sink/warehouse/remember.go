@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/sink/rule"
 )
@@ -236,11 +238,32 @@ func (e *evolution) fitted(at change.Position, table string) *shape {
 		// Also of the first version that is met: a partition may be behind, and have rows of one before it.
 		if e.plan.Mode != rule.Log {
 			c.Default = src.Default
-			if was, known := e.was(src); known && !e.another() && was.Default != nil {
-				c.Default = was.Default // the server may have written the table anew: then it knows none any more
+			if was := e.addedWith(src); was != nil {
+				c.Default = was // the server may have written the table anew: then it knows none any more
 			}
 		}
 		now.Columns[fmt.Sprint(src.AttNum)] = c
 	}
+	if was := e.feed.shape; was != nil && !e.another() && len(now.Unnumbered) > 0 {
+		now.Unmet = map[string]shapeColumn{}
+		maps.Copy(now.Unmet, was.Unmet)
+		maps.Copy(now.Unmet, was.Columns)
+		maps.DeleteFunc(now.Unmet, func(number string, c shapeColumn) bool {
+			_, met := now.Columns[number]
+			return met || slices.ContainsFunc(slices.Collect(maps.Values(now.Columns)), func(is shapeColumn) bool { return is.Target == c.Target })
+		})
+	}
 	return now
+}
+
+// addedWith gives the default with which the source has added a column, as far as versions before have told; nil for none.
+func (e *evolution) addedWith(src *schema.Column) *string {
+	if e.feed.shape == nil || e.another() {
+		return nil
+	}
+	number := fmt.Sprint(src.AttNum)
+	if was, known := e.feed.shape.Columns[number]; known {
+		return was.Default
+	}
+	return e.feed.shape.Unmet[number].Default
 }
