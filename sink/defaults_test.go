@@ -20,6 +20,7 @@ func with(rel *schema.Relation, name string, attnum int16, fill string) *schema.
 
 // The default with which one source adds a column is that of its own rows: others lack the column, or add it with another one.
 func TestDefaultsOfTenants(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, mode := range []string{"clone", "history"} {
 		t.Run(mode, func(t *testing.T) {
 			w := newWorld(t, rule.Table{From: "public.*", SID: "tenant", Mode: mode})

@@ -222,6 +222,7 @@ func TestRowsOutdatedThatStay(t *testing.T) {
 
 // TestRowsKeepWhatIsNotWritten: a rule that leaves columns out says, also when all rows have come again, that their values are there still, and how they go.
 func TestRowsKeepWhatIsNotWritten(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for name, was := range map[string][]rule.Column{"of all": nil, "of some": {{From: "id"}, {From: "note"}, {From: "mail"}}} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, rule.Table{From: "public.t", SID: "tenant", Create: true, Columns: was}, rule.Table{From: "public.other", Create: true})

@@ -101,6 +101,7 @@ var targets = map[string]string{
 // TestModes runs every kind of change through every mode, into every kind of target: as few rows, and as so many that they
 // come by COPY.
 func TestModes(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	every := []string{"created", "bare", "order", "indexed", "extra", "parted", "generated", "triggered"}
 	t.Run("few", func(t *testing.T) { testModes(t, 1, every, false) })
 	t.Run("many", func(t *testing.T) { testModes(t, 210, []string{"created", "bare"}, false) })

@@ -205,6 +205,7 @@ func TestTargetsAreReadOutOfTheLockForAnAddedColumn(t *testing.T) {
 
 // TestColumnAndRuleRenamed: a column that is renamed at the source, and in the rule with it, is the same; one that is another is told of.
 func TestColumnAndRuleRenamed(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for name, c := range map[string]struct {
 		was, is []rule.Column
 		want    string

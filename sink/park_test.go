@@ -73,6 +73,7 @@ func note(poison bool) string {
 
 // TestPoisonIsHeldExactly: in one batch, what is before the record that cannot be written is written.
 func TestPoisonIsHeldExactly(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for _, n := range []int{1, 2, 500} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			w := newWorld(t)
@@ -158,6 +159,7 @@ func TestPark(t *testing.T) {
 // TestParkedRetryEqualsAll: random changes, of keys too, with records in between that cannot be written, in four
 // partitions and small batches, with restarts. Once the reason is gone, a retry makes of the target what it would be.
 func TestParkedRetryEqualsAll(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})

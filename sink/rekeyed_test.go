@@ -96,6 +96,7 @@ func TestRowsUnderFormerKeys(t *testing.T) {
 
 // TestRuleChangesInAReload: a reload that began before the rule gave rows other keys has noted keys of before: their rows stay behind it, and are told of.
 func TestRuleChangesInAReload(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t, rule.Table{From: "public.t", Columns: []rule.Column{{From: "id", Mask: "hash"}, {From: "v"}}}, rule.Table{From: "public.other"})
 	w.cfg.Salt = "salt"
 	shop, r := w.source("shop"), relation("t", "id text key", "v text")

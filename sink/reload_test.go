@@ -210,6 +210,7 @@ func TestReloadTakesNothingBack(t *testing.T) {
 // TestReloadOfOneBatch: what came before the mark has not come again, even if it comes in the same batch; and rows few
 // enough for one statement are noted as those are that are copied.
 func TestReloadOfOneBatch(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	w.cfg.Batch.Age = 500 * time.Millisecond
 	shop := w.source("shop")
@@ -329,6 +330,7 @@ func TestReloadWhole(t *testing.T) {
 // TestReloadOfRowsThatStay: a trigger keeps the rows from being deleted that are gone at the source, then a foreign key. The reload does not end before
 // they are, and nothing is told of a table that is held.
 func TestReloadOfRowsThatStay(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	shop, r := w.source("shop"), relation("t", "id integer key")
 	s := w.start(w.cfg)
@@ -354,6 +356,7 @@ func TestReloadOfRowsThatStay(t *testing.T) {
 // TestReloadGivenUp: the key of a target is altered while its table is read anew. What is gone at the source stays, and that is told until a reload
 // has ended: rows that only come again remove nothing.
 func TestReloadGivenUp(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	shop, r := w.source("shop"), relation("t", "id integer key")
 	s := w.start(w.cfg)

@@ -31,6 +31,7 @@ func (w *world) twoWhole() (s *running, a, b *source, ra, rb *schema.Relation) {
 
 // TestSourceThatWaitsKeepsNoOtherWaiting: a person has locked what one source is written to, and others that are written as a whole, too, go on meanwhile.
 func TestSourceThatWaitsKeepsNoOtherWaiting(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t)
 	s, a, b, ra, rb := w.twoWhole()
 	person := w.connect(w.dsn)

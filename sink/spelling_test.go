@@ -86,6 +86,7 @@ func TestKeysSpelledAnew(t *testing.T) {
 // spelling while it is aside. The retry undoes nothing of what came later. Where the spellings of a key cannot be told to be one
 // row's, nothing is put aside.
 func TestParkedSpellings(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	for typ, spell := range spellings {
 		t.Run(typ, func(t *testing.T) {
 			w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})

@@ -303,6 +303,7 @@ func TestKeyThatIsThereTwiceIsUpdated(t *testing.T) {
 
 // TestForeignKeysThatChangeRows: a foreign key between targets has the warehouse delete or alter rows that their source has.
 func TestForeignKeysThatChangeRows(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	parent, child := relation("parent", "id integer key"), relation("child", "id integer key", "p integer")
 	const tables = `CREATE TABLE public.parent (id integer PRIMARY KEY); CREATE TABLE public.child (id integer PRIMARY KEY, p integer);`
 	const plain = `ALTER TABLE public.child ADD CONSTRAINT "of parent" FOREIGN KEY (p) REFERENCES public.parent (id)`

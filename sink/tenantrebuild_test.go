@@ -202,6 +202,7 @@ func TestTenantRebuildThatIsOvertaken(t *testing.T) {
 
 // TestRebuildOfWhatNoRuleWrites: rows that would not come again stay, and nobody waits for them.
 func TestRebuildOfWhatNoRuleWrites(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t, rule.Table{From: "public.*"})
 	a := w.source("a")
 	r, log, moved := relation("t", "id integer key", "v text"), relation("log", "v text"), relation("moved", "id integer key")
@@ -243,6 +244,7 @@ func TestRebuildOfWhatNoRuleWrites(t *testing.T) {
 
 // TestRebuildAtATruncate: a partition that waits at a TRUNCATE for one that is held begins anew with the others.
 func TestRebuildAtATruncate(t *testing.T) {
+	t.Parallel()                    // it waits most of its time
 	for id := 100; id < 103; id++ { // in one partition or the other
 		t.Run(fmt.Sprint(id), func(t *testing.T) {
 			w := newWorld(t, rule.Table{From: "public.*", SID: "tenant"})
@@ -273,6 +275,7 @@ func TestRebuildAtATruncate(t *testing.T) {
 // TestRebuildThatIsParked: no reload ends while something of its table is parked, so who waits for all rows is told of it
 // instead of waiting on.
 func TestRebuildThatIsParked(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
 	r, shop := w.checked("checked"), w.source("shop")
 	other := w.checked("other")
@@ -324,6 +327,7 @@ func TestRebuildThatIsParked(t *testing.T) {
 
 // TestRebuildThatIsPausedAtItsEnd: all has come, and what has not is not removed while the source is paused: who waits for that is told.
 func TestRebuildThatIsPausedAtItsEnd(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWorld(t, rule.Table{From: "public.*", OnError: "park"})
 	r, shop := w.checked("checked"), w.source("shop")
 	shop.snapshot(r, true)

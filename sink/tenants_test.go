@@ -135,6 +135,7 @@ func TestTenantVerbsOfAnotherSID(t *testing.T) {
 // TestSIDTypes: the column is of the rule's type where the target is created, and of its own where it is there; a
 // source whose sid is not of it is refused, and the others go on.
 func TestSIDTypes(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	const one, two = "0b51cbd6-93d5-4b8e-8f0b-6f2f0a2f1c11", "0b51cbd6-93d5-4b8e-8f0b-6f2f0a2f1c12"
 	for _, typ := range []string{"smallint", "integer", "bigint", "uuid", "text", "citext"} {
 		for _, exists := range []bool{false, true} {

@@ -302,6 +302,7 @@ func TestWholeSourceOfWhatIsParked(t *testing.T) {
 
 // TestWholeSourceCatchesUp: much more lies there than is read ahead, in every partition; it is taken in many cuts.
 func TestWholeSourceCatchesUp(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	w := newWholeWorld(t)
 	w.cfg.Batch.Rows, w.cfg.Batch.Bytes = 50, 64<<10
 	shop := w.source("shop")
