@@ -30,11 +30,12 @@ type Bars struct {
 	out  *Output
 	live bool
 
-	mu    sync.Mutex
-	drawn int // lines
-	now   []Progress
-	told  time.Time
-	had   map[string]bool // that were shown and have not ended
+	mu     sync.Mutex
+	drawn  int // lines
+	now    []Progress
+	looked time.Time
+	told   time.Time
+	had    map[string]bool // that were shown and have not ended
 }
 
 const (
@@ -64,7 +65,9 @@ func (b *Bars) Show(all []Progress) {
 		b.draw()
 		return
 	}
-	if now := time.Now(); now.Sub(b.told) >= tellEvery {
+	now := time.Now()
+	b.looked = now
+	if len(all) > 0 && now.Sub(b.told) >= tellEvery { // what begins is told at once, also where nothing ran a moment ago
 		b.told = now
 		for i := range all {
 			_, _ = fmt.Fprintln(b.out.Err, line(now, &all[i]))
@@ -91,10 +94,10 @@ func (b *Bars) Follow(ctx context.Context, all func() []Progress) {
 func (b *Bars) quiet() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.live || len(b.had) > 0 || b.told.IsZero() {
+	if b.live || len(b.had) > 0 || b.looked.IsZero() {
 		return waitEvery
 	}
-	return max(time.Until(b.told.Add(tellEvery)), waitEvery)
+	return max(time.Until(b.looked.Add(tellEvery)), waitEvery)
 }
 
 func names(all []Progress, name string) bool {
