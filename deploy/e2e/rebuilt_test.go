@@ -198,9 +198,12 @@ func (n *named) write(t *testing.T, conn *pgx.Conn, r *rand.Rand) {
 		}
 		return strconv.Itoa(r.IntN(100))
 	}
-	for range 3 + r.IntN(20) {
-		id := 1 + r.IntN(n.rows+1)
-		switch r.IntN(6) {
+	for i := range 3 + r.IntN(20) {
+		id, what := 1+r.IntN(n.rows+1), r.IntN(6)
+		if i == 0 {
+			what = 0 // else there may be no row of a version, and no target has its columns
+		}
+		switch what {
 		case 0, 1:
 			n.rows++
 			names, values := []string{n.columns[0].name}, []string{strconv.Itoa(n.rows)}
