@@ -15,6 +15,9 @@ import (
 
 var verdict = regexp.MustCompile(`(?m)^demo: 30 tables, ([\d,]+) rows, ([\d,]+) changes, lag p50 [\d.]+ m?s p99 [\d.]+ m?s, (.*)$`)
 
+// enough is how many seconds of load have changes behind the snapshot, whose lag the verdict tells, also where other tests share the machine.
+const enough = 10
+
 func startDemo(t *testing.T, uid int, dir string, seconds int) *program {
 	t.Helper()
 	env := []string{"DEMO_DIR=" + dir, "DEMO_SECONDS="}
@@ -39,8 +42,8 @@ func (p *program) expect(code int, result string) {
 		must(p.t, err)
 		return n
 	}
-	if rows, changes := number(found[1]), number(found[2]); rows < 95_000 || changes < 100 || found[3] != result {
-		p.t.Errorf("verdict is %q; want at least 95,000 rows, 100 changes, and %s", found[0], result)
+	if rows, changes := number(found[1]), number(found[2]); rows < 95_000 || changes < 500 || found[3] != result {
+		p.t.Errorf("verdict is %q; want at least 95,000 rows, 500 changes, and %s", found[0], result)
 	}
 }
 
@@ -64,7 +67,7 @@ func TestDemo(t *testing.T) {
 				must(t, os.Chown(dir, uid, uid))
 				t.Setenv("TRIBUTARY_CACHE", cacheFor(t, uid))
 			}
-			startDemo(t, uid, dir, 3).expect(0, "equal")
+			startDemo(t, uid, dir, enough).expect(0, "equal")
 			if pids := running(t, dir); len(pids) > 0 {
 				t.Errorf("processes %v still run", pids)
 			}
@@ -112,7 +115,7 @@ func TestDemoKilled(t *testing.T) {
 	p.signal(syscall.SIGKILL)
 	<-p.done
 
-	startDemo(t, 0, dir, 5).expect(0, "equal")
+	startDemo(t, 0, dir, enough).expect(0, "equal")
 }
 
 // A demo whose servers are killed says so, can still be ended, and the next one goes on.
@@ -134,7 +137,7 @@ func TestDemoServersKilled(t *testing.T) {
 		t.Errorf("exit code %d after Ctrl-C", code)
 	}
 	eventually(t, "what the killed servers had started is gone", func() bool { return len(running(t, dir)) == 0 })
-	startDemo(t, 0, dir, 3).expect(0, "equal")
+	startDemo(t, 0, dir, enough).expect(0, "equal")
 }
 
 // The verdict is worth something: a changed row, a missing one and one too many are found, named, and fail the demo.
