@@ -69,7 +69,7 @@ func (c *Catalog) Look(ctx context.Context, slot string, p Publications) (*Look,
 			}
 			is.text = *text
 			is.took = slices.Concat([]float64{took}, is.took[:min(len(is.took), sparedBy-1)])
-			is.due = began.Add(min(time.Duration(sparing*slices.Min(is.took)*float64(time.Second)), c.most))
+			is.due = time.Now().Add(min(time.Duration(sparing*slices.Min(is.took)*float64(time.Second)), c.most)) // from its end: it may have taken longer than that
 			return nil
 		})
 	}
