@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -18,6 +19,7 @@ import (
 	"github.com/tributary-cdc/tributary/pkg/pgtest"
 	"github.com/tributary-cdc/tributary/pkg/postgres"
 	regclient "github.com/tributary-cdc/tributary/pkg/registry"
+	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 	"github.com/tributary-cdc/tributary/sink/rule"
@@ -271,12 +273,30 @@ func TestRebuiltAsLive(t *testing.T) {
 	}
 	client, err := regclient.New(s.config.Registry)
 	must(t, err)
-	numbered := func(p record.TableProgress) bool {
-		text, err := client.Schema(t.Context(), p.SchemaID)
+	version := func(id int) *schema.Relation {
+		text, err := client.Schema(t.Context(), id)
+		if errors.Is(err, regclient.ErrUnknownSchema) {
+			return nil
+		}
 		must(t, err)
 		decoder, err := record.NewDecoder(text)
-		must(t, err)
-		return rule.Numbered(decoder.Relation())
+		if err != nil {
+			return &schema.Relation{} // of keys, or of the progress
+		}
+		return decoder.Relation()
+	}
+	numbered := func(p record.TableProgress) bool { return rule.Numbered(version(p.SchemaID)) }
+	// guessed says whether a version of a table came without numbers, as the catalog was ahead: names were exchanged, and perhaps exchanged back. All rows are
+	// read again behind it; until then a history has what is known of those that were written under it, which is not the same for each order of the partitions.
+	guessed := func(n *named) bool {
+		for id := 1; ; id++ {
+			switch rel := version(id); {
+			case rel == nil:
+				return false
+			case rel.Name == n.name && !rule.Numbered(rel):
+				return true
+			}
+		}
 	}
 	// published waits until the topics have everything, and capture has seen what DDL has made of the tables: a rule that is written
 	// anew before is of a version that nobody knows yet.
@@ -299,7 +319,11 @@ func TestRebuiltAsLive(t *testing.T) {
 			if n.mode != "log" {
 				differ(t, n.name+" in "+schema, texts(t, s.dsn, n.rowsAtSource()), texts(t, dwh.Config().ConnString(), n.rowsIn(schema, false)))
 			}
-			if schema == "rebuilt" {
+			switch {
+			case schema == "live":
+			case n.mode == "history" && guessed(n):
+				t.Logf("%s: a version came without numbers, what its history had meanwhile is not compared", n.name)
+			default:
 				if n.mode == "history" {
 					differ(t, n.name+": versions that only the rebuilt has", nil, textsOf(t, dwh, fmt.Sprintf(
 						"select concat_ws(' ', id, valid_from) from rebuilt.%[1]s where (id, valid_from) not in (select id, valid_from from live.%[1]s)", n.name)))
