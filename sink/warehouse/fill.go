@@ -198,7 +198,7 @@ func (e *evolution) constants(have catalogColumns) (out []constant) {
 			continue
 		}
 		c := have.column(was.Target)
-		if was.Default == nil || c == nil || c.generated || e.fills(was.Target) {
+		if was.Default == nil || c == nil || c.generated || e.fills(was.Target) || e.adds(was.Target) {
 			continue
 		}
 		out = append(out, constant{postgres.Ident(was.Target), postgres.Literal(*was.Default) + "::" + c.full, *was.Default})
@@ -214,6 +214,11 @@ func (e *evolution) fills(name string) bool {
 		}
 	}
 	return false
+}
+
+// adds says whether it is the rule that gives rows this column of the target, beside those of the source.
+func (e *evolution) adds(name string) bool {
+	return name == e.plan.SIDColumn || slices.ContainsFunc(e.plan.Added, func(a rule.Added) bool { return a.Name == name })
 }
 
 // stopWriters has others wait who write the target, until the end of the transaction. A row that another sink writes at this moment by the

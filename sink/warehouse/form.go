@@ -54,10 +54,10 @@ SELECT FROM (SELECT $1::text AS grp, u.* FROM unnest($2::text[], $3::text[], $4:
    AND form = (SELECT ` + tableForm + ` FROM pg_class c WHERE c.oid = s.oid::oid) || (SELECT string_agg(` + columnForm + `, ',' ORDER BY a.attnum) FROM pg_attribute a
                 WHERE a.attrelid = s.oid::oid AND a.attnum = ANY (s.attnums::int2[]) AND NOT a.attisdropped)`
 
-// mappingForm is to which columns of the target those of a source go: of topic s.topic, into the table s.oid. There are several where the source had
+// mappingForm is to which columns of the target those of a source go, and with which defaults rows of before are written: of topic s.topic, into the table s.oid. There are several where the source had
 // another sid before. Names of the catalog have another collation than ours, for which our index is of no use, and the table is to be looked up first: each
 // flush asks this of each of its targets, of which there may be thousands.
-const mappingForm = `coalesce((SELECT string_agg(md5((f.shape->'columns')::text), ' ' ORDER BY f.sid)
+const mappingForm = `coalesce((SELECT string_agg(md5(concat(f.shape->'columns', f.shape->'unmet')), ' ' ORDER BY f.sid)
 	FROM (SELECT n.nspname::text COLLATE "default" AS schema, c.relname::text COLLATE "default" AS name
 	        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = s.oid::oid OFFSET 0) t,
 	     LATERAL (SELECT f.sid, f.shape FROM tributary.feed f

@@ -40,7 +40,7 @@ func (e *evolution) remember(ctx context.Context, at change.Position, table stri
 	//
 	//	partition 0: version 1, then version 2, which is noted in the open transaction
 	//	partition 1: version 1, by what was known before: it is refused, everything is taken back, and it comes to the same again
-	if e.feed.shape == nil || !reflect.DeepEqual(e.feed.shape.Columns, now.Columns) {
+	if e.feed.shape == nil || !reflect.DeepEqual(e.feed.shape.Columns, now.Columns) || !reflect.DeepEqual(e.feed.shape.Unmet, now.Unmet) {
 		e.s.w.forgetTarget(e.plan.Target)
 	}
 	var list []rule.Rename
