@@ -130,11 +130,13 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 		s.tables[known.Relation.OID] = t
 	}
 	t.catalog, t.lost = known, false
-	former := cmp.Or(t.published(), (&table{progress: was}).published())
-	if former.Table == "" {
-		former = s.former(known.Relation.OID)
+	former, columns := cmp.Or(t.published(), (&table{progress: was}).published()), t.progress.CoveredColumns
+	if columns == nil {
+		columns = was.CoveredColumns
 	}
-	columns := s.formerColumns(t, was)
+	if former.Table == "" {
+		former, columns = s.former(known.Relation.OID)
+	}
 	delete(s.gone, known.Relation.OID)
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
 		isKnown = s.renamed(known, &was)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -500,4 +501,82 @@ func TestColumnsOfRowsBeforeTheirRename(t *testing.T) {
 		t.Errorf("%d rows, want three", len(got.rows))
 	}
 	r.nowhere(t, topicsOf(t, r, "customer"), "hidden", "secret")
+}
+
+// TestColumnsRenamedBehindTheCatalog: rows of when the columns of a table had other names come when the catalog has those that they had before, or others,
+// or the table no more. Of which column they are cannot be told then, and nothing of them leaves.
+func TestColumnsRenamedBehindTheCatalog(t *testing.T) {
+	// What is done to a table with these columns, of which pw, pw_new and mail are left out; and whether it is held.
+	cases := map[string]struct {
+		columns, sql string
+		held         bool
+	}{
+		"added":   {"pw text", `alter table added rename pw to secret; alter table added add extra text; insert into added values (2, 'hidden', 'a')`, true},
+		"dropped": {"pw text", `alter table dropped rename pw to secret; insert into dropped values (2, 'hidden'); drop table dropped`, false},
+		"freed": {"pw text, note text, pw_new text", `begin; alter table freed rename pw to pw_old; alter table freed rename pw_new to pw; commit;
+			insert into freed values (2, 'hidden', 'a', 'hidden'); alter table freed drop pw_old; insert into freed values (3, 'a', 'hidden')`, true},
+		"leaves": {"pw text", `alter table leaves rename pw to secret; insert into leaves values (2, 'hidden'); alter table leaves set schema aside`, false},
+		"ring": {"pw text, note text", `alter table ring rename pw to x; alter table ring rename note to pw; insert into ring values (2, 'hidden', 'a');
+			alter table ring rename pw to note; alter table ring rename x to pw; insert into ring values (3, 'hidden', 'a')`, true},
+		"root": {"pw text", `alter table root detach partition part; alter table part rename pw to secret; insert into part values (2, 'hidden')`, false},
+		"swapped": {"pw text, note text", `alter table swapped rename pw to x; alter table swapped rename note to pw; alter table swapped rename x to note; insert into swapped values (2, 'hidden', 'a');
+			alter table swapped rename pw to x; alter table swapped rename note to pw; alter table swapped rename x to note; insert into swapped values (3, 'hidden', 'a')`, true},
+		"tidy": {"mail text, pw text, note text", `alter table tidy drop mail; alter table tidy add tmp text; insert into tidy values (2, 'hidden', 'a', 'b'); alter table tidy drop tmp; insert into tidy values (3, 'hidden', 'a')`, false},
+	}
+	ddl := "create schema aside;"
+	for _, table := range slices.Sorted(maps.Keys(cases)) {
+		if table == "root" {
+			ddl += `create table root (id int primary key, pw text) partition by range (id); create table part partition of root for values from (0) to (100);`
+		} else {
+			ddl += fmt.Sprintf("create table %s (id int primary key, %s);", table, cases[table].columns)
+		}
+		ddl += fmt.Sprintf("insert into %s values (1, 'hidden');", table)
+	}
+	r := newRig(t, 0, kafkatest.Fake(t), ddl)
+	r.config.Source.Tables = []string{"public.*"}
+	r.config.Columns = []publish.Columns{{Table: "public.*", Exclude: []string{"pw", "pw_new"}, Mask: []publish.Mask{{Column: "mail", As: "redact"}}}}
+	_, stop := r.start()
+	r.fence()
+	must(t, stop())
+	held := []string{"public.part"}
+	for _, table := range slices.Sorted(maps.Keys(cases)) {
+		for _, sql := range strings.Split(cases[table].sql, ";") {
+			r.exec(sql)
+		}
+		if cases[table].held {
+			held = append(held, "public."+table)
+		}
+	}
+	slices.Sort(held)
+	for range 2 {
+		c, stop := r.start()
+		r.fence()
+		eventually(t, fmt.Sprint(held, " are held"), func() bool {
+			var got []string
+			for _, table := range c.Status().Tables {
+				if table.Held != nil {
+					got = append(got, table.Table)
+				}
+			}
+			return slices.Equal(got, held)
+		})
+		must(t, stop())
+	}
+	if got := r.read("public", "tidy"); len(got.rows) != 3 {
+		t.Errorf("tidy has %d rows, want three", len(got.rows))
+	}
+	r.nowhere(t, topicsOf(t, r, append(slices.Collect(maps.Keys(cases)), "part")...), "hidden")
+	// Those whose columns are called as they were are loaded anew, and go on.
+	c, stop := r.start()
+	for _, table := range []string{"public.freed", "public.ring", "public.swapped"} {
+		r.reload(table)
+	}
+	r.fence()
+	for _, table := range c.Status().Tables {
+		if table.Held != nil && table.Table != "public.added" && table.Table != "public.part" {
+			t.Errorf("%s is still held: %s", table.Table, table.Held.Cause)
+		}
+	}
+	must(t, stop())
+	r.nowhere(t, topicsOf(t, r, "freed", "ring", "swapped"), "hidden")
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/schema"
+	"github.com/tributary-cdc/tributary/schema/change"
 	"github.com/tributary-cdc/tributary/schema/record"
 )
 
@@ -41,18 +42,18 @@ func (s *session) covered(name record.Name) *record.Name {
 	return &name
 }
 
-// former gives what a table was called as which it was published before the session knew it, or of whose partitions it was one; the zero Name
-// where that is not known.
-func (s *session) former(oid schema.OID) record.Name {
+// former gives what a table was called as which it was published before the session knew it, or of whose partitions it was one, and what of columns
+// was for that; the zero Name where that is not known.
+func (s *session) former(oid schema.OID) (name record.Name, columns map[string][]int16) {
 	if g := s.gone[oid]; g.Covered != nil {
-		return *g.Covered
+		return *g.Covered, g.CoveredColumns
 	}
 	for _, t := range s.tables {
 		if p := &t.progress; slices.Contains(p.Leaves, uint32(oid)) || slices.Contains(p.Silent, uint32(oid)) {
-			return partOf(t.published())
+			return partOf(t.published()), p.CoveredColumns
 		}
 	}
-	return record.Name{}
+	return record.Name{}, nil
 }
 
 func partOf(root record.Name) record.Name {
@@ -60,18 +61,8 @@ func partOf(root record.Name) record.Name {
 	return root
 }
 
-// formerColumns gives what t.progress says of columns that are left out or masked, or was, which is that of a session before, or of when it was gone.
-func (s *session) formerColumns(t *table, was record.TableProgress) map[string]int16 {
-	for _, columns := range []map[string]int16{t.progress.CoveredColumns, was.CoveredColumns} {
-		if len(columns) > 0 {
-			return columns
-		}
-	}
-	return s.gone[t.catalog.Relation.OID].CoveredColumns
-}
-
 // wasCalled notes the former name, and what of columns it is for, of a table that is not captured at present.
-func (s *session) wasCalled(oid schema.OID, name record.Name, columns map[string]int16) {
+func (s *session) wasCalled(oid schema.OID, name record.Name, columns map[string][]int16) {
 	if t := s.tables[oid]; t != nil && t.catalog != nil { // it is
 		return
 	}
@@ -82,11 +73,12 @@ func (s *session) wasCalled(oid schema.OID, name record.Name, columns map[string
 	}
 }
 
-// forget drops the former names of tables that the source does not have any more.
+// forget drops the former names of tables that the source does not have any more, once the stream is past where they were gone: until then rows of them
+// may come.
 func (s *session) forget(ctx context.Context) error {
 	var named []schema.OID
 	for oid, g := range s.gone {
-		if g.Covered != nil {
+		if g.Covered != nil && change.LSN(g.By) <= s.streamed {
 			named = append(named, oid)
 		}
 	}
@@ -120,15 +112,15 @@ func (s *session) recall(pr *record.Progress, newEra bool, before map[uint32]rec
 			s.gone[schema.OID(g.OID)] = g
 		}
 	}
-	root := map[uint32]record.Name{}
+	root := map[uint32]*record.TableProgress{}
 	for _, was := range before {
 		for _, leaf := range slices.Concat(was.Leaves, was.Silent) {
-			root[leaf] = (&table{progress: was}).published()
+			root[leaf] = &was
 		}
 	}
 	for _, t := range tables {
-		if name, ok := root[uint32(t.Relation.OID)]; ok {
-			s.wasCalled(t.Relation.OID, partOf(name), nil)
+		if was := root[uint32(t.Relation.OID)]; was != nil {
+			s.wasCalled(t.Relation.OID, partOf((&table{progress: *was}).published()), was.CoveredColumns)
 		}
 	}
 }

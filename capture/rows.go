@@ -151,14 +151,14 @@ func (s *session) calledNow(ctx context.Context, rel *schema.Relation, known *ca
 
 // setRelation makes rel the version of t that is published from here on. now is the one that the catalog has, which the stream may be behind.
 func (s *session) setRelation(ctx context.Context, t *table, rel, now *schema.Relation) error {
-	was := t.published()
+	was, columns := t.published(), t.progress.CoveredColumns
 	if was.Table == "" {
-		was = s.former(rel.OID)
+		was, columns = s.former(rel.OID)
 	}
 	if was.Table != "" {
-		if err := s.pub.Renamed(was, t.progress.CoveredColumns, rel, now); err != nil {
+		if err := s.pub.Renamed(was, columns, rel, now); err != nil {
 			// The name goes with what is held, which another session, or a request, lets go on only by columns that cover it.
-			t.progress.Covered, t.pub = &was, nil
+			t.progress.Covered, t.progress.CoveredColumns, t.pub = &was, columns, nil
 			if t.catalog != nil {
 				s.called(t, now)
 			}
@@ -172,8 +172,11 @@ func (s *session) setRelation(ctx context.Context, t *table, rel, now *schema.Re
 		return err
 	}
 	t.progress.Covered = nil
-	if columns := s.pub.CoveredColumns(t.progress.CoveredColumns, rel); !maps.Equal(columns, t.progress.CoveredColumns) {
-		t.progress.CoveredColumns, s.changed[rel.OID] = columns, true
+	if was.Part { // they are of the root
+		columns = nil
+	}
+	if is := s.pub.CoveredColumns(columns, rel); !maps.EqualFunc(is, t.progress.CoveredColumns, slices.Equal) {
+		t.progress.CoveredColumns, s.changed[rel.OID] = is, true
 	}
 	if t.pub != nil {
 		s.log.Info("table has a new version", "table", rel.QualifiedName(), "lsn", s.tx.CommitLSN.String())

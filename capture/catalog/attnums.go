@@ -47,12 +47,16 @@ func attnums(names []string, before, now []schema.Column) []int16 {
 		fill(out[from:to], names[from:to], throughout(before, now, low, high), was, is)
 		from = to
 	}
-	last := int16(0)
+	last, unknown := int16(0), int16(0)
 	for _, n := range out {
-		if n != 0 && n <= last {
+		if n == 0 {
+			unknown++
+			continue
+		}
+		if n <= last+unknown {
 			return make([]int16, len(names)) // names were exchanged, and exchanged back: nothing is sure
 		}
-		last = max(last, n)
+		last, unknown = n, 0
 	}
 	return out
 }

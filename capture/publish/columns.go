@@ -88,12 +88,16 @@ func (p *Publisher) Covers(name record.Name) bool {
 // they left out would be published.
 // So it does where one of its columns is that; columns are as of CoveredColumns, so that those that were added since are others.
 // now is what it is called in the catalog, and what is to be done is told of: rows of before a rename may come under a name that it has no more.
-func (p *Publisher) Renamed(was record.Name, columns map[string]int16, rel, now *schema.Relation) error {
-	if len(p.bared(was, rel)) == 0 {
+func (p *Publisher) Renamed(was record.Name, columns map[string][]int16, rel, now *schema.Relation) error {
+	bared := p.bared(was, columns, rel)
+	if len(bared) == 0 {
+		if was.Part { // the numbers are those of its root's
+			return nil
+		}
 		return p.renamedColumn(was, columns, rel, now)
 	}
 	former := was.Schema + "." + was.Table
-	if rel.QualifiedName() != now.QualifiedName() && len(p.bared(was, now)) == 0 {
+	if rel.QualifiedName() != now.QualifiedName() && len(p.bared(was, columns, now)) == 0 {
 		return notCovered(now, fmt.Sprintf("nothing is to be altered in capture.yaml, where columns cover the table as it is called now; with source.on_error: stop write an entry for %s, too, and restart capture", rel.QualifiedName()),
 			"rows come of when the table was called %q, of which columns has nothing", rel.QualifiedName())
 	}
@@ -102,19 +106,22 @@ func (p *Publisher) Renamed(was record.Name, columns map[string]int16, rel, now 
 	if was.Part {
 		hint = fmt.Sprintf("write an entry for %s in columns of capture.yaml, or \"!%[1]s\" in source.tables if it is not to be captured by itself", now.QualifiedName())
 		called = "of which the table was a partition"
+		if at := slices.IndexFunc(bared, func(name string) bool { return rel.Column(name) < 0 }); at >= 0 {
+			return uncovered(now, hint, "columns has an entry for %q, %s, with column %q, which it has not any more: was it renamed?", former, called, bared[at])
+		}
 	}
 	return uncovered(now, hint, "columns has an entry for %q, %s, and nothing of %q", former, called, now.QualifiedName())
 }
 
 // bared gives what would be published of a table that columns are for as it was called before, where they are not for rel. Other entries do
-// where they name the same columns.
-func (p *Publisher) bared(was record.Name, rel *schema.Relation) (names []string) {
+// where they name the same columns. A partition has all columns of its root: what it lacks was renamed, when it was none any more.
+func (p *Publisher) bared(was record.Name, columns map[string][]int16, rel *schema.Relation) (names []string) {
 	for _, c := range p.covers {
 		if !c.Match(was.Schema, was.Table) {
 			continue
 		}
 		for _, name := range c.Columns.names() {
-			if c.Columns.Named() || rel.Column(name) >= 0 {
+			if c.Columns.Named() || rel.Column(name) >= 0 || was.Part && len(columns[columnID(name)]) > 0 {
 				names = append(names, name)
 			}
 		}
@@ -131,27 +138,61 @@ func (p *Publisher) bared(was record.Name, rel *schema.Relation) (names []string
 	return names
 }
 
-func (p *Publisher) renamedColumn(was record.Name, columns map[string]int16, rel, now *schema.Relation) error {
+func (p *Publisher) renamedColumn(was record.Name, columns map[string][]int16, rel, now *schema.Relation) error {
 	names := p.names(rel.Schema, rel.Name)
 	meant := maps.Clone(names) // of others all may be published since
 	maps.Copy(meant, p.names(was.Schema, was.Table))
 	for _, former := range slices.Sorted(maps.Keys(meant)) {
-		n, known := columns[columnID(former)]
-		for i := range rel.Columns {
-			c := &rel.Columns[i]
-			is := c.AttNum == n || c.AttNum == 0 && now.Column(c.Name) < 0 && rel.Column(former) < 0 // it may be
-			if !known || !is || c.Name == former || names[c.Name] {
-				continue
+		for _, n := range columns[columnID(former)] {
+			for i := range rel.Columns {
+				if c := &rel.Columns[i]; c.Name != former && !names[c.Name] && mayBe(rel, i, n, names) {
+					return p.renamedTo(former, n, c, now)
+				}
 			}
-			if is := now.Numbered(n); rel != now && is != nil && is.Name == former {
-				return notCovered(now, fmt.Sprintf("nothing is to be altered in capture.yaml, where columns cover the column as it is called now; with source.on_error: stop write %q beside it, too, and restart capture", c.Name),
-					"rows come of when column %q was called %q, of which columns has nothing", former, c.Name)
-			}
-			return uncovered(now, fmt.Sprintf("write %q beside %q in columns of capture.yaml, or take %[2]q out for this table if all of the column may be published", c.Name, former),
-				"columns has an entry for column %q, as it was called before, and nothing of %q", former, c.Name)
 		}
 	}
 	return nil
+}
+
+// mayBe says whether column i of rel may be that of number n. Where its own is not known, those around it leave it some, as columns are in the order of their
+// numbers; but for those that are of the names that are covered, of which another column may have been for a while.
+func mayBe(rel *schema.Relation, i int, n int16, covered map[string]bool) bool {
+	if is := rel.Columns[i].AttNum; is != 0 {
+		return is == n
+	}
+	for k := range rel.Columns {
+		other, apart := &rel.Columns[k], int16(i-k)
+		switch {
+		case other.AttNum == 0 || covered[other.Name]:
+		case apart > 0 && n < other.AttNum+apart, apart < 0 && n > other.AttNum+apart:
+			return false
+		}
+	}
+	return n > int16(i)
+}
+
+// renamedTo is the trouble of column n, which was called former and covered, and may be c of the rows that come, of which columns has nothing.
+func (p *Publisher) renamedTo(former string, n int16, c *schema.Column, now *schema.Relation) error {
+	is, covered := now.Numbered(n), p.names(now.Schema, now.Name)
+	if is == nil || covered[is.Name] { // rows of before, for which nothing can be written where the names are exchanged
+		hint := "nothing is to be altered in capture.yaml, where columns cover the column as it is called now; with source.on_error: stop write hold, and restart capture"
+		if c.AttNum == 0 {
+			return notCovered(now, hint, "rows come of when it had other names, and it cannot be told whether %q of theirs is the column that columns has an entry for as %q", c.Name, former)
+		}
+		return notCovered(now, hint, "rows come of when column %q was called %q, of which columns has nothing", former, c.Name)
+	}
+	names := fmt.Sprintf("%q", is.Name)
+	if c.Name != is.Name && !covered[c.Name] {
+		names += fmt.Sprintf(" and %q", c.Name) // rows of before, with another name in between
+	}
+	place := "beside"
+	if slices.ContainsFunc(p.covers, func(c Cover) bool {
+		return c.Columns.Named() && c.Match(now.Schema, now.Name) && slices.Contains(c.Columns.names(), former)
+	}) {
+		place = "in place of"
+	}
+	return uncovered(now, fmt.Sprintf("write %s %s %q in an entry of columns in capture.yaml that is for %s, or take %[3]q out of its entries if the column may be published of all their tables", names, place, former, now.QualifiedName()),
+		"columns has an entry for column %q, as it was called before, and nothing of %q", former, is.Name)
 }
 
 // names gives the columns that a table of this name would not be published with as they are.
@@ -169,16 +210,21 @@ func (p *Publisher) names(schemaName, table string) map[string]bool {
 
 // CoveredColumns gives the numbers of the columns of rel that are not published as they are, by fingerprints of their names: who reads the progress
 // need not know what there is besides. Those of before that are gone, which rows may come of, stay.
-func (p *Publisher) CoveredColumns(before map[string]int16, rel *schema.Relation) map[string]int16 {
-	names := p.names(rel.Schema, rel.Name)
-	covered := map[string]int16{}
-	for name := range names {
+func (p *Publisher) CoveredColumns(before map[string][]int16, rel *schema.Relation) map[string][]int16 {
+	covered := map[string][]int16{}
+	for name := range p.names(rel.Schema, rel.Name) {
 		id := columnID(name)
-		if n := before[id]; n != 0 && rel.Numbered(n) == nil {
-			covered[id] = n
-		}
+		var numbers []int16
 		if at := rel.Column(name); at >= 0 && rel.Columns[at].AttNum != 0 {
-			covered[id] = rel.Columns[at].AttNum
+			numbers = append(numbers, rel.Columns[at].AttNum)
+		}
+		for _, n := range before[id] {
+			if rel.Numbered(n) == nil {
+				numbers = append(numbers, n)
+			}
+		}
+		if len(numbers) > 0 {
+			covered[id] = numbers
 		}
 	}
 	return covered
