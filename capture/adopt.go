@@ -26,7 +26,7 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 		}
 	}
 	newEra := pr != nil && pr.Era != s.era
-	s.recall(pr, newEra, before, tables)
+	s.recall(pr, newEra, before, tables, asOf)
 	for _, known := range tables {
 		was, isKnown := before[uint32(known.Relation.OID)]
 		if newEra && pr.SystemID != s.system.ID { // its numbers are of other tables
@@ -44,7 +44,7 @@ func (s *session) takeUp(ctx context.Context, pr *record.Progress, tables []*cat
 		case !newEra:
 			s.part(schema.OID(oid), was, called, asOf)
 		case pr.SystemID == s.system.ID:
-			s.wasCalled(schema.OID(oid), called, was.CoveredColumns)
+			s.wasCalled(schema.OID(oid), called, was.CoveredColumns, asOf)
 		}
 	}
 	s.tellLeftOut(tables)
@@ -175,7 +175,8 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if err := s.beginVersion(ctx, t, was); err != nil {
 		return err
 	}
-	was.SchemaID, was.Schemas, was.Files = t.progress.SchemaID, t.progress.Schemas, t.progress.Files
+	s.cover(t, t.seen, false)
+	was.SchemaID, was.Schemas, was.Files, was.CoveredColumns = t.progress.SchemaID, t.progress.Schemas, t.progress.Files, t.progress.CoveredColumns
 	switch {
 	case isKnown && s.config.Snapshot.Mode != "never" && s.pub.Lost(t.pub):
 		s.log.Warn("a topic was deleted and made anew: its table is read again", "table", t.name(), "topic", t.pub.Topic())

@@ -101,7 +101,7 @@ registry: {url: %q}
 			{Name: "name", AttNum: 2, Type: schema.Type{OID: schema.OIDText, Name: "text"}},
 		},
 	}
-	must(t, s.setRelation(t.Context(), s.tables[7], rel, rel))
+	must(t, s.setRelation(t.Context(), s.tables[7], rel, rel, rel))
 	return s
 }
 

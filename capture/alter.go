@@ -80,6 +80,7 @@ func (t *table) reach() {
 // follow notes that the stream is at version now of t, which is set, and has the table read again where its rows may hold
 // what was never sent.
 func (s *session) follow(t *table, now *schema.Relation) {
+	s.cover(t, now, true)
 	before, files := t.seen, t.progress.Files
 	if before == nil || before.Equal(now) || t.catalog == nil { // of one that is gone no rows are left to be read
 		t.seen = now

@@ -38,7 +38,7 @@ func TestStreamIsAheadOfTheCatalog(t *testing.T) {
 		s := &session{config: &c.config, log: c.log, meter: c.meter, stage: c.stage, others: c.others, catalog: cat, pub: pub, changed: map[schema.OID]bool{}}
 		one := &table{catalog: &catalog.Table{Relation: *now}, message: []byte("what said so"), seenAt: seenAt}
 		s.tables = map[schema.OID]*table{7: one}
-		must(t, s.setRelation(t.Context(), one, now, now))
+		must(t, s.setRelation(t.Context(), one, now, now, now))
 		one.reach()
 		s.foresee(one, &catalog.Table{Relation: *before}, asOf)
 		s.streamed = max(seenAt, asOf)

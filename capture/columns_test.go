@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -518,7 +519,11 @@ func TestColumnsRenamedBehindTheCatalog(t *testing.T) {
 		"leaves": {"pw text", `alter table leaves rename pw to secret; insert into leaves values (2, 'hidden'); alter table leaves set schema aside`, false},
 		"ring": {"pw text, note text", `alter table ring rename pw to x; alter table ring rename note to pw; insert into ring values (2, 'hidden', 'a');
 			alter table ring rename pw to note; alter table ring rename x to pw; insert into ring values (3, 'hidden', 'a')`, true},
-		"root": {"pw text", `alter table root detach partition part; alter table part rename pw to secret; insert into part values (2, 'hidden')`, false},
+		"mirror": {"pw text, note text", `alter table mirror rename note to y; alter table mirror rename pw to note; insert into mirror values (2, 'hidden', 'a');
+			alter table mirror rename note to pw; alter table mirror rename y to note; insert into mirror values (3, 'hidden', 'a')`, true},
+		"oops":  {"pw text", `alter table oops rename pw to extra; insert into oops values (2, 'hidden'); alter table oops rename extra to pw; alter table oops add extra text; insert into oops values (3, 'hidden', 'a')`, true},
+		"razed": {"pw text, note text", `alter table razed drop note; alter table razed rename pw to note; insert into razed values (2, 'hidden'); drop table razed`, false},
+		"root":  {"pw text", `alter table root detach partition part; alter table part rename pw to secret; insert into part values (2, 'hidden')`, false},
 		"swapped": {"pw text, note text", `alter table swapped rename pw to x; alter table swapped rename note to pw; alter table swapped rename x to note; insert into swapped values (2, 'hidden', 'a');
 			alter table swapped rename pw to x; alter table swapped rename note to pw; alter table swapped rename x to note; insert into swapped values (3, 'hidden', 'a')`, true},
 		"tidy": {"mail text, pw text, note text", `alter table tidy drop mail; alter table tidy add tmp text; insert into tidy values (2, 'hidden', 'a', 'b'); alter table tidy drop tmp; insert into tidy values (3, 'hidden', 'a')`, false},
@@ -568,7 +573,7 @@ func TestColumnsRenamedBehindTheCatalog(t *testing.T) {
 	r.nowhere(t, topicsOf(t, r, append(slices.Collect(maps.Keys(cases)), "part")...), "hidden")
 	// Those whose columns are called as they were are loaded anew, and go on.
 	c, stop := r.start()
-	for _, table := range []string{"public.freed", "public.ring", "public.swapped"} {
+	for _, table := range []string{"public.freed", "public.mirror", "public.oops", "public.ring", "public.swapped"} {
 		r.reload(table)
 	}
 	r.fence()
@@ -578,5 +583,46 @@ func TestColumnsRenamedBehindTheCatalog(t *testing.T) {
 		}
 	}
 	must(t, stop())
-	r.nowhere(t, topicsOf(t, r, "freed", "ring", "swapped"), "hidden")
+	r.nowhere(t, topicsOf(t, r, "freed", "mirror", "oops", "ring", "swapped"), "hidden")
+}
+
+// TestColumnsOfOrdinaryAlterations: what happens to tables every day holds none of which columns are left out: columns that come and go, of which one may be
+// left out, also while capture is away or behind, and partitions that are detached when they have lost one.
+func TestColumnsOfOrdinaryAlterations(t *testing.T) {
+	r := newRig(t, 0, kafkatest.Fake(t), `create table dropped (id int primary key, name text, pw text); create table gap (id int primary key, name text, odd text, pw text);
+		create table later (id int primary key, name text); create table other (id int primary key, a text, pw text, note text); create table root (id int primary key, pw text, note text) partition by range (id);
+		create table part partition of root for values from (0) to (10);
+		insert into dropped values (1, 'a', 'hidden'); insert into gap values (1, 'a', 'b', 'hidden'); insert into later values (1, 'a'); insert into other values (1, 'a', 'hidden', 'b'); insert into root values (1, 'hidden', 'a')`)
+	r.config.Columns = []publish.Columns{{Table: "public.*", Exclude: []string{"pw"}, Mask: []publish.Mask{{Column: "mail", As: "redact"}}}}
+	r.config.Source.Refresh = time.Hour // what the stream tells comes first
+	_, stop := r.start()
+	r.fence()
+	do := func(list ...string) {
+		for _, sql := range list {
+			r.exec(sql)
+		}
+	}
+	do(`alter table dropped drop pw`, `insert into dropped values (2, 'b')`, `alter table dropped add x text`, `insert into dropped values (3, 'b', 'x')`,
+		`alter table gap drop odd`, `alter table root drop pw`, `insert into root values (2, 'b')`, `create table fresh (id int primary key)`, `insert into fresh values (1)`, `alter table fresh add pw text`, `insert into fresh values (2, 'hidden')`)
+	r.fence()
+	must(t, stop())
+	do(`insert into gap values (2, 'a', 'hidden')`, `alter table gap add x text`, `insert into gap values (3, 'a', 'hidden', 'x')`, `alter table gap rename x to y`, `insert into gap values (4, 'a', 'hidden', 'y')`,
+		`insert into later values (2, 'b')`, `alter table later add pw text`, `insert into later values (3, 'b', 'hidden')`, `alter table later add mail text`, `insert into later values (4, 'b', 'hidden', 'hidden')`,
+		`insert into other values (2, 'a', 'hidden', 'b')`, `alter table other drop a`, `alter table other add c text`, `insert into other values (3, 'hidden', 'b', 'c')`, `alter table other rename note to memo`, `insert into other values (4, 'hidden', 'b', 'c')`,
+		`alter table root detach partition part`, `insert into part values (3, 'c')`)
+	c, stop := r.start()
+	r.fence()
+	for _, table := range c.Status().Tables {
+		if table.Held != nil {
+			t.Errorf("%s is held: %s", table.Table, table.Held.Cause)
+		}
+	}
+	must(t, stop())
+	all := map[string]int{"dropped": 3, "fresh": 2, "gap": 4, "later": 4, "other": 4, "part": 3}
+	for table, rows := range all {
+		if got := r.read("public", table); len(got.rows) != rows {
+			t.Errorf("%s has %d rows, want %d", table, len(got.rows), rows)
+		}
+	}
+	r.nowhere(t, topicsOf(t, r, slices.Collect(maps.Keys(all))...), "hidden")
 }

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
@@ -44,7 +45,7 @@ func (s *session) covered(name record.Name) *record.Name {
 
 // former gives what a table was called as which it was published before the session knew it, or of whose partitions it was one, and what of columns
 // was for that; the zero Name where that is not known.
-func (s *session) former(oid schema.OID) (name record.Name, columns map[string][]int16) {
+func (s *session) former(oid schema.OID) (name record.Name, columns map[string]int16) {
 	if g := s.gone[oid]; g.Covered != nil {
 		return *g.Covered, g.CoveredColumns
 	}
@@ -61,14 +62,15 @@ func partOf(root record.Name) record.Name {
 	return root
 }
 
-// wasCalled notes the former name, and what of columns it is for, of a table that is not captured at present.
-func (s *session) wasCalled(oid schema.OID, name record.Name, columns map[string][]int16) {
+// wasCalled notes the former name, and what of columns it is for, of a table that is not captured at present: it has been so since a position, before which rows of it may
+// come.
+func (s *session) wasCalled(oid schema.OID, name record.Name, columns map[string]int16, asOf change.LSN) {
 	if t := s.tables[oid]; t != nil && t.catalog != nil { // it is
 		return
 	}
 	if covered := s.covered(name); covered != nil {
 		g := s.gone[oid]
-		g.OID, g.Covered, g.CoveredColumns = uint32(oid), covered, columns
+		g.OID, g.Covered, g.CoveredColumns, g.By = uint32(oid), covered, columns, max(g.By, record.LSN(asOf))
 		s.gone[oid], s.fewer = g, true
 	}
 }
@@ -100,7 +102,7 @@ func (s *session) forget(ctx context.Context) error {
 }
 
 // recall takes over what the progress says of tables that are gone, and of which tables those were partitions that are captured by themselves since.
-func (s *session) recall(pr *record.Progress, newEra bool, before map[uint32]record.TableProgress, tables []*catalog.Table) {
+func (s *session) recall(pr *record.Progress, newEra bool, before map[uint32]record.TableProgress, tables []*catalog.Table, asOf change.LSN) {
 	if pr == nil || newEra && pr.SystemID != s.system.ID { // its numbers are of other tables
 		return
 	}
@@ -119,8 +121,18 @@ func (s *session) recall(pr *record.Progress, newEra bool, before map[uint32]rec
 		}
 	}
 	for _, t := range tables {
-		if was := root[uint32(t.Relation.OID)]; was != nil {
-			s.wasCalled(t.Relation.OID, partOf((&table{progress: *was}).published()), was.CoveredColumns)
+		for _, leaf := range slices.Concat(oids(t.Leaves), oids(t.Silent)) { // it is one still
+			delete(root, leaf)
 		}
+	}
+	for leaf, was := range root { // also one that is dropped
+		s.wasCalled(schema.OID(leaf), partOf((&table{progress: *was}).published()), was.CoveredColumns, asOf)
+	}
+}
+
+// cover notes the numbers of the columns of t that are left out or masked: rel is the version that the stream is at, whole or without what is left out.
+func (s *session) cover(t *table, rel *schema.Relation, whole bool) {
+	if is := s.pub.CoveredColumns(t.progress.CoveredColumns, rel, whole); !maps.Equal(is, t.progress.CoveredColumns) {
+		t.progress.CoveredColumns, s.changed[rel.OID] = is, true
 	}
 }

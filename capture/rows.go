@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/capture/pgoutput"
+	"github.com/tributary-cdc/tributary/capture/publish"
 	"github.com/tributary-cdc/tributary/pkg/trouble"
 	"github.com/tributary-cdc/tributary/schema"
 	"github.com/tributary-cdc/tributary/schema/change"
@@ -109,6 +109,10 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 	}
 	shown := known != nil && s.patterns.Match(known.Relation.Schema, known.Relation.Name) // else only the stream has it, for a while
 	now := rel
+	var there *schema.Relation
+	if known != nil {
+		there = &known.Relation
+	}
 	if shown {
 		if t.catalog != nil {
 			t.catalog = known // whose name is told where it is held
@@ -118,7 +122,7 @@ func (s *session) resolve(ctx context.Context, t *table) error {
 		}
 	}
 	if t.pub == nil || !t.pub.Relation.Equal(rel) {
-		if err := s.setRelation(ctx, t, rel, now); err != nil {
+		if err := s.setRelation(ctx, t, rel, there, now); err != nil {
 			return err
 		}
 	}
@@ -149,16 +153,16 @@ func (s *session) calledNow(ctx context.Context, rel *schema.Relation, known *ca
 	return &known.Relation, nil
 }
 
-// setRelation makes rel the version of t that is published from here on. now is the one that the catalog has, which the stream may be behind.
-func (s *session) setRelation(ctx context.Context, t *table, rel, now *schema.Relation) error {
-	was, columns := t.published(), t.progress.CoveredColumns
-	if was.Table == "" {
-		was, columns = s.former(rel.OID)
+// setRelation makes rel the version of t that is published from here on. is is what the catalog has, nil for nothing, and now the version by whose name it is told of.
+func (s *session) setRelation(ctx context.Context, t *table, rel, is, now *schema.Relation) error {
+	was := publish.Former{Name: t.published(), Columns: t.progress.CoveredColumns, Seen: t.seen}
+	if was.Name.Table == "" {
+		was.Name, was.Columns = s.former(rel.OID)
 	}
-	if was.Table != "" {
-		if err := s.pub.Renamed(was, columns, rel, now); err != nil {
+	if was.Name.Table != "" {
+		if err := s.pub.Renamed(&was, rel, is, now); err != nil {
 			// The name goes with what is held, which another session, or a request, lets go on only by columns that cover it.
-			t.progress.Covered, t.progress.CoveredColumns, t.pub = &was, columns, nil
+			t.progress.Covered, t.progress.CoveredColumns, t.pub = &was.Name, was.Columns, nil
 			if t.catalog != nil {
 				s.called(t, now)
 			}
@@ -172,11 +176,8 @@ func (s *session) setRelation(ctx context.Context, t *table, rel, now *schema.Re
 		return err
 	}
 	t.progress.Covered = nil
-	if was.Part { // they are of the root
-		columns = nil
-	}
-	if is := s.pub.CoveredColumns(columns, rel); !maps.EqualFunc(is, t.progress.CoveredColumns, slices.Equal) {
-		t.progress.CoveredColumns, s.changed[rel.OID] = is, true
+	if t.progress.CoveredColumns = was.Columns; was.Name.Part {
+		t.progress.CoveredColumns = nil // they are of the root
 	}
 	if t.pub != nil {
 		s.log.Info("table has a new version", "table", rel.QualifiedName(), "lsn", s.tx.CommitLSN.String())
@@ -197,7 +198,7 @@ func (s *session) setCatalog(ctx context.Context, t *table, known *catalog.Table
 		t.pending, t.schema = t.message, known.Relation.Schema
 	}
 	t.message = nil
-	return s.setRelation(ctx, t, &rel, &rel)
+	return s.setRelation(ctx, t, &rel, &rel, &rel)
 }
 
 // event gives an event of the current transaction with its position.

@@ -115,9 +115,9 @@ type TableProgress struct {
 	Held *Held `json:"held,omitempty"`
 	// Covered is what it was called when capture.yaml named it in columns last, where it has another name since and is held for that.
 	Covered *Name `json:"covered,omitempty"`
-	// CoveredColumns are the numbers of those of its columns that columns of capture.yaml leave out or mask, by fingerprints of their names: of a name
-	// several where columns of it were dropped.
-	CoveredColumns map[string][]int16 `json:"covered_columns,omitempty"`
+	// CoveredColumns are the numbers of those of its columns that columns of capture.yaml leave out or mask, by fingerprints of their names, in the version
+	// that the stream was at.
+	CoveredColumns map[string]int16 `json:"covered_columns,omitempty"`
 }
 
 // Name is that of a table.
@@ -136,7 +136,7 @@ type GoneTable struct {
 	// Covered is what it was called when capture.yaml had something for it in columns. It is kept as long as the source has it.
 	Covered *Name `json:"covered,omitempty"`
 	// CoveredColumns are, with Covered, as TableProgress.CoveredColumns, of the table that Covered names.
-	CoveredColumns map[string][]int16 `json:"covered_columns,omitempty"`
+	CoveredColumns map[string]int16 `json:"covered_columns,omitempty"`
 }
 
 // Held is why a table is held: from an event on nothing of it is published, while the source's other tables go on. Of the
