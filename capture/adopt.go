@@ -137,6 +137,11 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if former.Table == "" {
 		former, columns = s.former(known.Relation.OID)
 	}
+	for _, leaf := range slices.Concat(known.Leaves, known.Silent) { // it was between them and their root
+		if former.Table == "" && s.gone[leaf.OID].Covered != nil {
+			former, columns = s.former(leaf.OID)
+		}
+	}
 	delete(s.gone, known.Relation.OID)
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {
 		isKnown = s.renamed(known, &was)
@@ -175,7 +180,6 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if err := s.beginVersion(ctx, t, was); err != nil {
 		return err
 	}
-	s.cover(t, t.seen, false)
 	was.SchemaID, was.Schemas, was.Files, was.CoveredColumns = t.progress.SchemaID, t.progress.Schemas, t.progress.Files, t.progress.CoveredColumns
 	switch {
 	case isKnown && s.config.Snapshot.Mode != "never" && s.pub.Lost(t.pub):

@@ -52,7 +52,12 @@ func (s *session) alterations(ctx context.Context) error {
 		known, stale := t.altered.known, t.seenAt > t.altered.asOf
 		t.altered = nil
 		s.altered = without(s.altered, t)
-		if stale || t.progress.Held != nil || s.tables[known.Relation.OID] != t || t.seen.Equal(&known.Relation) && !t.missed {
+		if stale || t.progress.Held != nil || s.tables[known.Relation.OID] != t {
+			continue
+		}
+		if t.seen.Equal(&known.Relation) && !t.missed {
+			s.cover(t, &known.Relation, true)
+			t.ahead = false
 			continue
 		}
 		// It is altered again, perhaps, and the stream has told: then the watcher tells, too.
@@ -81,6 +86,7 @@ func (t *table) reach() {
 // what was never sent.
 func (s *session) follow(t *table, now *schema.Relation) {
 	s.cover(t, now, true)
+	t.ahead = false
 	before, files := t.seen, t.progress.Files
 	if before == nil || before.Equal(now) || t.catalog == nil { // of one that is gone no rows are left to be read
 		t.seen = now

@@ -120,14 +120,27 @@ func (s *session) recall(pr *record.Progress, newEra bool, before map[uint32]rec
 			root[leaf] = &was
 		}
 	}
+	roots := map[uint32]*catalog.Table{}
 	for _, t := range tables {
-		for _, leaf := range slices.Concat(oids(t.Leaves), oids(t.Silent)) { // it is one still
-			delete(root, leaf)
+		roots[uint32(t.Relation.OID)] = t
+		for _, leaf := range slices.Concat(oids(t.Leaves), oids(t.Silent)) {
+			if was := root[leaf]; was != nil && was.OID == uint32(t.Relation.OID) { // it is one still
+				delete(root, leaf)
+			}
 		}
 	}
 	for leaf, was := range root { // also one that is dropped
-		s.wasCalled(schema.OID(leaf), partOf((&table{progress: *was}).published()), was.CoveredColumns, asOf)
+		s.wasPartition(leaf, &table{progress: *was, catalog: roots[was.OID]}, asOf)
 	}
+}
+
+// wasPartition notes of which table one was a partition, and what columns is for of those that the root has still: what it has dropped, it has dropped of all.
+func (s *session) wasPartition(leaf uint32, root *table, asOf change.LSN) {
+	columns := maps.Clone(root.progress.CoveredColumns)
+	if root.catalog != nil {
+		maps.DeleteFunc(columns, func(_ string, n int16) bool { return root.catalog.Relation.Numbered(n) == nil })
+	}
+	s.wasCalled(schema.OID(leaf), partOf(root.published()), columns, asOf)
 }
 
 // cover notes the numbers of the columns of t that are left out or masked: rel is the version that the stream is at, whole or without what is left out.
@@ -135,4 +148,13 @@ func (s *session) cover(t *table, rel *schema.Relation, whole bool) {
 	if is := s.pub.CoveredColumns(t.progress.CoveredColumns, rel, whole); !maps.Equal(is, t.progress.CoveredColumns) {
 		t.progress.CoveredColumns, s.changed[rel.OID] = is, true
 	}
+}
+
+// coverKnown does so by what the catalog has, which may be ahead of the stream: of columns that were left out or masked before, under whatever name. Others may have come since.
+func (s *session) coverKnown(t *table) {
+	known := *t.seen
+	known.Columns = slices.DeleteFunc(slices.Clone(known.Columns), func(c schema.Column) bool {
+		return !slices.Contains(slices.Collect(maps.Values(t.progress.CoveredColumns)), c.AttNum)
+	})
+	s.cover(t, &known, false)
 }

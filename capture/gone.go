@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tributary-cdc/tributary/capture/catalog"
 	"github.com/tributary-cdc/tributary/pkg/registry"
@@ -20,6 +21,9 @@ func (s *session) lose(t *table, asOf change.LSN) {
 	s.altered = without(s.altered, t)
 	was := t.published() // it may come back
 	t.altered, t.missed, t.seen, t.read = nil, false, nil, nil
+	for _, leaf := range slices.Concat(t.progress.Leaves, t.progress.Silent) {
+		s.wasPartition(leaf, t, asOf)
+	}
 	s.part(t.catalog.Relation.OID, t.progress, was, asOf)
 	t.progress = record.TableProgress{Held: t.progress.Held, Covered: &was, CoveredColumns: t.progress.CoveredColumns}
 	t.catalog, t.lost = nil, true

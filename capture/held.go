@@ -73,7 +73,7 @@ func (s *session) takeBack(ctx context.Context, t *table, q *SnapshotRequest) er
 	there, err := s.refresh(ctx, t)
 	if err == nil && there {
 		t.reach()
-		s.cover(t, t.pub.Relation, true)
+		t.ahead = true
 		s.called(t, t.pub.Relation)
 	}
 	if err == nil && !there {

@@ -80,7 +80,8 @@ func (s *session) version(ctx context.Context, id int, oid schema.OID) (*schema.
 // known by its schema.
 func (s *session) beginVersion(ctx context.Context, t *table, was record.TableProgress) error {
 	t.reach()
-	if was.SchemaID == 0 {
+	s.coverKnown(t)
+	if t.ahead = was.SchemaID == 0; t.ahead {
 		return nil
 	}
 	if was.SchemaID == t.pub.SchemaID() {
@@ -101,6 +102,7 @@ func (s *session) beginVersion(ctx context.Context, t *table, was record.TablePr
 		return registry.Trouble("look up the version before of", subject(t.name()), err)
 	}
 	t.seen = seen
+	s.cover(t, seen, false)
 	t.progress.SchemaID, t.progress.Schemas, t.progress.Files = was.SchemaID, was.Schemas, was.Files
 	return nil
 }

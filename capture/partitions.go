@@ -43,7 +43,7 @@ func (s *session) partitions(t *table, after uint32, asOf change.LSN) {
 	left := func(oid uint32) bool { return slices.Contains(now, oid) || slices.Contains(silent, oid) }
 	gone := slices.DeleteFunc(slices.Concat(was, wereSilent), left)
 	for _, oid := range gone {
-		s.wasCalled(schema.OID(oid), partOf(t.published()), t.progress.CoveredColumns, asOf)
+		s.wasPartition(oid, t, asOf)
 	}
 	t.progress.Leaves, t.progress.Silent = now, silent
 	s.changed[t.catalog.Relation.OID] = true

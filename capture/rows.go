@@ -155,7 +155,10 @@ func (s *session) calledNow(ctx context.Context, rel *schema.Relation, known *ca
 
 // setRelation makes rel the version of t that is published from here on. is is what the catalog has, nil for nothing, and now the version by whose name it is told of.
 func (s *session) setRelation(ctx context.Context, t *table, rel, is, now *schema.Relation) error {
-	was := publish.Former{Name: t.published(), Columns: t.progress.CoveredColumns, Seen: t.seen}
+	was := publish.Former{Name: t.published(), Columns: t.progress.CoveredColumns}
+	if !t.ahead {
+		was.Seen = t.seen
+	}
 	if was.Name.Table == "" {
 		was.Name, was.Columns = s.former(rel.OID)
 	}

@@ -108,6 +108,7 @@ type table struct {
 	schema   string         // what the table's schema is called now, where pending is no newer message; "" where it is
 	progress record.TableProgress
 	seen     *schema.Relation          // the version that the stream was at last; pub may be ahead of it, see alter.go
+	ahead    bool                      // seen is the catalog's, of which it is not sure that the stream is there
 	seenAt   change.LSN                // commit LSN of the row that told of it; 0 where none has
 	lacked   change.LSN                // commit LSN of the transaction of which a row came without its old values last
 	missed   bool                      // it has left the captured names, and rows of it were left out

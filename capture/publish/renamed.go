@@ -15,7 +15,7 @@ import (
 type Former struct {
 	Name    record.Name      // as columns were for it last; of its root where it was a partition
 	Columns map[string]int16 // as of CoveredColumns, of Seen
-	Seen    *schema.Relation // the version that the stream had last, perhaps without the columns that are left out; nil where that is not known
+	Seen    *schema.Relation // the version that the stream had last, perhaps without the columns that are left out; nil where that is not sure
 }
 
 // Renamed refuses a table that columns are for as it was called before, or what it was a partition of, and are not as it is called now: what
@@ -104,22 +104,66 @@ func (p *Publisher) renamedColumn(was *Former, rel, is, now *schema.Relation) er
 // have been exchanged, and given back since. Columns are in the order of their numbers, of which none is ever given again: those that were there before and
 // are there now were there all the time, and leave the others their places.
 func (p *Publisher) mayBe(was *Former, former string, n int16, rel, is *schema.Relation, covered map[string]bool) int {
-	switch {
-	case is != nil && slices.EqualFunc(rel.Columns, is.Columns, func(a, b schema.Column) bool { return a.Name == b.Name }):
-		at := slices.IndexFunc(is.Columns, func(c schema.Column) bool { return c.AttNum == n })
-		if at >= 0 && covered[is.Columns[at].Name] {
-			return -1
-		}
-		return at
-	case is == nil || was.Seen == nil:
-		if rel.Column(former) >= 0 && covered[former] {
-			return -1
-		}
-		return 0
+	hides := func(at int) bool { // it is that one, as far as names tell; a covered one that is known is itself
+		name := rel.Columns[at].Name
+		return covered[name] && (name == former || was.Columns[columnID(name)] == 0)
 	}
-	from, to := 0, len(rel.Columns)-1
-	most, stays := 0, is.Numbered(n) != nil
-	for number := range was.numbers(covered) {
+	var now *schema.Column
+	if is != nil {
+		now = is.Numbered(n)
+	}
+	from, to := 0, -1
+	switch {
+	case len(rel.Columns) == 0:
+		return -1
+	case is != nil && slices.EqualFunc(rel.Columns, is.Columns, func(a, b schema.Column) bool { return a.Name == b.Name }):
+		if now == nil || covered[now.Name] {
+			return -1
+		}
+		return rel.Column(now.Name)
+	case is != nil && was.Seen != nil:
+		from, to = was.places(n, rel, is, covered)
+	}
+	if to < from && (now != nil || is == nil || was.Seen == nil) { // nothing is known of its place
+		from, to = 0, len(rel.Columns)-1
+	}
+	if now != nil && !covered[now.Name] {
+		if at := rel.Column(now.Name); from <= at && at <= to {
+			return at
+		}
+	}
+	for at := from; at <= to; at++ {
+		if hides(at) {
+			return -1
+		}
+	}
+	for at := from; at <= to; at++ {
+		name := rel.Columns[at].Name
+		// Where it is dropped by now it may have been so then: what has a name of another column is that.
+		if !covered[name] && (now != nil || is == nil || was.Seen == nil || was.Seen.Column(name) < 0 && is.Column(name) < 0) {
+			return at
+		}
+	}
+	return -1
+}
+
+// places gives between which indexes of rel a column of before, number n, is if it is there; is is what the catalog has.
+func (was *Former) places(n int16, rel, is *schema.Relation, covered map[string]bool) (from, to int) {
+	most := 0
+	numbers := map[int16]bool{}
+	for _, number := range was.Columns {
+		numbers[number] = true
+	}
+	for i := range was.Seen.Columns {
+		switch c := &was.Seen.Columns[i]; {
+		case c.AttNum == 0:
+			most++
+		case !covered[c.Name]:
+			numbers[c.AttNum] = true
+		}
+	}
+	to = len(rel.Columns) - 1
+	for number := range numbers {
 		switch there := is.Numbered(number) != nil; {
 		case number < n:
 			most++
@@ -130,32 +174,7 @@ func (p *Publisher) mayBe(was *Former, former string, n int16, rel, is *schema.R
 			to--
 		}
 	}
-	for at := from; at <= min(most, to); at++ {
-		if covered[rel.Columns[at].Name] {
-			return -1
-		}
-	}
-	for at := from; at <= min(most, to); at++ {
-		// Where it is dropped by now it may have been so then: what has a name of another column is that.
-		if name := rel.Columns[at].Name; stays || was.Seen.Column(name) < 0 && is.Column(name) < 0 {
-			return at
-		}
-	}
-	return -1
-}
-
-// numbers are those of the columns that there were before.
-func (was *Former) numbers(covered map[string]bool) map[int16]bool {
-	all := map[int16]bool{}
-	for _, n := range was.Columns {
-		all[n] = true
-	}
-	for i := range was.Seen.Columns {
-		if c := &was.Seen.Columns[i]; c.AttNum != 0 && !covered[c.Name] {
-			all[c.AttNum] = true
-		}
-	}
-	return all
+	return from, min(most, to)
 }
 
 // renamedTo is the trouble of column n, which was called former and covered, and may be c of the rows that come, of which columns has nothing.
