@@ -40,6 +40,14 @@ type shape struct {
 	Left []string `json:"left,omitempty"`
 }
 
+// allColumns gives the columns of the version, and those of versions before that may be of it.
+func (s *shape) allColumns() map[string]shapeColumn {
+	all := map[string]shapeColumn{}
+	maps.Copy(all, s.Unmet)
+	maps.Copy(all, s.Columns)
+	return all
+}
+
 // knows says whether the attnums of the shape are those of a table at the source: they say nothing of another one, as when somebody has dropped the table
 // and made it anew, or has loaded a dump into another server. Columns have the same names then, if anything.
 func (s *shape) knows(oid schema.OID) bool { return s.OID == 0 || oid == 0 || s.OID == oid }

@@ -190,8 +190,7 @@ func (e *evolution) constants(have catalogColumns) (out []constant) {
 		return nil
 	}
 	is := e.plan.Meaning()
-	columns := maps.Clone(e.feed.shape.Columns)
-	maps.Copy(columns, e.feed.shape.Unmet)
+	columns := e.feed.shape.allColumns()
 	for _, number := range slices.Sorted(maps.Keys(columns)) {
 		was := columns[number]
 		if _, writes := is.Columns[was.Target]; !writes && !is.All { // the rule has come to leave it out

@@ -244,16 +244,28 @@ func (e *evolution) fitted(at change.Position, table string) *shape {
 		}
 		now.Columns[fmt.Sprint(src.AttNum)] = c
 	}
-	if was := e.feed.shape; was != nil && !e.another() && len(now.Unnumbered) > 0 {
-		now.Unmet = map[string]shapeColumn{}
-		maps.Copy(now.Unmet, was.Unmet)
-		maps.Copy(now.Unmet, was.Columns)
-		maps.DeleteFunc(now.Unmet, func(number string, c shapeColumn) bool {
-			_, met := now.Columns[number]
-			return met || slices.ContainsFunc(slices.Collect(maps.Values(now.Columns)), func(is shapeColumn) bool { return is.Target == c.Target })
-		})
-	}
+	now.Unmet = e.unmet(now)
 	return now
+}
+
+// unmet gives the columns of versions before that are none of now, as far as is known, and none of its columns of the target; nil, as it is noted, for none.
+func (e *evolution) unmet(now *shape) map[string]shapeColumn {
+	if e.feed.shape == nil || e.another() || len(now.Unnumbered) == 0 {
+		return nil
+	}
+	targets := map[string]bool{}
+	for _, c := range now.Columns {
+		targets[c.Target] = true
+	}
+	unmet := e.feed.shape.allColumns()
+	maps.DeleteFunc(unmet, func(number string, c shapeColumn) bool {
+		_, met := now.Columns[number]
+		return met || targets[c.Target]
+	})
+	if len(unmet) == 0 {
+		return nil
+	}
+	return unmet
 }
 
 // addedWith gives the default with which the source has added a column, as far as versions before have told; nil for none.
@@ -261,9 +273,5 @@ func (e *evolution) addedWith(src *schema.Column) *string {
 	if e.feed.shape == nil || e.another() {
 		return nil
 	}
-	number := fmt.Sprint(src.AttNum)
-	if was, known := e.feed.shape.Columns[number]; known {
-		return was.Default
-	}
-	return e.feed.shape.Unmet[number].Default
+	return e.feed.shape.allColumns()[fmt.Sprint(src.AttNum)].Default
 }
