@@ -137,10 +137,8 @@ func (s *session) adopt(ctx context.Context, known *catalog.Table, was record.Ta
 	if former.Table == "" {
 		former, columns = s.former(known.Relation.OID)
 	}
-	for _, leaf := range slices.Concat(known.Leaves, known.Silent) { // it was between them and their root
-		if former.Table == "" && s.gone[leaf.OID].Covered != nil {
-			former, columns = s.former(leaf.OID)
-		}
+	if former.Table == "" {
+		former, columns = s.formerOfLeaves(known)
 	}
 	delete(s.gone, known.Relation.OID)
 	if isKnown && (was.Schema != known.Relation.Schema || was.Table != known.Relation.Name) {

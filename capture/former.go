@@ -57,6 +57,16 @@ func (s *session) former(oid schema.OID) (name record.Name, columns map[string]i
 	return record.Name{}, nil
 }
 
+// formerOfLeaves gives what is known of a table by its partitions: they were partitions of another one, with it between them.
+func (s *session) formerOfLeaves(t *catalog.Table) (name record.Name, columns map[string]int16) {
+	for _, leaf := range slices.Concat(t.Leaves, t.Silent) {
+		if g := s.gone[leaf.OID]; g.Covered != nil {
+			return *g.Covered, g.CoveredColumns
+		}
+	}
+	return record.Name{}, nil
+}
+
 func partOf(root record.Name) record.Name {
 	root.Part = true
 	return root

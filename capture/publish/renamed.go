@@ -112,7 +112,6 @@ func (p *Publisher) mayBe(was *Former, former string, n int16, rel, is *schema.R
 	if is != nil {
 		now = is.Numbered(n)
 	}
-	from, to := 0, -1
 	switch {
 	case len(rel.Columns) == 0:
 		return -1
@@ -121,11 +120,13 @@ func (p *Publisher) mayBe(was *Former, former string, n int16, rel, is *schema.R
 			return -1
 		}
 		return rel.Column(now.Name)
-	case is != nil && was.Seen != nil:
-		from, to = was.places(n, rel, is, covered)
 	}
-	if to < from && (now != nil || is == nil || was.Seen == nil) { // nothing is known of its place
-		from, to = 0, len(rel.Columns)-1
+	from, to := 0, len(rel.Columns)-1
+	placed := is != nil && was.Seen != nil
+	if placed {
+		if first, last := was.places(n, rel, is, covered); first <= last || now == nil { // else one of the two is not what it is taken for
+			from, to = first, last
+		}
 	}
 	if now != nil && !covered[now.Name] {
 		if at := rel.Column(now.Name); from <= at && at <= to {
@@ -140,7 +141,7 @@ func (p *Publisher) mayBe(was *Former, former string, n int16, rel, is *schema.R
 	for at := from; at <= to; at++ {
 		name := rel.Columns[at].Name
 		// Where it is dropped by now it may have been so then: what has a name of another column is that.
-		if !covered[name] && (now != nil || is == nil || was.Seen == nil || was.Seen.Column(name) < 0 && is.Column(name) < 0) {
+		if !covered[name] && (now != nil || !placed || was.Seen.Column(name) < 0 && is.Column(name) < 0) {
 			return at
 		}
 	}
